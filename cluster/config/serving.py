@@ -1,0 +1,103 @@
+"""What an operator sets for a served model: batching, limits, scaling."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from cluster.config.base import MODEL_NAME, Config
+
+
+class Batching(Config):
+    """How requests are joined into one run of the program."""
+
+    max_batch_size: int = Field(default=8, ge=1, le=1024, description="Items per run, at most.")
+    max_wait_ms: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        description="How long an idle replica holds the first request back for batch mates, in "
+        "milliseconds. 0 never waits: batches form from what arrives during the previous run.",
+    )
+    buckets: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        default=None,
+        description="Batch sizes the program is run with; a batch is padded with zeros up to the "
+        "next one. null runs every size as it is.",
+    )
+
+    @model_validator(mode="after")
+    def _buckets_reach_the_maximum(self) -> Batching:
+        if self.buckets is not None:
+            if list(self.buckets) != sorted(set(self.buckets)):
+                raise ValueError(f"buckets {list(self.buckets)} must be increasing")
+            if not self.buckets or self.buckets[-1] != self.max_batch_size:
+                raise ValueError(
+                    f"the last of buckets {list(self.buckets)} must be "
+                    f"max_batch_size={self.max_batch_size}"
+                )
+        return self
+
+
+class Limits(Config):
+    """The largest request a replica reads; anything over is refused with status 413."""
+
+    body_bytes: int = Field(default=64 * 2**20, ge=1, description="Whole body, in bytes.")
+    json_bytes: int = Field(default=16 * 2**20, ge=1, description="JSON part, in bytes.")
+    image_pixels: int = Field(
+        default=25_000_000, ge=1, description="Width × height of an image, from its header."
+    )
+
+
+class ModelArgs(Config):
+    """`args:` of an application with `import_path: deployments.app:model`."""
+
+    name: str = Field(
+        pattern=MODEL_NAME, description="Name in URLs; route_prefix must be /v2/models/NAME."
+    )
+    artifact: str = Field(
+        min_length=1, description="Name of an artifact in the store, its id, or the id's beginning."
+    )
+    store: str | None = Field(
+        default=None,
+        description="Absolute directory or fsspec URI (s3://..., gs://...) of the artifact store; "
+        "null takes HEADRACE_STORE, else ~/.headrace/store.",
+    )
+    batching: Batching = Field(default=Batching(), description="How requests are joined.")
+    limits: Limits = Field(default=Limits(), description="The largest request.")
+    compute_threads: int = Field(
+        default=1, ge=1, description="CPU threads one run computes with; also the CPUs reserved."
+    )
+    max_ongoing_requests: int | None = Field(
+        default=None,
+        ge=1,
+        description="Requests a replica holds at once; null takes four full batches, at least 16.",
+    )
+    max_queued_requests: int = Field(
+        default=-1, ge=-1, description="Requests that may wait beyond those; -1 sets no limit."
+    )
+    replicas: int = Field(
+        default=1, ge=1, description="Number of replicas, when `autoscaling` is null."
+    )
+    autoscaling: dict[str, Any] | None = Field(
+        default=None,
+        description="Ray Serve's autoscaling_config (min_replicas, max_replicas, "
+        "target_ongoing_requests, ...), passed through and validated by Serve.",
+    )
+
+    @model_validator(mode="after")
+    def _batches_can_fill(self) -> ModelArgs:
+        ongoing = self.max_ongoing_requests
+        if ongoing is not None and ongoing < self.batching.max_batch_size:
+            raise ValueError(
+                f"max_ongoing_requests={ongoing} is below "
+                f"max_batch_size={self.batching.max_batch_size}: batches could never fill"
+            )
+        if self.autoscaling is not None and self.replicas != 1:
+            raise ValueError("give replicas or autoscaling, not both")
+        return self
+
+    @property
+    def ongoing_requests(self) -> int:
+        """Requests a replica holds at once."""
+        return self.max_ongoing_requests or max(16, 4 * self.batching.max_batch_size)
