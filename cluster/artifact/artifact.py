@@ -1,0 +1,76 @@
+"""One opened artifact: a directory whose files are hashed before anything reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+
+from cluster.artifact.manifest import FileEntry, Manifest, content_id
+from cluster.errors import ArtifactCorruptError, ArtifactError
+
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+REPORT = "report.json"
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A directory with a manifest. ``id`` is None while the job is still building it."""
+
+    path: Path
+    manifest: Manifest
+    id: str | None
+
+    @staticmethod
+    def read(path: Path, expected_id: str | None = None) -> Artifact:
+        """Open the artifact at ``path``.
+
+        With ``expected_id`` the manifest itself must hash to it.
+        Raises ArtifactCorruptError with both hashes, or ArtifactError for a foreign directory.
+        """
+        file = path / MANIFEST
+        try:
+            raw = file.read_bytes()
+        except OSError as error:
+            raise ArtifactError(f"{file}: cannot be read: {error.strerror}") from error
+        if expected_id is not None and (found := content_id(raw)) != expected_id:
+            raise ArtifactCorruptError(
+                f"{file}: sha256 is {found}, expected {expected_id}; build the artifact again"
+            )
+        return Artifact(path, Manifest.from_json(raw, str(file)), expected_id)
+
+    def file(self, name: str) -> Path:
+        """Path of one of the artifact's files, after its bytes were checked.
+
+        Raises ArtifactError if the manifest does not name it, ArtifactCorruptError if the bytes
+        are not the ones the manifest names.
+        """
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise ArtifactError(f"{self.path}: the manifest names no file {name!r}")
+        path = self.path / name
+        found = describe(path)
+        if found.sha256 != entry.sha256:
+            raise ArtifactCorruptError(
+                f"{path}: sha256 is {found.sha256}, the manifest names {entry.sha256}; "
+                "delete the artifact and build it again"
+            )
+        return path
+
+    def verify(self) -> None:
+        """Check every file; raises as :meth:`file` does."""
+        for name in self.manifest.files:
+            self.file(name)
+
+
+def describe(path: Path) -> FileEntry:
+    """Hash and size of a file; ArtifactCorruptError if it is not there."""
+    try:
+        with path.open("rb") as stream:
+            return FileEntry(
+                sha256=file_digest(stream, "sha256").hexdigest(), size_bytes=path.stat().st_size
+            )
+    except OSError as error:
+        raise ArtifactCorruptError(f"{path}: cannot be read: {error.strerror}") from error

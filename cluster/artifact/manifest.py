@@ -1,0 +1,130 @@
+"""The manifest: everything that serving, planning and inspection know of an artifact.
+
+Nothing that only a weight file could tell is missing here, so a planner reads this alone.
+"""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cluster.config.recipe import ImageInput, TextInput
+from cluster.errors import ArtifactError
+from cluster.tensors import TensorSpec
+
+SCHEMA_VERSION = 1
+
+_FILE_PATH = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$"
+"""Paths inside the artifact: relative, forward slashes, never upward."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class FileEntry(_Record):
+    """One file of the artifact, named by its path inside it."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the file's bytes.")
+    size_bytes: int = Field(ge=0)
+
+
+class ProgramEntry(_Record):
+    """One compiled program and what it needs of the node that runs it."""
+
+    kind: str = Field(description="Which loader reads it: an entry of program.PROGRAM_KINDS.")
+    target: str = Field(description="What it was compiled for, such as cpu-x86.")
+    file: str = Field(description="Path of the program inside the artifact.")
+    cpu_features: tuple[str, ...] = Field(
+        description="CPU flags (as in /proc/cpuinfo) that its instructions may use."
+    )
+    torch_version: str = Field(description="PyTorch it was compiled against.")
+    native_runner: str | None = Field(
+        description="Path of the extension that runs it without Python's lock, if one was built."
+    )
+    python_abi: str | None = Field(description="Python ABI of that extension, cpython-311-...")
+
+
+class Latency(_Record):
+    """Time of one run at one batch size, in milliseconds."""
+
+    batch: int
+    p50_ms: float
+    p99_ms: float
+
+    @property
+    def items_per_s(self) -> float:
+        """Throughput of back-to-back runs at the median latency, in items per second."""
+        return self.batch / self.p50_ms * 1e3
+
+
+class Measurement(_Record):
+    """What one model, baseline or artifact, measured in the evaluation process."""
+
+    accuracy: float = Field(description="Share of held-out samples answered right, 0..1.")
+    accuracy_low: float = Field(description="Lower end of its 95 % confidence interval.")
+    accuracy_high: float = Field(description="Upper end of its 95 % confidence interval.")
+    samples: int
+    latency: tuple[Latency, ...]
+    size_bytes: int = Field(description="What a replica loads: program, or float weights.")
+
+    def at_batch(self, batch: int) -> Latency:
+        return next(entry for entry in self.latency if entry.batch == batch)
+
+
+class Manifest(_Record):
+    """``manifest.json``."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    recipe: dict[str, Any] = Field(description="The recipe as it ran, defaults filled in.")
+    recipe_key: str = Field(description="Identity of the build: recipe, data, code versions.")
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    image: ImageInput | None = Field(description="Image preprocessing, if the model takes images.")
+    text: TextInput | None = Field(description="Tokenizing, if the model takes text.")
+    labels: tuple[str, ...] = Field(description="Class names, in the order of the logits.")
+    files: dict[Annotated[str, Field(pattern=_FILE_PATH)], FileEntry] = Field(
+        description="Every other file, by path."
+    )
+    programs: tuple[ProgramEntry, ...]
+    quantized_operators: int = Field(description="Operators that compute in fewer bits.")
+    baseline: Measurement | None = Field(
+        default=None, description="The model before compression, in eager float32."
+    )
+    measured: dict[str, Measurement] = Field(
+        default={}, description="Each program as reloaded from the artifact, by target."
+    )
+
+    def to_json(self) -> bytes:
+        """Canonical JSON: the artifact's id is the sha256 of these bytes."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True).encode() + b"\n"
+
+    @staticmethod
+    def from_json(raw: bytes, where: str) -> Manifest:
+        """Read a manifest; :class:`ArtifactError` if it is foreign or of another schema version."""
+        try:
+            data = json.loads(raw)
+        except ValueError as error:
+            raise ArtifactError(f"{where}: not JSON: {error}") from None
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if version != SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{where}: manifest schema_version is {version!r}, this Headrace reads "
+                f"{SCHEMA_VERSION}; build the artifact again with `headrace compress`"
+            )
+        try:
+            return Manifest.model_validate(data)
+        except ValidationError as error:
+            raise ArtifactError(f"{where}: not a Headrace manifest: {error}") from None
+
+
+def content_id(manifest: bytes) -> str:
+    """The id of the artifact with this ``manifest.json``: its sha256, 64 hex digits.
+
+    The manifest names the hash of every other file, so the id covers all of them.
+    """
+    return sha256(manifest).hexdigest()

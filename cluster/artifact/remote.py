@@ -1,0 +1,142 @@
+"""A store behind an fsspec URI (``s3://``, ``gs://``, ``memory://``), with a local cache.
+
+Builds run in the cache's directory. Publishing uploads every file of the artifact and its
+manifest last: an id without a manifest is not there, so a job killed during the upload
+leaves nothing that anyone would open. Opening downloads into the cache once, checks every
+hash, and renames the directory into place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from cluster.artifact.artifact import MANIFEST, Artifact
+from cluster.artifact.manifest import Manifest
+from cluster.artifact.store import MIN_ID_PREFIX, LocalStore, not_found
+from cluster.config.base import MODEL_NAME
+from cluster.errors import ArtifactError, ArtifactNotFoundError
+
+
+class RemoteStore:
+    """The same store layout as :class:`LocalStore`, on any file system that fsspec reaches."""
+
+    def __init__(self, uri: str, filesystem: Any, base: str, cache: LocalStore) -> None:
+        self.uri = uri
+        self._fs = filesystem
+        self._base = base.rstrip("/")
+        self._cache = cache
+
+    @staticmethod
+    def at(uri: str, cache: Path | None = None) -> RemoteStore:
+        """Connect to ``uri``; the cache defaults to ``~/.cache/headrace/store``.
+
+        Raises ArtifactError if fsspec knows no such protocol or its package is missing.
+        """
+        if cache is None:
+            home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            cache = home / "headrace" / "store" / sha256(uri.encode()).hexdigest()[:16]
+        try:
+            filesystem, base = fsspec.core.url_to_fs(uri)
+        except (ValueError, ImportError) as error:
+            raise ArtifactError(
+                f"store {uri!r} cannot be used: {error}. For s3:// install 'headrace[s3]', "
+                "for gs:// 'headrace[gcs]'"
+            ) from error
+        return RemoteStore(uri, filesystem, base, LocalStore(cache))
+
+    def open(self, ref: str) -> Artifact:
+        artifact_id = self._resolve(ref)
+        if artifact_id is None:
+            raise ArtifactNotFoundError(not_found(ref, self.uri, self._list("names")))
+        return self._fetch(artifact_id)
+
+    def _resolve(self, ref: str) -> str | None:
+        if re.fullmatch(MODEL_NAME, ref) and (named := self._read(f"names/{ref}")):
+            return named.decode().strip()
+        if not re.fullmatch(rf"[0-9a-f]{{{MIN_ID_PREFIX},64}}", ref):
+            return None
+        found = [name for name in self._list("artifacts") if name.startswith(ref)]
+        if len(found) > 1:
+            raise ArtifactError(f"{ref!r} begins {len(found)} artifact ids: {', '.join(found)}")
+        return found[0] if found else None
+
+    def _fetch(self, artifact_id: str) -> Artifact:
+        final = self._cache.root / "artifacts" / artifact_id
+        if final.is_dir():
+            return Artifact.read(final, artifact_id)
+        raw = self._read(f"artifacts/{artifact_id}/{MANIFEST}")
+        if raw is None:
+            raise ArtifactNotFoundError(f"artifact {artifact_id} is not in the store {self.uri}")
+        manifest = Manifest.from_json(raw, f"{self.uri}/artifacts/{artifact_id}/{MANIFEST}")
+        with self._cache.building(f"fetch-{artifact_id}") as room:
+            if final.is_dir():  # another process fetched it while this one waited
+                return Artifact.read(final, artifact_id)
+            (room / MANIFEST).write_bytes(raw)
+            Artifact.read(room, artifact_id)  # refuse a wrong manifest before following it
+            for name in manifest.files:
+                (room / name).parent.mkdir(parents=True, exist_ok=True)
+                self._fs.get_file(f"{self._base}/artifacts/{artifact_id}/{name}", str(room / name))
+            return self._cache.publish(room)
+
+    def find_build(self, recipe_key: str) -> Artifact | None:
+        named = self._read(f"builds/{recipe_key}")
+        return self._fetch(named.decode().strip()) if named else None
+
+    @contextmanager
+    def building(self, recipe_key: str) -> Iterator[Path]:
+        with self._cache.building(recipe_key) as workspace:
+            yield workspace
+
+    def publish(self, workspace: Path) -> Artifact:
+        artifact = self._cache.publish(workspace)
+        base = f"artifacts/{artifact.id}"
+        for name in [*artifact.manifest.files, MANIFEST]:  # the manifest last
+            self._put(f"{base}/{name}", (artifact.path / name).read_bytes())
+        self._put(f"names/{artifact.manifest.name}", str(artifact.id).encode())
+        self._put(f"builds/{artifact.manifest.recipe_key}", str(artifact.id).encode())
+        return artifact
+
+    def reject(self, name: str, recipe_key: str, report: bytes) -> str:
+        path = f"rejected/{name}-{recipe_key[:12]}.json"
+        self._put(path, report)
+        return f"{self.uri.rstrip('/')}/{path}"
+
+    def cached_step(self, key: str) -> Path | None:
+        cached = self._cache.cached_step(key)
+        if cached is None and (weights := self._read(f"steps/{key}.safetensors")) is not None:
+            received = self._cache.root / f"{key}.received"
+            received.write_bytes(weights)
+            self._cache.cache_step(key, received)
+            received.unlink()
+            cached = self._cache.cached_step(key)
+        return cached
+
+    def cache_step(self, key: str, weights: Path) -> None:
+        self._cache.cache_step(key, weights)
+        self._put(f"steps/{key}.safetensors", weights.read_bytes())
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return bytes(self._fs.cat_file(f"{self._base}/{name}"))
+        except FileNotFoundError:
+            return None
+
+    def _put(self, name: str, content: bytes) -> None:
+        path = f"{self._base}/{name}"
+        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        self._fs.pipe_file(path, content)
+
+    def _list(self, folder: str) -> list[str]:
+        try:
+            found = self._fs.ls(f"{self._base}/{folder}", detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)

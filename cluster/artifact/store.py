@@ -1,0 +1,191 @@
+"""A directory of artifacts, safe against jobs killed at any moment.
+
+artifacts/ID/           finished artifacts: renamed into place whole, never changed after
+names/NAME              the id of the newest artifact built under that name
+builds/RECIPE_KEY       the id that this exact build produced: it is not built twice
+rejected/NAME-KEY.json  the report of a build that the gate refused
+steps/KEY.safetensors   weights after the training steps, shared by recipes that begin alike
+building/KEY/           a build under way; KEY.lock is held by the process that does it
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from cluster.artifact.artifact import MANIFEST, Artifact
+from cluster.artifact.manifest import content_id
+from cluster.config.base import MODEL_NAME
+from cluster.errors import ArtifactError, ArtifactNotFoundError
+
+MIN_ID_PREFIX = 8
+
+
+class ArtifactStore(Protocol):
+    """Where artifacts are kept: a :class:`LocalStore`, or a remote one with a local cache."""
+
+    def open(self, ref: str) -> Artifact:
+        """The artifact of that name, id, or beginning of an id; ArtifactNotFoundError if none."""
+
+    def find_build(self, recipe_key: str) -> Artifact | None:
+        """The finished artifact of that exact build, if there is one."""
+
+    def building(self, recipe_key: str) -> AbstractContextManager[Path]:
+        """An empty directory to build in; one process at a time per key, others wait."""
+
+    def publish(self, workspace: Path) -> Artifact:
+        """Make a finished workspace visible under its id and name, all at once."""
+
+    def reject(self, name: str, recipe_key: str, report: bytes) -> str:
+        """Keep the report of a refused build; returns where it is."""
+
+    def cached_step(self, key: str) -> Path | None:
+        """The weights file that an earlier job left under this key, if any."""
+
+    def cache_step(self, key: str, weights: Path) -> None:
+        """Keep a weights file for later jobs."""
+
+
+def default_store() -> str:
+    """``HEADRACE_STORE``, else ``~/.headrace/store``."""
+    return os.environ.get("HEADRACE_STORE") or str(Path.home() / ".headrace" / "store")
+
+
+def open_store(location: str | None) -> ArtifactStore:
+    """The store at an absolute directory or fsspec URI; None takes :func:`default_store`."""
+    location = location or default_store()
+    if "://" in location:
+        # fsspec and its file systems are imported for remote stores alone.
+        from cluster.artifact.remote import RemoteStore
+
+        return RemoteStore.at(location)
+    return LocalStore(Path(location).expanduser())
+
+
+class LocalStore:
+    """A store in a directory: local, or shared between nodes."""
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_absolute():
+            raise ArtifactError(
+                f"store {str(root)!r} is relative; give an absolute directory or a URI, "
+                "because jobs and replicas run in directories of their own"
+            )
+        self.root = root
+
+    def open(self, ref: str) -> Artifact:
+        artifact_id = self.resolve(ref)
+        if artifact_id is None:
+            raise ArtifactNotFoundError(not_found(ref, self.root, self._names()))
+        return Artifact.read(self.root / "artifacts" / artifact_id, artifact_id)
+
+    def resolve(self, ref: str) -> str | None:
+        """The id that a name, an id or a beginning of one (8 hex digits or more) stands for."""
+        if re.fullmatch(MODEL_NAME, ref) and (named := _read(self.root / "names" / ref)):
+            return named
+        if not re.fullmatch(rf"[0-9a-f]{{{MIN_ID_PREFIX},64}}", ref):
+            return None
+        found = [path.name for path in (self.root / "artifacts").glob(f"{ref}*")]
+        if len(found) > 1:
+            raise ArtifactError(f"{ref!r} begins {len(found)} artifact ids: {', '.join(found)}")
+        return found[0] if found else None
+
+    def find_build(self, recipe_key: str) -> Artifact | None:
+        artifact_id = _read(self.root / "builds" / recipe_key)
+        if artifact_id is None or not (self.root / "artifacts" / artifact_id).is_dir():
+            return None
+        return Artifact.read(self.root / "artifacts" / artifact_id, artifact_id)
+
+    @contextmanager
+    def building(self, recipe_key: str) -> Iterator[Path]:
+        rooms = self.root / "building"
+        rooms.mkdir(parents=True, exist_ok=True)
+        self._sweep(rooms)
+        workspace = rooms / recipe_key
+        with (rooms / f"{recipe_key}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            shutil.rmtree(workspace, ignore_errors=True)  # left by a job that was killed
+            workspace.mkdir()
+            try:
+                yield workspace
+            finally:
+                shutil.rmtree(workspace, ignore_errors=True)  # gone already when published
+
+    def _sweep(self, rooms: Path) -> None:
+        """Remove what killed jobs left: workspaces whose lock nobody holds."""
+        for workspace in rooms.iterdir():
+            if not workspace.is_dir():
+                continue
+            with (rooms / f"{workspace.name}.lock").open("w") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                shutil.rmtree(workspace, ignore_errors=True)
+
+    def publish(self, workspace: Path) -> Artifact:
+        artifact_id = content_id((workspace / MANIFEST).read_bytes())
+        artifact = Artifact.read(workspace, artifact_id)
+        artifact.verify()
+        final = self.root / "artifacts" / artifact_id
+        final.parent.mkdir(parents=True, exist_ok=True)
+        for file in workspace.rglob("*"):
+            _flush(file)
+        if not final.exists():
+            workspace.rename(final)
+            _flush(final.parent)
+        self._write(f"names/{artifact.manifest.name}", artifact_id)
+        self._write(f"builds/{artifact.manifest.recipe_key}", artifact_id)
+        return Artifact(final, artifact.manifest, artifact_id)
+
+    def reject(self, name: str, recipe_key: str, report: bytes) -> str:
+        return str(self._write(f"rejected/{name}-{recipe_key[:12]}.json", report))
+
+    def cached_step(self, key: str) -> Path | None:
+        path = self.root / "steps" / f"{key}.safetensors"
+        return path if path.is_file() else None
+
+    def cache_step(self, key: str, weights: Path) -> None:
+        self._write(f"steps/{key}.safetensors", weights.read_bytes())
+
+    def _names(self) -> list[str]:
+        return sorted(path.name for path in (self.root / "names").glob("*"))
+
+    def _write(self, name: str, content: str | bytes) -> Path:
+        """Write a file so that readers see the old content or the new, never a part."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        new.write_bytes(content.encode() if isinstance(content, str) else content)
+        _flush(new)
+        new.replace(path)
+        return path
+
+
+def not_found(ref: str, where: object, names: list[str]) -> str:
+    """The message for a reference that a store does not hold."""
+    known = ", ".join(names[:20]) or "none yet"
+    return (
+        f"no artifact {ref!r} in the store {where}; names there: {known}. "
+        "Build it with `headrace compress RECIPE.yaml`"
+    )
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text().strip() if path.is_file() else None
+
+
+def _flush(path: Path) -> None:
+    """Have the kernel write a file or a directory's entries to disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,88 @@
+"""Compiling the finished model: one program per target, by a table of kinds.
+
+Work → export with a dynamic batch → BUILDERS[kind] → programs/TARGET.pt2 + its native runner
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from cluster.artifact.manifest import ProgramEntry
+from cluster.compression.work import Work, dynamic_batch
+from cluster.config.recipe import ProgramBuild
+from cluster.errors import CompressionError
+from cluster.program import node
+from cluster.progress import Print
+
+ProgramBuilder = Callable[[Work, ProgramBuild, Path, Callable[[], Path]], ProgramEntry]
+
+EXPORT_BATCH = 8
+"""Batch size of the example a program is exported with; the size is dynamic in the result."""
+
+
+def build(
+    work: Work,
+    programs: tuple[ProgramBuild, ...],
+    workspace: Path,
+    native_runner: Callable[[], Path],
+    out: Print,
+) -> tuple[ProgramEntry, ...]:
+    """Compile every program into ``workspace/programs``.
+
+    ``native_runner`` waits for the compiled runner. CompressionError if a target is not this
+    machine's: programs are built where they run, for every instruction that CPU has.
+    """
+    (workspace / "programs").mkdir()
+    entries = []
+    for program in programs:
+        if program.target not in node.targets():
+            raise CompressionError(
+                f"target {program.target} cannot be built on this machine, which has "
+                f"{', '.join(node.targets()) or 'no target'}; run the job on a node of that kind"
+            )
+        out(f"compile  {program.kind} for {program.target}")
+        entries.append(BUILDERS[program.kind](work, program, workspace, native_runner))
+    return tuple(entries)
+
+
+def _aoti(
+    work: Work, program: ProgramBuild, workspace: Path, native_runner: Callable[[], Path]
+) -> ProgramEntry:
+    from torch._inductor import aoti_compile_and_package
+
+    example = tuple(torch.from_numpy(spec.zeros(EXPORT_BATCH)) for spec in work.inputs)
+    file = workspace / "programs" / f"{program.target}.pt2"
+    try:
+        with torch.no_grad():
+            exported = torch.export.export(
+                work.module, example, dynamic_shapes=dynamic_batch(work.module, work.inputs)
+            )
+            aoti_compile_and_package(
+                exported,
+                package_path=str(file),
+                # freezing folds constants and packs weights; dynamic threads let the replica
+                # choose its number of threads instead of the machine that compiled.
+                inductor_configs={"freezing": True, "cpp.dynamic_threads": True},
+            )
+    except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
+        raise CompressionError(
+            f"the model cannot be compiled for {program.target}: {error}"
+        ) from error
+    runner = workspace / "programs" / f"{program.target}.{node.python_abi()}.so"
+    shutil.copyfile(native_runner(), runner)
+    return ProgramEntry(
+        kind="aoti",
+        target=program.target,
+        file=f"programs/{file.name}",
+        cpu_features=tuple(sorted(node.cpu_features())),
+        torch_version=node.torch_version(),
+        native_runner=f"programs/{runner.name}",
+        python_abi=node.python_abi(),
+    )
+
+
+BUILDERS: dict[str, ProgramBuilder] = {"aoti": _aoti}

@@ -1,0 +1,80 @@
+"""Compiling ``program/runner.cpp`` for this Python and this PyTorch, once per machine.
+
+The result is kept with the artifact, so no serving node needs a compiler. A build takes about
+15 s; it runs beside the training and is kept in ``~/.cache/headrace/native``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+
+from cluster.errors import CompressionError
+from cluster.program import node
+
+SOURCE = Path(node.__file__).with_name("runner.cpp")
+
+
+def compiler() -> str:
+    """The C++ compiler that programs are built with; CompressionError if there is none."""
+    wanted = os.environ.get("CXX", "g++")
+    found = shutil.which(wanted)
+    if found is None:
+        raise CompressionError(
+            f"no C++ compiler: {wanted!r} is not on the PATH, and programs are compiled to native "
+            "code. Install one (Debian, Ubuntu: apt-get install g++) or point CXX at it. "
+            "Serving needs none"
+        )
+    return found
+
+
+def start_build() -> Callable[[], Path]:
+    """Start compiling in the background; the function returned waits for the extension's path."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="native-runner")
+    future: Future[Path] = pool.submit(build)
+    pool.shutdown(wait=False)
+    return future.result
+
+
+def build() -> Path:
+    """Path of the compiled extension, from the cache if it was built before."""
+    # torch names its own headers; importing it here keeps this module cheap to import.
+    import torch
+    from torch.utils import cpp_extension
+
+    flags = [
+        "-O2",
+        "-std=c++20",
+        "-fPIC",
+        "-shared",
+        "-fvisibility=hidden",
+        f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}",
+    ]
+    key = sha256(
+        "\n".join([SOURCE.read_text(), *flags, torch.__version__, node.python_abi()]).encode()
+    ).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace/native"
+    target = cache / f"{key}.so"
+    if target.is_file():
+        return target
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    includes = [*cpp_extension.include_paths(), sysconfig.get_paths()["include"]]
+    library = cpp_extension.library_paths()[0]
+    with tempfile.TemporaryDirectory(dir=cache) as directory:
+        output = Path(directory) / "runner.so"
+        command = [
+            compiler(), *flags, *(f"-isystem{path}" for path in includes), str(SOURCE),
+            "-o", str(output), f"-L{library}", "-ltorch_cpu", "-lc10",
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise CompressionError(f"{SOURCE.name} does not compile:\n{done.stderr[-4000:]}")
+        output.replace(target)
+    return target

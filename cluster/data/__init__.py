@@ -1,0 +1,16 @@
+"""Labelled samples: a source of the recipe → train and test splits → arrays for the model.
+
+DataSource ─→ load.py ─┬─ from_digits.py ──────┐
+                       ├─ from_imagefolder.py ─┼─→ LabelledSet ─→ split.py ─→ LabelledData
+                       ├─ from_safetensors.py ─┤   (samples.py)               (train, test)
+                       └─ from_python.py ──────┘
+Samples ─→ prepared.py: image files, texts or arrays → batches of the model's inputs
+
+Samples stay encoded until a batch asks for them. PyTorch is not imported here.
+"""
+
+from cluster.data.load import LabelledData, load_data
+from cluster.data.prepared import PreparedSamples
+from cluster.data.samples import Samples
+
+__all__ = ["LabelledData", "PreparedSamples", "Samples", "load_data"]

@@ -1,0 +1,87 @@
+"""``python:module:factory``: samples from the user's own function.
+
+The factory takes no arguments and returns ``(inputs, labels)`` or ``(inputs, labels, names)``:
+
+    inputs  a list of image files as bytes, or a list of texts, or an array or tensor [N, ...]
+            for an input called "input", or a dict of input name → array or tensor [N, ...]
+    labels  integers [N]
+    names   one string per class; without it classes are called by their numbers
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cluster import fingerprint
+from cluster.config.recipe import TensorInput
+from cluster.data.samples import ArrayItems, LabelledSet, ListItems, labelled_set, numbered
+from cluster.errors import SourceError
+from cluster.factory import find_factory
+
+_UNNAMED = TensorInput.model_fields["name"].default
+"""What the recipe calls a tensor input that got no name."""
+
+
+def read(path: str) -> LabelledSet:
+    """Call the factory at ``path`` (``module:factory``).
+
+    Raises :class:`SourceError` when it cannot be found, raises, or returns something else.
+    """
+    source = f"python:{path}"
+    factory = find_factory(path)
+    try:
+        returned = factory()
+    except Exception as error:
+        raise SourceError(
+            f"{source}: calling the factory raised {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(returned, tuple) or len(returned) not in (2, 3):
+        raise SourceError(
+            f"{source} returned {type(returned).__name__}, expected the tuple (inputs, labels) or "
+            f"(inputs, labels, names)"
+        )
+    items = _items(returned[0], source)
+    labels = _array(returned[1], "labels", source)
+    names = tuple(map(str, returned[2])) if len(returned) == 3 else numbered(labels)
+    identity = fingerprint.of_parts([*_content(items), labels, *names])
+    return labelled_set(items, labels, names, identity, source)
+
+
+def _items(inputs: Any, source: str) -> ListItems | ArrayItems:
+    if isinstance(inputs, list) and inputs and isinstance(inputs[0], bytes | str):
+        kind = type(inputs[0])
+        odd = next((i for i, value in enumerate(inputs) if not isinstance(value, kind)), None)
+        if odd is not None:
+            raise SourceError(
+                f"{source}: input {odd} is {type(inputs[odd]).__name__}, the first is "
+                f"{kind.__name__}; give only image files (bytes) or only texts (str)"
+            )
+        return ListItems(inputs, source)
+    named = inputs if isinstance(inputs, dict) else {_UNNAMED: inputs}
+    arrays = {str(name): _array(value, str(name), source) for name, value in named.items()}
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1:
+        raise SourceError(f"{source}: the inputs have {lengths or 'no'} samples, expected the same")
+    return ArrayItems(arrays, source)
+
+
+def _array(value: Any, name: str, source: str) -> np.ndarray:
+    try:
+        array = np.asarray(value)  # a CPU tensor converts itself, without an import of torch
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SourceError(f"{source}: {name} does not become an array: {error}") from error
+    if array.ndim == 0 or array.dtype == object:
+        raise SourceError(
+            f"{source}: {name} is {type(value).__name__}, expected numbers with the samples as "
+            f"first dimension"
+        )
+    return array
+
+
+def _content(items: ListItems | ArrayItems) -> list[bytes | str | np.ndarray]:
+    """What the fingerprint is taken of."""
+    if isinstance(items, ListItems):
+        return list(items.values)
+    return [part for name in sorted(items.arrays) for part in (name, items.arrays[name])]

@@ -1,0 +1,108 @@
+"""A data source → LabelledData: read it, split it, keep at most the wanted number of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from cluster import fingerprint
+from cluster.config.recipe import DataSource
+from cluster.data import from_digits, from_imagefolder, from_python, from_safetensors
+from cluster.data.samples import LabelledSet, Samples
+from cluster.data.split import stratified
+from cluster.errors import SourceError
+
+READERS: dict[str, Callable[[str], LabelledSet]] = {
+    "digits": from_digits.read,
+    "imagefolder": from_imagefolder.read,
+    "safetensors": from_safetensors.read,
+    "python": from_python.read,
+}
+"""Kind of source → what reads it, given the rest after ``kind:``."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledData:
+    """Training and held-out samples, both in random order, and the name of each class.
+
+    ``fingerprint`` is a sha256 in hex of the sources' content; which samples of them were taken
+    follows from the recipe (``seed``, ``test_share``, ``limit``).
+    """
+
+    train: Samples
+    test: Samples
+    labels: tuple[str, ...]
+    fingerprint: str
+
+
+def load_data(source: DataSource, seed: int) -> LabelledData:
+    """Read ``source`` and choose its splits; the same seed and content give the same splits.
+
+    Without ``test_source`` the samples are split, each class by ``test_share``. ``limit`` keeps
+    that many samples of each split, each class by its share.
+
+    Raises :class:`SourceError` when a source cannot be read, is too small to split, or the
+    classes or samples of the two sources do not fit together.
+    """
+    rng = np.random.default_rng(seed)
+    whole = _read(source.source)
+    if source.test_source is None:
+        train, test = _split(whole, source, rng)
+        identity = whole.fingerprint
+    else:
+        held_out = _read(source.test_source)
+        _check_pair(whole, held_out, source)
+        train, test = whole.samples, held_out.samples
+        identity = fingerprint.of_parts([whole.fingerprint, held_out.fingerprint])
+    return LabelledData(
+        train=_limited(train, source.limit, rng),
+        test=_limited(test, source.limit, rng),
+        labels=whole.labels,
+        fingerprint=identity,
+    )
+
+
+def _read(source: str) -> LabelledSet:
+    kind, _, rest = source.partition(":")
+    return READERS[kind](rest)
+
+
+def _split(
+    whole: LabelledSet, source: DataSource, rng: np.random.Generator
+) -> tuple[Samples, Samples]:
+    samples = whole.samples
+    if len(samples) < 2:
+        raise SourceError(
+            f"{source.source} has one sample, which cannot be split; add samples or a test_source"
+        )
+    count = min(max(round(len(samples) * source.test_share), 1), len(samples) - 1)
+    test = stratified(samples.labels, count, rng)
+    train = np.setdiff1d(np.arange(len(samples)), test)
+    return samples.subset(train), samples.subset(test)
+
+
+def _limited(samples: Samples, limit: int | None, rng: np.random.Generator) -> Samples:
+    # Without a limit all are taken, and shuffled: a calibration reads the first samples, which
+    # must not be all of one class.
+    count = min(limit or len(samples), len(samples))
+    return samples.subset(stratified(samples.labels, count, rng))
+
+
+def _check_pair(whole: LabelledSet, held_out: LabelledSet, source: DataSource) -> None:
+    if whole.labels != held_out.labels:
+        raise SourceError(
+            f"the classes of {source.source} are {_shown(whole.labels)}, those of "
+            f"{source.test_source} are {_shown(held_out.labels)}; both need the same, in one order"
+        )
+    if whole.fingerprint == held_out.fingerprint:
+        raise SourceError(
+            f"{source.test_source} holds the very samples of {source.source}: nothing would be "
+            f"held out; remove test_source to split them"
+        )
+
+
+def _shown(labels: tuple[str, ...]) -> str:
+    more = f", ... ({len(labels)})" if len(labels) > 10 else ""
+    return f"{', '.join(labels[:10])}{more}"

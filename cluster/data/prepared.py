@@ -1,0 +1,146 @@
+"""Samples → batches of the model's inputs, decoded once where the whole set fits in memory.
+
+Samples.raw(i) ─→ image_tensor | TextEncoder | arrays as they are ─→ one array per input
+               ─→ kept, where the whole set fits ─→ batch(indices): [batch, ...]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cluster.config.recipe import ImageInput, TextInput
+from cluster.config.serving import Limits
+from cluster.data.samples import Raw, Samples
+from cluster.errors import RequestError, SourceError
+from cluster.preprocess import TextEncoder, decode_image, image_tensor
+from cluster.tensors import TensorSpec
+
+MEMO_BYTES = 512 * 2**20
+"""Decoded sets up to this size are kept, so that a second epoch does not decode again."""
+
+Encode = Callable[[Raw], list[np.ndarray]]
+"""One sample → one array per input, in the inputs' order, without batch dimension."""
+
+
+class PreparedSamples:
+    """Samples as the arrays that a model takes.
+
+    ``samples`` must be of the kind that ``preprocess`` takes: image files for an
+    :class:`ImageInput`, texts for a :class:`TextInput` (which also needs ``tokenizer_json``),
+    and arrays named like the inputs for None.
+
+    Raises :class:`SourceError` at once when the first sample does not fit the inputs, and from
+    :meth:`batch` for a later one; images over ``max_pixels`` (width × height) are refused.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        inputs: Sequence[TensorSpec],
+        preprocess: ImageInput | TextInput | None,
+        tokenizer_json: bytes | None = None,
+        *,
+        max_pixels: int = Limits().image_pixels,
+        memo_bytes: int = MEMO_BYTES,
+    ) -> None:
+        self._samples = samples
+        self._inputs = tuple(inputs)
+        self._encode = _encoder(self._inputs, preprocess, tokenizer_json, max_pixels)
+        decoded_bytes = len(samples) * sum(
+            math.prod(spec.item_shape) * spec.dtype.itemsize for spec in self._inputs
+        )
+        # Ready arrays are in memory already. The memo's pages are taken as they are filled.
+        self._memo: list[np.ndarray] | None = None
+        if preprocess is not None and decoded_bytes <= memo_bytes:
+            self._memo = [
+                np.empty((len(samples), *spec.item_shape), spec.dtype) for spec in self._inputs
+            ]
+        self._decoded = np.zeros(len(samples), np.bool_)
+        if len(samples):
+            self._item(0)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """The samples at ``indices``: one array ``[len(indices), ...]`` per input, in the order
+        and with the dtypes of the inputs, and their labels, int64 ``[len(indices)]``.
+        """
+        chosen = np.asarray(indices, np.int64)
+        labels = self._samples.labels[chosen]
+        if self._memo is None:
+            arrays = [np.empty((len(chosen), *s.item_shape), s.dtype) for s in self._inputs]
+            for row, index in enumerate(chosen):
+                for array, value in zip(arrays, self._item(int(index)), strict=True):
+                    array[row] = value
+            return arrays, labels
+        for index in chosen[~self._decoded[chosen]]:
+            for array, value in zip(self._memo, self._item(int(index)), strict=True):
+                array[index] = value
+            self._decoded[index] = True
+        return [array[chosen] for array in self._memo], labels
+
+    def _item(self, index: int) -> list[np.ndarray]:
+        """One decoded sample, checked against the inputs."""
+        try:
+            arrays = self._encode(self._samples.raw(index))
+        except (RequestError, SourceError) as error:
+            raise SourceError(f"{self._samples.name(index)}: {error}") from error
+        for spec, array in zip(self._inputs, arrays, strict=True):
+            if array.shape != spec.item_shape or not np.can_cast(
+                array.dtype, spec.dtype, casting="same_kind"
+            ):
+                raise SourceError(
+                    f"{self._samples.name(index)}: {spec.name} is {array.dtype} "
+                    f"{list(array.shape)}, the model takes {spec.datatype} {list(spec.item_shape)}"
+                )
+        return arrays
+
+
+def _encoder(
+    inputs: tuple[TensorSpec, ...],
+    preprocess: ImageInput | TextInput | None,
+    tokenizer_json: bytes | None,
+    max_pixels: int,
+) -> Encode:
+    if isinstance(preprocess, ImageInput):
+
+        def encode_image(raw: Raw) -> list[np.ndarray]:
+            if not isinstance(raw, bytes):
+                raise _unfit(raw, "image files")
+            return [image_tensor(decode_image(raw, max_pixels=max_pixels), preprocess)]
+
+        return encode_image
+    if isinstance(preprocess, TextInput):
+        if tokenizer_json is None:
+            raise SourceError("a model that takes texts needs the bytes of its tokenizer.json")
+        tokenize = TextEncoder(tokenizer_json, preprocess)
+
+        def encode_text(raw: Raw) -> list[np.ndarray]:
+            if not isinstance(raw, str):
+                raise _unfit(raw, "texts")
+            tokens = tokenize(raw)
+            return [tokens[spec.name] for spec in inputs]
+
+        return encode_text
+
+    def pick_arrays(raw: Raw) -> list[np.ndarray]:
+        if not isinstance(raw, dict):
+            raise _unfit(raw, "arrays, or declare model.image")
+        missing = [spec.name for spec in inputs if spec.name not in raw]
+        if missing:
+            raise SourceError(
+                f"the arrays are {', '.join(raw)}, the model also takes {', '.join(missing)}; "
+                f"name them like the model's inputs"
+            )
+        return [raw[spec.name] for spec in inputs]
+
+    return pick_arrays
+
+
+def _unfit(raw: Raw, expected: str) -> SourceError:
+    names = {bytes: "an image file", str: "a text", dict: "arrays"}
+    return SourceError(f"the sample is {names[type(raw)]}; give the model {expected}")

@@ -1,0 +1,120 @@
+"""Weights from a file into a built module, reading tensors only: a checkpoint never runs code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from cluster.errors import SourceError
+
+_COUNTER = "num_batches_tracked"
+
+_SHOWN = 5
+"""Names listed in a message, at most, for each kind of mismatch."""
+
+
+def fill(module: torch.nn.Module, path: Path) -> None:
+    """Load every tensor of the checkpoint ``path`` into ``module``, in place.
+
+    Names and shapes must match exactly; a ``{"state_dict": ...}`` container and the ``module.``
+    prefix that data-parallel training leaves are taken off first. Only the batch counters of
+    BatchNorm may be missing, which files of old do not have and which no output depends on.
+
+    Raises :class:`SourceError` when the file cannot be read, holds more than tensors, or does
+    not fit the module.
+    """
+    tensors = read(path)
+    own = module.state_dict()
+    lacking = [name for name in own if name not in tensors and not name.endswith(_COUNTER)]
+    problems = [
+        *_listed("the file lacks", lacking),
+        *_listed("the model has no", sorted(tensors.keys() - own.keys())),
+        *_listed(
+            "shapes differ:",
+            [
+                f"{name} {list(tensors[name].shape)} in the file, {list(own[name].shape)} wanted"
+                for name in own
+                if name in tensors and tensors[name].shape != own[name].shape
+            ],
+        ),
+    ]
+    if problems:
+        raise SourceError(
+            f"{path} does not fit the model: {'; '.join(problems)}. Check model.source and "
+            f"model.num_classes"
+        )
+    # The module's own mapping carries version marks that some modules insist on (MNASNet) and
+    # that a safetensors file has no place for.
+    own.update(tensors)
+    module.load_state_dict(own, strict=True)
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    """Name → tensor of a ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file, on the CPU."""
+    if not path.is_file():
+        raise SourceError(f"model.weights: {path} is not a file")
+    reader = _READERS.get(path.suffix)
+    if reader is None:
+        raise SourceError(
+            f"model.weights: {path} must end in one of {', '.join(_READERS)}, not {path.suffix!r}"
+        )
+    return _unwrapped(reader(path), path)
+
+
+def _read_safetensors(path: Path) -> Any:
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise SourceError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def _read_pickle(path: Path) -> Any:
+    # weights_only refuses every global but torch's own tensor builders, before calling it. What a
+    # damaged file raises on the way depends on the damage, so every error means "refused".
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise SourceError(
+            f"{path} is refused: it is damaged, or is a pickle that holds more than tensors "
+            f"({type(error).__name__}: {reason}); save module.state_dict() instead, best as "
+            f".safetensors"
+        ) from error
+
+
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".safetensors": _read_safetensors,
+    ".pt": _read_pickle,
+    ".pth": _read_pickle,
+    ".bin": _read_pickle,
+}
+
+
+def _unwrapped(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        raise SourceError(
+            f"{path} holds a {type(content).__name__}, expected a mapping of names to tensors"
+        )
+    other = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
+    if other:
+        raise SourceError(
+            f"{path} holds more than tensors: {', '.join(other[:_SHOWN])}; save the state_dict "
+            f'alone, or under the key "state_dict"'
+        )
+    prefix = "module."
+    if content and all(name.startswith(prefix) for name in content):
+        return {name.removeprefix(prefix): tensor for name, tensor in content.items()}
+    return dict(content)
+
+
+def _listed(title: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return [f"{title} {', '.join(names[:_SHOWN])}{more}"]

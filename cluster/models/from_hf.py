@@ -1,0 +1,180 @@
+"""``hf:PATH_OR_ID``: a Transformers image or sequence classifier, and its preprocessing.
+
+config.json architectures ─→ the model, wrapped to answer logits alone
+preprocessor_config.json  ─→ ImageInput      (…ForImageClassification)
+tokenizer                 ─→ tokenizer.json  (…ForSequenceClassification)
+
+Nothing of the source runs as code: no remote code, weights from safetensors only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cluster import fingerprint
+from cluster.config.recipe import ModelSource, TextInput
+from cluster.errors import SourceError
+from cluster.models.built import Built, image_spec
+from cluster.models.hf_images import image_input
+from cluster.tensors import BATCH, TensorSpec
+
+TOKENIZER_FILE = "tokenizer.json"
+
+_IMAGE = "ForImageClassification"
+_TEXT = "ForSequenceClassification"
+
+
+def build(path: str, source: ModelSource, classes: int | None) -> Built:
+    """Load the classifier in ``path``, a local directory or the id of a repository on the hub.
+
+    Where ``classes`` differs from the model's own, it gets a new head and its labels are dropped.
+
+    Raises :class:`SourceError` when transformers is not installed, the path cannot be read, the
+    weights are incomplete, or the model is of another architecture.
+    """
+    transformers = _transformers()
+    if source.weights is not None:
+        raise SourceError(
+            f"model.weights={source.weights!r}: an hf source brings its own weights; remove it"
+        )
+    config = _read(path, transformers.AutoConfig)
+    architectures = list(config.architectures or ())
+    if any(name.endswith(_IMAGE) for name in architectures):
+        _refuse(source, ("text", "tensor"), "takes images")
+        module, labels = _model(
+            path, transformers.AutoModelForImageClassification, config.num_labels, classes
+        )
+        image = source.image or image_input(_read(path, transformers.AutoImageProcessor), path)
+        return Built(_ImageLogits(module), (image_spec(image),), image, labels)
+    if any(name.endswith(_TEXT) for name in architectures):
+        _refuse(source, ("image", "tensor"), "takes text")
+        module, labels = _model(
+            path, transformers.AutoModelForSequenceClassification, config.num_labels, classes
+        )
+        tokenizer = _read(path, transformers.AutoTokenizer)
+        text = source.text or _text_input(config, tokenizer)
+        files = {TOKENIZER_FILE: _tokenizer_json(tokenizer, path, text.max_length)}
+        return Built(_TextLogits(module), _token_specs(text), text, labels, files)
+    raise SourceError(
+        f"hf:{path} is {', '.join(architectures) or 'of no named architecture'}; expected a "
+        f"checkpoint of an architecture that ends in {_IMAGE} or {_TEXT}"
+    )
+
+
+def identity(path: str, source: ModelSource) -> str:
+    """Fingerprint of the files of a local directory, or the commit of a repository on the hub.
+
+    Raises :class:`SourceError` when neither can be read.
+    """
+    root = Path(path)
+    if root.is_dir():
+        try:
+            return fingerprint.of_files(root, sorted(f for f in root.iterdir() if f.is_file()))
+        except OSError as error:
+            raise SourceError(f"hf:{path} cannot be read: {error}") from error
+    config = _read(path, _transformers().AutoConfig)
+    return f"{path}@{config._commit_hash}"
+
+
+class _ImageLogits(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values=pixel_values).logits
+
+
+class _TextLogits(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+
+def _transformers() -> Any:
+    # Imported here because it is an optional extra, and slow to import.
+    try:
+        import transformers
+    except ImportError as error:
+        raise SourceError(
+            f"an hf: source needs transformers ({error}); pip install 'headrace[hf]'"
+        ) from error
+    return transformers
+
+
+def _read(path: str, kind: Any, **options: Any) -> Any:
+    """``kind.from_pretrained(path)``, never running code that comes with the source."""
+    try:
+        return kind.from_pretrained(path, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise SourceError(
+            f"hf:{path}: {kind.__name__} cannot be read: {error}; give a local directory with "
+            f"its config and .safetensors weights, or the id of a repository on the hub"
+        ) from error
+
+
+def _model(
+    path: str, kind: Any, own_classes: int, classes: int | None
+) -> tuple[torch.nn.Module, tuple[str, ...]]:
+    new_head = classes is not None and classes != own_classes
+    options = {"num_labels": classes, "ignore_mismatched_sizes": True} if new_head else {}
+    model, report = _read(path, kind, use_safetensors=True, output_loading_info=True, **options)
+    # Transformers fills what a file lacks with random numbers and only logs it.
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise SourceError(
+            f"hf:{path}: the weights lack {', '.join(missing[:5])} "
+            f"({len(missing)} tensors); save the whole model with save_pretrained"
+        )
+    names = tuple(str(model.config.id2label[index]) for index in range(model.config.num_labels))
+    generic = tuple(f"LABEL_{index}" for index in range(len(names)))
+    # The logits are FP32 whatever the weights are stored in; compression lowers them later.
+    return model.float(), () if new_head or names == generic else names
+
+
+def _refuse(source: ModelSource, fields: tuple[str, ...], takes: str) -> None:
+    for name in fields:
+        if getattr(source, name) is not None:
+            raise SourceError(f"{source.source} {takes}; remove model.{name}")
+
+
+def _token_specs(text: TextInput) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(name=name, datatype="INT64", shape=(BATCH, text.max_length))
+        for name in ("input_ids", "attention_mask")
+    )
+
+
+def _text_input(config: Any, tokenizer: Any) -> TextInput:
+    """The default length, or the model's own where that is shorter."""
+    longest = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    return TextInput(max_length=min(TextInput().max_length, longest, tokenizer.model_max_length))
+
+
+def _tokenizer_json(tokenizer: Any, path: str, max_length: int) -> bytes:
+    if not tokenizer.is_fast:
+        raise SourceError(
+            f"hf:{path}: {type(tokenizer).__name__} has no tokenizer.json; convert it to a fast "
+            f"tokenizer and save that beside the model"
+        )
+    if tokenizer.pad_token_id is None:
+        raise SourceError(
+            f"hf:{path}: the tokenizer has no padding token, so texts cannot be batched; set "
+            f"pad_token and save it beside the model"
+        )
+    backend = tokenizer.backend_tokenizer
+    # Which token pads, and at which side, stands in another file; written here, tokenizer.json
+    # is enough alone.
+    backend.enable_padding(
+        pad_id=tokenizer.pad_token_id,
+        pad_token=tokenizer.pad_token,
+        direction=tokenizer.padding_side,
+    )
+    backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
+    return backend.to_str().encode("utf-8")

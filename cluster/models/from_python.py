@@ -1,0 +1,81 @@
+"""``python:module:factory``: the user's own function that returns a module."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cluster import fingerprint
+from cluster.config.recipe import ModelSource
+from cluster.errors import SourceError
+from cluster.factory import find_factory
+from cluster.models import checkpoints
+from cluster.models.built import Built, declared_input
+
+
+def build(path: str, source: ModelSource, classes: int | None) -> Built:
+    """Call ``path`` (``module:factory``), with ``num_classes=`` if its signature names that.
+
+    Raises :class:`SourceError` when the recipe declares no input, or the factory cannot be
+    found, raises, or returns something else than a module.
+    """
+    declared = declared_input(source)
+    if declared is None:
+        raise SourceError(
+            f"model.source {source.source!r} does not say what the model takes; add model.image "
+            f"(size, mean, std) for images, or model.tensor (shape, datatype) for plain tensors"
+        )
+    factory = find_factory(path)
+    arguments = _arguments(factory, source, classes)
+    try:
+        module = factory(**arguments)
+    except Exception as error:
+        given = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        raise SourceError(
+            f"{source.source}: calling the factory ({given}) raised {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(module, torch.nn.Module):
+        raise SourceError(
+            f"{source.source}: the factory returned {type(module).__name__}, expected a "
+            f"torch.nn.Module"
+        )
+    if source.weights is not None:
+        checkpoints.fill(module, Path(source.weights))
+    spec, preprocess = declared
+    return Built(module=module, inputs=(spec,), preprocess=preprocess)
+
+
+def identity(path: str, source: ModelSource) -> str:
+    """Fingerprint of the file that holds the factory's module; files it imports do not count."""
+    factory = find_factory(path)
+    module = sys.modules[path.partition(":")[0]]
+    try:
+        file = Path(inspect.getfile(module))
+        return fingerprint.of_files(file.parent, [file])
+    except (TypeError, OSError) as error:  # built in, or gone from the disk
+        raise SourceError(
+            f"{source.source}: the file of {factory} cannot be read: {error}"
+        ) from error
+
+
+def _arguments(
+    factory: Callable[..., Any], source: ModelSource, classes: int | None
+) -> dict[str, int]:
+    try:
+        parameter = inspect.signature(factory).parameters.get("num_classes")
+    except ValueError:  # a callable written in C may have no signature
+        return {}
+    if parameter is None:
+        return {}
+    if classes is None:
+        if parameter.default is inspect.Parameter.empty:
+            raise SourceError(
+                f"{source.source}: the factory needs num_classes; set model.num_classes"
+            )
+        return {}
+    return {"num_classes": classes}

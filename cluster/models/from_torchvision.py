@@ -1,0 +1,127 @@
+"""``torchvision:NAME``: any classification model of torchvision, fresh or pretrained."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import nn
+from torchvision.transforms._presets import ImageClassification
+
+from cluster.config.recipe import ImageInput, ModelSource
+from cluster.errors import SourceError
+from cluster.models import checkpoints
+from cluster.models.built import Built, declared_input, image_spec
+
+_AUXILIARY_HEADS = ("aux1", "aux2", "AuxLogits")
+
+
+def build(name: str, source: ModelSource, classes: int | None) -> Built:
+    """Build ``name``, with pretrained weights, weights of a checkpoint file, or as initialised.
+
+    Pretrained weights bring their preprocessing and labels. Where ``classes`` differs from
+    theirs, the head is replaced by a new one and the labels are dropped.
+
+    Raises :class:`SourceError` for an unknown name or weights, or a failing download.
+    """
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+        raise SourceError(f"torchvision has no classification model {name!r}; {hint}")
+    declared = declared_input(source)
+    pretrained = _pretrained_weights(name)
+    if source.weights in pretrained:
+        module, image, labels = _pretrained(name, pretrained[source.weights], classes)
+    else:
+        file = None if source.weights is None else Path(source.weights)
+        if file is not None and not file.is_file():
+            raise SourceError(
+                f"model.weights {source.weights!r} is neither a file nor weights of {name}: "
+                f"{', '.join(pretrained)}"
+            )
+        # Without `classes` torchvision's own default, the 1000 of ImageNet, stands.
+        sized = {} if classes is None else {"num_classes": classes}
+        module, image, labels = torchvision.models.get_model(name, **sized), ImageInput(), ()
+        _drop_auxiliary_heads(module)
+        if file is not None:
+            checkpoints.fill(module, file)
+    spec, preprocess = declared or (image_spec(image), image)
+    return Built(module=module, inputs=(spec,), preprocess=preprocess, labels=labels)
+
+
+def identity(name: str, source: ModelSource) -> str:
+    """torchvision's version: it decides the architecture and what a weights name stands for."""
+    return torchvision.__version__
+
+
+def _pretrained_weights(name: str) -> dict[str, torchvision.models.WeightsEnum]:
+    # Weights without categories fill only the backbone; their head is not a number.
+    members = torchvision.models.get_model_weights(name).__members__
+    return {key: weights for key, weights in members.items() if weights.meta.get("categories")}
+
+
+def _pretrained(
+    name: str, weights: torchvision.models.WeightsEnum, classes: int | None
+) -> tuple[nn.Module, ImageInput, tuple[str, ...]]:
+    try:
+        module = torchvision.models.get_model(name, weights=weights)
+    except (OSError, RuntimeError) as error:  # no network, or a file that fails its hash
+        raise SourceError(
+            f"the weights {weights} could not be downloaded from {weights.url}: {error}; "
+            f"place the file in {torch.hub.get_dir()}/checkpoints"
+        ) from error
+    _drop_auxiliary_heads(module)
+    labels = tuple(weights.meta["categories"])
+    if classes is not None and replace_head(module, classes):
+        labels = ()
+    return module, preset_image(weights.transforms()), labels
+
+
+def preset_image(preset: ImageClassification) -> ImageInput:
+    """The preprocessing of pretrained weights; every file is resampled bilinearly here."""
+    return ImageInput(
+        size=preset.crop_size[0],
+        resize=preset.resize_size[0],
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+    )
+
+
+def replace_head(module: nn.Module, classes: int) -> bool:
+    """Put a new head of ``classes`` outputs in place of the last Linear, in place.
+
+    Where the model has no Linear (SqueezeNet), its last 1×1 convolution is the head. Returns
+    False, and leaves the module alone, when the head already has ``classes`` outputs.
+    """
+    linears = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+    convolutions = [
+        name
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1)
+    ]
+    name = (linears or convolutions)[-1]
+    old = module.get_submodule(name)
+    new: nn.Module
+    if isinstance(old, nn.Linear):
+        if old.out_features == classes:
+            return False
+        new = nn.Linear(old.in_features, classes, bias=old.bias is not None)
+    elif isinstance(old, nn.Conv2d):
+        if old.out_channels == classes:
+            return False
+        new = nn.Conv2d(old.in_channels, classes, kernel_size=1, bias=old.bias is not None)
+    module.set_submodule(name, new)
+    return True
+
+
+def _drop_auxiliary_heads(module: nn.Module) -> None:
+    # GoogLeNet and Inception answer a tuple in training mode as long as they have these; a
+    # served model never runs them.
+    if getattr(module, "aux_logits", False):
+        setattr(module, "aux_logits", False)  # noqa: B010 - only these two have it
+        for name in _AUXILIARY_HEADS:
+            if hasattr(module, name):
+                setattr(module, name, None)

@@ -1,0 +1,181 @@
+"""What a client sends → the model's input arrays, in numpy and PIL only.
+
+image file ──► decode_image ──► PIL image, upright ──► image_tensor ──► [channels, size, size]
+               (size limit,                           (the numbers of torchvision's
+                before decoding)                       ImageClassification preset)
+
+text ──► TextEncoder ──► input_ids, attention_mask [max_length]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cluster.config.recipe import ImageInput, TextInput
+from cluster.errors import ConfigError, PayloadTooLargeError, RequestError
+
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+"""Image formats that are read. PIL knows many more, with less trodden decoders."""
+
+MAX_RESIZED_PIXELS = 64 * 2**20
+"""Pixels of an image while it is resized: an image of 1 × 10,000,000 would grow without it."""
+
+_PAD_TOKENS = ("[PAD]", "<pad>")
+
+
+# ---------------------------------------------------------------------------- images
+
+
+def decode_image(data: bytes, *, max_pixels: int) -> Image.Image:
+    """Decode an image file, the first frame of an animated one, turned upright by its EXIF tag.
+
+    The size is read from the file's header, so an image over ``max_pixels`` (width × height) is
+    refused with PayloadTooLargeError before any pixel is decoded; so is one over PIL's own limit
+    (``2 * PIL.Image.MAX_IMAGE_PIXELS``, 179 million by default). RequestError for what is none
+    of :data:`IMAGE_FORMATS`, damaged or truncated. The image has the mode its file says.
+    """
+    try:
+        image = Image.open(BytesIO(data), formats=IMAGE_FORMATS)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise PayloadTooLargeError(
+                f"the image has {width} × {height} = {width * height} pixels, "
+                f"the limit is {max_pixels}"
+            )
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return image
+    except (PayloadTooLargeError, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PayloadTooLargeError(
+            f"the image is over the limit of {max_pixels} pixels: {error}"
+        ) from None
+    except UnidentifiedImageError:
+        raise RequestError(
+            f"these {len(data)} bytes are no image in any of {', '.join(IMAGE_FORMATS)}"
+        ) from None
+    # PIL's decoders raise whatever a damaged file leads them to (OSError, SyntaxError, ValueError,
+    # struct.error, IndexError, ...): each means that the client sent a damaged file.
+    except Exception as error:
+        raise RequestError(
+            f"the image ({len(data)} bytes) is damaged or truncated: {error}"
+        ) from error
+
+
+def image_tensor(image: Image.Image, spec: ImageInput) -> np.ndarray:
+    """The model's input for one image: float32 ``[channels, size, size]``, C-contiguous.
+
+    The same numbers as torchvision's ``ImageClassification`` transform gives for the PIL image:
+    shorter side to ``spec.resize`` (bilinear, antialiased), centre crop to ``spec.size``, scaled
+    to 0..1, then ``(x - mean) / std`` in float32. With ``spec.resize`` None the whole image is
+    resized to ``size × size`` instead. PayloadTooLargeError when an image is so long and thin
+    that resizing would take more than :data:`MAX_RESIZED_PIXELS`.
+    """
+    image = _flatten_mode(image, "L" if spec.channels == 1 else "RGB")
+    image = _resize_and_crop(image, spec)
+    pixels = np.asarray(image, np.uint8).reshape(spec.size, spec.size, spec.channels)
+    out = np.empty((spec.channels, spec.size, spec.size), np.float32)
+    # One operation at a time, in the order torchvision does them, for the same roundings.
+    np.divide(pixels.transpose(2, 0, 1), np.float32(255), out=out, dtype=np.float32)
+    out -= np.array(spec.mean, np.float32).reshape(-1, 1, 1)
+    out /= np.array(spec.std, np.float32).reshape(-1, 1, 1)
+    return out
+
+
+def _flatten_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The image as 8-bit RGB or grey (L).
+
+    Transparent parts become white, as viewers show them: a plain conversion would show the
+    colours hidden beneath, often black. 16-bit grey is scaled to 8 bits, where PIL would clip it.
+    """
+    if image.mode.startswith("I"):
+        deep = np.asarray(image).astype(np.int64).clip(0, 65535)
+        image = Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8))
+    if image.has_transparency_data:
+        top = image.convert("RGBA")
+        image = Image.new("RGBA", top.size, "white")
+        image.alpha_composite(top)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _resize_and_crop(image: Image.Image, spec: ImageInput) -> Image.Image:
+    width, height = image.size
+    if spec.resize is None:
+        to_width = to_height = spec.size
+    else:
+        short = min(width, height)
+        # int() rounds down, as torchvision does.
+        to_width = spec.resize if width == short else int(spec.resize * width / short)
+        to_height = spec.resize if height == short else int(spec.resize * height / short)
+    # PIL resizes the width first: `to_width × height` stands in between.
+    needed = to_width * max(height, to_height)
+    if needed > MAX_RESIZED_PIXELS:
+        raise PayloadTooLargeError(
+            f"an image of {width} × {height} pixels is too long and thin: resizing it to "
+            f"{to_width} × {to_height} takes {needed} pixels, the limit is {MAX_RESIZED_PIXELS}"
+        )
+    image = image.resize((to_width, to_height), Image.Resampling.BILINEAR)
+    if spec.resize is None:
+        return image
+    # round() goes to the even neighbour at .5, as torchvision does.
+    left = round((to_width - spec.size) / 2)
+    top = round((to_height - spec.size) / 2)
+    return image.crop((left, top, left + spec.size, top + spec.size))
+
+
+# ---------------------------------------------------------------------------- text
+
+
+class TextEncoder:
+    """Turns a text into token ids with the model's own tokenizer.
+
+    ``tokenizer_json`` is the content of a Hugging Face ``tokenizer.json``. Texts are cut and
+    padded to ``spec.max_length`` with the file's own padding token and sides; without any, with
+    ``[PAD]`` or ``<pad>`` on the right, or else id 0 (the attention mask hides it). ConfigError
+    when the ``tokenizers`` library is not installed or cannot read the file.
+    """
+
+    def __init__(self, tokenizer_json: bytes, spec: TextInput) -> None:
+        # Imported here because it is an extra: only text models need it.
+        try:
+            from tokenizers import Tokenizer
+        except ImportError:
+            raise ConfigError(
+                "text models need the tokenizers library: pip install 'headrace[hf]'"
+            ) from None
+        try:
+            tokenizer = Tokenizer.from_buffer(tokenizer_json)
+        except Exception as error:  # tokenizers raises plain Exception
+            raise ConfigError(f"tokenizer.json cannot be read: {error}") from error
+        truncation = tokenizer.truncation or {}
+        tokenizer.enable_truncation(spec.max_length, direction=truncation.get("direction", "right"))
+        padding = tokenizer.padding or _default_padding(tokenizer.token_to_id)
+        tokenizer.enable_padding(
+            length=spec.max_length,
+            direction=padding["direction"],
+            pad_id=padding["pad_id"],
+            pad_token=padding["pad_token"],
+        )
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str) -> dict[str, np.ndarray]:
+        """``input_ids`` and ``attention_mask`` of one text, both int64 ``[max_length]``."""
+        encoding = self._tokenizer.encode(text)
+        return {
+            "input_ids": np.array(encoding.ids, np.int64),
+            "attention_mask": np.array(encoding.attention_mask, np.int64),
+        }
+
+
+def _default_padding(token_to_id: Callable[[str], int | None]) -> dict[str, Any]:
+    for token in _PAD_TOKENS:
+        token_id = token_to_id(token)
+        if token_id is not None:
+            return {"direction": "right", "pad_id": token_id, "pad_token": token}
+    return {"direction": "right", "pad_id": 0, "pad_token": _PAD_TOKENS[0]}

@@ -1,0 +1,110 @@
+"""Loading AOTInductor packages: by the artifact's native runner, else by PyTorch's own loader.
+
+NAME.pt2 → unpacked beside nothing that lasts → dlopen → directory removed → Runner.run
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.machinery
+import importlib.util
+import logging
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.artifact.artifact import Artifact
+from cluster.artifact.manifest import ProgramEntry
+from cluster.errors import ProgramError
+from cluster.program import node
+
+logger = logging.getLogger(__name__)
+
+RUNNER_MODULE = "headrace_runner"
+"""Name the extension is compiled under; it is part of its init symbol."""
+
+
+class AotiProgram:
+    """An AOTInductor package in memory."""
+
+    def __init__(self, entry: ProgramEntry, runner: str, run: Callable[[list], list]) -> None:
+        self.entry = entry
+        self.runner = runner
+        self._run = run
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """See :class:`cluster.program.program.Program`."""
+        try:
+            return self._run(list(inputs))
+        except (RuntimeError, ValueError) as error:
+            given = ", ".join(f"{array.dtype}{list(array.shape)}" for array in inputs)
+            raise ProgramError(f"{self.entry.file} failed on {given}: {error}") from error
+
+
+def load_aoti(artifact: Artifact, entry: ProgramEntry, compute_threads: int) -> AotiProgram:
+    """Load an ``aoti`` entry; ProgramError if the package cannot be loaded."""
+    package = artifact.file(entry.file)
+    # The shared object stays mapped after its file is gone, so a replica that is killed
+    # leaves no unpacked copy behind.
+    with tempfile.TemporaryDirectory(prefix="headrace-program-") as directory:
+        try:
+            with zipfile.ZipFile(package) as archive:
+                archive.extractall(directory)
+            if entry.native_runner is not None and _runner_fits(entry):
+                extension = artifact.file(entry.native_runner)
+                runner = _import_runner(extension).Runner(_root(directory), compute_threads)
+                return AotiProgram(entry, "native", runner.run)
+            logger.warning(
+                "%s: no native runner for %s and PyTorch %s; PyTorch's loader holds Python's "
+                "lock while it computes, so requests are read more slowly",
+                entry.file, node.python_abi(), node.torch_version(),
+            )  # fmt: skip
+            return AotiProgram(entry, "python", _python_runner(package, compute_threads))
+        except (zipfile.BadZipFile, RuntimeError, ImportError) as error:
+            raise ProgramError(f"{package}: cannot be loaded: {error}") from error
+
+
+def _runner_fits(entry: ProgramEntry) -> bool:
+    return entry.python_abi == node.python_abi() and entry.torch_version == node.torch_version()
+
+
+def _root(directory: str) -> str:
+    """The unpacked package's own folder: archives have one at the top."""
+    (inner,) = Path(directory).iterdir()
+    return str(inner)
+
+
+def _import_runner(extension: Path) -> Any:
+    """Import the native runner from the artifact, after the libtorch it links to."""
+    torch_spec = importlib.util.find_spec("torch")
+    if torch_spec is None or torch_spec.origin is None:
+        raise ProgramError("PyTorch is not installed; install headrace's dependencies")
+    ctypes.CDLL(str(Path(torch_spec.origin).parent / "lib" / "libtorch.so"), ctypes.RTLD_GLOBAL)
+    loader = importlib.machinery.ExtensionFileLoader(RUNNER_MODULE, str(extension))
+    spec = importlib.util.spec_from_loader(RUNNER_MODULE, loader)
+    if spec is None:
+        raise ProgramError(f"{extension}: not an extension module")
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def _python_runner(package: Path, compute_threads: int) -> Callable[[list], list]:
+    # Imported only when the native runner does not fit: it costs a replica about 2 s.
+    import torch
+    from torch._inductor import aoti_load_package
+
+    model = aoti_load_package(str(package), run_single_threaded=True)
+
+    def run(arrays: list) -> list:
+        torch.set_num_threads(compute_threads)
+        with torch.inference_mode():
+            outputs = model(*(torch.from_numpy(array) for array in arrays))
+        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        return [tensor.cpu().contiguous().numpy() for tensor in outputs]
+
+    return run

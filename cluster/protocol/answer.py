@@ -1,0 +1,85 @@
+"""The answer to an inference request: arrays → headers and body.
+
+outputs as JSON    {"outputs": [{..., "data": [...]}]}              application/json
+any as binary      the same with binary_data_size, then the bytes   application/octet-stream
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from cluster.errors import ProgramError, RequestError
+from cluster.protocol.infer import HEADER_LENGTH, InferRequest
+from cluster.tensors import TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedAnswer:
+    """An HTTP answer: its headers, without Content-Length, and its body."""
+
+    headers: dict[str, str]
+    body: bytes
+
+
+def encode_infer(
+    model_name: str,
+    model_version: str,
+    request: InferRequest,
+    arrays: Sequence[np.ndarray],
+    specs: Sequence[TensorSpec],
+) -> EncodedAnswer:
+    """Encode what the program returned as the client asked for it.
+
+    ``arrays`` are all outputs of the model in the order of ``specs``, each ``[batch, ...]`` with
+    its spec's dtype. JSON ``data`` is flat, in row-major order. Raises ProgramError when an array
+    is not what its spec says, and RequestError when NaN or infinity stand in an output that the
+    client asked for as JSON, which cannot carry them.
+    """
+    by_name = {spec.name: (spec, array) for spec, array in zip(specs, arrays, strict=True)}
+    described: list[dict[str, Any]] = []
+    binary: list[bytes] = []
+    for output in request.outputs:
+        spec, array = by_name[output.name]
+        if array.dtype != spec.dtype or array.shape != (request.batch, *spec.item_shape):
+            raise ProgramError(
+                f"output {spec.name!r} is {array.dtype} {list(array.shape)}, its spec says "
+                f"{spec.dtype} {[request.batch, *spec.item_shape]}"
+            )
+        entry: dict[str, Any] = {
+            "name": spec.name,
+            "datatype": spec.datatype,
+            "shape": array.shape,
+        }
+        if output.binary:
+            binary.append(array.tobytes())
+            entry["parameters"] = {"binary_data_size": array.nbytes}
+        else:
+            entry["data"] = _json_ready(array, spec)
+        described.append(entry)
+    answer: dict[str, Any] = {"model_name": model_name, "model_version": model_version}
+    if request.id is not None:
+        answer["id"] = request.id
+    answer["outputs"] = described
+    text = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not binary:
+        return EncodedAnswer({"Content-Type": "application/json"}, text)
+    return EncodedAnswer(
+        {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(text))},
+        b"".join((text, *binary)),
+    )
+
+
+def _json_ready(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    """A flat array that orjson writes natively."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        # orjson would write null, which a client reads as a missing value or as zero.
+        raise RequestError(
+            f"output {spec.name!r} holds NaN or infinity, which JSON cannot carry; "
+            "ask for binary output (binary_data_output: true)"
+        )
+    return np.ascontiguousarray(array).reshape(-1)

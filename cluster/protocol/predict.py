@@ -1,0 +1,124 @@
+"""The endpoint for people: one image, text or tensor in as JSON, the likeliest labels out.
+
+{"image": "<base64>", "top_k": 3} ──► PredictRequest ──► (preprocess, program)
+[{"label": "cat", "probability": 0.93}, ...] ◄── top_k ◄── logits
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cluster.errors import ProgramError, RequestError
+from cluster.protocol.json_body import excerpt, read_object
+from cluster.protocol.json_tensor import array_from_json
+from cluster.tensors import TensorSpec
+
+DEFAULT_TOP_K = 5
+MAX_TOP_K = 1000
+_KINDS = ("image", "text", "inputs")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PredictRequest:
+    """One thing to predict on: exactly one of ``image``, ``text`` and ``inputs`` is not None.
+
+    ``image`` holds the bytes of an image file, ``inputs`` parsed JSON that
+    :func:`item_array` turns into a tensor.
+    """
+
+    image: bytes | None
+    text: str | None
+    inputs: Any
+    top_k: int
+
+
+def decode_predict(body: bytes, max_json_bytes: int) -> PredictRequest:
+    """Read the JSON body of a prediction.
+
+    Fields: one of ``image`` (base64), ``text`` (string) and ``inputs`` (one item, nested or
+    flat, without the batch dimension); ``top_k`` in 1..:data:`MAX_TOP_K`, default
+    :data:`DEFAULT_TOP_K`. Raises RequestError for anything else, unknown fields included, and
+    PayloadTooLargeError above ``max_json_bytes``.
+    """
+    message = read_object(body, max_json_bytes)
+    unknown = sorted(message.keys() - {*_KINDS, "top_k"})
+    if unknown:
+        raise RequestError(
+            f"no such field: {excerpt(unknown[0])}; known: {', '.join(_KINDS)}, top_k"
+        )
+    given = [kind for kind in _KINDS if message.get(kind) is not None]
+    if len(given) != 1:
+        raise RequestError(
+            f"give one of {', '.join(_KINDS)}; got {' and '.join(given) or 'none of them'}"
+        )
+    text = message.get("text")
+    if text is not None and not isinstance(text, str):
+        raise RequestError(f"text must be a string, got {excerpt(text)}")
+    image = message.get("image")
+    return PredictRequest(
+        image=None if image is None else _image_bytes(image),
+        text=text,
+        inputs=message.get("inputs"),
+        top_k=_top_k_field(message.get("top_k", DEFAULT_TOP_K)),
+    )
+
+
+def item_array(inputs: Any, spec: TensorSpec) -> np.ndarray:
+    """``inputs`` of a :class:`PredictRequest` as an array ``[1, *spec.item_shape]``.
+
+    Raises RequestError when it does not fit the spec's shape or datatype exactly.
+    """
+    # An item without dimensions is a bare number.
+    data = inputs if spec.item_shape else [inputs]
+    item = array_from_json(data, spec.item_shape or (1,), spec)
+    return item.reshape(1, *spec.item_shape)
+
+
+def top_k(logits: np.ndarray, labels: Sequence[str], k: int) -> list[dict[str, Any]]:
+    """The ``k`` likeliest labels (all, if there are fewer), likeliest first.
+
+    ``logits`` is ``[classes]``, any float dtype. Probabilities are the softmax in float64,
+
+        p_i = exp(z_i - max z) / sum_j exp(z_j - max z)
+
+    where subtracting the maximum changes nothing but keeps exp from overflowing. Equal ones keep
+    the order of ``labels``. Raises ProgramError when ``logits`` has another length than
+    ``labels`` or holds NaN or +infinity.
+    """
+    if logits.shape != (len(labels),):
+        raise ProgramError(f"logits are {list(logits.shape)}, expected [{len(labels)}], the labels")
+    scores = logits.astype(np.float64)
+    highest = scores.max()
+    if not np.isfinite(highest):
+        raise ProgramError(f"the largest logit is {highest}: the model's output is not usable")
+    weights = np.exp(scores - highest)
+    probabilities = weights / weights.sum()
+    order = np.argsort(-probabilities, kind="stable")[:k]
+    return [{"label": labels[i], "probability": float(probabilities[i])} for i in order]
+
+
+def _image_bytes(value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise RequestError(f"image must be a base64 string, got {excerpt(value)}")
+    try:
+        data = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RequestError(
+            f"image is not base64 ({error}); send the file's bytes in standard base64, padded, "
+            "without line breaks or a data: prefix"
+        ) from None
+    if not data:
+        raise RequestError("image is empty, expected the bytes of an image file in base64")
+    return data
+
+
+def _top_k_field(value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= MAX_TOP_K:
+        raise RequestError(f"top_k must be an integer in 1..{MAX_TOP_K}, got {excerpt(value)}")
+    return value

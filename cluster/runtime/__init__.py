@@ -1,0 +1,1 @@
+"""What runs inside a serving replica besides HTTP: requests are joined into batches here."""

@@ -1,0 +1,54 @@
+"""Builders for `import_path:` in a Serve config: the one place where applications are composed.
+
+applications:
+- {name: server, route_prefix: /v2, import_path: deployments.app:catalog}
+- name: digits
+  route_prefix: /v2/models/digits
+  import_path: deployments.app:model
+  args: {name: digits, artifact: digits-int8}        → ModelArgs
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from cluster.config.base import parse
+from cluster.config.serving import ModelArgs
+from deployments.catalog import MODEL_DEPLOYMENT_PREFIX, Catalog
+from deployments.model import ModelReplica
+
+
+def model(args: dict[str, Any]) -> Application:
+    """One model behind ``/v2/models/NAME``; ``args`` are those of :class:`ModelArgs`.
+
+    Raises ConfigError naming the field, the value and what is allowed.
+    """
+    checked = parse(args, ModelArgs, "args")
+    scale: dict[str, Any] = (
+        {"num_replicas": checked.replicas}
+        if checked.autoscaling is None
+        else {"autoscaling_config": checked.autoscaling}
+    )
+    deployment = serve.deployment(serve.ingress()(ModelReplica)).options(
+        name=MODEL_DEPLOYMENT_PREFIX + checked.name,
+        max_ongoing_requests=checked.ongoing_requests,
+        max_queued_requests=checked.max_queued_requests,
+        ray_actor_options={"num_cpus": checked.compute_threads},
+        health_check_period_s=10,
+        health_check_timeout_s=30,
+        **scale,
+    )
+    return deployment.bind(checked)
+
+
+def catalog(args: dict[str, Any]) -> Application:
+    """The server's own paths, behind ``/v2``. It takes no arguments."""
+    if args:
+        raise ValueError(f"deployments.app:catalog takes no args, got {sorted(args)}")
+    deployment = serve.deployment(serve.ingress()(Catalog)).options(
+        name="catalog", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=100
+    )
+    return deployment.bind()

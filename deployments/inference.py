@@ -1,0 +1,127 @@
+"""Answering one request of a model: body → arrays → batcher → answer body.
+
+infer    body → decode_infer → submit → encode_infer                    for programs
+predict  image | JSON → decode, preprocess → submit → top_k             for people
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from fastapi import Request
+from starlette.responses import Response
+
+from cluster.artifact.manifest import Manifest
+from cluster.config.serving import Limits
+from cluster.errors import RequestError, UnsupportedMediaTypeError
+from cluster.preprocess import TextEncoder, decode_image, image_tensor
+from cluster.protocol.answer import encode_infer
+from cluster.protocol.infer import HEADER_LENGTH, decode_infer, parse_header_length
+from cluster.protocol.predict import PredictRequest, decode_predict, item_array, top_k
+from cluster.runtime.batcher import Answer
+from deployments.body import read_body
+from deployments.errors import json_response
+from deployments.metrics import ModelMetrics
+
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif")
+INFER_TYPES = ("application/json", "application/octet-stream", "application/x-www-form-urlencoded")
+"""The last is what curl -d and some clients send for want of a header; it is read as JSON."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What answering needs of the replica."""
+
+    name: str
+    version: str
+    platform: str
+    manifest: Manifest
+    limits: Limits
+    text_encoder: TextEncoder | None
+    submit: Callable[[Sequence[np.ndarray]], Awaitable[Answer]]
+    metrics: ModelMetrics
+
+
+async def infer(model: Model, request: Request) -> Response:
+    """Open Inference Protocol: JSON or binary tensors in, the same out."""
+    kind = content_type(request)
+    if kind and kind not in INFER_TYPES:
+        raise UnsupportedMediaTypeError(
+            f"Content-Type is {kind!r:.60}, /infer reads application/json or "
+            "application/octet-stream (binary tensors); image files go to /predict"
+        )
+    body = await read_body(request, model.limits.body_bytes)
+    started = time.perf_counter()
+    manifest = model.manifest
+    header_length = parse_header_length(request.headers.get(HEADER_LENGTH))
+    decoded = decode_infer(
+        body, header_length, manifest.inputs, manifest.outputs, model.limits.json_bytes
+    )
+    preprocess_s = time.perf_counter() - started
+    answer = await model.submit(decoded.arrays)
+    started = time.perf_counter()
+    encoded = encode_infer(model.name, model.version, decoded, answer.outputs, manifest.outputs)
+    model.metrics.answered(answer, preprocess_s, time.perf_counter() - started)
+    return Response(encoded.body, headers=encoded.headers)
+
+
+async def predict(model: Model, request: Request, k: int) -> Response:
+    """The likeliest labels for one image file, or for one item in JSON."""
+    kind = content_type(request)
+    if kind != "application/json" and kind not in IMAGE_TYPES:
+        raise UnsupportedMediaTypeError(
+            f"Content-Type is {kind!r:.60}, /predict reads {', '.join(IMAGE_TYPES)} or "
+            "application/json"
+        )
+    body = bytes(await read_body(request, model.limits.body_bytes))
+    started = time.perf_counter()
+    if kind in IMAGE_TYPES:
+        wanted = PredictRequest(image=body, text=None, inputs=None, top_k=k)
+    else:
+        wanted = decode_predict(body, model.limits.json_bytes)
+    # Pixels are decoded in a thread: a large photograph would hold up every other request.
+    arrays = await asyncio.to_thread(_preprocess, model, wanted)
+    preprocess_s = time.perf_counter() - started
+    answer = await model.submit(arrays)
+    started = time.perf_counter()
+    best = top_k(answer.outputs[0][0], model.manifest.labels, wanted.top_k)
+    response = json_response({"model_name": model.name, "predictions": best})
+    model.metrics.answered(answer, preprocess_s, time.perf_counter() - started)
+    return response
+
+
+def _preprocess(model: Model, wanted: PredictRequest) -> list[np.ndarray]:
+    """The input arrays ``[1, ...]`` for one item."""
+    manifest = model.manifest
+    if wanted.image is not None:
+        if manifest.image is None:
+            raise RequestError(f"model {model.name} takes {_takes(manifest)}, got an image")
+        image = decode_image(wanted.image, max_pixels=model.limits.image_pixels)
+        return [image_tensor(image, manifest.image)[None]]
+    if wanted.text is not None:
+        if model.text_encoder is None:
+            raise RequestError(f"model {model.name} takes {_takes(manifest)}, got a text")
+        encoded = model.text_encoder(wanted.text)
+        return [encoded[spec.name][None] for spec in manifest.inputs]
+    if len(manifest.inputs) != 1:
+        raise RequestError(
+            f"model {model.name} has {len(manifest.inputs)} inputs; send them to /infer"
+        )
+    return [item_array(wanted.inputs, manifest.inputs[0])]
+
+
+def _takes(manifest: Manifest) -> str:
+    if manifest.image is not None:
+        return "an image file or {'image': base64}"
+    if manifest.text is not None:
+        return "{'text': ...}"
+    return "{'inputs': ...}"
+
+
+def content_type(request: Request) -> str:
+    """The media type of the body, lower case and without parameters; empty if not given."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()

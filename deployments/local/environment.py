@@ -1,0 +1,85 @@
+"""Every environment variable a local cluster's processes run with, and those of its clients.
+
+Ray and Serve read most of their settings from the environment of the process that reads them:
+what is set where ``ray start`` runs reaches the controller, HAProxy, the replicas and the jobs,
+because each inherits it from the raylet.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from deployments.local.processes import MARK
+from deployments.local.record import Record
+from deployments.request_guard import max_request_timeout_s
+
+HAPROXY_BUFFER_BYTES = 65536
+"""Size of HAProxy's buffers: what it moves at a time, and the largest request it can repeat.
+
+Each connection holds two."""
+
+_DRAIN_S = 1.0  # 30 by default, which a stopping local cluster would wait out
+_ANSWER_MARGIN_S = 5  # how much later than a replica HAProxy gives a request up
+
+# What a user's shell may hold that would send `ray start`, or a client, elsewhere.
+_FOREIGN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS", "RAY_AUTH_TOKEN")
+
+
+def cluster_environment(record: Record) -> dict[str, str]:
+    """The whole environment to run ``ray start`` in: this process's, and the cluster's settings.
+
+    Raises :class:`ConfigError` if the maximum request timeout in the environment is no number.
+    """
+    haproxy = record.haproxy_dir
+    timeout_s = math.ceil(max_request_timeout_s()) + _ANSWER_MARGIN_S
+    inherited = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
+    return inherited | {
+        # Inherited by everything the cluster ever starts: how stop() finds it all.
+        MARK: record.cluster_id,
+        # Requests go client → HAProxy → replica, without a Python proxy between.
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        # User code shares the replica's event loop, and access logs are written in bulk.
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # Whoever reaches the dashboard or the GCS can run code: only with the token.
+        **_token(record.token_path),
+        # Nothing is reported to anybody.
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Checks headers, clamps deadlines, and turns errors into JSON, in every replica.
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.request_guard:middlewares",
+        # Deadlines live in the replica; a frozen replica keeps none, so HAProxy has its own.
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(timeout_s),
+        # A request may be sent once more, to another replica, if the first one died without an
+        # answer: inference changes nothing. Once only, or one that kills would kill them all.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_RETRIES": "1",
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(HAPROXY_BUFFER_BYTES),
+        # All of HAProxy's files apart from any other cluster's, where only this user can reach
+        # its control socket, which Ray opens to everybody.
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+        # Fixed numbers by default, of which a machine has one each.
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(record.stats_port),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(record.metrics_port),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(record.fallback_port),
+        # There is no traffic to protect while a local cluster stops.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(_DRAIN_S),
+    }
+
+
+def client_environment(record: Record, gcs: str) -> dict[str, str]:
+    """What a client process must have set to reach the cluster at ``gcs``, and no other."""
+    return {
+        "RAY_ADDRESS": gcs,
+        "RAY_API_SERVER_ADDRESS": record.dashboard,
+        "RAY_DASHBOARD_ADDRESS": record.dashboard,
+        **_token(record.token_path),
+    }
+
+
+def _token(path: Path) -> dict[str, str]:
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}

@@ -1,0 +1,160 @@
+"""What a local cluster leaves on disk, and how one is told from none.
+
+state directory (0700)   lock          held while a cluster starts or stops
+                         auth_token    the token, 0600
+                         cluster.json  the Record, 0600, written before anything starts
+run directory (0700)     r/  Ray's sessions and logs      h/  HAProxy's files and sockets
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from cluster.errors import ClusterError
+from deployments.local.ports import free_ports
+
+# Not TMPDIR: a Unix socket's path may have 107 bytes at most, HAProxy appends up to 12 while it
+# binds, and Ray puts up to 66 (its own) or 72 (HAProxy's) below the run directory's 22.
+_RUN_PARENT = Path("/tmp")
+_RUN_PREFIX = "headrace-"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A cluster as written to ``cluster.json``: its id, ports and directories."""
+
+    cluster_id: str
+    state_dir: Path
+    run_dir: Path
+    http_port: int
+    dashboard_port: int
+    gcs_port: int
+    agent_port: int
+    client_port: int
+    stats_port: int
+    metrics_port: int
+    fallback_port: int
+
+    @classmethod
+    def create(cls, state_dir: Path, http_port: int, dashboard_port: int) -> Self:
+        """Make the run directory and the token, choose the other ports, write ``cluster.json``."""
+        # Two more than are needed: the two that were given may be among them.
+        others = (port for port in free_ports(8) if port not in (http_port, dashboard_port))
+        record = cls(
+            cluster_id=secrets.token_hex(8),
+            state_dir=state_dir,
+            run_dir=Path(tempfile.mkdtemp(prefix=_RUN_PREFIX, dir=_RUN_PARENT)),
+            http_port=http_port,
+            dashboard_port=dashboard_port,
+            gcs_port=next(others),
+            agent_port=next(others),
+            client_port=next(others),
+            stats_port=next(others),
+            metrics_port=next(others),
+            fallback_port=next(others),
+        )
+        _write_private(record.token_path, secrets.token_hex(32))
+        fields = {name: str(v) if isinstance(v, Path) else v for name, v in vars(record).items()}
+        _write_private(_path(state_dir), json.dumps(fields, indent=1))
+        return record
+
+    @classmethod
+    def read(cls, state_dir: Path) -> Self | None:
+        """The record in ``state_dir``; None if there is none.
+
+        Raises :class:`ClusterError` if the file is none this version wrote.
+        """
+        path = _path(state_dir)
+        try:
+            raw = json.loads(path.read_text())
+            for name in ("state_dir", "run_dir"):
+                raw[name] = Path(raw[name])
+            record = cls(**raw)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ClusterError(
+                f"{path} is not a record of a local cluster ({error}); if no cluster of yours "
+                "runs, remove it"
+            ) from error
+        # It is going to be removed with all it holds.
+        if record.run_dir.parent != _RUN_PARENT or not record.run_dir.name.startswith(_RUN_PREFIX):
+            raise ClusterError(f"{path} names {record.run_dir}, which is no run directory of ours")
+        return record
+
+    def remove(self) -> None:
+        """Remove the run directory, the token and, last, ``cluster.json``."""
+        if self.run_dir.exists():
+            shutil.rmtree(self.run_dir)
+        self.token_path.unlink(missing_ok=True)
+        _path(self.state_dir).unlink(missing_ok=True)
+
+    @property
+    def token_path(self) -> Path:
+        return self.state_dir / "auth_token"
+
+    @property
+    def ray_dir(self) -> Path:
+        return self.run_dir / "r"
+
+    @property
+    def haproxy_dir(self) -> Path:
+        return self.run_dir / "h"
+
+    @property
+    def dashboard(self) -> str:
+        """URL of the dashboard and of its REST API."""
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
+    @property
+    def ports(self) -> dict[int, str]:
+        """The ports the cluster was given, each with what listens on it."""
+        return {
+            getattr(self, field.name): field.name.removesuffix("_port")
+            for field in dataclasses.fields(self)
+            if field.name.endswith("_port")
+        }
+
+
+@contextlib.contextmanager
+def locked(state_dir: Path) -> Iterator[None]:
+    """Make ``state_dir`` if need be and hold its lock; :class:`ClusterError` if another does."""
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (state_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ClusterError(
+                f"another process is starting or stopping the cluster of {state_dir}; "
+                "wait for it to finish"
+            ) from None
+        yield
+
+
+def _path(state_dir: Path) -> Path:
+    return state_dir / "cluster.json"
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file only this user can read, from its first byte on."""
+    path.unlink(missing_ok=True)  # an older file would keep its permissions
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode != 0o600:
+        raise ClusterError(
+            f"{path} has mode {mode:o} and must have 600; keep the state directory on a file "
+            "system with permissions"
+        )

@@ -1,0 +1,51 @@
+"""The Prometheus metrics of a model, exported by Ray on every node's metrics port."""
+
+from __future__ import annotations
+
+from ray.util import metrics
+
+from cluster.runtime.batcher import Answer
+
+_MS = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000]
+_SIZES = [1.0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
+
+
+class ModelMetrics:
+    """What one replica measures; every series carries the model's name."""
+
+    def __init__(self, model: str) -> None:
+        def histogram(name: str, description: str, bounds: list[float]) -> metrics.Histogram:
+            series = metrics.Histogram(name, description, bounds, tag_keys=("model",))
+            series.set_default_tags({"model": model})
+            return series
+
+        self._requests = metrics.Counter(
+            "headrace_requests", "Requests answered, by outcome.", ("model", "outcome")
+        )
+        self._requests.set_default_tags({"model": model})
+        self._load = metrics.Gauge(
+            "headrace_model_load_s", "Seconds from opening the artifact to ready.", ("model",)
+        )
+        self._load.set_default_tags({"model": model})
+        self._queue = histogram("headrace_queue_wait_ms", "Wait for the compute thread, ms.", _MS)
+        self._batch = histogram("headrace_batch_size", "Items computed together.", _SIZES)
+        self._preprocess = histogram("headrace_preprocess_ms", "Body to input arrays, ms.", _MS)
+        self._compute = histogram("headrace_compute_ms", "One run of the program, ms.", _MS)
+        self._encode = histogram("headrace_encode_ms", "Output arrays to answer body, ms.", _MS)
+
+    def loaded(self, seconds: float) -> None:
+        """The model took this long to load."""
+        self._load.set(seconds)
+
+    def answered(self, answer: Answer, preprocess_s: float, encode_s: float) -> None:
+        """A request was answered; times in seconds."""
+        self._requests.inc(tags={"outcome": "ok"})
+        self._queue.observe(answer.queue_s * 1e3)
+        self._batch.observe(answer.batch_size)
+        self._preprocess.observe(preprocess_s * 1e3)
+        self._compute.observe(answer.compute_s * 1e3)
+        self._encode.observe(encode_s * 1e3)
+
+    def failed(self, outcome: str) -> None:
+        """A request was not answered: ``rejected`` (4xx), ``failed`` (5xx) or ``cancelled``."""
+        self._requests.inc(tags={"outcome": outcome})

@@ -1,0 +1,92 @@
+"""One replica of a model: the artifact's program, its batcher and its HTTP application.
+
+ModelArgs → store → artifact, hashes checked → program → batcher → endpoints
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+
+from fastapi import FastAPI
+
+from cluster.artifact.artifact import TOKENIZER
+from cluster.artifact.store import open_store
+from cluster.config.serving import ModelArgs
+from cluster.errors import ProgramError
+from cluster.preprocess import TextEncoder
+from cluster.program import program as programs
+from cluster.runtime.batcher import Batcher
+from deployments.endpoints import model_app
+from deployments.inference import Model
+from deployments.metrics import ModelMetrics
+
+logger = logging.getLogger("ray.serve")
+
+SWITCH_INTERVAL_S = 0.0005
+"""How soon the compute thread gets Python's lock back when a batch is done: by default the
+event loop may keep it for 5 ms, which is as long as a small model computes."""
+
+IDLE_BEFORE_PROBE_S = 5.0
+"""A replica that finished a batch within this time is healthy without a probe."""
+
+PROBE_TIMEOUT_S = 20.0
+"""How long the tiny forward pass of a health check may take, below Serve's own 30 s."""
+
+
+class ModelReplica:
+    """The deployment class; Serve makes one per replica."""
+
+    def __init__(self, args: ModelArgs) -> None:
+        started = time.perf_counter()
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        artifact = open_store(args.store).open(args.artifact)
+        program = programs.load(artifact, args.compute_threads)
+        manifest = artifact.manifest
+        self._probe = [spec.zeros(1) for spec in manifest.inputs]
+        sizes = {1, args.batching.max_batch_size, *(args.batching.buckets or ())}
+        for size in sorted(sizes):  # the first run of a size sets up its kernels
+            program.run([spec.zeros(size) for spec in manifest.inputs])
+        self._batcher = Batcher(program.run, manifest.inputs, args.batching)
+        text_encoder = None
+        if manifest.text is not None:
+            text_encoder = TextEncoder(artifact.file(TOKENIZER).read_bytes(), manifest.text)
+        metrics = ModelMetrics(args.name)
+        self._model = Model(
+            name=args.name,
+            version=str(artifact.id)[:12],
+            platform=f"headrace_{program.entry.kind}",
+            manifest=manifest,
+            limits=args.limits,
+            text_encoder=text_encoder,
+            submit=self._batcher.submit,
+            metrics=metrics,
+        )
+        took = time.perf_counter() - started
+        metrics.loaded(took)
+        logger.info(
+            "model %s: artifact %s (%s), program %s, %s runner, ready in %.2f s",
+            args.name, manifest.name, self._model.version, program.entry.file, program.runner, took,
+        )  # fmt: skip
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return model_app(self._model)
+
+    async def check_health(self) -> None:
+        """Raises ProgramError if the compute thread is gone, stuck, or the program fails."""
+        if not self._batcher.alive:
+            raise ProgramError("the compute thread has ended")
+        if time.monotonic() - self._batcher.last_finished < IDLE_BEFORE_PROBE_S:
+            return
+        try:
+            await asyncio.wait_for(self._batcher.submit(self._probe), PROBE_TIMEOUT_S)
+        except TimeoutError:
+            raise ProgramError(
+                f"a forward pass did not finish within {PROBE_TIMEOUT_S:.0f} s"
+            ) from None
+
+    def __del__(self) -> None:
+        if hasattr(self, "_batcher"):
+            self._batcher.close()

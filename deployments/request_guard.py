@@ -1,0 +1,208 @@
+"""What stands between HAProxy and Serve's own request code in every replica.
+
+    HAProxy → uvicorn → RequestGuard → Serve (request id, queue, deadline) → deployment
+                             │ ▲
+      header not UTF-8 → 400 ┘ └ a plain-text error answer leaves as JSON {"error": ...}
+
+Serve calls :func:`middlewares` once per replica, where the variable
+``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deployments.request_guard:middlewares`` is set for
+the processes of the cluster, and wraps its ASGI app in what it returns, outermost last.
+The guard is therefore the first code to see a request and the last to see its answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+
+import orjson
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cluster.errors import ConfigError
+
+DEADLINE_HEADER = "x-request-timeout-seconds"
+"""Request header in which a client asks for a deadline, in seconds."""
+
+MAX_REQUEST_TIMEOUT_VARIABLE = "HEADRACE_MAX_REQUEST_TIMEOUT_S"
+"""Environment variable that replaces :data:`MAX_REQUEST_TIMEOUT_S`, in seconds."""
+
+MAX_REQUEST_TIMEOUT_S = 60.0
+"""Longest time a request may take, waiting included, and what it gets if it asks for nothing."""
+
+_ERROR_TEXT_BYTES = 4096  # what is read of a plain-text error; a longer one is cut
+
+_logger = logging.getLogger("ray.serve")  # ends in the replica's own log
+
+
+def max_request_timeout_s() -> float:
+    """The longest deadline of a request, in seconds, from the environment or the default.
+
+    Raises :class:`ConfigError` if the variable holds no positive, finite number.
+    """
+    given = os.environ.get(MAX_REQUEST_TIMEOUT_VARIABLE)
+    if given is None:
+        return MAX_REQUEST_TIMEOUT_S
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ConfigError(
+            f"{MAX_REQUEST_TIMEOUT_VARIABLE}={given!r} must be a positive number of seconds"
+        )
+    return seconds
+
+
+def middlewares() -> list[Middleware]:
+    """The middlewares of every replica, for ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH``."""
+    return [Middleware(RequestGuard, max_timeout_s=max_request_timeout_s())]
+
+
+class RequestGuard:
+    """ASGI middleware that checks a request's headers and gives every error one shape.
+
+    - A header whose name or value is not UTF-8 is answered with 400: Serve decodes some headers
+      before it catches anything, which would be a bare 500.
+    - ``x-request-timeout-seconds`` reaches Serve exactly once, above 0 and at most
+      ``max_timeout_s``. Serve takes 0 or less as "no deadline", and a client must not have that.
+    - An error answer in plain text, as Serve writes them, becomes JSON ``{"error": ...}``. The
+      text of a 5xx is replaced, since it may show a path or a traceback. Answers of any other
+      type pass as they are.
+    """
+
+    def __init__(self, app: ASGIApp, max_timeout_s: float = MAX_REQUEST_TIMEOUT_S) -> None:
+        self._app = app
+        self._max_timeout_s = max_timeout_s
+        self._name = DEADLINE_HEADER.encode()
+        self._default = (self._name, repr(max_timeout_s).encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        deadline = self._default
+        headers = []
+        for header in scope["headers"]:
+            name, value = header
+            # isascii() is the whole check for nearly every header there is.
+            if not (value.isascii() and name.isascii()) and not _is_utf8(name, value):
+                await _refuse(scope, send, name)
+                return
+            if name == self._name:
+                deadline = header if self._allowed(value) else self._default
+            else:
+                headers.append(header)
+        headers.append(deadline)
+        scope["headers"] = headers
+
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answer = _Answer(send, deadline[1])
+        try:
+            await self._app(scope, receive, answer)
+        except Exception:
+            if answer.begun:
+                raise  # nothing but closing the connection can tell the client now
+            _logger.exception("A request failed outside of the deployment.")
+            await answer.fail()
+
+    def _allowed(self, value: bytes) -> bool:
+        try:
+            return 0 < float(value) <= self._max_timeout_s  # False for NaN
+        except ValueError:
+            return False
+
+
+class _Answer:
+    """The ``send`` of one request: passes answers through, holds plain-text errors back."""
+
+    __slots__ = ("_deadline", "_held", "_send", "_text", "begun")
+
+    def __init__(self, send: Send, deadline: bytes) -> None:
+        self._send = send
+        self._deadline = deadline
+        self._held: Message | None = None
+        self._text = b""
+        self.begun = False
+
+    async def __call__(self, message: Message) -> None:
+        if not self.begun:
+            if self._held is not None:
+                await self._collect(message)
+                return
+            if message["status"] >= 400 and _is_plain(message):
+                self._held = message
+                return
+            self.begun = True
+        await self._send(message)
+
+    async def _collect(self, message: Message) -> None:
+        """Join the body of the answer held back; send it as JSON once it is complete."""
+        room = _ERROR_TEXT_BYTES - len(self._text)
+        self._text += message.get("body", b"")[:room]
+        if not message.get("more_body", False):
+            await self._send_held()
+
+    async def fail(self) -> None:
+        """Answer with status 500; nothing of an answer may have been sent before."""
+        self._held = {"type": "http.response.start", "status": 500, "headers": []}
+        await self._send_held()
+
+    async def _send_held(self) -> None:
+        held, self._held = self._held, None
+        if held is None:
+            raise RuntimeError("no answer is held back")
+        self.begun = True
+        headers = MutableHeaders(raw=list(held.get("headers", ())))
+        body = orjson.dumps({"error": self._sentence(held["status"], headers)})
+        headers["content-type"] = "application/json"
+        headers["content-length"] = str(len(body))
+        del headers["transfer-encoding"]
+        await self._send({**held, "headers": headers.raw})
+        await self._send({"type": "http.response.body", "body": body})
+
+    def _sentence(self, status: int, headers: Headers) -> str:
+        request = f"request {headers['x-request-id']}" if "x-request-id" in headers else "a request"
+        if status >= 500:
+            return f"the server failed to answer {request}; its log has the reason"
+        if status == 408:
+            # Serve's text names its own default, not the deadline this request had.
+            return (
+                f"{request} was not answered within its deadline of {self._deadline.decode()} s; "
+                f"send less per request, or ask for a longer deadline with {DEADLINE_HEADER}"
+            )
+        return self._text.decode("utf-8", "replace").strip() or f"{request} was refused"
+
+
+def _is_utf8(name: bytes, value: bytes) -> bool:
+    try:
+        name.decode("utf-8")
+        value.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_plain(message: Message) -> bool:
+    """Whether an answer is plain text. One without a type is: Serve's own 500 has none."""
+    content_type = Headers(raw=message.get("headers", ())).get("content-type")
+    return content_type is None or content_type.startswith("text/plain")
+
+
+async def _refuse(scope: Scope, send: Send, name: bytes) -> None:
+    """Answer 400 for a header that is not UTF-8; a WebSocket is closed before it opens."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1007})
+        return
+    shown = name.decode("utf-8", "backslashreplace")
+    body = orjson.dumps({"error": f"header {shown!r} is not valid UTF-8; send it as UTF-8 text"})
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

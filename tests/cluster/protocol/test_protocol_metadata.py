@@ -1,0 +1,28 @@
+"""Metadata bodies have the fields the protocol names."""
+
+from cluster.protocol.metadata import error_body, model_metadata, server_metadata
+from cluster.tensors import TensorSpec
+
+
+def test_server_metadata():
+    assert server_metadata("headrace", "0.1") == {
+        "name": "headrace",
+        "version": "0.1",
+        "extensions": ["binary_tensor_data"],
+    }
+
+
+def test_model_metadata():
+    x = TensorSpec(name="x", datatype="FP32", shape=(-1, 3, 8, 8))
+    y = TensorSpec(name="y", datatype="INT64", shape=(-1,))
+    assert model_metadata("m", ["1"], "headrace_aoti", [x], [y]) == {
+        "name": "m",
+        "versions": ["1"],
+        "platform": "headrace_aoti",
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3, 8, 8]}],
+        "outputs": [{"name": "y", "datatype": "INT64", "shape": [-1]}],
+    }
+
+
+def test_error_body():
+    assert error_body("no model 'a'") == {"error": "no model 'a'"}

@@ -1,0 +1,136 @@
+"""Checkpoints: what fits is loaded, what does not is explained, and code in a file never runs."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+from cluster.config.recipe import ModelSource
+from cluster.errors import SourceError
+from cluster.models import LoadedModel, load_model
+
+FOUR = {"shape": [4]}
+LINEAR = """
+from torch import nn
+def make(): return nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+"""
+Trained = tuple[str, dict[str, torch.Tensor]]
+
+
+def load(source: str, labels: tuple[str, ...] = (), **fields: Any) -> LoadedModel:
+    return load_model(ModelSource.model_validate({"source": source, **fields}), labels)
+
+
+@pytest.fixture
+def trained(module_file: Callable[[str], str]) -> Trained:
+    """A source, and tensors that fit it."""
+    return module_file(LINEAR), {"1.weight": torch.randn(3, 4), "1.bias": torch.randn(3)}
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt", "pth", "bin"])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_checkpoints_fill_the_model(
+    tmp_path: Path, trained: Trained, suffix: str, wrapped: bool
+) -> None:
+    source, tensors = trained
+    file = tmp_path / f"w.{suffix}"
+    named = {f"module.{name}": tensor for name, tensor in tensors.items()} if wrapped else tensors
+    if suffix == "safetensors":
+        save_file(named, file)
+    else:
+        torch.save({"state_dict": named, "epoch": 3} if wrapped else named, file)
+    model = load(source, tensor=FOUR, weights=str(file))
+    for name, tensor in model.module.state_dict().items():
+        assert torch.equal(tensor, tensors[name])
+
+
+class Bomb:
+    """Pickles into a call that creates a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda what, to: to.write_bytes(pickle.dumps(what))])
+def test_a_pickle_with_code_is_refused_and_does_not_run(
+    tmp_path: Path, trained: Trained, save: Callable[[Any, Path], None]
+) -> None:
+    source, tensors = trained
+    file, target = tmp_path / "w.pt", tmp_path / "ran"
+    save({**tensors, "bomb": Bomb(target)}, file)
+    with pytest.raises(SourceError, match=r"w\.pt is refused"):
+        load(source, tensor=FOUR, weights=str(file))
+    assert not target.exists()
+    if save is torch.save:  # the same file does run where it is trusted: the bomb is real
+        torch.load(file, weights_only=False)
+        assert target.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"1.bias": None}, r"the file lacks 1\.bias"),
+        ({"2.bias": torch.zeros(1)}, r"the model has no 2\.bias"),
+        ({"1.weight": torch.zeros(2, 4)}, r"1\.weight \[2, 4\] in the file, \[3, 4\] wanted"),
+        ({f"x{i}": torch.zeros(1) for i in range(9)}, "x0, x1, x2, x3, x4 and 4 more"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(
+    tmp_path: Path, trained: Trained, changes: dict[str, Any], message: str
+) -> None:
+    source, tensors = trained
+    file = tmp_path / "w.safetensors"
+    save_file({k: v for k, v in {**tensors, **changes}.items() if v is not None}, file)
+    with pytest.raises(SourceError, match=message):
+        load(source, tensor=FOUR, weights=str(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("w.pt", b"junk", "damaged"),
+        ("w.safetensors", b"junk", "cannot be read as safetensors"),
+        ("w.onnx", b"junk", r"must end in one of \.safetensors, \.pt"),
+        ("w.pt", None, "is not a file"),
+    ],
+)
+def test_files_that_are_no_checkpoint(
+    tmp_path: Path, trained: Trained, name: str, content: bytes | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=message):
+        load(trained[0], tensor=FOUR, weights=str(tmp_path / name))
+
+
+def test_a_checkpoint_must_hold_tensors_alone(tmp_path: Path, trained: Trained) -> None:
+    file = tmp_path / "w.pt"
+    torch.save({**trained[1], "epoch": 3}, file)
+    with pytest.raises(SourceError, match="more than tensors: epoch"):
+        load(trained[0], tensor=FOUR, weights=str(file))
+    torch.save([1, 2], file)
+    with pytest.raises(SourceError, match="holds a list"):
+        load(trained[0], tensor=FOUR, weights=str(file))
+
+
+def test_files_without_batch_counters_and_version_marks_load(tmp_path: Path) -> None:
+    # MNASNet refuses a mapping without version marks, and safetensors keeps none.
+    state = torchvision.models.get_model("mnasnet0_5", num_classes=2).state_dict()
+    counters = [name for name in state if name.endswith("num_batches_tracked")]
+    assert counters
+    file = tmp_path / "w.safetensors"
+    save_file({name: state[name] for name in state if name not in counters}, file)
+    model = load("torchvision:mnasnet0_5", num_classes=2, weights=str(file), image={"size": 32})
+    loaded = model.module.state_dict()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)

@@ -1,0 +1,132 @@
+"""Config errors name the file, the YAML path, the value given and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.config.base import load, parse
+from cluster.config.recipe import Recipe
+from cluster.config.serving import ModelArgs
+from cluster.errors import ConfigError
+
+MODEL = {"source": "torchvision:resnet18"}
+
+
+def refusal(kind: type, raw: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(raw, kind, "it.yaml")
+    return str(caught.value)
+
+
+def recipe(**fields: Any) -> dict[str, Any]:
+    return {"name": "digits", "model": MODEL, **fields}
+
+
+def serving(**fields: Any) -> dict[str, Any]:
+    return {"name": "digits", "artifact": "digits", **fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "parts"),
+    [
+        ({"modle": 1}, ["modle", "known: name, model, data"]),
+        ({"model": {**MODEL, "weigths": "x"}}, ["model.weigths", "source, weights", "'x'"]),
+        ({"model": {"source": "tf:x"}}, ["model.source", "'tf:x'", "torchvision:", "hf:"]),
+        ({"model": {"source": "torchvision:"}}, ["model.source", "torchvision:..."]),
+        ({"model": {"source": "python:mod"}}, ["model.source", "'python:mod'", "module:factory"]),
+        ({"model": {**MODEL, "image": {}, "text": {}}}, ["model:", "image and text"]),
+        ({"model": {**MODEL, "image": {"siez": 9}}}, ["model.image.siez", "size, resize"]),
+        ({"model": {**MODEL, "image": {"size": 64, "resize": 32}}}, ["resize=32", "size=64"]),
+        ({"model": {**MODEL, "image": {"channels": 1}}}, ["mean has 3 values", "channel: 1"]),
+        ({"model": {**MODEL, "num_classes": 1}}, ["model.num_classes", "equal to 2", "given: 1"]),
+        ({"data": {"source": "csv:x"}}, ["data.source", "'csv:x'", "imagefolder:", "digits"]),
+        ({"data": {"test_source": "digit"}}, ["data.test_source", "'digit'", "safetensors:"]),
+        ({"data": {"test_share": 1}}, ["data.test_share", "less than 1", "given: 1"]),
+        ({"steps": [{"kind": "prune"}]}, ["steps[0]", "'prune'", "'train', 'quantize'"]),
+        ({"steps": [{"kind": "train", "epochs": 0}]}, ["steps[0].epochs", "given: 0"]),
+        (
+            {"steps": [{"kind": "quantize", "scheme": "int4"}]},
+            ["steps[0].scheme", "'static_int8' or 'bf16'", "given: 'int4'"],
+        ),
+        (
+            {"steps": [{"kind": "quantize", "scheme": "bf16"}, {"kind": "train"}]},
+            ["steps[0] quantizes", "last step", "steps[1] (train)"],
+        ),
+        ({"programs": [{"kind": "onnx"}]}, ["programs[0].kind", "'aoti'", "'onnx'"]),
+        ({"programs": [{}, {}]}, ["programs", "cpu-x86"]),
+        ({"gate": {"max_accuracy_drop": 2}}, ["gate.max_accuracy_drop", "equal to 1", "given: 2"]),
+        ({"name": "a b"}, ["name", "'a b'"]),
+    ],
+)
+def test_recipe_errors_name_path_value_and_what_is_allowed(
+    fields: dict[str, Any], parts: list[str]
+) -> None:
+    message = refusal(Recipe, recipe(**fields))
+    assert message.startswith("it.yaml: ")
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("fields", "parts"),
+    [
+        ({"batching": {"max_batchsize": 8}}, ["batching.max_batchsize", "max_batch_size"]),
+        ({"batching": {"buckets": [4, 2]}}, ["batching", "[4, 2]", "increasing"]),
+        ({"batching": {"buckets": [2, 4]}}, ["batching", "[2, 4]", "max_batch_size=8"]),
+        ({"limits": {"body_bytes": 0}}, ["limits.body_bytes", "equal to 1", "given: 0"]),
+        ({"max_ongoing_requests": 2}, ["max_ongoing_requests=2", "max_batch_size=8"]),
+        ({"replicas": 2, "autoscaling": {"max_replicas": 3}}, ["replicas or autoscaling"]),
+        ({"replicas": "two"}, ["replicas", "integer", "given: 'two'"]),
+    ],
+)
+def test_serving_errors_name_path_value_and_what_is_allowed(
+    fields: dict[str, Any], parts: list[str]
+) -> None:
+    message = refusal(ModelArgs, serving(**fields))
+    for part in parts:
+        assert part in message
+
+
+def test_every_problem_has_a_line_of_its_own() -> None:
+    message = refusal(ModelArgs, serving(replicas=0, compute_threads=0))
+    assert [line.split(": ")[1] for line in message.splitlines()] == ["compute_threads", "replicas"]
+
+
+def test_what_is_not_a_mapping_is_refused() -> None:
+    assert "expected a mapping of fields, got list" in refusal(Recipe, [1])
+
+
+def test_a_missing_field_is_named() -> None:
+    assert "it.yaml: model: Field required" in refusal(Recipe, {"name": "digits"})
+
+
+def test_file_errors_name_the_file(tmp_path: Path) -> None:
+    missing, broken = tmp_path / "none.yaml", tmp_path / "broken.yaml"
+    broken.write_text("name: [unclosed")
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file"):
+        load(missing, Recipe)
+    with pytest.raises(ConfigError, match=r"broken\.yaml: not valid YAML"):
+        load(broken, Recipe)
+
+
+def test_a_recipe_is_read_from_yaml_with_its_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "name: digits\nmodel: {source: 'torchvision:resnet18'}\n"
+        "steps: [{kind: train}, {kind: quantize, scheme: static_int8}]\n"
+    )
+    read = load(file, Recipe)
+    assert read.data.source == "digits"
+    assert [step.kind for step in read.steps] == ["train", "quantize"]
+    assert [program.target for program in read.programs] == ["cpu-x86"]
+
+
+def test_a_replica_holds_four_batches_at_least_sixteen() -> None:
+    assert parse(serving(), ModelArgs, "it.yaml").ongoing_requests == 32
+    small = serving(batching={"max_batch_size": 2})
+    assert parse(small, ModelArgs, "it.yaml").ongoing_requests == 16
+    given = serving(max_ongoing_requests=9)
+    assert parse(given, ModelArgs, "it.yaml").ongoing_requests == 9

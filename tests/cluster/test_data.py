@@ -1,0 +1,290 @@
+"""Data sources: real files in, labelled splits out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from cluster.config.recipe import DataSource, ImageInput
+from cluster.data import LabelledData, PreparedSamples, load_data
+from cluster.data.split import stratified
+from cluster.errors import SourceError
+from cluster.tensors import TensorSpec
+
+ModuleFile = Callable[[str], str]
+
+
+def png(grey: int) -> bytes:
+    file = BytesIO()
+    Image.new("L", (8, 8), grey).save(file, "PNG")
+    return file.getvalue()
+
+
+def read(source: str, **fields: object) -> LabelledData:
+    return load_data(DataSource.model_validate({"source": source, **fields}), seed=0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Images of two classes: cat is black, dog is white and has twice as many."""
+    root = tmp_path / "photos"
+    for name, grey, count in (("dog", 255, 20), ("cat", 0, 10)):
+        (root / name / "deeper").mkdir(parents=True)
+        for index in range(count):
+            place = root / name / "deeper" if index % 2 else root / name
+            (place / f"{index}.PNG").write_bytes(png(grey))
+    (root / "cat" / "notes.txt").write_text("no image")
+    return root
+
+
+# ---------------------------------------------------------------------------- digits and splits
+
+
+def test_digits_are_png_files_with_stratified_splits() -> None:
+    data = read("digits")
+    assert data.labels == tuple("0123456789")
+    assert (len(data.train), len(data.test)) == (1438, 359)
+    image = Image.open(BytesIO(data.train.raw(0)))  # type: ignore[arg-type]
+    assert (image.format, image.mode, image.size) == ("PNG", "L", (8, 8))
+    assert image.getextrema() == (0, 255)
+    everywhere = np.bincount(np.concatenate([data.train.labels, data.test.labels]))
+    held_out = np.bincount(data.test.labels)
+    assert np.abs(held_out - everywhere * 359 / 1797).max() < 1
+
+
+def test_splits_are_disjoint_cover_everything_and_follow_the_seed() -> None:
+    first, again = read("digits"), read("digits")
+    other = load_data(DataSource(), seed=1)
+    assert not set(first.train.indices) & set(first.test.indices)
+    assert len(set(first.train.indices) | set(first.test.indices)) == 1797
+    np.testing.assert_array_equal(first.train.indices, again.train.indices)
+    np.testing.assert_array_equal(first.test.indices, again.test.indices)
+    assert set(first.test.indices) != set(other.test.indices)
+    assert first.fingerprint == again.fingerprint == other.fingerprint
+
+
+def test_limit_keeps_the_shares_of_the_classes_in_each_split() -> None:
+    data = read("digits", limit=50)
+    for split in (data.train, data.test):
+        assert len(split) == 50
+        assert np.bincount(split.labels).tolist() == pytest.approx([5] * 10, abs=1)
+
+
+def test_stratified_counts_add_up_for_every_count() -> None:
+    labels = np.array([0] * 7 + [1] * 3 + [5])
+    for count in range(len(labels) + 1):
+        chosen = stratified(labels, count, np.random.default_rng(0))
+        assert len(set(chosen)) == count
+        sizes = np.bincount(labels[chosen], minlength=6)[[0, 1, 5]]
+        assert np.abs(sizes - np.array([7, 3, 1]) * count / 11).max() < 1
+
+
+def test_a_subset_reads_the_same_samples() -> None:
+    train = read("digits").train
+    part = train.subset(np.array([5, 3])).subset(slice(1, 2))
+    assert len(part) == 1
+    assert part.raw(0) == train.raw(3)
+    assert part.labels[0] == train.labels[3]
+    assert part.items is train.items
+
+
+# ---------------------------------------------------------------------------- image folders
+
+
+def test_imagefolder_numbers_sorted_class_folders(folder: Path) -> None:
+    data = read(f"imagefolder:{folder}", test_share=0.2)
+    assert data.labels == ("cat", "dog")
+    assert np.bincount(data.test.labels).tolist() == [2, 4]
+    for index in range(len(data.train)):
+        assert data.train.raw(index) == png(255 if data.train.labels[index] else 0)
+    assert len(set(data.train.labels[:10])) == 2, "the first samples must not be of one class"
+
+
+def test_imagefolder_fingerprint_follows_content_not_place(folder: Path, tmp_path: Path) -> None:
+    before = read(f"imagefolder:{folder}").fingerprint
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert read(f"imagefolder:{moved}").fingerprint == before
+    (moved / "cat" / "0.PNG").write_bytes(png(1))
+    assert read(f"imagefolder:{moved}").fingerprint != before
+
+
+def test_large_sets_are_fingerprinted_by_size_and_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.fingerprint.CONTENT_BYTES", 10)
+    before = read(f"imagefolder:{folder}").fingerprint
+    assert read(f"imagefolder:{folder}").fingerprint == before
+    os.utime(folder / "cat" / "0.PNG", ns=(0, 0))
+    assert read(f"imagefolder:{folder}").fingerprint != before
+
+
+def test_imagefolder_refusals(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="missing cannot be read: No such file"):
+        read(f"imagefolder:{tmp_path}/missing")
+    with pytest.raises(SourceError, match="Not a directory"):
+        read(f"imagefolder:{folder}/cat/notes.txt")
+    with pytest.raises(SourceError, match="one folder per class"):
+        read(f"imagefolder:{folder}/cat/deeper")
+    (folder / "bird").mkdir()
+    with pytest.raises(SourceError, match=r"'bird' holds no image file \(\.png"):
+        read(f"imagefolder:{folder}")
+
+
+def test_a_file_that_disappears_is_named(folder: Path) -> None:
+    train = read(f"imagefolder:{folder}").train
+    gone = Path(train.name(4))
+    gone.unlink()
+    with pytest.raises(SourceError, match=f"{gone} cannot be read"):
+        train.raw(4)
+
+
+# ---------------------------------------------------------------------------- safetensors
+
+
+def joined(path: Path, **changes: object) -> str:
+    """A file of ten 8×8 images of two classes, with some tensors changed."""
+    files = [png(index) for index in range(10)]
+    tensors: dict[str, object] = {
+        "jpeg": np.frombuffer(b"".join(files), np.uint8),
+        "offset": np.cumsum([0, *map(len, files)]),
+        "label": np.array([0, 1] * 5),
+        **changes,
+    }
+    metadata = tensors.pop("metadata", {"classes": "even,odd"})
+    save_file({name: array for name, array in tensors.items() if array is not None}, path, metadata)
+    return f"safetensors:{path}"
+
+
+def test_safetensors_slices_are_the_files(tmp_path: Path) -> None:
+    data = read(joined(tmp_path / "a.safetensors"))
+    assert data.labels == ("even", "odd")
+    for split in (data.train, data.test):
+        for index in range(len(split)):
+            assert split.raw(index) == png(int(split.indices[index]))
+            assert split.labels[index] == split.indices[index] % 2
+    unnamed = read(joined(tmp_path / "b.safetensors", metadata=None))
+    assert unnamed.labels == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label": None}, "has the tensors jpeg, offset; expected jpeg, offset, label"),
+        ({"label": np.zeros(10, np.float32)}, "label is F32 .* expected I64"),
+        ({"label": np.zeros(9, np.int64)}, "10 samples but 9 labels"),
+        ({"label": np.array([0, 1] * 4 + [0, 2])}, r"image 9 has label 2, expected 0\.\.1"),
+        ({"offset": np.array([0, 10**6])}, "offset must rise"),
+        ({"offset": np.array([0, 20, 10])}, "offset must rise"),
+        ({"offset": np.array([0])}, "no samples"),
+        ({"metadata": {"classes": "only"}}, "at least two"),
+    ],
+)
+def test_safetensors_refusals(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        read(joined(tmp_path / "a.safetensors", **changes))
+
+
+def test_safetensors_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "junk.safetensors").write_bytes(b"junk" * 10)
+    for name in ("junk.safetensors", "missing.safetensors"):
+        with pytest.raises(SourceError, match=f"{name} cannot be read"):
+            read(f"safetensors:{tmp_path}/{name}")
+
+
+def test_cifar10_photographs(shared_file: Callable[[str], Path]) -> None:
+    data = read(
+        f"safetensors:{shared_file('cifar10_train.safetensors')}",
+        test_source=f"safetensors:{shared_file('cifar10_test.safetensors')}",
+        limit=1000,
+    )
+    assert data.labels[:3] == ("airplane", "automobile", "bird")
+    assert np.bincount(data.test.labels).tolist() == [100] * 10
+    spec = TensorSpec(name="input", datatype="FP32", shape=(-1, 3, 32, 32))
+    (images,), labels = PreparedSamples(data.test, [spec], ImageInput(size=32)).batch(range(64))
+    assert images.shape == (64, 3, 32, 32)
+    assert abs(images.mean()) < 0.5
+    assert 0.5 < images.std() < 1.5
+    np.testing.assert_array_equal(labels, data.test.labels[:64])
+
+
+# ---------------------------------------------------------------------------- test_source
+
+
+def test_a_test_source_is_held_out_whole(tmp_path: Path) -> None:
+    train = joined(tmp_path / "a.safetensors")
+    test = joined(tmp_path / "b.safetensors", label=np.array([1, 0] * 5))
+    data = read(train, test_source=test)
+    assert (len(data.train), len(data.test)) == (10, 10)
+    assert data.fingerprint not in (read(train).fingerprint, read(test).fingerprint)
+
+
+def test_sources_that_do_not_go_together(tmp_path: Path) -> None:
+    train = joined(tmp_path / "a.safetensors")
+    other = joined(tmp_path / "b.safetensors", metadata={"classes": "odd,even"})
+    with pytest.raises(SourceError, match=r"are even, odd, those of .* are odd, even"):
+        read(train, test_source=other)
+    with pytest.raises(SourceError, match="nothing would be held out"):
+        read(train, test_source=train)
+
+
+def test_one_sample_cannot_be_split(tmp_path: Path) -> None:
+    file = joined(tmp_path / "a.safetensors", offset=np.array([0, 9]), label=np.array([0]))
+    with pytest.raises(SourceError, match="cannot be split"):
+        read(file)
+
+
+# ---------------------------------------------------------------------------- python
+
+
+def test_python_arrays_and_tensors(module_file: ModuleFile) -> None:
+    arrays = module_file(
+        "import numpy, torch\n"
+        "def make(): return {'x': torch.arange(12.).reshape(6, 2)}, numpy.arange(6) % 3\n"
+        "def named(): return numpy.zeros((4, 2)), [0, 1, 0, 1], ['no', 'yes']\n",
+    )
+    data = read(arrays)
+    assert data.labels == ("0", "1", "2")
+    raw = data.test.raw(0)
+    assert isinstance(raw, dict)
+    np.testing.assert_array_equal(
+        raw["x"], [2.0 * data.test.indices[0], 2.0 * data.test.indices[0] + 1]
+    )
+    named = read(arrays.replace(":make", ":named"))
+    assert named.labels == ("no", "yes")
+    assert list(named.train.raw(0)) == ["input"]
+
+
+def test_python_texts_and_image_files(module_file: ModuleFile) -> None:
+    lists = module_file(
+        "def make(): return ['good', 'bad', 'fine', 'awful'], [1, 0, 1, 0]\n"
+        "def files(): return [b'a', b'b'], [1, 0]\n",
+    )
+    texts = read(lists).train
+    assert {texts.raw(i) for i in range(len(texts))} < {"good", "bad", "fine", "awful"}
+    assert isinstance(read(lists.replace(":make", ":files")).train.raw(0), bytes)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return 3", r"returned int, expected the tuple \(inputs, labels\)"),
+        ("raise OSError('no disk')", "raised OSError: no disk"),
+        ("return [b'a', 'b'], [0, 1]", "input 1 is str, the first is bytes"),
+        ("return {'a': [1, 2], 'b': [1]}, [0, 1]", "'a': 2, 'b': 1"),
+        ("return [[1], [1, 2]], [0, 1]", "input does not become an array"),
+        ("return [1, 2], [0.5, 1.5]", "expected integers"),
+        ("return [1, 2], [-1, 1]", "has label -1"),
+        ("return None, [1]", "input is NoneType"),
+    ],
+)
+def test_python_refusals(module_file: ModuleFile, body: str, message: str) -> None:
+    source = module_file(f"def make():\n    {body}\n")
+    with pytest.raises(SourceError, match=message):
+        read(source)

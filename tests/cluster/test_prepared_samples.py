@@ -1,0 +1,149 @@
+"""Prepared samples: what reaches the model is what the files, texts and arrays say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cluster.config.recipe import DataSource, ImageInput, TextInput
+from cluster.data import PreparedSamples, Samples, load_data
+from cluster.errors import SourceError
+from cluster.tensors import TensorSpec
+
+IMAGE = ImageInput(size=8, channels=1, mean=(0.0,), std=(1.0,))
+IMAGE_SPEC = TensorSpec(name="input", datatype="FP32", shape=(-1, 1, 8, 8))
+ModuleFile = Callable[[str], str]
+
+
+def training(source: str) -> Samples:
+    return load_data(DataSource(source=source), seed=0).train
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Samples:
+    """Sixteen training samples in files of their own."""
+    for index in range(20):
+        file = tmp_path / "photos" / f"class{index % 2}" / f"{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), index * 10).save(file)
+    return training(f"imagefolder:{tmp_path}/photos")
+
+
+def test_batches_are_the_pixels_in_the_order_asked_for() -> None:
+    samples = training("digits")
+    prepared = PreparedSamples(samples, [IMAGE_SPEC], IMAGE)
+    (images,), labels = prepared.batch([7, 2, 7])
+    for row, index in enumerate([7, 2, 7]):
+        pixels = np.asarray(Image.open(BytesIO(samples.raw(index))))  # type: ignore[arg-type]
+        np.testing.assert_allclose(images[row, 0], pixels / 255, atol=1e-6)
+    assert images.dtype == np.float32
+    assert labels.dtype == np.int64
+    np.testing.assert_array_equal(labels, samples.labels[[7, 2, 7]])
+
+
+def test_a_set_that_fits_is_decoded_once_and_a_larger_one_each_time(photos: Samples) -> None:
+    everything = np.arange(len(photos))
+    kept = PreparedSamples(photos, [IMAGE_SPEC], IMAGE)
+    again = PreparedSamples(photos, [IMAGE_SPEC], IMAGE, memo_bytes=100)
+    expected = kept.batch(everything)[0][0]
+    np.testing.assert_array_equal(again.batch(everything)[0][0], expected)
+    for index in everything:
+        Path(photos.name(index)).unlink()
+    first = kept.batch(everything)[0][0]
+    first += 1  # a caller's change must not reach the memo
+    np.testing.assert_array_equal(kept.batch(everything)[0][0], expected)
+    with pytest.raises(SourceError, match="cannot be read"):
+        again.batch(everything)
+
+
+def test_a_damaged_image_is_named(photos: Samples) -> None:
+    Path(photos.name(3)).write_bytes(b"not an image")
+    prepared = PreparedSamples(photos, [IMAGE_SPEC], IMAGE)
+    with pytest.raises(SourceError, match=f"{photos.name(3)}: "):
+        prepared.batch([1, 3])
+
+
+def test_an_image_over_the_pixel_limit_is_refused() -> None:
+    with pytest.raises(SourceError, match="64 pixels"):
+        PreparedSamples(training("digits"), [IMAGE_SPEC], IMAGE, max_pixels=63)
+
+
+def arrays_of(module_file: ModuleFile, expression: str) -> Samples:
+    return training(module_file(f"import numpy\ndef make(): return {expression}\n"))
+
+
+def test_ready_arrays_come_in_the_order_of_the_inputs(module_file: ModuleFile) -> None:
+    samples = arrays_of(
+        module_file,
+        "{'a': numpy.arange(8.).reshape(4, 2), 'b': numpy.arange(4)[:, None]}, [0, 1, 0, 1]",
+    )
+    specs = [
+        TensorSpec(name="b", datatype="INT64", shape=(-1, 1)),
+        TensorSpec(name="a", datatype="FP32", shape=(-1, 2)),
+    ]
+    (b, a), _ = PreparedSamples(samples, specs, None).batch([1, 0])
+    assert (b.dtype, a.dtype) == (np.int64, np.float32)
+    np.testing.assert_array_equal(b[:, 0], samples.indices[[1, 0]])
+    np.testing.assert_array_equal(a[:, 0], 2.0 * samples.indices[[1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "datatype", "message"),
+    [
+        ("numpy.zeros((4, 3))", "FP32", r"float64 \[3\], the model takes FP32 \[2\]"),
+        ("numpy.zeros((4, 2))", "INT64", r"float64 \[2\], the model takes INT64 \[2\]"),
+        ("{'x': numpy.zeros((4, 2))}", "FP32", "the arrays are x, the model also takes input"),
+        ("['a'] * 4", "FP32", "is a text; give the model arrays"),
+    ],
+)
+def test_samples_that_do_not_fit_the_inputs_are_refused_at_once(
+    module_file: ModuleFile, inputs: str, datatype: str, message: str
+) -> None:
+    samples = arrays_of(module_file, f"{inputs}, [0, 1, 0, 1]")
+    spec = TensorSpec(name="input", datatype=datatype, shape=(-1, 2))
+    with pytest.raises(SourceError, match=message):
+        PreparedSamples(samples, [spec], None)
+
+
+def test_kinds_of_samples_and_preprocessing_must_match(module_file: ModuleFile) -> None:
+    texts = arrays_of(module_file, "['a'] * 4, [0, 1, 0, 1]")
+    with pytest.raises(SourceError, match="is a text; give the model image files"):
+        PreparedSamples(texts, [IMAGE_SPEC], IMAGE)
+    with pytest.raises(SourceError, match=r"needs the bytes of its tokenizer\.json"):
+        PreparedSamples(texts, [], TextInput())
+
+
+def test_texts_become_token_ids(module_file: ModuleFile) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.models.WordLevel({"[PAD]": 0, "[UNK]": 1, "good": 2}, unk_token="[UNK]")
+    texts = arrays_of(module_file, "['good', 'good', 'bad', 'bad'], [1, 1, 0, 0]")
+    specs = [
+        TensorSpec(name=name, datatype="INT64", shape=(-1, 4))
+        for name in ("input_ids", "attention_mask")
+    ]
+    tokenizer = tokenizers.Tokenizer(words).to_str().encode()
+    prepared = PreparedSamples(texts, specs, TextInput(max_length=4), tokenizer)
+    (ids, mask), labels = prepared.batch(range(len(texts)))
+    np.testing.assert_array_equal(ids[:, 0], labels + 1)
+    assert not ids[:, 1:].any()
+    assert mask.tolist() == [[1, 0, 0, 0]] * len(texts)
+
+
+def test_reading_and_preparing_images_does_not_import_torch() -> None:
+    program = (
+        "import sys, cluster.data as d\n"
+        "from cluster.config.recipe import DataSource, ImageInput\n"
+        "from cluster.tensors import TensorSpec\n"
+        "spec = TensorSpec(name='input', datatype='FP32', shape=(-1, 3, 8, 8))\n"
+        "samples = d.load_data(DataSource(), 0).test\n"
+        "d.PreparedSamples(samples, [spec], ImageInput(size=8)).batch([0])\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

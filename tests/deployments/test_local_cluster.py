@@ -1,0 +1,291 @@
+"""A real local cluster: started, deployed to, asked through HAProxy, broken, stopped whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.errors import ClusterError, ConfigError
+from deployments.local import LocalCluster, ports, processes
+from deployments.request_guard import MAX_REQUEST_TIMEOUT_VARIABLE
+
+APPLICATION = """
+import asyncio
+from ray import serve
+
+@serve.deployment
+class Length:
+    async def __call__(self, request):
+        body = await request.body()
+        if body == b"fail":
+            raise RuntimeError("a secret in /some/path")
+        if body == b"sleep":
+            await asyncio.sleep(30)
+        return {"bytes": len(body)}
+
+@serve.deployment
+class Broken:
+    def __init__(self):
+        raise ValueError("no such weights")
+
+def length(args):
+    return Length.bind()
+
+def broken(args):
+    return Broken.options(max_constructor_retry_count=1).bind()
+"""
+LENGTH = {
+    "name": "length",
+    "route_prefix": "/length",
+    "import_path": "cluster_test_application:length",
+}
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What every cluster of this file inherits: the test application, and a short deadline."""
+    directory = tmp_path_factory.mktemp("application")
+    (directory / "cluster_test_application.py").write_text(APPLICATION)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(directory))
+        patch.setenv(MAX_REQUEST_TIMEOUT_VARIABLE, "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster(environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    directory = tmp_path_factory.mktemp("shared")
+    started = start(directory / "state")
+    try:
+        started.deploy(write_config(directory, LENGTH))
+        yield started
+    finally:
+        started.stop()
+
+
+def start(state_dir: Path) -> LocalCluster:
+    http_port, dashboard_port = ports.free_ports(2)
+    return LocalCluster.start(
+        http_port=http_port, dashboard_port=dashboard_port, num_cpus=2, state_dir=state_dir
+    )
+
+
+def write_config(directory: Path, *applications: dict[str, str]) -> Path:
+    path = directory / "serve.yaml"
+    path.write_text(yaml.safe_dump({"applications": list(applications)}))
+    return path
+
+
+def post(url: str, body: bytes, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    request = urllib.request.Request(url, data=body, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, dict(answer.headers), answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, dict(error.headers), error.read()
+
+
+def send_raw(cluster: LocalCluster, header: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", cluster.record.http_port), timeout=10) as raw:
+        raw.sendall(b"GET /length HTTP/1.1\r\nHost: x\r\n" + header)
+        raw.sendall(b"\r\nConnection: close\r\n\r\n")
+        return b"".join(iter(lambda: raw.recv(65536), b""))
+
+
+def found(cluster: LocalCluster) -> list[processes.Process]:
+    return processes.find(cluster.record.cluster_id, cluster.record.run_dir)
+
+
+def pid_of(cluster: LocalCluster, name: str) -> int:
+    return next(p.pid for p in found(cluster) if p.name.startswith(name))
+
+
+def assert_nothing_left(cluster: LocalCluster, shared_memory: set[str]) -> None:
+    assert found(cluster) == []
+    assert [port for port in cluster.record.ports if ports.holder(port) is not None] == []
+    assert not cluster.record.run_dir.exists()
+    assert not cluster.record.token_path.exists()
+    assert set(os.listdir("/dev/shm")) <= shared_memory
+    assert LocalCluster.running(cluster.record.state_dir) is None
+
+
+def test_a_deployed_application_answers_through_haproxy(cluster: LocalCluster) -> None:
+    status, _, body = post(f"{cluster.http}/length", b"12345")
+    assert (status, json.loads(body)) == (200, {"bytes": 5})
+    holder = ports.holder(cluster.record.http_port)
+    assert holder is not None
+    assert holder.startswith("haproxy (pid ")
+
+
+def test_only_the_token_opens_the_dashboard(cluster: LocalCluster) -> None:
+    assert stat.S_IMODE(cluster.record.token_path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(cluster.record.run_dir.stat().st_mode) == 0o700
+
+    def ask(headers: dict[str, str]) -> int:
+        request = urllib.request.Request(f"{cluster.dashboard}/api/serve/applications/")
+        for name, value in headers.items():
+            request.add_header(name, value)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    token = cluster.record.token_path.read_text()
+    assert ask({}) == 401
+    assert ask({"Authorization": f"Bearer {token[::-1]}"}) == 403
+    assert ask({"Authorization": f"Bearer {token}"}) == 200
+
+
+def test_only_loopback_reaches_models_and_dashboard(cluster: LocalCluster) -> None:
+    for port in (cluster.record.http_port, cluster.record.dashboard_port):
+        listening = {
+            line.split()[1].partition(":")[0]
+            for line in Path("/proc/net/tcp").read_text().splitlines()
+            if f":{port:04X} 00000000:0000 0A" in line
+        }
+        assert listening == {"0100007F"}
+
+
+def test_the_environment_lets_a_driver_in(cluster: LocalCluster) -> None:
+    script = "import ray; ray.init(log_to_driver=False); print(ray.cluster_resources()['CPU'])"
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **cluster.environment()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.stdout.strip() == "2.0", result.stderr
+
+
+def test_the_running_cluster_is_found_and_not_started_twice(cluster: LocalCluster) -> None:
+    state_dir = cluster.record.state_dir
+    assert LocalCluster.running(state_dir) == cluster
+    with pytest.raises(ClusterError, match=f"runs already, at {cluster.http}"):
+        LocalCluster.start(state_dir=state_dir)
+
+
+def test_a_busy_port_is_named_with_its_holder(cluster: LocalCluster, tmp_path: Path) -> None:
+    port = cluster.record.http_port
+    with pytest.raises(ClusterError, match=rf"port {port} \(HTTP\) is not free: haproxy \(pid"):
+        LocalCluster.start(http_port=port, state_dir=tmp_path)
+    assert not (tmp_path / "cluster.json").exists()
+
+
+def test_a_failing_application_is_told_with_its_reason(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    broken = {
+        "name": "broken",
+        "route_prefix": "/broken",
+        "import_path": "cluster_test_application:broken",
+    }
+    with pytest.raises(ClusterError, match=r"(?s)'broken' failed:.*no such weights"):
+        cluster.deploy(write_config(tmp_path, LENGTH, broken))
+    assert post(f"{cluster.http}/length", b"1")[0] == 200
+
+
+def test_a_config_that_is_none_is_refused(cluster: LocalCluster, tmp_path: Path) -> None:
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ConfigError, match=r"list\.yaml: applications: expected a list"):
+        cluster.deploy(tmp_path / "list.yaml")
+    with pytest.raises(ClusterError, match="import_path"):
+        cluster.deploy(write_config(tmp_path, {"name": "nothing", "route_prefix": "/nothing"}))
+
+
+def test_the_guard_refuses_what_serve_could_not_decode(cluster: LocalCluster) -> None:
+    for name in (b"x-request-id", b"x-note", b"x-request-timeout-seconds"):
+        head, _, body = send_raw(cluster, name + b": \xff\xfe").partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert json.loads(body)["error"].startswith(f"header '{name.decode()}' is not valid UTF-8")
+    # A header's name does not get past HAProxy.
+    assert send_raw(cluster, b"x-n\xffte: 1").startswith(b"HTTP/1.1 400 Bad request")
+
+
+def test_no_client_can_switch_the_deadline_off(cluster: LocalCluster) -> None:
+    for asked in ("0", "inf"):
+        started = time.monotonic()
+        status, _, body = post(
+            f"{cluster.http}/length", b"sleep", **{"x-request-timeout-seconds": asked}
+        )
+        assert status == 408
+        assert 0.9 < time.monotonic() - started < 3
+        assert "within its deadline of 1.0 s" in json.loads(body)["error"]
+
+
+def test_a_failure_shows_its_request_id_and_nothing_else(cluster: LocalCluster) -> None:
+    status, headers, body = post(f"{cluster.http}/length", b"fail", **{"X-Request-ID": "r-17"})
+    assert status == 500
+    assert headers["content-type"] == "application/json"
+    assert json.loads(body) == {
+        "error": "the server failed to answer request r-17; its log has the reason"
+    }
+
+
+def test_a_broken_cluster_is_stopped_whole(environment: None, tmp_path: Path) -> None:
+    shared_memory = set(os.listdir("/dev/shm"))
+    cluster = start(tmp_path / "state")
+    try:
+        cluster.deploy(write_config(tmp_path, LENGTH))
+        for name in ("raylet", "gcs_server", "ray::HAProxyMan"):
+            os.kill(pid_of(cluster, name), signal.SIGKILL)
+        time.sleep(0.2)
+        # HAProxy, orphaned, still holds the port: a stop must find it.
+        assert (ports.holder(cluster.record.http_port) or "").startswith("haproxy")
+        assert LocalCluster.running(cluster.record.state_dir) is None
+    finally:
+        assert LocalCluster.stop_recorded(cluster.record.state_dir)
+    assert_nothing_left(cluster, shared_memory)
+
+
+def test_what_a_killed_start_leaves_is_found(environment: None, tmp_path: Path) -> None:
+    http_port, dashboard_port = ports.free_ports(2)
+    script = f"""
+from pathlib import Path
+from deployments.local import LocalCluster
+LocalCluster.start(
+    http_port={http_port}, dashboard_port={dashboard_port}, state_dir=Path({str(tmp_path)!r})
+)
+"""
+    shared_memory = set(os.listdir("/dev/shm"))
+    starting = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        deadline = time.monotonic() + 30
+        while ports.holder(dashboard_port) is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        starting.kill()
+        starting.wait()
+    from_record = json.loads((tmp_path / "cluster.json").read_text())
+    run_dir = Path(from_record["run_dir"])
+    assert processes.find(from_record["cluster_id"], run_dir)
+    assert LocalCluster.stop_recorded(tmp_path)
+    assert processes.find(from_record["cluster_id"], run_dir) == []
+    assert ports.holder(dashboard_port) is None
+    assert not run_dir.exists()
+    assert set(os.listdir("/dev/shm")) <= shared_memory
+    assert not LocalCluster.stop_recorded(tmp_path)
+
+
+def test_a_stop_leaves_nothing(cluster: LocalCluster) -> None:
+    # Last in the file: the other tests share this cluster.
+    shared_memory = set(os.listdir("/dev/shm"))
+    assert found(cluster)
+    cluster.stop()
+    assert_nothing_left(cluster, shared_memory)
+    cluster.stop()  # a second stop has nothing to do

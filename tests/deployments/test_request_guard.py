@@ -1,0 +1,229 @@
+"""RequestGuard around a bare ASGI app: what it refuses, what it changes, what it leaves alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+
+import pytest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cluster.errors import ConfigError
+from deployments.request_guard import (
+    DEADLINE_HEADER,
+    MAX_REQUEST_TIMEOUT_S,
+    MAX_REQUEST_TIMEOUT_VARIABLE,
+    RequestGuard,
+    middlewares,
+)
+
+DEADLINE = DEADLINE_HEADER.encode()
+Header = tuple[bytes, bytes]
+
+
+@dataclass
+class Exchange:
+    """What an app got to see of one request, and what left the guard for it."""
+
+    scope: Scope | None = None
+    sent: list[Message] = field(default_factory=list)
+
+    @property
+    def status(self) -> int:
+        return int(self.sent[0]["status"])
+
+    @property
+    def headers(self) -> list[Header]:
+        return list(self.sent[0]["headers"])
+
+    @property
+    def error(self) -> str:
+        """The sentence of a JSON error, after checking that its headers fit its body."""
+        (body,) = [message["body"] for message in self.sent[1:]]
+        headers = dict(self.headers)
+        assert len(headers) == len(self.headers), "a header was sent twice"
+        assert headers[b"content-type"] == b"application/json"
+        assert headers[b"content-length"] == str(len(body)).encode()
+        document = json.loads(body)
+        assert list(document) == ["error"]
+        return str(document["error"])
+
+    @property
+    def deadlines(self) -> list[bytes]:
+        assert self.scope is not None
+        return [value for name, value in self.scope["headers"] if name == DEADLINE]
+
+
+def exchange(app: ASGIApp, *headers: Header, kind: str = "http") -> Exchange:
+    seen = Exchange()
+
+    async def observed(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.scope = scope
+        await app(scope, receive, send)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        seen.sent.append(message)
+
+    scope: Scope = {"type": kind, "headers": list(headers)}
+    asyncio.run(RequestGuard(observed, max_timeout_s=5)(scope, receive, send))
+    return seen
+
+
+def answer(status: int, headers: list[Header], *parts: bytes) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        for number, part in enumerate(parts, 1):
+            more = number < len(parts)
+            await send({"type": "http.response.body", "body": part, "more_body": more})
+
+    return app
+
+
+OK = answer(200, [], b"")
+TEXT: Header = (b"content-type", b"text/plain; charset=utf-8")
+
+
+@pytest.mark.parametrize(
+    ("header", "shown"),
+    [
+        ((b"x-request-id", b"\xff"), "x-request-id"),
+        ((DEADLINE, b"\xc3"), DEADLINE_HEADER),
+        ((b"x-n\xffte", b"1"), r"x-n\\xffte"),
+    ],
+)
+def test_a_header_that_is_not_utf8_is_refused_by_name(header: Header, shown: str) -> None:
+    seen = exchange(OK, (b"host", b"x"), header)
+    assert seen.scope is None  # the app never saw it
+    assert seen.status == 400
+    assert seen.error == f"header '{shown}' is not valid UTF-8; send it as UTF-8 text"
+
+
+def test_utf8_beyond_ascii_passes() -> None:
+    header = (b"x-note", "Zürich".encode())
+    seen = exchange(OK, header)
+    assert seen.status == 200
+    assert seen.scope is not None
+    assert header in seen.scope["headers"]
+
+
+def test_a_websocket_with_a_broken_header_is_closed() -> None:
+    seen = exchange(OK, (b"x-note", b"\xff"), kind="websocket")
+    assert seen.scope is None
+    assert seen.sent == [{"type": "websocket.close", "code": 1007}]
+
+
+@pytest.mark.parametrize(
+    "asked", [b"0", b"-0.0", b"-3", b"nan", b"inf", b"-inf", b"5.001", b"1e400", b"", b"soon"]
+)
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_a_deadline_nobody_may_have_becomes_the_longest(asked: bytes, kind: str) -> None:
+    assert exchange(OK, (DEADLINE, asked), kind=kind).deadlines == [b"5"]
+
+
+def test_no_deadline_becomes_the_longest() -> None:
+    assert exchange(OK, (b"host", b"x")).deadlines == [b"5"]
+
+
+def test_a_deadline_within_the_limit_passes() -> None:
+    assert exchange(OK, (DEADLINE, b"0.25")).deadlines == [b"0.25"]
+    assert exchange(OK, (DEADLINE, b"5")).deadlines == [b"5"]
+
+
+def test_one_deadline_remains_of_several() -> None:
+    assert exchange(OK, (DEADLINE, b"2"), (b"host", b"x"), (DEADLINE, b"0")).deadlines == [b"5"]
+
+
+def test_plain_text_below_500_becomes_json_and_keeps_its_headers() -> None:
+    headers = [TEXT, (b"retry-after", b"1"), (b"content-length", b"35"), (b"x-request-id", b"r")]
+    seen = exchange(answer(429, headers, b"Request dropped ", b"due to backpressure"))
+    assert seen.status == 429
+    assert seen.error == "Request dropped due to backpressure"
+    assert dict(seen.headers)[b"retry-after"] == b"1"
+    assert dict(seen.headers)[b"x-request-id"] == b"r"
+
+
+@pytest.mark.parametrize("headers", [[TEXT], []])
+def test_plain_text_of_a_5xx_is_replaced(headers: list[Header]) -> None:
+    text = b'Traceback (most recent call last):\n  File "/secret/path.py"'
+    seen = exchange(answer(500, [*headers, (b"x-request-id", b"r-1")], text))
+    assert seen.error == "the server failed to answer request r-1; its log has the reason"
+
+
+def test_a_timeout_names_the_deadline_the_request_had() -> None:
+    seen = exchange(answer(408, [TEXT], b"timed out after 60.0s"), (DEADLINE, b"0.5"))
+    assert "within its deadline of 0.5 s" in seen.error
+
+
+def test_a_long_text_is_cut() -> None:
+    assert len(exchange(answer(404, [TEXT], b"x" * 3000, b"y" * 3000, b"z")).error) == 4096
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_json_errors_pass_untouched(status: int) -> None:
+    start = {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [(b"content-type", b"application/json"), (b"content-length", b"2")],
+    }
+    body = {"type": "http.response.body", "body": b"{}"}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start)
+        await send(body)
+
+    sent = exchange(app).sent
+    assert sent[0] is start
+    assert sent[1] is body
+
+
+def test_plain_text_that_is_no_error_passes() -> None:
+    seen = exchange(answer(200, [TEXT], b"success"))
+    assert [message.get("body") for message in seen.sent] == [None, b"success"]
+
+
+def test_an_exception_becomes_a_500(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("/secret/path")
+
+    seen = exchange(app)
+    assert seen.status == 500
+    assert seen.error == "the server failed to answer a request; its log has the reason"
+    assert "/secret/path" in caplog.text  # the log has the reason, as promised
+
+
+def test_an_exception_amid_an_answer_closes_the_connection() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("too late")
+
+    with pytest.raises(RuntimeError, match="too late"):  # uvicorn closes when it sees this
+        exchange(app)
+
+
+def test_serve_cancelling_a_finished_request_passes() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(408, [TEXT], b"late")(scope, receive, send)
+        raise asyncio.CancelledError  # as Serve does after a deadline
+
+    with pytest.raises(asyncio.CancelledError):
+        exchange(app)
+
+
+def test_the_longest_deadline_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(MAX_REQUEST_TIMEOUT_VARIABLE, raising=False)
+    assert middlewares()[0].kwargs == {"max_timeout_s": MAX_REQUEST_TIMEOUT_S}
+    monkeypatch.setenv(MAX_REQUEST_TIMEOUT_VARIABLE, "2.5")
+    assert middlewares()[0].kwargs == {"max_timeout_s": 2.5}
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "a minute", ""])
+def test_a_longest_deadline_that_is_none_is_refused(
+    given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MAX_REQUEST_TIMEOUT_VARIABLE, given)
+    with pytest.raises(ConfigError, match=f"{MAX_REQUEST_TIMEOUT_VARIABLE}="):
+        middlewares()
