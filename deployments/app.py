@@ -32,7 +32,7 @@ def model(args: dict[str, Any]) -> Application:
         if checked.autoscaling is None
         else {"autoscaling_config": checked.autoscaling}
     )
-    deployment = serve.deployment(serve.ingress()(ModelReplica)).options(
+    deployment = serve.deployment(
         name=MODEL_DEPLOYMENT_PREFIX + checked.name,
         max_ongoing_requests=checked.ongoing_requests,
         max_queued_requests=checked.max_queued_requests,
@@ -40,7 +40,7 @@ def model(args: dict[str, Any]) -> Application:
         health_check_period_s=10,
         health_check_timeout_s=30,
         **scale,
-    )
+    )(serve.ingress()(ModelReplica))
     return deployment.bind(checked)
 
 
@@ -48,7 +48,9 @@ def catalog(args: dict[str, Any]) -> Application:
     """The server's own paths, behind ``/v2``. It takes no arguments."""
     if args:
         raise ValueError(f"deployments.app:catalog takes no args, got {sorted(args)}")
-    deployment = serve.deployment(serve.ingress()(Catalog)).options(
-        name="catalog", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=100
-    )
+    deployment = serve.deployment(
+        name="catalog",
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=100,
+    )(serve.ingress()(Catalog))
     return deployment.bind()

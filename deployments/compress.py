@@ -1,15 +1,19 @@
 """The compression job's entry point inside a Ray cluster.
 
-    headrace compress → Ray job: python -m deployments.compress JOB → job.run → exit status
+    headrace compress → Ray job: python -m deployments.compress → job.run → exit status
 
-``JOB`` is JSON with the recipe as plain data and the store. Exit status: 0 accepted, 3 rejected
-by the gate, 2 wrong recipe or source, 1 failed.
+What to do stands in the environment variable ``HEADRACE_JOB``: JSON with the recipe as plain
+data and the store. Exit status: 0 accepted, 3 rejected by the gate, 2 wrong recipe or source,
+1 failed.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sys
+import warnings
 
 from cluster.artifact.store import open_store
 from cluster.compression import job
@@ -22,15 +26,19 @@ ACCEPTED, FAILED, WRONG, REJECTED = 0, 1, 2, 3
 """Exit statuses."""
 
 
-def entrypoint_argument(recipe: Recipe, store: str) -> str:
-    """The ``JOB`` argument for a recipe and a store."""
-    return json.dumps({"recipe": recipe.model_dump(mode="json"), "store": store})
+JOB_VARIABLE = "HEADRACE_JOB"
 
 
-def main(argument: str) -> int:
-    """Run the job described by ``argument``; returns the exit status."""
+def environment(recipe: Recipe, store: str) -> dict[str, str]:
+    """The variables to run the job with."""
+    return {JOB_VARIABLE: json.dumps({"recipe": recipe.model_dump(mode="json"), "store": store})}
+
+
+def main() -> int:
+    """Run the job that the environment describes; returns the exit status."""
+    _quieten_torch()
     try:
-        task = json.loads(argument)
+        task = json.loads(os.environ[JOB_VARIABLE])
         recipe = parse(task["recipe"], Recipe, "recipe")
         outcome = job.run(recipe, open_store(task["store"]), to_stdout)
     except (ConfigError, SourceError) as error:
@@ -42,5 +50,12 @@ def main(argument: str) -> int:
     return ACCEPTED if outcome.artifact is not None else REJECTED
 
 
+def _quieten_torch() -> None:
+    """Leave out of the job's log what PyTorch warns its own developers of."""
+    warnings.filterwarnings("ignore", module=r"torch(ao)?\.")
+    for name in ("torch.utils.cpp_extension", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import orjson
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -14,45 +15,51 @@ from starlette.responses import Response
 from cluster.errors import HeadraceError
 from cluster.protocol.metadata import error_body
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("ray.serve")
 
-INTERNAL = "the server failed on this request; its log says why. The request itself was well-formed"
+INTERNAL = "the server failed on this request; the reason stands in its log"
+
+Count = Callable[[str], None]
+"""Hears the outcome of a request that failed: rejected, failed or cancelled."""
 
 
-def json_response(content: object, status: int = 200, **headers: str) -> Response:
+def json_response(content: object, status: int = 200) -> Response:
     """A JSON answer."""
-    return Response(orjson.dumps(content), status, headers, media_type="application/json")
+    return Response(orjson.dumps(content), status, media_type="application/json")
 
 
-def answer_errors(app: FastAPI, count: Callable[[str], None]) -> None:
-    """Turn every exception of ``app`` into a JSON error; ``count`` hears the outcome's name."""
-
-    async def headrace(_: Request, error: Exception) -> Response:
-        status = error.http_status if isinstance(error, HeadraceError) else 500
-        if status >= 500:
-            logger.error("request failed: %s", error)
-            count("failed")
-            return json_response(error_body(INTERNAL), status)
+def error_response(error: Exception, count: Count) -> Response:
+    """The answer for an exception: its message below 500, a fixed sentence from there on."""
+    if isinstance(error, HeadraceError) and error.http_status < 500:
         count("rejected")
-        # The unread rest of the body is not worth keeping the connection for.
-        return json_response(error_body(str(error)), status, connection="close")
+        return json_response(error_body(str(error)), error.http_status)
+    if isinstance(error, ClientDisconnect):
+        count("cancelled")
+        return json_response(error_body("the client closed the connection"), 400)
+    logger.error("request failed: %s", error, exc_info=error)
+    count("failed")
+    return json_response(error_body(INTERNAL), 500)
 
-    async def http(request: Request, error: Exception) -> Response:
+
+def answer_errors(app: FastAPI, count: Count) -> None:
+    """Turn every exception of ``app``, and FastAPI's own refusals, into a JSON error."""
+
+    async def ours(_: Request, error: Exception) -> Response:
+        return error_response(error, count)
+
+    async def no_such_path(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         detail = error.detail if isinstance(error, HTTPException) else INTERNAL
         count("rejected")
         return json_response(error_body(f"{request.method} {request.url.path}: {detail}"), status)
 
-    async def disconnected(_: Request, __: Exception) -> Response:
-        count("cancelled")
-        return json_response(error_body("the client closed the connection"), 400)
+    async def wrong_parameter(_: Request, error: Exception) -> Response:
+        problems = error.errors() if isinstance(error, RequestValidationError) else []
+        count("rejected")
+        said = [f"{p['loc'][-1]}: {p['msg']} (given: {p['input']!r:.60})" for p in problems]
+        return json_response(error_body("; ".join(said)), 400)
 
-    async def unforeseen(_: Request, error: Exception) -> Response:
-        logger.error("request failed", exc_info=error)
-        count("failed")
-        return json_response(error_body(INTERNAL), 500)
-
-    app.add_exception_handler(HeadraceError, headrace)
-    app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(ClientDisconnect, disconnected)
-    app.add_exception_handler(Exception, unforeseen)
+    for kind in (HeadraceError, ClientDisconnect, Exception):
+        app.add_exception_handler(kind, ours)
+    app.add_exception_handler(HTTPException, no_such_path)
+    app.add_exception_handler(RequestValidationError, wrong_parameter)

@@ -10,8 +10,6 @@ import logging
 import sys
 import time
 
-from fastapi import FastAPI
-
 from cluster.artifact.artifact import TOKENIZER
 from cluster.artifact.store import open_store
 from cluster.config.serving import ModelArgs
@@ -19,7 +17,7 @@ from cluster.errors import ProgramError
 from cluster.preprocess import TextEncoder
 from cluster.program import program as programs
 from cluster.runtime.batcher import Batcher
-from deployments.endpoints import model_app
+from deployments.endpoints import ModelApp
 from deployments.inference import Model
 from deployments.metrics import ModelMetrics
 
@@ -71,8 +69,8 @@ class ModelReplica:
             args.name, manifest.name, self._model.version, program.entry.file, program.runner, took,
         )  # fmt: skip
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        return model_app(self._model)
+    def __serve_build_asgi_app__(self) -> ModelApp:
+        return ModelApp(self._model)
 
     async def check_health(self) -> None:
         """Raises ProgramError if the compute thread is gone, stuck, or the program fails."""

@@ -1,8 +1,15 @@
 """What stands between HAProxy and Serve's own request code in every replica.
 
-    HAProxy → uvicorn → RequestGuard → Serve (request id, queue, deadline) → deployment
+    HAProxy → uvicorn → RequestGuard → Serve (request id, queue, metrics) → deployment
                              │ ▲
       header not UTF-8 → 400 ┘ └ a plain-text error answer leaves as JSON {"error": ...}
+      deadline passed  → 408
+      client gone      → the request is cancelled
+
+Serve would watch for the deadline and for a disconnect too, with two tasks per request and a
+queue that takes in a body however large before anyone reads it. The guard asks it not to, by
+the headers it has for that, and does both with one timer and one task: a request of 600 KB
+arrives 1 ms sooner, and a body is read no faster than the deployment wants it.
 
 Serve calls :func:`middlewares` once per replica, where the variable
 ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deployments.request_guard:middlewares`` is set for
@@ -12,6 +19,7 @@ The guard is therefore the first code to see a request and the last to see its a
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import os
@@ -31,6 +39,11 @@ MAX_REQUEST_TIMEOUT_VARIABLE = "HEADRACE_MAX_REQUEST_TIMEOUT_S"
 
 MAX_REQUEST_TIMEOUT_S = 60.0
 """Longest time a request may take, waiting included, and what it gets if it asks for nothing."""
+
+_DEADLINE = DEADLINE_HEADER.encode()
+_DISCONNECT = b"x-request-disconnect-disabled"
+_LEAVE_IT_TO_THE_GUARD = ((_DEADLINE, b"0"), (_DISCONNECT, b"?1"))
+"""How Serve is told to watch neither the deadline nor the connection of a request."""
 
 _ERROR_TEXT_BYTES = 4096  # what is read of a plain-text error; a longer one is cut
 
@@ -66,8 +79,10 @@ class RequestGuard:
 
     - A header whose name or value is not UTF-8 is answered with 400: Serve decodes some headers
       before it catches anything, which would be a bare 500.
-    - ``x-request-timeout-seconds`` reaches Serve exactly once, above 0 and at most
-      ``max_timeout_s``. Serve takes 0 or less as "no deadline", and a client must not have that.
+    - The deadline is what ``x-request-timeout-seconds`` asks for, at most ``max_timeout_s``. A
+      request that asks for none, or for something that is no time, has ``max_timeout_s``. When
+      it passes, the request is cancelled and answered with 408.
+    - A request whose client has gone is cancelled.
     - An error answer in plain text, as Serve writes them, becomes JSON ``{"error": ...}``. The
       text of a 5xx is replaced, since it may show a path or a traceback. Answers of any other
       type pass as they are.
@@ -76,14 +91,12 @@ class RequestGuard:
     def __init__(self, app: ASGIApp, max_timeout_s: float = MAX_REQUEST_TIMEOUT_S) -> None:
         self._app = app
         self._max_timeout_s = max_timeout_s
-        self._name = DEADLINE_HEADER.encode()
-        self._default = (self._name, repr(max_timeout_s).encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        deadline = self._default
+        timeout_s = self._max_timeout_s
         headers = []
         for header in scope["headers"]:
             name, value = header
@@ -91,43 +104,85 @@ class RequestGuard:
             if not (value.isascii() and name.isascii()) and not _is_utf8(name, value):
                 await _refuse(scope, send, name)
                 return
-            if name == self._name:
-                deadline = header if self._allowed(value) else self._default
-            else:
+            if name == _DEADLINE:
+                timeout_s = self._clamped(value)
+            elif name != _DISCONNECT:
                 headers.append(header)
-        headers.append(deadline)
-        scope["headers"] = headers
-
         if scope["type"] != "http":
+            scope["headers"] = headers  # Serve watches over a WebSocket, by its own deadline
             await self._app(scope, receive, send)
             return
-        answer = _Answer(send, deadline[1])
+        scope["headers"] = [*headers, *_LEAVE_IT_TO_THE_GUARD]
+        answer = _Answer(send, timeout_s)
+        client = _Client(receive, answer)
         try:
-            await self._app(scope, receive, answer)
+            async with asyncio.timeout(timeout_s):
+                await self._app(scope, client, answer)
+        except TimeoutError:
+            await answer.fail(408)
+        except asyncio.CancelledError:
+            if not client.gone:
+                raise
         except Exception:
             if answer.begun:
                 raise  # nothing but closing the connection can tell the client now
             _logger.exception("A request failed outside of the deployment.")
-            await answer.fail()
+            await answer.fail(500)
+        finally:
+            client.forget()
 
-    def _allowed(self, value: bytes) -> bool:
+    def _clamped(self, value: bytes) -> float:
         try:
-            return 0 < float(value) <= self._max_timeout_s  # False for NaN
+            asked = float(value)
         except ValueError:
-            return False
+            return self._max_timeout_s
+        return asked if 0 < asked <= self._max_timeout_s else self._max_timeout_s  # NaN is neither
+
+
+class _Client:
+    """The ``receive`` of one request; once the body is in, it watches for the client to leave."""
+
+    __slots__ = ("_answer", "_receive", "_request", "_watch", "gone")
+
+    def __init__(self, receive: Receive, answer: _Answer) -> None:
+        self._receive = receive
+        self._answer = answer
+        self._request = asyncio.current_task()
+        self._watch: asyncio.Task[None] | None = None
+        self.gone = False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        if self._watch is None and not message.get("more_body", False):
+            self._watch = asyncio.create_task(self._until_gone())
+        return message
+
+    async def _until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        # The server says so too when the answer is complete; then there is nothing to cancel.
+        if not self._answer.complete and self._request is not None:
+            self.gone = True
+            self._request.cancel()
+
+    def forget(self) -> None:
+        """The request is over: stop watching."""
+        if self._watch is not None:
+            self._watch.cancel()
 
 
 class _Answer:
     """The ``send`` of one request: passes answers through, holds plain-text errors back."""
 
-    __slots__ = ("_deadline", "_held", "_send", "_text", "begun")
+    __slots__ = ("_held", "_send", "_text", "_timeout_s", "begun", "complete")
 
-    def __init__(self, send: Send, deadline: bytes) -> None:
+    def __init__(self, send: Send, timeout_s: float) -> None:
         self._send = send
-        self._deadline = deadline
+        self._timeout_s = timeout_s
         self._held: Message | None = None
         self._text = b""
         self.begun = False
+        self.complete = False
 
     async def __call__(self, message: Message) -> None:
         if not self.begun:
@@ -138,6 +193,8 @@ class _Answer:
                 self._held = message
                 return
             self.begun = True
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.complete = True
         await self._send(message)
 
     async def _collect(self, message: Message) -> None:
@@ -147,16 +204,17 @@ class _Answer:
         if not message.get("more_body", False):
             await self._send_held()
 
-    async def fail(self) -> None:
-        """Answer with status 500; nothing of an answer may have been sent before."""
-        self._held = {"type": "http.response.start", "status": 500, "headers": []}
-        await self._send_held()
+    async def fail(self, status: int) -> None:
+        """Answer with an error, unless an answer has begun: then the connection just ends."""
+        if not self.begun:
+            self._held = {"type": "http.response.start", "status": status, "headers": []}
+            await self._send_held()
 
     async def _send_held(self) -> None:
         held, self._held = self._held, None
         if held is None:
             raise RuntimeError("no answer is held back")
-        self.begun = True
+        self.begun = self.complete = True
         headers = MutableHeaders(raw=list(held.get("headers", ())))
         body = orjson.dumps({"error": self._sentence(held["status"], headers)})
         headers["content-type"] = "application/json"
@@ -170,9 +228,8 @@ class _Answer:
         if status >= 500:
             return f"the server failed to answer {request}; its log has the reason"
         if status == 408:
-            # Serve's text names its own default, not the deadline this request had.
             return (
-                f"{request} was not answered within its deadline of {self._deadline.decode()} s; "
+                f"{request} was not answered within its deadline of {self._timeout_s:g} s; "
                 f"send less per request, or ask for a longer deadline with {DEADLINE_HEADER}"
             )
         return self._text.decode("utf-8", "replace").strip() or f"{request} was refused"

@@ -7,4 +7,5 @@ report.json          what was measured, beside the baseline
 
 manifest.py   the schema            artifact.py   one opened artifact, files checked
 store.py      a directory of them   remote.py     the same behind an fsspec URI
+workspace.py  where one is built, by one process at a time
 """

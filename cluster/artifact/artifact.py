@@ -35,10 +35,8 @@ class Artifact:
             raw = file.read_bytes()
         except OSError as error:
             raise ArtifactError(f"{file}: cannot be read: {error.strerror}") from error
-        if expected_id is not None and (found := content_id(raw)) != expected_id:
-            raise ArtifactCorruptError(
-                f"{file}: sha256 is {found}, expected {expected_id}; build the artifact again"
-            )
+        if expected_id is not None:
+            check_id(raw, expected_id, file)
         return Artifact(path, Manifest.from_json(raw, str(file)), expected_id)
 
     def file(self, name: str) -> Path:
@@ -51,18 +49,31 @@ class Artifact:
         if entry is None:
             raise ArtifactError(f"{self.path}: the manifest names no file {name!r}")
         path = self.path / name
-        found = describe(path)
-        if found.sha256 != entry.sha256:
-            raise ArtifactCorruptError(
-                f"{path}: sha256 is {found.sha256}, the manifest names {entry.sha256}; "
-                "delete the artifact and build it again"
-            )
+        check_file(path, entry, path)
         return path
 
     def verify(self) -> None:
         """Check every file; raises as :meth:`file` does."""
         for name in self.manifest.files:
             self.file(name)
+
+
+def check_id(manifest: bytes, expected_id: str, where: object) -> None:
+    """ArtifactCorruptError, naming ``where``, unless the manifest's bytes hash to the id."""
+    if (found := content_id(manifest)) != expected_id:
+        raise ArtifactCorruptError(
+            f"{where}: sha256 is {found}, expected {expected_id}; "
+            "delete the artifact and build it again"
+        )
+
+
+def check_file(path: Path, entry: FileEntry, where: object) -> None:
+    """ArtifactCorruptError, naming ``where``, unless the file's bytes hash to the entry's."""
+    if (found := describe(path)).sha256 != entry.sha256:
+        raise ArtifactCorruptError(
+            f"{where}: sha256 is {found.sha256}, the manifest names {entry.sha256}; "
+            "delete the artifact and build it again"
+        )
 
 
 def describe(path: Path) -> FileEntry:

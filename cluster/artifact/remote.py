@@ -18,11 +18,11 @@ from typing import Any
 
 import fsspec
 
-from cluster.artifact.artifact import MANIFEST, Artifact
+from cluster.artifact.artifact import MANIFEST, Artifact, check_file, check_id
 from cluster.artifact.manifest import Manifest
-from cluster.artifact.store import MIN_ID_PREFIX, LocalStore, not_found
+from cluster.artifact.store import MIN_ID_PREFIX, LocalStore, checked_id, not_found
 from cluster.config.base import MODEL_NAME
-from cluster.errors import ArtifactError, ArtifactNotFoundError
+from cluster.errors import ArtifactCorruptError, ArtifactError, ArtifactNotFoundError
 
 
 class RemoteStore:
@@ -60,7 +60,7 @@ class RemoteStore:
 
     def _resolve(self, ref: str) -> str | None:
         if re.fullmatch(MODEL_NAME, ref) and (named := self._read(f"names/{ref}")):
-            return named.decode().strip()
+            return self._id(named, f"names/{ref}")
         if not re.fullmatch(rf"[0-9a-f]{{{MIN_ID_PREFIX},64}}", ref):
             return None
         found = [name for name in self._list("artifacts") if name.startswith(ref)]
@@ -72,31 +72,33 @@ class RemoteStore:
         final = self._cache.root / "artifacts" / artifact_id
         if final.is_dir():
             return Artifact.read(final, artifact_id)
-        raw = self._read(f"artifacts/{artifact_id}/{MANIFEST}")
+        folder = f"artifacts/{artifact_id}"
+        raw = self._read(f"{folder}/{MANIFEST}")
         if raw is None:
             raise ArtifactNotFoundError(f"artifact {artifact_id} is not in the store {self.uri}")
-        manifest = Manifest.from_json(raw, f"{self.uri}/artifacts/{artifact_id}/{MANIFEST}")
+        where = self._at(f"{folder}/{MANIFEST}")
+        check_id(raw, artifact_id, where)  # refuse a wrong manifest before following it
+        manifest = Manifest.from_json(raw, where)
         with self._cache.building(f"fetch-{artifact_id}") as room:
             if final.is_dir():  # another process fetched it while this one waited
                 return Artifact.read(final, artifact_id)
+            for name, entry in manifest.files.items():
+                self._receive(f"{folder}/{name}", room / name)
+                check_file(room / name, entry, self._at(f"{folder}/{name}"))
             (room / MANIFEST).write_bytes(raw)
-            Artifact.read(room, artifact_id)  # refuse a wrong manifest before following it
-            for name in manifest.files:
-                (room / name).parent.mkdir(parents=True, exist_ok=True)
-                self._fs.get_file(f"{self._base}/artifacts/{artifact_id}/{name}", str(room / name))
             return self._cache.publish(room)
 
     def find_build(self, recipe_key: str) -> Artifact | None:
         named = self._read(f"builds/{recipe_key}")
-        return self._fetch(named.decode().strip()) if named else None
+        return self._fetch(self._id(named, f"builds/{recipe_key}")) if named else None
 
     @contextmanager
     def building(self, recipe_key: str) -> Iterator[Path]:
         with self._cache.building(recipe_key) as workspace:
             yield workspace
 
-    def publish(self, workspace: Path) -> Artifact:
-        artifact = self._cache.publish(workspace)
+    def publish(self, finished: Path) -> Artifact:
+        artifact = self._cache.publish(finished)
         base = f"artifacts/{artifact.id}"
         for name in [*artifact.manifest.files, MANIFEST]:  # the manifest last
             self._put(f"{base}/{name}", (artifact.path / name).read_bytes())
@@ -107,21 +109,36 @@ class RemoteStore:
     def reject(self, name: str, recipe_key: str, report: bytes) -> str:
         path = f"rejected/{name}-{recipe_key[:12]}.json"
         self._put(path, report)
-        return f"{self.uri.rstrip('/')}/{path}"
+        return self._at(path)
 
     def cached_step(self, key: str) -> Path | None:
         cached = self._cache.cached_step(key)
         if cached is None and (weights := self._read(f"steps/{key}.safetensors")) is not None:
-            received = self._cache.root / f"{key}.received"
-            received.write_bytes(weights)
-            self._cache.cache_step(key, received)
-            received.unlink()
+            with self._cache.building(f"fetch-{key}") as room:
+                (room / "weights").write_bytes(weights)
+                self._cache.cache_step(key, room / "weights")
             cached = self._cache.cached_step(key)
         return cached
 
     def cache_step(self, key: str, weights: Path) -> None:
         self._cache.cache_step(key, weights)
         self._put(f"steps/{key}.safetensors", weights.read_bytes())
+
+    def _at(self, name: str) -> str:
+        return f"{self.uri.rstrip('/')}/{name}"
+
+    def _id(self, content: bytes, name: str) -> str:
+        return checked_id(content.decode(errors="replace").strip(), self._at(name))
+
+    def _receive(self, name: str, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._fs.get_file(f"{self._base}/{name}", str(file))
+        except FileNotFoundError as error:
+            raise ArtifactCorruptError(
+                f"{self._at(name)} is named by its manifest and not there; "
+                "delete the artifact and build it again"
+            ) from error
 
     def _read(self, name: str) -> bytes | None:
         try:

@@ -5,15 +5,13 @@ names/NAME              the id of the newest artifact built under that name
 builds/RECIPE_KEY       the id that this exact build produced: it is not built twice
 rejected/NAME-KEY.json  the report of a build that the gate refused
 steps/KEY.safetensors   weights after the training steps, shared by recipes that begin alike
-building/KEY/           a build under way; KEY.lock is held by the process that does it
+building/KEY/           a build or a write under way; KEY.lock is held by its process
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -22,6 +20,7 @@ from typing import Protocol
 
 from cluster.artifact.artifact import MANIFEST, Artifact
 from cluster.artifact.manifest import content_id
+from cluster.artifact.workspace import sweep, workspace
 from cluster.config.base import MODEL_NAME
 from cluster.errors import ArtifactError, ArtifactNotFoundError
 
@@ -40,8 +39,11 @@ class ArtifactStore(Protocol):
     def building(self, recipe_key: str) -> AbstractContextManager[Path]:
         """An empty directory to build in; one process at a time per key, others wait."""
 
-    def publish(self, workspace: Path) -> Artifact:
-        """Make a finished workspace visible under its id and name, all at once."""
+    def publish(self, finished: Path) -> Artifact:
+        """Move a finished directory out of its workspace: visible under its id and name at once.
+
+        Raises ArtifactCorruptError if a file is not the one its manifest names.
+        """
 
     def reject(self, name: str, recipe_key: str, report: bytes) -> str:
         """Keep the report of a refused build; returns where it is."""
@@ -79,6 +81,7 @@ class LocalStore:
                 "because jobs and replicas run in directories of their own"
             )
         self.root = root
+        self._rooms = root / "building"
 
     def open(self, ref: str) -> Artifact:
         artifact_id = self.resolve(ref)
@@ -89,7 +92,7 @@ class LocalStore:
     def resolve(self, ref: str) -> str | None:
         """The id that a name, an id or a beginning of one (8 hex digits or more) stands for."""
         if re.fullmatch(MODEL_NAME, ref) and (named := _read(self.root / "names" / ref)):
-            return named
+            return checked_id(named, self.root / "names" / ref)
         if not re.fullmatch(rf"[0-9a-f]{{{MIN_ID_PREFIX},64}}", ref):
             return None
         found = [path.name for path in (self.root / "artifacts").glob(f"{ref}*")]
@@ -98,48 +101,30 @@ class LocalStore:
         return found[0] if found else None
 
     def find_build(self, recipe_key: str) -> Artifact | None:
-        artifact_id = _read(self.root / "builds" / recipe_key)
-        if artifact_id is None or not (self.root / "artifacts" / artifact_id).is_dir():
+        named = self.root / "builds" / recipe_key
+        if (value := _read(named)) is None:
             return None
+        artifact_id = checked_id(value, named)
+        if not (self.root / "artifacts" / artifact_id).is_dir():
+            return None  # somebody deleted it
         return Artifact.read(self.root / "artifacts" / artifact_id, artifact_id)
 
     @contextmanager
     def building(self, recipe_key: str) -> Iterator[Path]:
-        rooms = self.root / "building"
-        rooms.mkdir(parents=True, exist_ok=True)
-        self._sweep(rooms)
-        workspace = rooms / recipe_key
-        with (rooms / f"{recipe_key}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            shutil.rmtree(workspace, ignore_errors=True)  # left by a job that was killed
-            workspace.mkdir()
-            try:
-                yield workspace
-            finally:
-                shutil.rmtree(workspace, ignore_errors=True)  # gone already when published
+        sweep(self._rooms)
+        with workspace(self._rooms, recipe_key) as room:
+            yield room
 
-    def _sweep(self, rooms: Path) -> None:
-        """Remove what killed jobs left: workspaces whose lock nobody holds."""
-        for workspace in rooms.iterdir():
-            if not workspace.is_dir():
-                continue
-            with (rooms / f"{workspace.name}.lock").open("w") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                shutil.rmtree(workspace, ignore_errors=True)
-
-    def publish(self, workspace: Path) -> Artifact:
-        artifact_id = content_id((workspace / MANIFEST).read_bytes())
-        artifact = Artifact.read(workspace, artifact_id)
+    def publish(self, finished: Path) -> Artifact:
+        artifact_id = content_id((finished / MANIFEST).read_bytes())
+        artifact = Artifact.read(finished, artifact_id)
         artifact.verify()
         final = self.root / "artifacts" / artifact_id
         final.parent.mkdir(parents=True, exist_ok=True)
-        for file in workspace.rglob("*"):
-            _flush(file)
+        for path in [finished, *finished.rglob("*")]:
+            _flush(path)
         if not final.exists():
-            workspace.rename(final)
+            finished.rename(final)
             _flush(final.parent)
         self._write(f"names/{artifact.manifest.name}", artifact_id)
         self._write(f"builds/{artifact.manifest.recipe_key}", artifact_id)
@@ -162,11 +147,21 @@ class LocalStore:
         """Write a file so that readers see the old content or the new, never a part."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        new.write_bytes(content.encode() if isinstance(content, str) else content)
-        _flush(new)
-        new.replace(path)
+        with workspace(self._rooms, uuid.uuid4().hex) as room:
+            new = room / path.name
+            new.write_bytes(content.encode() if isinstance(content, str) else content)
+            _flush(new)
+            new.replace(path)
         return path
+
+
+def checked_id(value: str, where: object) -> str:
+    """``value`` if it can be an artifact's id; ArtifactError if not: it becomes a path."""
+    if re.fullmatch(r"[0-9a-f]{64}", value) is None:
+        raise ArtifactError(
+            f"{where} holds {value!r:.100}, expected an artifact's id: 64 hex digits"
+        )
+    return value
 
 
 def not_found(ref: str, where: object, names: list[str]) -> str:

@@ -12,16 +12,13 @@ from pathlib import Path
 import torch
 
 from cluster.artifact.manifest import ProgramEntry
-from cluster.compression.work import Work, dynamic_batch
+from cluster.compression.work import Work, exported
 from cluster.config.recipe import ProgramBuild
 from cluster.errors import CompressionError
 from cluster.program import node
 from cluster.progress import Print
 
 ProgramBuilder = Callable[[Work, ProgramBuild, Path, Callable[[], Path]], ProgramEntry]
-
-EXPORT_BATCH = 8
-"""Batch size of the example a program is exported with; the size is dynamic in the result."""
 
 
 def build(
@@ -54,15 +51,11 @@ def _aoti(
 ) -> ProgramEntry:
     from torch._inductor import aoti_compile_and_package
 
-    example = tuple(torch.from_numpy(spec.zeros(EXPORT_BATCH)) for spec in work.inputs)
     file = workspace / "programs" / f"{program.target}.pt2"
     try:
         with torch.no_grad():
-            exported = torch.export.export(
-                work.module, example, dynamic_shapes=dynamic_batch(work.module, work.inputs)
-            )
             aoti_compile_and_package(
-                exported,
+                exported(work.module, work.inputs, strict=False),
                 package_path=str(file),
                 # freezing folds constants and packs weights; dynamic threads let the replica
                 # choose its number of threads instead of the machine that compiled.

@@ -80,10 +80,9 @@ def main(task_file: str) -> None:
     """The fresh process: read the task, measure, write the result."""
     # Only this process compares with the float model; a replica never imports these.
     import torch
-    from safetensors.torch import load_file
 
     from cluster.compression.measure import accuracy, latencies
-    from cluster.models import load_model
+    from cluster.models import checkpoints, load_model
 
     task = _Task.model_validate_json(Path(task_file).read_text())
     recipe = task.recipe
@@ -92,7 +91,7 @@ def main(task_file: str) -> None:
 
     data = load_data(recipe.data, recipe.seed)
     model = load_model(recipe.model, data.labels)
-    model.module.load_state_dict(load_file(task.baseline_weights))
+    checkpoints.fill(model.module, task.baseline_weights)
     torch.set_num_threads(recipe.evaluation.compute_threads)
 
     def baseline_run(arrays: list[np.ndarray]) -> np.ndarray:

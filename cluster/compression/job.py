@@ -5,13 +5,13 @@
                                 → other steps → weights.safetensors → programs
                                 → evaluated in a fresh process → gate → publish | reject
 
-Everything is written below a workspace that only becomes an artifact by one rename.
+Everything is written below one directory of the store, which goes away with the job: what
+is to stay becomes an artifact by one rename.
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,18 +72,21 @@ def run(recipe: Recipe, store: ArtifactStore, out: Print) -> Outcome:
     data = load_data(recipe.data, recipe.seed)
     origin = _origin(recipe, data)
     key = sha256(f"{origin}\n{recipe.model_dump_json()}".encode()).hexdigest()
-    with store.building(key) as workspace:  # a second job with this recipe waits here
+    with store.building(key) as room:  # a second job with this recipe waits here
         if (done := store.find_build(key)) is not None:
             out(f"artifact {done.id} exists already: this recipe was built before")
             return Outcome(done, str(done.path / REPORT), built=False)
         out(f"recipe   {recipe.name}: {recipe.model.source}, compiler {compiler}")
-        return _build(recipe, key, origin, data, store, workspace, out)
+        return _build(recipe, key, origin, data, store, room, out)
 
 
 def _build(
     recipe: Recipe, key: str, origin: str, data: LabelledData, store: ArtifactStore,
-    workspace: Path, out: Print,
+    room: Path, out: Print,
 ) -> Outcome:  # fmt: skip
+    workspace, scratch = room / "artifact", room / "scratch"
+    workspace.mkdir()
+    scratch.mkdir()
     clock = _Clock()
     runner = native_runner.start_build()
     torch.manual_seed(recipe.seed)  # a new head starts from it
@@ -95,34 +98,32 @@ def _build(
     out(f"data     {len(data.train)} training and {len(data.test)} held-out samples")
     split = steps.leading_training(recipe.steps)
     with clock.phase("train"):
-        work = steps.trained(work, recipe.steps[:split], context, store, origin)
-    with tempfile.TemporaryDirectory(prefix="headrace-job-") as directory:
-        scratch = Path(directory)
-        baseline = scratch / "baseline.safetensors"
-        save_file(work.weights(), baseline)
-        with clock.phase("compress"):
-            work = steps.run(work, recipe.steps[split:], context)
-        save_file(work.weights(), workspace / WEIGHTS)
-        for name, content in model.files.items():
-            (workspace / name).write_bytes(content)
-        with clock.phase("compile"):
-            programs = builder.build(work, recipe.programs, workspace, runner, out)
-        manifest = Manifest(
-            name=recipe.name,
-            recipe=recipe.model_dump(mode="json"),
-            recipe_key=key,
-            inputs=model.inputs,
-            outputs=model.outputs,
-            image=model.preprocess if isinstance(model.preprocess, ImageInput) else None,
-            text=model.preprocess if isinstance(model.preprocess, TextInput) else None,
-            labels=model.labels,
-            files={},
-            programs=programs,
-            quantized_operators=work.quantized_operators,
-        )
-        _write(manifest, workspace)
-        with clock.phase("evaluate"):
-            found = evaluate.run(workspace, recipe, baseline, scratch, out)
+        work = steps.trained(work, recipe.steps[:split], context, store, origin, scratch)
+    baseline = scratch / "baseline.safetensors"
+    save_file(work.weights(), baseline)
+    with clock.phase("compress"):
+        work = steps.run(work, recipe.steps[split:], context)
+    save_file(work.weights(), workspace / WEIGHTS)
+    for name, content in model.files.items():
+        (workspace / name).write_bytes(content)
+    with clock.phase("compile"):
+        programs = builder.build(work, recipe.programs, workspace, runner, out)
+    manifest = Manifest(
+        name=recipe.name,
+        recipe=recipe.model_dump(mode="json"),
+        recipe_key=key,
+        inputs=model.inputs,
+        outputs=model.outputs,
+        image=model.preprocess if isinstance(model.preprocess, ImageInput) else None,
+        text=model.preprocess if isinstance(model.preprocess, TextInput) else None,
+        labels=model.labels,
+        files={},
+        programs=programs,
+        quantized_operators=work.quantized_operators,
+    )
+    _write(manifest, workspace)
+    with clock.phase("evaluate"):
+        found = evaluate.run(workspace, recipe, baseline, scratch, out)
     return _decide(recipe, manifest, found, clock.seconds, store, workspace, out)
 
 

@@ -10,12 +10,12 @@ import os
 import shutil
 import subprocess
 import sysconfig
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
+from cluster.artifact.workspace import sweep, workspace
 from cluster.errors import CompressionError
 from cluster.program import node
 
@@ -65,10 +65,14 @@ def build() -> Path:
     if target.is_file():
         return target
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    rooms = cache / "building"
+    sweep(rooms)
     includes = [*cpp_extension.include_paths(), sysconfig.get_paths()["include"]]
     library = cpp_extension.library_paths()[0]
-    with tempfile.TemporaryDirectory(dir=cache) as directory:
-        output = Path(directory) / "runner.so"
+    with workspace(rooms, key) as room:
+        if target.is_file():  # another job built it while this one waited
+            return target
+        output = room / "runner.so"
         command = [
             compiler(), *flags, *(f"-isystem{path}" for path in includes), str(SOURCE),
             "-o", str(output), f"-L{library}", "-ltorch_cpu", "-lc10",

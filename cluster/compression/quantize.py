@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.fx import GraphModule, Node
 
-from cluster.compression.work import StepContext, Work, dynamic_batch
+from cluster.compression.work import StepContext, Work, exported
 from cluster.config.recipe import Quantize
 from cluster.errors import CompressionError
 from cluster.progress import Bar
@@ -30,7 +30,8 @@ def quantize(work: Work, step: Quantize, context: StepContext) -> Work:
     if work.quantized_operators == 0:
         raise CompressionError(
             f"scheme {step.scheme} quantized none of this model's operators; it applies to "
-            "convolutions and linear layers. Choose another scheme or leave the step out"
+            "linear layers and convolutions (static_int8: of more than one channel). Choose "
+            "another scheme or leave the step out"
         )
     context.out(f"quantize {step.scheme}: {work.quantized_operators} operators")
     return work
@@ -88,17 +89,28 @@ def _static_int8(work: Work, step: Quantize, context: StepContext) -> Work:
 def _with_observers(module: torch.nn.Module, inputs: tuple[TensorSpec, ...]) -> GraphModule:
     # torchao takes half a second to import, and only this scheme needs it.
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
-    example = tuple(torch.from_numpy(spec.zeros(2)) for spec in inputs)
     # strict: without it the quantizer finds fewer patterns and fails on reused ReLU modules.
-    exported = torch.export.export(
-        module.eval(), example, dynamic_shapes=dynamic_batch(module, inputs), strict=True
-    )
+    graph = exported(module.eval(), inputs, strict=True).module()
     quantizer = x86.X86InductorQuantizer()
     quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
-    prepared: GraphModule = prepare_pt2e(exported.module(), quantizer)
+    # Inductor takes the result of an int8 convolution of one channel for channels first where
+    # the batch is dynamic, and oneDNN writes it channels last: such a convolution stays float.
+    for node in graph.graph.nodes:
+        if _convolves_one_channel(node):
+            node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(_annotated=True)
+    prepared: GraphModule = prepare_pt2e(graph, quantizer)
     return prepared
+
+
+def _convolves_one_channel(node: Node) -> bool:
+    if not str(node.target).startswith("aten.conv"):
+        return False
+    taken = node.args[0]
+    return isinstance(taken, Node) and taken.meta["val"].shape[1] == 1
 
 
 def _converted(observed: GraphModule) -> GraphModule:

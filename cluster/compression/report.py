@@ -27,8 +27,8 @@ def report(
         "recipe": recipe.model_dump(mode="json"),
         "accepted": all(check.passed for check in checks),
         "gate": [asdict(check) for check in checks],
-        "baseline": found.baseline.model_dump(),
-        "artifact": found.artifact.model_dump(),
+        "baseline": _figures(found.baseline),
+        "artifact": _figures(found.artifact),
         "target": found.target,
         "quantized_operators": quantized_operators,
         "seconds": {name: round(taken, 2) for name, taken in seconds.items()},
@@ -40,6 +40,15 @@ def report(
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def _figures(measured: Measurement) -> dict[str, Any]:
+    figures = measured.model_dump()
+    figures["latency"] = [
+        {**entry.model_dump(), "items_per_s": round(entry.items_per_s, 1)}
+        for entry in measured.latency
+    ]
+    return figures
 
 
 HEADER = (

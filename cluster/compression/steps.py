@@ -11,19 +11,19 @@ job that was killed later does not train again.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from cluster.artifact.store import ArtifactStore
 from cluster.compression.quantize import quantize
 from cluster.compression.train import train
 from cluster.compression.work import StepContext, Work
 from cluster.config.recipe import Quantize, Step, Train
+from cluster.models import checkpoints
 
 STEPS: dict[type, Callable[[Work, Any, StepContext], Work]] = {Train: train, Quantize: quantize}
 
@@ -44,23 +44,24 @@ def run(work: Work, steps: Sequence[Step], context: StepContext) -> Work:
 
 
 def trained(
-    work: Work, steps: Sequence[Step], context: StepContext, store: ArtifactStore, origin: str
-) -> Work:
+    work: Work, steps: Sequence[Step], context: StepContext, store: ArtifactStore, origin: str,
+    scratch: Path,
+) -> Work:  # fmt: skip
     """Apply the training ``steps``, or load what they made before.
 
     ``origin`` identifies everything before them: model source, weights, data, seed, versions.
+    ``scratch``: a directory for the weights on their way to the store.
     """
     if not steps:
         return work
     content = json.dumps([origin, [step.model_dump() for step in steps]], sort_keys=True)
     key = sha256(content.encode()).hexdigest()
     if (weights := store.cached_step(key)) is not None:
-        work.module.load_state_dict(load_file(weights))
+        checkpoints.fill(work.module, weights)
         context.out("train    already done for this model, data and settings")
         return work
     work = run(work, steps, context)
-    with tempfile.TemporaryDirectory(prefix="headrace-train-") as directory:
-        file = Path(directory) / "weights.safetensors"
-        save_file(work.weights(), file)
-        store.cache_step(key, file)
+    file = scratch / "trained.safetensors"
+    save_file(work.weights(), file)
+    store.cache_step(key, file)
     return work

@@ -84,7 +84,8 @@ def train(work: Work, step: Train, context: StepContext) -> Work:
         for start in range(0, len(shuffled), step.batch_size):
             chosen = shuffled[start : start + step.batch_size]
             done += 1
-            if len(chosen) > 1:  # batch normalization cannot train on a single sample
+            # Batch normalization cannot train on the single sample that may be left over.
+            if len(chosen) > 1 or start == 0 or step.batch_size == 1:
                 arrays, labels = context.train.batch(chosen)
                 logits = module(*(torch.from_numpy(array) for array in arrays))
                 loss = loss_of(logits, torch.from_numpy(labels))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -238,6 +239,23 @@ class Recipe(Config):
         default=(ProgramBuild(),), min_length=1, description="The programs to compile."
     )
     seed: int = Field(default=0, ge=0, description="Seed of every random choice.")
+
+    def located(self, directory: Path) -> Recipe:
+        """The same recipe with relative paths taken from ``directory``, where its file lies.
+
+        What is no path there, such as ``weights: IMAGENET1K_V1`` or a hub id, stays as it is.
+        """
+        model, data = self.model, self.data
+        kind, _, rest = model.source.partition(":")
+        if kind == "hf" and (directory / rest).is_dir():
+            model = model.model_copy(update={"source": f"hf:{directory / rest}"})
+        if model.weights is not None and (directory / model.weights).is_file():
+            model = model.model_copy(update={"weights": str(directory / model.weights)})
+        for name in ("source", "test_source"):
+            kind, _, rest = (getattr(data, name) or "").partition(":")
+            if kind in ("imagefolder", "safetensors"):
+                data = data.model_copy(update={name: f"{kind}:{directory / rest}"})
+        return self.model_copy(update={"model": model, "data": data})
 
     @model_validator(mode="after")
     def _steps_in_order(self) -> Recipe:

@@ -21,6 +21,7 @@ from cluster.artifact.artifact import Artifact
 from cluster.artifact.manifest import ProgramEntry
 from cluster.errors import ProgramError
 from cluster.program import node
+from cluster.tensors import TensorSpec
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +32,47 @@ RUNNER_MODULE = "headrace_runner"
 class AotiProgram:
     """An AOTInductor package in memory."""
 
-    def __init__(self, entry: ProgramEntry, runner: str, run: Callable[[list], list]) -> None:
+    def __init__(
+        self,
+        entry: ProgramEntry,
+        inputs: tuple[TensorSpec, ...],
+        runner: str,
+        run: Callable[[list], list],
+    ) -> None:
         self.entry = entry
         self.runner = runner
+        self._inputs = inputs
         self._run = run
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """See :class:`cluster.program.program.Program`."""
+        # Compiled code trusts its inputs: it would read memory beyond a wrong one.
+        if not self._takes(inputs):
+            expected = ", ".join(f"{s.name} {s.dtype}{list(s.shape)}" for s in self._inputs)
+            raise ProgramError(
+                f"{self.entry.file} takes {expected}, C-contiguous and of one batch size; "
+                f"got {_shown(inputs)}"
+            )
         try:
             return self._run(list(inputs))
         except (RuntimeError, ValueError) as error:
-            given = ", ".join(f"{array.dtype}{list(array.shape)}" for array in inputs)
-            raise ProgramError(f"{self.entry.file} failed on {given}: {error}") from error
+            raise ProgramError(f"{self.entry.file} failed on {_shown(inputs)}: {error}") from error
+
+    def _takes(self, inputs: Sequence[np.ndarray]) -> bool:
+        return len(inputs) == len(self._inputs) and all(
+            array.dtype == spec.dtype
+            and array.shape == (inputs[0].shape[:1] + spec.item_shape)
+            and len(array) > 0
+            and array.flags.c_contiguous
+            for spec, array in zip(self._inputs, inputs, strict=True)
+        )
+
+
+def _shown(arrays: Sequence[np.ndarray]) -> str:
+    return ", ".join(
+        f"{array.dtype}{list(array.shape)}{'' if array.flags.c_contiguous else ' with gaps'}"
+        for array in arrays
+    )
 
 
 def load_aoti(artifact: Artifact, entry: ProgramEntry, compute_threads: int) -> AotiProgram:
@@ -57,13 +87,14 @@ def load_aoti(artifact: Artifact, entry: ProgramEntry, compute_threads: int) -> 
             if entry.native_runner is not None and _runner_fits(entry):
                 extension = artifact.file(entry.native_runner)
                 runner = _import_runner(extension).Runner(_root(directory), compute_threads)
-                return AotiProgram(entry, "native", runner.run)
+                return AotiProgram(entry, artifact.manifest.inputs, "native", runner.run)
             logger.warning(
                 "%s: no native runner for %s and PyTorch %s; PyTorch's loader holds Python's "
                 "lock while it computes, so requests are read more slowly",
                 entry.file, node.python_abi(), node.torch_version(),
             )  # fmt: skip
-            return AotiProgram(entry, "python", _python_runner(package, compute_threads))
+            run = _python_runner(package, compute_threads)
+            return AotiProgram(entry, artifact.manifest.inputs, "python", run)
         except (zipfile.BadZipFile, RuntimeError, ImportError) as error:
             raise ProgramError(f"{package}: cannot be loaded: {error}") from error
 
@@ -105,6 +136,9 @@ def _python_runner(package: Path, compute_threads: int) -> Callable[[list], list
         with torch.inference_mode():
             outputs = model(*(torch.from_numpy(array) for array in arrays))
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-        return [tensor.cpu().contiguous().numpy() for tensor in outputs]
+        # Cloned, because a result may be a view of an input, which is only borrowed.
+        return [
+            tensor.cpu().clone(memory_format=torch.contiguous_format).numpy() for tensor in outputs
+        ]
 
     return run

@@ -11,6 +11,7 @@ the next requests meanwhile.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -27,6 +28,9 @@ from cluster.tensors import TensorSpec
 logger = logging.getLogger(__name__)
 
 Run = Callable[[list[np.ndarray]], list[np.ndarray]]
+
+
+_CLOSED = "the replica is shutting down; send the request again"
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,14 @@ class Batcher:
 
     def __init__(self, run: Run, inputs: Sequence[TensorSpec], batching: Batching) -> None:
         self._run = run
+        self._inputs = tuple(inputs)
         self._batching = batching
         # One row block per input, filled anew for every batch: nothing is allocated per run.
         self._buffers = [spec.zeros(batching.max_batch_size) for spec in inputs]
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()
         self._held: _Item | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._closing = threading.Lock()
         self.last_finished = time.monotonic()
         """When the compute thread last finished a batch, on the monotonic clock."""
         self._thread = threading.Thread(target=self._compute, name="compute", daemon=True)
@@ -70,22 +76,37 @@ class Batcher:
     async def submit(self, arrays: Sequence[np.ndarray]) -> Answer:
         """Run one request's arrays ``[rows, ...]``, one per input and all with the same rows.
 
-        Raises RequestError if there are more rows than a batch holds and ProgramError if the
-        program fails on these arrays. A cancelled caller's request is dropped before it runs.
+        Raises RequestError if the arrays are not the inputs' or hold more rows than a batch, and
+        ProgramError if the program fails on them or the batcher is closed. A cancelled caller's
+        request is dropped before it runs.
         """
+        self._check(arrays)
         if arrays[0].shape[0] > self._batching.max_batch_size:
             raise RequestError(
                 f"the request holds {arrays[0].shape[0]} items, this model takes at most "
                 f"{self._batching.max_batch_size} in one request; split it"
             )
-        self._loop = asyncio.get_running_loop()
-        item = _Item(arrays, self._loop.create_future())
-        self._queue.put(item)
+        item = _Item(arrays, asyncio.get_running_loop().create_future())
+        with self._closing:  # nothing may enter the queue after the thread has emptied it
+            if self._closed:
+                raise ProgramError(_CLOSED)
+            self._queue.put(item)
         try:
             return await item.future
         except asyncio.CancelledError:
             item.abandoned = True
             raise
+
+    def _check(self, arrays: Sequence[np.ndarray]) -> None:
+        # Writing into the batch would stretch or convert what does not fit, silently.
+        given = [(array.dtype, array.shape) for array in arrays]
+        rows = arrays[0].shape[:1] if arrays else ()
+        if given != [(spec.dtype, (*rows, *spec.item_shape)) for spec in self._inputs]:
+            expected = ", ".join(f"{s.name} {s.dtype}{list(s.shape)}" for s in self._inputs)
+            raise RequestError(
+                f"expected {expected} with one number of items, got "
+                + (", ".join(f"{dtype}{list(shape)}" for dtype, shape in given) or "nothing")
+            )
 
     @property
     def alive(self) -> bool:
@@ -94,7 +115,9 @@ class Batcher:
 
     def close(self) -> None:
         """Let the batch under way finish, fail what still waits, and end the compute thread."""
-        self._queue.put(None)
+        with self._closing:
+            self._closed = True
+            self._queue.put(None)  # wakes an idle thread
         self._thread.join()
 
     # ------------------------------------------------------------------ the compute thread
@@ -108,12 +131,12 @@ class Batcher:
         while not self._queue.empty():
             if (item := self._queue.get()) is not None:
                 waiting.append(item)
-        if waiting:
-            gone = ProgramError("the replica is shutting down; send the request again")
-            self._deliver([(item, gone) for item in waiting])
+        _deliver([(item, ProgramError(_CLOSED)) for item in waiting])
 
     def _gather(self) -> list[_Item] | None:
         """The next batch, or None when the batcher was closed."""
+        if self._closed:
+            return None
         first = self._held or self._queue.get()
         self._held = None
         if first is None:
@@ -127,8 +150,7 @@ class Batcher:
             except Empty:
                 break
             if item is None:
-                self._queue.put(None)  # closing: this batch is the last
-                break
+                break  # closing: this batch is the last
             if rows + item.rows > self._batching.max_batch_size:
                 self._held = item
                 break
@@ -149,7 +171,7 @@ class Batcher:
                 return
             logger.exception("the program failed on a batch of %d", rows)
             failure = error if isinstance(error, ProgramError) else ProgramError(str(error))
-            self._deliver([(batch[0], failure)])
+            _deliver([(batch[0], failure)])
             return
         compute_s = time.perf_counter() - started
         results: list[tuple[_Item, Answer | ProgramError]] = []
@@ -158,12 +180,12 @@ class Batcher:
             taken = tuple(output[start : start + item.rows] for output in outputs)
             results.append((item, Answer(taken, started - item.queued_at, compute_s, rows)))
             start += item.rows
-        self._deliver(results)
+        _deliver(results)
 
     def _joined(self, batch: list[_Item], rows: int) -> list[np.ndarray]:
         """The batch as one array per input, padded with zeros up to its bucket."""
         size = self._bucket(rows)
-        if len(batch) == 1 and size == rows and all(a.flags.aligned for a in batch[0].arrays):
+        if len(batch) == 1 and size == rows and all(map(_usable, batch[0].arrays)):
             return list(batch[0].arrays)  # already whole: nothing to copy
         joined = []
         for index, buffer in enumerate(self._buffers):
@@ -179,11 +201,17 @@ class Batcher:
         buckets = self._batching.buckets
         return rows if buckets is None else next(size for size in buckets if size >= rows)
 
-    def _deliver(self, results: Sequence[tuple[_Item, Answer | ProgramError]]) -> None:
-        """Hand the results to the event loop in one go: waking it costs more than one result."""
-        if self._loop is None or self._loop.is_closed():
-            return
-        self._loop.call_soon_threadsafe(_settle, results)
+
+def _usable(array: np.ndarray) -> bool:
+    return array.flags.c_contiguous and array.flags.aligned
+
+
+def _deliver(results: Sequence[tuple[_Item, Answer | ProgramError]]) -> None:
+    """Hand the results to the event loop in one go: waking it costs more than one result."""
+    if results:
+        # A loop that has ended takes nothing, and nobody waits there.
+        with contextlib.suppress(RuntimeError):
+            results[0][0].future.get_loop().call_soon_threadsafe(_settle, results)
 
 
 def _settle(results: Sequence[tuple[_Item, Answer | ProgramError]]) -> None:

@@ -44,6 +44,9 @@ def cluster_environment(record: Record) -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # Whoever reaches the dashboard or the GCS can run code: only with the token.
         **_token(record.token_path),
+        # Ray runs its workers at niceness 15, behind everything else on the machine: a replica
+        # would wait for a core while HAProxy, and any shell command, go first.
+        "RAY_worker_niceness": "0",
         # Nothing is reported to anybody.
         "RAY_USAGE_STATS_ENABLED": "0",
         # Checks headers, clamps deadlines, and turns errors into JSON, in every replica.

@@ -1,0 +1,79 @@
+"""Headrace: a local cluster with one application, as an operator deploys it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from benchmarks.contender import Endpoint, Server
+from benchmarks.errors import BenchmarkError
+from benchmarks.in_process import COMPUTE_THREADS
+from cluster.artifact.store import default_store
+from cluster.protocol.infer import HEADER_LENGTH
+from deployments.local import LocalCluster, processes
+from deployments.local.ports import free_ports
+
+_STATE_DIR = Path("~/.headrace/benchmark")
+"""The same in every run: a start also removes what a killed run left."""
+
+_NAME = "resnet18"
+_PREFIX = f"/v2/models/{_NAME}"
+
+
+def endpoint(port: int) -> Endpoint:
+    """The protocol's infer path, with a raw binary request."""
+    base = f"http://127.0.0.1:{port}{_PREFIX}"
+    # 0: no JSON in front of the tensor.
+    headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: "0"}
+    return Endpoint(f"{base}/infer", headers, f"{base}/ready")
+
+
+@contextmanager
+def start(artifact_id: str, port: int) -> Iterator[Server]:
+    """Start a cluster on ``port``, deploy the artifact, and stop it all in the end."""
+    cluster = LocalCluster.start(
+        http_port=port, dashboard_port=free_ports(1)[0], state_dir=_STATE_DIR
+    )
+    try:
+        with tempfile.TemporaryDirectory(prefix="headrace-") as directory:
+            config = Path(directory) / "serve.yaml"
+            config.write_text(yaml.safe_dump(_serve_config(artifact_id)))
+            cluster.deploy(config)
+        record = cluster.record
+
+        def require_alive() -> None:
+            if LocalCluster.running(_STATE_DIR) is None:
+                raise BenchmarkError("Headrace's cluster has ended by itself")
+
+        yield Server(
+            mark=record.cluster_id,
+            find=lambda: processes.find(record.cluster_id, record.run_dir),
+            require_alive=require_alive,
+        )
+    finally:
+        cluster.stop()
+
+
+def _serve_config(artifact_id: str) -> dict[str, object]:
+    model = {
+        "name": _NAME,
+        "artifact": artifact_id,
+        "store": default_store(),
+        "compute_threads": COMPUTE_THREADS,
+        "batching": {"max_batch_size": 8},
+    }
+    return {
+        "applications": [
+            {"name": "server", "route_prefix": "/v2", "import_path": "deployments.app:catalog"},
+            {
+                "name": _NAME,
+                "route_prefix": _PREFIX,
+                "import_path": "deployments.app:model",
+                "args": model,
+            },
+        ]
+    }

@@ -1,0 +1,126 @@
+"""``headrace compress``: the recipe becomes a Ray job, and its log comes back.
+
+recipe.yaml, checked → a cluster (given, running here, or one for this job alone)
+    → Ray job: python -m deployments.compress → log lines → exit status
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cluster.artifact.store import default_store
+from cluster.compression import native_runner
+from cluster.config.base import load
+from cluster.config.recipe import Recipe
+from cluster.errors import ClusterError
+from cluster.progress import Terminal
+from deployments import compress
+from deployments.local import LocalCluster, ports
+
+
+def run(recipe_path: Path, store: str | None, address: str | None) -> int:
+    """Run the recipe's job and return its exit status (see :mod:`deployments.compress`)."""
+    recipe = read(recipe_path)
+    store = absolute(store or default_store())
+    if address or os.environ.get("RAY_ADDRESS"):
+        return submit(recipe, recipe_path.parent, store, address, python="python")
+    native_runner.compiler()  # the job runs on this machine: missing tools are named now
+    with _local_cluster() as cluster:
+        reach(cluster)
+        return submit(recipe, recipe_path.parent, store, cluster.dashboard)
+
+
+def read(path: Path) -> Recipe:
+    """The recipe in ``path``, its relative paths taken from where it lies; or ConfigError."""
+    return load(path, Recipe).located(path.parent.absolute())
+
+
+def absolute(store: str) -> str:
+    """The store as jobs and replicas, which run in other directories, must name it."""
+    return store if "://" in store else str(Path(store).expanduser().absolute())
+
+
+def reach(cluster: LocalCluster) -> None:
+    """Have this process's Ray clients find the cluster and carry its token."""
+    os.environ.pop("RAY_AUTH_TOKEN", None)  # Ray would prefer it to the token file
+    os.environ.update(cluster.environment())
+
+
+@contextmanager
+def _local_cluster() -> Iterator[LocalCluster]:
+    """The local cluster that runs already, or one for this job alone."""
+    if (running := LocalCluster.running()) is not None:
+        yield running
+        return
+    http_port, dashboard_port = ports.free_ports(2)
+    with tempfile.TemporaryDirectory(prefix="headrace-job-") as directory:
+        cluster = LocalCluster.start(
+            http_port=http_port, dashboard_port=dashboard_port, state_dir=Path(directory)
+        )
+        try:
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+def submit(
+    recipe: Recipe, home: Path, store: str, address: str | None, python: str = sys.executable
+) -> int:
+    """Submit the job, show its log until it ends, and return its exit status.
+
+    ``home``: where ``python:`` sources are imported from, besides the installed packages.
+    ``address``: the cluster's dashboard; None takes the one in the environment. ClusterError if
+    the job ends without an exit status of its own.
+    """
+    # Imported late: Ray reads the token's place from the environment when it is imported.
+    from ray.job_submission import JobSubmissionClient
+
+    logging.getLogger("ray").setLevel(logging.WARNING)  # not a word of every connection it makes
+    try:
+        client = JobSubmissionClient(address)
+        job = client.submit_job(
+            entrypoint=f"{shlex.quote(python)} -m deployments.compress",
+            runtime_env={"env_vars": _environment(recipe, home, store)},
+            metadata={"recipe": recipe.name},
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"the job could not be submitted to {address}: {error}") from error
+    try:
+        asyncio.run(_follow(client, job))
+    except KeyboardInterrupt:
+        client.stop_job(job)
+        raise
+    details = client.get_job_info(job)
+    if details.driver_exit_code is None:
+        raise ClusterError(f"the job ended as {details.status}: {details.message}")
+    return int(details.driver_exit_code)
+
+
+async def _follow(client: Any, job: str) -> None:
+    terminal = Terminal()
+    rest = ""
+    async for chunk in client.tail_job_logs(job):
+        *lines, rest = (rest + chunk).split("\n")
+        for line in lines:
+            terminal.show(line)
+    if rest:
+        terminal.show(rest)
+
+
+def _environment(recipe: Recipe, home: Path, store: str) -> dict[str, str]:
+    """The job's variables: what to do and, if the recipe names the user's modules, their path."""
+    variables = compress.environment(recipe, store)
+    sources = [recipe.model.source, recipe.data.source, recipe.data.test_source or ""]
+    if any(source.startswith("python:") for source in sources):
+        path = [str(home.absolute()), os.environ.get("PYTHONPATH")]
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    return variables

@@ -1,0 +1,136 @@
+"""``headrace demo``: the whole of Headrace on real handwritten digits, in a few minutes.
+
+local cluster → two compression jobs (trained once, bf16 and int8) → table
+    → serve the int8 artifact → every held-out digit as a PNG over HTTP → figures → stop
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cluster.artifact.artifact import Artifact
+from cluster.artifact.store import default_store, open_store
+from cluster.compression import native_runner
+from cluster.compression.report import row, table
+from cluster.data import load_data
+from cluster.errors import CompressionError
+from cluster.program import node
+from deployments import compress as exit_status
+from deployments.cli import compress
+from deployments.cli.demo_client import Served, ask
+from deployments.local import LocalCluster
+
+_HERE = Path(__file__).parents[1]
+RECIPES = (_HERE / "recipes" / "digits-bf16.yaml", _HERE / "recipes" / "digits-int8.yaml")
+SERVED = _HERE / "configs" / "digits.yaml"
+CONNECTIONS = (1, 8)
+SAMPLE_LABEL = "7"
+
+
+def run(keep: bool, json_file: Path | None) -> int:
+    """Run the demo; ``keep`` leaves it serving, ``json_file`` gets the figures as JSON."""
+    started = time.monotonic()
+    native_runner.compiler()  # named before anything starts, if it is missing
+    store = compress.absolute(default_store())
+    print("starting a local Ray cluster with Serve behind HAProxy", flush=True)
+    cluster = LocalCluster.start()
+    try:
+        compress.reach(cluster)
+        artifacts = [_build(recipe, store, cluster) for recipe in RECIPES]
+        print(f"\n{_table(artifacts)}\n", flush=True)
+        cluster.deploy(SERVED)
+        served, sample = _ask(cluster, artifacts[-1], Path(store))
+    except BaseException:
+        cluster.stop()
+        raise
+    if not keep:
+        cluster.stop()
+    took = time.monotonic() - started
+    _conclude(cluster, artifacts, served, sample, keep, took)
+    if json_file is not None:
+        json_file.write_text(json.dumps(_figures(artifacts, served, took), indent=1) + "\n")
+    return 0
+
+
+def _build(recipe_path: Path, store: str, cluster: LocalCluster) -> Artifact:
+    recipe = compress.read(recipe_path)
+    print(f"\n== headrace compress {recipe_path.name}", flush=True)
+    status = compress.submit(recipe, recipe_path.parent, store, cluster.dashboard)
+    if status != exit_status.ACCEPTED:
+        raise CompressionError(f"the job for {recipe_path.name} ended with exit status {status}")
+    return open_store(store).open(recipe.name)
+
+
+def _table(artifacts: list[Artifact]) -> str:
+    baseline = artifacts[-1].manifest.baseline
+    if baseline is None:
+        raise CompressionError("the artifact holds no baseline measurement; build it again")
+    rows = [row("baseline (eager float32)", baseline, baseline)]
+    for artifact in artifacts:
+        # Each against the baseline that ran in turn with it.
+        own = artifact.manifest.baseline or baseline
+        rows += [row(artifact.manifest.name, m, own) for m in artifact.manifest.measured.values()]
+    return table(rows)
+
+
+def _ask(cluster: LocalCluster, artifact: Artifact, store: Path) -> tuple[dict[int, Served], Path]:
+    """Send the held-out digits at each number of connections; also keep one as a file."""
+    recipe = compress.read(RECIPES[-1])
+    test = load_data(recipe.data, recipe.seed).test
+    names = artifact.manifest.labels
+    images = [raw for index in range(len(test)) if isinstance(raw := test.raw(index), bytes)]
+    labels = [names[label] for label in test.labels]
+    sample = store.parent / "seven.png"
+    sample.write_bytes(images[labels.index(SAMPLE_LABEL)])
+    url = f"{cluster.http}/v2/models/digits/predict"
+    print(f"sending {len(images)} held-out digits as PNG files to {url}", flush=True)
+    ask(url, images[:32], labels[:32], connections=1)  # the first requests open connections
+    return {count: ask(url, images, labels, count) for count in CONNECTIONS}, sample
+
+
+def _conclude(
+    cluster: LocalCluster, artifacts: list[Artifact], served: dict[int, Served], sample: Path,
+    keep: bool, took: float,
+) -> None:  # fmt: skip
+    (evaluated,) = artifacts[-1].manifest.measured.values()
+    one = next(iter(served.values()))
+    print(
+        f"accuracy as served {one.accuracy:.4f} ({one.right} of {one.requests}), "
+        f"as evaluated {evaluated.accuracy:.4f}"
+    )
+    rows = [
+        (str(count), f"{s.p50_ms:.2f} ms", f"{s.p99_ms:.2f} ms", f"{s.requests_per_s:.0f}")
+        for count, s in served.items()
+    ]
+    print(table(rows, ("connections", "p50", "p99", "requests/s")))
+    state = "is serving" if keep else "served; with `headrace demo --keep` it stays up"
+    print(f"\n{artifacts[-1].manifest.name} {state}. Try:")
+    print(
+        f"  curl --data-binary @{sample} -H 'Content-Type: image/png' "
+        f"{cluster.http}/v2/models/digits/predict"
+    )
+    print("Stop it with `headrace down`." if keep else "stopped cleanly", f"({took:.0f} s in all)")
+
+
+def _figures(artifacts: list[Artifact], served: dict[int, Served], took: float) -> dict[str, Any]:
+    return {
+        "machine": {"cpu": node.cpu_name(), "torch": node.torch_version()},
+        "seconds": round(took, 1),
+        "baseline": artifacts[-1].manifest.model_dump(mode="json")["baseline"],
+        "artifacts": {
+            artifact.manifest.name: {
+                "id": artifact.id,
+                "measured": artifact.manifest.model_dump(mode="json")["measured"],
+                "quantized_operators": artifact.manifest.quantized_operators,
+            }
+            for artifact in artifacts
+        },
+        "served": {
+            str(count): {**asdict(entry), "accuracy": entry.accuracy}
+            for count, entry in served.items()
+        },
+    }

@@ -1,0 +1,88 @@
+"""The ``headrace`` command: arguments in, an exit status out.
+
+Exit status: 0 done, 2 a wrong recipe, config or argument, 1 anything else that failed;
+``compress`` adds 3 for a build that the gate rejected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster import __version__
+from cluster.errors import ConfigError, HeadraceError, SourceError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="headrace", description="Compress PyTorch models and serve them on Ray Serve."
+    )
+    top.add_argument("--version", action="version", version=f"headrace {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    compress = commands.add_parser("compress", help="build an artifact from a recipe, as a Ray job")
+    compress.add_argument("recipe", type=Path, help="recipe.yaml")
+    compress.add_argument("--store", help="directory or URI; default HEADRACE_STORE or ~/.headrace")
+    compress.add_argument("--address", help="a Ray cluster's dashboard; default RAY_ADDRESS")
+
+    inspect = commands.add_parser("inspect", help="print an artifact, its hashes checked")
+    inspect.add_argument("artifact", help="name, id, beginning of an id, or directory")
+    inspect.add_argument("--store", help="directory or URI; default HEADRACE_STORE or ~/.headrace")
+    inspect.add_argument("--json", action="store_true", help="for programs")
+
+    up = commands.add_parser("up", help="start a local cluster and serve a config on it")
+    up.add_argument("config", type=Path, nargs="?", help="serve.yaml")
+    commands.add_parser("down", help="stop the local cluster")
+
+    demo = commands.add_parser("demo", help="train, compress, serve and ask a digit classifier")
+    demo.add_argument("--keep", action="store_true", help="leave it serving")
+    demo.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; errors of Headrace become one line on standard error."""
+    args = parser().parse_args(arguments)
+    try:
+        return _run(args)
+    except (ConfigError, SourceError) as error:
+        print(f"headrace: {error}", file=sys.stderr)
+        return 2
+    except HeadraceError as error:
+        print(f"headrace: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("headrace: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(args: argparse.Namespace) -> int:
+    # Each command is imported when it runs: PyTorch and Ray take seconds to import.
+    match args.command:
+        case "compress":
+            from deployments.cli import compress
+
+            return compress.run(args.recipe, args.store, args.address)
+        case "inspect":
+            from deployments.cli import inspect
+
+            return inspect.run(args.artifact, args.store, args.json)
+        case "up":
+            from deployments.cli import up_down
+
+            return up_down.up(args.config)
+        case "down":
+            from deployments.cli import up_down
+
+            return up_down.down()
+        case _:
+            from deployments.cli import demo
+
+            return demo.run(args.keep, args.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
