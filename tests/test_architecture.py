@@ -1,0 +1,161 @@
+"""The rooms and who may import whom. A new room is one line in ``MAY_IMPORT``."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("cluster", "deployments", "benchmarks")
+MAX_LINES = 350
+
+# Room → the rooms it may import, besides itself. A room is a folder or file of `cluster`; all of
+# `deployments` is one, because it is where everything is put together.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "progress": set(),
+    "fingerprint": set(),
+    "factory": {"errors"},
+    "tensors": set(),
+    "config": {"errors"},
+    "preprocess": {"config", "errors"},
+    "artifact": {"config", "tensors", "errors"},
+    "protocol": {"tensors", "errors"},
+    "models": {"config", "tensors", "errors", "factory", "fingerprint"},
+    "data": {"preprocess", "config", "tensors", "errors", "factory", "fingerprint"},
+    "program": {"artifact", "tensors", "errors"},
+    "runtime": {"config", "tensors", "errors"},
+    "compression": {
+        "program", "artifact", "models", "data", "config", "tensors", "errors", "progress",
+    },
+}  # fmt: skip
+
+# Modules that a serving replica imports, directly or not, must not import these: they cost it
+# seconds of start and hundreds of megabytes.
+HEAVY = {"torch", "torchvision", "torchao", "sklearn", "safetensors", "transformers"}
+REPLICA = ("deployments.app", "deployments.model", "deployments.catalog")
+
+UNCLEAR = re.compile(
+    r"(^|_)(utils?|helpers?|managers?|handlers?|engines?|workers?|misc|common)(_|$)"
+)
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+MODULES = dict(modules())
+
+
+@cache
+def imports(module: str, *, at_import: bool) -> frozenset[str]:
+    """What a module imports: names of our own modules in full, others by their first part.
+
+    ``at_import``: only what is imported with it, not inside its functions.
+    """
+    tree = ast.parse(MODULES[module].read_text())
+    found = set()
+    for node in _at_import(tree) if at_import else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            named = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in named}
+    return frozenset(name if name in MODULES else name.partition(".")[0] for name in found)
+
+
+def _at_import(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        yield child
+        yield from _at_import(child)
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+CLUSTER = sorted(name for name in MODULES if name.startswith("cluster."))
+
+
+@pytest.mark.parametrize("module", CLUSTER)
+def test_a_room_imports_only_the_rooms_below_it(module: str) -> None:
+    ours = {name for name in imports(module, at_import=False) if name.startswith("cluster.")}
+    allowed = MAY_IMPORT[room(module)] | {room(module)}
+    wrong = sorted(name for name in ours if room(name) not in allowed)
+    assert not wrong, f"{module} imports {wrong}; its room may import {sorted(allowed)}"
+
+
+@pytest.mark.parametrize("module", CLUSTER)
+def test_the_library_knows_no_ray_and_no_deployment(module: str) -> None:
+    assert not imports(module, at_import=False) & {"ray", "deployments", "fastapi", "starlette"}
+    assert not [name for name in imports(module, at_import=False) if name.startswith("deployments")]
+
+
+def test_every_room_has_its_line_here() -> None:
+    rooms = {room(module) for module in CLUSTER}
+    assert rooms == set(MAY_IMPORT)
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    # Imports inside functions count: one that hides a circle does not remove it.
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " → ".join([*path[path.index(module) :], module])
+        if module in done:
+            return
+        for other in sorted(imports(module, at_import=False)):
+            # A package's __init__ gathers its own modules; that is no circle.
+            if other in MODULES and not module.startswith(f"{other}."):
+                visit(other, (*path, module))
+        done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+def test_a_replica_never_imports_what_only_compression_needs() -> None:
+    seen: set[str] = set()
+    todo = [(name, name) for name in REPLICA]
+    while todo:
+        module, path = todo.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        packages = {module.rpartition(".")[0]} & set(MODULES)
+        for other in sorted(imports(module, at_import=True) | packages):
+            assert other not in HEAVY, f"{path} → {other}"
+            if other in MODULES:
+                todo.append((other, f"{path} → {other}"))
+    assert "cluster.runtime.batcher" in seen  # the walk goes all the way
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_file_has_one_role(module: str) -> None:
+    lines = len(MODULES[module].read_text().splitlines())
+    assert lines <= MAX_LINES, f"{module} has {lines} lines: which second role is in it?"
+    for part in module.split("."):
+        assert not UNCLEAR.search(part), f"{module}: {part!r} says nothing about its role"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_says_what_it_is_for(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text())
+    assert ast.get_docstring(tree), f"{module} has no docstring"
+    named = [
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        and UNCLEAR.search(re.sub(r"(?<!^)(?=[A-Z])", "_", node.name).lower())
+    ]
+    assert not named, f"{module}: {named} say nothing about their role"
