@@ -8,6 +8,7 @@ and the first four below /versions/VERSION, as the protocol allows
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Query, Request
@@ -15,13 +16,16 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.errors import UnknownModelError
-from cluster.protocol.metadata import model_metadata
-from cluster.protocol.predict import DEFAULT_TOP_K, MAX_TOP_K
+from cluster.protocol.metadata import model_config, model_metadata
+from cluster.protocol.predict import MAX_TOP_K
 from deployments import inference, openapi
 from deployments.errors import answer_errors, error_response, json_response
 from deployments.inference import Model
 
-TopK = Annotated[int, Query(alias="top_k", ge=1, le=MAX_TOP_K, description="Labels to answer.")]
+TopK = Annotated[
+    int | None,
+    Query(alias="top_k", ge=1, le=MAX_TOP_K, description="Labels to answer; before the body's."),
+]
 
 
 class ModelApp:
@@ -36,18 +40,25 @@ class ModelApp:
         self._paths = _paths(model)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (
-            scope["type"] == "http"
-            and scope["method"] == "POST"
-            and scope["path"] == scope.get("root_path", "") + "/infer"
-        ):
-            try:
-                response = await inference.infer(self._model, Request(scope, receive))
-            except Exception as error:  # noqa: BLE001 - answered, and logged if it is ours
-                response = error_response(error, self._model.metrics.failed)
-            await response(scope, receive, send)
-        else:
-            await self._paths(scope, receive, send)
+        try:
+            if (
+                scope["type"] == "http"
+                and scope["method"] == "POST"
+                and scope["path"] == scope.get("root_path", "") + "/infer"
+            ):
+                await self._infer(scope, receive, send)
+            else:
+                await self._paths(scope, receive, send)
+        except asyncio.CancelledError:
+            self._model.metrics.failed("cancelled")
+            raise
+
+    async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            response = await inference.infer(self._model, Request(scope, receive))
+        except Exception as error:  # noqa: BLE001 - answered, and logged if it is ours
+            response = error_response(error, self._model.metrics.failed)
+        await response(scope, receive, send)
 
 
 def _paths(model: Model) -> FastAPI:
@@ -56,7 +67,7 @@ def _paths(model: Model) -> FastAPI:
     async def infer(request: Request) -> Response:
         return await inference.infer(model, request)
 
-    async def predict(request: Request, k: TopK = DEFAULT_TOP_K) -> Response:
+    async def predict(request: Request, k: TopK = None) -> Response:
         return await inference.predict(model, request, k)
 
     async def ready() -> Response:
@@ -67,6 +78,14 @@ def _paths(model: Model) -> FastAPI:
         return json_response(
             model_metadata(
                 model.name, [model.version], model.platform, manifest.inputs, manifest.outputs
+            )
+        )
+
+    async def config() -> Response:
+        manifest = model.manifest
+        return json_response(
+            model_config(
+                model.name, model.platform, model.max_batch_size, manifest.inputs, manifest.outputs
             )
         )
 
@@ -84,6 +103,7 @@ def _paths(model: Model) -> FastAPI:
         add(f"{prefix}/predict", predict, methods=["POST"], dependencies=checks,
             summary="The likeliest labels", openapi_extra=openapi.PREDICT)  # fmt: skip
         add(f"{prefix}/ready", ready, dependencies=checks, summary="Whether the model answers")
+        add(f"{prefix}/config", config, dependencies=checks, summary="Triton's configuration")
         add(prefix or "/", metadata, dependencies=checks, summary="Inputs, outputs, versions")
     app.add_middleware(BarePrefix)
     answer_errors(app, model.metrics.failed)

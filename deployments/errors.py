@@ -48,10 +48,15 @@ def answer_errors(app: FastAPI, count: Count) -> None:
         return error_response(error, count)
 
     async def no_such_path(request: Request, error: Exception) -> Response:
-        status = error.status_code if isinstance(error, HTTPException) else 500
-        detail = error.detail if isinstance(error, HTTPException) else INTERNAL
+        if not isinstance(error, HTTPException):
+            return error_response(error, count)
         count("rejected")
-        return json_response(error_body(f"{request.method} {request.url.path}: {detail}"), status)
+        allowed = (error.headers or {}).get("Allow")
+        hint = f"use {allowed}" if allowed else f"paths: {_root(request)}/openapi.json"
+        said = f"{request.method} {request.url.path:.200}: {error.detail}; {hint}"
+        response = json_response(error_body(said), error.status_code)
+        response.headers.update(error.headers or {})
+        return response
 
     async def wrong_parameter(_: Request, error: Exception) -> Response:
         problems = error.errors() if isinstance(error, RequestValidationError) else []
@@ -63,3 +68,7 @@ def answer_errors(app: FastAPI, count: Count) -> None:
         app.add_exception_handler(kind, ours)
     app.add_exception_handler(HTTPException, no_such_path)
     app.add_exception_handler(RequestValidationError, wrong_parameter)
+
+
+def _root(request: Request) -> str:
+    return str(request.scope.get("root_path", ""))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from fastapi import Request
@@ -21,7 +21,13 @@ from cluster.errors import RequestError, UnsupportedMediaTypeError
 from cluster.preprocess import TextEncoder, decode_image, image_tensor
 from cluster.protocol.answer import encode_infer
 from cluster.protocol.infer import HEADER_LENGTH, decode_infer, parse_header_length
-from cluster.protocol.predict import PredictRequest, decode_predict, item_array, top_k
+from cluster.protocol.predict import (
+    DEFAULT_TOP_K,
+    PredictRequest,
+    decode_predict,
+    item_array,
+    top_k,
+)
 from cluster.runtime.batcher import Answer
 from deployments.body import read_body
 from deployments.errors import json_response
@@ -40,6 +46,7 @@ class Model:
     version: str
     platform: str
     manifest: Manifest
+    max_batch_size: int
     limits: Limits
     text_encoder: TextEncoder | None
     submit: Callable[[Sequence[np.ndarray]], Awaitable[Answer]]
@@ -69,8 +76,11 @@ async def infer(model: Model, request: Request) -> Response:
     return Response(encoded.body, headers=encoded.headers)
 
 
-async def predict(model: Model, request: Request, k: int) -> Response:
-    """The likeliest labels for one image file, or for one item in JSON."""
+async def predict(model: Model, request: Request, k: int | None) -> Response:
+    """The likeliest labels for one image file, or for one item in JSON.
+
+    ``k``: how many, as the URL asks; None leaves it to the body.
+    """
     kind = content_type(request)
     if kind != "application/json" and kind not in IMAGE_TYPES:
         raise UnsupportedMediaTypeError(
@@ -80,9 +90,11 @@ async def predict(model: Model, request: Request, k: int) -> Response:
     body = bytes(await read_body(request, model.limits.body_bytes))
     started = time.perf_counter()
     if kind in IMAGE_TYPES:
-        wanted = PredictRequest(image=body, text=None, inputs=None, top_k=k)
+        wanted = PredictRequest(image=body, text=None, inputs=None, top_k=DEFAULT_TOP_K)
     else:
         wanted = decode_predict(body, model.limits.json_bytes)
+    if k is not None:
+        wanted = replace(wanted, top_k=k)
     # Pixels are decoded in a thread: a large photograph would hold up every other request.
     arrays = await asyncio.to_thread(_preprocess, model, wanted)
     preprocess_s = time.perf_counter() - started

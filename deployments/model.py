@@ -57,23 +57,27 @@ class ModelReplica:
             version=str(artifact.id)[:12],
             platform=f"headrace_{program.entry.kind}",
             manifest=manifest,
+            max_batch_size=args.batching.max_batch_size,
             limits=args.limits,
             text_encoder=text_encoder,
             submit=self._batcher.submit,
             metrics=metrics,
         )
-        took = time.perf_counter() - started
+        took = self._load_s = time.perf_counter() - started
         metrics.loaded(took)
         logger.info(
             "model %s: artifact %s (%s), program %s, %s runner, ready in %.2f s",
             args.name, manifest.name, self._model.version, program.entry.file, program.runner, took,
         )  # fmt: skip
+        for log in logger.handlers:
+            log.flush()  # Serve holds lines back to write many at once; this one is looked for
 
     def __serve_build_asgi_app__(self) -> ModelApp:
         return ModelApp(self._model)
 
     async def check_health(self) -> None:
         """Raises ProgramError if the compute thread is gone, stuck, or the program fails."""
+        self._model.metrics.loaded(self._load_s)  # Ray forgets a gauge within 20 s
         if not self._batcher.alive:
             raise ProgramError("the compute thread has ended")
         if time.monotonic() - self._batcher.last_finished < IDLE_BEFORE_PROBE_S:

@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.tensors import TensorSpec
 
-EXTENSIONS = ("binary_tensor_data",)
+EXTENSIONS = ("binary_tensor_data", "model_configuration")
 """The protocol extensions spoken here."""
 
 
@@ -33,6 +33,26 @@ def model_metadata(
     }
 
 
+def model_config(
+    name: str,
+    platform: str,
+    max_batch_size: int,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+) -> dict[str, Any]:
+    """Body of ``GET /v2/models/NAME/config``, the part of Triton's that clients read.
+
+    Dimensions are those of one item; ``perf_analyzer`` asks for this before anything else.
+    """
+    return {
+        "name": name,
+        "platform": platform,
+        "max_batch_size": max_batch_size,
+        "input": [_tensor_config(spec) for spec in inputs],
+        "output": [_tensor_config(spec) for spec in outputs],
+    }
+
+
 def error_body(message: str) -> dict[str, str]:
     """Body of every answer that is an error."""
     return {"error": message}
@@ -40,3 +60,11 @@ def error_body(message: str) -> dict[str, str]:
 
 def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+
+def _tensor_config(spec: TensorSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "data_type": f"TYPE_{spec.datatype}",
+        "dims": list(spec.item_shape),
+    }

@@ -38,6 +38,8 @@ def cluster_environment(record: Record) -> dict[str, str]:
     return inherited | {
         # Inherited by everything the cluster ever starts: how stop() finds it all.
         MARK: record.cluster_id,
+        # Temporary files of a process that is killed go with the run directory.
+        "TMPDIR": str(record.temporary_dir),
         # Requests go client → HAProxy → replica, without a Python proxy between.
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         # User code shares the replica's event loop, and access logs are written in bulk.

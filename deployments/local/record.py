@@ -65,6 +65,7 @@ class Record:
             metrics_port=next(others),
             fallback_port=next(others),
         )
+        record.temporary_dir.mkdir(mode=0o700)
         _write_private(record.token_path, secrets.token_hex(32))
         fields = {name: str(v) if isinstance(v, Path) else v for name, v in vars(record).items()}
         _write_private(_path(state_dir), json.dumps(fields, indent=1))
@@ -112,6 +113,10 @@ class Record:
     @property
     def haproxy_dir(self) -> Path:
         return self.run_dir / "h"
+
+    @property
+    def temporary_dir(self) -> Path:
+        return self.run_dir / "t"
 
     @property
     def dashboard(self) -> str:

@@ -24,7 +24,7 @@ def serving() -> Iterator[Callable[[Answer], str]]:
         class Post(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_POST(self) -> None:  # noqa: N802 - the name is http.server's
+            def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 status, content, *more = answer(body, headers)

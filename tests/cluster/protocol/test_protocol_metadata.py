@@ -1,6 +1,6 @@
 """Metadata bodies have the fields the protocol names."""
 
-from cluster.protocol.metadata import error_body, model_metadata, server_metadata
+from cluster.protocol.metadata import error_body, model_config, model_metadata, server_metadata
 from cluster.tensors import TensorSpec
 
 
@@ -8,7 +8,7 @@ def test_server_metadata():
     assert server_metadata("headrace", "0.1") == {
         "name": "headrace",
         "version": "0.1",
-        "extensions": ["binary_tensor_data"],
+        "extensions": ["binary_tensor_data", "model_configuration"],
     }
 
 
@@ -21,6 +21,18 @@ def test_model_metadata():
         "platform": "headrace_aoti",
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3, 8, 8]}],
         "outputs": [{"name": "y", "datatype": "INT64", "shape": [-1]}],
+    }
+
+
+def test_model_config_describes_one_item_as_triton_does():
+    x = TensorSpec(name="x", datatype="FP32", shape=(-1, 3, 8, 8))
+    y = TensorSpec(name="y", datatype="INT64", shape=(-1,))
+    assert model_config("m", "headrace_aoti", 4, [x], [y]) == {
+        "name": "m",
+        "platform": "headrace_aoti",
+        "max_batch_size": 4,
+        "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": [3, 8, 8]}],
+        "output": [{"name": "y", "data_type": "TYPE_INT64", "dims": []}],
     }
 
 

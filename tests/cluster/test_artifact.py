@@ -1,0 +1,116 @@
+"""An artifact's files are checked before anything opens them, and its manifest says it all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from cluster.artifact.artifact import Artifact
+from cluster.artifact.manifest import Latency, Manifest, content_id
+from cluster.errors import ArtifactCorruptError, ArtifactError
+
+Finished = Callable[..., bytes]
+
+
+def test_a_manifest_survives_being_written_and_read(tmp_path: Path, finished: Finished) -> None:
+    raw = finished(tmp_path)
+    manifest = Manifest.from_json(raw, "here")
+    assert manifest.to_json() == raw
+    assert manifest.labels == ("no", "yes")
+    assert manifest.inputs[0].item_shape == (4,)
+    assert Artifact.read(tmp_path, content_id(raw)).id == sha256(raw).hexdigest()
+
+
+def test_an_intact_file_is_handed_out(tmp_path: Path, finished: Finished) -> None:
+    finished(tmp_path)
+    artifact = Artifact.read(tmp_path)
+    artifact.verify()
+    assert artifact.file("programs/cpu-x86.pt2").read_bytes() == b"program"
+
+
+def test_a_changed_file_is_refused_with_its_name_and_both_hashes(
+    tmp_path: Path, finished: Finished
+) -> None:
+    finished(tmp_path)
+    file = tmp_path / "programs" / "cpu-x86.pt2"
+    file.write_bytes(b"progrAm")  # the same size
+    artifact = Artifact.read(tmp_path)
+    for check in (lambda: artifact.file("programs/cpu-x86.pt2"), artifact.verify):
+        with pytest.raises(ArtifactCorruptError) as caught:
+            check()
+        for part in (str(file), sha256(b"progrAm").hexdigest(), sha256(b"program").hexdigest()):
+            assert part in str(caught.value)
+    assert artifact.file("weights.safetensors").is_file()
+
+
+def test_a_missing_file_is_named(tmp_path: Path, finished: Finished) -> None:
+    finished(tmp_path)
+    (tmp_path / "weights.safetensors").unlink()
+    with pytest.raises(ArtifactCorruptError, match=r"weights\.safetensors: cannot be read"):
+        Artifact.read(tmp_path).verify()
+
+
+def test_a_changed_manifest_is_refused_with_both_hashes(tmp_path: Path, finished: Finished) -> None:
+    raw = finished(tmp_path)
+    changed = raw.replace(b'"yes"', b'"YES"')
+    (tmp_path / "manifest.json").write_bytes(changed)
+    with pytest.raises(ArtifactCorruptError) as caught:
+        Artifact.read(tmp_path, content_id(raw))
+    for part in ("manifest.json", content_id(raw), content_id(changed)):
+        assert part in str(caught.value)
+
+
+def test_a_file_the_manifest_does_not_name_is_not_handed_out(
+    tmp_path: Path, finished: Finished
+) -> None:
+    finished(tmp_path)
+    (tmp_path / "extra.so").write_bytes(b"code")
+    with pytest.raises(ArtifactError, match=r"names no file 'extra\.so'"):
+        Artifact.read(tmp_path).file("extra.so")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        (b"\x80", "not JSON"),
+        (b"[]", "schema_version is None"),
+        (b'{"format": "another tool"}', "schema_version is None"),
+        (b'{"schema_version": 2}', "schema_version is 2, this Headrace reads 1"),
+        (b'{"schema_version": 1}', "not a Headrace manifest"),
+    ],
+)
+def test_a_foreign_directory_is_refused(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        Artifact.read(tmp_path)
+    assert str(tmp_path / "manifest.json") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["../evil", "/etc/passwd", "a/../b", "a//b", ".hidden", "a/", "", "a\\b", "a\n"]
+)
+def test_a_manifest_never_names_a_file_outside(
+    tmp_path: Path, finished: Finished, path: str
+) -> None:
+    data = json.loads(finished(tmp_path))
+    data["files"][path] = data["files"]["weights.safetensors"]
+    with pytest.raises(ArtifactError, match="not a Headrace manifest"):
+        Manifest.from_json(json.dumps(data).encode(), "here")
+
+
+def test_a_field_nobody_knows_is_refused(tmp_path: Path, finished: Finished) -> None:
+    data = json.loads(finished(tmp_path)) | {"weigths": 1}
+    with pytest.raises(ArtifactError, match="weigths"):
+        Manifest.from_json(json.dumps(data).encode(), "here")
+
+
+def test_throughput_is_items_over_the_median_time() -> None:
+    assert Latency(batch=8, p50_ms=4.0, p99_ms=9.0).items_per_s == pytest.approx(2000)

@@ -1,0 +1,189 @@
+"""A store behind a URI gives the same artifacts as a local one, and nothing that was changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from cluster.artifact.manifest import content_id
+from cluster.artifact.remote import RemoteStore
+from cluster.errors import ArtifactCorruptError, ArtifactError, ArtifactNotFoundError
+
+Finished = Callable[..., bytes]
+URI = "memory://headrace-test/store"
+KEY = "a" * 64
+
+
+@pytest.fixture
+def remote() -> Iterator[fsspec.AbstractFileSystem]:
+    """The memory behind the URI, empty before and after."""
+    filesystem = fsspec.filesystem("memory")
+    yield filesystem
+    if filesystem.exists("/headrace-test"):
+        filesystem.rm("/headrace-test", recursive=True)
+
+
+@pytest.fixture
+def store(remote: fsspec.AbstractFileSystem, tmp_path: Path) -> RemoteStore:
+    """Where artifacts are published from."""
+    return RemoteStore.at(URI, tmp_path / "builder")
+
+
+@pytest.fixture
+def reader(remote: fsspec.AbstractFileSystem, tmp_path: Path) -> RemoteStore:
+    """The same store from a node that has nothing yet."""
+    return RemoteStore.at(URI, tmp_path / "reader")
+
+
+@pytest.fixture
+def artifact_id(store: RemoteStore, finished: Finished) -> str:
+    with store.building(KEY) as room:
+        finished(room / "artifact", name="digits", key=KEY)
+        return str(store.publish(room / "artifact").id)
+
+
+def put(remote: fsspec.AbstractFileSystem, path: str, content: bytes) -> None:
+    remote.pipe_file(f"/headrace-test/store/{path}", content)
+
+
+def kept(tmp_path: Path) -> list[str]:
+    """The files in the reader's cache."""
+    root = tmp_path / "reader"
+    return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
+
+
+def test_another_node_fetches_the_artifact_once(
+    reader: RemoteStore, artifact_id: str, remote: fsspec.AbstractFileSystem, tmp_path: Path
+) -> None:
+    found = reader.open("digits")
+    assert found.id == artifact_id
+    assert found.path.is_relative_to(tmp_path / "reader")
+    found.verify()
+    remote.rm(f"/headrace-test/store/artifacts/{artifact_id}", recursive=True)
+    again = reader.open("digits")  # now from the cache
+    assert again.file("programs/cpu-x86.pt2").read_bytes() == b"program"
+
+
+def test_an_artifact_is_found_by_id_beginning_and_build(
+    reader: RemoteStore, artifact_id: str
+) -> None:
+    assert reader.open(artifact_id).id == artifact_id
+    assert reader.open(artifact_id[:10]).id == artifact_id
+    build = reader.find_build(KEY)
+    assert build is not None
+    assert build.id == artifact_id
+    assert reader.find_build("b" * 64) is None
+
+
+def test_an_unknown_artifact_is_refused_with_the_names_there(
+    reader: RemoteStore, artifact_id: str
+) -> None:
+    for ref in ("letters", "f" * 64, "../names/digits"):
+        with pytest.raises(ArtifactNotFoundError, match=f"{URI}; names there: digits"):
+            reader.open(ref)
+
+
+def test_an_empty_store_says_so(reader: RemoteStore) -> None:
+    with pytest.raises(ArtifactNotFoundError, match="names there: none yet"):
+        reader.open("digits")
+
+
+def test_a_file_changed_in_the_store_is_refused_with_its_uri_and_both_hashes(
+    reader: RemoteStore, artifact_id: str, remote: fsspec.AbstractFileSystem, tmp_path: Path
+) -> None:
+    name = f"artifacts/{artifact_id}/programs/cpu-x86.pt2"
+    put(remote, name, b"evil")
+    with pytest.raises(ArtifactCorruptError) as caught:
+        reader.open("digits")
+    for part in (f"{URI}/{name}", sha256(b"evil").hexdigest(), sha256(b"program").hexdigest()):
+        assert part in str(caught.value)
+    assert kept(tmp_path) == []
+
+
+def test_a_file_missing_in_the_store_is_named(
+    reader: RemoteStore, artifact_id: str, remote: fsspec.AbstractFileSystem, tmp_path: Path
+) -> None:
+    name = f"artifacts/{artifact_id}/weights.safetensors"
+    remote.rm_file(f"/headrace-test/store/{name}")
+    with pytest.raises(ArtifactCorruptError, match=f"{URI}/{name} is named by its manifest"):
+        reader.open("digits")
+    assert kept(tmp_path) == []
+
+
+def test_a_manifest_changed_in_the_store_is_refused_with_both_hashes(
+    reader: RemoteStore, artifact_id: str, remote: fsspec.AbstractFileSystem, tmp_path: Path
+) -> None:
+    put(remote, f"artifacts/{artifact_id}/manifest.json", b"{}")
+    with pytest.raises(ArtifactCorruptError) as caught:
+        reader.open("digits")
+    for part in (f"{artifact_id}/manifest.json", artifact_id, sha256(b"{}").hexdigest()):
+        assert part in str(caught.value)
+    assert kept(tmp_path) == []
+
+
+def test_a_manifest_that_climbs_out_of_the_cache_is_refused(
+    reader: RemoteStore, finished: Finished, remote: fsspec.AbstractFileSystem, tmp_path: Path
+) -> None:
+    data = json.loads(finished(tmp_path / "made"))
+    data["files"]["../../../evil"] = data["files"]["weights.safetensors"]
+    raw = json.dumps(data).encode()
+    evil = content_id(raw)
+    put(remote, f"artifacts/{evil}/manifest.json", raw)
+    put(remote, "evil", b"weights")
+    put(remote, "names/digits", evil.encode())
+    with pytest.raises(ArtifactError, match="not a Headrace manifest"):
+        reader.open("digits")
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_a_name_that_climbs_out_of_the_cache_is_refused(
+    reader: RemoteStore, finished: Finished, remote: fsspec.AbstractFileSystem, tmp_path: Path
+) -> None:
+    raw = finished(tmp_path / "made")
+    put(remote, "outside/manifest.json", raw)
+    for path in ("names/digits", f"builds/{KEY}"):
+        put(remote, path, b"../outside")
+    for read in (lambda: reader.open("digits"), lambda: reader.find_build(KEY)):
+        with pytest.raises(ArtifactError, match=r"holds '\.\./outside', expected an artifact's id"):
+            read()
+
+
+def test_a_file_changed_in_the_cache_is_refused_before_it_is_opened(
+    reader: RemoteStore, artifact_id: str
+) -> None:
+    (reader.open("digits").path / "programs" / "cpu-x86.pt2").write_bytes(b"evil")
+    with pytest.raises(ArtifactCorruptError, match=sha256(b"evil").hexdigest()):
+        reader.open("digits").file("programs/cpu-x86.pt2")
+
+
+def test_an_upload_that_was_cut_off_is_not_there(
+    reader: RemoteStore, artifact_id: str, remote: fsspec.AbstractFileSystem
+) -> None:
+    other = "9" * 64  # its files had begun to arrive; the manifest goes last
+    put(remote, f"artifacts/{other}/weights.safetensors", b"weights")
+    with pytest.raises(ArtifactNotFoundError):
+        reader.open(other)
+
+
+def test_reports_and_step_weights_reach_other_nodes(
+    store: RemoteStore, reader: RemoteStore, remote: fsspec.AbstractFileSystem, tmp_path: Path
+) -> None:
+    where = store.reject("digits", KEY, b"{}")
+    assert fsspec.open(where).open().read() == b"{}"
+    assert reader.cached_step("k") is None
+    (tmp_path / "w").write_bytes(b"trained")
+    store.cache_step("k", tmp_path / "w")
+    cached = reader.cached_step("k")
+    assert cached is not None
+    assert cached.read_bytes() == b"trained"
+    assert kept(tmp_path) == ["steps/k.safetensors"]
+
+
+def test_a_protocol_nobody_knows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"store 'nosuch://x' cannot be used.*headrace\[s3\]"):
+        RemoteStore.at("nosuch://x", tmp_path)

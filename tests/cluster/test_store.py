@@ -1,0 +1,278 @@
+"""A directory of artifacts stays whole whatever happens to the processes that write to it."""
+
+from __future__ import annotations
+
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from cluster.artifact.manifest import content_id
+from cluster.artifact.remote import RemoteStore
+from cluster.artifact.store import LocalStore, default_store, open_store
+from cluster.errors import ArtifactCorruptError, ArtifactError, ArtifactNotFoundError
+
+Finished = Callable[..., bytes]
+KEY = "a" * 64
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "store")
+
+
+def publish(store: LocalStore, finished: Finished, name: str, content: bytes = b"x") -> str:
+    with store.building(KEY) as room:
+        finished(room / "artifact", name=name, key=KEY, files={"weights.safetensors": content})
+        return str(store.publish(room / "artifact").id)
+
+
+def everything(store: LocalStore) -> list[str]:
+    """Every file and directory of the store, by path."""
+    return sorted(str(path.relative_to(store.root)) for path in store.root.rglob("*"))
+
+
+def test_a_published_artifact_is_found_by_name_id_beginning_and_build(
+    store: LocalStore, finished: Finished
+) -> None:
+    artifact_id = publish(store, finished, "digits")
+    for ref in ("digits", artifact_id, artifact_id[:8]):
+        found = store.open(ref)
+        assert found.id == artifact_id
+        found.verify()
+    build = store.find_build(KEY)
+    assert build is not None
+    assert build.id == artifact_id
+    assert store.find_build("b" * 64) is None
+
+
+def test_publishing_leaves_the_artifact_and_its_two_names(
+    store: LocalStore, finished: Finished
+) -> None:
+    artifact_id = publish(store, finished, "digits")
+    assert everything(store) == sorted(
+        [
+            "artifacts",
+            f"artifacts/{artifact_id}",
+            f"artifacts/{artifact_id}/manifest.json",
+            f"artifacts/{artifact_id}/weights.safetensors",
+            "building",
+            "builds",
+            f"builds/{KEY}",
+            "names",
+            "names/digits",
+        ]
+    )
+
+
+def test_a_name_stands_for_the_newest_artifact_and_the_older_keeps_its_id(
+    store: LocalStore, finished: Finished
+) -> None:
+    first = publish(store, finished, "digits", b"first")
+    second = publish(store, finished, "digits", b"second")
+    assert store.open("digits").id == second
+    assert store.open(first).file("weights.safetensors").read_bytes() == b"first"
+
+
+def test_publishing_the_same_content_twice_gives_one_artifact(
+    store: LocalStore, finished: Finished
+) -> None:
+    assert publish(store, finished, "digits") == publish(store, finished, "digits")
+    assert len(list((store.root / "artifacts").iterdir())) == 1
+    assert list((store.root / "building").iterdir()) == []
+
+
+def test_an_unknown_artifact_is_refused_with_the_names_there(
+    store: LocalStore, finished: Finished
+) -> None:
+    with pytest.raises(ArtifactNotFoundError, match="names there: none yet"):
+        store.open("digits")
+    publish(store, finished, "digits")
+    for ref in ("digit", "../digits", "0" * 64, "abc", "", "names/digits"):
+        with pytest.raises(ArtifactNotFoundError, match="names there: digits"):
+            store.open(ref)
+
+
+def test_an_ambiguous_beginning_is_refused(store: LocalStore) -> None:
+    for end in "01":
+        (store.root / "artifacts" / ("c" * 63 + end)).mkdir(parents=True)
+    with pytest.raises(ArtifactError, match="begins 2 artifact ids"):
+        store.open("cccccccc")
+
+
+def test_a_name_that_points_nowhere_sensible_is_refused(
+    store: LocalStore, finished: Finished
+) -> None:
+    publish(store, finished, "digits")
+    (store.root / "names" / "digits").write_text("../../outside")
+    with pytest.raises(ArtifactError, match=r"names/digits holds '\.\./\.\./outside'"):
+        store.open("digits")
+
+
+def test_a_corrupt_workspace_is_not_published(store: LocalStore, finished: Finished) -> None:
+    with store.building(KEY) as room:
+        finished(room / "artifact")
+        (room / "artifact" / "weights.safetensors").write_bytes(b"other")
+        with pytest.raises(ArtifactCorruptError, match=r"weights\.safetensors"):
+            store.publish(room / "artifact")
+    assert everything(store) == ["building"]
+
+
+def test_a_build_that_fails_leaves_nothing(store: LocalStore) -> None:
+    def fail() -> None:
+        with store.building(KEY) as room:
+            (room / "half").write_bytes(b"made")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert everything(store) == ["building"]
+
+
+def test_a_deleted_artifact_is_built_again(store: LocalStore, finished: Finished) -> None:
+    artifact_id = publish(store, finished, "digits")
+    (store.root / "artifacts" / artifact_id).rename(store.root / "elsewhere")
+    assert store.find_build(KEY) is None
+
+
+def test_a_relative_store_is_refused() -> None:
+    with pytest.raises(ArtifactError, match="absolute directory"):
+        open_store("somewhere/relative")
+
+
+def test_the_store_comes_from_the_argument_then_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_STORE", str(tmp_path / "env"))
+    given, from_environment = open_store(str(tmp_path / "given")), open_store(None)
+    assert isinstance(given, LocalStore)
+    assert given.root == tmp_path / "given"
+    assert isinstance(from_environment, LocalStore)
+    assert from_environment.root == tmp_path / "env"
+    monkeypatch.delenv("HEADRACE_STORE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_store() == str(tmp_path / ".headrace" / "store")
+    assert isinstance(open_store("memory://store"), RemoteStore)
+
+
+def test_rejected_reports_and_step_weights_are_kept(store: LocalStore, tmp_path: Path) -> None:
+    where = store.reject("digits", KEY, b'{"accepted": false}')
+    assert Path(where).read_bytes() == b'{"accepted": false}'
+    assert store.cached_step("k") is None
+    (tmp_path / "w").write_bytes(b"trained")
+    store.cache_step("k", tmp_path / "w")
+    cached = store.cached_step("k")
+    assert cached is not None
+    assert cached.read_bytes() == b"trained"
+    with pytest.raises(ArtifactNotFoundError):
+        store.open("digits")
+
+
+# ------------------------------------------------------------------ several processes
+
+HOLD = """
+import sys
+from pathlib import Path
+from cluster.artifact.store import LocalStore
+with LocalStore(Path(sys.argv[1])).building(sys.argv[2]) as room:
+    (room / "half").write_bytes(b"made")
+    print("holds", flush=True)
+    sys.stdin.readline()
+print("done", flush=True)
+"""
+
+
+def start_holding(store: LocalStore, key: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(store.root), key],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_what_a_killed_process_left_goes_with_the_next_build(store: LocalStore) -> None:
+    with start_holding(store, KEY) as killed, start_holding(store, "b" * 64) as living:
+        assert (line(killed), line(living)) == ("holds", "holds")
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        assert (store.root / "building" / KEY / "half").is_file()
+        (store.root / "building" / f"{'d' * 64}.lock").touch()  # killed before it had a room
+        with store.building("c" * 64):
+            assert not (store.root / "building" / KEY).exists()
+            assert (store.root / "building" / ("b" * 64) / "half").is_file()
+        living.communicate("\n")
+    assert everything(store) == ["building"]
+
+
+def test_a_killed_build_does_not_hold_up_the_next_of_its_key(store: LocalStore) -> None:
+    with start_holding(store, KEY) as killed:
+        assert line(killed) == "holds"
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+    with store.building(KEY) as room:
+        assert list(room.iterdir()) == []
+    assert everything(store) == ["building"]
+
+
+def test_one_process_at_a_time_builds_a_key(store: LocalStore) -> None:
+    # Whoever holds the room says so; only when it is let go does another come in.
+    with ExitStack() as stack, selectors.DefaultSelector() as selector:
+        processes = [stack.enter_context(start_holding(store, KEY)) for _ in range(4)]
+        for process in processes:
+            assert process.stdout is not None
+            selector.register(process.stdout, selectors.EVENT_READ, process)
+        for _ in range(len(processes)):
+            ready = selector.select(timeout=30)
+            assert len(ready) == 1
+            holder = ready[0][0].data
+            assert line(holder) == "holds"
+            assert selector.select(timeout=0.2) == []
+            selector.unregister(holder.stdout)
+            holder.communicate("\n")
+            assert holder.returncode == 0
+    assert everything(store) == ["building"]
+
+
+READ = """
+import sys
+from pathlib import Path
+from cluster.artifact.store import LocalStore
+store = LocalStore(Path(sys.argv[1]))
+print("ready", flush=True)
+sizes = set()
+while not (store.root / "stop").exists():
+    sizes.add(len(store.cached_step("k").read_bytes()))
+print(sorted(sizes))
+"""
+
+
+def test_readers_never_see_a_part_of_a_file(store: LocalStore, tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"x")
+    (tmp_path / "large").write_bytes(b"x" * 4_000_000)
+    store.cache_step("k", tmp_path / "small")
+    reader = subprocess.Popen(
+        [sys.executable, "-c", READ, str(store.root)], stdout=subprocess.PIPE, text=True
+    )
+    with reader:
+        assert line(reader) == "ready"
+        for _ in range(10):
+            store.cache_step("k", tmp_path / "large")
+            store.cache_step("k", tmp_path / "small")
+        (store.root / "stop").touch()
+        assert set(map(int, line(reader).strip("[]").split(", "))) <= {1, 4_000_000}
+    assert list((store.root / "building").iterdir()) == []
+
+
+def test_the_id_covers_every_file(store: LocalStore, finished: Finished, tmp_path: Path) -> None:
+    one = finished(tmp_path / "one", files={"weights.safetensors": b"1"})
+    two = finished(tmp_path / "two", files={"weights.safetensors": b"2"})
+    assert content_id(one) != content_id(two)

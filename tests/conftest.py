@@ -1,0 +1,154 @@
+"""What tests of several rooms share: real artifacts, built once, and small made-up ones."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.artifact.artifact import MANIFEST, Artifact, describe
+from cluster.artifact.manifest import Manifest
+from cluster.artifact.store import LocalStore
+from cluster.config.base import parse
+from cluster.config.recipe import Recipe
+from cluster.tensors import TensorSpec
+
+TinyRecipe = Callable[..., Recipe]
+Finished = Callable[..., bytes]
+
+TINY_MODULE = '''
+"""Models that train and compile in seconds."""
+import torch
+from torch import nn
+
+
+class Marked(nn.Sequential):
+    """Refuses weights without the version mark of a state dict, as MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):
+        if metadata.get("version") != 2:
+            raise ValueError("no version mark")
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def convolutional(num_classes):
+    return Marked(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(16 * 8 * 8, 64), nn.ReLU(), nn.Linear(64, num_classes),
+    )
+
+
+def linear(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(16 * 16, num_classes))
+'''
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyRecipe]:
+    """Makes recipes that train a factory of ``headrace_tiny`` on the digits for one epoch.
+
+    ``recipe(name, scheme, model="convolutional", **fields)``; scheme None quantizes nothing.
+    """
+    folder = tmp_path_factory.mktemp("tiny-models")
+    (folder / "headrace_tiny.py").write_text(TINY_MODULE)
+
+    def recipe(
+        name: str, scheme: str | None, model: str = "convolutional", **fields: object
+    ) -> Recipe:
+        quantize = [{"kind": "quantize", "scheme": scheme}] if scheme else []
+        raw = {
+            "name": name,
+            "model": {
+                "source": f"python:headrace_tiny:{model}",
+                "image": {"size": 16, "channels": 1, "mean": [0.5], "std": [0.5]},
+            },
+            "steps": [{"kind": "train", "epochs": 1}, *quantize],
+            "evaluation": {"repeats": 10},
+            # So small a model is not expected to get faster.
+            "gate": {"max_accuracy_drop": 0.05, "min_speedup": None},
+        }
+        return parse(raw | fields, Recipe, "recipe")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        patch.setenv("PYTHONPATH", str(folder))  # the evaluation is a process of its own
+        yield recipe
+    sys.modules.pop("headrace_tiny", None)
+
+
+@pytest.fixture(scope="session")
+def int8_artifact_store(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: TinyRecipe) -> Path:
+    """A store with the artifact ``tiny-int8``: a small image classifier in static int8."""
+    root = tmp_path_factory.mktemp("store")
+    _build(tiny_recipe("tiny-int8", "static_int8"), root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def bf16_artifact_store(int8_artifact_store: Path, tiny_recipe: TinyRecipe) -> Path:
+    """The same store, with ``tiny-bf16`` beside ``tiny-int8``: the same model in bfloat16."""
+    _build(tiny_recipe("tiny-bf16", "bf16"), int8_artifact_store)
+    return int8_artifact_store
+
+
+def _build(recipe: Recipe, root: Path) -> None:
+    # Importing the job imports PyTorch, which most tests have no need of.
+    from cluster.compression import job
+
+    lines: list[str] = []
+    outcome = job.run(recipe, LocalStore(root), lines.append)
+    if outcome.artifact is None:
+        pytest.fail("the gate refused the test artifact:\n" + "\n".join(lines))
+    (root / f"{recipe.name}.log").write_text("\n".join(lines))
+
+
+@pytest.fixture(scope="session")
+def finished() -> Finished:
+    """Fills a directory as a job would leave it, with made-up bytes; returns the manifest.
+
+    ``finished(directory, name="m", key="0" * 64, files={...})``
+    """
+
+    def fill(
+        directory: Path,
+        name: str = "m",
+        key: str = "0" * 64,
+        files: dict[str, bytes] | None = None,
+    ) -> bytes:
+        directory.mkdir(parents=True, exist_ok=True)
+        content = {"weights.safetensors": b"weights", "programs/cpu-x86.pt2": b"program"}
+        for path, data in (files or content).items():
+            (directory / path).parent.mkdir(parents=True, exist_ok=True)
+            (directory / path).write_bytes(data)
+        manifest = Manifest(
+            name=name,
+            recipe={},
+            recipe_key=key,
+            inputs=(TensorSpec(name="input", datatype="FP32", shape=(-1, 4)),),
+            outputs=(TensorSpec(name="logits", datatype="FP32", shape=(-1, 2)),),
+            image=None,
+            text=None,
+            labels=("no", "yes"),
+            files={path: describe(directory / path) for path in files or content},
+            programs=(),
+            quantized_operators=3,
+        )
+        (directory / MANIFEST).write_bytes(manifest.to_json())
+        return manifest.to_json()
+
+    return fill
+
+
+@pytest.fixture
+def int8_artifact(int8_artifact_store: Path) -> Artifact:
+    return LocalStore(int8_artifact_store).open("tiny-int8")
+
+
+@pytest.fixture
+def bf16_artifact(bf16_artifact_store: Path) -> Artifact:
+    return LocalStore(bf16_artifact_store).open("tiny-bf16")
