@@ -37,7 +37,7 @@ def model(args: dict[str, Any]) -> Application:
         max_ongoing_requests=checked.ongoing_requests,
         max_queued_requests=checked.max_queued_requests,
         ray_actor_options={"num_cpus": checked.compute_threads},
-        health_check_period_s=10,
+        health_check_period_s=2,  # also how soon a dead replica is noticed
         health_check_timeout_s=30,
         **scale,
     )(serve.ingress()(ModelReplica))

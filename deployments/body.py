@@ -1,19 +1,57 @@
-"""Reading a request's body without ever holding more of it than the limit."""
+"""Reading a request's body without ever holding more of it than the limit.
+
+body ≤ limit → bytearray
+body > limit → BodyTooLargeError → Refusal: the answer at once, a little of the rest read, the end
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from cluster.errors import PayloadTooLargeError, RequestError, UnsupportedMediaTypeError
 
 ALLOCATED_AHEAD_BYTES = 2**20
 """Memory a body gets before it arrives, at most: a header alone must not cost what it claims."""
 
+LINGER_BYTES = 16 * 2**20
+LINGER_S = 2.0
+"""How much of a refused body is still read, and for how long: most clients look for the answer
+only when they have sent everything, and a connection closed before that loses it."""
+
+
+class BodyTooLargeError(PayloadTooLargeError):
+    """The body is over the limit, and the rest of it was not read."""
+
+
+class Refusal(Response):
+    """An answer to a request whose body goes on: sent whole, then the connection is ended."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers["Connection"] = "close"
+        start = {"status": self.status_code, "headers": self.raw_headers}
+        await send({"type": "http.response.start", **start})
+        # Content-Length tells the client that this is all; the server reads on until told so.
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        left = LINGER_BYTES
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while left > 0:
+                    message = await receive()
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        break
+        await send({"type": "http.response.body", "body": b""})
+
 
 async def read_body(request: Request, limit_bytes: int) -> bytearray:
     """The whole body.
 
-    Raises PayloadTooLargeError before anything is read when Content-Length is over the limit,
+    Raises BodyTooLargeError before anything is read when Content-Length is over the limit,
     and as soon as a chunked body passes it. RequestError if it ends early,
     UnsupportedMediaTypeError if it is compressed.
     """
@@ -24,7 +62,7 @@ async def read_body(request: Request, limit_bytes: int) -> bytearray:
         )
     declared = _content_length(request)
     if declared is not None and declared > limit_bytes:
-        raise PayloadTooLargeError(
+        raise BodyTooLargeError(
             f"the body is {declared} bytes, this model reads at most {limit_bytes}"
         )
     # Most bodies fit into what is allocated at once, though they arrive in many chunks.
@@ -33,7 +71,7 @@ async def read_body(request: Request, limit_bytes: int) -> bytearray:
     async for chunk in request.stream():
         end = received + len(chunk)
         if end > limit_bytes:
-            raise PayloadTooLargeError(
+            raise BodyTooLargeError(
                 f"the body is over {limit_bytes} bytes, the most this model reads"
             )
         body[received:end] = chunk

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from cluster import __version__
 from cluster.errors import UnknownModelError
 from cluster.protocol.metadata import server_metadata
+from deployments import openapi
 from deployments.endpoints import BarePrefix
 from deployments.errors import answer_errors, json_response
 
@@ -58,7 +59,7 @@ class Catalog:
         self._asked_at = -STATUS_AGE_S
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        app = FastAPI(title="Headrace", version=__version__)
+        app = FastAPI(title="Headrace", version=__version__, responses=openapi.ERRORS)
 
         @app.get("/", summary="Server metadata")
         async def server() -> Response:

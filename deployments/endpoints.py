@@ -95,7 +95,9 @@ def _paths(model: Model) -> FastAPI:
                 f"model {model.name} has no version {version!r:.80}, only {model.version!r}"
             )
 
-    app = FastAPI(title=f"Headrace model {model.name}", version=model.version)
+    app = FastAPI(
+        title=f"Headrace model {model.name}", version=model.version, responses=openapi.ERRORS
+    )
     for prefix, checks in (("", []), ("/versions/{version}", [Depends(served)])):
         add = app.add_api_route
         add(f"{prefix}/infer", infer, methods=["POST"], dependencies=checks,

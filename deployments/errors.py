@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from cluster.errors import HeadraceError
 from cluster.protocol.metadata import error_body
+from deployments.body import BodyTooLargeError, Refusal
 
 logger = logging.getLogger("ray.serve")
 
@@ -23,16 +24,17 @@ Count = Callable[[str], None]
 """Hears the outcome of a request that failed: rejected, failed or cancelled."""
 
 
-def json_response(content: object, status: int = 200) -> Response:
+def json_response(content: object, status: int = 200, kind: type[Response] = Response) -> Response:
     """A JSON answer."""
-    return Response(orjson.dumps(content), status, media_type="application/json")
+    return kind(orjson.dumps(content), status, media_type="application/json")
 
 
 def error_response(error: Exception, count: Count) -> Response:
     """The answer for an exception: its message below 500, a fixed sentence from there on."""
     if isinstance(error, HeadraceError) and error.http_status < 500:
         count("rejected")
-        return json_response(error_body(str(error)), error.http_status)
+        kind = Refusal if isinstance(error, BodyTooLargeError) else Response
+        return json_response(error_body(str(error)), error.http_status, kind)
     if isinstance(error, ClientDisconnect):
         count("cancelled")
         return json_response(error_body("the client closed the connection"), 400)
@@ -52,7 +54,8 @@ def answer_errors(app: FastAPI, count: Count) -> None:
             return error_response(error, count)
         count("rejected")
         allowed = (error.headers or {}).get("Allow")
-        hint = f"use {allowed}" if allowed else f"paths: {_root(request)}/openapi.json"
+        root = request.scope.get("root_path", "")
+        hint = f"use {allowed}" if allowed else f"the paths stand in {root}/openapi.json"
         said = f"{request.method} {request.url.path:.200}: {error.detail}; {hint}"
         response = json_response(error_body(said), error.status_code)
         response.headers.update(error.headers or {})
@@ -68,7 +71,3 @@ def answer_errors(app: FastAPI, count: Count) -> None:
         app.add_exception_handler(kind, ours)
     app.add_exception_handler(HTTPException, no_such_path)
     app.add_exception_handler(RequestValidationError, wrong_parameter)
-
-
-def _root(request: Request) -> str:
-    return str(request.scope.get("root_path", ""))

@@ -4,6 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {
+        "description": "What was wrong with the request, and what was expected.",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["error"],
+                    "properties": {"error": {"type": "string"}},
+                }
+            }
+        },
+    }
+}
+"""For every path."""
+
 _TENSOR: dict[str, Any] = {
     "type": "object",
     "required": ["name", "shape", "datatype"],

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cluster.artifact.artifact import MANIFEST, Artifact, describe
+from cluster.artifact.local import LocalStore
 from cluster.artifact.manifest import Manifest
-from cluster.artifact.store import LocalStore
 from cluster.config.base import parse
 from cluster.config.recipe import Recipe
 from cluster.tensors import TensorSpec

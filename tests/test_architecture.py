@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runtime": {"config", "tensors", "errors"},
     "compression": {
         "program", "artifact", "models", "data", "config", "tensors", "errors", "progress",
+        "fingerprint",
     },
 }  # fmt: skip
 

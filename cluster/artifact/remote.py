@@ -19,8 +19,8 @@ from typing import Any
 import fsspec
 
 from cluster.artifact.artifact import MANIFEST, Artifact, check_file, check_id
+from cluster.artifact.local import MIN_ID_PREFIX, LocalStore, checked_id, not_found
 from cluster.artifact.manifest import Manifest
-from cluster.artifact.store import MIN_ID_PREFIX, LocalStore, checked_id, not_found
 from cluster.config.base import MODEL_NAME
 from cluster.errors import ArtifactCorruptError, ArtifactError, ArtifactNotFoundError
 

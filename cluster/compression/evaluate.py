@@ -19,7 +19,7 @@ from cluster.artifact.artifact import TOKENIZER, Artifact
 from cluster.artifact.manifest import Measurement
 from cluster.config.recipe import Recipe
 from cluster.data import PreparedSamples, load_data
-from cluster.errors import CompressionError
+from cluster.errors import CompressionError, HeadraceError
 from cluster.program import program as programs
 from cluster.progress import Print, to_stdout
 
@@ -40,18 +40,23 @@ class _Task(BaseModel):
     artifact: Path
     recipe: Recipe
     baseline_weights: Path
+    expected: Path
     result: Path
 
 
-def run(artifact: Path, recipe: Recipe, baseline: Path, scratch: Path, out: Print) -> Evaluated:
+def run(
+    artifact: Path, recipe: Recipe, baseline: Path, expected: Path, scratch: Path, out: Print
+) -> Evaluated:
     """Measure the artifact in a fresh process; CompressionError with its last lines if it fails.
 
-    ``baseline``: the float32 weights before compression. ``scratch``: a directory for the task.
+    ``baseline``: the float32 weights before compression. ``expected``: what the program must
+    compute, see :mod:`reference`. ``scratch``: a directory for the task.
     """
     task = _Task(
         artifact=artifact,
         recipe=recipe,
         baseline_weights=baseline,
+        expected=expected,
         result=scratch / "evaluated.json",
     )
     (scratch / "task.json").write_text(task.model_dump_json())
@@ -81,6 +86,7 @@ def main(task_file: str) -> None:
     # Only this process compares with the float model; a replica never imports these.
     import torch
 
+    from cluster.compression import reference
     from cluster.compression.measure import accuracy, latencies
     from cluster.models import checkpoints, load_model
 
@@ -88,6 +94,8 @@ def main(task_file: str) -> None:
     recipe = task.recipe
     artifact = Artifact.read(task.artifact)
     program = programs.load(artifact, recipe.evaluation.compute_threads)
+    found = reference.check(lambda arrays: program.run(arrays)[0], task.expected)
+    to_stdout(f"measure  the program agrees with the model: {found:.3f} of the logits' spread")
 
     data = load_data(recipe.data, recipe.seed)
     model = load_model(recipe.model, data.labels)
@@ -108,12 +116,12 @@ def main(task_file: str) -> None:
     }
     measured = {}
     for name, run_model in runs.items():
-        found = accuracy(run_model, samples, recipe.evaluation.samples)
+        right = accuracy(run_model, samples, recipe.evaluation.samples)
         measured[name] = Measurement(
-            accuracy=found.share,
-            accuracy_low=found.low,
-            accuracy_high=found.high,
-            samples=found.samples,
+            accuracy=right.share,
+            accuracy_low=right.low,
+            accuracy_high=right.high,
+            samples=right.samples,
             latency=timed[name],
             size_bytes=sizes[name],
         )
@@ -122,4 +130,7 @@ def main(task_file: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1])
+    except HeadraceError as error:
+        sys.exit(str(error))

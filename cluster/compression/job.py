@@ -23,11 +23,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from cluster import __version__
+from cluster import __version__, fingerprint
 from cluster.artifact.artifact import MANIFEST, REPORT, TOKENIZER, WEIGHTS, Artifact, describe
 from cluster.artifact.manifest import Manifest, Measurement
 from cluster.artifact.store import ArtifactStore
-from cluster.compression import builder, evaluate, gate, native_runner, steps
+from cluster.compression import builder, evaluate, gate, native_runner, reference, steps
 from cluster.compression.evaluate import Evaluated
 from cluster.compression.quantize import tensors_of
 from cluster.compression.report import gate_lines, report, row, table
@@ -37,6 +37,9 @@ from cluster.data import LabelledData, PreparedSamples, load_data
 from cluster.models import load_model, source_fingerprint
 from cluster.program import node
 from cluster.progress import Print
+
+_CODE = Path(__file__).parent
+"""The steps and builders: what they do decides what is built, as much as the recipe does."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ def _build(
     save_file(work.weights(), workspace / WEIGHTS)
     for name, content in model.files.items():
         (workspace / name).write_bytes(content)
+    expected = scratch / "expected.npz"
+    _record(work, train, expected)
     with clock.phase("compile"):
         programs = builder.build(work, recipe.programs, workspace, runner, out)
     manifest = Manifest(
@@ -123,7 +128,7 @@ def _build(
     )
     _write(manifest, workspace)
     with clock.phase("evaluate"):
-        found = evaluate.run(workspace, recipe, baseline, scratch, out)
+        found = evaluate.run(workspace, recipe, baseline, expected, scratch, out)
     return _decide(recipe, manifest, found, clock.seconds, store, workspace, out)
 
 
@@ -151,6 +156,14 @@ def _decide(
     return Outcome(artifact, str(artifact.path / REPORT), built=True)
 
 
+def _record(work: Work, samples: PreparedSamples, file: Path) -> None:
+    """Keep what the model answers now, for the compiled program to be compared with."""
+    inputs, _ = samples.batch(range(min(reference.SAMPLES, len(samples))))
+    with torch.inference_mode():
+        logits = work.module(*map(torch.from_numpy, inputs)).numpy()
+    reference.record(logits, inputs, file)
+
+
 def _write(manifest: Manifest, workspace: Path) -> None:
     """Write the manifest with the hash of every file that lies in the workspace."""
     files = {
@@ -167,6 +180,7 @@ def _origin(recipe: Recipe, data: LabelledData) -> str:
     return json.dumps(
         {
             "headrace": __version__,
+            "code": fingerprint.of_files(_CODE, sorted(_CODE.rglob("*.py"))),
             "torch": node.torch_version(),
             "torchao": metadata.version("torchao"),
             "cpu": sorted(node.cpu_features()),

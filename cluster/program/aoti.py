@@ -96,7 +96,8 @@ def load_aoti(artifact: Artifact, entry: ProgramEntry, compute_threads: int) -> 
             run = _python_runner(package, compute_threads)
             return AotiProgram(entry, artifact.manifest.inputs, "python", run)
         except (zipfile.BadZipFile, RuntimeError, ImportError) as error:
-            raise ProgramError(f"{package}: cannot be loaded: {error}") from error
+            reason = str(error).partition("\n")[0]  # libtorch appends its stack
+            raise ProgramError(f"{package}: cannot be loaded: {reason}") from error
 
 
 def _runner_fits(entry: ProgramEntry) -> bool:
@@ -110,11 +111,11 @@ def _root(directory: str) -> str:
 
 
 def _import_runner(extension: Path) -> Any:
-    """Import the native runner from the artifact, after the libtorch it links to."""
+    """Import the native runner from the artifact, after the part of libtorch it links to."""
     torch_spec = importlib.util.find_spec("torch")
     if torch_spec is None or torch_spec.origin is None:
         raise ProgramError("PyTorch is not installed; install headrace's dependencies")
-    ctypes.CDLL(str(Path(torch_spec.origin).parent / "lib" / "libtorch.so"), ctypes.RTLD_GLOBAL)
+    ctypes.CDLL(str(Path(torch_spec.origin).parent / "lib" / "libtorch_cpu.so"), ctypes.RTLD_GLOBAL)
     loader = importlib.machinery.ExtensionFileLoader(RUNNER_MODULE, str(extension))
     spec = importlib.util.spec_from_loader(RUNNER_MODULE, loader)
     if spec is None:

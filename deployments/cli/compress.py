@@ -82,6 +82,7 @@ def submit(
     the job ends without an exit status of its own.
     """
     # Imported late: Ray reads the token's place from the environment when it is imported.
+    from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray").setLevel(logging.WARNING)  # not a word of every connection it makes
@@ -92,8 +93,9 @@ def submit(
             runtime_env={"env_vars": _environment(recipe, home, store)},
             metadata={"recipe": recipe.name},
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"the job could not be submitted to {address}: {error}") from error
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        where = address or os.environ.get("RAY_ADDRESS")
+        raise ClusterError(f"the job could not be submitted to {where}: {error}") from error
     try:
         asyncio.run(_follow(client, job))
     except KeyboardInterrupt:

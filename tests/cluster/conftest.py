@@ -1,14 +1,19 @@
-"""What several tests of the library share: files beside the checkout, modules of users."""
+"""What several tests of the library share: data files, users' modules, batchers."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from doubler import INPUT
+
+from cluster.config.serving import Batching
+from cluster.runtime.batcher import Batcher
+from cluster.tensors import TensorSpec
 
 
 @pytest.fixture
@@ -42,3 +47,17 @@ def module_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
         return f"python:{name}:make"
 
     return write
+
+
+@pytest.fixture
+def make_batcher() -> Iterator[Callable[..., Batcher]]:
+    """``make_batcher(run, inputs, **batching)``: batchers that are closed after the test."""
+    made: list[Batcher] = []
+
+    def make(run: Callable, inputs: Sequence[TensorSpec] = (INPUT,), **settings: object) -> Batcher:
+        made.append(Batcher(run, inputs, Batching.model_validate(settings)))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cluster.artifact.store import LocalStore
+from cluster.artifact.local import LocalStore
 from cluster.compression import steps
 from cluster.config.recipe import Quantize, Train
 

@@ -1,0 +1,141 @@
+"""A directory of artifacts, safe against jobs killed at any moment.
+
+artifacts/ID/           finished artifacts: renamed into place whole, never changed after
+names/NAME              the id of the newest artifact built under that name
+builds/RECIPE_KEY       the id that this exact build produced: it is not built twice
+rejected/NAME-KEY.json  the report of a build that the gate refused
+steps/KEY.safetensors   weights after the training steps, shared by recipes that begin alike
+building/KEY/           a build or a write under way; KEY.lock is held by its process
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.artifact.artifact import MANIFEST, Artifact
+from cluster.artifact.manifest import content_id
+from cluster.artifact.workspace import sweep, workspace
+from cluster.config.base import MODEL_NAME
+from cluster.errors import ArtifactError, ArtifactNotFoundError
+
+MIN_ID_PREFIX = 8
+
+
+class LocalStore:
+    """A store in a directory: local, or shared between nodes."""
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_absolute():
+            raise ArtifactError(
+                f"store {str(root)!r} is relative; give an absolute directory or a URI, "
+                "because jobs and replicas run in directories of their own"
+            )
+        self.root = root
+        self._rooms = root / "building"
+
+    def open(self, ref: str) -> Artifact:
+        artifact_id = self.resolve(ref)
+        if artifact_id is None:
+            raise ArtifactNotFoundError(not_found(ref, self.root, self._names()))
+        return Artifact.read(self.root / "artifacts" / artifact_id, artifact_id)
+
+    def resolve(self, ref: str) -> str | None:
+        """The id that a name, an id or a beginning of one (8 hex digits or more) stands for."""
+        if re.fullmatch(MODEL_NAME, ref) and (named := _read(self.root / "names" / ref)):
+            return checked_id(named, self.root / "names" / ref)
+        if not re.fullmatch(rf"[0-9a-f]{{{MIN_ID_PREFIX},64}}", ref):
+            return None
+        found = [path.name for path in (self.root / "artifacts").glob(f"{ref}*")]
+        if len(found) > 1:
+            raise ArtifactError(f"{ref!r} begins {len(found)} artifact ids: {', '.join(found)}")
+        return found[0] if found else None
+
+    def find_build(self, recipe_key: str) -> Artifact | None:
+        named = self.root / "builds" / recipe_key
+        if (value := _read(named)) is None:
+            return None
+        artifact_id = checked_id(value, named)
+        if not (self.root / "artifacts" / artifact_id).is_dir():
+            return None  # somebody deleted it
+        return Artifact.read(self.root / "artifacts" / artifact_id, artifact_id)
+
+    @contextmanager
+    def building(self, recipe_key: str) -> Iterator[Path]:
+        sweep(self._rooms)
+        with workspace(self._rooms, recipe_key) as room:
+            yield room
+
+    def publish(self, finished: Path) -> Artifact:
+        artifact_id = content_id((finished / MANIFEST).read_bytes())
+        artifact = Artifact.read(finished, artifact_id)
+        artifact.verify()
+        final = self.root / "artifacts" / artifact_id
+        final.parent.mkdir(parents=True, exist_ok=True)
+        for path in [finished, *finished.rglob("*")]:
+            _flush(path)
+        if not final.exists():
+            finished.rename(final)
+            _flush(final.parent)
+        self._write(f"names/{artifact.manifest.name}", artifact_id)
+        self._write(f"builds/{artifact.manifest.recipe_key}", artifact_id)
+        return Artifact(final, artifact.manifest, artifact_id)
+
+    def reject(self, name: str, recipe_key: str, report: bytes) -> str:
+        return str(self._write(f"rejected/{name}-{recipe_key[:12]}.json", report))
+
+    def cached_step(self, key: str) -> Path | None:
+        path = self.root / "steps" / f"{key}.safetensors"
+        return path if path.is_file() else None
+
+    def cache_step(self, key: str, weights: Path) -> None:
+        self._write(f"steps/{key}.safetensors", weights.read_bytes())
+
+    def _names(self) -> list[str]:
+        return sorted(path.name for path in (self.root / "names").glob("*"))
+
+    def _write(self, name: str, content: str | bytes) -> Path:
+        """Write a file so that readers see the old content or the new, never a part."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with workspace(self._rooms, uuid.uuid4().hex) as room:
+            new = room / path.name
+            new.write_bytes(content.encode() if isinstance(content, str) else content)
+            _flush(new)
+            new.replace(path)
+        return path
+
+
+def checked_id(value: str, where: object) -> str:
+    """``value`` if it can be an artifact's id; ArtifactError if not: it becomes a path."""
+    if re.fullmatch(r"[0-9a-f]{64}", value) is None:
+        raise ArtifactError(
+            f"{where} holds {value!r:.100}, expected an artifact's id: 64 hex digits"
+        )
+    return value
+
+
+def not_found(ref: str, where: object, names: list[str]) -> str:
+    """The message for a reference that a store does not hold."""
+    known = ", ".join(names[:20]) or "none yet"
+    return (
+        f"no artifact {ref!r} in the store {where}; names there: {known}. "
+        "Build it with `headrace compress RECIPE.yaml`"
+    )
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text().strip() if path.is_file() else None
+
+
+def _flush(path: Path) -> None:
+    """Have the kernel write a file or a directory's entries to disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,160 @@
+"""The job turns a recipe into a measured artifact, or a refusal that leaves its report."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cluster.artifact.artifact import Artifact
+from cluster.artifact.local import LocalStore
+from cluster.compression import evaluate, job
+from cluster.config.recipe import Recipe
+from cluster.errors import CompressionError
+from cluster.program import node
+
+TinyRecipe = Callable[..., Recipe]
+
+
+def below(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+@pytest.mark.parametrize(("fixture", "operators"), [("int8_artifact", 3), ("bf16_artifact", 4)])
+def test_the_artifact_says_what_was_built_and_measured(
+    request: pytest.FixtureRequest, fixture: str, operators: int
+) -> None:
+    artifact: Artifact = request.getfixturevalue(fixture)
+    manifest = artifact.manifest
+    artifact.verify()
+    on_disk = {str(p.relative_to(artifact.path)) for p in artifact.path.rglob("*") if p.is_file()}
+    assert on_disk == {*manifest.files, "manifest.json"}
+    assert {"weights.safetensors", "report.json", "programs/cpu-x86.pt2"} < on_disk
+    assert manifest.quantized_operators == operators
+    assert manifest.labels == tuple("0123456789")
+    assert manifest.inputs[0].shape == (-1, 1, 16, 16)
+    assert manifest.outputs[0].shape == (-1, 10)
+    assert manifest.image is not None
+    assert manifest.programs[0].torch_version == node.torch_version()
+    assert set(manifest.programs[0].cpu_features) == node.cpu_features()
+
+    found, baseline = manifest.measured["cpu-x86"], manifest.baseline
+    assert baseline is not None
+    assert found.samples == baseline.samples == 359
+    assert baseline.accuracy > 0.75
+    assert found.accuracy > 0.75
+    assert found.size_bytes == manifest.files["programs/cpu-x86.pt2"].size_bytes
+    for each in (found, baseline):
+        assert each.accuracy_low < each.accuracy < each.accuracy_high
+        assert [entry.batch for entry in each.latency] == [1, 8]
+
+    report = json.loads(artifact.file("report.json").read_bytes())
+    assert report["accepted"] is True
+    assert report["quantized_operators"] == operators
+    assert report["artifact"]["accuracy"] == found.accuracy
+    assert report["baseline"]["accuracy"] == baseline.accuracy
+    assert report["artifact"]["latency"][1]["items_per_s"] > 0
+    assert report["seconds"].keys() == {"train", "compress", "compile", "evaluate"}
+    assert Recipe.model_validate(manifest.recipe).name == manifest.name
+
+
+def test_the_weights_are_stored_in_the_bits_they_compute_with(
+    int8_artifact: Artifact, bf16_artifact: Artifact
+) -> None:
+    int8 = load_file(int8_artifact.file("weights.safetensors"))
+    assert sum(tensor.dtype == torch.int8 for tensor in int8.values()) == 3
+    bf16 = load_file(bf16_artifact.file("weights.safetensors"))
+    assert all(t.dtype == torch.bfloat16 for n, t in bf16.items() if n.endswith(".weight"))
+    baseline = int8_artifact.manifest.baseline
+    assert baseline is not None
+    for artifact, share in ((int8_artifact, 0.25), (bf16_artifact, 0.5)):
+        size = artifact.manifest.files["weights.safetensors"].size_bytes
+        assert size / baseline.size_bytes == pytest.approx(share, abs=0.02)
+
+
+def test_recipes_that_begin_alike_train_once(bf16_artifact_store: Path) -> None:
+    logs = {n: (bf16_artifact_store / f"tiny-{n}.log").read_text() for n in ("int8", "bf16")}
+    assert "epoch 1/1" in logs["int8"]
+    assert "already done" in logs["bf16"]
+    assert "epoch 1/1" not in logs["bf16"]
+
+
+def test_the_log_shows_both_models_side_by_side(int8_artifact_store: Path) -> None:
+    log = (int8_artifact_store / "tiny-int8.log").read_text()
+    for text in ("baseline (eager float32)", "95 % CI", "p50/p99", "items/s", "max_accuracy_drop"):
+        assert text in log
+
+
+def test_the_same_recipe_is_not_built_twice(
+    int8_artifact_store: Path, int8_artifact: Artifact, tiny_recipe: TinyRecipe
+) -> None:
+    lines: list[str] = []
+    started = time.monotonic()
+    outcome = job.run(
+        tiny_recipe("tiny-int8", "static_int8"), LocalStore(int8_artifact_store), lines.append
+    )
+    assert time.monotonic() - started < 5
+    assert outcome.artifact is not None
+    assert outcome.artifact.id == int8_artifact.id
+    assert not outcome.built
+    assert lines == [f"artifact {int8_artifact.id} exists already: this recipe was built before"]
+    assert Path(outcome.report_at).is_file()
+
+
+def test_a_finished_job_leaves_no_workspace(bf16_artifact_store: Path) -> None:
+    assert below(bf16_artifact_store / "building") == []
+
+
+def test_a_rejected_build_leaves_its_report_and_nothing_to_serve(
+    tiny_recipe: TinyRecipe, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    recipe = tiny_recipe("too-large", "bf16", "linear", gate={"max_bytes": 1000})
+    outcome = job.run(recipe, LocalStore(tmp_path / "store"), lines.append)
+    assert outcome.artifact is None
+    report = json.loads(Path(outcome.report_at).read_bytes())
+    assert report["accepted"] is False
+    failed = {each["name"]: each for each in report["gate"] if not each["passed"]}
+    assert failed["max_bytes"]["measured"] == report["artifact"]["size_bytes"] > 1000
+    assert any("max_bytes" in line and line.endswith("FAILED") for line in lines)
+    for folder in ("artifacts", "names", "builds", "building"):
+        assert below(tmp_path / "store" / folder) == []
+
+
+@pytest.mark.parametrize("compiler", ["/nowhere/g++", "no-such-compiler"])
+def test_a_missing_compiler_is_named_before_anything_starts(
+    tiny_recipe: TinyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str
+) -> None:
+    monkeypatch.setenv("CXX", compiler)
+    lines: list[str] = []
+    with pytest.raises(CompressionError, match=re.escape(f"'{compiler}' is not on")) as e:
+        job.run(tiny_recipe("digits", "bf16"), LocalStore(tmp_path / "store"), lines.append)
+    for advice in ("no C++ compiler", "apt-get install g++", "point CXX at it"):
+        assert advice in str(e.value)
+    assert lines == []
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_artifact_that_cannot_be_loaded_is_not_measured(
+    int8_artifact: Artifact, tiny_recipe: TinyRecipe, tmp_path: Path
+) -> None:
+    broken = tmp_path / "artifact"
+    broken.mkdir()
+    (broken / "manifest.json").write_bytes((int8_artifact.path / "manifest.json").read_bytes())
+    (broken / "programs").mkdir()
+    (broken / "programs" / "cpu-x86.pt2").write_bytes(b"PK")
+    with pytest.raises(CompressionError, match="could not be evaluated") as caught:
+        evaluate.run(
+            broken,
+            tiny_recipe("tiny-int8", "static_int8"),
+            tmp_path / "none.safetensors",
+            tmp_path,
+            print,
+        )
+    assert "cpu-x86.pt2: sha256 is" in str(caught.value)

@@ -1,0 +1,47 @@
+"""The compiled program is compared with what was compiled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.compression import reference
+from cluster.errors import CompressionError
+
+LOGITS = np.random.default_rng(0).normal(size=(16, 10)).astype(np.float32)
+INPUTS = [np.arange(32, dtype=np.float32).reshape(16, 2), np.ones((16, 3), np.int64)]
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    file = tmp_path / "expected.npz"
+    reference.record(LOGITS, INPUTS, file)
+    return file
+
+
+def test_the_program_gets_the_recorded_inputs_and_agrees(recorded: Path) -> None:
+    seen: list[np.ndarray] = []
+
+    def run(arrays: list[np.ndarray]) -> np.ndarray:
+        seen.extend(arrays)
+        return LOGITS + np.float32(0.01)
+
+    assert reference.check(run, recorded) < 0.02
+    for given, kept in zip(seen, INPUTS, strict=True):
+        np.testing.assert_array_equal(given, kept, strict=True)
+
+
+@pytest.mark.parametrize(
+    "answer", [np.roll(LOGITS, 1, axis=1), np.zeros_like(LOGITS), np.full_like(LOGITS, np.nan)]
+)
+def test_another_models_answers_are_refused(recorded: Path, answer: np.ndarray) -> None:
+    with pytest.raises(CompressionError, match="does not compute the model"):
+        reference.check(lambda _: answer, recorded)
+
+
+def test_a_constant_added_to_all_classes_is_no_spread() -> None:
+    far = LOGITS + np.float32(1000)
+    assert reference.difference(far, far) == 0
+    assert reference.difference(np.roll(far, 1, axis=1), far) > 1

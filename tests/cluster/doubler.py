@@ -1,0 +1,74 @@
+"""A program for tests of the batcher, and what awaits it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from cluster.errors import ProgramError
+from cluster.runtime.batcher import Answer, Batcher
+from cluster.tensors import TensorSpec
+
+INPUT = TensorSpec(name="input", datatype="FP32", shape=(-1, 2))
+WAIT_S = 20
+"""No awaited answer takes this long: a test that would hang fails instead."""
+
+
+class Doubler:
+    """A program that answers twice its input, remembers its batches and can be held up."""
+
+    def __init__(self) -> None:
+        self.batches: list[np.ndarray] = []
+        self.free = threading.Event()
+        self.free.set()
+        self.entered = threading.Event()
+        self._hold_next = False
+
+    def hold_next(self) -> None:
+        """Let the run under way finish and hold the one after it."""
+        self._hold_next = True
+        self.free.set()
+
+    def __call__(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        self.batches.append(arrays[0].copy())
+        self.entered.set()
+        assert self.free.wait(WAIT_S)
+        if self._hold_next:
+            self._hold_next = False
+            self.free.clear()
+        if (arrays[0] < 0).any():
+            raise ProgramError("a value is negative")
+        return [arrays[0] * 2]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(batch) for batch in self.batches]
+
+
+def row(value: float, rows: int = 1) -> list[np.ndarray]:
+    return [np.full((rows, 2), value, np.float32)]
+
+
+async def answer(batcher: Batcher, arrays: list[np.ndarray]) -> Answer:
+    return await asyncio.wait_for(batcher.submit(arrays), WAIT_S)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    for _ in range(int(WAIT_S / 0.005)):
+        if true():
+            return
+        await asyncio.sleep(0.005)
+    pytest.fail("it did not happen")
+
+
+async def occupy(batcher: Batcher, program: Doubler) -> asyncio.Task[Answer]:
+    """Hold the compute thread up in a run, so that what comes next has to queue."""
+    program.entered.clear()
+    program.free.clear()
+    task = asyncio.create_task(answer(batcher, row(1)))
+    await until(program.entered.is_set)
+    return task

@@ -1,0 +1,264 @@
+"""A program computes what its model computes, on a node that fits, without PyTorch's Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster.artifact.artifact import Artifact
+from cluster.config.recipe import Recipe
+from cluster.data import PreparedSamples, load_data
+from cluster.errors import ArtifactCorruptError, ProgramError
+from cluster.program import node, program
+
+BATCHES = (1, 2, 7, 64)
+
+
+def changed(artifact: Artifact, **fields: Any) -> Artifact:
+    """The artifact with other values in its program's entry."""
+    entry = artifact.manifest.programs[0].model_copy(update=fields)
+    manifest = artifact.manifest.model_copy(update={"programs": (entry,)})
+    return dataclasses.replace(artifact, manifest=manifest)
+
+
+@pytest.fixture(scope="module")
+def images(tiny_recipe: Callable[..., Recipe]) -> np.ndarray:
+    """64 digits as the tiny model takes them: float32 [64, 1, 16, 16]."""
+    from cluster.models import load_model
+
+    recipe = tiny_recipe("digits", None)
+    data = load_data(recipe.data, 0)
+    loaded = load_model(recipe.model, data.labels)
+    return PreparedSamples(data.test, loaded.inputs, loaded.preprocess).batch(range(64))[0][0]
+
+
+def eager(artifact: Artifact, arrays: np.ndarray) -> np.ndarray:
+    """What the artifact's stored weights answer in eager PyTorch."""
+    import torch
+    from safetensors.torch import load_file
+
+    from cluster.compression.quantize import LowPrecision, restore_int8
+    from cluster.models import load_model
+
+    recipe = Recipe.model_validate(artifact.manifest.recipe)
+    module = load_model(recipe.model, artifact.manifest.labels).module
+    tensors = load_file(artifact.file("weights.safetensors"))
+    if artifact.manifest.name == "tiny-int8":
+        module = restore_int8(module, artifact.manifest.inputs, tensors)
+    else:
+        own = module.state_dict()
+        own.update(tensors)
+        module.load_state_dict(own)
+        module = LowPrecision(module)
+    with torch.inference_mode():
+        return module(torch.from_numpy(arrays)).numpy()
+
+
+@pytest.mark.parametrize(
+    ("fixture", "tolerance"), [("int8_artifact", 0.05), ("bf16_artifact", 0.05)]
+)
+def test_every_batch_size_gives_what_the_stored_weights_give(
+    request: pytest.FixtureRequest, images: np.ndarray, fixture: str, tolerance: float
+) -> None:
+    artifact: Artifact = request.getfixturevalue(fixture)
+    loaded = program.load(artifact, 1)
+    assert loaded.runner == "native"
+    expected = eager(artifact, images)
+    assert np.ptp(expected) > 20 * tolerance  # the comparison means something
+    for batch in BATCHES:
+        (logits,) = loaded.run([images[:batch]])
+        assert logits.dtype == np.float32
+        assert logits.shape == (batch, 10)
+        np.testing.assert_allclose(logits, expected[:batch], atol=tolerance)
+
+
+def test_results_outlive_the_next_run(int8_artifact: Artifact, images: np.ndarray) -> None:
+    loaded = program.load(int8_artifact, 1)
+    (first,) = loaded.run([images[:8]])
+    kept = first.copy()
+    loaded.run([images[8:16]])
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_two_artifacts_run_in_one_process(
+    int8_artifact: Artifact, bf16_artifact: Artifact, images: np.ndarray
+) -> None:
+    one, two = program.load(int8_artifact, 1), program.load(bf16_artifact, 1)
+    alone = one.run([images])[0].copy()
+    assert (one.runner, two.runner) == ("native", "native")
+    np.testing.assert_allclose(two.run([images])[0], alone, atol=1)
+    np.testing.assert_array_equal(one.run([images])[0], alone)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"python_abi": "cpython-39-x86_64-linux-gnu"}, {"native_runner": None}]
+)
+def test_without_a_native_runner_that_fits_pytorch_loads_it_and_the_numbers_are_the_same(
+    int8_artifact: Artifact, images: np.ndarray, fields: dict[str, Any]
+) -> None:
+    native = program.load(int8_artifact, 1)
+    fallback = program.load(changed(int8_artifact, **fields), 1)
+    assert (native.runner, fallback.runner) == ("native", "python")
+    for batch in BATCHES:
+        np.testing.assert_array_equal(
+            fallback.run([images[:batch]])[0], native.run([images[:batch]])[0]
+        )
+
+
+def test_another_patch_of_pytorch_does_not_use_the_native_runner(
+    int8_artifact: Artifact, images: np.ndarray
+) -> None:
+    minor = ".".join(node.torch_version().split(".")[:2])
+    other = program.load(changed(int8_artifact, torch_version=f"{minor}.99"), 1)
+    assert other.runner == "python"
+    assert other.run([images])[0].shape == (64, 10)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"cpu_features": ("avx2", "avx1024", "amx_fp4")},
+            r"programs/cpu-x86.pt2: its code uses amx_fp4, avx1024, which this CPU lacks",
+        ),
+        ({"torch_version": "1.13.1"}, r"built for PyTorch 1\.13, installed is \d\.\d+"),
+        ({"kind": "tflite"}, "kind 'tflite' is not one of aoti"),
+        ({"target": "cuda-sm_90"}, r"none is built for cpu-x86\. Built: cuda-sm_90"),
+    ],
+)
+def test_a_program_that_does_not_fit_the_node_is_refused_with_the_reason(
+    int8_artifact: Artifact, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ProgramError, match=rf"tiny-int8 has no program .*{message}") as caught:
+        program.load(changed(int8_artifact, **fields), 1)
+    assert "headrace compress" in str(caught.value)
+
+
+@pytest.mark.parametrize("runner", ["native", "python"])
+@pytest.mark.parametrize(
+    ("arrays", "given"),
+    [
+        ([np.zeros((2, 1, 16, 16))], r"float64\[2, 1, 16, 16\]"),
+        ([np.zeros((2, 1, 16, 16), np.int32)], r"int32\[2, 1, 16, 16\]"),
+        ([np.zeros((2, 1, 8, 8), np.float32)], r"float32\[2, 1, 8, 8\]"),
+        ([np.zeros((2, 256), np.float32)], r"float32\[2, 256\]"),
+        ([np.zeros((0, 1, 16, 16), np.float32)], r"float32\[0, 1, 16, 16\]"),
+        ([np.zeros((4, 1, 16, 16), np.float32)[::2]], r"float32\[2, 1, 16, 16\] with gaps"),
+        ([np.zeros((2, 1, 16, 16), np.float32)] * 2, r"float32\[.*\], float32\["),
+        ([], ""),
+    ],
+)
+def test_what_compiled_code_would_misread_is_refused(
+    int8_artifact: Artifact, runner: str, arrays: list[np.ndarray], given: str
+) -> None:
+    entry = {} if runner == "native" else {"native_runner": None}
+    loaded = program.load(changed(int8_artifact, **entry), 1)
+    assert loaded.runner == runner
+    expected = rf"cpu-x86\.pt2 takes input float32\[-1, 1, 16, 16\].*got {given}"
+    with pytest.raises(ProgramError, match=expected):
+        loaded.run(arrays)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_changed_native_code_is_never_loaded(
+    int8_artifact: Artifact, tmp_path: Path, which: int
+) -> None:
+    entry = int8_artifact.manifest.programs[0]
+    assert entry.native_runner is not None
+    for name in (entry.file, entry.native_runner):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((int8_artifact.path / name).read_bytes())
+    name = (entry.file, entry.native_runner)[which]
+    with (tmp_path / name).open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(ArtifactCorruptError, match=name):
+        program.load(dataclasses.replace(int8_artifact, path=tmp_path), 1)
+
+
+REPLICA = """
+import json, os, sys, tempfile, threading, time
+from pathlib import Path
+import numpy as np
+from cluster.artifact.local import LocalStore
+from cluster.program import program
+
+store, name, threads, batch, runs = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+loaded = program.load(LocalStore(Path(store)).open(name), threads)
+left_after_loading = os.listdir(tempfile.gettempdir())
+arrays = [np.zeros((batch, 1, 16, 16), np.float32)]
+threads_before = len(os.listdir("/proc/self/task"))
+loaded.run(arrays)
+threads_after = len(os.listdir("/proc/self/task"))
+
+sys.setswitchinterval(1e-4)
+longest_gap_s, ticks, ready, stop = 0.0, 0, threading.Event(), threading.Event()
+def tick():
+    global ticks
+    ready.set()
+    while not stop.is_set():
+        ticks += 1
+        time.sleep(0.0002)
+ticker = threading.Thread(target=tick)
+ticker.start()
+ready.wait()
+ticks, started = 0, time.perf_counter()
+for _ in range(runs):
+    loaded.run(arrays)
+took_s, ticked = time.perf_counter() - started, ticks
+stop.set()
+ticker.join()
+print(json.dumps({
+    "runner": loaded.runner,
+    "torch": "torch" in sys.modules,
+    "left": left_after_loading + os.listdir(tempfile.gettempdir()),
+    "threads_added": threads_after - threads_before,
+    "run_ms": took_s / runs * 1e3,
+    "ticks_per_run": ticked / runs,
+}))
+"""
+
+
+def replica(
+    store: Path, temporary: Path, threads: int = 1, batch: int = 8, runs: int = 1
+) -> dict[str, Any]:
+    """What a process that loads and runs ``tiny-int8``, as a replica does, says of itself."""
+    command = [sys.executable, "-c", REPLICA, str(store), "tiny-int8"]
+    found = subprocess.run(
+        [*command, *map(str, (threads, batch, runs))],
+        env={"TMPDIR": str(temporary), "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(found.stdout)
+
+
+def test_a_replica_imports_no_torch_and_leaves_no_files(
+    int8_artifact_store: Path, tmp_path: Path
+) -> None:
+    found = replica(int8_artifact_store, tmp_path)
+    assert found["runner"] == "native"
+    assert not found["torch"]
+    assert found["left"] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_threads_run_while_the_program_computes(
+    int8_artifact_store: Path, tmp_path: Path
+) -> None:
+    found = replica(int8_artifact_store, tmp_path, batch=1024, runs=100)
+    # Holding Python's lock through a run would let another thread in about once per run.
+    assert found["run_ms"] > 1
+    assert found["ticks_per_run"] > 5
+
+
+def test_as_many_threads_compute_as_told(int8_artifact_store: Path, tmp_path: Path) -> None:
+    one, two = (replica(int8_artifact_store, tmp_path, threads=n, batch=64) for n in (1, 2))
+    assert one["threads_added"] == 0  # the caller's own thread computes
+    assert two["threads_added"] == 1

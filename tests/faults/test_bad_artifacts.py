@@ -1,0 +1,91 @@
+"""Artifacts that must not be served: changed on disk, made for another CPU, or not there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from cluster.artifact.artifact import MANIFEST
+from cluster.artifact.local import LocalStore
+from cluster.artifact.manifest import content_id
+from cluster.errors import ClusterError
+from deployments.local import LocalCluster
+from deployments.local.rest import Dashboard
+
+PROGRAM = "programs/cpu-x86.pt2"
+
+
+def copied(store: Path, to: Path) -> Path:
+    """A copy of the store; returns the directory of its artifact ``tiny-int8``."""
+    shutil.copytree(store, to)
+    return LocalStore(to).open("tiny-int8").path
+
+
+def flip_a_byte(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def for_another_cpu(artifact: Path) -> None:
+    """Change what the artifact says it needs, and its id with it: nothing is corrupt."""
+    manifest = json.loads((artifact / MANIFEST).read_text())
+    manifest["programs"][0]["cpu_features"] += ["avx1024", "amx_fp4"]
+    text = json.dumps(manifest).encode()
+    (artifact / MANIFEST).write_bytes(text)
+    artifact.rename(artifact.with_name(content_id(text)))
+    (artifact.parents[1] / "names" / "tiny-int8").write_text(content_id(text))
+
+
+def test_none_of_them_is_served_and_each_says_why(
+    cluster: LocalCluster,
+    int8_artifact_store: Path,
+    write_config: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    changed = copied(int8_artifact_store, tmp_path / "changed")
+    right = sha256((changed / PROGRAM).read_bytes()).hexdigest()
+    flip_a_byte(changed / PROGRAM)
+    wrong = sha256((changed / PROGRAM).read_bytes()).hexdigest()
+    forged = copied(int8_artifact_store, tmp_path / "forged")
+    (forged / MANIFEST).write_bytes((forged / MANIFEST).read_bytes() + b" ")
+    for_another_cpu(copied(int8_artifact_store, tmp_path / "foreign"))
+    expected = {
+        "changed": f"{changed / PROGRAM}: sha256 is {wrong}, the manifest names {right}",
+        "forged": f"{forged / MANIFEST}: sha256 is ",
+        "foreign": f"{PROGRAM}: its code uses amx_fp4, avx1024, which this CPU lacks",
+        "absent": "no artifact 'tiny-int9' in the store",
+        "wrong": "args: batching.max_batch_size: Input should be greater than or equal to 1",
+    }
+    models = [
+        {"name": name, "store": str(tmp_path / name), "artifact": "tiny-int8"}
+        for name in ("changed", "forged", "foreign")
+    ]
+    absent = {"name": "absent", "store": str(int8_artifact_store), "artifact": "tiny-int9"}
+    wrong_args = {"name": "wrong", "artifact": "tiny-int8", "batching": {"max_batch_size": 0}}
+    with pytest.raises(ClusterError, match="failed:"):
+        cluster.deploy(write_config(*models, absent, wrong_args), timeout_s=60)
+
+    said = wait_for_failures(cluster, len(expected))
+    for name, message in expected.items():
+        assert message in said[name], (name, said[name])
+    assert "names there: tiny-int8" in said["absent"]
+
+
+def wait_for_failures(cluster: LocalCluster, count: int) -> dict[str, str]:
+    """What Serve says of each application, once that many have failed."""
+    dashboard = Dashboard(cluster.record.dashboard, cluster.record.token_path)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        applications = dashboard.applications()
+        failed = [one for one in applications.values() if one["status"] == "DEPLOY_FAILED"]
+        if len(failed) == count:
+            return {name: json.dumps(one) for name, one in applications.items()}
+        time.sleep(0.2)
+    raise AssertionError({name: one["status"] for name, one in applications.items()})

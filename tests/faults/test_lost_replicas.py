@@ -1,0 +1,79 @@
+"""A replica that dies or hangs: others' answers stay clean, none hangs, and it is replaced."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from http_client import Answer, ask
+
+from deployments.local import LocalCluster, processes
+
+ANSWERED_WITHIN_S = 12
+REPLACED_WITHIN_S = 40
+
+
+@pytest.fixture
+def url(cluster: LocalCluster, int8_artifact_store: Path, write_config: Callable[..., Path]) -> str:
+    args = {"name": "tiny", "artifact": "tiny-int8", "store": str(int8_artifact_store)}
+    cluster.deploy(write_config(args), timeout_s=60)
+    return f"{cluster.http}/v2/models/tiny"
+
+
+def replica_pid(cluster: LocalCluster) -> int:
+    for process in processes.find(cluster.record.cluster_id, cluster.record.run_dir):
+        if b"ray::ServeReplica:tiny:" in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+            return process.pid
+    raise AssertionError("no replica runs")
+
+
+def metadata(url: str) -> Answer:
+    """An answer that a replica gives, or what stands for one while there is none."""
+    started = time.monotonic()
+    answer = ask(url, timeout_s=ANSWERED_WITHIN_S)
+    assert time.monotonic() - started < ANSWERED_WITHIN_S
+    if answer.status != 200:
+        assert answer.status in (408, 500, 502, 503, 504)
+        assert b"Traceback" not in answer.body
+        assert b"/" not in answer.body.replace(b"text/plain", b"")
+    return answer
+
+
+def test_a_killed_replica_is_replaced(
+    cluster: LocalCluster, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert metadata(url).status == 200
+    killed = replica_pid(cluster)
+    os.kill(killed, signal.SIGKILL)
+    started = time.monotonic()
+    seen: Counter[int] = Counter()
+    in_a_row = 0
+    while in_a_row < 10:
+        assert time.monotonic() - started < REPLACED_WITHIN_S, seen
+        status = metadata(url).status
+        seen[status] += 1
+        in_a_row = in_a_row + 1 if status == 200 else 0
+        time.sleep(0.05)
+    with capsys.disabled():
+        print(
+            f"\n  replaced {time.monotonic() - started:.1f} s after the kill, answers {dict(seen)}"
+        )
+    assert replica_pid(cluster) != killed
+
+
+def test_a_frozen_replica_makes_no_client_wait_for_ever(cluster: LocalCluster, url: str) -> None:
+    frozen = replica_pid(cluster)
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        assert metadata(url).status in (500, 503, 504)
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+    deadline = time.monotonic() + REPLACED_WITHIN_S
+    while metadata(url).status != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

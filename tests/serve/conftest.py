@@ -1,0 +1,197 @@
+"""One real cluster for all tests of serving: a catalog and two models, behind HAProxy."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from http_client import Answer, ask
+
+from cluster.artifact.artifact import Artifact
+from cluster.artifact.local import LocalStore
+from cluster.config.recipe import DataSource
+from cluster.data import load_data
+from cluster.data.samples import Samples
+from cluster.program.program import Program, load
+from cluster.tensors import TensorSpec
+from deployments.local import LocalCluster, ports, processes
+
+ARTIFACT = "tiny-int8"
+BATCH = 8
+BODY_BYTES, JSON_BYTES = 2**20, 2**17
+
+
+@dataclass(frozen=True)
+class Served:
+    """The cluster, and the artifact it serves: as ``tiny``, and with small limits as ``tight``."""
+
+    cluster: LocalCluster
+    artifact: Artifact
+    program: Program
+    """The artifact's program in this process: what the served one must agree with."""
+
+    started_at: float
+    """When it was deployed, on the monotonic clock."""
+
+    body_bytes: int = BODY_BYTES
+    json_bytes: int = JSON_BYTES
+
+    @property
+    def url(self) -> str:
+        return f"{self.cluster.http}/v2"
+
+    @property
+    def tiny(self) -> str:
+        return f"{self.url}/models/tiny"
+
+    @property
+    def tight(self) -> str:
+        return f"{self.url}/models/tight"
+
+    @property
+    def port(self) -> int:
+        return self.cluster.record.http_port
+
+    @property
+    def version(self) -> str:
+        return str(self.artifact.id)[:12]
+
+    @property
+    def input(self) -> TensorSpec:
+        (spec,) = self.artifact.manifest.inputs
+        return spec
+
+    @property
+    def output(self) -> TensorSpec:
+        (spec,) = self.artifact.manifest.outputs
+        return spec
+
+    def random_input(self, rows: int, seed: int = 0) -> np.ndarray:
+        """Float32 ``[rows, ...]`` that the model takes."""
+        random = np.random.default_rng(seed)
+        return random.standard_normal((rows, *self.input.item_shape)).astype(self.input.dtype)
+
+    def run(self, array: np.ndarray) -> np.ndarray:
+        """Logits ``[rows, classes]``, computed in this process."""
+        (logits,) = self.program.run([np.ascontiguousarray(array)])
+        return logits
+
+    def binary(self, array: np.ndarray) -> tuple[bytes, dict[str, str]]:
+        """Body and headers of a binary request for binary logits."""
+        tensor = {
+            "name": self.input.name,
+            "datatype": self.input.datatype,
+            "shape": array.shape,
+            "parameters": {"binary_data_size": array.nbytes},
+        }
+        head = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+        text = json.dumps(head).encode()
+        return text + array.tobytes(), {"Inference-Header-Content-Length": str(len(text))}
+
+    def logits(self, answer: Answer) -> np.ndarray:
+        """The logits of a binary answer."""
+        assert answer.status == 200, answer
+        length = int(answer.headers["inference-header-content-length"])
+        shape = json.loads(answer.body[:length])["outputs"][0]["shape"]
+        return np.frombuffer(answer.body[length:], self.output.dtype).reshape(shape)
+
+    def assert_answers(self) -> None:
+        """A plain request gets the right answer: the server goes on."""
+        array = self.random_input(1, seed=1)
+        got = self.logits(ask(f"{self.tiny}/infer", *self.binary(array)))
+        np.testing.assert_array_equal(got, self.run(array))
+
+    def replica_pid(self, model: str) -> int:
+        """The process that serves ``model``."""
+        record = self.cluster.record
+        for process in processes.find(record.cluster_id, record.run_dir):
+            line = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+            if line.startswith(f"ray::ServeReplica:{model}:".encode()):
+                return process.pid
+        raise AssertionError(f"no replica of {model} runs")
+
+    def memory(self, model: str) -> AbstractContextManager[Memory]:
+        """Watches the memory of the replica of ``model``."""
+        return _watched(self.replica_pid(model))
+
+
+@dataclass
+class Memory:
+    """How far a process's memory grew above where it stood, at its highest, in bytes."""
+
+    grown_bytes: int = 0
+
+
+@contextmanager
+def _watched(pid: int) -> Iterator[Memory]:
+    status, memory = Path(f"/proc/{pid}/status"), Memory()
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the highest so far is what it is now
+    before = _kib(status.read_text(), "VmRSS")
+    yield memory
+    memory.grown_bytes = (_kib(status.read_text(), "VmHWM") - before) * 1024
+
+
+def _kib(status: str, field: str) -> int:
+    return int(status.partition(f"{field}:")[2].split()[0])
+
+
+@pytest.fixture(scope="session")
+def served(int8_artifact_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    directory = tmp_path_factory.mktemp("served")
+    artifact = LocalStore(int8_artifact_store).open(ARTIFACT)
+    config = directory / "serve.yaml"
+    config.write_text(yaml.safe_dump(_config(str(int8_artifact_store))))
+    http_port, dashboard_port = ports.free_ports(2)
+    cluster = LocalCluster.start(
+        http_port=http_port,
+        dashboard_port=dashboard_port,
+        num_cpus=4,
+        state_dir=directory / "state",
+    )
+    try:
+        cluster.deploy(config, timeout_s=120)
+        yield Served(cluster, artifact, load(artifact, compute_threads=1), time.monotonic())
+    finally:
+        cluster.stop()
+
+
+def _config(store: str) -> dict[str, object]:
+    def model(name: str, **args: object) -> dict[str, object]:
+        return {
+            "name": name,
+            "route_prefix": f"/v2/models/{name}",
+            "import_path": "deployments.app:model",
+            "args": {"name": name, "artifact": ARTIFACT, "store": store, **args},
+        }
+
+    catalog = {
+        "name": "server",
+        "route_prefix": "/v2",
+        "import_path": "deployments.app:catalog",
+    }
+    limits = {"body_bytes": BODY_BYTES, "json_bytes": JSON_BYTES}
+    batching = {"max_batch_size": BATCH}
+    return {
+        "applications": [catalog, model("tiny", batching=batching), model("tight", limits=limits)]
+    }
+
+
+@pytest.fixture(scope="session")
+def held_out(served: Served) -> Samples:
+    """The digits that the artifact was not trained with, as PNG files."""
+    recipe = served.artifact.manifest.recipe
+    return load_data(DataSource.model_validate(recipe["data"]), recipe["seed"]).test
+
+
+@pytest.fixture(scope="session")
+def pngs(held_out: Samples) -> list[bytes]:
+    files = [held_out.raw(index) for index in range(len(held_out))]
+    assert all(isinstance(file, bytes) for file in files)
+    return files

@@ -1,0 +1,185 @@
+"""The ``headrace`` command as people run it: processes, exit statuses, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from http_client import ask
+
+from cluster.artifact.local import LocalStore
+from deployments.local import ports
+from deployments.local.cluster import DASHBOARD_PORT
+
+Headrace = Callable[..., subprocess.CompletedProcess[str]]
+
+SOON_S = 15
+"""No cluster starts within it and no build ends, on the slowest machine there is."""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home directory of its own: what is in it afterwards, the command has left there."""
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def headrace(home: Path, int8_artifact_store: Path) -> Headrace:
+    """Runs ``headrace ARGUMENTS`` to its end, with that home and the store of the tests."""
+    home.mkdir()
+
+    def run(
+        *arguments: object, timeout_s: float = SOON_S, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        given = {"HOME": str(home), "HEADRACE_STORE": str(int8_artifact_store), **environment}
+        inherited = {name: v for name, v in os.environ.items() if not name.startswith("RAY_")}
+        return subprocess.run(
+            [str(Path(sys.executable).with_name("headrace")), *map(str, arguments)],
+            env=inherited | given,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    return run
+
+
+def test_inspect_prints_the_artifact(headrace: Headrace, int8_artifact_store: Path) -> None:
+    artifact = LocalStore(int8_artifact_store).open("tiny-int8")
+    text = headrace("inspect", "tiny-int8")
+    assert text.returncode == 0, text.stderr
+    assert text.stdout.startswith(f"tiny-int8  {artifact.id}\n")
+    for part in ("quantize static_int8", "programs/cpu-x86.pt2", "baseline (eager float32)"):
+        assert part in text.stdout
+    for ref in (str(artifact.id)[:12], artifact.path):
+        data = headrace("inspect", ref, "--json")
+        document = json.loads(data.stdout)
+        assert document.pop("id") == artifact.id
+        assert document == artifact.manifest.model_dump(mode="json")
+
+
+def test_inspect_of_what_is_not_there(headrace: Headrace) -> None:
+    done = headrace("inspect", "tiny-int9")
+    assert done.returncode == 1
+    assert "no artifact 'tiny-int9'" in done.stderr
+    assert "names there: tiny-int8" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"steps": [{"kind": "quantize", "scheme": "int3"}]}, "steps[0].scheme: .*'int3'"),
+        ({"seeed": 1}, "seeed: no such field"),
+        ({"model": {"source": "resnet18"}}, "model.source: 'resnet18' is not one of"),
+    ],
+)
+def test_a_wrong_recipe_is_told_before_a_cluster_starts(
+    headrace: Headrace, home: Path, tmp_path: Path, change: dict[str, object], expected: str
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        yaml.safe_dump({"name": "wrong", "model": {"source": "torchvision:resnet18"}} | change)
+    )
+    done = headrace("compress", recipe)
+    assert done.returncode == 2, done
+    first, *rest = expected.split(".*")
+    assert done.stderr.startswith(f"headrace: {recipe}: {first}")
+    assert all(part in done.stderr for part in rest)
+    assert list(home.iterdir()) == []
+
+
+def test_a_missing_compiler_is_told_before_a_cluster_starts(
+    headrace: Headrace, home: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("{name: good, model: {source: 'torchvision:resnet18'}}")
+    done = headrace("compress", recipe, CXX="/nonexistent")
+    assert done.returncode == 1
+    assert "no C++ compiler: '/nonexistent' is not on the PATH" in done.stderr
+    assert list(home.iterdir()) == []
+
+
+def test_a_wrong_serve_config_is_told_before_a_cluster_starts(
+    headrace: Headrace, home: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path, port=8000, batching={"max_batch_size": 0})
+    done = headrace("up", config)
+    assert done.returncode == 2
+    assert f"{config}: applications[1].args: batching.max_batch_size" in done.stderr
+    assert "(given: 0)" in done.stderr
+    assert list(home.iterdir()) == []
+
+
+def test_up_serves_and_down_leaves_nothing(headrace: Headrace, home: Path, tmp_path: Path) -> None:
+    holder = ports.holder(DASHBOARD_PORT)
+    if holder is not None:
+        pytest.skip(f"`headrace up` needs port {DASHBOARD_PORT}, which {holder} holds")
+    (port,) = ports.free_ports(1)
+    before = _headrace_directories()
+    config = write_config(tmp_path, port=port)
+    try:
+        up = headrace("up", config, timeout_s=120)
+        assert up.returncode == 0, up.stderr
+        url = f"http://127.0.0.1:{port}/v2/models/tiny"
+        assert url in up.stdout
+        assert ask(f"{url}/ready").json == {"name": "tiny", "ready": True}
+        again = headrace("up", config, timeout_s=60)  # the same cluster takes the config again
+        assert again.returncode == 0, again.stderr
+    finally:
+        down = headrace("down", timeout_s=60)
+    assert (down.returncode, down.stdout) == (0, "stopped\n")
+    for used in (port, DASHBOARD_PORT):
+        assert ports.holder(used) is None
+    assert _headrace_directories() <= before
+    assert [path.name for path in (home / ".headrace" / "local").iterdir()] == ["lock"]
+    again = headrace("down")
+    assert (again.returncode, again.stdout) == (0, "no local cluster is running\n")
+
+
+@pytest.mark.slow
+def test_a_build_that_the_gate_rejects(
+    headrace: Headrace, home: Path, tmp_path: Path, tiny_recipe: Callable[..., object]
+) -> None:
+    recipe = tiny_recipe("slow", None, "linear", gate={"min_speedup": 1e6})
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    before = _headrace_directories()
+    store = tmp_path / "store"
+    started = time.monotonic()
+    done = headrace("compress", path, "--store", store, timeout_s=300)
+    assert done.returncode == 3, done
+    assert "rejected by the gate" in done.stdout, time.monotonic() - started
+    assert "min_speedup" in done.stdout
+    (report,) = (store / "rejected").iterdir()
+    assert report.name.startswith("slow-")
+    assert not (store / "names" / "slow").exists()
+    assert _headrace_directories() <= before
+
+
+def write_config(directory: Path, port: int, **args: object) -> Path:
+    applications = [
+        {"name": "server", "route_prefix": "/v2", "import_path": "deployments.app:catalog"},
+        {
+            "name": "tiny",
+            "route_prefix": "/v2/models/tiny",
+            "import_path": "deployments.app:model",
+            "args": {"name": "tiny", "artifact": "tiny-int8", **args},
+        },
+    ]
+    path = directory / "serve.yaml"
+    path.write_text(yaml.safe_dump({"http_options": {"port": port}, "applications": applications}))
+    return path
+
+
+def _headrace_directories() -> set[str]:
+    """What clusters keep in /tmp while they run."""
+    return {path.name for path in Path("/tmp").glob("headrace-*")}

@@ -1,0 +1,130 @@
+"""Clients that lie about a body, never end it, leave amid a request, or set odd deadlines."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import pytest
+from http_client import Raw, ask
+from prometheus import requests, wait_for
+
+HUGE = 10 * 2**30
+
+
+def post(path: str, *headers: str) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: x", *headers, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+@pytest.mark.parametrize("path", ["infer", "predict"])
+def test_a_huge_length_is_refused_before_the_body_comes(served, path: str) -> None:
+    started = time.monotonic()
+    with Raw(served.port) as raw:
+        raw.send(
+            post(
+                f"/v2/models/tiny/{path}",
+                f"Content-Length: {HUGE}",
+                "Content-Type: application/json",
+            ),
+            b"{}",
+        )
+        answer = raw.answer()
+    assert time.monotonic() - started < 1.5  # the body is not waited for
+    assert answer.status == 413
+    assert f"the body is {HUGE} bytes, this model reads at most" in answer.error
+    served.assert_answers()
+
+
+def send_without_end(port: int) -> int:
+    """Send chunks until the server takes no more; returns the number of bytes sent."""
+    chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
+    sent = 0
+    with Raw(port, timeout_s=5) as raw:
+        raw.send(post("/v2/models/tight/infer", "Transfer-Encoding: chunked"))
+        with contextlib.suppress(OSError):  # the connection is closed, or takes nothing any more
+            while sent < 2**28:
+                raw.send(chunk)
+                sent += len(chunk)
+    return sent
+
+
+def test_a_body_without_end_is_cut_off(served) -> None:
+    send_without_end(served.port)  # the first request of a kind sets up what stays
+    with served.memory("tight") as memory:
+        sent = [send_without_end(served.port) for _ in range(3)]
+    assert max(sent) < 2**27, "it was taken in without end"
+    assert memory.grown_bytes < 20e6
+    served.assert_answers()
+
+
+def test_an_ordinary_client_hears_that_its_body_is_too_large(served) -> None:
+    # It looks for the answer after it has sent everything, so that must have been taken.
+    for _ in range(10):
+        answer = ask(f"{served.tight}/infer", bytes(8 * served.body_bytes))
+        assert answer.status == 413
+        assert answer.error.startswith(f"the body is {8 * served.body_bytes} bytes")
+    served.assert_answers()
+
+
+def test_the_answer_to_a_chunked_body_over_the_limit(served) -> None:
+    with Raw(served.port) as raw:
+        raw.send(post("/v2/models/tight/infer", "Transfer-Encoding: chunked"))
+        for _ in range(17):  # 64 KiB over the limit of 1 MiB, then silence
+            raw.send(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+        answer = raw.answer()
+    assert answer.status == 413
+    assert answer.error == f"the body is over {served.body_bytes} bytes, the most this model reads"
+
+
+def test_claimed_bytes_cost_no_memory(served) -> None:
+    connections = [Raw(served.port) for _ in range(12)]
+    with served.memory("tiny") as memory:
+        for raw in connections:
+            raw.send(post("/v2/models/tiny/infer", f"Content-Length: {60 * 2**20}"), b"{}")
+        time.sleep(0.5)
+        served.assert_answers()
+        for raw in connections:
+            raw.abort()
+    assert memory.grown_bytes < 40e6
+
+
+def test_clients_that_leave_do_not_stop_the_others(served) -> None:
+    body, headers = served.binary(served.random_input(8))
+    (length,) = headers.items()
+    head = post(
+        "/v2/models/tiny/infer", f"Content-Length: {len(body)}", f"{length[0]}: {length[1]}"
+    )
+    before = wait_for(served, lambda metrics: True)
+    pid = served.replica_pid("tiny")
+    for number in range(50):
+        raw = Raw(served.port)
+        raw.send(head, body[: len(body) // 2] if number % 2 else body)
+        if number % 4 == 0:
+            time.sleep(0.002)  # amid the computation, on most machines
+        raw.abort()
+        if number % 10 == 0:
+            served.assert_answers()
+    served.assert_answers()
+    assert served.replica_pid("tiny") == pid
+    wait_for(served, lambda m: requests(m, "cancelled") >= requests(before, "cancelled") + 20)
+
+
+def test_a_deadline_passes(served) -> None:
+    late = post("/v2/models/tiny/infer", "Content-Length: 9", "X-Request-Timeout-Seconds: 0.001")
+    for _ in range(5):
+        started = time.monotonic()
+        with Raw(served.port) as raw:
+            raw.send(late)  # and no body
+            answer = raw.answer()
+        assert time.monotonic() - started < 5
+        assert answer.status == 408
+        assert "within its deadline of 0.001 s" in answer.error
+    served.assert_answers()
+
+
+@pytest.mark.parametrize("given", ["0", "nan", "-1", "inf", "soon", "1e999", ""])
+def test_a_deadline_that_is_none_changes_nothing(served, given: str) -> None:
+    body, headers = served.binary(served.random_input(1))
+    answer = ask(f"{served.tiny}/infer", body, {**headers, "X-Request-Timeout-Seconds": given})
+    assert answer.status == 200

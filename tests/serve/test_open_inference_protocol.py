@@ -1,0 +1,124 @@
+"""The Open Inference Protocol as NVIDIA's own client, unchanged, speaks it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from http_client import ask
+from tritonclient.utils import InferenceServerException
+
+
+@pytest.fixture
+def client(served) -> Iterator[triton.InferenceServerClient]:
+    client = triton.InferenceServerClient(f"127.0.0.1:{served.port}", concurrency=8)
+    yield client
+    client.close()
+
+
+def tensor(served, array: np.ndarray, *, binary: bool = True) -> triton.InferInput:
+    given = triton.InferInput(served.input.name, list(array.shape), served.input.datatype)
+    given.set_data_from_numpy(array, binary_data=binary)
+    return given
+
+
+def test_health_and_metadata(served, client) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("tiny")
+    assert client.is_model_ready("tiny", served.version)
+    assert not client.is_model_ready("tiny", "9")
+    assert not client.is_model_ready("nobody")
+    server = client.get_server_metadata()
+    assert server["name"] == "headrace"
+    assert "binary_tensor_data" in server["extensions"]
+    metadata = client.get_model_metadata("tiny")
+    assert metadata["name"] == "tiny"
+    assert metadata["versions"] == [served.version]
+    for side in ("inputs", "outputs"):
+        specs = getattr(served.artifact.manifest, side)
+        assert metadata[side] == [spec.model_dump(mode="json") for spec in specs]
+    assert client.get_model_metadata("tiny", served.version) == metadata
+
+
+def test_the_catalog_lists_the_models(served) -> None:
+    models = {"models": [{"name": name, "ready": True} for name in ("tight", "tiny")]}
+    assert ask(f"{served.url}/models").json == models
+    assert ask(f"{served.url}/health/live").json == {"live": True}
+    assert ask(f"{served.url}/health/ready").json == {"ready": True, "waiting_for": []}
+    assert ask(f"{served.tiny}/ready").json == {"name": "tiny", "ready": True}
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+@pytest.mark.parametrize("binary_input", [True, False])
+@pytest.mark.parametrize("binary_output", [True, False])
+def test_logits_are_those_of_the_program(
+    served, client, rows: int, binary_input: bool, binary_output: bool
+) -> None:
+    array = served.random_input(rows, seed=rows)
+    result = client.infer(
+        "tiny",
+        [tensor(served, array, binary=binary_input)],
+        outputs=[triton.InferRequestedOutput(served.output.name, binary_data=binary_output)],
+        request_id="request 17",
+        model_version=served.version,
+    )
+    # Bit for bit: JSON carries the shortest text that reads back as the same float.
+    np.testing.assert_array_equal(result.as_numpy(served.output.name), served.run(array))
+    answer = result.get_response()
+    assert answer["id"] == "request 17"
+    assert (answer["model_name"], answer["model_version"]) == ("tiny", served.version)
+
+
+def test_without_requested_outputs_all_come(served, client) -> None:
+    array = served.random_input(2)
+    result = client.infer("tiny", [tensor(served, array)])
+    np.testing.assert_array_equal(result.as_numpy(served.output.name), served.run(array))
+
+
+def test_requests_under_way_at_once_keep_their_answers_apart(served, client) -> None:
+    arrays = [served.random_input(1, seed=seed) for seed in range(40)]
+    waiting = [client.async_infer("tiny", [tensor(served, array)]) for array in arrays]
+    answers = [request.get_result().as_numpy(served.output.name) for request in waiting]
+    for array, answer in zip(arrays, answers, strict=True):
+        # A row computed beside others may differ in the last bits, by another order of sums.
+        np.testing.assert_allclose(answer, served.run(array), rtol=1e-4, atol=1e-4)
+
+
+def test_a_raw_binary_request(served) -> None:
+    array = served.random_input(2)
+    answer = ask(f"{served.tiny}/infer", array.tobytes(), {"Inference-Header-Content-Length": "0"})
+    np.testing.assert_array_equal(served.logits(answer), served.run(array))
+
+
+def test_json_by_hand(served) -> None:
+    array = served.random_input(1)
+    given = {
+        "name": served.input.name,
+        "datatype": "FP32",
+        "shape": list(array.shape),
+        "data": array.tolist(),
+    }
+    answer = ask(f"{served.tiny}/infer", json.dumps({"inputs": [given]}).encode())
+    assert answer.headers["content-type"] == "application/json"
+    (output,) = answer.json["outputs"]
+    assert output["shape"] == [1, len(served.artifact.manifest.labels)]
+    got = np.array(output["data"], np.float32).reshape(output["shape"])
+    np.testing.assert_array_equal(got, served.run(array))
+
+
+def test_what_the_client_asks_wrongly_it_is_told(served, client) -> None:
+    array = tensor(served, served.random_input(1))
+    with pytest.raises(InferenceServerException, match=r"\[404\] model tiny has no version '9'"):
+        client.infer("tiny", [array], model_version="9")
+    with pytest.raises(InferenceServerException, match=r"\[404\] no model 'nobody' is served"):
+        client.infer("nobody", [array])
+    wanted = [triton.InferRequestedOutput(name) for name in (served.output.name, "boxes")]
+    with pytest.raises(InferenceServerException, match=r"\[400\] no output is named 'boxes'"):
+        client.infer("tiny", [array], outputs=wanted)
+    with pytest.raises(InferenceServerException, match=r"\[415\] Content-Encoding is 'gzip'"):
+        client.infer("tiny", [array], request_compression_algorithm="gzip")
+    served.assert_answers()

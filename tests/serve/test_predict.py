@@ -1,0 +1,91 @@
+"""POST /predict, for people: image files with curl, JSON by hand, and the page that explains it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+from http_client import ask
+
+from cluster.preprocess import decode_image, image_tensor
+
+PNG = {"Content-Type": "image/png"}
+JSON = {"Content-Type": "application/json"}
+
+
+def logits_of(served, png: bytes) -> np.ndarray:
+    image = decode_image(png, max_pixels=10**6)
+    return served.run(image_tensor(image, served.artifact.manifest.image)[None])[0]
+
+
+def test_curl_sends_an_image_file(served, pngs: list[bytes], tmp_path: Path) -> None:
+    (tmp_path / "digit.png").write_bytes(pngs[0])
+    command = ["curl", "--silent", "--show-error", "--data-binary", "@digit.png"]
+    command += ["-H", "Content-Type: image/png", f"{served.tiny}/predict?top_k=3"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=30)
+    answer = json.loads(done.stdout)
+    assert answer["model_name"] == "tiny"
+    logits = logits_of(served, pngs[0]).astype(np.float64)
+    softmax = np.exp(logits) / np.exp(logits).sum()
+    best = np.argsort(-softmax)[:3]
+    labels = served.artifact.manifest.labels
+    assert [guess["label"] for guess in answer["predictions"]] == [labels[i] for i in best]
+    np.testing.assert_allclose(
+        [guess["probability"] for guess in answer["predictions"]], softmax[best], rtol=1e-9
+    )
+
+
+def test_every_form_of_one_image_gets_one_answer(served, pngs: list[bytes]) -> None:
+    url = f"{served.tiny}/predict"
+    expected = ask(url, pngs[3], PNG).json
+    assert len(expected["predictions"]) == 5
+    image = decode_image(pngs[3], max_pixels=10**6)
+    item = image_tensor(image, served.artifact.manifest.image)
+    encoded = base64.b64encode(pngs[3]).decode()
+    for body in ({"image": encoded}, {"inputs": item.tolist()}):
+        answer = ask(url, json.dumps(body).encode(), JSON)
+        assert answer.json == expected
+    versioned = ask(f"{served.tiny}/versions/{served.version}/predict", pngs[3], PNG)
+    assert versioned.json == expected
+
+
+def test_top_k_of_the_url_holds_for_json_too(served, pngs: list[bytes]) -> None:
+    encoded = base64.b64encode(pngs[0]).decode()
+    body = json.dumps({"image": encoded, "top_k": 2}).encode()
+    assert len(ask(f"{served.tiny}/predict", body, JSON).json["predictions"]) == 2
+    assert len(ask(f"{served.tiny}/predict?top_k=1", body, JSON).json["predictions"]) == 1
+
+
+def test_accuracy_as_served_is_the_program_s(served, held_out, pngs: list[bytes]) -> None:
+    labels = served.artifact.manifest.labels
+    truth = [labels[label] for label in held_out.labels]
+    # What is right in this process, what is right as served: the same images, one by one.
+    here = [labels[int(logits_of(served, png).argmax())] for png in pngs]
+    there = [
+        ask(f"{served.tiny}/predict?top_k=1", png, PNG).json["predictions"][0]["label"]
+        for png in pngs
+    ]
+    assert there == here
+    right = sum(guess == label for guess, label in zip(there, truth, strict=True))
+    (measured,) = served.artifact.manifest.measured.values()
+    assert right / len(truth) == measured.accuracy
+
+
+def test_the_openapi_page_says_where_and_what(served) -> None:
+    page = ask(f"{served.tiny}/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert b"'/v2/models/tiny/openapi.json'" in page.body
+    document = ask(f"{served.tiny}/openapi.json").json
+    assert document["servers"] == [{"url": "/v2/models/tiny"}]
+    for path, method in (("/infer", "post"), ("/predict", "post"), ("/ready", "get"), ("/", "get")):
+        described = document["paths"][path][method]
+        # Every error is one JSON object; FastAPI's own 422 is none that anybody gets.
+        assert "422" not in described["responses"]
+        assert described["responses"]["4XX"]["content"]["application/json"]["schema"]["required"]
+    assert "/versions/{version}/infer" in document["paths"]
+    server = ask(f"{served.url}/openapi.json").json
+    assert server["servers"] == [{"url": "/v2"}]
+    assert {"/models", "/health/live", "/health/ready"} <= set(server["paths"])
