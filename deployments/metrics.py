@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from ray.util import metrics
 
 from cluster.runtime.batcher import Answer
@@ -38,7 +40,15 @@ class ModelMetrics:
         self._load.set(seconds)
 
     def answered(self, answer: Answer, preprocess_s: float, encode_s: float) -> None:
-        """A request was answered; times in seconds."""
+        """A request was answered; times in seconds.
+
+        Recorded after the answer has been sent: the caller's next step does that, and these six
+        series would hold it up for longer than encoding it took.
+        """
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._record, answer, preprocess_s, encode_s)
+
+    def _record(self, answer: Answer, preprocess_s: float, encode_s: float) -> None:
         self._requests.inc(tags={"outcome": "ok"})
         self._queue.observe(answer.queue_s * 1e3)
         self._batch.observe(answer.batch_size)

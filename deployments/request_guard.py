@@ -116,8 +116,10 @@ class RequestGuard:
         answer = _Answer(send, timeout_s)
         client = _Client(receive, answer)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as deadline:
                 await self._app(scope, client, answer)
+            if deadline.expired():  # Serve took the cancellation for its own and returned
+                await answer.fail(408)
         except TimeoutError:
             await answer.fail(408)
         except asyncio.CancelledError:

@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ from cluster.errors import ClusterError
 from cluster.progress import Terminal
 from deployments import compress
 from deployments.local import LocalCluster, ports
+
+_POLL_S = 0.2
 
 
 def run(recipe_path: Path, store: str | None, address: str | None) -> int:
@@ -101,7 +104,9 @@ def submit(
     except KeyboardInterrupt:
         client.stop_job(job)
         raise
-    details = client.get_job_info(job)
+    # The log can end a moment before Ray has noted how the job did.
+    while not (details := client.get_job_info(job)).status.is_terminal():
+        time.sleep(_POLL_S)
     if details.driver_exit_code is None:
         raise ClusterError(f"the job ended as {details.status}: {details.message}")
     return int(details.driver_exit_code)

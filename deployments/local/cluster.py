@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import subprocess
@@ -173,7 +174,26 @@ class LocalCluster:
         # RUNNING is the controller's word; HAProxy hears of it a moment later.
         routes = self._routes()
         missing = [route for route in wanted.values() if route and route not in routes]
-        return f"HAProxy has no route {', '.join(missing)}" if missing else None
+        if missing:
+            return f"HAProxy has no route {', '.join(missing)}"
+        # Until it has found a replica up, it sends requests through Serve's own Python proxy.
+        indirect = [name for name, up in self._replicas_up().items() if not up]
+        return f"HAProxy has found no replica of {', '.join(indirect)}" if indirect else None
+
+    def _replicas_up(self) -> dict[str, bool]:
+        """Whether HAProxy has a replica to send to, by backend with a server in it."""
+        try:
+            stats = f"http://127.0.0.1:{self.record.stats_port}/stats;csv"
+            answer = rest.send(urllib.request.Request(stats), timeout_s=5)
+        except (OSError, HTTPException):
+            return {"any application": False}
+        up: dict[str, bool] = {}
+        for server in csv.DictReader(answer.text.splitlines()):
+            backend, name = server["# pxname"], server["svname"]
+            if name.startswith("SERVE_"):
+                direct = name.startswith("SERVE_REPLICA_") and server["status"] == "UP"
+                up[backend] = up.get(backend, False) or direct
+        return up
 
     def _routes(self) -> dict[str, str]:
         """Route prefix → application name, as HAProxy tells; empty while it does not answer."""
