@@ -4,12 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow check format clean compiler
 
-demo: $(STAMP)
+demo: compiler $(STAMP)
 	$(BIN)/headrace demo
 
-test: $(STAMP)
+test: compiler $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(STAMP)
@@ -24,6 +24,11 @@ check: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Programs are compiled to native code; better to say so before gigabytes are installed.
+compiler:
+	@command -v $${CXX:-g++} > /dev/null || { \
+	  echo "no C++ compiler: install one (Debian, Ubuntu: apt-get install g++) or set CXX" >&2; exit 1; }
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -7,7 +7,7 @@ recipe → artifact ─→ in-process limit and reference answers
 all rounds → medians → JSON, Markdown
 
 serving.py      the command line and the rounds     artifact.py  builds or finds the artifact
-round.py        one contender, once                 in_process.py  limit, reference answers
+one_round.py     one contender, once                 in_process.py  limit, reference answers
 load.py         the load generator, wrk             verify.py    answers against the reference
 startup.py      time to ready, compilers seen       proc.py      what /proc tells of a process
 results.py      what was measured, medians          table.py     Markdown

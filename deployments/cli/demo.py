@@ -7,6 +7,7 @@ local cluster → two compression jobs (trained once, bf16 and int8) → table
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from cluster.artifact.store import default_store, open_store
 from cluster.compression import native_runner
 from cluster.compression.report import row, table
 from cluster.data import load_data
-from cluster.errors import CompressionError
+from cluster.errors import CompressionError, ConfigError
 from cluster.program import node
 from deployments import compress as exit_status
 from deployments.cli import compress
@@ -35,7 +36,10 @@ def run(keep: bool, json_file: Path | None) -> int:
     """Run the demo; ``keep`` leaves it serving, ``json_file`` gets the figures as JSON."""
     started = time.monotonic()
     native_runner.compiler()  # named before anything starts, if it is missing
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise ConfigError(f"--json {json_file}: there is no directory {json_file.parent}")
     store = compress.absolute(default_store())
+    os.environ["HEADRACE_STORE"] = store  # the replicas look there too, from other directories
     print("starting a local Ray cluster with Serve behind HAProxy", flush=True)
     cluster = LocalCluster.start()
     try:
@@ -43,7 +47,7 @@ def run(keep: bool, json_file: Path | None) -> int:
         artifacts = [_build(recipe, store, cluster) for recipe in RECIPES]
         print(f"\n{_table(artifacts)}\n", flush=True)
         cluster.deploy(SERVED)
-        served, sample = _ask(cluster, artifacts[-1], Path(store))
+        served, sample = _ask(cluster, artifacts[-1])
     except BaseException:
         cluster.stop()
         raise
@@ -77,19 +81,31 @@ def _table(artifacts: list[Artifact]) -> str:
     return table(rows)
 
 
-def _ask(cluster: LocalCluster, artifact: Artifact, store: Path) -> tuple[dict[int, Served], Path]:
-    """Send the held-out digits at each number of connections; also keep one as a file."""
+def _ask(cluster: LocalCluster, artifact: Artifact) -> tuple[dict[int, Served], Path]:
+    """Send the held-out digits at each number of connections; also keep one as a file.
+
+    CompressionError if the answers are not those of the evaluated artifact.
+    """
     recipe = compress.read(RECIPES[-1])
     test = load_data(recipe.data, recipe.seed).test
     names = artifact.manifest.labels
     images = [raw for index in range(len(test)) if isinstance(raw := test.raw(index), bytes)]
     labels = [names[label] for label in test.labels]
-    sample = store.parent / "seven.png"
+    sample = Path.home() / ".headrace" / "seven.png"
+    sample.parent.mkdir(exist_ok=True)
     sample.write_bytes(images[labels.index(SAMPLE_LABEL)])
     url = f"{cluster.http}/v2/models/digits/predict"
     print(f"sending {len(images)} held-out digits as PNG files to {url}", flush=True)
     ask(url, images[:32], labels[:32], connections=1)  # the first requests open connections
-    return {count: ask(url, images, labels, count) for count in CONNECTIONS}, sample
+    served = {count: ask(url, images, labels, count) for count in CONNECTIONS}
+    (evaluated,) = artifact.manifest.measured.values()
+    for count, answers in served.items():
+        if answers.accuracy != evaluated.accuracy:
+            raise CompressionError(
+                f"with {count} connections {answers.right} of {answers.requests} answers were "
+                f"right, a share of {answers.accuracy:.4f}; evaluated were {evaluated.accuracy:.4f}"
+            )
+    return served, sample
 
 
 def _conclude(
@@ -107,13 +123,15 @@ def _conclude(
         for count, s in served.items()
     ]
     print(table(rows, ("connections", "p50", "p99", "requests/s")))
-    state = "is serving" if keep else "served; with `headrace demo --keep` it stays up"
-    print(f"\n{artifacts[-1].manifest.name} {state}. Try:")
+    if not keep:
+        print(f"\nstopped cleanly ({took:.0f} s in all); `headrace demo --keep` leaves it serving")
+        return
+    print(f"\n{artifacts[-1].manifest.name} is serving ({took:.0f} s in all). Try:")
     print(
         f"  curl --data-binary @{sample} -H 'Content-Type: image/png' "
         f"{cluster.http}/v2/models/digits/predict"
     )
-    print("Stop it with `headrace down`." if keep else "stopped cleanly", f"({took:.0f} s in all)")
+    print("Stop it with `headrace down`.")
 
 
 def _figures(artifacts: list[Artifact], served: dict[int, Served], took: float) -> dict[str, Any]:

@@ -1,0 +1,53 @@
+"""What the README shows is true: its YAML is valid and in use, its Python and commands run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.config.base import parse
+from cluster.config.recipe import Recipe
+from deployments import serve_config
+from deployments.cli.main import parser
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+RECIPE, SERVE, OWN_MODEL = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+(PYTHON,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = re.findall(r"^(?:\.venv/bin/)?headrace (.+)$", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("shown", "file"),
+    [(RECIPE, "recipes/digits-int8.yaml"), (SERVE, "configs/digits.yaml")],
+)
+def test_the_yaml_shown_is_the_file_it_names(shown: str, file: str) -> None:
+    assert yaml.safe_load(shown) == yaml.safe_load((ROOT / "deployments" / file).read_text())
+
+
+@pytest.mark.parametrize("shown", [RECIPE, OWN_MODEL])
+def test_the_recipes_are_valid(shown: str) -> None:
+    raw = yaml.safe_load(shown)
+    assert parse(raw, Recipe, "README").name == raw["name"]
+
+
+def test_the_serve_config_is_valid(tmp_path: Path) -> None:
+    config = tmp_path / "serve.yaml"
+    config.write_text(SERVE)
+    assert [model.name for model in serve_config.check(config)] == ["digits"]
+
+
+def test_the_commands_exist() -> None:
+    assert len(COMMANDS) >= 4
+    for command in COMMANDS:
+        parser().parse_args(shlex.split(command))
+
+
+def test_the_python_client_runs(served, capsys):
+    code = PYTHON.replace("127.0.0.1:8000", f"127.0.0.1:{served.port}").replace("digits", "tiny")
+    exec(compile(code, "README.md", "exec"), {})
+    assert re.fullmatch(r"\[\d\]\n", capsys.readouterr().out)
