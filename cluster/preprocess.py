@@ -95,8 +95,13 @@ def _flatten_mode(image: Image.Image, mode: str) -> Image.Image:
     colours hidden beneath, often black. 16-bit grey is scaled to 8 bits, where PIL would clip it.
     """
     if image.mode.startswith("I"):
-        deep = np.asarray(image).astype(np.int64).clip(0, 65535)
-        image = Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8))
+        # value / 257, rounded: in 16 bits, since a large image in 64 would take gigabytes. What is
+        # over the limit becomes 255 anyway and would overflow with the half of 257 added.
+        deep = np.empty((image.height, image.width), np.uint16)
+        np.clip(np.asarray(image), 0, 65535 - 128, out=deep, casting="unsafe")
+        deep += 128
+        deep //= 257
+        image = Image.fromarray(deep.astype(np.uint8))
     if image.has_transparency_data:
         top = image.convert("RGBA")
         image = Image.new("RGBA", top.size, "white")

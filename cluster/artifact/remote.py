@@ -83,14 +83,24 @@ class RemoteStore:
             if final.is_dir():  # another process fetched it while this one waited
                 return Artifact.read(final, artifact_id)
             for name, entry in manifest.files.items():
-                self._receive(f"{folder}/{name}", room / name)
+                if not self._receive(f"{folder}/{name}", room / name):
+                    raise ArtifactCorruptError(
+                        f"{self._at(f'{folder}/{name}')} is named by its manifest and not there; "
+                        "delete the artifact and build it again"
+                    )
                 check_file(room / name, entry, self._at(f"{folder}/{name}"))
             (room / MANIFEST).write_bytes(raw)
             return self._cache.publish(room)
 
     def find_build(self, recipe_key: str) -> Artifact | None:
         named = self._read(f"builds/{recipe_key}")
-        return self._fetch(self._id(named, f"builds/{recipe_key}")) if named else None
+        if not named:
+            return None
+        artifact_id = self._id(named, f"builds/{recipe_key}")
+        # Asked for even if the cache holds the artifact: nobody else could open it.
+        if self._read(f"artifacts/{artifact_id}/{MANIFEST}") is None:
+            return None  # somebody deleted it
+        return self._fetch(artifact_id)
 
     @contextmanager
     def building(self, recipe_key: str) -> Iterator[Path]:
@@ -101,7 +111,7 @@ class RemoteStore:
         artifact = self._cache.publish(finished)
         base = f"artifacts/{artifact.id}"
         for name in [*artifact.manifest.files, MANIFEST]:  # the manifest last
-            self._put(f"{base}/{name}", (artifact.path / name).read_bytes())
+            self._send(artifact.path / name, f"{base}/{name}")
         self._put(f"names/{artifact.manifest.name}", str(artifact.id).encode())
         self._put(f"builds/{artifact.manifest.recipe_key}", str(artifact.id).encode())
         return artifact
@@ -113,16 +123,16 @@ class RemoteStore:
 
     def cached_step(self, key: str) -> Path | None:
         cached = self._cache.cached_step(key)
-        if cached is None and (weights := self._read(f"steps/{key}.safetensors")) is not None:
-            with self._cache.building(f"fetch-{key}") as room:
-                (room / "weights").write_bytes(weights)
+        if cached is not None:
+            return cached
+        with self._cache.building(f"fetch-{key}") as room:
+            if self._receive(f"steps/{key}.safetensors", room / "weights"):
                 self._cache.cache_step(key, room / "weights")
-            cached = self._cache.cached_step(key)
-        return cached
+        return self._cache.cached_step(key)
 
     def cache_step(self, key: str, weights: Path) -> None:
         self._cache.cache_step(key, weights)
-        self._put(f"steps/{key}.safetensors", weights.read_bytes())
+        self._send(weights, f"steps/{key}.safetensors")
 
     def _at(self, name: str) -> str:
         return f"{self.uri.rstrip('/')}/{name}"
@@ -130,30 +140,49 @@ class RemoteStore:
     def _id(self, content: bytes, name: str) -> str:
         return checked_id(content.decode(errors="replace").strip(), self._at(name))
 
-    def _receive(self, name: str, file: Path) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    @contextmanager
+    def _reaching(self, name: str) -> Iterator[str]:
+        """The path of ``name`` for the file system, whose failures become ArtifactErrors."""
         try:
-            self._fs.get_file(f"{self._base}/{name}", str(file))
-        except FileNotFoundError as error:
-            raise ArtifactCorruptError(
-                f"{self._at(name)} is named by its manifest and not there; "
-                "delete the artifact and build it again"
+            yield f"{self._base}/{name}"
+        # Each file system raises its client library's errors; many are not even OSErrors.
+        except Exception as error:
+            raise ArtifactError(
+                f"{self._at(name)} cannot be reached: {type(error).__name__}: {error}. Check the "
+                "address, the permissions and the network"
             ) from error
 
+    def _receive(self, name: str, file: Path) -> bool:
+        """Download into ``file``; False if there is no such file in the store."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with self._reaching(name) as path:
+            try:
+                self._fs.get_file(path, str(file))
+            except FileNotFoundError:
+                return False
+        return True
+
+    def _send(self, file: Path, name: str) -> None:
+        with self._reaching(name) as path:
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._fs.put_file(str(file), path)
+
     def _read(self, name: str) -> bytes | None:
-        try:
-            return bytes(self._fs.cat_file(f"{self._base}/{name}"))
-        except FileNotFoundError:
-            return None
+        with self._reaching(name) as path:
+            try:
+                return bytes(self._fs.cat_file(path))
+            except FileNotFoundError:
+                return None
 
     def _put(self, name: str, content: bytes) -> None:
-        path = f"{self._base}/{name}"
-        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-        self._fs.pipe_file(path, content)
+        with self._reaching(name) as path:
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._fs.pipe_file(path, content)
 
     def _list(self, folder: str) -> list[str]:
-        try:
-            found = self._fs.ls(f"{self._base}/{folder}", detail=False)
-        except FileNotFoundError:
-            return []
+        with self._reaching(folder) as path:
+            try:
+                found = self._fs.ls(path, detail=False)
+            except FileNotFoundError:
+                return []
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found)

@@ -38,8 +38,9 @@ from cluster.models import load_model, source_fingerprint
 from cluster.program import node
 from cluster.progress import Print
 
-_CODE = Path(__file__).parent
-"""The steps and builders: what they do decides what is built, as much as the recipe does."""
+_CODE = Path(fingerprint.__file__).parent
+"""The whole library: how models, data and programs are read, prepared and compiled decides what
+is built, as much as the recipe does."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,6 @@ class Outcome:
     """How the job ended. ``artifact`` is None when the gate refused the build."""
 
     artifact: Artifact | None
-    report_at: str
-    built: bool
-    """False when the same recipe had been built before."""
 
 
 @dataclass
@@ -78,7 +76,7 @@ def run(recipe: Recipe, store: ArtifactStore, out: Print) -> Outcome:
     with store.building(key) as room:  # a second job with this recipe waits here
         if (done := store.find_build(key)) is not None:
             out(f"artifact {done.id} exists already: this recipe was built before")
-            return Outcome(done, str(done.path / REPORT), built=False)
+            return Outcome(done)
         out(f"recipe   {recipe.name}: {recipe.model.source}, compiler {compiler}")
         return _build(recipe, key, origin, data, store, room, out)
 
@@ -145,7 +143,7 @@ def _decide(
     if not all(check.passed for check in checks):
         where = store.reject(recipe.name, manifest.recipe_key, content)
         out(f"rejected by the gate; the report is {where}")
-        return Outcome(None, where, built=True)
+        return Outcome(None)
     (workspace / REPORT).write_bytes(content)
     measured: dict[str, Measurement] = {found.target: found.artifact}
     _write(
@@ -153,7 +151,7 @@ def _decide(
     )
     artifact = store.publish(workspace)
     out(f"artifact {artifact.id}")
-    return Outcome(artifact, str(artifact.path / REPORT), built=True)
+    return Outcome(artifact)
 
 
 def _record(work: Work, samples: PreparedSamples, file: Path) -> None:
@@ -177,12 +175,14 @@ def _write(manifest: Manifest, workspace: Path) -> None:
 
 def _origin(recipe: Recipe, data: LabelledData) -> str:
     """Everything besides the recipe's text that decides what is built."""
+    code = sorted([*_CODE.rglob("*.py"), *_CODE.rglob("*.cpp")])
     return json.dumps(
         {
             "headrace": __version__,
-            "code": fingerprint.of_files(_CODE, sorted(_CODE.rglob("*.py"))),
+            "code": fingerprint.of_files(_CODE, code),
             "torch": node.torch_version(),
             "torchao": metadata.version("torchao"),
+            "transformers": _transformers() if recipe.model.source.startswith("hf:") else None,
             "cpu": sorted(node.cpu_features()),
             "model": recipe.model.model_dump(mode="json"),
             "model_content": source_fingerprint(recipe.model),
@@ -192,3 +192,10 @@ def _origin(recipe: Recipe, data: LabelledData) -> str:
         },
         sort_keys=True,
     )
+
+
+def _transformers() -> str | None:
+    try:
+        return metadata.version("transformers")
+    except metadata.PackageNotFoundError:
+        return None  # loading the model says so, and how to install it

@@ -23,7 +23,10 @@ SOURCE = Path(node.__file__).with_name("runner.cpp")
 
 
 def compiler() -> str:
-    """The C++ compiler that programs are built with; CompressionError if there is none."""
+    """The C++ compiler that programs are built with.
+
+    CompressionError if there is none, or Python's headers are missing.
+    """
     wanted = os.environ.get("CXX", "g++")
     found = shutil.which(wanted)
     if found is None:
@@ -31,6 +34,12 @@ def compiler() -> str:
             f"no C++ compiler: {wanted!r} is not on the PATH, and programs are compiled to native "
             "code. Install one (Debian, Ubuntu: apt-get install g++) or point CXX at it. "
             "Serving needs none"
+        )
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    if not header.is_file():
+        raise CompressionError(
+            f"no Python headers: {header} is not there, and programs are compiled against it. "
+            "Install them (Debian, Ubuntu: apt-get install python3-dev). Serving needs none"
         )
     return found
 

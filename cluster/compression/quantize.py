@@ -6,7 +6,6 @@ bf16          weights and activations in bfloat16, float32 at the door
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 import torch
@@ -15,6 +14,7 @@ from torch.fx import GraphModule, Node
 from cluster.compression.work import StepContext, Work, exported
 from cluster.config.recipe import Quantize
 from cluster.errors import CompressionError
+from cluster.program.node import cpus
 from cluster.progress import Bar
 from cluster.tensors import TensorSpec
 
@@ -72,7 +72,7 @@ def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _static_int8(work: Work, step: Quantize, context: StepContext) -> Work:
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(cpus())
     observed = _with_observers(work.module, work.inputs)
     count = min(step.calibration_samples, len(context.train))
     bar = Bar("calibrate", count, context.out)

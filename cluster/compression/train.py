@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch.nn import functional
 
 from cluster.compression.work import StepContext, Work
 from cluster.config.recipe import Train
+from cluster.program.node import cpus
 from cluster.progress import Bar
 
 
@@ -66,7 +66,7 @@ def cosine(update: int, total: int, warmup: int) -> float:
 
 def train(work: Work, step: Train, context: StepContext) -> Work:
     """Train the module in place on the training samples and return it in eval mode."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(cpus())
     torch.manual_seed(context.seed)
     order = np.random.default_rng(context.seed)
     # oneDNN's convolutions read and write channels last; so nothing is reordered in between.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -54,27 +55,50 @@ def parse(raw: Any, kind: type[C], where: str) -> C:
 
 
 def _problem(problem: Any, kind: type[Config]) -> str:
-    # The tag of a discriminated union stands in the location but not in the file.
-    location = [part for part in problem["loc"] if part not in ("train", "quantize")]
-    path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
+    path, configs = _followed(problem["loc"], kind)
     message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        known = ", ".join(_fields_at(kind, location[:-1]))
-        message = f"no such field; known: {known}" if known else "no such field"
     given = problem["input"]
+    if problem["type"] == "extra_forbidden":
+        _, holders = _followed(problem["loc"][:-1], kind)
+        known = ", ".join(name for holder in holders for name in holder.model_fields)
+        message = f"no such field; known: {known}"
+    elif problem["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        field = problem["ctx"]["discriminator"].strip("'")
+        path = f"{path}.{field}"
+        allowed = ", ".join(repr(value) for each in configs for value in _values(each, field))
+        if field in given:
+            given, message = given[field], f"expected one of {allowed}"
+        else:
+            message = f"Field required, one of {allowed}"
     shown = "" if isinstance(given, dict) else f" (given: {given!r:.100})"
     return f"{path or '(top level)'}: {message}{shown}"
 
 
-def _fields_at(kind: type[Config], location: list[Any]) -> list[str]:
-    """Field names of the config found by following ``location`` from ``kind``."""
-    current: type[Config] | None = kind
+def _followed(location: Sequence[int | str], kind: type[Config]) -> tuple[str, list[type[Config]]]:
+    """The YAML path of an error's location in ``kind``, and the configs that may stand there."""
+    path = ""
+    configs = [kind]
     for part in location:
-        if isinstance(part, int) or current is None:
-            return []
-        annotation = current.model_fields[part].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        current = next(
-            (c for c in candidates if isinstance(c, type) and issubclass(c, Config)), None
-        )
-    return list(current.model_fields) if current is not None else []
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif len(configs) > 1:
+            # The value that told these apart: it stands in the location, not in the file.
+            configs = [c for c in configs if any(part in _values(c, f) for f in c.model_fields)]
+        else:
+            path += f".{part}" if path else part
+            field = configs[0].model_fields.get(part) if configs else None
+            configs = _configs_in(field.annotation) if field else []
+    return path, configs
+
+
+def _configs_in(annotation: Any) -> list[type[Config]]:
+    """The configs that an annotation names, itself or inside a list or union."""
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return [annotation]
+    return [config for inner in get_args(annotation) for config in _configs_in(inner)]
+
+
+def _values(config: type[Config], field: str) -> tuple[Any, ...]:
+    """What a ``Literal`` field allows; nothing for any other."""
+    annotation = config.model_fields[field].annotation
+    return get_args(annotation) if get_origin(annotation) is Literal else ()

@@ -211,7 +211,7 @@ class Gate(Config):
         default=1.0, gt=0, description="Baseline latency over the artifact's, at batch 1 (p50)."
     )
     max_bytes: int | None = Field(
-        default=None, ge=1, description="Size of the largest program, in bytes."
+        default=None, ge=1, description="Size of the program that was measured, in bytes."
     )
 
 

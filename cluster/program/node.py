@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import sysconfig
@@ -29,6 +30,11 @@ def cpu_name() -> str:
     text = Path("/proc/cpuinfo").read_text()
     line = next((line for line in text.splitlines() if line.startswith("model name")), ":unknown")
     return line.partition(":")[2].strip()
+
+
+def cpus() -> int:
+    """CPUs that this process may use: those of its affinity mask, not all of the machine's."""
+    return len(os.sched_getaffinity(0))
 
 
 def targets() -> tuple[str, ...]:

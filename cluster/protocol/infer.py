@@ -87,7 +87,7 @@ def decode_infer(
             if header_length is not None
             else "the body is empty, expected a JSON inference request"
         )
-    message = read_object(bytes(view[:json_length]), max_json_bytes)
+    message = read_object(view[:json_length], max_json_bytes)
     request_id = message.get("id")
     if request_id is not None and not isinstance(request_id, str):
         raise RequestError(f"id must be a string, got {excerpt(request_id)}")

@@ -28,7 +28,7 @@ _STEP[list(b"[{")] = 1
 _STEP[list(b"]}")] = -1
 
 
-def read_object(part: bytes, max_bytes: int) -> dict[str, Any]:
+def read_object(part: bytes | memoryview, max_bytes: int) -> dict[str, Any]:
     """Parse the JSON object in ``part``.
 
     Raises PayloadTooLargeError above ``max_bytes``, and RequestError for anything that is not
@@ -40,6 +40,7 @@ def read_object(part: bytes, max_bytes: int) -> dict[str, Any]:
             f"the JSON part has {len(part)} bytes, the limit is {max_bytes}; "
             "send large tensors as binary data"
         )
+    part = bytes(part)  # a copy of a view, made within the limit
     depth = _depth(part)
     if depth > MAX_JSON_DEPTH:
         raise RequestError(f"the JSON is nested {depth} levels deep, at most {MAX_JSON_DEPTH}")

@@ -41,6 +41,8 @@ class Answer:
     queue_s: float
     compute_s: float
     batch_size: int
+    first: bool
+    """Whether this is the first answer of its batch: the one to count the batch by."""
 
 
 @dataclass(eq=False)
@@ -142,7 +144,8 @@ class Batcher:
         if first is None:
             return None
         batch, rows = [first], first.rows
-        deadline = time.perf_counter() + self._batching.max_wait_ms / 1e3
+        # From its arrival: what waited for the run before this one is not held back again.
+        deadline = first.queued_at + self._batching.max_wait_ms / 1e3
         while rows < self._batching.max_batch_size:
             try:
                 wait_s = deadline - time.perf_counter()
@@ -178,7 +181,9 @@ class Batcher:
         start = 0
         for item in batch:
             taken = tuple(output[start : start + item.rows] for output in outputs)
-            results.append((item, Answer(taken, started - item.queued_at, compute_s, rows)))
+            queue_s = started - item.queued_at
+            first = item is batch[0]
+            results.append((item, Answer(taken, queue_s, compute_s, rows, first)))
             start += item.rows
         _deliver(results)
 

@@ -115,6 +115,24 @@ def test_an_idle_batcher_waits_for_mates_and_no_longer_than_told(make_batcher: M
     assert 0.39 <= took_s < 2
 
 
+def test_what_waited_for_a_run_is_not_held_back_again(make_batcher: Make) -> None:
+    program = Doubler()
+    batcher = make_batcher(program, max_batch_size=8, max_wait_ms=500)
+
+    async def scenario() -> float:
+        first = await occupy(batcher, program)
+        waiting = asyncio.create_task(answer(batcher, row(2)))
+        await asyncio.sleep(0.55)
+        freed = time.perf_counter()
+        program.free.set()
+        await first
+        await waiting
+        return time.perf_counter() - freed
+
+    assert asyncio.run(scenario()) < 0.4
+    assert program.sizes == [1, 1]
+
+
 def test_a_full_batch_does_not_wait(make_batcher: Make) -> None:
     batcher = make_batcher(Doubler(), max_batch_size=2, max_wait_ms=1000)
     started = time.perf_counter()

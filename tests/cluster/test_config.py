@@ -45,7 +45,25 @@ def serving(**fields: Any) -> dict[str, Any]:
         ({"data": {"source": "csv:x"}}, ["data.source", "'csv:x'", "imagefolder:", "digits"]),
         ({"data": {"test_source": "digit"}}, ["data.test_source", "'digit'", "safetensors:"]),
         ({"data": {"test_share": 1}}, ["data.test_share", "less than 1", "given: 1"]),
-        ({"steps": [{"kind": "prune"}]}, ["steps[0]", "'prune'", "'train', 'quantize'"]),
+        (
+            {"steps": [{"kind": "prune"}]},
+            ["steps[0].kind: expected one of 'train', 'quantize' (given: 'prune')"],
+        ),
+        ({"steps": [{"epochs": 1}]}, ["steps[0].kind: Field required, one of 'train', 'quantize'"]),
+        ({"steps": ["train"]}, ["steps[0]: ", "dictionary", "(given: 'train')"]),
+        (
+            {"steps": [{"kind": "train", "epohcs": 1}]},
+            ["steps[0].epohcs: no such field; known: kind, epochs, batch_size", "(given: 1)"],
+        ),
+        (
+            {"steps": [{"kind": "quantize", "scheme": "bf16", "train": 1}]},
+            ["steps[0].train: no such field; known: kind, scheme, calibration_samples (given"],
+        ),
+        ({"programs": [{"x": 1}]}, ["programs[0].x: no such field; known: kind, target (given"]),
+        (
+            {"model": {**MODEL, "tensor": {"shape": [0]}}},
+            ["model.tensor.shape[0]: ", "equal to 1 (given: 0)"],
+        ),
         ({"steps": [{"kind": "train", "epochs": 0}]}, ["steps[0].epochs", "given: 0"]),
         (
             {"steps": [{"kind": "quantize", "scheme": "int4"}]},

@@ -3,6 +3,7 @@
 import struct
 import subprocess
 import sys
+import tracemalloc
 import warnings
 import zlib
 from io import BytesIO
@@ -268,6 +269,30 @@ def test_16_bit_grey_is_scaled_not_clipped(spec):
     expected = np.round(deep / 257).astype(int)
     pixels = pixels_of(read, size=8, **spec)
     np.testing.assert_array_equal(pixels, np.repeat(expected[..., None], pixels.shape[2], axis=2))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
+def test_every_value_of_16_bit_grey_is_rounded_to_8_bits(mode):
+    deep = np.arange(2**16).reshape(256, 256)
+    if mode == "I":
+        deep[0, 0], deep[-1, -1] = -5, 2**20  # 32 bits hold more, which is clipped
+        image = Image.fromarray(deep.astype(np.int32))
+    else:
+        raw = deep.astype(">u2" if mode == "I;16B" else "<u2").tobytes()
+        image = Image.frombytes(mode, (256, 256), raw)
+    assert image.mode == mode
+    found = pixels_of(image, size=256, resize=256, **GREY)[..., 0]
+    np.testing.assert_array_equal(found, np.round(deep.clip(0, 65535) / 257))
+
+
+def test_a_large_16_bit_image_takes_little_more_memory_than_its_pixels():
+    image = Image.fromarray(np.full((4000, 4000), 257 * 9, np.uint16))
+    tracemalloc.start()
+    tensor = image_tensor(image, ImageInput(size=16, resize=16, **{**PLAIN, **GREY}))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(tensor * 255, 9, atol=1e-4)
+    assert peak < 8 * 4000 * 4000
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16"])

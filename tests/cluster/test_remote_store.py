@@ -115,6 +115,28 @@ def test_a_file_missing_in_the_store_is_named(
     assert kept(tmp_path) == []
 
 
+def test_a_build_whose_artifact_was_deleted_is_none(
+    store: RemoteStore, artifact_id: str, remote: fsspec.AbstractFileSystem
+) -> None:
+    remote.rm(f"/headrace-test/store/artifacts/{artifact_id}", recursive=True)
+    assert store.find_build(KEY) is None  # though its cache still holds the artifact
+
+
+def test_failures_of_the_file_system_name_the_uri(tmp_path: Path) -> None:
+    (tmp_path / "store").write_bytes(b"a file where a directory should be")
+    uri = (tmp_path / "store").as_uri()
+    store = RemoteStore.at(uri, tmp_path / "cache")
+    (tmp_path / "w").write_bytes(b"trained")
+    for fail in (
+        lambda: store.open("digits"),
+        lambda: store.find_build(KEY),
+        lambda: store.reject("digits", KEY, b"{}"),
+        lambda: store.cache_step("k", tmp_path / "w"),
+    ):
+        with pytest.raises(ArtifactError, match=f"{uri}/.* cannot be reached: .*Not a directory"):
+            fail()
+
+
 def test_a_manifest_changed_in_the_store_is_refused_with_both_hashes(
     reader: RemoteStore, artifact_id: str, remote: fsspec.AbstractFileSystem, tmp_path: Path
 ) -> None:
