@@ -15,18 +15,17 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from cluster.config.base import parse
-from cluster.config.serving import ModelArgs
+from deployments import serve_config
 from deployments.catalog import MODEL_DEPLOYMENT_PREFIX, Catalog
 from deployments.model import ModelReplica
 
 
 def model(args: dict[str, Any]) -> Application:
-    """One model behind ``/v2/models/NAME``; ``args`` are those of :class:`ModelArgs`.
+    """One model behind ``/v2/models/NAME``; ``args`` are those of ``ModelArgs``.
 
     Raises ConfigError naming the field, the value and what is allowed.
     """
-    checked = parse(args, ModelArgs, "args")
+    checked = serve_config.model_args(args, "args")
     scale: dict[str, Any] = (
         {"num_replicas": checked.replicas}
         if checked.autoscaling is None
@@ -45,9 +44,8 @@ def model(args: dict[str, Any]) -> Application:
 
 
 def catalog(args: dict[str, Any]) -> Application:
-    """The server's own paths, behind ``/v2``. It takes no arguments."""
-    if args:
-        raise ValueError(f"deployments.app:catalog takes no args, got {sorted(args)}")
+    """The server's own paths, behind ``/v2``. ConfigError if it is given arguments."""
+    serve_config.check_catalog_args(args, "args")
     deployment = serve.deployment(
         name="catalog",
         ray_actor_options={"num_cpus": 0},

@@ -2,6 +2,7 @@
 
 GET /v2                server metadata          GET /v2/health/live    this answers
 GET /v2/models         the models by name       GET /v2/health/ready   every model is running
+a model's paths        503: it is not ready, or its own application would answer
 anything else          404 with the names that are there
 """
 
@@ -18,7 +19,7 @@ from starlette.responses import Response
 
 from cluster import __version__
 from cluster.errors import UnknownModelError
-from cluster.protocol.metadata import server_metadata
+from cluster.protocol.metadata import error_body, server_metadata
 from deployments import openapi
 from deployments.endpoints import BarePrefix
 from deployments.errors import answer_errors, json_response
@@ -88,8 +89,13 @@ class Catalog:
         @app.api_route("/models/{name}/{_:path}", methods=["GET", "POST"], include_in_schema=False)
         async def unknown(name: str) -> Response:
             # A model that is here has a longer prefix, so its requests never come this way.
-            models = ", ".join(model.name for model in await self._served()) or "none yet"
-            raise UnknownModelError(f"no model {name!r:.80} is served here; served: {models}")
+            models = [model.name for model in await self._served()]
+            if name in models:  # answered here: the message of a 5xx error would be left out
+                said = f"model {name!r} is not ready: it is being deployed, or that has failed"
+                return json_response(error_body(said), 503)
+            raise UnknownModelError(
+                f"no model {name!r:.80} is served here; served: {', '.join(models) or 'none yet'}"
+            )
 
         app.add_middleware(BarePrefix)
         answer_errors(app, lambda outcome: None)

@@ -51,9 +51,10 @@ class ModelMetrics:
     def _record(self, answer: Answer, preprocess_s: float, encode_s: float) -> None:
         self._requests.inc(tags={"outcome": "ok"})
         self._queue.observe(answer.queue_s * 1e3)
-        self._batch.observe(answer.batch_size)
         self._preprocess.observe(preprocess_s * 1e3)
-        self._compute.observe(answer.compute_s * 1e3)
+        if answer.first:  # these two are of the batch, which counts once
+            self._batch.observe(answer.batch_size)
+            self._compute.observe(answer.compute_s * 1e3)
         self._encode.observe(encode_s * 1e3)
 
     def failed(self, outcome: str) -> None:

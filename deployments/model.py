@@ -63,11 +63,12 @@ class ModelReplica:
             submit=self._batcher.submit,
             metrics=metrics,
         )
-        took = self._load_s = time.perf_counter() - started
-        metrics.loaded(took)
+        self._load_s = time.perf_counter() - started
+        metrics.loaded(self._load_s)
         logger.info(
             "model %s: artifact %s (%s), program %s, %s runner, ready in %.2f s",
-            args.name, manifest.name, self._model.version, program.entry.file, program.runner, took,
+            args.name, manifest.name, self._model.version, program.entry.file, program.runner,
+            self._load_s,
         )  # fmt: skip
         for log in logger.handlers:
             log.flush()  # Serve holds lines back to write many at once; this one is looked for

@@ -1,15 +1,17 @@
 """Checking a Serve config before any cluster starts.
 
 serve.yaml → Serve's own schema → fields that Serve would drop, the port
-           → for each application of ours: ModelArgs, route prefix
+           → for each application of ours: ModelArgs, autoscaling, route prefix
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
 
 from cluster.config.base import parse, read_yaml
@@ -19,10 +21,20 @@ from cluster.errors import ConfigError
 MODEL = "deployments.app:model"
 CATALOG = "deployments.app:catalog"
 ROUTE = "/v2/models/"
+CATALOG_ROUTE = "/v2"
 
 
-def check(path: Path) -> list[ModelArgs]:
-    """The models of a Serve config; ConfigError naming file, YAML path, value and what is allowed.
+@dataclass(frozen=True)
+class ServeConfig:
+    """What a Serve config asks for."""
+
+    models: tuple[ModelArgs, ...]
+    port: int | None
+    """``http_options.port``; None if it is not given."""
+
+
+def check(path: Path) -> ServeConfig:
+    """Check a Serve config; ConfigError naming file, YAML path, value and what is allowed.
 
     Applications whose ``import_path`` is none of ours are left to Serve.
     """
@@ -32,18 +44,13 @@ def check(path: Path) -> list[ModelArgs]:
     try:
         ServeDeploySchema.model_validate(config)
     except ValidationError as error:
-        raise ConfigError(
-            "\n".join(
-                f"{path}: {_yaml_path(problem['loc'])}: {problem['msg']} "
-                f"(given: {problem['input']!r:.100})"
-                for problem in error.errors(include_url=False)
-            )
-        ) from None
+        raise _config_error(error, str(path)) from None
     _known_fields(config, ServeDeploySchema, f"{path}: ")
     http_options: dict[str, Any] = config.get("http_options") or {}
     _known_fields(http_options, HTTPOptionsSchema, f"{path}: http_options.")
-    port = http_options.get("port", 8000)
-    if type(port) is not int or not 0 < port < 2**16:  # Serve would take "8000" and 99999
+    port = http_options.get("port")
+    # Serve would take "8000" and 99999.
+    if "port" in http_options and (type(port) is not int or not 0 < port < 2**16):
         raise ConfigError(f"{path}: http_options.port: must be in 1..65535 (given: {port!r})")
     applications: list[dict[str, Any]] = config["applications"]
     models = []
@@ -53,11 +60,31 @@ def check(path: Path) -> list[ModelArgs]:
         builder: str = application["import_path"]
         if builder == MODEL:
             models.append(_model(application, where))
-        elif builder.startswith("deployments.") and builder != CATALOG:
+        elif builder == CATALOG:
+            _check_catalog(application, where)
+        elif builder.startswith("deployments."):
             raise ConfigError(
                 f"{where}.import_path: must be {MODEL} or {CATALOG} (given: {builder!r})"
             )
-    return models
+    return ServeConfig(tuple(models), port)
+
+
+def model_args(args: Any, where: str) -> ModelArgs:
+    """``args:`` of a model's application; ConfigError naming ``where``, the field and the value."""
+    checked = parse(args, ModelArgs, where)
+    if checked.autoscaling is not None:
+        _known_fields(checked.autoscaling, AutoscalingConfig, f"{where}: autoscaling.")
+        try:
+            AutoscalingConfig.model_validate(checked.autoscaling)
+        except ValidationError as error:
+            raise _config_error(error, where, "autoscaling") from None
+    return checked
+
+
+def check_catalog_args(args: Any, where: str) -> None:
+    """``args:`` of the catalog's application; ConfigError if there are any."""
+    if args:
+        raise ConfigError(f"{where}: {CATALOG} takes no args (given: {args!r:.100})")
 
 
 def _known_fields(given: dict[str, Any], kind: type[BaseModel], where: str) -> None:
@@ -69,7 +96,7 @@ def _known_fields(given: dict[str, Any], kind: type[BaseModel], where: str) -> N
 
 
 def _model(application: dict[str, Any], where: str) -> ModelArgs:
-    args = parse(application.get("args") or {}, ModelArgs, f"{where}.args")
+    args = model_args(application.get("args") or {}, f"{where}.args")
     route = application.get("route_prefix", "/")
     if route != ROUTE + args.name:
         raise ConfigError(
@@ -77,6 +104,26 @@ def _model(application: dict[str, Any], where: str) -> ModelArgs:
             f"(given: {route!r})"
         )
     return args
+
+
+def _check_catalog(application: dict[str, Any], where: str) -> None:
+    check_catalog_args(application.get("args"), f"{where}.args")
+    route = application.get("route_prefix", "/")
+    if route != CATALOG_ROUTE:
+        raise ConfigError(
+            f"{where}.route_prefix: must be {CATALOG_ROUTE} for {CATALOG} (given: {route!r})"
+        )
+
+
+def _config_error(error: ValidationError, where: str, *above: str) -> ConfigError:
+    """One line per problem: ``where``, the YAML path below ``above``, what is wrong, the value."""
+    return ConfigError(
+        "\n".join(
+            f"{where}: {_yaml_path((*above, *problem['loc']))}: "
+            f"{problem['msg'].removeprefix('Value error, ')} (given: {problem['input']!r:.100})"
+            for problem in error.errors(include_url=False)
+        )
+    )
 
 
 def _yaml_path(location: tuple[str | int, ...]) -> str:

@@ -11,12 +11,12 @@ import logging
 import os
 import shlex
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import aiohttp
 
 from cluster.artifact.store import default_store
 from cluster.compression import native_runner
@@ -25,7 +25,8 @@ from cluster.config.recipe import Recipe
 from cluster.errors import ClusterError
 from cluster.progress import Terminal
 from deployments import compress
-from deployments.local import LocalCluster, ports
+from deployments.cli.job_cluster import job_cluster
+from deployments.local import LocalCluster
 
 _POLL_S = 0.2
 
@@ -37,7 +38,7 @@ def run(recipe_path: Path, store: str | None, address: str | None) -> int:
     if address or os.environ.get("RAY_ADDRESS"):
         return submit(recipe, recipe_path.parent, store, address, python="python")
     native_runner.compiler()  # the job runs on this machine: missing tools are named now
-    with _local_cluster() as cluster:
+    with job_cluster() as cluster:
         reach(cluster)
         return submit(recipe, recipe_path.parent, store, cluster.dashboard)
 
@@ -58,23 +59,6 @@ def reach(cluster: LocalCluster) -> None:
     os.environ.update(cluster.environment())
 
 
-@contextmanager
-def _local_cluster() -> Iterator[LocalCluster]:
-    """The local cluster that runs already, or one for this job alone."""
-    if (running := LocalCluster.running()) is not None:
-        yield running
-        return
-    http_port, dashboard_port = ports.free_ports(2)
-    with tempfile.TemporaryDirectory(prefix="headrace-job-") as directory:
-        cluster = LocalCluster.start(
-            http_port=http_port, dashboard_port=dashboard_port, state_dir=Path(directory)
-        )
-        try:
-            yield cluster
-        finally:
-            cluster.stop()
-
-
 def submit(
     recipe: Recipe, home: Path, store: str, address: str | None, python: str = sys.executable
 ) -> int:
@@ -82,13 +66,16 @@ def submit(
 
     ``home``: where ``python:`` sources are imported from, besides the installed packages.
     ``address``: the cluster's dashboard; None takes the one in the environment. ClusterError if
-    the job ends without an exit status of its own.
+    the job ends without an exit status of its own, or the dashboard can no longer be asked.
     """
     # Imported late: Ray reads the token's place from the environment when it is imported.
     from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray").setLevel(logging.WARNING)  # not a word of every connection it makes
+    if address is not None:
+        # Ray's client would take this variable, or else RAY_ADDRESS, before its argument.
+        os.environ["RAY_API_SERVER_ADDRESS"] = address
     try:
         client = JobSubmissionClient(address)
         job = client.submit_job(
@@ -100,13 +87,32 @@ def submit(
         where = address or os.environ.get("RAY_ADDRESS")
         raise ClusterError(f"the job could not be submitted to {where}: {error}") from error
     try:
-        asyncio.run(_follow(client, job))
+        return wait(client, job)
     except KeyboardInterrupt:
-        client.stop_job(job)
+        with suppress(RuntimeError, OSError, RayError):  # it may be the cluster that went away
+            client.stop_job(job)
         raise
-    # The log can end a moment before Ray has noted how the job did.
-    while not (details := client.get_job_info(job)).status.is_terminal():
-        time.sleep(_POLL_S)
+
+
+def wait(client: Any, job: str) -> int:
+    """Show the log of a submitted job until it ends, and return its exit status.
+
+    Without its log, the job is waited for all the same. ClusterError as :func:`submit` has it.
+    """
+    from ray.exceptions import RayError
+
+    try:
+        asyncio.run(_follow(client, job))
+    except (RuntimeError, OSError, RayError, aiohttp.ClientError) as error:
+        print(f"headrace: the log of job {job} broke off: {error}", file=sys.stderr)
+    try:
+        # The log can end a moment before Ray has noted how the job did.
+        while not (details := client.get_job_info(job)).status.is_terminal():
+            time.sleep(_POLL_S)
+    except (RuntimeError, OSError, RayError) as error:
+        raise ClusterError(
+            f"the cluster no longer answers, and job {job} may still run there: {error}"
+        ) from error
     if details.driver_exit_code is None:
         raise ClusterError(f"the job ended as {details.status}: {details.message}")
     return int(details.driver_exit_code)

@@ -1,15 +1,18 @@
 """The ``headrace`` command: arguments in, an exit status out.
 
 Exit status: 0 done, 2 a wrong recipe, config or argument, 1 anything else that failed;
-``compress`` adds 3 for a build that the gate rejected.
+``compress`` adds 3 for a build that the gate rejected. 130: interrupted, ended or hung up, after
+cleaning up.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from cluster import __version__
 from cluster.errors import ConfigError, HeadraceError, SourceError
@@ -25,12 +28,16 @@ def parser() -> argparse.ArgumentParser:
 
     compress = commands.add_parser("compress", help="build an artifact from a recipe, as a Ray job")
     compress.add_argument("recipe", type=Path, help="recipe.yaml")
-    compress.add_argument("--store", help="directory or URI; default HEADRACE_STORE or ~/.headrace")
+    compress.add_argument(
+        "--store", help="directory or URI; default HEADRACE_STORE or ~/.headrace/store"
+    )
     compress.add_argument("--address", help="a Ray cluster's dashboard; default RAY_ADDRESS")
 
     inspect = commands.add_parser("inspect", help="print an artifact, its hashes checked")
     inspect.add_argument("artifact", help="name, id, beginning of an id, or directory")
-    inspect.add_argument("--store", help="directory or URI; default HEADRACE_STORE or ~/.headrace")
+    inspect.add_argument(
+        "--store", help="directory or URI; default HEADRACE_STORE or ~/.headrace/store"
+    )
     inspect.add_argument("--json", action="store_true", help="for programs")
 
     up = commands.add_parser("up", help="start a local cluster and serve a config on it")
@@ -46,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; errors of Headrace become one line on standard error."""
     args = parser().parse_args(arguments)
+    _interrupt_on(signal.SIGTERM, signal.SIGHUP)
     try:
         return _run(args)
     except (ConfigError, SourceError) as error:
@@ -57,6 +65,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("headrace: interrupted", file=sys.stderr)
         return 130
+
+
+def _interrupt_on(*signals: signal.Signals) -> None:
+    """Let ``signals`` end the command as Ctrl-C does: what it has started, it stops."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for each in signals:  # a second one must not end the cleaning up
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for each in signals:
+        if signal.getsignal(each) != signal.SIG_IGN:  # as nohup has it, on purpose
+            signal.signal(each, interrupt)
 
 
 def _run(args: argparse.Namespace) -> int:

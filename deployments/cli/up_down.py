@@ -4,25 +4,36 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster.config.base import read_yaml
+from cluster.errors import ConfigError
 from deployments import serve_config
+from deployments.cli.job_cluster import stop_job_clusters
 from deployments.local import LocalCluster
 from deployments.local.cluster import HTTP_PORT
 
 
 def up(config: Path | None) -> int:
-    """Start a local cluster, or take the one that runs, and deploy ``config`` to it."""
-    port = HTTP_PORT
-    models = []
+    """Start a local cluster, or take the one that runs, and deploy ``config`` to it.
+
+    A cluster that was started for a config which cannot be deployed is stopped. ConfigError if
+    the config asks for another port than the running cluster has.
+    """
+    checked = serve_config.check(config) if config is not None else None
+    port = checked.port if checked is not None else None
+    running = LocalCluster.running()
+    if running is not None and port not in (None, running.record.http_port):
+        raise ConfigError(
+            f"{config}: http_options.port: the local cluster that runs already has port "
+            f"{running.record.http_port} (given: {port}); give that, or `headrace down` first"
+        )
+    cluster = running or LocalCluster.start(http_port=port or HTTP_PORT)
     if config is not None:
-        models = serve_config.check(config)
-        port = (read_yaml(config).get("http_options") or {}).get("port", HTTP_PORT)
-    cluster = LocalCluster.running()
-    if cluster is None:
-        cluster = LocalCluster.start(http_port=port)
-    if config is not None:
-        cluster.deploy(config)
-    for model in models:
+        try:
+            cluster.deploy(config)
+        except BaseException:  # also when interrupted
+            if running is None:
+                cluster.stop()
+            raise
+    for model in checked.models if checked is not None else ():
         print(f"{model.name:<20} {cluster.http}{serve_config.ROUTE}{model.name}")
     print(f"{'dashboard':<20} {cluster.dashboard}")
     print("\nFor `ray`, `serve` and jobs in this shell:")
@@ -33,6 +44,7 @@ def up(config: Path | None) -> int:
 
 
 def down() -> int:
-    """Stop the local cluster and everything that belongs to it."""
-    print("stopped" if LocalCluster.stop_recorded() else "no local cluster is running")
+    """Stop the local cluster and those of jobs, with everything that belongs to them."""
+    stopped = [LocalCluster.stop_recorded(), stop_job_clusters()]
+    print("stopped" if any(stopped) else "no local cluster is running")
     return 0

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.config.serving import ModelArgs
 from cluster.errors import ConfigError
-from deployments import serve_config
+from deployments import app, serve_config
 
 
 def application(**changes: Any) -> dict[str, Any]:
@@ -33,7 +32,7 @@ CATALOG = application(
 )
 
 
-def check(directory: Path, text: str) -> list[ModelArgs]:
+def check(directory: Path, text: str) -> serve_config.ServeConfig:
     (directory / "serve.yaml").write_text(text)
     return serve_config.check(directory / "serve.yaml")
 
@@ -41,7 +40,9 @@ def check(directory: Path, text: str) -> list[ModelArgs]:
 def test_the_models_of_a_config(tmp_path: Path) -> None:
     others = application(name="mine", route_prefix="/mine", import_path="mine:app", args={"a": 1})
     applications = [CATALOG, model(batching={"max_batch_size": 4}), others]
-    (found,) = check(tmp_path, yaml.safe_dump({"applications": applications}))
+    checked = check(tmp_path, yaml.safe_dump({"applications": applications}))
+    (found,) = checked.models
+    assert checked.port is None
     assert (found.name, found.artifact) == ("digits", "digits-int8")
     assert found.batching.max_batch_size == 4
 
@@ -50,7 +51,7 @@ def test_the_configs_that_come_with_headrace() -> None:
     paths = list((Path(serve_config.__file__).parent / "configs").glob("*.yaml"))
     assert paths
     for path in paths:
-        assert serve_config.check(path)
+        assert serve_config.check(path).models
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,26 @@ def test_the_configs_that_come_with_headrace() -> None:
         (model(limits={"pixels": 1}), r"args: limits.pixels: no such field; known: body_bytes"),
         (model(max_ongoing_requests=2), r"args: .*max_ongoing_requests=2 is below max_batch_size"),
         (model(replicas=2, autoscaling={}), r"args: .*give replicas or autoscaling, not both"),
+        (
+            model(autoscaling={"max_replica": 2}),
+            "args: autoscaling.max_replica: no such field; known: min_replicas",
+        ),
+        (
+            model(autoscaling={"max_replicas": 0}),
+            r"args: autoscaling.max_replicas: .*greater than 0 \(given: 0\)",
+        ),
+        (
+            model(autoscaling={"min_replicas": 3, "max_replicas": 2}),
+            r"args: autoscaling: max_replicas \(2\) must be greater",
+        ),
+        (
+            CATALOG | {"name": "b", "route_prefix": "/b", "args": {"a": 1}},
+            r"args: deployments.app:catalog takes no args .*'a': 1",
+        ),
+        (
+            CATALOG | {"name": "b", "route_prefix": "/"},
+            r"route_prefix: must be /v2 for .*given: '/'",
+        ),
         (model(name="../digits"), r"args: name: .*given: '../digits'"),
         (application(args={}), r"args: name: Field required"),
         (application(args=[1]), r"args: .*dictionary \(given: \[1\]\)"),
@@ -96,6 +117,22 @@ def test_a_file_that_is_no_serve_config(tmp_path: Path, text: str, expected: str
     where = re.escape(f"{tmp_path}/serve.yaml: ")
     with pytest.raises(ConfigError, match=f"^{where}{expected}"):
         check(tmp_path, text)
+
+
+def test_autoscaling_that_serve_takes(tmp_path: Path) -> None:
+    scaled = model(autoscaling={"min_replicas": 1, "max_replicas": 3})
+    text = yaml.safe_dump({"applications": [scaled], "http_options": {"port": 8001}})
+    checked = check(tmp_path, text)
+    assert checked.port == 8001
+    assert checked.models[0].autoscaling == {"min_replicas": 1, "max_replicas": 3}
+
+
+def test_the_builders_refuse_the_same() -> None:
+    scaled = {"name": "digits", "artifact": "a", "autoscaling": {"max_replica": 2}}
+    with pytest.raises(ConfigError, match=r"^args: autoscaling\.max_replica: no such field"):
+        app.model(scaled)
+    with pytest.raises(ConfigError, match=r"^args: deployments\.app:catalog takes no args"):
+        app.catalog({"a": 1})
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

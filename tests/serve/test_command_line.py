@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -134,6 +135,12 @@ def test_up_serves_and_down_leaves_nothing(headrace: Headrace, home: Path, tmp_p
         assert ask(f"{url}/ready").json == {"name": "tiny", "ready": True}
         again = headrace("up", config, timeout_s=60)  # the same cluster takes the config again
         assert again.returncode == 0, again.stderr
+        (other,) = ports.free_ports(1)
+        refused = headrace("up", write_config(tmp_path, port=other))
+        assert refused.returncode == 2
+        assert f"http_options.port: the local cluster that runs already has port {port} " in (
+            refused.stderr
+        )
     finally:
         down = headrace("down", timeout_s=60)
     assert (down.returncode, down.stdout) == (0, "stopped\n")
@@ -143,6 +150,52 @@ def test_up_serves_and_down_leaves_nothing(headrace: Headrace, home: Path, tmp_p
     assert [path.name for path in (home / ".headrace" / "local").iterdir()] == ["lock"]
     again = headrace("down")
     assert (again.returncode, again.stdout) == (0, "no local cluster is running\n")
+
+
+def test_up_stops_the_cluster_it_started_for_a_config_that_fails(
+    headrace: Headrace, home: Path, tmp_path: Path
+) -> None:
+    holder = ports.holder(DASHBOARD_PORT)
+    if holder is not None:
+        pytest.skip(f"`headrace up` needs port {DASHBOARD_PORT}, which {holder} holds")
+    (port,) = ports.free_ports(1)
+    try:
+        up = headrace("up", write_config(tmp_path, port, artifact="absent"), timeout_s=120)
+        assert up.returncode == 1, up
+        assert "no artifact 'absent'" in up.stderr
+        assert [path.name for path in (home / ".headrace" / "local").iterdir()] == ["lock"]
+    finally:
+        headrace("down", timeout_s=60)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_compress_that_is_ended_leaves_nothing(
+    headrace: Headrace, home: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    before = _headrace_directories()
+    process = _start_compress(home, tmp_path)
+    _wait_for_record(home)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert said.endswith("headrace: interrupted\n")
+    assert list((home / ".headrace" / "jobs").iterdir()) == []
+    assert _headrace_directories() <= before
+
+
+def test_down_stops_what_a_killed_compress_left(
+    headrace: Headrace, home: Path, tmp_path: Path
+) -> None:
+    before = _headrace_directories()
+    process = _start_compress(home, tmp_path)
+    _wait_for_record(home)
+    process.kill()
+    process.communicate(timeout=60)
+    assert _headrace_directories() > before
+    down = headrace("down", timeout_s=60)
+    assert (down.returncode, down.stdout) == (0, "stopped\n")
+    assert list((home / ".headrace" / "jobs").iterdir()) == []
+    assert _headrace_directories() <= before
 
 
 @pytest.mark.slow
@@ -178,6 +231,28 @@ def write_config(directory: Path, port: int, **args: object) -> Path:
     path = directory / "serve.yaml"
     path.write_text(yaml.safe_dump({"http_options": {"port": port}, "applications": applications}))
     return path
+
+
+def _start_compress(home: Path, directory: Path) -> subprocess.Popen[str]:
+    recipe = directory / "recipe.yaml"
+    recipe.write_text("{name: good, model: {source: 'torchvision:resnet18'}}")
+    inherited = {name: v for name, v in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.Popen(
+        [str(Path(sys.executable).with_name("headrace")), "compress", str(recipe)],
+        env=inherited | {"HOME": str(home)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _wait_for_record(home: Path) -> None:
+    """Return once a job's cluster is recorded and has begun to start."""
+    deadline = time.monotonic() + 60
+    while not list(home.glob(".headrace/jobs/*/cluster.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1)
 
 
 def _headrace_directories() -> set[str]:

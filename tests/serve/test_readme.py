@@ -38,7 +38,7 @@ def test_the_recipes_are_valid(shown: str) -> None:
 def test_the_serve_config_is_valid(tmp_path: Path) -> None:
     config = tmp_path / "serve.yaml"
     config.write_text(SERVE)
-    assert [model.name for model in serve_config.check(config)] == ["digits"]
+    assert [model.name for model in serve_config.check(config).models] == ["digits"]
 
 
 def test_the_commands_exist() -> None:
