@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from cluster.artifact.manifest import Manifest
 from cluster.config.serving import Limits
-from cluster.errors import RequestError, UnsupportedMediaTypeError
+from cluster.errors import PayloadTooLargeError, RequestError, UnsupportedMediaTypeError
 from cluster.preprocess import TextEncoder, decode_image, image_tensor
 from cluster.protocol.answer import encode_infer
 from cluster.protocol.infer import HEADER_LENGTH, decode_infer, parse_header_length
@@ -117,6 +117,11 @@ def _preprocess(model: Model, wanted: PredictRequest) -> list[np.ndarray]:
     if wanted.text is not None:
         if model.text_encoder is None:
             raise RequestError(f"model {model.name} takes {_takes(manifest)}, got a text")
+        size, limit = len(wanted.text.encode()), model.limits.text_bytes
+        if size > limit:  # it would be tokenized whole before it is cut to the model's length
+            raise PayloadTooLargeError(
+                f"the text is {size} bytes, this model reads at most {limit}"
+            )
         encoded = model.text_encoder(wanted.text)
         return [encoded[spec.name][None] for spec in manifest.inputs]
     if len(manifest.inputs) != 1:

@@ -1,37 +1,57 @@
 """Compiling the finished model: one program per target, by a table of kinds.
 
-Work → export with a dynamic batch → BUILDERS[kind] → programs/TARGET.pt2 + its native runner
+start  → what can be compiled beside the training, in the background
+build  → Work → export with a dynamic batch → BUILDERS[kind] → programs/TARGET...
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from cluster.artifact.manifest import ProgramEntry
+from cluster.compression import native_runner
 from cluster.compression.work import Work, exported
 from cluster.config.recipe import ProgramBuild
 from cluster.errors import CompressionError
 from cluster.program import node
 from cluster.progress import Print
 
-ProgramBuilder = Callable[[Work, ProgramBuild, Path, Callable[[], Path]], ProgramEntry]
+Wait = Callable[[], Path]
+"""Waits for what :func:`start` began and gives its path."""
+
+
+@dataclass(frozen=True)
+class ProgramBuilder:
+    """How one kind of program is built."""
+
+    start: Callable[[], Wait]
+    """Begins what does not depend on the model."""
+
+    build: Callable[[Work, ProgramBuild, Path, Wait], ProgramEntry]
+    """Compiles the model into the workspace's ``programs`` folder."""
+
+
+def start(programs: tuple[ProgramBuild, ...]) -> dict[str, Wait]:
+    """Begin, in the background, what the programs need besides the model; by kind."""
+    return {kind: BUILDERS[kind].start() for kind in {program.kind for program in programs}}
 
 
 def build(
     work: Work,
     programs: tuple[ProgramBuild, ...],
     workspace: Path,
-    native_runner: Callable[[], Path],
+    started: dict[str, Wait],
     out: Print,
 ) -> tuple[ProgramEntry, ...]:
     """Compile every program into ``workspace/programs``.
 
-    ``native_runner`` waits for the compiled runner. CompressionError if a target is not this
-    machine's: programs are built where they run, for every instruction that CPU has.
+    ``started``: what :func:`start` returned. CompressionError if a target is not this machine's:
+    programs are built where they run, for every instruction that CPU has.
     """
     (workspace / "programs").mkdir()
     entries = []
@@ -42,13 +62,12 @@ def build(
                 f"{', '.join(node.targets()) or 'no target'}; run the job on a node of that kind"
             )
         out(f"compile  {program.kind} for {program.target}")
-        entries.append(BUILDERS[program.kind](work, program, workspace, native_runner))
+        builder = BUILDERS[program.kind]
+        entries.append(builder.build(work, program, workspace, started[program.kind]))
     return tuple(entries)
 
 
-def _aoti(
-    work: Work, program: ProgramBuild, workspace: Path, native_runner: Callable[[], Path]
-) -> ProgramEntry:
+def _aoti(work: Work, program: ProgramBuild, workspace: Path, runner_built: Wait) -> ProgramEntry:
     from torch._inductor import aoti_compile_and_package
 
     file = workspace / "programs" / f"{program.target}.pt2"
@@ -66,7 +85,7 @@ def _aoti(
             f"the model cannot be compiled for {program.target}: {error}"
         ) from error
     runner = workspace / "programs" / f"{program.target}.{node.python_abi()}.so"
-    shutil.copyfile(native_runner(), runner)
+    shutil.copyfile(runner_built(), runner)
     return ProgramEntry(
         kind="aoti",
         target=program.target,
@@ -78,4 +97,4 @@ def _aoti(
     )
 
 
-BUILDERS: dict[str, ProgramBuilder] = {"aoti": _aoti}
+BUILDERS: dict[str, ProgramBuilder] = {"aoti": ProgramBuilder(native_runner.start_build, _aoti)}

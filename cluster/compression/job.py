@@ -27,7 +27,7 @@ from cluster import __version__, fingerprint
 from cluster.artifact.artifact import MANIFEST, REPORT, TOKENIZER, WEIGHTS, Artifact, describe
 from cluster.artifact.manifest import Manifest, Measurement
 from cluster.artifact.store import ArtifactStore
-from cluster.compression import builder, evaluate, gate, native_runner, reference, steps
+from cluster.compression import builder, evaluate, gate, reference, requirements, steps
 from cluster.compression.evaluate import Evaluated
 from cluster.compression.quantize import tensors_of
 from cluster.compression.report import gate_lines, report, row, table
@@ -69,7 +69,7 @@ def run(recipe: Recipe, store: ArtifactStore, out: Print) -> Outcome:
     Raises SourceError for a model or data source that cannot be used and CompressionError for
     a step or program that cannot be made; the store then holds nothing new.
     """
-    compiler = native_runner.compiler()
+    requirements.check(recipe.programs)
     data = load_data(recipe.data, recipe.seed)
     origin = _origin(recipe, data)
     key = sha256(f"{origin}\n{recipe.model_dump_json()}".encode()).hexdigest()
@@ -77,7 +77,7 @@ def run(recipe: Recipe, store: ArtifactStore, out: Print) -> Outcome:
         if (done := store.find_build(key)) is not None:
             out(f"artifact {done.id} exists already: this recipe was built before")
             return Outcome(done)
-        out(f"recipe   {recipe.name}: {recipe.model.source}, compiler {compiler}")
+        out(f"recipe   {recipe.name}: {recipe.model.source}")
         return _build(recipe, key, origin, data, store, room, out)
 
 
@@ -89,7 +89,7 @@ def _build(
     workspace.mkdir()
     scratch.mkdir()
     clock = _Clock()
-    runner = native_runner.start_build()
+    started = builder.start(recipe.programs)
     torch.manual_seed(recipe.seed)  # a new head starts from it
     model = load_model(recipe.model, data.labels)
     tokenizer = model.files.get(TOKENIZER)
@@ -110,7 +110,7 @@ def _build(
     expected = scratch / "expected.npz"
     _record(work, train, expected)
     with clock.phase("compile"):
-        programs = builder.build(work, recipe.programs, workspace, runner, out)
+        programs = builder.build(work, recipe.programs, workspace, started, out)
     manifest = Manifest(
         name=recipe.name,
         recipe=recipe.model_dump(mode="json"),

@@ -191,7 +191,9 @@ class Evaluation(Config):
         default=None, ge=1, description="Held-out samples for accuracy; null takes all."
     )
     repeats: int = Field(
-        default=40, ge=5, description="Timed runs per batch size, baseline and artifact in turn."
+        default=100,
+        ge=5,
+        description="Timed runs per batch size, baseline and artifact in turn; a p99 needs 100.",
     )
     compute_threads: int = Field(
         default=1, ge=1, description="CPU threads that both compute with, as a replica would."

@@ -44,6 +44,9 @@ class Limits(Config):
 
     body_bytes: int = Field(default=64 * 2**20, ge=1, description="Whole body, in bytes.")
     json_bytes: int = Field(default=16 * 2**20, ge=1, description="JSON part, in bytes.")
+    text_bytes: int = Field(
+        default=2**20, ge=1, description="Text of a prediction, in bytes of UTF-8."
+    )
     image_pixels: int = Field(
         default=25_000_000, ge=1, description="Width × height of an image, from its header."
     )

@@ -100,6 +100,18 @@ def load_aoti(artifact: Artifact, entry: ProgramEntry, compute_threads: int) -> 
             raise ProgramError(f"{package}: cannot be loaded: {reason}") from error
 
 
+def aoti_misfit(entry: ProgramEntry) -> str | None:
+    """Why this node's PyTorch cannot run the entry, or None: its ABI holds for a minor release."""
+    built, installed = _minor(entry.torch_version), _minor(node.torch_version())
+    if built != installed:
+        return f"built for PyTorch {built}, installed is {installed}"
+    return None
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
 def _runner_fits(entry: ProgramEntry) -> bool:
     return entry.python_abi == node.python_abi() and entry.torch_version == node.torch_version()
 

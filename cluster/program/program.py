@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ from cluster.artifact.artifact import Artifact
 from cluster.artifact.manifest import ProgramEntry
 from cluster.errors import ProgramError
 from cluster.program import node
-from cluster.program.aoti import load_aoti
+from cluster.program.aoti import aoti_misfit, load_aoti
 
 
 class Program(Protocol):
@@ -29,9 +30,16 @@ class Program(Protocol):
         """
 
 
-ProgramLoader = Callable[[Artifact, ProgramEntry, int], Program]
+@dataclass(frozen=True)
+class ProgramKind:
+    """How programs of one kind are loaded."""
 
-PROGRAM_KINDS: dict[str, ProgramLoader] = {"aoti": load_aoti}
+    load: Callable[[Artifact, ProgramEntry, int], Program]
+    misfit: Callable[[ProgramEntry], str | None]
+    """Why this node cannot run an entry of the kind, CPU features apart; None if it can."""
+
+
+PROGRAM_KINDS: dict[str, ProgramKind] = {"aoti": ProgramKind(load_aoti, aoti_misfit)}
 
 
 def load(artifact: Artifact, compute_threads: int) -> Program:
@@ -41,7 +49,7 @@ def load(artifact: Artifact, compute_threads: int) -> Program:
     Raises ProgramError naming what does not fit, ArtifactCorruptError for changed files.
     """
     entry = choose(artifact)
-    return PROGRAM_KINDS[entry.kind](artifact, entry, compute_threads)
+    return PROGRAM_KINDS[entry.kind].load(artifact, entry, compute_threads)
 
 
 def choose(artifact: Artifact) -> ProgramEntry:
@@ -69,11 +77,4 @@ def _misfit(entry: ProgramEntry) -> str | None:
         return f"kind {entry.kind!r} is not one of {', '.join(PROGRAM_KINDS)}"
     if missing := sorted(set(entry.cpu_features) - node.cpu_features()):
         return f"its code uses {', '.join(missing)}, which this CPU lacks"
-    built, installed = _minor(entry.torch_version), _minor(node.torch_version())
-    if built != installed:
-        return f"built for PyTorch {built}, installed is {installed}"
-    return None
-
-
-def _minor(version: str) -> str:
-    return ".".join(version.split(".")[:2])
+    return PROGRAM_KINDS[entry.kind].misfit(entry)

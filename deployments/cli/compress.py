@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 
 from cluster.artifact.store import default_store
-from cluster.compression import native_runner
+from cluster.compression import requirements
 from cluster.config.base import load
 from cluster.config.recipe import Recipe
 from cluster.errors import ClusterError
@@ -37,7 +37,7 @@ def run(recipe_path: Path, store: str | None, address: str | None) -> int:
     store = absolute(store or default_store())
     if address or os.environ.get("RAY_ADDRESS"):
         return submit(recipe, recipe_path.parent, store, address, python="python")
-    native_runner.compiler()  # the job runs on this machine: missing tools are named now
+    requirements.check(recipe.programs)  # the job runs on this machine: missing tools are named now
     with job_cluster() as cluster:
         reach(cluster)
         return submit(recipe, recipe_path.parent, store, cluster.dashboard)
@@ -72,7 +72,8 @@ def submit(
     from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.WARNING)  # not a word of every connection it makes
+    # Not a word of every connection that it closes.
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
     if address is not None:
         # Ray's client would take this variable, or else RAY_ADDRESS, before its argument.
         os.environ["RAY_API_SERVER_ADDRESS"] = address

@@ -15,7 +15,7 @@ from typing import Any
 
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.store import default_store, open_store
-from cluster.compression import native_runner
+from cluster.compression import requirements
 from cluster.compression.report import row, table
 from cluster.data import load_data
 from cluster.errors import CompressionError, ConfigError
@@ -35,7 +35,8 @@ SAMPLE_LABEL = "7"
 def run(keep: bool, json_file: Path | None) -> int:
     """Run the demo; ``keep`` leaves it serving, ``json_file`` gets the figures as JSON."""
     started = time.monotonic()
-    native_runner.compiler()  # named before anything starts, if it is missing
+    for recipe in RECIPES:
+        requirements.check(compress.read(recipe).programs)
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise ConfigError(f"--json {json_file}: there is no directory {json_file.parent}")
     store = compress.absolute(default_store())
