@@ -33,5 +33,5 @@ def test_a_text_within_the_limit_is_encoded() -> None:
 
 
 def test_a_text_over_the_limit_is_refused_before_it_is_tokenized() -> None:
-    with pytest.raises(PayloadTooLargeError, match="the text is 7 bytes, .* at most 6"):
+    with pytest.raises(PayloadTooLargeError, match=r"the text is 7 bytes, .* at most 6"):
         ask("Zürich")
