@@ -18,7 +18,7 @@ from http_client import ask
 
 from cluster.artifact.local import LocalStore
 from deployments.local import ports
-from deployments.local.cluster import DASHBOARD_PORT
+from deployments.local.cluster import DASHBOARD_PORT, HTTP_PORT
 
 Headrace = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -196,6 +196,39 @@ def test_down_stops_what_a_killed_compress_left(
     down = headrace("down", timeout_s=60)
     assert (down.returncode, down.stdout) == (0, "stopped\n")
     assert list((home / ".headrace" / "jobs").iterdir()) == []
+    assert _headrace_directories() <= before
+
+
+def test_a_recipe_that_was_built_before_is_found_by_its_job(
+    headrace: Headrace, tmp_path: Path, tiny_recipe: Callable[..., object]
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    recipe = tiny_recipe("tiny-int8", "static_int8")
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    before = _headrace_directories()
+    done = headrace("compress", path, timeout_s=120)
+    assert done.returncode == 0, done
+    assert "exists already: this recipe was built before" in done.stdout  # the job's own log
+    assert _headrace_directories() <= before
+
+
+@pytest.mark.slow
+def test_the_demo(headrace: Headrace, home: Path, tmp_path: Path) -> None:
+    for port in (DASHBOARD_PORT, HTTP_PORT):
+        if (holder := ports.holder(port)) is not None:
+            pytest.skip(f"`headrace demo` needs port {port}, which {holder} holds")
+    figures = tmp_path / "figures.json"
+    before = _headrace_directories()
+    store = str(tmp_path / "store")
+    done = headrace("demo", "--json", figures, timeout_s=600, HEADRACE_STORE=store)
+    assert done.returncode == 0, done
+    assert "stopped cleanly" in done.stdout
+    found = json.loads(figures.read_text())
+    (evaluated,) = found["artifacts"]["digits-int8"]["measured"].values()
+    assert evaluated["accuracy"] > 0.95
+    for served in found["served"].values():
+        assert served["accuracy"] == evaluated["accuracy"]
+    assert ports.holder(HTTP_PORT) is None
     assert _headrace_directories() <= before
 
 
