@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from cluster.config.base import load, parse
+from cluster.config.locate import located
 from cluster.config.recipe import Recipe
 from cluster.config.serving import ModelArgs
 from cluster.errors import ConfigError
 
 MODEL = {"source": "torchvision:resnet18"}
+PRUNE = {"kind": "prune", "method": "structured"}
+KINDS = "'train', 'prune', 'distill', 'quantize', 'replace_activation'"
 
 
 def refusal(kind: type, raw: Any) -> str:
@@ -46,20 +49,20 @@ def serving(**fields: Any) -> dict[str, Any]:
         ({"data": {"test_source": "digit"}}, ["data.test_source", "'digit'", "safetensors:"]),
         ({"data": {"test_share": 1}}, ["data.test_share", "less than 1", "given: 1"]),
         (
-            {"steps": [{"kind": "prune"}]},
-            ["steps[0].kind: expected one of 'train', 'quantize' (given: 'prune')"],
+            {"steps": [{"kind": "shrink"}]},
+            [f"steps[0].kind: expected one of {KINDS} (given: 'shrink')"],
         ),
-        ({"steps": [{"epochs": 1}]}, ["steps[0].kind: Field required, one of 'train', 'quantize'"]),
+        ({"steps": [{"epochs": 1}]}, [f"steps[0].kind: Field required, one of {KINDS}"]),
         ({"steps": ["train"]}, ["steps[0]: ", "dictionary", "(given: 'train')"]),
         (
             {"steps": [{"kind": "train", "epohcs": 1}]},
-            ["steps[0].epohcs: no such field; known: kind, epochs, batch_size", "(given: 1)"],
+            ["steps[0].epohcs: no such field; known: epochs, updates, batch_size", "(given: 1)"],
         ),
         (
             {"steps": [{"kind": "quantize", "scheme": "bf16", "train": 1}]},
-            ["steps[0].train: no such field; known: kind, scheme, calibration_samples (given"],
+            ["steps[0].train: no such field; known: kind, scheme, calibration, percentile"],
         ),
-        ({"programs": [{"x": 1}]}, ["programs[0].x: no such field; known: kind, target (given"]),
+        ({"programs": [{"x": 1}]}, ["programs[0].x: no such field; known: target, kinds (given"]),
         (
             {"model": {**MODEL, "tensor": {"shape": [0]}}},
             ["model.tensor.shape[0]: ", "equal to 1 (given: 0)"],
@@ -67,13 +70,69 @@ def serving(**fields: Any) -> dict[str, Any]:
         ({"steps": [{"kind": "train", "epochs": 0}]}, ["steps[0].epochs", "given: 0"]),
         (
             {"steps": [{"kind": "quantize", "scheme": "int4"}]},
-            ["steps[0].scheme", "'static_int8' or 'bf16'", "given: 'int4'"],
+            ["steps[0].scheme", "'weight_only_int4', 'bf16'", "given: 'int4'"],
         ),
         (
             {"steps": [{"kind": "quantize", "scheme": "bf16"}, {"kind": "train"}]},
             ["steps[0] quantizes", "last step", "steps[1] (train)"],
         ),
-        ({"programs": [{"kind": "onnx"}]}, ["programs[0].kind", "'aoti'", "'onnx'"]),
+        ({"programs": [{"kinds": ["onnx"]}]}, ["programs[0].kinds[0]", "'aoti'", "'onnx'"]),
+        ({"programs": [{"target": "tpu"}]}, ["programs[0].target", "cpu-x86", "given: 'tpu'"]),
+        (
+            {"steps": [PRUNE | {"ratio": 1}]},
+            ["steps[0].ratio", "less than 1", "given: 1"],
+        ),
+        ({"steps": [PRUNE | {"ratio": 0}]}, ["steps[0].ratio", "greater than 0", "given: 0"]),
+        (
+            {"steps": [PRUNE]},
+            ["steps[0]: method structured takes ratio or speedup of ratio and speedup", "neither"],
+        ),
+        (
+            {"steps": [PRUNE | {"method": "semi_structured", "ratio": 0.5}]},
+            ["method semi_structured takes neither", "got ratio"],
+        ),
+        (
+            {"steps": [{"kind": "quantize", "scheme": "bf16", "training": {}}]},
+            ["training (quantization-aware)", "static_int8 or dynamic_int8", "not with bf16"],
+        ),
+        (
+            {"steps": [{"kind": "quantize", "scheme": "fp16", "keep": ["a"]}]},
+            ["keep", "integer", "not with fp16"],
+        ),
+        (
+            {"steps": [{"kind": "distill", "losses": [{"name": "feature_mse"}]}]},
+            ["steps[0].losses[0]", "feature_mse needs student_layer and teacher_layer"],
+        ),
+        (
+            {"steps": [{"kind": "distill", "losses": [{"name": "kl", "student_layer": "a"}]}]},
+            ["steps[0].losses[0]", "go with feature_mse, not with kl"],
+        ),
+        ({"steps": [{"kind": "distill", "losses": []}]}, ["steps[0].losses", "at least 1"]),
+        (
+            {"steps": [{"kind": "distill", "teacher": {"artifact": "a", "model": MODEL}}]},
+            ["steps[0].teacher", "either model or artifact"],
+        ),
+        (
+            {"steps": [{"kind": "replace_activation", "old": "relu", "new": "relu"}]},
+            ["steps[0].new", "old and new are the same"],
+        ),
+        (
+            {"steps": [{"kind": "replace_activation", "old": "swish", "new": "relu"}]},
+            ["steps[0].old", "'silu'", "given: 'swish'"],
+        ),
+        ({"evaluation": {"batches": [8]}}, ["evaluation.batches", "must rise from 1"]),
+        ({"evaluation": {"batches": [1, 8, 4]}}, ["evaluation.batches", "must rise from 1"]),
+        ({"evaluation": {"metrics": ["f1"]}}, ["evaluation.metrics", "'f1'", "python:module"]),
+        ({"gate": {"confidence": 1}}, ["gate.confidence", "less than 1", "given: 1"]),
+        (
+            {"search": {"space": {"prune": None, "schemes": ["bf16"]}}},
+            ["search", "one combination"],
+        ),
+        ({"search": {"space": {"prune": {"ratios": [1.5]}}}}, ["ratios[0]", "less than 1"]),
+        (
+            {"search": {}, "steps": [{"kind": "quantize", "scheme": "bf16"}]},
+            ["steps[0] quantizes", "search.space.schemes"],
+        ),
         ({"programs": [{}, {}]}, ["programs", "cpu-x86"]),
         ({"gate": {"max_accuracy_drop": 2}}, ["gate.max_accuracy_drop", "equal to 1", "given: 2"]),
         ({"name": "a b"}, ["name", "'a b'"]),
@@ -148,3 +207,56 @@ def test_a_replica_holds_four_batches_at_least_sixteen() -> None:
     assert parse(small, ModelArgs, "it.yaml").ongoing_requests == 16
     given = serving(max_ongoing_requests=9)
     assert parse(given, ModelArgs, "it.yaml").ongoing_requests == 9
+
+
+def test_paths_of_a_recipe_are_those_beside_its_file_or_of_a_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net.safetensors").touch()
+    (tmp_path / "encoder").mkdir()
+    monkeypatch.setenv("HEADRACE_DATA", "/somewhere")
+    teacher = {"source": "python:nets:large", "weights": "$HEADRACE_DATA/large.safetensors"}
+    found = located(
+        parse(
+            recipe(
+                model={"source": "hf:encoder", "weights": "net.safetensors"},
+                data={
+                    "source": "safetensors:${HEADRACE_DATA}/train.safetensors",
+                    "test_source": "imagefolder:photos",
+                },
+                steps=[{"kind": "distill", "teacher": {"model": teacher}}],
+            ),
+            Recipe,
+            "it.yaml",
+        ),
+        tmp_path,
+    )
+    assert found.model.source == f"hf:{tmp_path}/encoder"
+    assert found.model.weights == f"{tmp_path}/net.safetensors"
+    assert found.data.source == "safetensors:/somewhere/train.safetensors"
+    assert found.data.test_source == f"imagefolder:{tmp_path}/photos"
+    assert found.baseline_source.weights == "/somewhere/large.safetensors"
+    hub = parse(recipe(model={**MODEL, "weights": "IMAGENET1K_V1"}), Recipe, "it.yaml")
+    assert located(hub, tmp_path) == hub
+
+
+def test_a_variable_that_is_not_set_is_named_with_its_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HEADRACE_DATA", raising=False)
+    read = parse(recipe(model={**MODEL, "weights": "${HEADRACE_DATA}/a.pt"}), Recipe, "it.yaml")
+    with pytest.raises(ConfigError, match=r"model\.weights: .* HEADRACE_DATA, which is not set"):
+        located(read, tmp_path)
+
+
+def test_the_baseline_is_the_teacher_that_is_to_be_replaced() -> None:
+    teacher = {"source": "torchvision:resnet50"}
+    distill = {"kind": "distill", "teacher": {"model": teacher}}
+    train, prune = {"kind": "train"}, PRUNE | {"ratio": 0.5}
+    for steps, expected in (
+        ([], MODEL), ([train], MODEL), ([distill], teacher), ([train, distill], teacher),
+        ([prune, distill], MODEL), ([{"kind": "distill"}], MODEL),
+        ([{"kind": "distill", "teacher": {"artifact": "a"}}], MODEL),
+    ):  # fmt: skip
+        read = parse(recipe(steps=steps), Recipe, "it.yaml")
+        assert read.baseline_source.source == expected["source"]

@@ -1,0 +1,85 @@
+"""The search block of a recipe: which combinations may be tried, for what, and for how long."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cluster.config.base import Config
+from cluster.config.steps import Distill, Recovery
+
+Ratio = Annotated[float, Field(gt=0, lt=1)]
+
+
+class PruneSpace(Config):
+    """Pruning steps to choose from; not pruning is always a choice."""
+
+    method: Literal["magnitude", "structured"] = Field(
+        default="structured", description="As in the prune step."
+    )
+    importance: Literal["magnitude", "taylor", "bn"] = Field(
+        default="taylor", description="As in the prune step."
+    )
+    ratios: tuple[Ratio, ...] = Field(
+        default=(0.2, 0.3, 0.4, 0.5), min_length=1, description="Shares to remove, each 0..1."
+    )
+    spare: tuple[str, ...] = Field(default=(), description="Layers that are left whole.")
+    round_to: int = Field(default=8, ge=1, description="As in the prune step.")
+
+
+class SearchSpace(Config):
+    """What the search may combine: one choice of each."""
+
+    prune: PruneSpace | None = Field(default=PruneSpace(), description="null never prunes.")
+    schemes: tuple[
+        Literal[
+            "none", "static_int8", "dynamic_int8", "weight_only_int8", "weight_only_int4", "bf16",
+            "fp16", "float8",
+        ],
+        ...,
+    ] = Field(
+        default=("none", "static_int8", "bf16"),
+        min_length=1,
+        description="Quantization schemes to choose from; none leaves float32.",
+    )  # fmt: skip
+    keep_most_sensitive: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(0,),
+        min_length=1,
+        description="Numbers of most sensitive layers that an integer scheme leaves in bfloat16.",
+    )
+    calibration: Literal["minmax", "histogram", "percentile"] = Field(
+        default="histogram", description="As in the quantize step."
+    )
+    calibration_samples: int = Field(default=128, ge=1, description="As in the quantize step.")
+    recovery: Recovery | Distill = Field(
+        default=Recovery(epochs=1),
+        description="Training that repairs what pruning broke: fine-tuning, or distillation (with "
+        "kind: distill).",
+    )
+
+
+class Search(Config):
+    """Find the best combination of steps within the gate's accuracy budget.
+
+    The budget is ``gate.max_accuracy_drop`` with its ``confidence``.
+    """
+
+    space: SearchSpace = Field(default=SearchSpace(), description="What may be combined.")
+    objective: Literal["latency", "throughput", "bytes"] = Field(
+        default="latency", description="What is minimized, or maximized for throughput."
+    )
+    batch: int = Field(
+        default=1, ge=1, description="latency, throughput: batch size it is measured at."
+    )
+    time_budget_s: float = Field(
+        default=1200, gt=0, description="No trial starts after so many seconds."
+    )
+    max_trials: int = Field(default=24, ge=1, description="At most so many combinations.")
+    parallel_trials: int = Field(default=1, ge=1, description="Ray tasks side by side.")
+
+    @model_validator(mode="after")
+    def _something_to_search(self) -> Search:
+        if self.space.prune is None and len(self.space.schemes) == 1:
+            raise ValueError("the space holds one combination; add schemes or prune")
+        return self

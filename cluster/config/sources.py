@@ -1,0 +1,148 @@
+"""Where the model and its data come from, and what the model takes."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from cluster.config.base import Config
+
+
+class ImageInput(Config):
+    """How an image file becomes the model's input tensor ``[batch, channels, height, width]``."""
+
+    size: int = Field(
+        default=224, ge=8, le=4096, description="Height and width of the tensor, in pixels."
+    )
+    resize: int | None = Field(
+        default=None,
+        ge=8,
+        le=4096,
+        description="Shorter side after resizing and before the centre crop to `size`, in pixels; "
+        "null resizes the whole image to `size` × `size` without a crop.",
+    )
+    channels: Literal[1, 3] = Field(default=3, description="1 for grey images, 3 for RGB.")
+    mean: tuple[float, ...] = Field(
+        default=(0.485, 0.456, 0.406),
+        description="Subtracted from each channel after scaling to 0..1; one value per channel.",
+    )
+    std: tuple[float, ...] = Field(
+        default=(0.229, 0.224, 0.225),
+        description="Each channel is divided by it; one positive value per channel.",
+    )
+
+    @model_validator(mode="after")
+    def _one_value_per_channel(self) -> ImageInput:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise ValueError(
+                    f"{name} has {len(values)} values, expected one per channel: {self.channels}"
+                )
+        if any(value <= 0 for value in self.std):
+            raise ValueError(f"std is {list(self.std)}, every value must be positive")
+        if self.resize is not None and self.resize < self.size:
+            raise ValueError(f"resize={self.resize} must be at least size={self.size}")
+        return self
+
+
+class TextInput(Config):
+    """How a text becomes ``input_ids`` and ``attention_mask``, both ``[batch, max_length]``."""
+
+    max_length: int = Field(
+        default=128, ge=2, le=8192, description="Tokens per text; shorter ones are padded."
+    )
+
+
+class TensorInput(Config):
+    """Inputs that clients send as ready tensors; nothing is preprocessed."""
+
+    name: str = Field(default="input", min_length=1, description="Name of the input tensor.")
+    datatype: Literal["FP32", "INT64", "INT32", "UINT8"] = Field(
+        default="FP32", description="Datatype of the input tensor."
+    )
+    shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        description="Shape of one item, without the batch dimension."
+    )
+
+
+class ModelSource(Config):
+    """Where the model comes from and what it takes."""
+
+    source: str = Field(
+        description="torchvision:NAME, hf:PATH_OR_ID (hf:package:NAME/FOLDER for a folder inside "
+        "an installed package), or python:module:factory (a function returning an nn.Module)."
+    )
+    weights: str | None = Field(
+        default=None,
+        description="A torchvision weights name such as IMAGENET1K_V1, or a checkpoint file "
+        "(.safetensors, or a .pt/.pth holding tensors only); null leaves the model as built.",
+    )
+    num_classes: int | None = Field(
+        default=None,
+        ge=2,
+        description="Classes of the head; null takes the number of labels of the data.",
+    )
+    image: ImageInput | None = Field(
+        default=None, description="Image preprocessing; null takes what the source defines."
+    )
+    text: TextInput | None = Field(default=None, description="Tokenizing, for hf text models.")
+    tensor: TensorInput | None = Field(
+        default=None, description="A plain tensor input, for models without preprocessing."
+    )
+
+    @field_validator("source")
+    @classmethod
+    def _known_kind(cls, value: str) -> str:
+        return _source_kind(value, ("torchvision", "hf", "python"))
+
+    @model_validator(mode="after")
+    def _one_input(self) -> ModelSource:
+        given = [name for name in ("image", "text", "tensor") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one kind of input, not {' and '.join(given)}")
+        return self
+
+
+class DataSource(Config):
+    """Labelled samples: for training, calibration and evaluation."""
+
+    source: str = Field(
+        default="digits",
+        description="digits, imagefolder:PATH, safetensors:PATH, or python:module:factory.",
+    )
+    test_source: str | None = Field(
+        default=None,
+        description="Held-out samples from a source of their own; null splits `source`.",
+    )
+    test_share: float = Field(
+        default=0.2, gt=0, lt=1, description="Share of `source` held out when it is split, 0..1."
+    )
+    limit: int | None = Field(
+        default=None, ge=1, description="At most this many samples of each split."
+    )
+    validation_share: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Share of the training samples that is never trained on, 0..1: steps measure "
+        "themselves on them and a search chooses by them. At most 2000 samples.",
+    )
+
+    @field_validator("source", "test_source")
+    @classmethod
+    def _known_kind(cls, value: str | None) -> str | None:
+        if value is None or value == "digits":
+            return value
+        return _source_kind(value, ("imagefolder", "safetensors", "python"), also="digits")
+
+
+def _source_kind(value: str, kinds: tuple[str, ...], also: str | None = None) -> str:
+    kind, _, rest = value.partition(":")
+    forms = [f"{kind}:..." for kind in kinds] + ([also] if also else [])
+    if kind not in kinds or not rest:
+        raise ValueError(f"{value!r} is not one of {', '.join(forms)}")
+    if kind == "python" and not re.fullmatch(r"[\w.]+:[\w.]+", rest):
+        raise ValueError(f"{value!r} must read python:module:factory")
+    return value
