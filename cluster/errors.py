@@ -4,6 +4,7 @@
     ├── ConfigError                    400   a recipe or serve config is wrong (names the YAML path)
     ├── SourceError                    400   a model, checkpoint or data source cannot be used
     ├── CompressionError               500   a step or the builder refuses, and why
+    │   └── LostProcessError           500   a process that worked for the job died
     ├── ArtifactError                  500
     │   ├── ArtifactNotFoundError      404   no artifact of that name or id in the store
     │   └── ArtifactCorruptError       500   a file does not have the bytes its manifest names
@@ -42,6 +43,10 @@ class SourceError(HeadraceError):
 
 class CompressionError(HeadraceError):
     """A compression step or the program builder refuses, for the reason in the message."""
+
+
+class LostProcessError(CompressionError):
+    """A process that worked for the compression job died; what it did may be tried again."""
 
 
 class ArtifactError(HeadraceError):

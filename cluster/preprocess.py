@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cluster.config.recipe import ImageInput, TextInput
+from cluster.config.sources import ImageInput, TextInput
 from cluster.errors import ConfigError, PayloadTooLargeError, RequestError
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")

@@ -9,8 +9,8 @@ Samples ─→ prepared.py: image files, texts or arrays → batches of the mode
 Samples stay encoded until a batch asks for them. PyTorch is not imported here.
 """
 
-from cluster.data.load import LabelledData, load_data
+from cluster.data.load import LabelledData, load_data, require_labels
 from cluster.data.prepared import PreparedSamples
 from cluster.data.samples import Samples
 
-__all__ = ["LabelledData", "PreparedSamples", "Samples", "load_data"]
+__all__ = ["LabelledData", "PreparedSamples", "Samples", "load_data", "require_labels"]

@@ -1,11 +1,15 @@
 """``python:module:factory``: samples from the user's own function.
 
-The factory takes no arguments and returns ``(inputs, labels)`` or ``(inputs, labels, names)``:
+The factory takes no arguments and returns ``(inputs, labels)`` or ``(inputs, labels, names)``, or
+the inputs alone, as they are, where there is nothing to label:
 
     inputs  a list of image files as bytes, or a list of texts, or an array or tensor [N, ...]
             for an input called "input", or a dict of input name → array or tensor [N, ...]
     labels  integers [N]
     names   one string per class; without it classes are called by their numbers
+
+Inputs alone serve to calibrate, and to compare a model with itself before compression (the
+metrics cosine and ranking); training and accuracy need labels.
 """
 
 from __future__ import annotations
@@ -15,8 +19,15 @@ from typing import Any
 import numpy as np
 
 from cluster import fingerprint
-from cluster.config.recipe import TensorInput
-from cluster.data.samples import ArrayItems, LabelledSet, ListItems, labelled_set, numbered
+from cluster.config.sources import TensorInput
+from cluster.data.samples import (
+    ArrayItems,
+    LabelledSet,
+    ListItems,
+    labelled_set,
+    numbered,
+    unlabelled_set,
+)
 from cluster.errors import SourceError
 from cluster.factory import find_factory
 
@@ -37,16 +48,31 @@ def read(path: str) -> LabelledSet:
         raise SourceError(
             f"{source}: calling the factory raised {type(error).__name__}: {error}"
         ) from error
+    if _inputs_alone(returned):
+        items = _items(returned, source)
+        return unlabelled_set(items, fingerprint.of_parts(_content(items)), source)
     if not isinstance(returned, tuple) or len(returned) not in (2, 3):
         raise SourceError(
             f"{source} returned {type(returned).__name__}, expected the tuple (inputs, labels) or "
-            f"(inputs, labels, names)"
+            f"(inputs, labels, names), or without labels a list of texts or image files, an array "
+            f"or a dict of arrays"
         )
     items = _items(returned[0], source)
     labels = _array(returned[1], "labels", source)
     names = tuple(map(str, returned[2])) if len(returned) == 3 else numbered(labels)
     identity = fingerprint.of_parts([*_content(items), labels, *names])
     return labelled_set(items, labels, names, identity, source)
+
+
+def _inputs_alone(returned: Any) -> bool:
+    """Whether the factory gave samples without labels.
+
+    A list of anything else than texts or files is not taken for one: ``[inputs, labels]`` in the
+    place of a tuple would become nonsense without any error.
+    """
+    if isinstance(returned, list):
+        return not returned or isinstance(returned[0], bytes | str)
+    return isinstance(returned, dict) or hasattr(returned, "__array__")
 
 
 def _items(inputs: Any, source: str) -> ListItems | ArrayItems:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster import fingerprint
-from cluster.config.recipe import DataSource
+from cluster.config.sources import DataSource
 from cluster.data import from_digits, from_imagefolder, from_python, from_safetensors
 from cluster.data.samples import LabelledSet, Samples
 from cluster.data.split import stratified
@@ -27,6 +27,7 @@ READERS: dict[str, Callable[[str], LabelledSet]] = {
 class LabelledData:
     """Training and held-out samples, both in random order, and the name of each class.
 
+    ``labels`` is empty, and every sample labelled 0, where the source has no labels.
     ``fingerprint`` is a sha256 in hex of the sources' content; which samples of them were taken
     follows from the recipe (``seed``, ``test_share``, ``limit``).
     """
@@ -62,6 +63,29 @@ def load_data(source: DataSource, seed: int) -> LabelledData:
         labels=whole.labels,
         fingerprint=identity,
     )
+
+
+def require_labels(data: LabelledData, why: str) -> None:
+    """Check that every class is there to learn and to be tested on.
+
+    ``why``: what needs the labels, as it stands in the recipe, such as ``steps[0] (train)``.
+    Raises :class:`SourceError`, naming the classes, when the data is unlabelled, or when one has
+    no sample among the training or the held-out samples.
+    """
+    if not data.labels:
+        raise SourceError(
+            f"{why} needs labels, and the data has none: let its source return (inputs, labels), "
+            f"or use the metrics cosine and ranking and no step that trains on labels"
+        )
+    for title, samples in (("training", data.train), ("held-out", data.test)):
+        there = np.bincount(samples.labels, minlength=len(data.labels))
+        absent = tuple(name for name, count in zip(data.labels, there, strict=True) if not count)
+        if absent:
+            raise SourceError(
+                f"{why} needs every class, and the {len(samples)} {title} samples hold none of "
+                f"{len(absent)} of the {len(data.labels)}: {_shown(absent)}; add samples of them, "
+                f"raise data.limit, or take the class out of the data"
+            )
 
 
 def _read(source: str) -> LabelledSet:
@@ -105,4 +129,4 @@ def _check_pair(whole: LabelledSet, held_out: LabelledSet, source: DataSource) -
 
 def _shown(labels: tuple[str, ...]) -> str:
     more = f", ... ({len(labels)})" if len(labels) > 10 else ""
-    return f"{', '.join(labels[:10])}{more}"
+    return f"{', '.join(labels[:10]) or '(none)'}{more}"

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cluster.config.recipe import ImageInput, TextInput
 from cluster.config.serving import Limits
+from cluster.config.sources import ImageInput, TextInput
 from cluster.data.samples import Raw, Samples
 from cluster.errors import RequestError, SourceError
 from cluster.preprocess import TextEncoder, decode_image, image_tensor

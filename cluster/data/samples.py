@@ -90,7 +90,10 @@ class Samples:
 
 @dataclass(frozen=True, eq=False)
 class LabelledSet:
-    """All samples of one source, the name of each class, and a fingerprint of the content."""
+    """All samples of one source, the name of each class, and a fingerprint of the content.
+
+    A source without labels has no classes, and samples that are all labelled 0.
+    """
 
     samples: Samples
     labels: tuple[str, ...]
@@ -129,5 +132,15 @@ def labelled_set(
             f"{items.name(first)} has label {labels[first]}, expected 0..{len(names) - 1} "
             f"for {len(names)} classes"
         )
-    everything = Samples(items, labels.astype(np.int64), np.arange(len(items), dtype=np.int64))
-    return LabelledSet(everything, tuple(names), fingerprint)
+    return LabelledSet(_whole(items, labels.astype(np.int64)), tuple(names), fingerprint)
+
+
+def unlabelled_set(items: Items, fingerprint: str, source: str) -> LabelledSet:
+    """Items of which nobody says what they are; :class:`SourceError` when there are none."""
+    if len(items) == 0:
+        raise SourceError(f"{source} has no samples")
+    return LabelledSet(_whole(items, np.zeros(len(items), np.int64)), (), fingerprint)
+
+
+def _whole(items: Items, labels: np.ndarray) -> Samples:
+    return Samples(items, labels, np.arange(len(items), dtype=np.int64))

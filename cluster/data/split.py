@@ -1,8 +1,15 @@
-"""Choosing samples at random, with the share that each class has."""
+"""Choosing samples at random, with the share that each class has.
+
+stratified(labels, count, rng)          indices
+validation(samples, share, seed)        (to train on, to measure on)
+"""
 
 from __future__ import annotations
 
 import numpy as np
+
+from cluster.data.samples import Samples
+from cluster.errors import SourceError
 
 
 def stratified(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -20,3 +27,23 @@ def stratified(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.n
         rng.permutation(members)[:take] for members, take in zip(members_of, taken, strict=True)
     ]
     return rng.permutation(np.concatenate(chosen))
+
+
+VALIDATION_MAX = 2000
+
+
+def validation(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
+    """``samples`` without a ``share`` of them, and that share, at most VALIDATION_MAX.
+
+    The same samples, share and seed give the same parts: every process of a job agrees on them.
+    SourceError if there is only one sample.
+    """
+    count = min(max(round(len(samples) * share), 1), VALIDATION_MAX, len(samples) - 1)
+    if count < 1:
+        raise SourceError(
+            f"{samples.name(0)} is the only training sample; a part of them is held out for "
+            "validation, so give at least two"
+        )
+    held_out = stratified(samples.labels, count, np.random.default_rng(seed))
+    rest = np.setdiff1d(np.arange(len(samples)), held_out)
+    return samples.subset(rest), samples.subset(held_out)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
-from cluster.config.recipe import ImageInput, ModelSource, TextInput
+from cluster.config.sources import ImageInput, ModelSource, TextInput
 from cluster.errors import SourceError
 from cluster.tensors import BATCH, TensorSpec
 
@@ -16,6 +17,7 @@ class Built:
     """A module as its source made it, not yet tried out.
 
     ``labels`` are the class names that come with the weights, empty when there are none.
+    ``output`` says what the module answers: logits of classes, or an embedding, which has none.
     """
 
     module: torch.nn.Module
@@ -23,6 +25,7 @@ class Built:
     preprocess: ImageInput | TextInput | None
     labels: tuple[str, ...] = ()
     files: dict[str, bytes] = field(default_factory=dict)
+    output: Literal["logits", "embedding"] = "logits"
 
 
 def image_spec(image: ImageInput) -> TensorSpec:

@@ -1,23 +1,28 @@
-"""``hf:PATH_OR_ID``: a Transformers image or sequence classifier, and its preprocessing.
+"""``hf:PATH_OR_ID``: a Transformers classifier or text encoder, and its preprocessing.
 
-config.json architectures ─→ the model, wrapped to answer logits alone
+config.json architectures ─→ the model, wrapped to answer logits or embeddings alone
 preprocessor_config.json  ─→ ImageInput      (…ForImageClassification)
-tokenizer                 ─→ tokenizer.json  (…ForSequenceClassification)
+tokenizer                 ─→ tokenizer.json  (…ForSequenceClassification, …Model)
 
-Nothing of the source runs as code: no remote code, weights from safetensors only.
+``hf:package:NAME/FOLDER`` is a folder inside an installed Python package, wherever that lies.
+Nothing of the source runs as code: no remote code, weights from safetensors only, and the
+package is found without being imported.
 """
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cluster import fingerprint
-from cluster.config.recipe import ModelSource, TextInput
+from cluster.config.sources import ModelSource, TextInput
 from cluster.errors import SourceError
 from cluster.models.built import Built, image_spec
+from cluster.models.hf_embeddings import joined
 from cluster.models.hf_images import image_input
 from cluster.tensors import BATCH, TensorSpec
 
@@ -25,16 +30,22 @@ TOKENIZER_FILE = "tokenizer.json"
 
 _IMAGE = "ForImageClassification"
 _TEXT = "ForSequenceClassification"
+_ENCODER = "Model"
+
+_PACKAGE = "package:"
 
 
 def build(path: str, source: ModelSource, classes: int | None) -> Built:
-    """Load the classifier in ``path``, a local directory or the id of a repository on the hub.
+    """Load the model in ``path``: a local directory, ``package:NAME/FOLDER``, or the id of a
+    repository on the hub.
 
-    Where ``classes`` differs from the model's own, it gets a new head and its labels are dropped.
+    Where ``classes`` differs from a classifier's own, it gets a new head and its labels are
+    dropped. An encoder answers embeddings and takes no notice of ``classes``.
 
     Raises :class:`SourceError` when transformers is not installed, the path cannot be read, the
     weights are incomplete, or the model is of another architecture.
     """
+    path = _located(path)
     transformers = _transformers()
     if source.weights is not None:
         raise SourceError(
@@ -54,13 +65,18 @@ def build(path: str, source: ModelSource, classes: int | None) -> Built:
         module, labels = _model(
             path, transformers.AutoModelForSequenceClassification, config.num_labels, classes
         )
-        tokenizer = _read(path, transformers.AutoTokenizer)
-        text = source.text or _text_input(config, tokenizer)
-        files = {TOKENIZER_FILE: _tokenizer_json(tokenizer, path, text.max_length)}
+        text, files = _text(path, source, config, transformers)
         return Built(_TextLogits(module), _token_specs(text), text, labels, files)
+    if any(name.endswith(_ENCODER) for name in architectures):
+        _refuse(source, ("image", "tensor", "num_classes"), "is an encoder of texts")
+        encoder = _encoder(path, transformers.AutoModel)
+        text, files = _text(path, source, config, transformers)
+        module = joined(encoder, lambda name: _file(path, name, transformers), f"hf:{path}")
+        return Built(module, _token_specs(text), text, files=files, output="embedding")
     raise SourceError(
         f"hf:{path} is {', '.join(architectures) or 'of no named architecture'}; expected a "
-        f"checkpoint of an architecture that ends in {_IMAGE} or {_TEXT}"
+        f"checkpoint of an architecture that ends in {_IMAGE}, {_TEXT}, or {_ENCODER} (a text "
+        f"encoder such as BertModel)"
     )
 
 
@@ -69,10 +85,13 @@ def identity(path: str, source: ModelSource) -> str:
 
     Raises :class:`SourceError` when neither can be read.
     """
+    path = _located(path)
     root = Path(path)
     if root.is_dir():
         try:
-            return fingerprint.of_files(root, sorted(f for f in root.iterdir() if f.is_file()))
+            # How an encoder pools stands one folder deeper; below that lie other checkpoints.
+            files = {*root.iterdir(), *root.glob("*/config.json")}
+            return fingerprint.of_files(root, sorted(file for file in files if file.is_file()))
         except OSError as error:
             raise SourceError(f"hf:{path} cannot be read: {error}") from error
     config = _read(path, _transformers().AutoConfig)
@@ -95,6 +114,25 @@ class _TextLogits(torch.nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+
+def _located(path: str) -> str:
+    """``path``, or the folder on the disk that ``package:NAME/FOLDER`` stands for."""
+    if not path.startswith(_PACKAGE):
+        return path
+    package, _, folder = path.removeprefix(_PACKAGE).partition("/")
+    if not package.isidentifier():
+        raise SourceError(f"hf:{path} must read hf:package:NAME/FOLDER, NAME being one identifier")
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise SourceError(
+            f"hf:{path}: there is no package {package!r} installed; pip install "
+            f"{package.replace('_', '-')}"
+        )
+    root = Path(next(iter(found.submodule_search_locations)), folder)
+    if not root.is_dir():
+        raise SourceError(f"hf:{path}: {root} is not a folder")
+    return str(root)
 
 
 def _transformers() -> Any:
@@ -125,23 +163,56 @@ def _model(
     new_head = classes is not None and classes != own_classes
     options = {"num_labels": classes, "ignore_mismatched_sizes": True} if new_head else {}
     model, report = _read(path, kind, use_safetensors=True, output_loading_info=True, **options)
-    # Transformers fills what a file lacks with random numbers and only logs it.
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise SourceError(
-            f"hf:{path}: the weights lack {', '.join(missing[:5])} "
-            f"({len(missing)} tensors); save the whole model with save_pretrained"
-        )
+    _refuse_missing(report["missing_keys"], path)
     names = tuple(str(model.config.id2label[index]) for index in range(model.config.num_labels))
     generic = tuple(f"LABEL_{index}" for index in range(len(names)))
     # The logits are FP32 whatever the weights are stored in; compression lowers them later.
     return model.float(), () if new_head or names == generic else names
 
 
+def _encoder(path: str, kind: Any) -> torch.nn.Module:
+    """The encoder in float32, without the head on its first token that nothing here reads."""
+    model, report = _read(path, kind, use_safetensors=True, output_loading_info=True)
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    _refuse_missing({name for name in report["missing_keys"] if "pooler." not in name}, path)
+    return model.float()
+
+
+def _refuse_missing(names: Iterable[str], path: str) -> None:
+    # Transformers fills what a file lacks with random numbers and only logs it.
+    missing = sorted(names)
+    if missing:
+        raise SourceError(
+            f"hf:{path}: the weights lack {', '.join(missing[:5])} "
+            f"({len(missing)} tensors); save the whole model with save_pretrained"
+        )
+
+
 def _refuse(source: ModelSource, fields: tuple[str, ...], takes: str) -> None:
     for name in fields:
         if getattr(source, name) is not None:
             raise SourceError(f"{source.source} {takes}; remove model.{name}")
+
+
+def _text(
+    path: str, source: ModelSource, config: Any, transformers: Any
+) -> tuple[TextInput, dict[str, bytes]]:
+    """How texts are tokenized, and the artifact's file that does it."""
+    tokenizer = _read(path, transformers.AutoTokenizer)
+    text = source.text or _text_input(config, tokenizer)
+    return text, {TOKENIZER_FILE: _tokenizer_json(tokenizer, path, text.max_length)}
+
+
+def _file(path: str, name: str, transformers: Any) -> bytes | None:
+    """A file of the directory or repository; None where it has none of that name."""
+    try:
+        found = transformers.utils.cached_file(
+            path, name, _raise_exceptions_for_missing_entries=False
+        )
+        return None if found is None else Path(found).read_bytes()
+    except OSError as error:
+        raise SourceError(f"hf:{path}: {name} cannot be read: {error}") from error
 
 
 def _token_specs(text: TextInput) -> tuple[TensorSpec, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cluster import fingerprint
-from cluster.config.recipe import ModelSource
+from cluster.config.sources import ModelSource
 from cluster.errors import SourceError
 from cluster.factory import find_factory
 from cluster.models import checkpoints

@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 from torchvision.transforms._presets import ImageClassification
 
-from cluster.config.recipe import ImageInput, ModelSource
+from cluster.config.sources import ImageInput, ModelSource
 from cluster.errors import SourceError
 from cluster.models import checkpoints
 from cluster.models.built import Built, declared_input, image_spec

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cluster.config.recipe import ImageInput
+from cluster.config.sources import ImageInput
 from cluster.errors import SourceError
 
 

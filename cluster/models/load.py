@@ -1,7 +1,7 @@
 """A model source → LoadedModel: choose the loader by kind, then run the module once.
 
 The probe is one forward of two items of zeros: it proves that the module takes the declared
-inputs and answers logits, before anything is trained, compressed or exported.
+inputs and answers logits or embeddings, before anything is trained, compressed or exported.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from cluster import fingerprint
-from cluster.config.recipe import ImageInput, ModelSource, TextInput
+from cluster.config.sources import ImageInput, ModelSource, TextInput
 from cluster.errors import SourceError
 from cluster.models import from_hf, from_python, from_torchvision
 from cluster.models.built import Built
@@ -42,12 +42,13 @@ _PROBE_BATCH = 2
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A classifier, with everything its artifact needs besides weights.
+    """A classifier or an encoder, with everything its artifact needs besides weights.
 
     ``module`` is in eval mode on the CPU; its forward takes the ``inputs`` by position and
-    returns one FP32 tensor of logits ``[batch, classes]``. ``outputs`` describes that tensor.
-    ``preprocess`` says how a file or text becomes the inputs; None when clients send tensors.
-    ``labels`` holds one name per class. ``files`` go into the artifact as they are.
+    returns one FP32 tensor, logits ``[batch, classes]`` or an embedding ``[batch, hidden]``.
+    ``outputs`` describes that tensor. ``preprocess`` says how a file or text becomes the inputs;
+    None when clients send tensors. ``labels`` holds one name per class, none for an encoder.
+    ``files`` go into the artifact as they are.
     """
 
     module: torch.nn.Module
@@ -61,10 +62,11 @@ class LoadedModel:
 def load_model(source: ModelSource, labels: Sequence[str] = ()) -> LoadedModel:
     """Build the model of ``source`` with one class per label of the data.
 
-    A head that is new is initialised from torch's global random state: seed it first.
+    Without ``labels`` a classifier keeps its own number of classes; an encoder never looks at
+    them. A head that is new is initialised from torch's global random state: seed it first.
 
     Raises :class:`SourceError` when the model cannot be found, built or filled with its weights,
-    or does not map its inputs to logits of the wanted number of classes.
+    or does not map its inputs to logits of the wanted number of classes, or to an embedding.
     """
     labels = tuple(labels)
     if source.num_classes is not None and labels and source.num_classes != len(labels):
@@ -76,21 +78,16 @@ def load_model(source: ModelSource, labels: Sequence[str] = ()) -> LoadedModel:
     kind, _, rest = source.source.partition(":")
     built = KINDS[kind].build(rest, source, wanted)
     built.module.eval()
-    classes = _probe(built, source.source)
-    if wanted is not None and classes != wanted:
+    width = _probe(built, source.source)
+    if built.output == "embedding":
+        return _loaded(built, width, ())
+    if wanted is not None and width != wanted:
         raise SourceError(
-            f"{source.source} answers {classes} classes, but {wanted} are wanted "
+            f"{source.source} answers {width} classes, but {wanted} are wanted "
             f"({'model.num_classes' if source.num_classes else 'the labels of the data'}); "
             f"let the factory take num_classes, or change the data"
         )
-    return LoadedModel(
-        module=built.module,
-        inputs=built.inputs,
-        outputs=(TensorSpec(name="logits", datatype="FP32", shape=(BATCH, classes)),),
-        preprocess=built.preprocess,
-        labels=_labels(built.labels, labels, classes, source.source),
-        files=built.files,
-    )
+    return _loaded(built, width, _labels(built.labels, labels, width, source.source))
 
 
 def source_fingerprint(source: ModelSource) -> str:
@@ -110,28 +107,39 @@ def source_fingerprint(source: ModelSource) -> str:
     return fingerprint.of_parts(parts)
 
 
+def _loaded(built: Built, width: int, labels: tuple[str, ...]) -> LoadedModel:
+    return LoadedModel(
+        module=built.module,
+        inputs=built.inputs,
+        outputs=(TensorSpec(name=built.output, datatype="FP32", shape=(BATCH, width)),),
+        preprocess=built.preprocess,
+        labels=labels,
+        files=built.files,
+    )
+
+
 def _probe(built: Built, name: str) -> int:
-    """Number of classes in the logits that the module answers."""
+    """Number of classes in the logits, or of values in the embedding, that the module answers."""
     arrays = [torch.from_numpy(spec.zeros(_PROBE_BATCH)) for spec in built.inputs]
     taken = ", ".join(f"{s.name} {s.datatype} {list(s.shape)}" for s in built.inputs)
     try:
         with torch.inference_mode():
-            logits = built.module(*arrays)
+            answer = built.module(*arrays)
     except Exception as error:
         raise SourceError(
             f"{name} does not take {taken}: {type(error).__name__}: {error}; "
             f"change model.image, model.text or model.tensor to what it takes"
         ) from error
     expected = f"{name} must return one FP32 tensor of logits [batch, classes]"
-    if not isinstance(logits, torch.Tensor):
-        raise SourceError(f"{expected}, not {type(logits).__name__}; wrap it in a module that does")
-    shape = list(logits.shape)
+    if not isinstance(answer, torch.Tensor):
+        raise SourceError(f"{expected}, not {type(answer).__name__}; wrap it in a module that does")
+    shape = list(answer.shape)
     if len(shape) != 2 or shape[0] != _PROBE_BATCH or shape[1] < 2:
         raise SourceError(
             f"{expected} with at least 2 classes; for a batch of {_PROBE_BATCH} it returned {shape}"
         )
-    if logits.dtype != torch.float32:
-        raise SourceError(f"{expected}, not {logits.dtype}; build it in float32")
+    if answer.dtype != torch.float32:
+        raise SourceError(f"{expected}, not {answer.dtype}; build it in float32")
     return shape[1]
 
 

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from cluster.config.recipe import ModelSource
+from cluster.config.sources import ModelSource
 from cluster.errors import SourceError
 from cluster.models import LoadedModel, load_model
 

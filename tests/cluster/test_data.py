@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from cluster.config.recipe import DataSource, ImageInput
-from cluster.data import LabelledData, PreparedSamples, load_data
+from cluster.config.sources import DataSource, ImageInput
+from cluster.data import LabelledData, PreparedSamples, load_data, require_labels
 from cluster.data.split import stratified
 from cluster.errors import SourceError
 from cluster.tensors import TensorSpec
@@ -276,6 +277,10 @@ def test_python_texts_and_image_files(module_file: ModuleFile) -> None:
     [
         ("return 3", r"returned int, expected the tuple \(inputs, labels\)"),
         ("raise OSError('no disk')", "raised OSError: no disk"),
+        ("return [[1, 2], [0, 1]]", r"returned list, expected the tuple \(inputs, labels\)"),
+        ("return []", "has no samples"),
+        ("return [], []", "has no samples"),
+        ("return ['a', b'b']", "input 1 is bytes, the first is str"),
         ("return [b'a', 'b'], [0, 1]", "input 1 is str, the first is bytes"),
         ("return {'a': [1, 2], 'b': [1]}, [0, 1]", "'a': 2, 'b': 1"),
         ("return [[1], [1, 2]], [0, 1]", "input does not become an array"),
@@ -288,3 +293,56 @@ def test_python_refusals(module_file: ModuleFile, body: str, message: str) -> No
     source = module_file(f"def make():\n    {body}\n")
     with pytest.raises(SourceError, match=message):
         read(source)
+
+
+# ---------------------------------------------------------------------------- labels, and none
+
+
+def test_inputs_alone_are_unlabelled_samples(module_file: ModuleFile) -> None:
+    source = module_file(
+        "import numpy, torch\n"
+        "def make(): return [f'text {i}' for i in range(10)]\n"
+        "def other(): return [f'text {i}' for i in range(9)] + ['another']\n"
+        "def arrays(): return {'x': torch.zeros(4, 2)}\n"
+        "def array(): return numpy.zeros((4, 2))\n",
+    )
+    data = read(source)
+    assert data.labels == ()
+    assert (len(data.train), len(data.test)) == (8, 2)
+    assert not data.train.labels.any()
+    assert data.fingerprint != read(source.replace(":make", ":other")).fingerprint
+    for name, inputs in (("arrays", "x"), ("array", "input")):
+        found = read(source.replace(":make", f":{name}"))
+        assert (found.labels, list(found.train.raw(0))) == ((), [inputs])
+    with pytest.raises(SourceError, match=r"classes of .*:make are \(none\), those of digits are"):
+        read(source, test_source="digits")
+
+
+def test_what_needs_labels_refuses_data_without() -> None:
+    data = read("digits")
+    require_labels(data, "steps[0] (train)")
+    with pytest.raises(SourceError, match=r"^steps\[0\] \(train\) needs labels, and the data has"):
+        require_labels(replace(data, labels=()), "steps[0] (train)")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1] * 10, "the 16 training samples hold none of 1 of the 3: eel"),
+        ([0, 1] * 9 + [0, 2], "the 4 held-out samples hold none of 1 of the 3: eel"),
+        ([0] * 20, "the 16 training samples hold none of 2 of the 3: dog, eel"),
+    ],
+)
+def test_a_missing_class_is_named(tmp_path: Path, labels: list[int], message: str) -> None:
+    files = [png(index) for index in range(20)]
+    data = read(
+        joined(
+            tmp_path / "a.safetensors",
+            jpeg=np.frombuffer(b"".join(files), np.uint8),
+            offset=np.cumsum([0, *map(len, files)]),
+            label=np.array(labels),
+            metadata={"classes": "cat,dog,eel"},
+        )
+    )
+    with pytest.raises(SourceError, match=f"the metric accuracy needs every class, and {message};"):
+        require_labels(data, "the metric accuracy")

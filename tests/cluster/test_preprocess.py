@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.config.recipe import ImageInput, TextInput
+from cluster.config.sources import ImageInput, TextInput
 from cluster.errors import ConfigError, PayloadTooLargeError, RequestError
 from cluster.preprocess import IMAGE_FORMATS, TextEncoder, decode_image, image_tensor
 
