@@ -12,6 +12,7 @@ from cluster.errors import ArtifactCorruptError, ArtifactError
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 REPORT = "report.json"
+REPORT_PAGE = "report.html"
 TOKENIZER = "tokenizer.json"
 
 

@@ -3,7 +3,8 @@
 artifacts/ID/           finished artifacts: renamed into place whole, never changed after
 names/NAME              the id of the newest artifact built under that name
 builds/RECIPE_KEY       the id that this exact build produced: it is not built twice
-rejected/NAME-KEY.json  the report of a build that the gate refused
+rejected/NAME-KEY.json  the report of a build that the gate refused, and .html
+kept/KEY/               checkpoints and journals of a build that is not finished, or was killed
 steps/KEY.safetensors   weights after the training steps, shared by recipes that begin alike
 building/KEY/           a build or a write under way; KEY.lock is held by its process
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +27,9 @@ from cluster.config.base import MODEL_NAME
 from cluster.errors import ArtifactError, ArtifactNotFoundError
 
 MIN_ID_PREFIX = 8
+
+KEPT_S = 14 * 24 * 3600
+"""What a killed build kept goes if nobody takes it up again for so long."""
 
 
 class LocalStore:
@@ -85,8 +91,24 @@ class LocalStore:
         self._write(f"builds/{artifact.manifest.recipe_key}", artifact_id)
         return Artifact(final, artifact.manifest, artifact_id)
 
-    def reject(self, name: str, recipe_key: str, report: bytes) -> str:
-        return str(self._write(f"rejected/{name}-{recipe_key[:12]}.json", report))
+    def reject(self, name: str, recipe_key: str, reports: dict[str, bytes]) -> str:
+        written = [
+            self._write(f"rejected/{name}-{recipe_key[:12]}{suffix}", content)
+            for suffix, content in reports.items()
+        ]
+        return str(written[0])
+
+    def kept(self, key: str) -> Path:
+        for old in (self.root / "kept").glob("*"):
+            if time.time() - old.stat().st_mtime > KEPT_S:
+                shutil.rmtree(old, ignore_errors=True)
+        path = self.root / "kept" / key
+        path.mkdir(parents=True, exist_ok=True)
+        os.utime(path)
+        return path
+
+    def drop_kept(self, key: str) -> None:
+        shutil.rmtree(self.root / "kept" / key, ignore_errors=True)
 
     def cached_step(self, key: str) -> Path | None:
         path = self.root / "steps" / f"{key}.safetensors"

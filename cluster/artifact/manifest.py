@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cluster.config.recipe import ImageInput, TextInput
+from cluster.config.sources import ImageInput, TextInput
 from cluster.errors import ArtifactError
 from cluster.tensors import TensorSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _FILE_PATH = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$"
 """Paths inside the artifact: relative, forward slashes, never upward."""
@@ -32,12 +32,22 @@ class FileEntry(_Record):
     size_bytes: int = Field(ge=0)
 
 
+class StaticFile(_Record):
+    """A program compiled for one batch size."""
+
+    batch: int
+    file: str = Field(description="Path inside the artifact.")
+
+
 class ProgramEntry(_Record):
     """One compiled program and what it needs of the node that runs it."""
 
     kind: str = Field(description="Which loader reads it: an entry of program.PROGRAM_KINDS.")
     target: str = Field(description="What it was compiled for, such as cpu-x86.")
-    file: str = Field(description="Path of the program inside the artifact.")
+    file: str = Field(description="Path of the program (its main file) inside the artifact.")
+    other_files: tuple[str, ...] = Field(
+        default=(), description="Further files it is loaded from, such as OpenVINO's weights."
+    )
     cpu_features: tuple[str, ...] = Field(
         description="CPU flags (as in /proc/cpuinfo) that its instructions may use."
     )
@@ -46,6 +56,25 @@ class ProgramEntry(_Record):
         description="Path of the extension that runs it without Python's lock, if one was built."
     )
     python_abi: str | None = Field(description="Python ABI of that extension, cpython-311-...")
+    static_files: tuple[StaticFile, ...] = Field(
+        default=(), description="Programs for one batch size each, where that measured faster."
+    )
+    versions: dict[str, str] = Field(
+        default={}, description="Package → version it needs, PyTorch apart, such as openvino."
+    )
+    options: dict[str, str] = Field(
+        default={}, description="What its loader must know, such as the precision it computes in."
+    )
+
+    @property
+    def key(self) -> str:
+        """Its name among the artifact's programs: ``target/kind``."""
+        return f"{self.target}/{self.kind}"
+
+    @property
+    def loaded_files(self) -> frozenset[str]:
+        """Paths of the program's own files: what a replica that runs it loads, runner apart."""
+        return frozenset({self.file, *self.other_files, *(each.file for each in self.static_files)})
 
 
 class Latency(_Record):
@@ -61,24 +90,47 @@ class Latency(_Record):
         return self.batch / self.p50_ms * 1e3
 
 
-class Measurement(_Record):
-    """What one model, baseline or artifact, measured in the evaluation process."""
+class Score(_Record):
+    """A metric's mean over samples, with its 95 % confidence interval."""
 
-    accuracy: float = Field(description="Share of held-out samples answered right, 0..1.")
+    value: float
+    low: float
+    high: float
+    samples: int
+
+
+class Drop(_Record):
+    """How much lower the artifact scores than the baseline, on the same samples."""
+
+    mean: float
+    upper: float = Field(description="One-sided upper confidence bound.")
+    confidence: float
+
+
+class Measurement(_Record):
+    """What one model, baseline or program, measured in an evaluation process."""
+
+    accuracy: float = Field(
+        description="Mean score by the recipe's first metric, 0..1: the share of held-out samples "
+        "answered right, unless it names another."
+    )
     accuracy_low: float = Field(description="Lower end of its 95 % confidence interval.")
     accuracy_high: float = Field(description="Upper end of its 95 % confidence interval.")
     samples: int
+    drop: Drop | None = Field(default=None, description="Against the baseline; None for itself.")
+    others: dict[str, Score] = Field(default={}, description="The recipe's other metrics.")
     latency: tuple[Latency, ...]
     size_bytes: int = Field(description="What a replica loads: program, or float weights.")
 
     def at_batch(self, batch: int) -> Latency:
+        """The latency at that batch size, one of the recipe's ``evaluation.batches``."""
         return next(entry for entry in self.latency if entry.batch == batch)
 
 
 class Manifest(_Record):
     """``manifest.json``."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     name: str
     recipe: dict[str, Any] = Field(description="The recipe as it ran, defaults filled in.")
     recipe_key: str = Field(description="Identity of the build: recipe, data, code versions.")
@@ -96,8 +148,22 @@ class Manifest(_Record):
         default=None, description="The model before compression, in eager float32."
     )
     measured: dict[str, Measurement] = Field(
-        default={}, description="Each program as reloaded from the artifact, by target."
+        default={}, description="Each program as reloaded from the artifact, by target/kind."
     )
+    fastest: dict[str, str] = Field(
+        default={}, description="Target → kind of the program that measured fastest there."
+    )
+    metric: str = Field(default="accuracy", description="What `accuracy` is the mean of.")
+
+    def winner(self, target: str) -> Measurement:
+        """What the fastest program of the target measured; ArtifactError if it has none."""
+        found = self.measured.get(f"{target}/{self.fastest.get(target)}")
+        if found is None:
+            raise ArtifactError(
+                f"artifact {self.name} has no measured program for {target}; it has "
+                f"{', '.join(self.measured) or 'none'}. Build it again with `headrace compress`"
+            )
+        return found
 
     def to_json(self) -> bytes:
         """Canonical JSON: the artifact's id is the sha256 of these bytes."""

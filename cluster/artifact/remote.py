@@ -116,10 +116,17 @@ class RemoteStore:
         self._put(f"builds/{artifact.manifest.recipe_key}", str(artifact.id).encode())
         return artifact
 
-    def reject(self, name: str, recipe_key: str, report: bytes) -> str:
-        path = f"rejected/{name}-{recipe_key[:12]}.json"
-        self._put(path, report)
-        return self._at(path)
+    def reject(self, name: str, recipe_key: str, reports: dict[str, bytes]) -> str:
+        paths = {f"rejected/{name}-{recipe_key[:12]}{suffix}": suffix for suffix in reports}
+        for path, suffix in paths.items():
+            self._put(path, reports[suffix])
+        return self._at(next(iter(paths)))
+
+    def kept(self, key: str) -> Path:
+        return self._cache.kept(key)
+
+    def drop_kept(self, key: str) -> None:
+        self._cache.drop_kept(key)
 
     def cached_step(self, key: str) -> Path | None:
         cached = self._cache.cached_step(key)

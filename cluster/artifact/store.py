@@ -32,8 +32,15 @@ class ArtifactStore(Protocol):
         Raises ArtifactCorruptError if a file is not the one its manifest names.
         """
 
-    def reject(self, name: str, recipe_key: str, report: bytes) -> str:
-        """Keep the report of a refused build; returns where it is."""
+    def reject(self, name: str, recipe_key: str, reports: dict[str, bytes]) -> str:
+        """Keep the reports of a refused build, by suffix such as ``.json``; returns where the
+        first of them is."""
+
+    def kept(self, key: str) -> Path:
+        """A local directory for what a build wants to find again after it was killed."""
+
+    def drop_kept(self, key: str) -> None:
+        """Remove that directory: the build is finished."""
 
     def cached_step(self, key: str) -> Path | None:
         """The weights file that an earlier job left under this key, if any."""

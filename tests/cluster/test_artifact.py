@@ -80,8 +80,8 @@ def test_a_file_the_manifest_does_not_name_is_not_handed_out(
         (b"\x80", "not JSON"),
         (b"[]", "schema_version is None"),
         (b'{"format": "another tool"}', "schema_version is None"),
-        (b'{"schema_version": 2}', "schema_version is 2, this Headrace reads 1"),
-        (b'{"schema_version": 1}', "not a Headrace manifest"),
+        (b'{"schema_version": 1}', "schema_version is 1, this Headrace reads 2"),
+        (b'{"schema_version": 2}', "not a Headrace manifest"),
     ],
 )
 def test_a_foreign_directory_is_refused(

@@ -130,7 +130,7 @@ def test_failures_of_the_file_system_name_the_uri(tmp_path: Path) -> None:
     for fail in (
         lambda: store.open("digits"),
         lambda: store.find_build(KEY),
-        lambda: store.reject("digits", KEY, b"{}"),
+        lambda: store.reject("digits", KEY, {".json": b"{}"}),
         lambda: store.cache_step("k", tmp_path / "w"),
     ):
         with pytest.raises(ArtifactError, match=f"{uri}/.* cannot be reached: .*Not a directory"):
@@ -195,7 +195,7 @@ def test_an_upload_that_was_cut_off_is_not_there(
 def test_reports_and_step_weights_reach_other_nodes(
     store: RemoteStore, reader: RemoteStore, remote: fsspec.AbstractFileSystem, tmp_path: Path
 ) -> None:
-    where = store.reject("digits", KEY, b"{}")
+    where = store.reject("digits", KEY, {".json": b"{}"})
     assert fsspec.open(where).open().read() == b"{}"
     assert reader.cached_step("k") is None
     (tmp_path / "w").write_bytes(b"trained")

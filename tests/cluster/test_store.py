@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from cluster.artifact import local
 from cluster.artifact.local import LocalStore
 from cluster.artifact.manifest import content_id
 from cluster.artifact.remote import RemoteStore
@@ -162,8 +165,9 @@ def test_the_store_comes_from_the_argument_then_the_environment(
 
 
 def test_rejected_reports_and_step_weights_are_kept(store: LocalStore, tmp_path: Path) -> None:
-    where = store.reject("digits", KEY, b'{"accepted": false}')
+    where = store.reject("digits", KEY, {".json": b'{"accepted": false}', ".html": b"<p>"})
     assert Path(where).read_bytes() == b'{"accepted": false}'
+    assert Path(where).with_suffix(".html").read_bytes() == b"<p>"
     assert store.cached_step("k") is None
     (tmp_path / "w").write_bytes(b"trained")
     store.cache_step("k", tmp_path / "w")
@@ -174,11 +178,27 @@ def test_rejected_reports_and_step_weights_are_kept(store: LocalStore, tmp_path:
         store.open("digits")
 
 
+def test_what_a_killed_build_kept_is_found_until_it_is_finished_or_forgotten(
+    store: LocalStore,
+) -> None:
+    (store.kept("one") / "journal").write_text("a")
+    (store.kept("two") / "journal").write_text("b")
+    assert (store.kept("one") / "journal").read_text() == "a"
+    store.drop_kept("one")
+    assert list(store.kept("one").iterdir()) == []
+    long_ago = time.time() - local.KEPT_S - 1
+    os.utime(store.root / "kept" / "two", (long_ago, long_ago))
+    store.kept("one")
+    assert [path.name for path in (store.root / "kept").iterdir()] == ["one"]
+
+
 # ------------------------------------------------------------------ several processes
 
 HOLD = """
 import sys
+import time
 from pathlib import Path
+from cluster.artifact import local
 from cluster.artifact.local import LocalStore
 with LocalStore(Path(sys.argv[1])).building(sys.argv[2]) as room:
     (room / "half").write_bytes(b"made")
@@ -255,7 +275,9 @@ def test_one_process_at_a_time_builds_a_key(store: LocalStore) -> None:
 
 READ = """
 import sys
+import time
 from pathlib import Path
+from cluster.artifact import local
 from cluster.artifact.local import LocalStore
 store = LocalStore(Path(sys.argv[1]))
 print("ready", flush=True)
