@@ -1,7 +1,12 @@
-"""Choosing and loading the program of an artifact that runs on this node."""
+"""Choosing and loading the program of an artifact that runs on this node.
+
+manifest.programs → of this node's targets → by measured latency → the first that fits
+"""
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,10 +14,15 @@ from typing import Protocol
 import numpy as np
 
 from cluster.artifact.artifact import Artifact
-from cluster.artifact.manifest import ProgramEntry
+from cluster.artifact.manifest import Manifest, ProgramEntry
 from cluster.errors import ProgramError
 from cluster.program import node
-from cluster.program.aoti import aoti_misfit, load_aoti
+from cluster.program.aoti import load_aoti, torch_misfit
+from cluster.program.eager import load_eager
+from cluster.program.exported import load_exported
+from cluster.program.openvino import load_openvino, openvino_misfit
+
+logger = logging.getLogger(__name__)
 
 
 class Program(Protocol):
@@ -20,7 +30,8 @@ class Program(Protocol):
 
     entry: ProgramEntry
     runner: str
-    """How it runs, for logs and metadata: ``native`` or ``python``."""
+    """How it runs, for logs and metadata: ``native``, ``openvino`` or ``python``, of which only
+    the last holds Python's lock while it computes."""
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Compute one batch.
@@ -39,7 +50,20 @@ class ProgramKind:
     """Why this node cannot run an entry of the kind, CPU features apart; None if it can."""
 
 
-PROGRAM_KINDS: dict[str, ProgramKind] = {"aoti": ProgramKind(load_aoti, aoti_misfit)}
+PROGRAM_KINDS: dict[str, ProgramKind] = {
+    "aoti": ProgramKind(load_aoti, torch_misfit),
+    "openvino": ProgramKind(load_openvino, openvino_misfit),
+    "exported": ProgramKind(load_exported, torch_misfit),
+    "eager": ProgramKind(load_eager, torch_misfit),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The program for this node, and in a few words why it and no other."""
+
+    entry: ProgramEntry
+    why: str
 
 
 def load(artifact: Artifact, compute_threads: int) -> Program:
@@ -48,27 +72,55 @@ def load(artifact: Artifact, compute_threads: int) -> Program:
     ``compute_threads``: CPU threads one run computes with.
     Raises ProgramError naming what does not fit, ArtifactCorruptError for changed files.
     """
-    entry = choose(artifact)
+    choice = choose(artifact)
+    logger.info("%s: program %s, %s", artifact.manifest.name, choice.entry.key, choice.why)
+    return load_entry(artifact, choice.entry, compute_threads)
+
+
+def load_entry(artifact: Artifact, entry: ProgramEntry, compute_threads: int) -> Program:
+    """Load this very program; raises as :func:`load` does."""
+    if (reason := _misfit(entry)) is not None:
+        raise ProgramError(f"{entry.file} does not run on this node: {reason}")
     return PROGRAM_KINDS[entry.kind].load(artifact, entry, compute_threads)
 
 
-def choose(artifact: Artifact) -> ProgramEntry:
-    """The artifact's program that this node can run, its fastest target first."""
-    refusals = []
-    entries = {entry.target: entry for entry in artifact.manifest.programs}
+def choose(artifact: Artifact) -> Choice:
+    """The program that measured fastest among those that this node can run, its fastest target
+    first; ProgramError, with a reason for each, if it can run none.
+    """
+    manifest, refusals = artifact.manifest, []
     for target in node.targets():
-        if (entry := entries.get(target)) is None:
+        entries = [entry for entry in manifest.programs if entry.target == target]
+        if not entries:
             refusals.append(f"none is built for {target}")
-        elif (reason := _misfit(entry)) is not None:
+        passed: list[str] = []
+        for entry in sorted(entries, key=lambda entry: _order(manifest, entry)):
+            if (reason := _misfit(entry)) is None:
+                return Choice(entry, _why(entries, passed))
+            passed.append(f"{entry.kind}: {reason}")
             refusals.append(f"{entry.file}: {reason}")
-        else:
-            return entry
-    built = ", ".join(sorted(entries)) or "none"
+    built = ", ".join(sorted(entry.key for entry in manifest.programs)) or "none"
     raise ProgramError(
-        f"artifact {artifact.manifest.name} has no program for this node "
+        f"artifact {manifest.name} has no program for this node "
         f"({node.cpu_name()}): {'; '.join(refusals) or 'no target fits'}. Built: {built}. "
         "Run `headrace compress` for it on a node of this kind"
     )
+
+
+def _order(manifest: Manifest, entry: ProgramEntry) -> tuple[bool, float]:
+    """The recorded winner first, then by latency, then what was never measured."""
+    measured = manifest.measured.get(entry.key)
+    typical = math.inf
+    if measured is not None:  # the geometric mean over batch sizes, by which winners are chosen
+        typical = math.fsum(math.log(each.p50_ms) for each in measured.latency)
+    return manifest.fastest.get(entry.target) != entry.kind, typical
+
+
+def _why(entries: Sequence[ProgramEntry], passed: Sequence[str]) -> str:
+    kinds = ", ".join(entry.kind for entry in entries)
+    if passed:
+        return f"the next fastest of {kinds} on this node ({'; '.join(passed)})"
+    return f"the fastest of {kinds} on this node" if len(entries) > 1 else f"the only one: {kinds}"
 
 
 def _misfit(entry: ProgramEntry) -> str | None:

@@ -1,0 +1,40 @@
+"""The model's own Python code with the artifact's weights: no compiler in between.
+
+manifest.recipe.model → load_model → module of full size ┐
+weights.safetensors → tensors, as compression left them ─┴ rebuild.fit → module
+"""
+
+from __future__ import annotations
+
+from cluster.artifact.artifact import Artifact
+from cluster.artifact.manifest import ProgramEntry
+from cluster.config.recipe import Recipe
+from cluster.errors import ProgramError, SourceError
+from cluster.program.loaded import LoadedProgram
+from cluster.program.pytorch import compute_with, device_of, dtype_of
+
+PRECISION = "precision"
+"""Option: f32, bf16 or f16, what the weights are stored and computed in."""
+
+
+def load_eager(artifact: Artifact, entry: ProgramEntry, compute_threads: int) -> LoadedProgram:
+    """Load an ``eager`` entry; ProgramError if the model's source is not on this node."""
+    weights = artifact.file(entry.file)
+    # Programs of this kind are run by PyTorch's Python package, which no other needs.
+    from cluster.models import checkpoints, load_model, rebuild
+
+    manifest = artifact.manifest
+    # Compression left other weights than the source's.
+    source = Recipe.model_validate(manifest.recipe).model.model_copy(update={"weights": None})
+    precision = entry.options[PRECISION]
+    try:
+        module = load_model(source, manifest.labels).module
+        rebuild.fit(module, checkpoints.read(weights))
+    except SourceError as error:
+        raise ProgramError(
+            f"{entry.file}: the model cannot be rebuilt from {source.source}: {error}"
+        ) from error
+    # Buffers that no file keeps were built in float32.
+    module.to(device=device_of(entry.target), dtype=dtype_of(precision)).eval()
+    compute = compute_with(module, compute_threads, entry.target, precision)
+    return LoadedProgram(entry, manifest.inputs, "python", compute)
