@@ -1,0 +1,273 @@
+"""Gradient descent in one process, alone or as one of several that share each batch.
+
+    samples ─ shuffle, share → batch ─ augment → objective → backward → optimizer, each update
+    end of an epoch → everything finite? → the last good weights, a checkpoint
+
+A loss that is no number ends the training with the last good weights in the module.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cluster.compression.training import augment, checkpoint
+from cluster.compression.training.checkpoint import Checkpoint
+from cluster.compression.training.objective import Objective
+from cluster.compression.training.optimizers import OPTIMIZERS, learning_rate
+from cluster.compression.training.peers import ALONE, Peers
+from cluster.config.steps import Fit
+from cluster.data import PreparedSamples
+from cluster.errors import CompressionError
+from cluster.program.node import cpus
+from cluster.progress import Bar, Print
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything a training is decided by, besides the module's weights."""
+
+    step: Fit
+    objective: Objective
+    samples: PreparedSamples
+    seed: int
+    title: str
+    """Begins its lines of progress and its errors."""
+
+    checkpoints: Path
+    out: Print
+    peers: Peers = ALONE
+
+
+class _Together(torch.nn.Module):
+    """The model and what is trained beside it, as the one module that optimizers and DDP take."""
+
+    def __init__(self, module: torch.nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.module = module
+        self.auxiliary = objective.auxiliary
+        self._loss = objective.__call__
+
+    def forward(self, inputs: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        return self._loss(self.module, inputs, labels)
+
+
+def check(training: Training) -> None:
+    """CompressionError if the settings do not fit the samples."""
+    step, samples = training.step, len(training.samples)
+    if step.batch_size < step.processes:
+        raise CompressionError(
+            f"batch_size={step.batch_size} cannot be shared by processes={step.processes}; give "
+            "each process at least one sample of every batch"
+        )
+    if samples < step.processes:
+        raise CompressionError(
+            f"there are {samples} training samples, which cannot be shared by "
+            f"processes={step.processes}"
+        )
+    augment.check(training.samples.batch([0])[0], step.augmentation)
+
+
+def descend(module: torch.nn.Module, training: Training) -> tuple[float, ...]:
+    """Train ``module`` in place and return each epoch's mean loss; the module ends in eval mode.
+
+    Goes on from the checkpoint of a killed process, if one with the same settings and the same
+    starting weights is there: on a CPU the weights then become what they would have become
+    without the interruption, bit by bit.
+
+    CompressionError if the loss or a weight is no longer a finite number, or if a checkpoint
+    cannot be written; the module then holds the weights of the last good epoch, or those it came
+    with.
+    """
+    torch.set_num_threads(cpus())
+    device = _device(module)
+    # oneDNN's convolutions read and write channels last; so nothing is reordered in between.
+    together = _Together(module, training.objective).to(device)
+    together.to(memory_format=_layout(module))
+    try:
+        return _epochs(together, training, device)
+    finally:
+        together.to("cpu").to(memory_format=torch.contiguous_format)
+        module.eval()
+
+
+def fill_with_last_good(module: torch.nn.Module, training: Training) -> None:
+    """Put the weights of the training's last checkpoint, if there is one, into its module."""
+    together = _Together(module, training.objective)
+    found = checkpoint.read(training.checkpoints, _key(together, training))
+    if found is not None:
+        _fill(together, found.module)
+
+
+def _epochs(together: _Together, training: Training, device: torch.device) -> tuple[float, ...]:
+    step, peers = training.step, training.peers
+    key = _key(together, training)
+    parameters = [each for each in together.parameters() if each.requires_grad]
+    optimizer = OPTIMIZERS[step.optimizer](parameters, step)
+    plan = _Plan.of(step, len(training.samples), peers.world)
+    good = _state(together)
+    finished, losses = 0, list[float]()
+    found = peers.agree(checkpoint.read(training.checkpoints, key) if peers.first else None)
+    if found is not None:
+        _fill(together, found.module)
+        checkpoint.fill_optimizer(optimizer, parameters, found.optimizer)
+        finished, losses, good = found.epochs, list(found.losses), found.module
+        training.out(f"{training.title} goes on after epoch {finished} of {plan.epochs}")
+    bar = Bar(training.title, plan.updates, training.out)
+    shared = peers.wrap(together)
+    try:
+        for epoch in range(finished, plan.epochs):
+            losses.append(_epoch(shared, optimizer, training, plan, epoch, bar, device))
+            good = _good(together, training, plan, epoch)
+            if peers.first:
+                saved = Checkpoint(
+                    epoch + 1, tuple(losses), good, checkpoint.optimizer_tensors(optimizer)
+                )
+                checkpoint.write(training.checkpoints, key, saved)
+    except _NotFiniteError as error:
+        _fill(together, good)
+        raise CompressionError(str(error)) from None
+    return tuple(losses)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which samples of an epoch's order make which update, and how many updates there are."""
+
+    batches: tuple[slice, ...]
+    """Of one epoch."""
+
+    epochs: int
+    updates: int
+
+    @staticmethod
+    def of(step: Fit, samples: int, world: int) -> _Plan:
+        # Batch normalization cannot train on a single sample, which a process may be left with
+        # in the last batch of an epoch.
+        fewest = min(2 * world, step.batch_size)
+        starts = range(0, samples, step.batch_size)
+        batches = tuple(
+            slice(start, min(start + step.batch_size, samples))
+            for start in starts
+            if start == 0 or samples - start >= fewest
+        )
+        updates = len(batches) * step.epochs
+        updates = min(updates, step.updates or updates)
+        return _Plan(batches, math.ceil(updates / len(batches)), updates)
+
+
+def _epoch(
+    shared: torch.nn.Module, optimizer: torch.optim.Optimizer, training: Training, plan: _Plan,
+    epoch: int, bar: Bar, device: torch.device,
+) -> float:  # fmt: skip
+    """One pass over the samples; returns the mean loss of its updates."""
+    step, peers = training.step, training.peers
+    shared.train()
+    # A stream for each epoch: one that is resumed draws what it would have drawn. Dropout differs
+    # from process to process; the order of the samples does not.
+    order = np.random.default_rng([training.seed, epoch])
+    torch.manual_seed(
+        int(np.random.default_rng([training.seed, epoch, peers.rank]).integers(2**63))
+    )
+    shuffled = order.permutation(len(training.samples))
+    total = count = 0.0
+    for position, batch in enumerate(plan.batches):
+        update = epoch * len(plan.batches) + position
+        if update == plan.updates:
+            break
+        chosen = shuffled[batch]
+        draws = order.random((len(chosen), len(step.augmentation), augment.DRAWS))
+        arrays, labels = training.samples.batch(peers.share(chosen))
+        arrays = augment.augment(arrays, step.augmentation, peers.share(draws))
+        inputs = [torch.from_numpy(array).to(device) for array in arrays]
+        loss = shared(inputs, torch.from_numpy(labels).to(device))
+        # The processes' means are averaged; those of larger parts must count for more.
+        loss = loss * (len(labels) * peers.world / len(chosen))
+        rate = learning_rate(step, update, plan.updates)
+        seen = peers.mean(loss)
+        if not math.isfinite(seen):
+            raise _NotFiniteError(_diverged(training, plan, epoch, update, f"loss became {seen}"))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        total, count = total + seen, count + 1
+        bar.update(update + 1, f"epoch {epoch + 1}/{plan.epochs} loss {seen:.4f}")
+    return total / count
+
+
+def _good(
+    together: _Together, training: Training, plan: _Plan, epoch: int
+) -> dict[str, torch.Tensor]:
+    """The state to keep; an update after which no loss was taken may have spoilt it."""
+    state = _state(together)
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            update = min((epoch + 1) * len(plan.batches), plan.updates) - 1
+            what = f"tensor {name.partition('.')[2]} is no longer finite"
+            raise _NotFiniteError(_diverged(training, plan, epoch, update, what))
+    return state
+
+
+class _NotFiniteError(Exception):
+    """Ends the epochs; becomes a CompressionError once the last good weights are back."""
+
+
+def _diverged(training: Training, plan: _Plan, epoch: int, update: int, what: str) -> str:
+    kept = f"those of the end of epoch {epoch}" if epoch else "those from before the training"
+    return (
+        f"{training.title.strip()}: the {what} in epoch {epoch + 1} of {plan.epochs}, at update "
+        f"{update + 1} of {plan.updates}, where the learning rate was "
+        f"{learning_rate(training.step, update, plan.updates):.3g}; the weights are {kept}. Lower "
+        f"learning_rate (now {training.step.learning_rate:g}), raise warmup_share (now "
+        f"{training.step.warmup_share:g}), or look for values in the data that are no numbers"
+    )
+
+
+def _key(together: _Together, training: Training) -> str:
+    """What decides the training: its settings and its starting weights."""
+    settings = json.dumps(
+        [
+            training.step.model_dump(mode="json"),
+            training.seed,
+            len(training.samples),
+            type(training.objective).__name__,
+            torch.__version__,
+        ]
+    )
+    return checkpoint.key_of(settings, together.state_dict())
+
+
+def _fill(together: _Together, tensors: dict[str, torch.Tensor]) -> None:
+    # The module's own mapping carries version marks that some modules insist on (MNASNet).
+    own = together.state_dict()
+    own.update(tensors)
+    together.load_state_dict(own)
+
+
+def _state(together: _Together) -> dict[str, torch.Tensor]:
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in together.state_dict().items()
+    }
+
+
+def _device(module: torch.nn.Module) -> torch.device:
+    """A GPU where this process has one. A traced graph stays on the device it was traced on."""
+    if torch.cuda.is_available() and not isinstance(module, torch.fx.GraphModule):
+        return torch.device("cuda")
+    return torch.device("cpu")
+
+
+def _layout(module: torch.nn.Module) -> torch.memory_format:
+    # Weights of three-dimensional convolutions know no such layout.
+    if any(each.dim() == 5 for each in module.parameters()):
+        return torch.contiguous_format
+    return torch.channels_last

@@ -1,0 +1,143 @@
+"""The ``distill`` step: train the student to answer as a teacher does.
+
+batch ─┬─ teacher → outputs, features ─┐
+       └─ student → outputs, features ─┴→ Σ weight · loss → gradients of student, projections
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from cluster.compression.layers import matching
+from cluster.compression.training.features import FeatureMatch, captured
+from cluster.compression.training.loop import fit
+from cluster.compression.training.losses import DISTILLATION_LOSSES, LABEL_LOSSES
+from cluster.compression.training.teacher import ModuleTeacher, Teacher, open_teacher
+from cluster.compression.work import StepContext, Work
+from cluster.config.steps import Distill, DistillLoss
+from cluster.errors import CompressionError
+
+_FEATURES = "feature_mse"
+
+
+@dataclass
+class Distillation:
+    """The weighted sum of the terms of a distill step; see `Objective`.
+
+    ``auxiliary`` holds one :class:`FeatureMatch` per feature_mse term, in their order.
+    """
+
+    terms: tuple[DistillLoss, ...]
+    teacher: Teacher
+    auxiliary: torch.nn.ModuleList = field(default_factory=torch.nn.ModuleList)
+
+    def __call__(
+        self, module: torch.nn.Module, inputs: Sequence[torch.Tensor], labels: torch.Tensor
+    ) -> torch.Tensor:
+        pairs = _layers(self.terms)
+        wanted, hints = self.teacher.answer(inputs, [teacher for _, teacher in pairs])
+        with captured(module, [student for student, _ in pairs]) as features:
+            outputs = module(*inputs)
+        matches = iter(zip(self.auxiliary, pairs, strict=True))
+        total = outputs.new_zeros(())
+        for term in self.terms:
+            if term.name == _FEATURES:
+                match, (student, teacher) = next(matches)
+                loss = match(features[student], hints[teacher])
+            elif term.name in DISTILLATION_LOSSES:
+                loss = DISTILLATION_LOSSES[term.name](outputs, wanted, term.temperature)
+            else:
+                loss = LABEL_LOSSES[term.name](outputs, labels)
+            total = total + term.weight * loss
+        return total
+
+
+def distill(work: Work, step: Distill, context: StepContext) -> Work:
+    """Train the module in place towards the teacher and return it in eval mode.
+
+    CompressionError, before any training, for a teacher that does not fit the student and for
+    layers that do not exist or cannot be compared.
+    """
+    module = work.module.eval()
+    arrays, _ = context.train.batch([0, len(context.train) - 1])
+    inputs = [torch.from_numpy(array) for array in arrays]
+    with torch.no_grad():
+        outputs = module(*inputs).shape[1]
+    teacher = open_teacher(step.teacher, context, work.inputs, outputs)
+    terms = _named(step.losses, module, teacher)
+    torch.manual_seed(context.seed)  # the projections start from it
+    objective = Distillation(terms, teacher, _matches(terms, module, teacher, inputs))
+    fit(module, step, objective, context, "distill")
+    return Work.of(module, work.inputs)
+
+
+def _layers(terms: Sequence[DistillLoss]) -> list[tuple[str, str]]:
+    """Student's and teacher's layer of each feature_mse term."""
+    return [
+        (term.student_layer or "", term.teacher_layer or "")
+        for term in terms
+        if term.name == _FEATURES
+    ]
+
+
+def _named(
+    terms: tuple[DistillLoss, ...], student: torch.nn.Module, teacher: Teacher
+) -> tuple[DistillLoss, ...]:
+    """The terms with their layers' full names."""
+    named = []
+    for position, term in enumerate(terms):
+        if term.name == _FEATURES:
+            if not isinstance(teacher, ModuleTeacher):
+                raise CompressionError(
+                    f"losses[{position}]: feature_mse looks into the teacher's layers, and an "
+                    "artifact's program has none; give teacher.model instead of teacher.artifact"
+                )
+            where = f"losses[{position}]"
+            term = term.model_copy(
+                update={
+                    "student_layer": _one(student, term.student_layer, f"{where}.student_layer"),
+                    "teacher_layer": _one(
+                        teacher.module, term.teacher_layer, f"{where}.teacher_layer"
+                    ),
+                }
+            )
+        named.append(term)
+    return tuple(named)
+
+
+def _one(module: torch.nn.Module, pattern: str | None, where: str) -> str:
+    names = matching(module, (pattern or "",), where)
+    if len(names) > 1:
+        raise CompressionError(
+            f"{where}: {pattern!r} matches {len(names)} layers ({', '.join(names[:5])}); name one"
+        )
+    return names[0]
+
+
+def _matches(
+    terms: tuple[DistillLoss, ...],
+    student: torch.nn.Module,
+    teacher: Teacher,
+    inputs: Sequence[torch.Tensor],
+) -> torch.nn.ModuleList:
+    """A comparison for each pair of layers, from the sizes that a first batch shows."""
+    pairs = _layers(terms)
+    _, hints = teacher.answer(inputs, [name for _, name in pairs])
+    with torch.no_grad(), captured(student, [name for name, _ in pairs]) as features:
+        student(*inputs)
+    for owner, names, found in (
+        ("student", [name for name, _ in pairs], features),
+        ("teacher", [name for _, name in pairs], hints),
+    ):
+        for name in names:
+            if name not in found:
+                raise CompressionError(
+                    f"the {owner}'s layer {name!r} does not run when the model answers; name one "
+                    "that does"
+                )
+    return torch.nn.ModuleList(
+        FeatureMatch(features[here], hints[there], f"{here} and {there}") for here, there in pairs
+    )

@@ -1,0 +1,42 @@
+"""What a training minimizes: a loss of the module on one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from cluster.compression.training.losses import LABEL_LOSSES
+
+
+class Objective(Protocol):
+    """A loss to minimize. Picklable: other processes may train with it.
+
+    ``auxiliary``: modules that are trained beside the model and thrown away, such as projections
+    of its features.
+    """
+
+    auxiliary: torch.nn.ModuleList
+
+    def __call__(
+        self, module: torch.nn.Module, inputs: Sequence[torch.Tensor], labels: torch.Tensor
+    ) -> torch.Tensor:
+        """The mean loss over the batch, a float32 scalar to differentiate.
+
+        ``inputs``: one tensor ``[N, ...]`` per input of the module. ``labels``: int64 ``[N]``.
+        """
+
+
+@dataclass
+class Labelled:
+    """A loss between the module's outputs and the labels, by its name in LABEL_LOSSES."""
+
+    loss: str
+    auxiliary: torch.nn.ModuleList = field(default_factory=torch.nn.ModuleList)
+
+    def __call__(
+        self, module: torch.nn.Module, inputs: Sequence[torch.Tensor], labels: torch.Tensor
+    ) -> torch.Tensor:
+        return LABEL_LOSSES[self.loss](module(*inputs), labels)

@@ -1,0 +1,207 @@
+"""Data-parallel training: N processes of the cluster, each with its share of every batch.
+
+    descend_together ─ gang ─┬→ train_rank 0 ─ descend ─┐ DDP: gradients averaged by all-reduce
+          ↑                  ├→ train_rank 1 ─ descend ─┤ (gloo on CPUs, nccl on GPUs)
+          │                  └→ ...                     ┘
+          └── rank 0: weights, losses; lines of progress through the store of the rendezvous
+
+Each process reads the recipe's data and keeps the same samples back. A batch is split over the
+processes, so its size and the number of updates are those of one process, and so is the result,
+but for the order of float additions, and for batch normalization, whose statistics each process
+takes of its own share. A process that dies ends the others; all start again from the last
+epoch's checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import distributed
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+from cluster.artifact.artifact import TOKENIZER
+from cluster.compression.training.descent import Training, descend, fill_with_last_good
+from cluster.compression.training.objective import Objective
+from cluster.compression.training.peers import Peers
+from cluster.compression.work import StepContext, tensors_of
+from cluster.config.recipe import Recipe
+from cluster.config.steps import Fit
+from cluster.data import PreparedSamples, load_data
+from cluster.data.split import validation
+from cluster.errors import CompressionError, LostProcessError
+from cluster.models import load_model
+from cluster.progress import Print
+
+RETRIES = 3
+"""How often a training whose process died is started again."""
+
+_POLL_S = 0.2
+_LINES, _LINE = "lines", "line/"
+
+
+@dataclass(frozen=True)
+class RankTask:
+    """What one process needs to take part."""
+
+    recipe: Recipe
+    module: torch.nn.Module
+    step: Fit
+    objective: Objective
+    title: str
+    checkpoints: Path
+    samples: int
+    """Training samples that the job has; this process must find as many."""
+
+    peers: Peers
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the first process hands back."""
+
+    tensors: dict[str, torch.Tensor]
+    losses: tuple[float, ...]
+
+
+def descend_together(
+    module: torch.nn.Module, training: Training, context: StepContext
+) -> tuple[float, ...]:
+    """Train ``module`` in place in ``training.step.processes`` processes; returns the losses.
+
+    CompressionError as :func:`~cluster.compression.training.descent.descend` raises it, and if
+    the cluster has no room; LostProcessError if processes died :data:`RETRIES` times and once
+    more. The module then holds the weights of the last checkpoint this process can read.
+    """
+    retries = 0
+    try:
+        while True:
+            try:
+                trained = _gang(module, training, context)
+                break
+            except LostProcessError as error:
+                retries += 1
+                if retries > RETRIES:
+                    raise
+                training.out(
+                    f"{training.title} lost a process ({error}); all go on from the last epoch's "
+                    f"checkpoint, retry {retries} of {RETRIES}"
+                )
+    except CompressionError:
+        fill_with_last_good(module, training)
+        raise
+    own = module.state_dict()
+    own.update(trained.tensors)
+    module.load_state_dict(own)
+    module.eval()
+    return trained.losses
+
+
+def _gang(module: torch.nn.Module, training: Training, context: StepContext) -> Trained:
+    world = training.step.processes
+    with _rendezvous(context.launcher.address, training.out) as port:
+        first = RankTask(
+            recipe=context.recipe,
+            module=module,
+            step=training.step,
+            objective=training.objective,
+            title=training.title,
+            checkpoints=training.checkpoints,
+            samples=len(training.samples),
+            peers=Peers(0, world),
+            host=context.launcher.address,
+            port=port,
+        )
+        tasks = [replace(first, peers=Peers(rank, world)) for rank in range(world)]
+        trained, *_ = context.launcher.gang(train_rank, tasks)
+    if trained is None:
+        raise CompressionError("the first of the training processes returned no weights")
+    return trained
+
+
+def train_rank(task: RankTask) -> Trained | None:
+    """Take part in a training, in a process of its own; the first one returns the weights."""
+    samples = _samples(task)
+    if task.host.startswith("127."):
+        # All are on one machine: what they send each other need not leave it.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    store = TCPStore(task.host, task.port, is_master=False)
+    distributed.init_process_group(
+        backend="nccl" if torch.cuda.is_available() else "gloo",
+        store=PrefixStore("ranks", store),
+        rank=task.peers.rank,
+        world_size=task.peers.world,
+    )
+
+    def tell(line: str) -> None:
+        if task.peers.first:
+            store.set(f"{_LINE}{store.add(_LINES, 1)}", line)
+
+    training = Training(
+        step=task.step,
+        objective=task.objective,
+        samples=samples,
+        seed=task.recipe.seed,
+        title=task.title,
+        checkpoints=task.checkpoints,
+        out=tell,
+        peers=task.peers,
+    )
+    try:
+        losses = descend(task.module, training)
+    finally:
+        distributed.destroy_process_group()
+    return Trained(tensors_of(task.module), losses) if task.peers.first else None
+
+
+def _samples(task: RankTask) -> PreparedSamples:
+    """The job's own training samples, read once more."""
+    recipe = task.recipe
+    data = load_data(recipe.data, recipe.seed)
+    train, _ = validation(data.train, recipe.data.validation_share, recipe.seed)
+    if len(train) != task.samples:
+        raise CompressionError(
+            f"process {task.peers.rank} finds {len(train)} training samples in "
+            f"{recipe.data.source}, the job has {task.samples}; give every node the same data"
+        )
+    model = load_model(recipe.model, data.labels)
+    return PreparedSamples(train, model.inputs, model.preprocess, model.files.get(TOKENIZER))
+
+
+@contextmanager
+def _rendezvous(host: str, out: Print) -> Iterator[int]:
+    """A store at ``host`` where the processes find each other; yields its port.
+
+    It listens at that address alone. Lines that the first process leaves there go to ``out``.
+    """
+    listening = socket.create_server((host, 0))
+    port = listening.getsockname()[1]
+    store = TCPStore(
+        host, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+    )
+    ended = threading.Event()
+
+    def show() -> None:
+        shown = 0
+        last = False
+        while not last:
+            last = ended.wait(_POLL_S)
+            while store.check([f"{_LINE}{shown + 1}"]):
+                shown += 1
+                out(store.get(f"{_LINE}{shown}").decode())
+
+    showing = threading.Thread(target=show, name="training-progress")
+    showing.start()
+    try:
+        yield port
+    finally:
+        ended.set()
+        showing.join()

@@ -1,0 +1,176 @@
+"""Who teaches: a PyTorch module, or the compiled program of an artifact.
+
+    Distill.teacher ─┬─ null     → the baseline           ┐
+                     ├─ model    → cluster.models         ├→ ModuleTeacher   outputs, features
+                     └─ artifact → store, cluster.program → ProgramTeacher   outputs
+
+A teacher that does not fit is refused before anything is trained. Teachers are picklable: every
+process of a data-parallel training asks its own copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from cluster.artifact.artifact import Artifact
+from cluster.artifact.store import ArtifactStore
+from cluster.compression.training.features import captured
+from cluster.compression.work import StepContext
+from cluster.config import steps
+from cluster.config.sources import ImageInput, ModelSource, TextInput
+from cluster.data import load_data
+from cluster.errors import CompressionError
+from cluster.models import load_model
+from cluster.program.node import cpus
+from cluster.program.program import Program, load
+from cluster.tensors import TensorSpec
+
+
+class Teacher(Protocol):
+    """Answers a batch as the student should."""
+
+    def answer(
+        self, inputs: Sequence[torch.Tensor], layers: Sequence[str]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Outputs float32 ``[N, classes]``, and those of ``layers`` by name; no gradients."""
+
+
+@dataclass
+class ModuleTeacher:
+    """A module in eval mode."""
+
+    module: torch.nn.Module
+
+    def answer(
+        self, inputs: Sequence[torch.Tensor], layers: Sequence[str]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        self.module.to(inputs[0].device)
+        with torch.no_grad(), captured(self.module, layers) as features:
+            return self.module(*inputs), features
+
+
+@dataclass
+class ProgramTeacher:
+    """An artifact's program, loaded when it is first asked; it has no layers to look into."""
+
+    store: ArtifactStore
+    artifact: str
+    _program: Program | None = field(default=None, init=False, repr=False)
+
+    def answer(
+        self, inputs: Sequence[torch.Tensor], layers: Sequence[str]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if self._program is None:
+            self._program = load(self.store.open(self.artifact), cpus())
+        (outputs,) = self._program.run([each.cpu().contiguous().numpy() for each in inputs])
+        return torch.from_numpy(outputs).to(inputs[0].device), {}
+
+    def __getstate__(self) -> dict[str, object]:
+        # Compiled code stays in the process that loaded it; another loads its own.
+        return {**self.__dict__, "_program": None}
+
+
+def open_teacher(
+    chosen: steps.Teacher | None, context: StepContext, inputs: tuple[TensorSpec, ...], outputs: int
+) -> Teacher:
+    """The teacher for a student that takes ``inputs`` and answers ``outputs`` numbers per item.
+
+    CompressionError if it takes other inputs, sees them otherwise prepared, answers another
+    number of classes, or names the data's classes in another order; SourceError or ArtifactError
+    if it cannot be read.
+    """
+    if chosen is None:
+        return ModuleTeacher(context.baseline().eval())
+    labels = load_data(context.recipe.data, context.seed).labels
+    student = _Takes(inputs, context.recipe.model.image, labels, outputs)
+    if chosen.model is not None:
+        return _from_model(chosen.model, context, student)
+    artifact = context.store.open(chosen.artifact or "")
+    return _from_artifact(artifact, context, student)
+
+
+@dataclass(frozen=True)
+class _Takes:
+    """What a model takes and answers: the student's, or a teacher's."""
+
+    inputs: tuple[TensorSpec, ...]
+    preprocess: ImageInput | TextInput | None
+    labels: tuple[str, ...]
+    outputs: int
+
+
+def _from_model(source: ModelSource, context: StepContext, student: _Takes) -> Teacher:
+    name = source.source
+    kind = name.partition(":")[0]
+    if kind == "torchvision" and source.weights is None:
+        raise CompressionError(
+            f"the teacher {name} has random weights, from which nothing can be learned; give "
+            "teacher.model.weights"
+        )
+    own = context.recipe.model
+    if source.image is None and source.text is None and source.tensor is None and kind == "python":
+        # A factory of the user's says nothing of its inputs, which are the student's.
+        inputs = {"image": own.image, "tensor": own.tensor}
+        source = source.model_copy(update=inputs)
+    # Weights that come with their own head are counted as they are: a new, random head of the
+    # right size would teach nonsense.
+    own_head = kind == "hf" or (source.weights is not None and not Path(source.weights).is_file())
+    loaded = load_model(source, () if own_head else student.labels)
+    classes = loaded.outputs[0].shape[1]
+    _check(name, _Takes(loaded.inputs, loaded.preprocess, loaded.labels, classes), student)
+    return ModuleTeacher(loaded.module)
+
+
+def _from_artifact(artifact: Artifact, context: StepContext, student: _Takes) -> Teacher:
+    manifest = artifact.manifest
+    classes = manifest.outputs[0].shape[1]
+    taken = _Takes(manifest.inputs, manifest.image or manifest.text, manifest.labels, classes)
+    _check(f"artifact {manifest.name}", taken, student)
+    return ProgramTeacher(context.store, artifact.id or manifest.name)
+
+
+def _check(name: str, teacher: _Takes, student: _Takes) -> None:
+    if teacher.outputs != student.outputs:
+        raise CompressionError(
+            f"the teacher {name} answers {teacher.outputs} classes, the student "
+            f"{student.outputs}; choose a teacher that was trained for these {student.outputs}"
+        )
+    if [_shape(each) for each in teacher.inputs] != [_shape(each) for each in student.inputs]:
+        raise CompressionError(
+            f"the teacher {name} takes {_shown(teacher.inputs)}, the student "
+            f"{_shown(student.inputs)}; both see the same batches, so give teacher.model.image, "
+            "text or tensor the student's sizes, or choose another teacher"
+        )
+    images = (teacher.preprocess, student.preprocess)
+    if isinstance(images[0], ImageInput) and isinstance(images[1], ImageInput):
+        scales = [(each.mean, each.std) for each in images if isinstance(each, ImageInput)]
+        if scales[0] != scales[1]:
+            raise CompressionError(
+                f"the teacher {name} takes images with mean and std {_scales(scales[0])}, the "
+                f"student {_scales(scales[1])}; both see the same batches, so give model.image "
+                "the teacher's mean and std"
+            )
+    own, data = teacher.labels, student.labels
+    if own != data and sorted(own) == sorted(data):
+        index = next(i for i in range(len(own)) if own[i] != data[i])
+        raise CompressionError(
+            f"class {index} is {own[index]!r} for the teacher {name} but {data[index]!r} in the "
+            "data: the same labels in another order; put the data's classes in the teacher's order"
+        )
+
+
+def _shape(spec: TensorSpec) -> tuple[str, tuple[int, ...]]:
+    return spec.datatype, spec.shape
+
+
+def _shown(specs: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(f"{spec.datatype}{list(spec.shape)}" for spec in specs)
+
+
+def _scales(scales: tuple[tuple[float, ...], tuple[float, ...]]) -> str:
+    return f"{list(scales[0])} and {list(scales[1])}"

@@ -1,0 +1,284 @@
+"""Trainings that break off: a killed process, a full disk, a loss that is no number."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cluster.compression.training import checkpoint
+from cluster.compression.training.train import recover, train
+from cluster.config.steps import Recovery, Train
+from cluster.errors import CompressionError
+
+Bench = Callable[..., Any]
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from cluster.artifact.store import open_store
+from cluster.compression.launch import InProcess
+from cluster.compression.training.train import train
+from cluster.compression.work import StepContext, Work
+from cluster.config.base import parse
+from cluster.config.recipe import Recipe
+from cluster.config.steps import Train
+from cluster.data import PreparedSamples, load_data
+from cluster.models.built import image_spec
+
+folder, mode = Path(sys.argv[1]), sys.argv[2]
+recipe = parse({"name": "m", "model": {"source": "python:none:none", "image":
+    {"size": 8, "channels": 1, "mean": [0.5], "std": [0.5]}}, "data": {"limit": 200}},
+    Recipe, "recipe")
+data = load_data(recipe.data, 0)
+torch.manual_seed(0)
+module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(0.3),
+    nn.Linear(144, 10))
+inputs = (image_spec(recipe.model.image),)
+samples = PreparedSamples(data.train, inputs, recipe.model.image)
+
+def out(line):
+    print(line, flush=True)
+    if mode == "slow" and "epoch 3/4" in line:
+        time.sleep(60)  # to be killed here
+
+import cluster.compression.training.descent as descent
+kept = descent.Bar
+descent.Bar = lambda title, total, out: kept(title, total, out, interval_s=0)
+context = StepContext(recipe, samples, samples, InProcess(), folder / "kept",
+    open_store(str(folder / "store")), out, lambda: module)
+step = Train(kind="train", epochs=4, optimizer=sys.argv[3], learning_rate=0.01, batch_size=32,
+    augmentation=["flip", "crop"])
+work = train(Work.of(module, inputs), step, context)
+save_file(work.weights(), folder / f"{mode}.safetensors")
+print("losses", context.details["losses"])
+"""
+
+
+def start(folder: Path, mode: str, optimizer: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder), mode, optimizer],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    optimizer = "adamw"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    expected = start(whole, "plain", optimizer)
+    slow = start(killed, "slow", optimizer)
+    assert slow.stdout is not None
+    try:
+        for line in slow.stdout:
+            if "epoch 3/4" in line:
+                break
+    finally:
+        os.kill(slow.pid, signal.SIGKILL)
+        slow.communicate()
+    assert slow.returncode == -signal.SIGKILL
+    assert not (killed / "slow.safetensors").exists()
+    resumed = start(killed, "plain", optimizer)
+    told, _ = resumed.communicate(timeout=60)
+    first, _ = expected.communicate(timeout=60)
+    assert "train    goes on after epoch 2 of 4" in told
+    assert "epoch 2/4" not in told
+    assert told.splitlines()[-1] == first.splitlines()[-1]
+    wanted, found = (load_file(each / "plain.safetensors") for each in (whole, killed))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+def small(bench: Bench, **fields: Any) -> Any:
+    return bench(model="linear", data={"source": "digits", "limit": 100}, **fields)
+
+
+def files(made: Any) -> list[str]:
+    return sorted(path.name for path in made.context.checkpoints.iterdir())
+
+
+def test_a_finished_training_is_not_done_again(bench: Bench) -> None:
+    made, again = small(bench), small(bench)
+    step = Train(kind="train", epochs=2)
+    wanted = train(made.work, step, made.context).weights()
+    found = train(again.work, step, again.context).weights()
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    assert again.lines == ["train    goes on after epoch 2 of 2"]
+    assert again.context.details == made.context.details
+
+
+def test_an_interrupted_training_with_momentum_goes_on_the_same(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Train(kind="train", epochs=3)
+    plain, broken, resumed = small(bench), small(bench), small(bench)
+    wanted = train(plain.work, step, replace(plain.context, checkpoints=tmp_path / "plain"))
+    batch = broken.context.train.batch
+    calls = iter(range(100))
+
+    def interrupted(indices: Any) -> Any:
+        if next(calls) == 5:  # in the third epoch
+            raise KeyboardInterrupt
+        return batch(indices)
+
+    monkeypatch.setattr(broken.context.train, "batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken.work, step, broken.context)
+    found = train(resumed.work, step, resumed.context)
+    assert resumed.lines[0] == "train    goes on after epoch 2 of 3"
+    torch.testing.assert_close(found.weights(), wanted.weights(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("change", ["step", "weights", "damaged"])
+def test_a_checkpoint_of_another_training_is_not_taken(bench: Bench, change: str) -> None:
+    made, again = small(bench), small(bench)
+    train(made.work, Train(kind="train", epochs=2), made.context)
+    step = Train(kind="train", epochs=2)
+    if change == "step":
+        step = Train(kind="train", epochs=2, learning_rate=0.04)
+    elif change == "weights":
+        torch.nn.init.normal_(again.work.module[1].bias)
+    else:
+        (file,) = made.context.checkpoints.iterdir()
+        file.write_bytes(file.read_bytes()[:-100])
+    train(again.work, step, again.context)
+    assert not any("goes on" in line for line in again.lines)
+    assert len(again.context.details["losses"]) == 2
+
+
+def test_each_recovery_of_one_step_has_a_checkpoint_of_its_own(bench: Bench) -> None:
+    made = small(bench)
+    for _ in range(2):
+        recover(made.work.module, Recovery(epochs=1), made.context, made.work.inputs)
+    again = small(bench)
+    for _ in range(2):
+        recover(again.work.module, Recovery(epochs=1), again.context, again.work.inputs)
+    assert len(files(made)) == 2
+    assert again.lines == ["recover  goes on after epoch 1 of 1"] * 2
+    torch.testing.assert_close(again.work.weights(), made.work.weights(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("learning_rate", [1e30, 1e38])
+def test_a_diverging_training_keeps_the_weights_it_had(bench: Bench, learning_rate: float) -> None:
+    made = small(bench)
+    before = made.work.weights()
+    step = Train(kind="train", epochs=3, learning_rate=learning_rate, warmup_share=0)
+    with pytest.raises(CompressionError) as caught:
+        train(made.work, step, made.context)
+    message = str(caught.value)
+    assert message.startswith("train: the ")
+    assert "in epoch 1 of 3, at update " in message
+    assert "the weights are those from before the training" in message
+    assert "Lower learning_rate" in message
+    torch.testing.assert_close(made.work.weights(), before, rtol=0, atol=0)
+    assert not made.work.module.training
+    assert files(made) == []
+
+
+def test_what_diverges_later_goes_back_to_the_last_epoch(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = small(bench)
+    step = Train(kind="train", epochs=3)
+    batch = made.context.train.batch
+    calls = iter(range(100))
+
+    def spoilt(indices: Any) -> Any:
+        arrays, labels = batch(indices)
+        if next(calls) == 4:  # one call looks at a first sample; the fourth update
+            arrays[0][0] = float("nan")
+        return arrays, labels
+
+    monkeypatch.setattr(made.context.train, "batch", spoilt)
+    with pytest.raises(CompressionError, match=r"loss became nan in epoch 2 of 3, at update 4 of"):
+        train(made.work, step, made.context)
+    (file,) = made.context.checkpoints.iterdir()
+    kept = checkpoint.read(made.context.checkpoints, file.stem)
+    assert kept is not None
+    assert kept.epochs == 1
+    for name, tensor in made.work.weights().items():
+        torch.testing.assert_close(tensor, kept.module[f"module.{name}"], rtol=0, atol=0)
+
+
+def test_weights_spoilt_by_the_very_last_update_are_not_handed_on(bench: Bench) -> None:
+    made = small(bench)
+    before = made.work.weights()
+    step = Train(kind="train", epochs=1, updates=1, learning_rate=3e38, warmup_share=0,
+                 batch_size=1, momentum=0.99, weight_decay=100)  # fmt: skip
+    with pytest.raises(CompressionError, match=r"tensor 1\.weight is no longer finite in epoch 1"):
+        train(made.work, step, made.context)
+    torch.testing.assert_close(made.work.weights(), before, rtol=0, atol=0)
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_file(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = small(bench)
+    writes = iter(range(9))
+
+    def fill(tensors: Any, path: Path, metadata: Any) -> None:
+        if next(writes) == 0:
+            save_file(tensors, path, metadata=metadata)
+            return
+        path.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", fill)
+    with pytest.raises(CompressionError, match=r"checkpoint of epoch 2 .*No space left.*free"):
+        train(made.work, Train(kind="train", epochs=3), made.context)
+    (name,) = files(made)
+    assert name.endswith(".safetensors")
+    kept = checkpoint.read(made.context.checkpoints, name.removesuffix(".safetensors"))
+    assert kept is not None
+    assert kept.epochs == 1
+
+
+def test_what_cannot_be_shared_or_augmented_is_refused_before_training(bench: Bench) -> None:
+    made = small(bench)
+    with pytest.raises(CompressionError, match="batch_size=2 cannot be shared by processes=4"):
+        train(made.work, Train(kind="train", batch_size=2, processes=4), made.context)
+    with pytest.raises(CompressionError, match="processes=2 needs a Ray cluster"):
+        train(made.work, Train(kind="train", processes=2), made.context)
+    tokens = replace(made.context, train=_Tokens())
+    with pytest.raises(CompressionError, match=r"flip changes images.*int64\[8\]. Remove"):
+        train(made.work, Train(kind="train", augmentation=["flip"]), tokens)
+
+
+class _Tokens:
+    """Samples that are no images."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def batch(self, indices: Any) -> Any:
+        import numpy as np
+
+        return [np.zeros((len(indices), 8), np.int64)], np.zeros(len(indices), np.int64)
+
+
+def test_a_partial_file_of_a_killed_process_is_removed(bench: Bench) -> None:
+    made = small(bench)
+    train(made.work, Train(kind="train", epochs=1), made.context)
+    (name,) = files(made)
+    again = small(bench)
+    (made.context.checkpoints / name).unlink()
+    left = made.context.checkpoints / name.replace(".safetensors", ".999.partial")
+    left.write_bytes(b"half")
+    os.utime(left, (time.time() - 60,) * 2)
+    train(again.work, Train(kind="train", epochs=1), again.context)
+    assert files(again) == [name]

@@ -1,0 +1,107 @@
+"""The train step learns, with each loss, optimizer and schedule, and takes odd batch sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from cluster.compression.training.train import recover, train
+from cluster.config.steps import Recovery, Train
+
+Bench = Callable[..., Any]
+
+
+def share_right(module: torch.nn.Module, samples: Any) -> float:
+    arrays, labels = samples.batch(range(len(samples)))
+    with torch.inference_mode():
+        logits = module(*map(torch.from_numpy, arrays)).numpy()
+    return float((logits.argmax(axis=1) == labels).mean())
+
+
+@pytest.mark.parametrize(
+    ("loss", "optimizer", "learning_rate", "schedule"),
+    [
+        ("cross_entropy", "sgd", 0.05, "cosine"),
+        ("cross_entropy", "adamw", 0.003, "linear"),
+        ("mse", "adamw", 0.003, "constant"),
+    ],
+)
+def test_a_model_learns(
+    bench: Bench, loss: str, optimizer: str, learning_rate: float, schedule: str
+) -> None:
+    made = bench()
+    before = share_right(made.work.module, made.test)
+    step = Train(
+        kind="train",
+        epochs=2,
+        loss=loss,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        schedule=schedule,
+    )
+    trained = train(made.work, step, made.context)
+    assert before < 0.3
+    assert share_right(trained.module, made.test) > 0.75
+    assert not trained.module.training
+    updates = 2 * math.ceil(len(made.context.train) / 64)
+    assert made.lines[-1].startswith(f"train    ████████████████████ {updates}/{updates}")
+    assert "epoch 2/2 loss" in made.lines[-1]
+    assert trained.weights().keys() == trained.module.state_dict().keys()
+    first, second = made.context.details["losses"]
+    assert second < first
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(bench: Bench) -> None:
+    def weights(seed: int) -> torch.Tensor:
+        made = bench(model="linear", seed=seed)
+        torch.nn.init.zeros_(made.work.module[1].weight)
+        return train(made.work, Train(kind="train", epochs=1), made.context).weights()["1.weight"]
+
+    torch.testing.assert_close(weights(0), weights(0), rtol=0, atol=0)
+    assert not torch.equal(weights(0), weights(1))
+
+
+@pytest.mark.parametrize(("limit", "batch_size", "updates"), [(10, 8, 1), (6, 1, 5), (2, 64, 1)])
+def test_no_batch_size_is_left_untrained(
+    bench: Bench, limit: int, batch_size: int, updates: int
+) -> None:
+    # One sample of each limit is held back for validation.
+    made = bench(model="linear", data={"source": "digits", "limit": limit})
+    before = made.work.weights()
+    train(made.work, Train(kind="train", epochs=1, batch_size=batch_size), made.context)
+    assert f" {updates}/{updates} " in made.lines[-1]
+    assert not torch.equal(made.work.weights()["1.weight"], before["1.weight"])
+
+
+def test_a_single_sample_left_over_does_not_stop_batch_normalization(bench: Bench) -> None:
+    made = bench(data={"source": "digits", "limit": 19})  # 17 to train on
+    assert len(made.context.train) % 8 == 1
+    trained = train(made.work, Train(kind="train", epochs=1, batch_size=8), made.context)
+    assert all(torch.isfinite(tensor).all() for tensor in trained.weights().values())
+
+
+def test_a_number_of_updates_ends_the_training_within_an_epoch(bench: Bench) -> None:
+    made = bench(model="linear")
+    train(made.work, Train(kind="train", epochs=9, updates=25), made.context)
+    assert " 25/25 " in made.lines[-1]
+    epochs = math.ceil(25 / math.ceil(len(made.context.train) / 64))
+    assert len(made.context.details["losses"]) == epochs
+    assert f"epoch {epochs}/{epochs}" in made.lines[-1]
+
+
+def test_recovery_repairs_a_damaged_model_in_place(bench: Bench) -> None:
+    made = bench()
+    train(made.work, Train(kind="train", epochs=2), made.context)
+    whole = share_right(made.work.module, made.test)
+    with torch.no_grad():
+        made.work.module[3].weight.zero_()[:4] = torch.randn(4, 8, 3, 3)
+    damaged = share_right(made.work.module, made.test)
+    recover(made.work.module, Recovery(epochs=1), made.context, made.work.inputs)
+    assert damaged < whole - 0.3
+    assert share_right(made.work.module, made.test) > damaged + 0.3
+    assert made.lines[-1].startswith("recover ")
+    assert len(made.context.details["losses"]) == 3
