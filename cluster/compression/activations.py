@@ -1,0 +1,167 @@
+"""Activation functions by name, and putting one in another's place.
+
+    ReplaceActivation(old, new) ─→ every module that computes `old` ─→ one that computes `new`
+
+An activation can cost as much as the convolution before it, and the smooth ones hardly compute
+in few bits; Howard et al. 2019 put hardswish in swish's place on that account. The weights were
+learnt with the old function, so a training step should follow.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from cluster.compression.layers import matching
+from cluster.compression.work import StepContext, Work
+from cluster.config.steps import Activation, ReplaceActivation
+from cluster.errors import CompressionError
+
+
+def relu() -> nn.Module:
+    """``max(0, x)`` (Nair and Hinton 2010, "Rectified Linear Units")."""
+    return nn.ReLU()
+
+
+def relu6() -> nn.Module:
+    """``min(max(0, x), 6)`` (Krizhevsky 2010, "Convolutional Deep Belief Networks on CIFAR-10")."""
+    return nn.ReLU6()
+
+
+def leaky_relu() -> nn.Module:
+    """``max(0, x) + 0.01 · min(0, x)`` (Maas et al. 2013, "Rectifier Nonlinearities")."""
+    return nn.LeakyReLU()
+
+
+def gelu() -> nn.Module:
+    """``x · Φ(x)``, Φ the normal distribution's (Hendrycks and Gimpel 2016, "GELUs", ch. 2)."""
+    return nn.GELU()
+
+
+def gelu_tanh() -> nn.Module:
+    """``x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))``: the same paper's approximation."""
+    return nn.GELU(approximate="tanh")
+
+
+def sigmoid() -> nn.Module:
+    """``1 / (1 + e⁻ˣ)`` (Goodfellow et al. 2016, "Deep Learning", ch. 3.10)."""
+    return nn.Sigmoid()
+
+
+def hardsigmoid() -> nn.Module:
+    """``min(max(0, x + 3), 6) / 6`` (Howard et al. 2019, "MobileNetV3", ch. 5.2)."""
+    return nn.Hardsigmoid()
+
+
+def tanh() -> nn.Module:
+    """``(eˣ - e⁻ˣ) / (eˣ + e⁻ˣ)`` (LeCun et al. 1998, "Efficient BackProp", ch. 4.4)."""
+    return nn.Tanh()
+
+
+def hardtanh() -> nn.Module:
+    """``min(max(-1, x), 1)`` (Collobert 2004, "Large Scale Machine Learning", ch. 5)."""
+    return nn.Hardtanh()
+
+
+def silu() -> nn.Module:
+    """``x / (1 + e⁻ˣ)`` (Elfwing et al. 2017; swish in Ramachandran et al. 2017)."""
+    return nn.SiLU()
+
+
+def hardswish() -> nn.Module:
+    """``x · min(max(0, x + 3), 6) / 6`` (Howard et al. 2019, "MobileNetV3", ch. 5.2)."""
+    return nn.Hardswish()
+
+
+def elu() -> nn.Module:
+    """``x`` where positive, else ``eˣ - 1`` (Clevert et al. 2015, "ELUs", eq. 15)."""
+    return nn.ELU()
+
+
+def mish() -> nn.Module:
+    """``x · tanh(ln(1 + eˣ))`` (Misra 2019, "Mish", eq. 1)."""
+    return nn.Mish()
+
+
+ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+    "relu": relu,
+    "relu6": relu6,
+    "leaky_relu": leaky_relu,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "sigmoid": sigmoid,
+    "hardsigmoid": hardsigmoid,
+    "tanh": tanh,
+    "hardtanh": hardtanh,
+    "silu": silu,
+    "hardswish": hardswish,
+    "elu": elu,
+    "mish": mish,
+}
+
+_OF_TRANSFORMERS: dict[str, Activation] = {
+    "GELUActivation": "gelu",
+    "GELUTanh": "gelu_tanh",
+    "NewGELUActivation": "gelu_tanh",
+    "FastGELUActivation": "gelu_tanh",
+    "AccurateGELUActivation": "gelu_tanh",
+    "SiLUActivation": "silu",
+    "MishActivation": "mish",
+}
+"""Its own classes by name, so that it is not imported for models that have nothing of it."""
+
+
+def name_of(part: nn.Module) -> Activation | None:
+    """The name of the activation that a module computes, whatever its slope; None for another."""
+    if isinstance(part, nn.GELU):
+        return "gelu_tanh" if part.approximate == "tanh" else "gelu"
+    by_type = {type(make()): name for name, make in ACTIVATIONS.items() if "gelu" not in name}
+    # By the exact type: ReLU6 is a kind of Hardtanh.
+    return by_type.get(type(part)) or _OF_TRANSFORMERS.get(type(part).__name__)
+
+
+def replace(work: Work, step: ReplaceActivation, context: StepContext) -> Work:
+    """Replace ``step.old`` by ``step.new`` in a copy of the model, but in ``step.spare``.
+
+    CompressionError if a pattern matches no module, or no module computes ``step.old``: functions
+    that a forward calls without a module (``functional.relu``) cannot be replaced.
+    """
+    module = copy.deepcopy(work.module)
+    replaced = substitute(module, step.old, step.new, step.spare)
+    context.details["replaced"] = list(replaced)
+    context.out(f"replace  {step.old} by {step.new} in {len(replaced)} places")
+    return Work.of(module, work.inputs)
+
+
+def substitute(
+    module: nn.Module, old: Activation, new: Activation, spare: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Replace the modules that compute ``old``, in place; returns their names.
+
+    It leaves no trace in the weights, so a model that is built anew needs it again.
+    """
+    spared = set(matching(module, spare, "spare"))
+    # A module that stands in several places counts, and may be spared, in each.
+    places = {name: part for name, part in module.named_modules(remove_duplicate=False) if name}
+    chosen = [name for name, part in places.items() if name_of(part) == old]
+    if not chosen:
+        known = Counter(str(found) for part in places.values() if (found := name_of(part)))
+        raise CompressionError(
+            f"replace_activation: no module of the model computes {old}; its modules compute "
+            f"{', '.join(f'{name} ({count})' for name, count in known.items()) or 'none by name'}. "
+            f"Functions that its forward calls by itself cannot be replaced: make them modules"
+        )
+    replaced = tuple(name for name in chosen if name not in spared)
+    if not replaced:
+        raise CompressionError(
+            f"replace_activation: spare keeps all {len(chosen)} modules that compute {old}; spare "
+            "fewer, or remove the step"
+        )
+    for name in replaced:
+        parent, _, attribute = name.rpartition(".")
+        put = ACTIVATIONS[new]().train(module.training)
+        setattr(module.get_submodule(parent), attribute, put)
+    return replaced

@@ -1,0 +1,50 @@
+"""Batch normalization's statistics, taken anew from training samples after pruning.
+
+Removing channels shifts what the layers behind them receive; the running mean and variance of
+before no longer fit (Li et al. 2020, "EagleEye", ch. 3.3: adaptive batch normalization).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from cluster.compression.work import StepContext
+
+_BATCH = 64
+
+
+def recalibrate(module: nn.Module, samples: int, context: StepContext) -> int:
+    """Replace the running statistics by averages over ``samples`` random training samples, in
+    batches of 64, each counting the same; the weights stay.
+
+    Returns how many samples were used: 0, and nothing is changed, if the model has no batch
+    normalization with statistics, or ``samples`` or the data are fewer than two.
+    """
+    layers = [
+        part
+        for part in module.modules()
+        if isinstance(part, _BatchNorm) and part.track_running_stats
+    ]
+    count = min(samples, len(context.train))
+    if not layers or count < 2:
+        return 0
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the cumulative average
+        layer.train()
+    chosen = np.random.default_rng(context.seed).permutation(len(context.train))[:count]
+    try:
+        with torch.no_grad():
+            # Batches of nearly one size: an average of batches is then one of samples.
+            for indices in np.array_split(chosen, -(-count // _BATCH)):
+                arrays, _ = context.train.batch(indices)
+                module(*(torch.from_numpy(array) for array in arrays))
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+            layer.eval()
+    return count

@@ -1,0 +1,230 @@
+"""Structured pruning: channels and attention heads go, and the tensors really shrink.
+
+copy of the model ─→ shortcuts.replace ─→ ChannelPruner
+    each iteration: remove → the outputs still follow? → recalibrate → recover
+─→ smaller model; the given one is untouched
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cluster.compression.evaluation.costs import macs_of
+from cluster.compression.layers import matching
+from cluster.compression.pruning.channels import ChannelPruner, CoupledLayers, zeroed
+from cluster.compression.pruning.head import find_head, outputs_of, prunable
+from cluster.compression.pruning.recalibration import recalibrate
+from cluster.compression.pruning.shortcuts import replace_padded_shortcuts
+from cluster.compression.pruning.tracking import explained, verify
+from cluster.compression.sensitivity import sensitivity
+from cluster.compression.training.train import recover
+from cluster.compression.work import StepContext, Work
+from cluster.config.steps import Prune
+from cluster.errors import CompressionError
+from cluster.tensors import TensorSpec
+
+_TAYLOR_BATCHES = 8
+_BATCH = 32
+_RATIO_STEP = 0.01
+_MOST = 0.95
+"""Share of the channels removed, at most, on the way to a speed-up."""
+
+
+def structured(work: Work, step: Prune, context: StepContext) -> Work:
+    """Remove the least important channels and heads until ``step.ratio`` of them are gone, or the
+    model needs ``step.speedup`` times fewer multiply-accumulates.
+
+    What cannot be pruned: the head, layers whose outputs are added to its, and ``step.spare``
+    (their inputs still follow the layers before). Heads of Transformers' BERT-like attention are
+    removed whole; those of ``nn.MultiheadAttention``, which keeps their number, all get narrower.
+
+    Raises CompressionError, with the given model as it was, if nothing can be pruned, the ratio
+    leaves a layer empty, or the channels cannot be followed through the model's code.
+    """
+    module = copy.deepcopy(work.module).eval()
+    arrays, _ = context.train.batch(range(min(2, len(context.train))))
+    example = tuple(torch.from_numpy(array) for array in arrays)
+    frozen = {name for name, each in module.named_parameters() if not each.requires_grad}
+    replaced = replace_padded_shortcuts(module, example)
+    for name in replaced:
+        context.out(f"prune    {name}: padded shortcut as a convolution, outputs unchanged")
+    frozen |= {f"{name}.weight" for name in replaced}
+    head = find_head(module, example)
+    spared = matching(module, step.spare, "spare")
+    ignored = [module.get_submodule(name) for name in (head, *spared)]
+    before = _widths(module)
+    with explained(module), _differentiable(module, frozen):
+        _gradients(module, step, context)
+        pruner = ChannelPruner(
+            module, example, step.importance, ignored,
+            everywhere=step.scope == "global", round_to=step.round_to,
+        )  # fmt: skip
+        layers = list(pruner.coupled_layers())
+    _check_prunable(module, layers, step, head, spared)
+    _analyse(module, layers, step, context)
+    full_macs = macs_of(work.module, work.inputs)  # without the shortcuts' convolutions
+    removal = _Removal(pruner, step, work.inputs, example, full_macs)
+    for iteration in range(1, step.iterations + 1):
+        with _differentiable(module, frozen):
+            if iteration > 1:
+                _gradients(module, step, context)
+            removal.reach(iteration / step.iterations)
+        module.zero_grad(set_to_none=True)
+        if removal.verified:
+            recalibrate(module, step.recalibration_samples, context)
+            if step.recovery is not None:
+                recover(module, step.recovery, context, work.inputs)
+                module.eval()
+    after = _widths(module)
+    changed = {name: [before[name], after[name]] for name in before if before[name] != after[name]}
+    if not changed:
+        raise CompressionError(
+            f"prune: nothing was removed: with round_to={step.round_to} every layer keeps at least "
+            f"{step.round_to} channels and loses them by as many; lower round_to, or remove more"
+        )
+    context.details["pruned"] = changed
+    macs = macs_of(module, work.inputs)
+    context.out(
+        f"prune    {len(changed)} of {len(before)} layers narrower, {full_macs / macs:.2f} times "
+        "fewer multiply-accumulates"
+    )
+    return Work.of(module, work.inputs)
+
+
+class _Removal:
+    """Removing more and more, up to the step's ratio or speed-up."""
+
+    def __init__(
+        self, pruner: ChannelPruner, step: Prune, inputs: tuple[TensorSpec, ...],
+        example: tuple[torch.Tensor, ...], full_macs: int,
+    ) -> None:  # fmt: skip
+        self._pruner = pruner
+        self._step = step
+        self._inputs = inputs
+        self._example = example
+        self._full_macs = full_macs
+        self._ratio = 0.0
+        self.verified = False
+        """Something was removed, and the model answers as it should without it."""
+
+    def reach(self, share: float) -> None:
+        """Get ``share``, 0..1, of the way; speed-ups multiply, so their share is an exponent."""
+        step = self._step
+        if step.ratio is not None:
+            self._remove(step.ratio * share)
+            return
+        speedup = step.speedup or 1.0
+        while (
+            macs := macs_of(self._pruner.model, self._inputs)
+        ) > self._full_macs / speedup**share:
+            self._ratio += _RATIO_STEP
+            if self._ratio > _MOST:
+                raise CompressionError(
+                    f"prune: speedup={speedup:g} cannot be reached: without {_MOST:.0%} of the "
+                    f"channels it is {self._full_macs / macs:.2f}; ask for less, spare fewer "
+                    f"layers or lower round_to={step.round_to}"
+                )
+            self._remove(self._ratio)
+
+    def _remove(self, ratio: float) -> None:
+        if self.verified:
+            self._pruner.remove(ratio)
+            return
+        whole = copy.deepcopy(self._pruner.model)
+        with explained(self._pruner.model):
+            removed = self._pruner.remove(ratio)
+        if removed:
+            verify(whole, self._pruner.model, removed, self._example)
+            self.verified = True
+
+
+def _widths(module: nn.Module) -> dict[str, int]:
+    """Layer → output channels."""
+    return {name: outputs_of(layer) for name, layer in prunable(module).items()}
+
+
+@contextmanager
+def _differentiable(module: nn.Module, frozen: set[str]) -> Iterator[None]:
+    """Every parameter requires a gradient, as tracing does; after it, all but the frozen ones."""
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(True)
+    with torch.enable_grad():
+        yield
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+
+
+def _gradients(module: nn.Module, step: Prune, context: StepContext) -> None:
+    """Fill ``.grad`` with that of the cross-entropy over some training batches, for Taylor."""
+    if step.importance != "taylor":
+        return
+    metric = context.recipe.evaluation.metrics[0]
+    order = np.random.default_rng(context.seed).permutation(len(context.train))
+    module.zero_grad(set_to_none=False)
+    for start in range(0, min(len(order), _BATCH * _TAYLOR_BATCHES), _BATCH):
+        arrays, labels = context.train.batch(order[start : start + _BATCH])
+        outputs = module(*(torch.from_numpy(array) for array in arrays))
+        if metric in ("cosine", "ranking") or int(labels.max()) >= outputs.shape[1]:
+            raise CompressionError(
+                "prune: importance taylor takes the gradient of the cross-entropy, but the model "
+                f"answers embeddings ({outputs.shape[1]} numbers, metric {metric}), not classes; "
+                "use importance magnitude"
+            )
+        functional.cross_entropy(outputs, torch.from_numpy(labels)).backward()
+    for parameter in module.parameters():
+        if parameter.grad is None:  # a layer that the forward does not use
+            parameter.grad = torch.zeros_like(parameter)
+
+
+def _check_prunable(
+    module: nn.Module, layers: Sequence[CoupledLayers], step: Prune, head: str,
+    spared: Sequence[str],
+) -> None:  # fmt: skip
+    if not layers:
+        if step.importance == "bn":
+            reason = "no layer has a batch normalization behind it; use importance magnitude"
+        elif spared:
+            reason = f"spare leaves all {len(prunable(module))} layers whole; spare fewer"
+        else:
+            reason = f"all layers make the output together with the head {head}; remove the step"
+        raise CompressionError(f"prune: there is nothing to prune: {reason}")
+    if step.ratio is None:
+        return
+    narrowest = min(layers, key=lambda layer: layer.channels)
+    if step.scope == "local" and int(narrowest.channels * (1 - step.ratio)) < 1:
+        raise CompressionError(
+            f"prune: ratio={step.ratio:g} leaves less than one of the {narrowest.channels} "
+            f"channels of {narrowest.name}; use at most {1 - 1 / narrowest.channels:.3g}, or "
+            "spare it"
+        )
+    channels = sum(layer.channels for layer in layers)
+    if int(channels * (1 - step.ratio)) < len(layers):
+        raise CompressionError(
+            f"prune: ratio={step.ratio:g} leaves less than one channel in each of {len(layers)} "
+            f"layers, which have {channels}; use at most {1 - len(layers) / channels:.3g}"
+        )
+
+
+def _analyse(
+    module: nn.Module, layers: Sequence[CoupledLayers], step: Prune, context: StepContext
+) -> None:
+    """Sensitivity: each layer alone at the step's ratio, or at the one that a speed-up asks of
+    layers that shrink on both sides, ``1 - 1/√speedup``."""
+    if "sensitivity" in context.details:
+        return
+    ratio = step.ratio if step.speedup is None else 1 - step.speedup**-0.5
+    by_name = {layer.name: layer for layer in layers}
+
+    def disturb(_: nn.Module, name: str) -> Any:
+        return zeroed(by_name[name].weakest(ratio or 0.0))
+
+    context.details["sensitivity"] = sensitivity(module, list(by_name), disturb, context)

@@ -1,0 +1,90 @@
+"""Which layer costs most: the score's drop when one layer alone is compressed.
+
+    layer by layer: disturb(module, layer) → outputs on validation samples → score → drop
+
+Pruning reports it; quantization leaves the most sensitive layers in bfloat16 by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from cluster.compression.evaluation.measure import Run, outputs_of
+from cluster.compression.evaluation.metrics import metric
+from cluster.compression.work import StepContext
+from cluster.progress import Bar
+
+MOST_SAMPLES = 256
+"""Validation samples that a layer is judged by, at most: a share moves in steps of 1/256."""
+
+FEWEST_SAMPLES = 32
+MOST_LAYERS = 40
+
+_MOST_MACS = 5e12
+"""Large models are judged by fewer samples: so many multiply-accumulates take minutes."""
+
+Disturb = Callable[[nn.Module, str], nn.Module | AbstractContextManager]
+"""Compress one layer: answers a module to judge instead, or a context in which the module itself
+is compressed and after which it is as before."""
+
+
+def sensitivity(
+    module: nn.Module, layers: Sequence[str], disturb: Disturb, context: StepContext
+) -> dict[str, float]:
+    """Layer → drop of the recipe's first metric, -1..1, when that layer alone is compressed.
+
+    ``module`` is in eval mode and comes out as it went in. Of more than :data:`MOST_LAYERS`
+    layers, so many are judged, evenly spread. Scores are means over the first validation samples,
+    at most :data:`MOST_SAMPLES`, fewer for a model that is slow to run; embeddings are compared
+    with the module's own before.
+    """
+    chosen = spread(layers)
+    if not chosen:
+        return {}
+    count = _samples(module, len(chosen), context)
+    judge = metric(context.recipe.evaluation.metrics[0])
+    before, labels = outputs_of(_run(module), context.validation, count)
+    baseline = float(np.mean(judge(before, labels, before)))
+    bar = Bar("sensitivity", len(chosen), context.out)
+    drops = {}
+    for done, layer in enumerate(chosen, 1):
+        disturbed = disturb(module, layer)
+        if isinstance(disturbed, nn.Module):
+            after, _ = outputs_of(_run(disturbed), context.validation, count)
+        else:
+            with disturbed:
+                after, _ = outputs_of(_run(module), context.validation, count)
+        drops[layer] = baseline - float(np.mean(judge(after, labels, before)))
+        bar.update(done, layer)
+    return drops
+
+
+def spread(layers: Sequence[str]) -> list[str]:
+    """At most :data:`MOST_LAYERS` of the layers, evenly spread from the first to the last."""
+    if len(layers) <= MOST_LAYERS:
+        return list(layers)
+    return [layers[round(i)] for i in np.linspace(0, len(layers) - 1, MOST_LAYERS)]
+
+
+def _samples(module: nn.Module, layers: int, context: StepContext) -> int:
+    available = min(MOST_SAMPLES, len(context.validation))
+    arrays, _ = context.validation.batch([0])
+    with FlopCounterMode(display=False) as counter:
+        _run(module)(arrays)
+    macs = max(counter.get_total_flops() / 2, 1)
+    affordable = int(_MOST_MACS / (macs * layers))
+    return min(available, max(affordable, FEWEST_SAMPLES))
+
+
+def _run(module: nn.Module) -> Run:
+    def run(arrays: list[np.ndarray]) -> np.ndarray:
+        with torch.no_grad():
+            return module(*(torch.from_numpy(array) for array in arrays)).numpy()
+
+    return run

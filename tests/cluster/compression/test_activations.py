@@ -1,0 +1,88 @@
+"""Replacing activation functions by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import get_args
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import mobilenet_v3_small
+
+from cluster.compression.activations import ACTIVATIONS, name_of, replace, substitute
+from cluster.config.steps import Activation, ReplaceActivation
+from cluster.errors import CompressionError
+
+FORMULAS: dict[str, Callable[[float], float]] = {
+    "relu": lambda x: max(0.0, x),
+    "relu6": lambda x: min(max(0.0, x), 6.0),
+    "leaky_relu": lambda x: max(0.0, x) + 0.01 * min(0.0, x),
+    "gelu": lambda x: x * 0.5 * (1 + math.erf(x / math.sqrt(2))),
+    "gelu_tanh": lambda x: x / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "hardsigmoid": lambda x: min(max(0.0, x + 3), 6.0) / 6,
+    "tanh": math.tanh,
+    "hardtanh": lambda x: min(max(-1.0, x), 1.0),
+    "silu": lambda x: x / (1 + math.exp(-x)),
+    "hardswish": lambda x: x * min(max(0.0, x + 3), 6.0) / 6,
+    "elu": lambda x: x if x > 0 else math.exp(x) - 1,
+    "mish": lambda x: x * math.tanh(math.log(1 + math.exp(x))),
+}
+
+
+@pytest.mark.parametrize("name", get_args(Activation))
+def test_each_name_of_the_config_computes_its_formula_and_is_recognised(name: Activation) -> None:
+    made = ACTIVATIONS[name]()
+    points = [-7.0, -2.0, -0.5, 0.0, 0.3, 1.5, 7.0]
+    expected = torch.tensor([FORMULAS[name](x) for x in points])
+    torch.testing.assert_close(made(torch.tensor(points)), expected, atol=1e-6, rtol=1e-5)
+    assert name_of(made) == name
+
+
+def test_every_module_of_that_kind_is_replaced_everywhere_but_in_what_is_spared() -> None:
+    module = mobilenet_v3_small(num_classes=10).eval()
+    before = sum(isinstance(part, nn.Hardswish) for part in module.modules())
+    names = substitute(module, "hardswish", "relu", ["features.0.*", "classifier.*"])
+    kept = [name for name, part in module.named_modules() if isinstance(part, nn.Hardswish)]
+    assert kept == ["features.0.2", "classifier.1"]
+    assert len(names) == before - 2
+    assert any(isinstance(part, nn.Hardsigmoid) for part in module.modules())
+
+
+def test_the_step_leaves_the_given_model_alone_and_says_what_it_did(bench: Callable) -> None:
+    made = bench()
+    step = ReplaceActivation(kind="replace_activation", old="relu", new="hardswish")
+    work = replace(made.work, step, made.context)
+    assert sum(isinstance(part, nn.Hardswish) for part in work.module.modules()) == 3
+    assert sum(isinstance(part, nn.ReLU) for part in made.work.module.modules()) == 3
+    assert made.context.details["replaced"] == ["2", "4", "7"]
+    assert "replace  relu by hardswish in 3 places" in made.lines
+    assert not work.module.training
+
+
+def test_a_module_that_stands_in_two_places_may_be_spared_in_one() -> None:
+    shared = nn.ReLU()
+    module = nn.Sequential(shared, nn.Linear(2, 2), shared)
+    assert substitute(module, "relu", "tanh", ["0"]) == ("2",)
+    assert isinstance(module[0], nn.ReLU)
+    assert isinstance(module[2], nn.Tanh)
+
+
+def test_transformers_own_classes_are_known() -> None:
+    from transformers.activations import ACT2FN
+
+    known = {"gelu": "gelu", "gelu_new": "gelu_tanh", "silu": "silu", "mish": "mish"}
+    assert {key: name_of(ACT2FN[key]) for key in known} == known
+
+
+def test_without_such_a_module_the_ones_there_are_are_named() -> None:
+    module = nn.Sequential(nn.ReLU(), nn.ReLU(), nn.Tanh())
+    with pytest.raises(CompressionError, match=r"computes silu; .* relu \(2\), tanh \(1\)\. .*mak"):
+        substitute(module, "silu", "relu")
+
+
+def test_sparing_all_is_refused() -> None:
+    with pytest.raises(CompressionError, match=r"spare keeps all 1 modules that compute relu"):
+        substitute(nn.Sequential(nn.ReLU()), "relu", "tanh", ["*"])
