@@ -1,0 +1,1 @@
+"""The ``quantize`` step: a table of schemes, each refusing to quantize nothing."""

@@ -1,0 +1,145 @@
+"""Layers that round as they will once quantized, and stay float: for training and for blame.
+
+    float layer ─→ FakeQuantized: input → rounded ┐
+                                 weight → rounded ┴→ the layer's own arithmetic → output
+
+Quantization-aware training fine-tunes a model of such layers, and what comes out is a float
+model again: every compiler can quantize it by its own means. Sensitivity puts in one of them.
+
+Rounding has no useful derivative; the gradient passes through it unchanged for values inside the
+range and is zero outside (straight-through estimator: Bengio et al. 2013, "Estimating or
+Propagating Gradients Through Stochastic Neurons"; with moving averages for the ranges: Jacob et
+al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference", section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+_AVERAGING = 0.01
+"""Weight of the newest batch in the moving average of an input's range."""
+
+_TINY = 1e-12
+"""Smallest scale: a tensor of zeros has no range."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What a scheme rounds, and how finely."""
+
+    weight: Literal["int8", "int4", "float8"]
+    """int8: per output channel, symmetric. int4: per group of inputs of an output channel.
+    float8: e4m3, scaled per output channel."""
+
+    input: Literal["tensor", "token", "token_float8"] | None
+    """tensor: uint8, one range for all, as seen in calibration. token: int8, a scale per last
+    axis. token_float8: e4m3, likewise. None: not rounded."""
+
+
+class FakeQuantized(nn.Module):
+    """``layer`` with its input and weight rounded; a convolution or linear layer, by position.
+
+    While training, ``low`` and ``high`` follow the input's range as a moving average. Before
+    the first training batch, each batch is rounded to its own range.
+    """
+
+    low: torch.Tensor
+    high: torch.Tensor
+
+    def __init__(self, layer: nn.Module, rounding: Rounding) -> None:
+        super().__init__()
+        self.layer = layer
+        self.rounding = rounding
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.layer.get_parameter("weight")
+        rounded = {"weight": rounded_weight(weight, self.rounding)}
+        output: torch.Tensor = functional_call(self.layer, rounded, (self._rounded_input(x),))
+        return output
+
+    def _rounded_input(self, x: torch.Tensor) -> torch.Tensor:
+        if self.rounding.input is None:
+            return x
+        if self.rounding.input == "tensor":
+            low, high = self._range(x.detach())
+            scale = ((high - low) / 255).clamp(min=_TINY)
+            zero = (-low / scale).round().clamp(0, 255).to(torch.int32)
+            return torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, 255)
+        rows = x.reshape(-1, x.shape[-1])
+        rounding = _float8_rows if self.rounding.input == "token_float8" else _int8_rows
+        return rounding(rows).reshape(x.shape)
+
+    def _range(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # Zero must be inside, so that padding and ReLU's zeros are exact.
+        low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
+        seen = bool(self.low < self.high)
+        if self.training:
+            self.low.copy_(torch.lerp(self.low, low, _AVERAGING) if seen else low)
+            self.high.copy_(torch.lerp(self.high, high, _AVERAGING) if seen else high)
+        elif not seen:
+            return low, high
+        return self.low, self.high
+
+
+def rounded_weight(weight: torch.Tensor, rounding: Rounding) -> torch.Tensor:
+    """The weight ``[out, in, ...]`` with the values its quantized form would stand for."""
+    if rounding.weight == "int8":
+        return _int8_rows(weight.reshape(len(weight), -1)).reshape(weight.shape)
+    if rounding.weight == "float8":
+        return _float8_rows(weight.reshape(len(weight), -1)).reshape(weight.shape)
+    groups = weight.reshape(-1, int4_group(weight.shape[1]))
+    low, high = groups.detach().aminmax(dim=1, keepdim=True)
+    scale = ((high - low) / 15).clamp(min=_TINY)
+    rounded = ((groups - low) / scale).round() * scale + low
+    return _straight_through(groups, rounded).reshape(weight.shape)
+
+
+def int4_group(inputs: int) -> int:
+    """How many weights share an int4 scale: 128, or the most of 64 and 32 that divides them."""
+    return next((size for size in (128, 64, 32) if inputs % size == 0), inputs)
+
+
+def _int8_rows(rows: torch.Tensor) -> torch.Tensor:
+    scale = (rows.detach().abs().amax(dim=1) / 127).clamp(min=_TINY)
+    zeros = torch.zeros_like(scale, dtype=torch.int32)
+    return torch.fake_quantize_per_channel_affine(rows, scale, zeros, 0, -127, 127)
+
+
+def _float8_rows(rows: torch.Tensor) -> torch.Tensor:
+    most = torch.finfo(torch.float8_e4m3fn).max
+    scale = (rows.detach().abs().amax(dim=1, keepdim=True) / most).clamp(min=_TINY)
+    rounded = (rows / scale).to(torch.float8_e4m3fn).to(rows.dtype) * scale
+    return _straight_through(rows, rounded)
+
+
+def _straight_through(full: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+    """The rounded values, exactly, with the gradient of the full ones."""
+    return rounded.detach() + (full - full.detach())
+
+
+@contextmanager
+def fake_quantized(
+    module: nn.Module, layers: Iterable[str], rounding: Rounding
+) -> Iterator[nn.Module]:
+    """Within the context, the named layers of ``module`` round as ``rounding`` says.
+
+    Afterwards they are the plain layers they were, with what training made of their weights.
+    """
+    originals = {name: module.get_submodule(name) for name in layers}
+    for name, layer in originals.items():
+        module.set_submodule(name, FakeQuantized(layer, rounding).train(layer.training))
+    try:
+        yield module
+    finally:
+        for name, layer in originals.items():
+            module.set_submodule(name, layer)

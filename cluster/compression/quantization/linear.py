@@ -1,0 +1,226 @@
+"""Schemes for linear layers alone: int8 by range at run time, weights only, float8.
+
+module ─→ every linear layer it takes: weight → torchao tensor (integers and scales) ─┐
+                                                                                      ↓
+                 torch.export sees plain tensors ← unwrapped: a parametrization per layer
+
+dynamic_int8 leaves the rest of the model in float32. The others compute in bfloat16, which
+their kernels are written for, so layers that stay are in bfloat16 without further ado.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from cluster.compression.quantization.fake_quantize import int4_group
+from cluster.compression.quantization.half_precision import LowPrecision, keep_in_bfloat16
+from cluster.compression.quantization.scheme import Converted, is_linear
+from cluster.compression.work import StepContext, tensors_of
+from cluster.config.steps import Quantize
+from cluster.tensors import TensorSpec
+
+FLOAT8_CAPABILITY = (8, 9)
+
+
+# ---------------------------------------------------------------------------- dynamic int8
+
+
+def dynamic_int8(
+    module: nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    kept: tuple[str, ...],
+    step: Quantize,
+    context: StepContext,
+) -> Converted:
+    """int8 weights per output channel; activations to int8 by a scale per token.
+
+    A scale per token, where PT2E's dynamic scheme has one per batch, keeps an answer independent
+    of the requests it shares a batch with.
+    """
+    # torchao takes half a second to import, and only some schemes need it.
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig
+
+    for name in kept:
+        keep_in_bfloat16(module.get_submodule(name))
+    config = Int8DynamicActivationInt8WeightConfig(set_inductor_config=False)
+    return _converted(module, module, _chosen(module, is_linear, kept), lambda layer: config)
+
+
+# ---------------------------------------------------------------------------- weights alone
+
+
+class Int8WeightLinear(nn.Module):
+    """A linear layer whose weight is int8 ``[out, in]`` with a bfloat16 scale per output.
+
+    torchao's own layer multiplies by ``weight.to(bfloat16)``, which a compiler with frozen
+    weights computes once and stores: twice the bytes. This operator takes int8 as it is.
+    """
+
+    weight: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        full = layer.weight.detach().float()
+        scale = (full.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+        integers = (full / scale.unsqueeze(1)).round().to(torch.int8)
+        self.register_buffer("weight", integers)
+        self.register_buffer("scale", scale.to(torch.bfloat16))
+        self.bias = layer.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        product = torch.ops.aten._weight_int8pack_mm(rows, self.weight, self.scale)
+        output = product.reshape(*x.shape[:-1], product.shape[-1])
+        return output if self.bias is None else output + self.bias
+
+
+def takes_weight_only_int8(layer: nn.Module) -> bool:
+    # oneDNN's kernel reads whole vectors of 32 inputs: with 37 it ends the process.
+    return is_linear(layer) and layer.in_features % 32 == 0
+
+
+def weight_only_int8(
+    module: nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    kept: tuple[str, ...],
+    step: Quantize,
+    context: StepContext,
+) -> Converted:
+    """int8 weights per output channel, everything else in bfloat16."""
+    low = LowPrecision(module, torch.bfloat16)
+    chosen = _chosen(module, takes_weight_only_int8, kept)
+    for name, layer in chosen.items():
+        module.set_submodule(name, Int8WeightLinear(layer))
+    return Converted(low, lambda: tensors_of(module), len(chosen))
+
+
+def takes_weight_only_int4(layer: nn.Module) -> bool:
+    return is_linear(layer) and layer.in_features % 32 == 0 and layer.out_features % 16 == 0
+
+
+def weight_only_int4(
+    module: nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    kept: tuple[str, ...],
+    step: Quantize,
+    context: StepContext,
+) -> Converted:
+    """int4 weights in groups of 128 inputs, or the most of 64 and 32 that divides them."""
+    from torchao.prototype.quantization.int4.inference_workflow import (
+        PrototypeInt4WeightOnlyConfig,
+    )
+
+    low = LowPrecision(module, torch.bfloat16)
+
+    def config(layer: nn.Linear) -> Any:
+        return PrototypeInt4WeightOnlyConfig(
+            group_size=int4_group(layer.in_features), set_inductor_config=False
+        )
+
+    chosen = _chosen(module, takes_weight_only_int4, kept)
+    return _converted(module, low, chosen, config)
+
+
+# ---------------------------------------------------------------------------- float8
+
+
+def takes_float8(layer: nn.Module) -> bool:
+    return is_linear(layer) and layer.in_features % 16 == 0 and layer.out_features % 16 == 0
+
+
+def float8(
+    module: nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    kept: tuple[str, ...],
+    step: Quantize,
+    context: StepContext,
+) -> Converted:
+    """float8 (e4m3) weights per output channel and activations per token, products in bfloat16."""
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow
+
+    low = LowPrecision(module, torch.bfloat16)
+    config = Float8DynamicActivationFloat8WeightConfig(
+        granularity=PerRow(), set_inductor_config=False
+    )
+    chosen = _chosen(module, takes_float8, kept)
+    return _converted(module, low, chosen, lambda layer: config)
+
+
+def float8_refusal(context: StepContext) -> str | None:
+    targets = [program.target for program in context.recipe.programs]
+    wanted = ".".join(map(str, FLOAT8_CAPABILITY))
+    if all(target.startswith("cpu") for target in targets):
+        return (
+            f"float8 matrix products need CUDA of compute capability {wanted} or more, and the "
+            f"recipe's targets are {', '.join(targets)}"
+        )
+    if not torch.cuda.is_available():
+        return (
+            f"float8 matrix products need CUDA of compute capability {wanted} or more, and this "
+            "machine has no CUDA device"
+        )
+    found = torch.cuda.get_device_capability()
+    if found < FLOAT8_CAPABILITY:
+        return (
+            f"float8 matrix products need CUDA of compute capability {wanted} or more, and "
+            f"{torch.cuda.get_device_name()} has {found[0]}.{found[1]}"
+        )
+    return None
+
+
+# ---------------------------------------------------------------------------- shared
+
+
+def wants_cpu(context: StepContext) -> str | None:
+    """Why a scheme of x86 kernels fits none of the recipe's targets, if it fits none."""
+    targets = [program.target for program in context.recipe.programs]
+    if any(target.startswith("cpu") for target in targets):
+        return None
+    return f"its kernels are for CPUs, and the recipe's targets are {', '.join(targets)}"
+
+
+def _chosen(
+    module: nn.Module, takes: Callable[[nn.Module], bool], kept: tuple[str, ...]
+) -> dict[str, nn.Linear]:
+    return {
+        name: layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear) and takes(layer) and name not in kept
+    }
+
+
+def _converted(
+    module: nn.Module,
+    outer: nn.Module,
+    chosen: dict[str, nn.Linear],
+    config: Callable[[nn.Linear], Any],
+) -> Converted:
+    """Quantize the ``chosen`` layers of ``module`` by torchao; ``outer`` is what is called."""
+    from torchao.quantization import quantize_
+    from torchao.utils import TorchAOBaseTensor, unwrap_tensor_subclass
+
+    inner_names: dict[str, list[str]] = {}
+    for name, layer in chosen.items():
+        quantize_(layer, config(layer), filter_fn=lambda *_: True)
+        if isinstance(layer.weight, TorchAOBaseTensor):
+            inner_names[name] = layer.weight.__tensor_flatten__()[0]
+    # torch.export and AOTInductor take plain tensors only.
+    unwrap_tensor_subclass(outer)
+    return Converted(outer, lambda: _plain_tensors(module, inner_names), len(inner_names))
+
+
+def _plain_tensors(module: nn.Module, inner_names: dict[str, list[str]]) -> dict[str, torch.Tensor]:
+    """The state, with a quantized weight's parts as ``layer.weight.qdata`` and so on."""
+    readable = {
+        f"{layer}.parametrizations.weight.original{i if len(names) > 1 else ''}": (
+            f"{layer}.weight.{inner}"
+        )
+        for layer, names in inner_names.items()
+        for i, inner in enumerate(names)
+    }
+    return {readable.get(name, name): tensor for name, tensor in tensors_of(module).items()}

@@ -1,0 +1,69 @@
+"""Which layers a scheme leaves in bfloat16: those the recipe names, and the most sensitive ones.
+
+keep: patterns ────────────┐
+                           ├→ kept layers, in the model's order
+keep_most_sensitive: n ────┘
+  └ each layer rounded alone → score drop → the n largest
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from torch import nn
+
+from cluster.compression.layers import matching
+from cluster.compression.quantization.fake_quantize import fake_quantized
+from cluster.compression.quantization.scheme import Scheme
+from cluster.compression.sensitivity import sensitivity
+from cluster.compression.work import StepContext
+from cluster.config.steps import Quantize
+from cluster.errors import CompressionError
+
+
+def kept_layers(
+    module: nn.Module, scheme: Scheme, step: Quantize, context: StepContext
+) -> tuple[str, ...]:
+    """Names of the layers that stay in bfloat16, of those that ``scheme`` would quantize.
+
+    A pattern may name a whole block: what it holds is kept. Puts ``kept`` and ``sensitivity``
+    into ``context.details``. CompressionError if a pattern matches no layer that the scheme
+    quantizes.
+    """
+    layers = scheme.layers(module)
+    kept = _named(module, layers, step)
+    rounding = scheme.rounding
+    if step.keep_most_sensitive and rounding is not None:
+
+        def disturb(whole: nn.Module, layer: str) -> AbstractContextManager[nn.Module]:
+            return fake_quantized(whole, [layer], rounding)
+
+        others = [name for name in layers if name not in kept]
+        drops = sensitivity(module, others, disturb, context)
+        context.details["sensitivity"] = drops
+        ranked = sorted(drops, key=lambda name: drops[name], reverse=True)
+        kept |= set(ranked[: step.keep_most_sensitive])
+    ordered = tuple(name for name in layers if name in kept)
+    if ordered:
+        context.details["kept"] = list(ordered)
+        context.out(f"kept     in bfloat16: {', '.join(ordered)}")
+    return ordered
+
+
+def _named(module: nn.Module, layers: tuple[str, ...], step: Quantize) -> set[str]:
+    kept: set[str] = set()
+    for pattern in step.keep:
+        found = matching(module, [pattern], "quantize.keep")
+        inside = {
+            layer
+            for layer in layers
+            if any(layer == name or layer.startswith(f"{name}.") for name in found)
+        }
+        if not inside:
+            raise CompressionError(
+                f"quantize.keep: {pattern!r} matches {', '.join(found[:5])}, none of which "
+                f"{step.scheme} would quantize; the layers it quantizes are "
+                f"{', '.join(layers[:5])}{', ...' if len(layers) > 5 else ''}"
+            )
+        kept |= inside
+    return kept

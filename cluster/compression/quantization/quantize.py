@@ -1,0 +1,131 @@
+"""The ``quantize`` step: a table of schemes, each refusing to quantize nothing.
+
+float module ─→ [training: fine-tuned with rounded layers] ─→ kept layers ─→ SCHEMES → module
+       └───────────────── stays as it is: Precision.float_module
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from cluster.compression.quantization import linear, static_int8
+from cluster.compression.quantization.fake_quantize import Rounding, fake_quantized
+from cluster.compression.quantization.half_precision import LowPrecision
+from cluster.compression.quantization.mixed_precision import kept_layers
+from cluster.compression.quantization.scheme import COMPUTING, Converted, Scheme, is_linear
+from cluster.compression.training.train import recover
+from cluster.compression.work import Precision, StepContext, Work, tensors_of
+from cluster.config.steps import Quantize
+from cluster.errors import CompressionError
+from cluster.tensors import TensorSpec
+
+
+def quantize(work: Work, step: Quantize, context: StepContext) -> Work:
+    """Quantize the model as ``step`` says.
+
+    ``work.module`` stays as it is, in float32, as the result's ``precision.float_module``; with
+    quantization-aware training, that is a fine-tuned copy. CompressionError if the scheme would
+    change no operator, or if neither this machine nor the recipe's targets can run it.
+    """
+    scheme = SCHEMES[step.scheme]
+    if reason := scheme.refusal(context):
+        raise CompressionError(f"scheme {step.scheme}: {reason}; choose another scheme or target")
+    float_module = work.module.eval()
+    layers = scheme.layers(float_module)
+    if step.training and scheme.rounding and layers:
+        float_module = copy.deepcopy(float_module)
+        with fake_quantized(float_module, layers, scheme.rounding):
+            recover(float_module, step.training, context, work.inputs)
+    kept = kept_layers(float_module, scheme, step, context)
+    left = copy.deepcopy(float_module)
+    converted = scheme.convert(left, work.inputs, kept, step, context)
+    if converted.operators == 0:
+        raise _nothing_quantized(step, scheme, float_module, kept)
+    context.out(f"quantize {step.scheme}: {converted.operators} operators")
+    precision = Precision(step, float_module, converted.operators, kept)
+    return Work(converted.module, work.inputs, converted.weights, precision)
+
+
+def _nothing_quantized(
+    step: Quantize, scheme: Scheme, module: nn.Module, kept: tuple[str, ...]
+) -> CompressionError:
+    leaves = Counter(type(layer).__name__ for layer in module.modules() if not [*layer.children()])
+    has = ", ".join(f"{count} {kind}" for kind, count in leaves.most_common(6)) or "no layer"
+    kept_too = f", and {len(kept)} layers are kept in bfloat16" if kept else ""
+    return CompressionError(
+        f"scheme {step.scheme} quantized none of this model's operators: it applies to "
+        f"{scheme.applies_to}; the model has {has}{kept_too}. Choose another scheme or leave the "
+        "step out"
+    )
+
+
+def _half(dtype: torch.dtype) -> Callable[..., Converted]:
+    def convert(
+        module: nn.Module,
+        inputs: tuple[TensorSpec, ...],
+        kept: tuple[str, ...],
+        step: Quantize,
+        context: StepContext,
+    ) -> Converted:
+        low = LowPrecision(module, dtype)
+        count = sum(isinstance(layer, COMPUTING) for layer in module.modules())
+        return Converted(low, lambda: tensors_of(low.module), count)
+
+    return convert
+
+
+def _computes(layer: nn.Module) -> bool:
+    return isinstance(layer, COMPUTING)
+
+
+SCHEMES: dict[str, Scheme] = {
+    "static_int8": Scheme(
+        applies_to="linear layers, and convolutions along one or two axes of more than one channel",
+        takes=static_int8.takes,
+        convert=static_int8.convert,
+        rounding=Rounding(weight="int8", input="tensor"),
+        refusal=linear.wants_cpu,
+    ),
+    "dynamic_int8": Scheme(
+        applies_to="linear layers",
+        takes=is_linear,
+        convert=linear.dynamic_int8,
+        rounding=Rounding(weight="int8", input="token"),
+    ),
+    "weight_only_int8": Scheme(
+        applies_to="linear layers whose number of inputs is a multiple of 32",
+        takes=linear.takes_weight_only_int8,
+        convert=linear.weight_only_int8,
+        rounding=Rounding(weight="int8", input=None),
+    ),
+    "weight_only_int4": Scheme(
+        applies_to="linear layers with a multiple of 32 inputs and of 16 outputs",
+        takes=linear.takes_weight_only_int4,
+        convert=linear.weight_only_int4,
+        rounding=Rounding(weight="int4", input=None),
+        refusal=linear.wants_cpu,
+    ),
+    "bf16": Scheme(
+        applies_to="linear layers and convolutions",
+        takes=_computes,
+        convert=_half(torch.bfloat16),
+    ),
+    "fp16": Scheme(
+        applies_to="linear layers and convolutions",
+        takes=_computes,
+        convert=_half(torch.float16),
+    ),
+    "float8": Scheme(
+        applies_to="linear layers with multiples of 16 inputs and outputs",
+        takes=linear.takes_float8,
+        convert=linear.float8,
+        rounding=Rounding(weight="float8", input="token_float8"),
+        refusal=linear.float8_refusal,
+    ),
+}
+"""What a recipe calls a scheme → how it quantizes."""

@@ -1,0 +1,140 @@
+"""static_int8: int8 weights and calibrated uint8 activations, for x86 (torchao PT2E).
+
+float module → kept layers to bfloat16 → export → observers → calibration → int8 graph
+                                       restore: the same without calibration → saved tensors
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from cluster.compression.quantization.half_precision import keep_in_bfloat16
+from cluster.compression.quantization.int8_graph import (
+    activation_ranges,
+    int8_tensors,
+    layer_of,
+    put_int8_tensors,
+    quantized_operators,
+)
+from cluster.compression.quantization.scheme import Converted
+from cluster.compression.work import StepContext, exported
+from cluster.config.steps import Quantize
+from cluster.program.node import cpus
+from cluster.progress import Bar
+from cluster.tensors import TensorSpec
+
+_CALIBRATION_BATCH = 32
+_SMALLEST_SCALE = 2**-12
+"""Of the quantizer's own configuration: below it, oneDNN's int8 arithmetic loses its sums."""
+
+
+def takes(layer: nn.Module) -> bool:
+    """Linear layers, and convolutions along one or two axes of more than one channel."""
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
+        return layer.in_channels > 1
+    return isinstance(layer, nn.Linear)
+
+
+def convert(
+    module: nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    kept: tuple[str, ...],
+    step: Quantize,
+    context: StepContext,
+) -> Converted:
+    """Calibrate on the first training samples and convert; puts ``ranges`` into the details."""
+    torch.set_num_threads(cpus())
+    observed = _with_observers(module, inputs, kept, step)
+    count = min(step.calibration_samples, len(context.train))
+    bar = Bar("calibrate", count, context.out)
+    with torch.inference_mode():
+        for start in range(0, count, _CALIBRATION_BATCH):
+            end = min(start + _CALIBRATION_BATCH, count)
+            arrays, _ = context.train.batch(range(start, end))
+            observed(*(torch.from_numpy(array) for array in arrays))
+            bar.update(end)
+    graph = _converted(observed)
+    context.details["ranges"] = activation_ranges(graph)
+    return Converted(graph, lambda: int8_tensors(graph), quantized_operators(graph))
+
+
+def restore_int8(
+    module: nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    tensors: dict[str, torch.Tensor],
+    kept: tuple[str, ...] = (),
+) -> GraphModule:
+    """The converted graph of ``module`` with the saved ``tensors``: the inverse of
+    :func:`~cluster.compression.quantization.int8_graph.int8_tensors`, bit for bit, under the
+    same PyTorch and torchao.
+
+    ``module`` gives the architecture and is changed; its own weights do not matter. ``kept``:
+    the layers that were left in bfloat16.
+    """
+    step = Quantize(kind="quantize", scheme="static_int8", calibration="minmax")
+    graph = _converted(_with_observers(module, inputs, kept, step))
+    put_int8_tensors(graph, tensors)
+    return graph
+
+
+def _with_observers(
+    module: nn.Module, inputs: tuple[TensorSpec, ...], kept: tuple[str, ...], step: Quantize
+) -> GraphModule:
+    # torchao takes half a second to import, and only this scheme needs it.
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
+
+    from cluster.compression.quantization.observers import observer
+
+    for name in kept:
+        keep_in_bfloat16(module.get_submodule(name))
+    # strict: without it the quantizer finds fewer patterns and fails on reused ReLU modules.
+    graph = exported(module.eval(), inputs, strict=True).module()
+    config = x86.get_default_x86_inductor_quantization_config()
+    activation = dataclasses.replace(
+        config.input_activation,
+        observer_or_fake_quant_ctr=observer(step, eps=_SMALLEST_SCALE),
+    )
+    quantizer = x86.X86InductorQuantizer()
+    quantizer.set_global(
+        dataclasses.replace(config, input_activation=activation, output_activation=activation)
+    )
+    # Inductor takes the result of an int8 convolution of one channel for channels first where
+    # the batch is dynamic, and oneDNN writes it channels last: such a convolution stays float.
+    # Marking a node as annotated is the quantizer's own way of leaving it alone.
+    for node in graph.graph.nodes:
+        left = _belongs_to(node, kept)
+        if left or _convolves_one_channel(node):
+            node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(_annotated=True)
+        if left:
+            # The quantizer looks nodes up by the module they come from, and fails on a
+            # convolution module that does more than convolve, as the casts of a kept one do.
+            node.meta["source_fn_stack"] = [(node.name, "kept in bfloat16")]
+    prepared: GraphModule = prepare_pt2e(graph, quantizer)
+    return prepared
+
+
+def _belongs_to(node: Node, layers: tuple[str, ...]) -> bool:
+    """Whether the node computes in one of the layers, or is a parameter of it."""
+    owner = str(node.target).rpartition(".")[0] if node.op == "get_attr" else layer_of(node)
+    return owner in layers
+
+
+def _convolves_one_channel(node: Node) -> bool:
+    if not str(node.target).startswith("aten.conv"):
+        return False
+    taken = node.args[0]
+    return isinstance(taken, Node) and taken.meta["val"].shape[1] == 1
+
+
+def _converted(observed: GraphModule) -> GraphModule:
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+    graph: GraphModule = convert_pt2e(observed)
+    return graph

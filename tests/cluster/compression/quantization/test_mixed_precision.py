@@ -1,0 +1,109 @@
+"""Kept layers are those that were named, or those whose rounding costs most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from cluster.compression.quantization.quantize import quantize
+from cluster.compression.training.train import train
+from cluster.compression.work import Work
+from cluster.config.steps import Quantize, Train
+from cluster.errors import CompressionError
+
+Bench = Callable[..., Any]
+
+
+def step(scheme: str = "dynamic_int8", **settings: object) -> Quantize:
+    return Quantize.model_validate({"kind": "quantize", "scheme": scheme, **settings})
+
+
+class Blocks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 32))
+        self.second = nn.Sequential(nn.Linear(32, 32), nn.ReLU())
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.second(self.first(images.flatten(1))))
+        return logits
+
+
+def blocks(made: Any) -> Work:
+    torch.manual_seed(0)
+    return Work.of(Blocks().eval(), made.work.inputs)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "pattern", "kept"),
+    [
+        ("dynamic_int8", "head", ("head",)),
+        ("dynamic_int8", "first", ("first.0", "first.2")),
+        ("dynamic_int8", "*.0", ("first.0", "second.0")),
+        ("static_int8", "second", ("second.0",)),
+        ("weight_only_int8", "first.?", ("first.0", "first.2")),
+    ],
+)
+def test_named_layers_stay_in_bfloat16(
+    bench: Bench, scheme: str, pattern: str, kept: tuple[str, ...]
+) -> None:
+    made = bench(model="linear")
+    result = quantize(blocks(made), step(scheme, keep=[pattern]), made.context)
+    assert result.precision is not None
+    assert result.precision.kept == kept
+    assert made.context.details["kept"] == [*kept]
+    weights = result.weights()
+    for name in kept:
+        assert weights[f"{name}.weight"].dtype == torch.bfloat16
+        assert result.precision.float_module.get_parameter(f"{name}.weight").dtype == torch.float32
+    assert result.quantized_operators == 4 - len(kept)
+
+
+def test_a_pattern_that_matches_nothing_is_refused_with_the_near_names(bench: Bench) -> None:
+    made = bench(model="linear")
+    with pytest.raises(CompressionError, match=r"quantize.keep: no layer is called 'haed'.*head"):
+        quantize(blocks(made), step(keep=["haed"]), made.context)
+
+
+def test_a_pattern_that_matches_only_what_is_never_quantized_is_refused(bench: Bench) -> None:
+    made = bench(model="linear")
+    with pytest.raises(CompressionError, match=r"'first.1' matches first.1, none of which"):
+        quantize(blocks(made), step(keep=["first.1"]), made.context)
+
+
+class OneFineLayer(nn.Module):
+    """A classifier behind a layer that int8 would ruin: one weight dwarfs those that matter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coarse = nn.Linear(256, 64)
+        self.fine = nn.Linear(64, 65, bias=False)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(self.coarse(images.flatten(1)))
+        logits: torch.Tensor = self.head(self.fine(hidden)[:, :64])
+        return logits
+
+
+def test_the_most_sensitive_layer_is_found_and_kept(bench: Bench) -> None:
+    made = bench(model="linear")
+    module = OneFineLayer()
+    training = Train(kind="train", epochs=2)
+    work = train(Work.of(module, made.work.inputs), training, made.context)
+    with torch.no_grad():
+        # A channel that is never on gets huge weights: the scale of each row grows, not the sum.
+        module.coarse.bias[0] = -1e4
+        module.fine.weight[:, 0] = 1e3
+    result = quantize(work, step(keep_most_sensitive=1), made.context)
+    drops = made.context.details["sensitivity"]
+    assert drops.keys() == {"coarse", "fine", "head"}
+    assert drops["fine"] > 0.3 > max(drops["coarse"], drops["head"])
+    assert result.precision is not None
+    assert result.precision.kept == ("fine",)
+    assert result.quantized_operators == 2

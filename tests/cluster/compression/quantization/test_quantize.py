@@ -1,0 +1,181 @@
+"""Each scheme says how many operators it quantized, and answers nearly as the float model does."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from cluster.compression.quantization.quantize import SCHEMES, quantize
+from cluster.compression.work import Work
+from cluster.config.steps import Quantize
+from cluster.errors import CompressionError
+
+Bench = Callable[..., Any]
+
+
+def step(scheme: str, **settings: object) -> Quantize:
+    return Quantize.model_validate({"kind": "quantize", "scheme": scheme, **settings})
+
+
+def using(made: Any, module: nn.Module) -> Work:
+    return Work.of(module.eval(), made.work.inputs)
+
+
+def images(made: Any, count: int) -> torch.Tensor:
+    return torch.from_numpy(made.test.batch(range(count))[0][0])
+
+
+# Linear layers of 256→64 and 64→16: every scheme for linear layers takes both.
+def linear_layers() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 16))
+
+
+# Bytes of the result over those of the float model; biases and scales stay as they are.
+@pytest.mark.parametrize(
+    ("scheme", "share", "error"),
+    [
+        ("static_int8", 0.27, 0.03),
+        ("dynamic_int8", 0.27, 0.03),
+        ("weight_only_int8", 0.27, 0.03),
+        ("weight_only_int4", 0.135, 0.2),
+        ("bf16", 0.5, 0.02),
+        ("fp16", 0.5, 0.002),
+    ],
+)
+def test_a_scheme_answers_nearly_the_same_with_fewer_bytes(
+    bench: Bench, scheme: str, share: float, error: float
+) -> None:
+    made = bench(model="linear")
+    work, asked = using(made, linear_layers()), images(made, 32)
+    float_bytes = sum(tensor.nbytes for tensor in work.weights().values())
+    with torch.no_grad():
+        expected = work.module(asked)
+    result = quantize(work, step(scheme), made.context)
+    with torch.no_grad():
+        found = result.module(asked)
+    assert found.dtype == torch.float32
+    difference = float((found - expected).norm() / expected.norm())
+    assert 0 < difference < error
+    weights = result.weights()
+    assert all(type(tensor) is torch.Tensor for tensor in weights.values())
+    assert sum(t.nbytes for t in weights.values()) == pytest.approx(float_bytes * share, rel=0.1)
+    assert result.quantized_operators == 2
+    assert made.lines[-1] == f"quantize {scheme}: 2 operators"
+
+
+@pytest.mark.parametrize("scheme", [name for name in SCHEMES if name != "float8"])
+def test_the_float_module_stays_what_it_was(bench: Bench, scheme: str) -> None:
+    made = bench(model="linear")
+    work = using(made, linear_layers())
+    before = copy.deepcopy(work.module)
+    result = quantize(work, step(scheme), made.context)
+    assert result.precision is not None
+    assert result.precision.step.scheme == scheme
+    left = result.precision.float_module
+    assert [*left.state_dict()] == [*before.state_dict()]
+    for name, tensor in before.state_dict().items():
+        torch.testing.assert_close(left.state_dict()[name], tensor, rtol=0, atol=0)
+    asked = images(made, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(left(asked), before(asked), rtol=0, atol=0)
+
+
+def test_a_dynamic_answer_does_not_depend_on_the_rest_of_its_batch(bench: Bench) -> None:
+    made = bench(model="linear")
+    result = quantize(using(made, linear_layers()), step("dynamic_int8"), made.context)
+    asked = images(made, 2)
+    asked[1] *= 1000
+    with torch.no_grad():
+        alone, together = result.module(asked[:1]), result.module(asked)[:1]
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+def test_torchao_tensors_are_stored_by_their_layers_names(bench: Bench) -> None:
+    made = bench(model="linear")
+    result = quantize(using(made, linear_layers()), step("dynamic_int8"), made.context)
+    weights = result.weights()
+    assert weights["1.weight.qdata"].dtype == torch.int8
+    assert weights["1.weight.qdata"].shape == (64, 256)
+    assert weights["1.weight.scale"].shape[0] == 64
+    assert weights["1.bias"].dtype == torch.float32
+
+
+# ---------------------------------------------------------------------------- refusals
+
+NOTHING_TO_QUANTIZE = nn.Sequential(nn.MaxPool2d(4), nn.Flatten())
+# Inductor computes a wrong int8 convolution of one channel where the batch is dynamic.
+ONE_CHANNEL = nn.Sequential(nn.Conv2d(1, 10, 16), nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    ("scheme", "module", "has"),
+    [
+        ("static_int8", NOTHING_TO_QUANTIZE, "1 MaxPool2d, 1 Flatten"),
+        ("static_int8", ONE_CHANNEL, "1 Conv2d, 1 Flatten"),
+        ("bf16", NOTHING_TO_QUANTIZE, "1 MaxPool2d, 1 Flatten"),
+        ("dynamic_int8", ONE_CHANNEL, "1 Conv2d, 1 Flatten"),
+        ("weight_only_int4", nn.Sequential(nn.Flatten(), nn.Linear(256, 10)), "1 Linear"),
+    ],
+)
+def test_a_scheme_that_changes_no_operator_is_refused(
+    bench: Bench, scheme: str, module: nn.Module, has: str
+) -> None:
+    made = bench(model="linear")
+    with pytest.raises(CompressionError) as refused:
+        quantize(using(made, module), step(scheme), made.context)
+    message = str(refused.value)
+    assert message.startswith(f"scheme {scheme} quantized none of this model's operators")
+    assert SCHEMES[scheme].applies_to in message
+    assert has in message
+
+
+def test_keeping_every_layer_leaves_nothing_to_quantize(bench: Bench) -> None:
+    made = bench(model="linear")
+    with pytest.raises(CompressionError, match="and 2 layers are kept in bfloat16"):
+        quantize(using(made, linear_layers()), step("dynamic_int8", keep=["*"]), made.context)
+
+
+def test_float8_is_refused_without_the_gpu_it_needs(bench: Bench) -> None:
+    cpu = bench(model="linear")
+    with pytest.raises(CompressionError, match=r"8\.9 or more, and the recipe's targets are cpu"):
+        quantize(using(cpu, linear_layers()), step("float8"), cpu.context)
+    gpu = bench(model="linear", programs=[{"target": "cuda-sm90"}])
+    if not torch.cuda.is_available():
+        with pytest.raises(CompressionError, match="this machine has no CUDA device"):
+            quantize(using(gpu, linear_layers()), step("float8"), gpu.context)
+
+
+@pytest.mark.parametrize("scheme", ["static_int8", "weight_only_int4"])
+def test_a_scheme_of_cpu_kernels_is_refused_for_a_gpu(bench: Bench, scheme: str) -> None:
+    made = bench(model="linear", programs=[{"target": "cuda-sm90"}])
+    with pytest.raises(CompressionError, match="for CPUs, and the recipe's targets are cuda-sm90"):
+        quantize(using(made, linear_layers()), step(scheme), made.context)
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(256, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        flat: torch.Tensor = self.head(images.flatten(1))
+        return flat if flat.sum() > 0 else -flat
+
+
+class FixedBatch(Branching):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        flat: torch.Tensor = self.head(images.flatten(1))
+        return flat * (2 if images.shape[0] == 8 else 1)
+
+
+@pytest.mark.parametrize("module", [Branching(), FixedBatch()])
+def test_a_model_that_is_not_one_graph_is_refused(bench: Bench, module: nn.Module) -> None:
+    made = bench()
+    with pytest.raises(CompressionError, match="cannot be exported as one graph"):
+        quantize(using(made, module), step("static_int8"), made.context)

@@ -1,0 +1,142 @@
+"""static_int8: calibration decides the ranges, and the tensors give the same graph back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from cluster.compression.quantization.int8_graph import int8_tensors
+from cluster.compression.quantization.observers import PercentileObserver
+from cluster.compression.quantization.quantize import quantize
+from cluster.compression.quantization.static_int8 import restore_int8
+from cluster.compression.work import Work
+from cluster.config.steps import Quantize
+from cluster.errors import CompressionError
+
+Bench = Callable[..., Any]
+
+
+def step(**settings: object) -> Quantize:
+    return Quantize.model_validate({"kind": "quantize", "scheme": "static_int8", **settings})
+
+
+def images(made: Any, count: int) -> torch.Tensor:
+    return torch.from_numpy(made.test.batch(range(count))[0][0])
+
+
+def test_int8_weights_are_integers_and_bit_for_bit_the_same_when_restored(bench: Bench) -> None:
+    made, other = bench(), bench()
+    with torch.no_grad():  # the architecture is all that restoring takes from a module
+        for parameter in other.work.module.parameters():
+            parameter.zero_()
+    float_bytes = sum(t.nbytes for t in made.work.weights().values())
+    quantized = quantize(made.work, step(), made.context)
+    tensors = quantized.weights()
+    assert tensors.keys() == int8_tensors(quantized.module).keys()
+    int8 = {name for name, tensor in tensors.items() if tensor.dtype == torch.int8}
+    assert int8 == {"3.weight", "6.weight", "8.weight"}
+    assert quantized.quantized_operators == 3
+    assert tensors["3.weight_scale"].shape == (16,)
+    assert 0.24 < sum(t.nbytes for t in tensors.values()) / float_bytes < 0.28
+
+    restored = restore_int8(other.work.module, made.work.inputs, tensors)
+    asked = images(made, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(restored(asked), quantized.module(asked), rtol=0, atol=0)
+
+
+def test_a_graph_with_kept_layers_is_restored_bit_for_bit(bench: Bench) -> None:
+    made = bench()
+    fresh = copy.deepcopy(made.work.module)
+    quantized = quantize(made.work, step(keep=["3"], calibration="minmax"), made.context)
+    assert quantized.quantized_operators == 2
+    assert quantized.precision is not None
+    assert quantized.precision.kept == ("3",)
+    assert made.context.details["kept"] == ["3"]
+    tensors = quantized.weights()
+    assert tensors["3.weight"].dtype == torch.bfloat16
+    assert tensors["6.weight"].dtype == torch.int8
+    restored = restore_int8(fresh, made.work.inputs, tensors, ("3",))
+    asked = images(made, 16)
+    with torch.inference_mode():
+        found = quantized.module(asked)
+        torch.testing.assert_close(restored(asked), found, rtol=0, atol=0)
+        assert found.dtype == torch.float32
+
+
+def test_restoring_another_models_tensors_is_refused(bench: Bench) -> None:
+    made = bench()
+    with pytest.raises(CompressionError, match="the saved tensors lack"):
+        restore_int8(made.work.module, made.work.inputs, {"0.bias": torch.zeros(8)})
+
+
+def test_restoring_with_other_layers_kept_is_refused(bench: Bench) -> None:
+    made = bench(model="linear")
+    module = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10)).eval()
+    work = Work.of(module, made.work.inputs)
+    tensors = quantize(work, step(keep=["3"]), made.context).weights()
+    with pytest.raises(CompressionError, match="the saved tensors"):
+        restore_int8(module, made.work.inputs, tensors)
+
+
+def test_calibration_takes_as_many_samples_as_told(bench: Bench) -> None:
+    made = bench(model="linear")
+    seen: list[int] = []
+    taken = made.context.train.batch
+    made.context.train.batch = lambda rows: seen.extend(rows) or taken(rows)
+    quantize(made.work, step(calibration_samples=50), made.context)
+    assert seen == list(range(50))
+
+
+# ---------------------------------------------------------------------------- ranges
+
+
+def test_ranges_are_those_of_the_samples_by_readable_names(bench: Bench) -> None:
+    made = bench()
+    quantize(made.work, step(calibration="minmax", calibration_samples=64), made.context)
+    ranges = made.context.details["ranges"]
+    assert [*ranges] == ["2 relu", "4 relu", "5 flatten", "7 relu"]
+    arrays, _ = made.context.train.batch(range(64))
+    with torch.no_grad():
+        highest = float(made.work.module[:3](torch.from_numpy(arrays[0])).max())
+    assert ranges["2 relu"] == pytest.approx([0, highest], rel=1e-4)
+
+
+def test_a_percentile_leaves_the_largest_values_outside(bench: Bench) -> None:
+    found = {}
+    for percentile in (100, 99.9, 80):
+        made = bench()
+        settings = {"calibration": "percentile", "percentile": percentile}
+        quantize(made.work, step(**settings), made.context)
+        found[percentile] = made.context.details["ranges"]["2 relu"][1]
+    least = bench()
+    quantize(least.work, step(calibration="minmax"), least.context)
+    assert found[100] == pytest.approx(least.context.details["ranges"]["2 relu"][1], rel=1e-4)
+    assert found[100] > found[99.9] > found[80] > 0
+
+
+@pytest.mark.parametrize("percentile", [60, 95, 99.9])
+def test_the_percentile_range_holds_that_share_of_the_values(percentile: float) -> None:
+    torch.manual_seed(0)
+    observer = PercentileObserver(percentile=percentile, dtype=torch.uint8)
+    batches = [torch.randn(20_000) * size for size in (1, 3, 0.5)]  # the range grows on the way
+    for batch in batches:
+        observer(batch)
+    low, high = observer.range()
+    values = torch.cat(batches)
+    inside = ((values >= low) & (values <= high)).double().mean()
+    assert float(inside) == pytest.approx(percentile / 100, abs=0.002)
+    assert float((values < low).double().mean()) == pytest.approx(
+        (1 - percentile / 100) / 2, abs=0.002
+    )
+
+
+def test_a_percentile_of_one_value_is_that_value() -> None:
+    observer = PercentileObserver(percentile=99, dtype=torch.uint8)
+    observer(torch.full((10,), 2.5))
+    assert [float(end) for end in observer.range()] == [2.5, 2.5]
