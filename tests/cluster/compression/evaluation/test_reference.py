@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.compression import reference
+from cluster.compression.evaluation import reference
 from cluster.errors import CompressionError
 
 LOGITS = np.random.default_rng(0).normal(size=(16, 10)).astype(np.float32)
@@ -45,3 +45,20 @@ def test_a_constant_added_to_all_classes_is_no_spread() -> None:
     far = LOGITS + np.float32(1000)
     assert reference.difference(far, far) == 0
     assert reference.difference(np.roll(far, 1, axis=1), far) > 1
+
+
+def test_batches_of_one_size_are_filled_up_and_each_is_compared(recorded: Path) -> None:
+    sizes: list[int] = []
+
+    def run(arrays: list[np.ndarray]) -> np.ndarray:
+        sizes.append(len(arrays[0]))
+        rows = [int(np.flatnonzero((INPUTS[0] == row).all(axis=1))[0]) for row in arrays[0]]
+        return LOGITS[rows]
+
+    assert reference.check(run, recorded, 5) == 0
+    assert sizes == [5, 5, 5, 5]
+    sizes.clear()
+    assert reference.check(run, recorded, 32) == 0
+    assert sizes == [32]
+    with pytest.raises(CompressionError, match="does not compute the model"):
+        reference.check(lambda arrays: np.roll(run(arrays), 1, axis=0), recorded, 5)

@@ -1,0 +1,55 @@
+"""What a model answers on samples, and the latency of several models taken in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from cluster.artifact.manifest import Latency
+from cluster.data import PreparedSamples
+from cluster.progress import Print
+
+Run = Callable[[list[np.ndarray]], np.ndarray]
+"""Input arrays ``[batch, ...]`` to outputs ``[batch, D]``: logits, or an embedding."""
+
+_BATCH = 32
+_WARM_UP_RUNS = 2
+
+
+def outputs_of(
+    run: Run, samples: PreparedSamples, count: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first ``count`` samples (None: all): outputs float32 ``[N, D]``, labels int64 ``[N]``."""
+    total = len(samples) if count is None else min(count, len(samples))
+    outputs, labels = [], []
+    for start in range(0, total, _BATCH):
+        arrays, right = samples.batch(range(start, min(start + _BATCH, total)))
+        outputs.append(run(arrays).astype(np.float32, copy=False))
+        labels.append(right)
+    if not outputs:
+        raise ValueError("no samples to run the model on")
+    return np.concatenate(outputs), np.concatenate(labels)
+
+
+def latencies(
+    runs: Mapping[str, Run], samples: PreparedSamples, batches: Sequence[int], repeats: int,
+    out: Print,
+) -> dict[str, tuple[Latency, ...]]:  # fmt: skip
+    """Time every run at every batch size, in turn, so that a busy machine slows all alike."""
+    found: dict[str, list[Latency]] = {name: [] for name in runs}
+    for batch in batches:
+        arrays, _ = samples.batch([i % len(samples) for i in range(batch)])
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for repeat in range(-_WARM_UP_RUNS, repeats):
+            for name, run in runs.items():
+                started = time.perf_counter()
+                run(arrays)
+                if repeat >= 0:
+                    times[name].append((time.perf_counter() - started) * 1e3)
+        for name, taken in times.items():
+            p50, p99 = np.percentile(taken, [50, 99])
+            found[name].append(Latency(batch=batch, p50_ms=float(p50), p99_ms=float(p99)))
+        out(f"measure  latency at batch {batch}")
+    return {name: tuple(entries) for name, entries in found.items()}

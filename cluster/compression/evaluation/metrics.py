@@ -1,0 +1,249 @@
+"""Scores per sample, and what they say of a model: means and drops with their confidence.
+
+    outputs, labels, baseline outputs ─ metric(name) ─→ scores [N], each 0..1
+    scores ─ mean_score ─→ Score, 95 % interval
+    baseline scores, scores ─ drop ─→ Drop, one-sided bound: what the gate decides by
+
+Both models answer the same samples, so a drop is taken sample by sample: what both get wrong
+says nothing about the difference, and the bound is several times tighter than the distance of
+two intervals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+
+import numpy as np
+
+from cluster.artifact.manifest import Drop, Score
+from cluster.errors import SourceError
+from cluster.factory import find_factory
+
+Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""Outputs float32 ``[N, D]``, labels int64 ``[N]`` and the baseline's outputs for the same
+samples, float32 ``[N, D']``, to scores float64 ``[N]``, each 0..1, 1 being best."""
+
+CANDIDATES = 2000
+"""Samples that each query of ``ranking`` ranks, at most."""
+
+_BELOW_ONE = float(np.nextafter(1.0, 0.0))
+"""The best agreement: a degree is no count of right answers, which scores of 0 and 1 alone are."""
+
+
+def accuracy(outputs: np.ndarray, labels: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """1 where the largest logit is the label's, else 0; 0 also where a logit is not finite."""
+    right: np.ndarray = (outputs.argmax(axis=1) == labels) & np.isfinite(outputs).all(axis=1)
+    return right.astype(np.float64)
+
+
+def cosine(outputs: np.ndarray, labels: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """Cosine similarity of each output to the baseline's: ``a·b / (|a| |b|)``, below 0 as 0.
+
+    1 where both have the same direction (or are both zero); 0 where an output is not finite.
+    SourceError if the two have different sizes.
+    """
+    if outputs.shape != baseline.shape:
+        raise SourceError(
+            f"evaluation.metrics: cosine compares embeddings of one size, got "
+            f"{list(outputs.shape)} and {list(baseline.shape)} of the baseline; use ranking, "
+            "which compares their neighbourhoods"
+        )
+    ours, theirs = _unit_rows(outputs), _unit_rows(baseline)
+    similarity = np.einsum("nd,nd->n", ours, theirs)
+    similarity[~(ours.any(axis=1) | theirs.any(axis=1))] = 1.0
+    return _agreement(similarity, outputs)
+
+
+def ranking(outputs: np.ndarray, labels: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """How alike both models rank the other samples: one rank correlation per sample.
+
+    Each sample is a query; the others are ordered by their cosine similarity to it, once among
+    the outputs and once among the baseline's. The score is the correlation of the two orders,
+    Spearman's ρ = cov(r, r') / (σ_r σ_r') over ranks, ties at their mean (Spearman, "The Proof
+    and Measurement of Association between Two Things", 1904), negative ones as 0. It is what
+    matters of embeddings that a search or a clustering reads, whatever their size; unlike the
+    overlap of the nearest ten it has no number to choose.
+
+    A query ranks the first :data:`CANDIDATES` samples, so memory is linear in N. SourceError for
+    fewer than three samples, of which no order can be compared.
+    """
+    if len(outputs) < 3:
+        raise SourceError(
+            f"evaluation.metrics: ranking needs 3 samples or more, got {len(outputs)}; raise "
+            "evaluation.samples or bring more data"
+        )
+    ours, theirs = _unit_rows(outputs), _unit_rows(baseline)
+    correlation = np.empty(len(outputs))
+    for query in range(len(outputs)):
+        similar = [(each[:CANDIDATES] @ each[query]) for each in (ours, theirs)]
+        if query < CANDIDATES:
+            similar = [np.delete(each, query) for each in similar]
+        correlation[query] = _correlation(_ranks(similar[0]), _ranks(similar[1]))
+    return _agreement(correlation, outputs)
+
+
+METRICS: dict[str, Metric] = {"accuracy": accuracy, "cosine": cosine, "ranking": ranking}
+
+
+def metric(name: str) -> Metric:
+    """The metric of that name: one of :data:`METRICS`, or ``python:module:function``.
+
+    A user's function takes the same three arrays as a :data:`Metric`. SourceError if it cannot
+    be imported, and from the call if it raises or does not return one finite score of 0..1 per
+    sample.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    kind, _, path = name.partition(":")
+    if kind != "python":
+        raise SourceError(
+            f"evaluation.metrics: {name!r} is not one of {', '.join(METRICS)}, "
+            "python:module:function"
+        )
+    return _checked(name, find_factory(path))
+
+
+def _checked(name: str, function: Callable[..., object]) -> Metric:
+    def scores(outputs: np.ndarray, labels: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+        try:
+            found = np.asarray(function(outputs, labels, baseline), np.float64)
+        # Users' code raises what it likes.
+        except Exception as error:
+            raise SourceError(f"{name} raised {type(error).__name__}: {error}") from error
+        expected = f"expected {len(outputs)} finite scores of 0..1, one per sample"
+        if found.shape != (len(outputs),):
+            raise SourceError(f"{name} returned shape {list(found.shape)}; {expected}")
+        wrong = np.flatnonzero(~((found >= 0) & (found <= 1)))
+        if len(wrong):
+            raise SourceError(
+                f"{name} returned {found[wrong[0]]:g} for sample {wrong[0]} "
+                f"({len(wrong)} like it); {expected}"
+            )
+        return found
+
+    return scores
+
+
+def mean_score(scores: np.ndarray) -> Score:
+    """The mean of scores ``[N]`` in 0..1, with its 95 % interval.
+
+    Counts of right answers (all scores 0 or 1) take Wilson's interval, other scores Student's:
+    mean ± t(0.975, N-1) · s/√N, cut off at 0 and 1.
+    """
+    total = _total(scores)
+    if _counts(scores):
+        return wilson(int(scores.sum()), total)
+    mean = float(scores.mean())
+    half = _student(0.975, total - 1) * _standard_error(scores)
+    return Score(value=mean, low=max(0.0, mean - half), high=min(1.0, mean + half), samples=total)
+
+
+def drop(baseline_scores: np.ndarray, scores: np.ndarray, confidence: float) -> Drop:
+    """How much lower ``scores`` are than ``baseline_scores``, both ``[N]`` of the same samples.
+
+    ``upper`` is a one-sided bound: with probability ``confidence`` (0.5..1) the true drop is
+    not larger. For right answers, with b lost and c gained ones of N: half an answer is added to
+    each cell of the 2×2 table, b' = b + ½, c' = c + ½, N' = N + 2, and
+    upper = (b' - c')/N' + z · √(b' + c' - (b' - c')²/N')/N' (Agresti and Min, "Simple improved
+    confidence intervals for comparing matched proportions", 2005). It stays above 0 even where
+    not one answer changed: samples that were not drawn may. For other scores Student's:
+    mean + t(confidence, N-1) · s/√N of the differences.
+    """
+    total = _total(scores)
+    if baseline_scores.shape != scores.shape:
+        raise ValueError(f"{baseline_scores.shape} and {scores.shape} are not the same samples")
+    differences = baseline_scores - scores
+    mean = float(differences.mean())
+    if _counts(scores) and _counts(baseline_scores):
+        lost, gained = (int((differences * sign > 0).sum()) + 0.5 for sign in (1, -1))
+        adjusted = total + 2
+        net = lost - gained
+        deviation = math.sqrt(lost + gained - net**2 / adjusted)
+        upper = (net + NormalDist().inv_cdf(confidence) * deviation) / adjusted
+    else:
+        upper = mean + _student(confidence, total - 1) * _standard_error(differences)
+    # The adjustment draws towards 0, below the drop itself where the confidence is near 0.5.
+    return Drop(mean=mean, upper=min(1.0, max(mean, upper)), confidence=confidence)
+
+
+def wilson(right: int, total: int) -> Score:
+    """The share ``right / total`` with Wilson's 95 % score interval, which holds near 0 and 1 too.
+
+    centre = (p + z²/2n) / (1 + z²/n);  half = z/(1 + z²/n) · √(p(1-p)/n + z²/4n²)
+    (Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927).
+    """
+    if total == 0:
+        raise ValueError("no samples to take a share of")
+    z = NormalDist().inv_cdf(0.975)
+    share = right / total
+    scale = 1 + z**2 / total
+    centre = (share + z**2 / (2 * total)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    # Where all or none are right an end is 1 or 0 in theory, and a rounding error off in practice.
+    low = 0.0 if right == 0 else max(0.0, centre - half)
+    high = 1.0 if right == total else min(1.0, centre + half)
+    return Score(value=share, low=low, high=high, samples=total)
+
+
+def _total(scores: np.ndarray) -> int:
+    if not len(scores):
+        raise ValueError("no scores to take a mean of")
+    return len(scores)
+
+
+def _counts(scores: np.ndarray) -> bool:
+    return bool(np.isin(scores, (0.0, 1.0)).all())
+
+
+def _standard_error(values: np.ndarray) -> float:
+    """s/√N; 1, the whole range, for a single value, which says nothing of the spread."""
+    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 1.0
+
+
+def _student(probability: float, freedom: int) -> float:
+    """Quantile of Student's t: the normal one, expanded in 1/freedom.
+
+    Abramowitz and Stegun, "Handbook of Mathematical Functions" (1964), 26.7.5: right to 0.1 %
+    from five degrees of freedom on.
+    """
+    z, n = NormalDist().inv_cdf(probability), max(1, freedom)
+    return (
+        z
+        + (z**3 + z) / (4 * n)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+        + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * n**4)
+    )
+
+
+def _agreement(similarity: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    finite = np.isfinite(outputs).all(axis=1)
+    scores: np.ndarray = np.where(finite, similarity.clip(0.0, _BELOW_ONE), 0.0)
+    return scores
+
+
+def _unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows scaled to length 1, float64; zero rows, and rows that are not finite, become zero."""
+    wide = rows.astype(np.float64)
+    wide[~np.isfinite(wide).all(axis=1)] = 0.0
+    length = np.linalg.norm(wide, axis=1, keepdims=True)
+    unit: np.ndarray = np.divide(wide, length, out=np.zeros_like(wide), where=length > 0)
+    return unit
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """The rank of each value, from 1; equal values share the mean of theirs."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: np.ndarray = (np.cumsum(count) - (count - 1) / 2)[place]
+    return ranks
+
+
+def _correlation(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Pearson's correlation; where a side does not vary, 1 if neither does, else 0."""
+    ours, theirs = ours - ours.mean(), theirs - theirs.mean()
+    spread = math.sqrt(float(ours @ ours) * float(theirs @ theirs))
+    if spread == 0:
+        return float(not ours.any() and not theirs.any())
+    return float(ours @ theirs) / spread

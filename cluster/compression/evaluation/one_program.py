@@ -1,0 +1,252 @@
+"""The evaluation's fresh process: one program of an artifact beside the float32 baseline.
+
+    task.json → program, hashes checked → computes the model? → in turn: baseline, program,
+                                                                static shapes → scores → found.json
+
+It loads the program as a replica would; what only the comparison needs (PyTorch, the float
+model) a replica never imports.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from cluster.artifact.artifact import TOKENIZER, Artifact
+from cluster.artifact.manifest import FileEntry, Latency, Measurement, ProgramEntry
+from cluster.compression.evaluation import metrics, reference
+from cluster.compression.evaluation.measure import Run, latencies, outputs_of
+from cluster.config.recipe import Gate, Recipe
+from cluster.data import PreparedSamples, load_data
+from cluster.errors import ArtifactError, CompressionError, HeadraceError, ProgramError
+from cluster.program import program as programs
+from cluster.program.program import Program
+from cluster.progress import to_stdout
+
+STATIC_GAIN = 1.03
+"""How many times faster a program compiled for one batch size must be to be kept: it costs a
+replica memory, and less than this is within what timings vary."""
+
+
+class Task(BaseModel):
+    """What the process is to measure."""
+
+    artifact: Path
+    program: str | None
+    """Key of the program; None measures the baseline alone."""
+
+    recipe: Recipe
+    baseline_weights: Path
+    baseline_outputs: Path
+    """Where the baseline's answers are kept; written by the first process."""
+
+    expected: Path
+    result: Path
+
+
+class Found(BaseModel):
+    """What it measured; of a program that does not work, only why."""
+
+    failed: str = ""
+    baseline: Measurement | None = None
+    program: Measurement | None = None
+    static: tuple[int, ...] = ()
+
+
+def main(task_file: Path) -> None:
+    """Read the task, measure, write the result."""
+    task = Task.model_validate_json(task_file.read_text())
+    try:
+        found = _measure(task)
+    except ProgramError as error:
+        found = Found(failed=str(error))
+    task.result.write_text(found.model_dump_json())
+
+
+def _measure(task: Task) -> Found:
+    """ProgramError if the program does not work."""
+    artifact, settings = Artifact.read(task.artifact), task.recipe.evaluation
+    files = artifact.manifest.files
+    entry = next((e for e in artifact.manifest.programs if e.key == task.program), None)
+    dynamic, static = None, None
+    if entry is not None:
+        try:
+            dynamic, static = _loaded(artifact, entry, task.expected, settings.compute_threads)
+        except (ArtifactError, CompressionError) as error:
+            raise ProgramError(str(error)) from error
+    data = load_data(task.recipe.data, task.recipe.seed)
+    samples = PreparedSamples(
+        data.test,
+        artifact.manifest.inputs,
+        artifact.manifest.image or artifact.manifest.text,
+        artifact.file(TOKENIZER).read_bytes() if TOKENIZER in files else None,
+    )
+    runs = {"baseline": _baseline(task, data.labels, entry)}
+    runs |= {"program": _run(dynamic)} if dynamic else {}
+    runs |= {"static": _run(static)} if static else {}
+    timed = latencies(runs, samples, settings.batches, settings.repeats, to_stdout)
+    judge = _Judge(task, samples, runs["baseline"])
+    weights_bytes = task.baseline_weights.stat().st_size
+    baseline = judge.measurement(None, timed["baseline"], weights_bytes)
+    if entry is None:
+        return Found(baseline=baseline)
+    kept = _worth_keeping(entry, static, timed, files, _limit(task))
+    curve = tuple(
+        quick if quick.batch in kept else usual
+        for usual, quick in zip(
+            timed["program"], timed.get("static", timed["program"]), strict=True
+        )
+    )
+    size = _size(_with_static(entry, kept), files)
+    return Found(
+        baseline=baseline, program=judge.measurement(runs["program"], curve, size), static=kept
+    )
+
+
+# ---------------------------------------------------------------------------- programs
+
+
+def _loaded(
+    artifact: Artifact, entry: ProgramEntry, expected: Path, threads: int
+) -> tuple[Program, Program | None]:
+    """The program with its dynamic batch alone, and with those static shapes that compute the
+    model; CompressionError if the dynamic one does not."""
+    dynamic = programs.load_entry(artifact, _with_static(entry, ()), threads)
+    found = reference.check(_run(dynamic), expected)
+    to_stdout(f"measure  the program agrees with the model: {found:.3f} of the outputs' spread")
+    right = []
+    for each in entry.static_files:
+        one = _with_static(entry, (each.batch,))
+        try:
+            reference.check(_run(programs.load_entry(artifact, one, threads)), expected, each.batch)
+        except (ProgramError, CompressionError) as error:
+            to_stdout(f"measure  static shapes for batch {each.batch} do not work: {error}")
+        else:
+            right.append(each.batch)
+    if not right:
+        return dynamic, None
+    return dynamic, programs.load_entry(artifact, _with_static(entry, right), threads)
+
+
+def _with_static(entry: ProgramEntry, batches: Sequence[int]) -> ProgramEntry:
+    files = tuple(each for each in entry.static_files if each.batch in batches)
+    return entry.model_copy(update={"static_files": files})
+
+
+def _run(program: Program) -> Run:
+    return lambda arrays: program.run(arrays)[0]
+
+
+def _worth_keeping(
+    entry: ProgramEntry,
+    static: Program | None,
+    timed: dict[str, tuple[Latency, ...]],
+    files: dict[str, FileEntry],
+    limit_bytes: float,
+) -> tuple[int, ...]:
+    """Batch sizes whose static shapes are faster, the best first to fit into ``limit_bytes``."""
+    if static is None:
+        return ()
+    tried = {each.batch for each in static.entry.static_files}
+    gains = {
+        usual.batch: usual.p50_ms / quick.p50_ms
+        for usual, quick in zip(timed["program"], timed["static"], strict=True)
+        if usual.batch in tried
+    }
+    for batch, gain in gains.items():
+        to_stdout(f"measure  static shapes for batch {batch}: {gain:.2f}× as fast")
+    kept: tuple[int, ...] = ()
+    for batch in sorted(gains, key=lambda batch: -gains[batch]):
+        fits = _size(_with_static(entry, (*kept, batch)), files) <= limit_bytes
+        # What is loaded from the same files takes no room in the artifact.
+        free = _with_static(entry, (batch,)).loaded_files == _with_static(entry, ()).loaded_files
+        if gains[batch] >= STATIC_GAIN and (fits or free):
+            kept = (*kept, batch)
+    return tuple(sorted(kept))
+
+
+def _size(entry: ProgramEntry, files: dict[str, FileEntry]) -> int:
+    return sum(files[name].size_bytes for name in entry.loaded_files)
+
+
+def _limit(task: Task) -> float:
+    """Bytes that the gate lets the program have."""
+    gate: Gate = task.recipe.gate
+    share = gate.max_size_share or float("inf")
+    return min(share * task.baseline_weights.stat().st_size, gate.max_bytes or float("inf"))
+
+
+# ---------------------------------------------------------------------------- baseline, scores
+
+
+def _baseline(task: Task, labels: tuple[str, ...], entry: ProgramEntry | None) -> Run:
+    """The model before compression in eager float32, on the device of the program."""
+    from cluster.models import checkpoints, load_model
+    from cluster.program.pytorch import compute_with, device_of
+
+    module = load_model(task.recipe.baseline_source, labels).module
+    checkpoints.fill(module, task.baseline_weights)
+    target = entry.target if entry is not None else "cpu"
+    module.to(device_of(target)).eval()
+    compute = compute_with(module, task.recipe.evaluation.compute_threads, target)
+    return lambda arrays: compute(arrays)[0]
+
+
+class _Judge:
+    """Scores outputs by the recipe's metrics, beside the baseline's on the same samples."""
+
+    def __init__(self, task: Task, samples: PreparedSamples, baseline: Run) -> None:
+        self._settings, self._gate = task.recipe.evaluation, task.recipe.gate
+        self._samples = samples
+        file = task.baseline_outputs
+        if not file.is_file():
+            outputs, labels = outputs_of(baseline, samples, self._settings.samples)
+            to_stdout("measure  scores of the baseline")
+            partial = file.with_suffix(".partial")
+            with partial.open("wb") as stream:
+                np.savez(stream, outputs=outputs, labels=labels)
+            partial.replace(file)
+        with np.load(file) as kept:
+            self._expected, self._labels = kept["outputs"], kept["labels"]
+
+    def measurement(
+        self, run: Run | None, latency: tuple[Latency, ...], size_bytes: int
+    ) -> Measurement:
+        """``run`` None: of the baseline itself."""
+        outputs = self._expected
+        if run is not None:
+            outputs, _ = outputs_of(run, self._samples, self._settings.samples)
+            to_stdout("measure  scores of the program")
+        first, *others = self._settings.metrics
+        scores = self._scores(first, outputs)
+        mean = metrics.mean_score(scores)
+        drop = None
+        if run is not None:
+            baseline = self._scores(first, self._expected)
+            drop = metrics.drop(baseline, scores, self._gate.confidence)
+        return Measurement(
+            accuracy=mean.value,
+            accuracy_low=mean.low,
+            accuracy_high=mean.high,
+            samples=mean.samples,
+            drop=drop,
+            others={name: metrics.mean_score(self._scores(name, outputs)) for name in others},
+            latency=latency,
+            size_bytes=size_bytes,
+        )
+
+    def _scores(self, name: str, outputs: np.ndarray) -> np.ndarray:
+        scores: Any = metrics.metric(name)(outputs, self._labels, self._expected)
+        return np.asarray(scores, np.float64)
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except HeadraceError as error:
+        sys.exit(str(error))

@@ -1,0 +1,69 @@
+"""Scores of a module on the validation samples: what steps and the search see of a model.
+
+The held-out test samples are for the finished artifact alone: a choice made by them would
+flatter the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from cluster.artifact.manifest import Drop, Score
+from cluster.compression.evaluation import metrics
+from cluster.compression.evaluation.measure import outputs_of
+from cluster.data import PreparedSamples
+from cluster.program.node import cpus
+
+
+class Validation:
+    """Scores by one metric, always on the same samples, beside the baseline."""
+
+    def __init__(
+        self,
+        metric: str,
+        samples: PreparedSamples,
+        baseline: Callable[[], torch.nn.Module],
+        count: int | None = None,
+    ) -> None:
+        """``baseline``: copies the model before compression. ``count``: samples, None for all."""
+        self._metric = metrics.metric(metric)
+        self._samples = samples
+        self._baseline = baseline
+        self._count = count
+
+    def scores(self, module: torch.nn.Module) -> np.ndarray:
+        """One score per sample, float64 ``[N]``, each 0..1."""
+        outputs, labels = self._outputs(module)
+        return self._metric(outputs, labels, self._expected[0])
+
+    def score(self, module: torch.nn.Module) -> Score:
+        """The mean score, with its interval."""
+        return metrics.mean_score(self.scores(module))
+
+    def drop(self, module: torch.nn.Module, confidence: float) -> Drop:
+        """How much lower the module scores than the baseline."""
+        return metrics.drop(self.baseline_scores, self.scores(module), confidence)
+
+    @cached_property
+    def baseline_scores(self) -> np.ndarray:
+        """The baseline's score per sample, float64 ``[N]``."""
+        outputs, labels = self._expected
+        return self._metric(outputs, labels, outputs)
+
+    @cached_property
+    def _expected(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._outputs(self._baseline())
+
+    def _outputs(self, module: torch.nn.Module) -> tuple[np.ndarray, np.ndarray]:
+        torch.set_num_threads(cpus())
+
+        def run(arrays: list[np.ndarray]) -> np.ndarray:
+            with torch.inference_mode():
+                outputs: np.ndarray = module(*map(torch.from_numpy, arrays)).numpy()
+            return outputs
+
+        return outputs_of(run, self._samples, self._count)

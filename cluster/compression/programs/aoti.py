@@ -1,0 +1,81 @@
+"""AOTInductor: native code, with a dynamic batch and once more for each batch bucket.
+
+Work → export, dynamic batch → compile → programs/TARGET.pt2
+     → export, one batch size → compile → programs/TARGET.batch-N.pt2
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from cluster.artifact.manifest import ProgramEntry, StaticFile
+from cluster.compression.work import StepContext, Work, exported
+from cluster.errors import CompressionError
+from cluster.program import node
+from cluster.program.pytorch import device_of
+
+
+def supports(work: Work, target: str, context: StepContext) -> str | None:
+    """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
+    if device_of(target) == "cuda" and not torch.cuda.is_available():
+        return "this PyTorch has no CUDA; install a build of it that has"
+    return None
+
+
+def build(
+    work: Work, target: str, workspace: Path, runner_built: Callable[[], Path], context: StepContext
+) -> ProgramEntry:
+    """See :class:`cluster.compression.programs.builder.ProgramBuilder`.
+
+    A batch size that does not compile by itself is left to the dynamic program.
+    """
+    folder = workspace / "programs"
+    file = folder / f"{target}.pt2"
+    _compile(work, target, file, None)
+    static = []
+    for batch in context.recipe.evaluation.batches:
+        one = folder / f"{target}.batch-{batch}.pt2"
+        try:
+            _compile(work, target, one, batch)
+        except CompressionError as error:
+            context.out(f"compile  no static shapes for batch {batch}: {error}")
+            continue
+        static.append(StaticFile(batch=batch, file=f"programs/{one.name}"))
+    native = None
+    if device_of(target) == "cpu":  # the runner links to PyTorch's CPU libraries alone
+        runner = folder / f"{target}.{node.python_abi()}.so"
+        shutil.copyfile(runner_built(), runner)
+        native = f"programs/{runner.name}"
+    return ProgramEntry(
+        kind="aoti",
+        target=target,
+        file=f"programs/{file.name}",
+        cpu_features=tuple(sorted(node.cpu_features())),
+        torch_version=node.torch_version(),
+        native_runner=native,
+        python_abi=node.python_abi() if native else None,
+        static_files=tuple(static),
+    )
+
+
+def _compile(work: Work, target: str, file: Path, batch: int | None) -> None:
+    # Inductor takes seconds to import, and only a build needs it.
+    from torch._inductor import aoti_compile_and_package
+    from torch.export.passes import move_to_device_pass
+
+    try:
+        graph = exported(work.module, work.inputs, strict=False, batch=batch)
+        with torch.no_grad():
+            aoti_compile_and_package(
+                move_to_device_pass(graph, "cuda") if device_of(target) == "cuda" else graph,
+                package_path=str(file),
+                # freezing folds constants and packs weights; dynamic threads let the replica
+                # choose its number of threads instead of the machine that compiled.
+                inductor_configs={"freezing": True, "cpp.dynamic_threads": True},
+            )
+    except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
+        raise CompressionError(f"the model cannot be compiled for {target}: {error}") from error

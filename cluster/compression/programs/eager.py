@@ -1,0 +1,50 @@
+"""The model's Python code with the artifact's weights: nothing to compile, one entry to write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from cluster.artifact.artifact import WEIGHTS
+from cluster.artifact.manifest import ProgramEntry
+from cluster.compression.work import StepContext, Work
+from cluster.program import node
+from cluster.program.eager import PRECISION
+from cluster.program.pytorch import device_of
+
+_PRECISIONS = {None: "f32", "bf16": "bf16", "fp16": "f16"}
+"""Scheme of the quantize step, None without one → precision of the rebuilt module."""
+
+
+def supports(work: Work, target: str, context: StepContext) -> str | None:
+    """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
+    scheme = work.precision.step.scheme if work.precision else None
+    if scheme not in _PRECISIONS:
+        return (
+            f"kind eager rebuilds the model's own code, which has no operators for {scheme}; it "
+            "takes float32, bf16 and fp16"
+        )
+    if any(step.kind == "replace_activation" for step in context.recipe.steps):
+        return "kind eager rebuilds the model's own code, whose activations the recipe replaces"
+    if device_of(target) == "cuda" and not torch.cuda.is_available():
+        return "this PyTorch has no CUDA; install a build of it that has"
+    return None
+
+
+def build(
+    work: Work, target: str, workspace: Path, started: Callable[[], Path], context: StepContext
+) -> ProgramEntry:
+    """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
+    scheme = work.precision.step.scheme if work.precision else None
+    return ProgramEntry(
+        kind="eager",
+        target=target,
+        file=WEIGHTS,
+        cpu_features=(),
+        torch_version=node.torch_version(),
+        native_runner=None,
+        python_abi=None,
+        options={PRECISION: _PRECISIONS[scheme]},
+    )

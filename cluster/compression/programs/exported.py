@@ -1,0 +1,43 @@
+"""The graph of torch.export, kept as it is: PyTorch runs it operator by operator.
+
+A fallback where nothing compiles, and what the compiled kinds can be compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from cluster.artifact.manifest import ProgramEntry
+from cluster.compression.work import StepContext, Work
+from cluster.compression.work import exported as graph_of
+from cluster.program import node
+from cluster.program.exported import QUANTIZED
+from cluster.program.pytorch import device_of
+
+
+def supports(work: Work, target: str, context: StepContext) -> str | None:
+    """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
+    if device_of(target) != "cpu":
+        return "kind exported runs on CPUs; take aoti"
+    return None
+
+
+def build(
+    work: Work, target: str, workspace: Path, started: Callable[[], Path], context: StepContext
+) -> ProgramEntry:
+    """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
+    file = workspace / "programs" / f"{target}.exported.pt2"
+    torch.export.save(graph_of(work.module, work.inputs, strict=False), file)
+    return ProgramEntry(
+        kind="exported",
+        target=target,
+        file=f"programs/{file.name}",
+        cpu_features=(),
+        torch_version=node.torch_version(),
+        native_runner=None,
+        python_abi=None,
+        options={QUANTIZED: "torchao"} if work.precision is not None else {},
+    )

@@ -1,0 +1,133 @@
+"""What a build found, as data: everything ``report.json`` holds and ``report.html`` shows.
+
+steps.run    → StepRecord       each step: cost, gain, details
+search.run   → SearchRecord     every trial, the Pareto set, the choice
+evaluate.run → Measurement      each program, reloaded in a fresh process
+gate.check   → Check
+             ↘ BuildRecord → report.json, report.html
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster.artifact.manifest import Measurement, Score
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelSize(_Record):
+    """How much there is to store and to compute."""
+
+    parameters: int
+    nonzero: int = Field(description="Parameters that are not zero.")
+    weight_bytes: int = Field(description="All tensors, as stored.")
+    macs: int = Field(description="Multiply-accumulates of one item.")
+
+
+class StepRecord(_Record):
+    """What one step cost and gained; scores are on the validation samples."""
+
+    kind: str
+    title: str = Field(description="The step in a few words, such as 'prune structured 0.5'.")
+    settings: dict[str, Any]
+    seconds: float
+    before: Score
+    after: Score
+    size_before: ModelSize
+    size_after: ModelSize
+    details: dict[str, Any] = Field(
+        description="By name: 'sensitivity' layer → score drop when that layer alone is "
+        "compressed; 'ranges' activation → [low, high]; 'kept' layers; 'losses' per epoch; ..."
+    )
+
+
+class LayerSize(_Record):
+    """One layer's tensors before and after."""
+
+    name: str
+    baseline_bytes: int
+    bytes: int
+
+
+class TrialRecord(_Record):
+    """One combination that a search tried."""
+
+    number: int
+    title: str = Field(description="The combination in a few words.")
+    steps: tuple[dict[str, Any], ...] = Field(description="As a recipe would list them.")
+    stage: Literal["proxy", "recovered", "failed", "stopped"] = Field(
+        description="proxy: without recovery training. recovered: with it. stopped: given up "
+        "early. failed: see reason."
+    )
+    reason: str = ""
+    score: Score | None = None
+    drop_upper: float | None = Field(
+        default=None, description="Upper confidence bound of the drop on validation samples."
+    )
+    latency_ms: float | None = Field(default=None, description="Median at the search's batch.")
+    size_bytes: int | None = None
+    seconds: float = 0.0
+    feasible: bool = False
+    on_front: bool = Field(default=False, description="No other trial is better in everything.")
+    artifact: str | None = Field(default=None, description="Id, if it was published.")
+
+
+class SearchRecord(_Record):
+    """A whole search."""
+
+    objective: str
+    batch: int
+    budget: float | None
+    baseline: TrialRecord
+    trials: tuple[TrialRecord, ...]
+    chosen: int | None = Field(description="Number of the trial that became the artifact.")
+    contributions: tuple[tuple[str, float, float], ...] = Field(
+        default=(),
+        description="For the chosen trial: step title, change of the score, change of the "
+        "latency in ms, each step added to those before it.",
+    )
+    resumed: int = Field(default=0, description="Trials taken from the journal of a killed job.")
+    seconds: float
+
+
+class CheckRecord(_Record):
+    """One limit of the gate beside what was measured."""
+
+    name: str
+    limit: float | str
+    measured: float | str
+    passed: bool
+    reason: str = Field(description="One sentence with the numbers and the setting to change.")
+
+
+class BuildRecord(_Record):
+    """The whole build."""
+
+    name: str
+    recipe: dict[str, Any]
+    accepted: bool
+    checks: tuple[CheckRecord, ...]
+    metric: str
+    target: str
+    fastest: str = Field(description="Kind of the program that won on the target.")
+    baseline: Measurement
+    programs: dict[str, Measurement] = Field(description="By target/kind.")
+    failed_programs: dict[str, str] = Field(description="target/kind → why there is none.")
+    quantized_operators: int
+    steps: tuple[StepRecord, ...]
+    layers: tuple[LayerSize, ...]
+    search: SearchRecord | None
+    seconds: dict[str, float] = Field(description="Phase → seconds.")
+    versions: dict[str, str]
+    seed: int
+    data: dict[str, Any] = Field(description="Source, fingerprint, numbers of samples, classes.")
+    machine: dict[str, Any]
+    random_weights: bool = Field(
+        description="The model's weights were never trained: scores mean nothing."
+    )
+    measured_at: str = Field(description="ISO 8601, UTC.")

@@ -1,0 +1,99 @@
+"""Parameters, bytes and multiply-accumulates, in total and by layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from cluster.compression.evaluation.costs import UNNAMED, layer_sizes, macs_of, size_of
+from cluster.compression.record import LayerSize
+from cluster.tensors import TensorSpec
+
+IMAGE = (TensorSpec(name="image", datatype="FP32", shape=(-1, 3, 8, 8)),)
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5))
+
+
+def test_the_size_of_a_model_counts_what_it_holds_and_computes() -> None:
+    module = convolutional()
+    with torch.no_grad():
+        module[3].weight[:, :200] = 0
+    found = size_of(module, IMAGE, module.state_dict())
+    convolution, linear = 4 * 3 * 9 + 4, 256 * 5 + 5
+    assert found.parameters == convolution + linear
+    assert found.nonzero == convolution + linear - 200 * 5
+    assert found.weight_bytes == 4 * found.parameters
+    assert found.macs == 8 * 8 * 4 * 3 * 9 + 256 * 5  # zeros are multiplied too
+
+
+def test_bytes_are_those_of_the_stored_tensors() -> None:
+    stored = {"weight": torch.zeros(10, 10, dtype=torch.int8), "scale": torch.zeros(10)}
+    found = size_of(convolutional(), IMAGE, stored, macs=7)
+    assert found.weight_bytes == 100 + 40
+    assert found.macs == 7
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_attention_counts_all_its_products(training: bool) -> None:
+    # The fused kernels are unknown to the counter: in eval mode a whole block would be missing.
+    block = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.5, batch_first=True)
+    block.train(training)
+    tokens = (TensorSpec(name="tokens", datatype="FP32", shape=(-1, 16, 32)),)
+    projections, attention, feed_forward = 16 * 32 * 32 * 4, 2 * 16 * 16 * 32, 16 * 32 * 64 * 2
+    assert macs_of(block, tokens) == projections + attention + feed_forward
+    assert all(each.training == training for each in block.modules())
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_counting_leaves_batch_normalization_alone() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
+    module[0].eval()
+    macs_of(module, IMAGE)
+    assert module[1].num_batches_tracked == 0
+    assert [each.training for each in module] == [False, True]
+
+
+def test_a_model_that_fails_is_left_as_it_was() -> None:
+    module = nn.Linear(7, 2).train()
+    with pytest.raises(RuntimeError):
+        macs_of(module, IMAGE)
+    assert module.training
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_sizes_by_layer_follow_the_layers_names() -> None:
+    before = {
+        "stem.weight": torch.zeros(10),
+        "stem.bias": torch.zeros(2),
+        "body.0.conv.weight": torch.zeros(100),
+        "gone.weight": torch.zeros(5),
+        "token": torch.zeros(3),
+    }
+    after = {
+        "stem.weight": torch.zeros(5),
+        "stem.bias": torch.zeros(2),
+        "body.0.conv.weight.qdata": torch.zeros(100, dtype=torch.int8),
+        "body.0.conv.weight.scale": torch.zeros(2),
+        "projection.weight": torch.zeros(1),
+        "activation_scale": torch.zeros(2, dtype=torch.float64),
+        "token": torch.zeros(3),
+    }
+    assert layer_sizes(before, after) == (
+        LayerSize(name="stem", baseline_bytes=48, bytes=28),
+        LayerSize(name="body.0.conv", baseline_bytes=400, bytes=108),
+        LayerSize(name="gone", baseline_bytes=20, bytes=0),
+        LayerSize(name=UNNAMED, baseline_bytes=12, bytes=28),
+        LayerSize(name="projection", baseline_bytes=0, bytes=4),
+    )
+
+
+def test_a_layer_is_the_innermost_one_above_the_tensor() -> None:
+    before = {"block.weight": torch.zeros(1), "block.conv.weight": torch.zeros(2)}
+    after = {"block.conv.weight.scale": torch.zeros(3), "block.weight.scale": torch.zeros(4)}
+    assert [(each.name, each.bytes) for each in layer_sizes(before, after)] == [
+        ("block", 16),
+        ("block.conv", 12),
+    ]

@@ -1,0 +1,257 @@
+"""What the gate refuses, and the sentence that says why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cluster.artifact.manifest import Drop, Latency, Measurement
+from cluster.compression.evaluation.evaluate import Evaluated
+from cluster.compression.evaluation.gate import admitted, check
+from cluster.compression.record import CheckRecord
+from cluster.config.recipe import Gate
+
+
+def measured(
+    drop: tuple[float, float] | None, ms: float, size: int = 1_000_000, later_ms: float = 0
+) -> Measurement:
+    return Measurement(
+        accuracy=0.9 - (drop[0] if drop else 0),
+        accuracy_low=0.8,
+        accuracy_high=0.95,
+        samples=500,
+        drop=Drop(mean=drop[0], upper=drop[1], confidence=0.95) if drop else None,
+        latency=(
+            Latency(batch=1, p50_ms=ms, p99_ms=2 * ms),
+            Latency(batch=8, p50_ms=later_ms or 4 * ms, p99_ms=9 * ms),
+        ),
+        size_bytes=size,
+    )
+
+
+def evaluated(**fields: Any) -> Evaluated:
+    given = {
+        "baseline": measured(None, 8.0, 4_000_000),
+        "programs": {"cpu-x86/aoti": measured((0.01, 0.015), 2.0)},
+        "failed": {},
+        "fastest": {"cpu-x86": "aoti"},
+        "static": {},
+    }
+    return Evaluated(**given | fields)
+
+
+def only(program: Measurement) -> Evaluated:
+    return evaluated(programs={"cpu-x86/aoti": program})
+
+
+def judged(gate: dict[str, Any], found: Evaluated, **fields: Any) -> dict[str, CheckRecord]:
+    given = {"float_bytes": 4_000_000, "quantized_operators": 5, "wants_quantized": True}
+    checks = check(Gate.model_validate(gate), found, **given | fields)
+    return {each.name: each for each in checks}
+
+
+ALL = {"max_bytes": 5_000_000}
+
+
+def test_a_good_build_passes_every_limit() -> None:
+    checks = judged(ALL, evaluated())
+    assert list(checks) == [
+        "loads", "max_accuracy_drop", "min_speedup", "max_size_share", "max_bytes",
+        "quantized_operators",
+    ]  # fmt: skip
+    assert all(each.passed for each in checks.values())
+    assert "cpu-x86/aoti drops by 1.00 points on 500 samples, and with 95 % confidence drops " in (
+        checks["max_accuracy_drop"].reason
+    )
+    assert "speed-up of 4.00×, at least the 1× of gate.min_speedup" in checks["min_speedup"].reason
+    assert "0.250 of the 4.00 MB" in checks["max_size_share"].reason
+    assert "1,000,000 bytes to load, within the 5,000,000" in checks["max_bytes"].reason
+
+
+@pytest.mark.parametrize(
+    ("gate", "found", "name", "sentence"),
+    [
+        (
+            {},
+            only(measured((0.01, 0.01), ms=10.0)),
+            "min_speedup",
+            "Compressed, but slower: cpu-x86/aoti takes 10.0 ms at batch 1 and the baseline "
+            "8.00 ms, a speed-up of 0.800×, under the 1× of gate.min_speedup",
+        ),
+        (
+            {"min_speedup": 3},
+            only(measured((0.01, 0.01), ms=4.0)),
+            "min_speedup",
+            "Compressed, but not fast enough: cpu-x86/aoti takes 4.00 ms",
+        ),
+        (
+            {},
+            only(measured((0.01, 0.01), ms=1.0, size=5_000_000)),
+            "max_size_share",
+            "Compressed, but bigger: cpu-x86/aoti is 5.00 MB to load, 1.25 of the 4.00 MB of the "
+            "float32 weights, over the 1 of gate.max_size_share",
+        ),
+        (
+            {"max_size_share": 0.3},
+            only(measured((0.01, 0.01), ms=1.0, size=2_000_000)),
+            "max_size_share",
+            "Compressed, but not small enough",
+        ),
+        (
+            {"max_bytes": 999_999},
+            evaluated(),
+            "max_bytes",
+            "Too big: cpu-x86/aoti is 1,000,000 bytes to load, over the 999,999 of gate.max_bytes",
+        ),
+        (
+            {},
+            only(measured((0.03, 0.041), ms=1.0)),
+            "max_accuracy_drop",
+            "Accuracy drop's upper confidence bound over the budget: the score of cpu-x86/aoti "
+            "drops by 3.00 points on 500 samples, and with 95 % confidence drops by 4.10 points "
+            "at most, over the 2.00 of gate.max_accuracy_drop; compress less",
+        ),
+        (
+            {},
+            only(measured((-0.01, 0.03), ms=1.0)),
+            "max_accuracy_drop",
+            "rises by 1.00 points on 500 samples, and with 95 % confidence drops by 3.00 points "
+            "at most, over the 2.00 of gate.max_accuracy_drop; measure more evaluation.samples",
+        ),
+    ],
+)
+def test_a_refusal_says_the_numbers_and_the_setting(
+    gate: dict[str, Any], found: Evaluated, name: str, sentence: str
+) -> None:
+    checks = judged(gate, found)
+    assert [each.name for each in checks.values() if not each.passed] == [name]
+    reason = checks[name].reason
+    assert sentence in reason
+    assert reason.endswith(".")
+    assert "\n" not in reason
+
+
+@pytest.mark.parametrize(
+    ("gate", "passed"),
+    [
+        ({"max_accuracy_drop": 0.015}, True),  # the bound, not the mean, and not a hair too strict
+        ({"max_accuracy_drop": 0.0149}, False),
+        ({"min_speedup": 4}, True),
+        ({"min_speedup": 4.01}, False),
+        ({"max_size_share": 0.25}, True),
+        ({"max_size_share": 0.24}, False),
+        ({"max_bytes": 1_000_000}, True),
+        ({"max_bytes": 999_999}, False),
+    ],
+)
+def test_a_limit_is_met_exactly(gate: dict[str, Any], passed: bool) -> None:
+    (name,) = gate
+    assert judged(gate, evaluated())[name].passed == passed
+
+
+def test_a_limit_that_is_null_is_not_checked() -> None:
+    off = dict.fromkeys(("max_accuracy_drop", "min_speedup", "max_size_share", "max_bytes"))
+    found = only(measured((0.5, 0.6), ms=100.0, size=10**9))
+    assert list(judged(off, found, wants_quantized=False)) == ["loads"]
+
+
+def test_quantizing_nothing_is_refused_only_where_it_was_asked_for() -> None:
+    refused = judged({}, evaluated(), quantized_operators=0)["quantized_operators"]
+    assert not refused.passed
+    assert refused.reason.startswith("Quantized nothing: a quantize step was asked for and 0")
+    assert "scheme" in refused.reason
+    assert "quantized_operators" not in judged(
+        {}, evaluated(), quantized_operators=0, wants_quantized=False
+    )
+
+
+def test_a_target_without_a_working_program_is_refused_with_every_reason() -> None:
+    found = evaluated(
+        failed={
+            "cuda-sm90/aoti": "nvcc is missing:\n  " + "x" * 10_000,
+            "cuda-sm90/eager": "CUDA is not available",
+        }
+    )
+    checks = check(
+        Gate(), found, float_bytes=4_000_000, quantized_operators=5, wants_quantized=True
+    )
+    loads = {each.limit: each for each in checks if each.name == "loads"}
+    assert loads["cpu-x86"].passed
+    assert "cpu-x86/aoti loads in a fresh process" in loads["cpu-x86"].reason
+    refused = loads["cuda-sm90"]
+    assert not refused.passed
+    assert refused.reason.startswith("Does not load on the target: of the programs for cuda-sm90")
+    for part in ("aoti (nvcc is missing:", "eager (CUDA is not available)", "programs.kinds"):
+        assert part in refused.reason
+    assert len(refused.reason) < 600
+
+
+def test_no_program_at_all_is_refused() -> None:
+    found = evaluated(programs={}, fastest={})
+    refused = judged({}, found)["loads"]
+    assert not refused.passed
+    assert "no program was built" in refused.reason
+
+
+def test_every_target_is_judged_by_its_own_fastest_program() -> None:
+    found = evaluated(
+        programs={
+            "cpu-x86/aoti": measured((0.01, 0.01), 20.0),
+            "cpu-x86/openvino": measured((0.01, 0.01), 2.0),
+            "cuda-sm90/aoti": measured((0.01, 0.01), 9.0),
+        },
+        fastest={"cpu-x86": "openvino", "cuda-sm90": "aoti"},
+    )
+    checks = check(
+        Gate(), found, float_bytes=4_000_000, quantized_operators=5, wants_quantized=True
+    )
+    speed = [each for each in checks if each.name == "min_speedup"]
+    assert [each.passed for each in speed] == [True, False]
+    assert "cpu-x86/openvino" in speed[0].reason
+    assert "cuda-sm90/aoti" in speed[1].reason
+
+
+def test_a_program_over_the_accuracy_budget_gives_way_to_one_within_it() -> None:
+    good, slower = measured((0.0, 0.01), 4.0), measured((0.0, 0.01), 6.0)
+    lossy = measured((0.05, 0.06), 1.0)
+    found = evaluated(
+        programs={
+            "cpu-x86/eager": slower, "cpu-x86/aoti": good, "cpu-x86/openvino": lossy
+        },
+        failed={"cpu-x86/exported": "no"},
+        fastest={"cpu-x86": "openvino"},
+        static={"cpu-x86/openvino": (1,), "cpu-x86/aoti": (8,)},
+    )  # fmt: skip
+    kept = admitted(Gate(), found)
+    assert kept.programs == {"cpu-x86/eager": slower, "cpu-x86/aoti": good}
+    assert kept.fastest == {"cpu-x86": "aoti"}
+    assert kept.static == {"cpu-x86/aoti": (8,)}
+    assert kept.failed["cpu-x86/exported"] == "no"
+    assert "drops by 6.00 points at most, over the 2.00" in kept.failed["cpu-x86/openvino"]
+    assert all(each.passed for each in judged({}, kept).values())
+
+
+def test_where_all_programs_are_over_the_budget_the_gate_refuses() -> None:
+    lossy = measured((0.05, 0.06), 1.0)
+    found = only(lossy)
+    assert admitted(Gate(), found) == found
+    assert not judged({}, admitted(Gate(), found))["max_accuracy_drop"].passed
+    assert admitted(Gate(max_accuracy_drop=None), found) == found
+
+
+def test_the_program_that_takes_over_is_fastest_over_all_batches() -> None:
+    found = evaluated(
+        programs={
+            "cpu-x86/aoti": measured((0.0, 0.0), 2.0, later_ms=50),
+            "cpu-x86/eager": measured((0.0, 0.0), 3.0, later_ms=10),
+            "cpu-x86/openvino": measured((0.9, 0.9), 1.0),
+        },
+        fastest={"cpu-x86": "openvino"},
+    )
+    assert admitted(Gate(), found).fastest == {"cpu-x86": "eager"}
+
+
+def test_a_program_measured_without_its_drop_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="cpu-x86/aoti was measured without its drop"):
+        judged({}, only(measured(None, 1.0)))

@@ -1,0 +1,100 @@
+"""Programs without a job: a model's artifact as it lies in the workspace before the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from cluster.artifact.artifact import MANIFEST, Artifact, describe
+from cluster.artifact.manifest import Manifest
+from cluster.compression.evaluation import reference
+from cluster.compression.programs import builder
+from cluster.compression.work import Precision, Work
+from cluster.config.recipe import Recipe
+from cluster.config.steps import Quantize
+from cluster.tensors import TensorSpec
+
+Assemble = Callable[..., "Assembled"]
+"""See the fixture ``assemble``."""
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """An artifact whose programs were built and not yet measured."""
+
+    artifact: Artifact
+    built: builder.Built
+    recipe: Recipe
+    baseline: Path
+    expected: Path
+    scratch: Path
+
+
+def assembling(tmp_path: Path) -> Assemble:
+    """The fixture's function, which leaves everything below ``tmp_path``."""
+
+    def make(
+        made: Any, *kinds: str, work: Work | None = None, batches: tuple[int, ...] = (1,)
+    ) -> Assembled:
+        work = work or made.work
+        work.module.eval()
+        raw = made.recipe.model_dump(mode="json")
+        raw["programs"] = [{"target": "cpu-x86", "kinds": kinds or None}]
+        raw["evaluation"] |= {"batches": batches, "repeats": 5}
+        recipe = Recipe.model_validate(raw)
+        context = replace(made.context, recipe=recipe)
+        workspace, scratch = tmp_path / "workspace", tmp_path / "scratch"
+        workspace.mkdir()
+        scratch.mkdir()
+        save_file(work.weights(), workspace / "weights.safetensors")
+        save_file(made.work.weights(), scratch / "baseline.safetensors")
+        inputs, _ = made.test.batch(range(reference.SAMPLES))
+        with torch.inference_mode():
+            outputs = work.module(*map(torch.from_numpy, inputs)).numpy()
+        reference.record(outputs, inputs, scratch / "expected.npz")
+        started = builder.start(recipe.programs)
+        built = builder.build(work, recipe, workspace, started, context)
+        classes = outputs.shape[1]
+        manifest = Manifest(
+            name="bench",
+            recipe=recipe.model_dump(mode="json"),
+            recipe_key="0" * 64,
+            inputs=work.inputs,
+            outputs=(TensorSpec(name="logits", datatype="FP32", shape=(-1, classes)),),
+            image=recipe.model.image,
+            text=None,
+            labels=tuple(map(str, range(classes))),
+            files={},
+            programs=built.entries,
+            quantized_operators=work.quantized_operators,
+        )
+        return Assembled(
+            write(workspace, manifest), built, recipe, scratch / "baseline.safetensors",
+            scratch / "expected.npz", scratch,
+        )  # fmt: skip
+
+    return make
+
+
+def write(workspace: Path, manifest: Manifest) -> Artifact:
+    """Writes the manifest, with the hashes of the files as they are now."""
+    files = {
+        str(path.relative_to(workspace)): describe(path)
+        for path in workspace.rglob("*")
+        if path.is_file() and path.name != MANIFEST
+    }
+    manifest = manifest.model_copy(update={"files": files})
+    (workspace / MANIFEST).write_bytes(manifest.to_json())
+    return Artifact.read(workspace)
+
+
+def quantized(work: Work, scheme: str, kept: tuple[str, ...] = (), **fields: Any) -> Work:
+    """The work as a quantize step would describe it, but computing in float32: for compilers
+    that quantize by themselves."""
+    step = Quantize.model_validate({"kind": "quantize", "scheme": scheme, **fields})
+    return replace(work, precision=Precision(step, work.module, 3, kept))

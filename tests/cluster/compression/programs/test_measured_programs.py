@@ -1,0 +1,210 @@
+"""Every program is measured in a process of its own; what does not work is told and left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from assembled import Assemble, Assembled, quantized, write
+
+from cluster.artifact.manifest import FileEntry, Latency, Measurement
+from cluster.compression.evaluation import evaluate, one_program, reference
+from cluster.compression.evaluation.evaluate import Evaluated
+from cluster.compression.programs import aoti, builder, eager
+from cluster.errors import CompressionError
+from cluster.program import program
+
+Bench = Callable[..., Any]
+
+
+def evaluated(made: Assembled, lines: list[str]) -> Evaluated:
+    return evaluate.run(
+        made.artifact.path, made.recipe, made.baseline, made.expected, made.scratch, lines.append
+    )
+
+
+def test_all_kinds_compute_the_model_and_the_fastest_wins(bench: Bench, assemble: Assemble) -> None:
+    made = bench()
+    assembled = assemble(made, "exported", "eager", "openvino", batches=(1, 3))
+    found = evaluated(assembled, made.lines)
+    assert found.failed == {}
+    assert list(found.programs) == ["cpu-x86/exported", "cpu-x86/eager", "cpu-x86/openvino"]
+    for key, measured in found.programs.items():
+        assert [entry.batch for entry in measured.latency] == [1, 3], key
+        assert measured.drop is not None
+        assert measured.drop.mean == pytest.approx(0, abs=0.02)
+        assert measured.drop.upper > measured.drop.mean
+        assert measured.samples == len(made.test)
+    assert found.baseline.drop is None
+    means = {k: np.log([e.p50_ms for e in m.latency]).mean() for k, m in found.programs.items()}
+    assert f"cpu-x86/{found.fastest['cpu-x86']}" == min(means, key=lambda key: means[key])
+    files = assembled.artifact.manifest.files
+    weights = files["weights.safetensors"].size_bytes
+    assert found.programs["cpu-x86/eager"].size_bytes == weights
+    graph = [files[f"programs/cpu-x86.{end}"].size_bytes for end in ("xml", "bin")]
+    assert found.programs["cpu-x86/openvino"].size_bytes == sum(graph)
+    assert sum("scores of the baseline" in line for line in made.lines) == 1
+
+
+def test_a_program_that_computes_another_model_fails_and_the_rest_is_measured(
+    bench: Bench, assemble: Assemble
+) -> None:
+    made = bench()
+    assembled = assemble(made, "exported", "eager")
+    torch.manual_seed(99)
+    other = bench().work.module.eval()
+    for parameter in other.parameters():
+        torch.nn.init.normal_(parameter)
+    graph = torch.export.export(
+        other, (torch.zeros(16, 1, 16, 16),), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
+    torch.export.save(graph, assembled.artifact.path / "programs/cpu-x86.exported.pt2")
+    write(assembled.artifact.path, assembled.artifact.manifest)
+    found = evaluated(assembled, made.lines)
+    assert list(found.programs) == ["cpu-x86/eager"]
+    assert "does not compute the model" in found.failed["cpu-x86/exported"]
+    assert found.fastest == {"cpu-x86": "eager"}
+    kept = builder.trim(
+        assembled.artifact.manifest.programs, found.programs, found.static, assembled.artifact.path
+    )
+    assert [entry.kind for entry in kept] == ["eager"]
+    assert not (assembled.artifact.path / "programs/cpu-x86.exported.pt2").exists()
+    assert (assembled.artifact.path / "weights.safetensors").exists()
+
+
+def test_when_no_program_works_the_baseline_is_still_measured(
+    bench: Bench, assemble: Assemble
+) -> None:
+    made = bench()
+    assembled = assemble(made, "exported")
+    (assembled.artifact.path / "programs/cpu-x86.exported.pt2").write_bytes(b"not a graph")
+    write(assembled.artifact.path, assembled.artifact.manifest)
+    found = evaluated(assembled, made.lines)
+    assert found.programs == {}
+    assert found.fastest == {}
+    assert "cannot be loaded" in found.failed["cpu-x86/exported"]
+    assert found.baseline.samples == len(made.test)
+
+
+def test_an_evaluation_that_cannot_run_is_no_failure_of_the_program(
+    bench: Bench, assemble: Assemble, tmp_path: Path
+) -> None:
+    made = bench()
+    assembled = assemble(made, "eager")
+    assembled.baseline.write_bytes(b"broken")
+    with pytest.raises(CompressionError, match=r"could not be evaluated[^*]*safetensors"):
+        evaluated(assembled, made.lines)
+
+
+@pytest.mark.slow
+def test_aoti_has_static_shapes_that_compute_the_model(bench: Bench, assemble: Assemble) -> None:
+    made = bench()
+    assembled = assemble(made, "aoti", batches=(1, 3))
+    artifact = assembled.artifact
+    (entry,) = artifact.manifest.programs
+    assert {each.batch: each.file for each in entry.static_files} == {
+        1: "programs/cpu-x86.batch-1.pt2",
+        3: "programs/cpu-x86.batch-3.pt2",
+    }
+    loaded = program.load(artifact, 1)
+    assert loaded.runner == "native"
+    for batch in (1, 2, 3):
+        difference = reference.check(
+            lambda arrays: loaded.run(arrays)[0], assembled.expected, batch
+        )
+        assert difference < 1e-5
+    # The static program is what runs its batch: without the dynamic one it goes on.
+    alone = entry.model_copy(
+        update={"file": entry.static_files[1].file, "static_files": entry.static_files[:1]}
+    )
+    one = program.load_entry(artifact, alone, 1)
+    images = made.test.batch(range(1))[0]
+    np.testing.assert_allclose(one.run(images)[0], loaded.run(images)[0], atol=1e-5)
+
+
+def curve(*p50_ms: float) -> tuple[Latency, ...]:
+    return tuple(Latency(batch=b, p50_ms=t, p99_ms=t) for b, t in zip((1, 3), p50_ms, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("static", "limit", "kept"),
+    [
+        (curve(9.8, 19.0), 1e9, (3,)),  # 2 % is too little
+        (curve(5.0, 19.0), 1e9, (1, 3)),
+        (curve(5.0, 19.0), 250, (1,)),  # room for one: the one that gains more
+        (curve(5.0, 19.0), 150, ()),
+        (curve(11.0, 21.0), 1e9, ()),
+    ],
+)
+def test_static_shapes_are_kept_where_they_gain_and_fit(
+    bench: Bench, static: tuple[Latency, ...], limit: float, kept: tuple[int, ...]
+) -> None:
+    entry = _entry("a.pt2", {1: "b.pt2", 3: "c.pt2"})
+    files = {name: FileEntry(sha256="0" * 64, size_bytes=100) for name in entry.loaded_files}
+    timed = {"program": curve(10.0, 20.0), "static": static}
+    loaded: Any = type("Loaded", (), {"entry": entry})()
+    assert one_program._worth_keeping(entry, loaded, timed, files, limit) == kept
+
+
+def _entry(file: str, static: dict[int, str]) -> Any:
+    from cluster.artifact.manifest import ProgramEntry, StaticFile
+
+    return ProgramEntry(
+        kind="aoti", target="cpu-x86", file=file, cpu_features=(), torch_version="2.14",
+        native_runner=None, python_abi=None,
+        static_files=tuple(StaticFile(batch=b, file=f) for b, f in static.items()),
+    )  # fmt: skip
+
+
+def test_the_fastest_is_fastest_over_all_batches() -> None:
+    def measured(*p50_ms: float) -> Measurement:
+        return Measurement(
+            accuracy=1, accuracy_low=1, accuracy_high=1, samples=1, latency=curve(*p50_ms),
+            size_bytes=1,
+        )  # fmt: skip
+
+    programs = {
+        "cpu-x86/aoti": measured(2.0, 8.0),
+        "cpu-x86/openvino": measured(3.0, 5.0),
+        "cuda-sm90/aoti": measured(9.0, 9.0),
+    }
+    assert evaluate._fastest(programs, "cpu-x86") == "openvino"
+    assert evaluate._fastest(programs, "cuda-sm90") == "aoti"
+    assert evaluate._fastest(programs, "cuda-sm80") is None
+
+
+def test_a_kind_asked_for_by_name_must_build(bench: Bench, assemble: Assemble) -> None:
+    made = bench()
+    work = quantized(made.work, "static_int8")
+    with pytest.raises(CompressionError, match=r"cpu-x86/eager cannot be built.*static_int8"):
+        assemble(made, "eager", work=work)
+
+
+def test_a_kind_that_competes_may_fail_with_a_reason(
+    bench: Bench, assemble: Assemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> str:
+        return "not this one"
+
+    made = bench()
+    monkeypatch.setitem(
+        builder.BUILDERS, "aoti", replace(builder.BUILDERS["aoti"], supports=refuse)
+    )
+    pytest.importorskip("openvino")
+    assembled = assemble(made)
+    assert [entry.kind for entry in assembled.built.entries] == ["openvino"]
+    assert assembled.built.failed == {"cpu-x86/aoti": "not this one"}
+    assert "compile  no aoti for cpu-x86: not this one" in made.lines
+
+
+def test_a_gpu_program_needs_a_gpu(bench: Bench) -> None:
+    made = bench()
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    for kind in (aoti, eager):
+        assert "no CUDA" in str(kind.supports(made.work, "cuda-sm90", made.context))

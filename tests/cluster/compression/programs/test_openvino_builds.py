@@ -1,0 +1,237 @@
+"""OpenVINO programs compute the model, in the recipe's precision, with the layers it names left
+alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from assembled import Assemble, quantized, write
+
+from cluster.artifact.artifact import Artifact
+from cluster.artifact.manifest import Manifest
+from cluster.compression.evaluation import reference
+from cluster.compression.programs import openvino as building
+from cluster.compression.programs import requirements
+from cluster.compression.work import Work
+from cluster.config.recipe import ProgramBuild
+from cluster.errors import ArtifactCorruptError, CompressionError, ProgramError
+from cluster.program import node, program
+from cluster.tensors import TensorSpec
+
+openvino = pytest.importorskip("openvino")
+pytest.importorskip("nncf")
+
+Bench = Callable[..., Any]
+
+
+def graph_of(artifact: Artifact) -> Any:
+    (entry,) = artifact.manifest.programs
+    return openvino.Core().read_model(artifact.path / entry.file)
+
+
+def run_of(artifact: Artifact) -> Callable[[list[np.ndarray]], np.ndarray]:
+    loaded = program.load(artifact, 1)
+    assert loaded.runner == "openvino"
+    return lambda arrays: loaded.run(arrays)[0]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "difference"),
+    [
+        (None, 1e-5),
+        ("bf16", 0.02),
+        ("fp16", 0.02),
+        ("static_int8", 0.1),
+        ("dynamic_int8", 0.05),
+        ("weight_only_int8", 0.02),
+        ("weight_only_int4", 0.2),
+    ],
+)
+def test_it_computes_the_model(
+    bench: Bench, assemble: Assemble, scheme: str | None, difference: float
+) -> None:
+    made = bench()
+    work = quantized(made.work, scheme) if scheme else made.work
+    made = assemble(made, "openvino", work=work, batches=(1, 3))
+    run = run_of(made.artifact)
+    assert reference.check(run, made.expected) < difference  # no batch of its own: dynamic
+    assert reference.check(run, made.expected, 3) < difference  # static shapes
+    bits = Counter(
+        op.get_element_type().get_type_name()
+        for op in graph_of(made.artifact).get_ops()
+        if op.get_type_name() == "Constant" and len(op.get_output_shape(0)) > 1
+    )
+    narrow = {"static_int8": "i8", "dynamic_int8": "i8", "weight_only_int8": "i8",
+              "weight_only_int4": "u4", "bf16": "f16", "fp16": "f16"}  # fmt: skip
+    if scheme:
+        assert bits[narrow[scheme]] >= 2
+    else:
+        assert not bits.keys() & {"i8", "u8", "i4", "u4", "f16"}
+
+
+class Branching(torch.nn.Module):
+    """Convolutions with and without batch normalization behind them, out of order, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = torch.nn.Conv2d(1, 8, 3, padding=1)
+        self.normed = torch.nn.Conv2d(8, 8, 3, padding=1)
+        self.norm = torch.nn.BatchNorm2d(8)
+        self.depthwise = torch.nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.head = torch.nn.Linear(8, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.plain(images))
+        x = torch.relu(self.norm(self.normed(x)) + self.depthwise(x))
+        logits: torch.Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+def unquantized(graph: Any) -> list[str]:
+    """Types of the operators that compute with float weights."""
+    found = []
+    for op in graph.get_ops():
+        if op.get_type_name() not in ("Convolution", "GroupConvolution", "MatMul"):
+            continue
+        weights = op.input_value(1).get_node()
+        while weights.get_type_name() != "Constant":
+            weights = weights.input_value(0).get_node()
+        if weights.get_element_type().get_type_name() not in ("i8", "u8"):
+            found.append(op.get_type_name())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kept", "float_operators"),
+    [
+        ((), []),
+        (("normed",), ["Convolution"]),
+        (("depthwise", "head"), ["GroupConvolution", "MatMul"]),
+    ],
+)
+def test_layers_that_keep_their_precision_are_not_quantized(
+    bench: Bench, assemble: Assemble, kept: tuple[str, ...], float_operators: list[str]
+) -> None:
+    made = bench()
+    torch.manual_seed(0)
+    work = Work.of(Branching().eval(), made.work.inputs)
+    found = assemble(made, "openvino", work=quantized(work, "static_int8", kept))
+    assert sorted(unquantized(graph_of(found.artifact))) == sorted(float_operators)
+
+
+def test_a_layer_that_cannot_be_found_is_not_quantized_unnoticed(
+    bench: Bench, assemble: Assemble
+) -> None:
+    made = bench()
+    work = quantized(made.work, "static_int8", ("gone",))
+    with pytest.raises(CompressionError, match="layer 'gone' is to keep its precision"):
+        assemble(made, "openvino", work=work)
+
+
+@pytest.mark.parametrize("calibration", ["minmax", "histogram", "percentile"])
+def test_every_calibration_has_its_estimator(
+    bench: Bench, assemble: Assemble, calibration: str
+) -> None:
+    made = bench()
+    work = quantized(made.work, "static_int8", calibration=calibration, calibration_samples=40)
+    found = assemble(made, "openvino", work=work)
+    assert reference.check(run_of(found.artifact), found.expected) < 0.15
+
+
+def test_a_graph_that_was_trained_quantized_is_refused(bench: Bench) -> None:
+    made = bench()
+    work = quantized(made.work, "static_int8", training={"epochs": 1})
+    reason = building.supports(work, "cpu-x86", made.context)
+    assert reason is not None
+    assert "quantization-aware training" in reason
+
+
+@pytest.mark.parametrize(
+    ("scheme", "target", "message"),
+    [("float8", "cpu-x86", "no scheme float8"), ("bf16", "cuda-sm90", "not for cuda-sm90")],
+)
+def test_what_openvino_does_not_run_is_refused(
+    bench: Bench, scheme: str, target: str, message: str
+) -> None:
+    made = bench()
+    assert message in str(building.supports(quantized(made.work, scheme), target, made.context))
+
+
+class TwoInputs(torch.nn.Module):
+    """Answers by its second input alone, and takes them in an order that is not alphabetical."""
+
+    def forward(self, zulu: torch.Tensor, alpha: torch.Tensor, mike: torch.Tensor) -> torch.Tensor:
+        return alpha * 2 - mike.float()
+
+
+def test_inputs_are_told_apart_and_unused_ones_ignored(tmp_path: Path, bench: Bench) -> None:
+    specs = tuple(
+        TensorSpec(name=name, datatype=datatype, shape=(-1, 3))
+        for name, datatype in (("first", "FP32"), ("second", "FP32"), ("third", "INT64"))
+    )
+    (tmp_path / "w" / "programs").mkdir(parents=True)
+    made = bench()
+    work = Work.of(TwoInputs(), specs)
+    entry = building.build(work, "cpu-x86", tmp_path / "w", lambda: tmp_path, made.context)
+    manifest = Manifest(
+        name="m", recipe={}, recipe_key="0" * 64, inputs=specs, outputs=(), image=None, text=None,
+        labels=(), files={}, programs=(entry,), quantized_operators=0,
+    )  # fmt: skip
+    loaded = program.load(write(tmp_path / "w", manifest), 1)
+    given = [np.full((2, 3), n, spec.dtype) for n, spec in zip((5, 7, 1), specs, strict=True)]
+    np.testing.assert_array_equal(loaded.run(given)[0], np.full((2, 3), 13, np.float32))
+
+
+def test_results_outlive_the_next_run_and_inputs_are_not_kept(
+    bench: Bench, assemble: Assemble
+) -> None:
+    made = bench()
+    loaded = program.load(assemble(made, "openvino", batches=(1, 8)).artifact, 1)
+    images = made.test.batch(range(16))[0][0]
+    for batch in (8, 5):
+        first = loaded.run([images[:batch].copy()])[0]
+        kept = first.copy()
+        loaded.run([images[8 : 8 + batch].copy()])
+        np.testing.assert_array_equal(first, kept)
+        np.testing.assert_array_equal(loaded.run([images[:batch]])[0], kept)
+
+
+@pytest.mark.parametrize("suffix", [".xml", ".bin"])
+def test_changed_files_are_never_loaded(bench: Bench, assemble: Assemble, suffix: str) -> None:
+    artifact = assemble(bench(), "openvino").artifact
+    with (artifact.path / "programs" / f"cpu-x86{suffix}").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(ArtifactCorruptError, match=f"cpu-x86\\{suffix}"):
+        program.load(artifact, 1)
+
+
+def test_broken_files_with_the_right_hash_are_a_program_error(
+    bench: Bench, assemble: Assemble
+) -> None:
+    artifact = assemble(bench(), "openvino").artifact
+    (artifact.path / "programs" / "cpu-x86.xml").write_text("<net/>")
+    with pytest.raises(ProgramError, match="OpenVINO cannot load it"):
+        program.load(write(artifact.path, artifact.manifest), 1)
+
+
+def test_wrong_inputs_are_refused(bench: Bench, assemble: Assemble) -> None:
+    loaded = program.load(assemble(bench(), "openvino").artifact, 1)
+    with pytest.raises(ProgramError, match=r"takes input float32\[-1, 1, 16, 16\].*got float64"):
+        loaded.run([np.zeros((2, 1, 16, 16))])
+
+
+def test_without_the_extra_it_is_not_built_by_itself_and_missed_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert requirements.kinds_of(ProgramBuild()) == ("aoti", "openvino")
+    assert requirements.kinds_of(ProgramBuild(target="cuda-sm90")) == ("aoti",)
+    monkeypatch.setattr(node, "version_of", lambda name: None)
+    assert requirements.kinds_of(ProgramBuild()) == ("aoti",)
+    with pytest.raises(CompressionError, match=r"need openvino and nncf.*headrace\[openvino\]"):
+        requirements.check([ProgramBuild(kinds=("openvino",))])
