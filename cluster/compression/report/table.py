@@ -1,0 +1,85 @@
+"""The terminal's table: the baseline and every program, side by side, and the gate's verdict."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from cluster.artifact.manifest import Latency, Measurement
+from cluster.compression.evaluation.evaluate import Evaluated
+from cluster.compression.figures import size, times
+from cluster.compression.record import CheckRecord
+
+BASELINE = "baseline (eager float32)"
+"""What the first row is called."""
+
+REASON_LENGTH = 200
+"""Characters that are shown of why a program failed."""
+
+
+def table_of(name: str, evaluated: Evaluated) -> str:
+    """The table of one build: baseline, programs (the fastest of a target marked), failures."""
+    baseline = evaluated.baseline
+    rows = [row(BASELINE, baseline, baseline)]
+    for key, measured in evaluated.programs.items():
+        target, _, kind = key.rpartition("/")
+        mark = " (fastest)" if evaluated.fastest.get(target) == kind else ""
+        rows.append(row(f"{key}{mark}", measured, baseline))
+    lines = [table(rows, header(baseline, name))]
+    lines += [
+        f"no {key}: {textwrap.shorten(reason, REASON_LENGTH)}"
+        for key, reason in evaluated.failed.items()
+    ]
+    return "\n".join(lines)
+
+
+def header(measured: Measurement, name: str = "") -> tuple[str, ...]:
+    """The columns for what :func:`row` makes of measurements like this one."""
+    return (
+        name,
+        "score (95 % CI)",
+        "drop (bound)",
+        *(f"batch {entry.batch} p50/p99" for entry in _ends(measured)),
+        "items/s",
+        "size",
+        "speed-up",
+    )
+
+
+def row(name: str, measured: Measurement, baseline: Measurement) -> tuple[str, ...]:
+    """One line: times at the smallest and the largest batch, the best throughput, what a replica
+    loads, and the baseline's batch 1 median over this one's."""
+    drop = measured.drop
+    return (
+        name,
+        f"{measured.accuracy:.4f} ({measured.accuracy_low:.3f}–{measured.accuracy_high:.3f})",
+        f"{drop.mean:.4f} ({drop.upper:.4f})" if drop else "",
+        *(f"{entry.p50_ms:.2f} / {entry.p99_ms:.2f} ms" for entry in _ends(measured)),
+        f"{max(entry.items_per_s for entry in measured.latency):.0f}",
+        size(measured.size_bytes),
+        times(baseline.at_batch(1).p50_ms / measured.at_batch(1).p50_ms),
+    )
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    """Rows under a header, columns aligned."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    lines.insert(1, ["─" * width for width in widths])
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def gate_lines(checks: Sequence[CheckRecord]) -> list[str]:
+    """One line per limit of the gate."""
+    return [
+        f"gate     {'passed' if check.passed else 'FAILED'}  {check.name}: {check.reason}"
+        for check in checks
+    ]
+
+
+def _ends(measured: Measurement) -> list[Latency]:
+    """Latency at the smallest and at the largest batch; one entry if they are the same."""
+    return [measured.latency[0], *measured.latency[1:][-1:]]

@@ -1,0 +1,272 @@
+"""The page shows the whole build, opens anywhere, and lets nothing in a name run."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from cluster.artifact.manifest import Drop
+from cluster.compression.record import BuildRecord, LayerSize, StepRecord
+from cluster.compression.report.html import page
+
+EVIL = "<script>alert('x')</script>\"onload=\"&"
+SECTIONS = ["headline", "scores", "latency", "search", "steps", "layers", "provenance"]
+
+
+class Outline(HTMLParser):
+    """Elements, ids, text, and whether every element is closed where it should be."""
+
+    EMPTY = ("meta", "br")
+
+    def __init__(self, document: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(document)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.text += data
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+    @property
+    def ids(self) -> list[str]:
+        return [str(attributes["id"]) for _, attributes in self.tags if "id" in attributes]
+
+    @property
+    def sections(self) -> list[str]:
+        there = [str(each["id"]) for each in self.all("section")]
+        return [each for each in there if each != "verdict"]
+
+
+def test_the_page_shows_every_part_of_the_build(record: BuildRecord) -> None:
+    found = Outline(page(record))
+    assert found.sections == SECTIONS
+    assert [each["href"] for each in found.all("a")] == [f"#{name}" for name in SECTIONS]
+    for shown in (
+        "Accepted",
+        "84.70 %",  # the winner's score, and its interval
+        "83.12 % to 86.28 %",
+        "drop at most 1.04 points (95 %)",
+        "6.91×",  # speed-up at batch 1
+        "9.40 ms → 1.36 ms",
+        "6.25×",  # size
+        "2.11×",  # multiply-accumulates
+        "0.9810 (0.9750 to 0.9870)",  # another metric
+        "Fastest on cpu-x86: openvino",
+        "the graph holds an operator that torch.export cannot save",
+        "prune structured 0.4, quantize static_int8",
+        "stopped: the proxy lost 21.4 points",
+        "1.75 points",  # the search's budget
+        "12 min 14 s",  # what a step took
+        "layer1.0.conv1 input",  # a calibrated range
+        "layers kept in bfloat16",
+        "26 smaller layers",
+        "9f2c1f4e" * 8,
+        "Intel(R) Xeon(R)",
+        "openvino2026.4.0",
+        "max_accuracy_drop: 0.0175",  # the recipe
+        "2026-11-22T14:03:11+00:00",
+    ):
+        assert shown in found.text, shown
+    assert "never trained" not in found.text
+
+
+def test_every_check_is_a_sentence_and_failures_come_first(record: BuildRecord) -> None:
+    slow = record.checks[2].model_copy(
+        update={"passed": False, "reason": "Compressed, but slower: 12 ms against 9.4 ms."}
+    )
+    checks = (*record.checks[:2], slow, *record.checks[3:])
+    found = Outline(page(record.model_copy(update={"accepted": False, "checks": checks})))
+    assert "Rejected1 of 5 checks failed; nothing was published" in found.text
+    order = [found.text.index(each.reason) for each in checks]
+    assert min(order) == order[2]
+    assert [each.get("class") for each in found.all("li")][:5] == ["failed", *["passed"] * 4]
+
+
+def test_the_page_needs_nothing_but_itself(record: BuildRecord) -> None:
+    document = page(record)
+    found = Outline(document)
+    names = {name for name, _ in found.tags}
+    assert not names & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+    assert not re.search(r"https?:|url\(|@import|//[a-z]", document)
+    policy = next(each for each in found.all("meta") if each.get("http-equiv"))
+    assert policy["content"] == "default-src 'none'; style-src 'unsafe-inline'"
+    assert "prefers-color-scheme: dark" in document
+    assert "@media print" in document
+    assert any(each.get("name") == "viewport" for each in found.all("meta"))
+
+
+def test_what_cannot_be_seen_can_be_read_aloud(record: BuildRecord) -> None:
+    found = Outline(page(record))
+    assert len(found.ids) == len(set(found.ids)), "ids must be unique"
+    assert len(found.all("caption")) == len(found.all("table")) > 8
+    assert len(found.all("svg")) == 4  # latency, trade-off, two losses
+    for each in found.all("svg"):
+        assert each["role"] == "img"
+        assert set(str(each["aria-labelledby"]).split()) <= set(found.ids)
+    for each in found.all("th"):
+        assert each["scope"] in ("col", "row")
+    for each in found.all("section"):
+        assert each["aria-labelledby"] in found.ids
+
+
+def test_names_from_users_stay_text(record: BuildRecord) -> None:
+    step = record.steps[1]
+    details: dict[str, Any] = {
+        "sensitivity": {EVIL: 0.1}, "ranges": {EVIL: [0.0, 1.0]}, "kept": [EVIL],
+        "pruned": {EVIL: [8, 4]}, "sparsity": {EVIL: 0.5}, EVIL: EVIL, "losses": [EVIL],
+    }  # fmt: skip
+    assert record.search is not None
+    trials = [
+        each.model_copy(update={"title": EVIL, "reason": EVIL}) for each in record.search.trials
+    ]
+    search = record.search.model_copy(
+        update={"trials": trials, "objective": EVIL, "contributions": ((EVIL, 0.1, -1.0),)}
+    )
+    evil = record.model_copy(
+        update={
+            "name": EVIL,
+            "metric": EVIL,
+            "measured_at": EVIL,
+            "recipe": {"model": {"source": EVIL}, EVIL: [EVIL]},
+            "checks": [record.checks[0].model_copy(update={"name": EVIL, "reason": EVIL})],
+            "failed_programs": {EVIL: EVIL},
+            "programs": {**record.programs, f"{EVIL}/x": record.programs["cpu-x86/aoti"]},
+            "layers": (LayerSize(name=EVIL, baseline_bytes=4, bytes=1),),
+            "versions": {EVIL: EVIL},
+            "data": {EVIL: EVIL, "source": EVIL * 3},
+            "machine": {EVIL: [EVIL]},
+            "seconds": {EVIL: 1.0},
+            "search": search,
+            "steps": [
+                step.model_copy(
+                    update={"title": EVIL, "settings": {EVIL: EVIL}, "details": details}
+                )
+            ],
+        }
+    )
+    document = page(evil)
+    found = Outline(document)
+    assert "<script" not in document
+    assert not [each for _, each in found.tags if "onload" in each]
+    assert found.text.count(EVIL) > 30
+
+
+@pytest.mark.parametrize(
+    ("fields", "missing"),
+    [
+        ({"search": None}, {"search"}),
+        ({"steps": ()}, {"steps"}),
+        ({"layers": ()}, {"layers"}),
+        ({"programs": {}, "fastest": ""}, {"headline"}),
+        ({"search": None, "steps": (), "layers": (), "versions": {}, "data": {}, "machine": {},
+          "failed_programs": {}, "seconds": {}, "recipe": {}}, {"search", "steps", "layers"}),
+    ],
+)  # fmt: skip
+def test_what_a_build_does_not_have_is_left_out(
+    record: BuildRecord, fields: dict[str, Any], missing: set[str]
+) -> None:
+    found = Outline(page(record.model_copy(update=fields)))
+    assert found.sections == [each for each in SECTIONS if each not in missing]
+    assert [each["href"] for each in found.all("a")] == [f"#{each}" for each in found.sections]
+
+
+def test_random_weights_are_said_aloud(record: BuildRecord) -> None:
+    found = Outline(page(record.model_copy(update={"random_weights": True})))
+    assert "The weights were never trained." in found.text
+    assert found.text.index("never trained") < found.text.index("At a glance")
+
+
+def test_a_search_that_measured_nothing_has_no_chart(record: BuildRecord) -> None:
+    assert record.search is not None
+    failed = record.search.trials[-1]
+    search = record.search.model_copy(update={"trials": (failed,), "chosen": None})
+    found = Outline(page(record.model_copy(update={"search": search})))
+    assert "tradeoff-chart-title" not in found.ids
+    assert "chosennone" in found.text
+
+
+def test_the_winner_and_the_chosen_trial_are_emphasized(record: BuildRecord) -> None:
+    document = page(record)
+    marked = re.findall(r'<tr class="marked"><th scope="row">([^<]*)', document)
+    assert marked == [
+        "cpu-x86/openvino",  # its score
+        *["cpu-x86/openvino"] * 3,  # its latency, by batch
+        "#11 prune structured 0.4, quantize static_int8",
+    ]
+    assert document.count('class="trial chosen"') == 2  # its bubble and its number
+    assert 'class="envelope"' in document
+    assert "accuracy budget" in document
+
+
+def step_with(record: BuildRecord, **details: Any) -> StepRecord:
+    return record.steps[2].model_copy(update={"details": details})
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"losses": [float("nan"), 0.5]},
+        {"losses": [0.5]},
+        {"losses": [0.0, 0.0]},
+        {"sensitivity": {"a": float("nan")}},
+        {"sensitivity": {"a": 0.0, "b": 0.0}},
+        {"sensitivity": "not made"},
+        {"ranges": {"a": [float("-inf"), 1.0]}},
+        {"ranges": {"a": [0.0, 0.0]}},
+        {"ranges": {"a": "wide"}},
+        {"pruned": {"a": [0, 0]}},
+        {"kept": "all"},
+        {"anything": {"nested": [1, None]}},
+        {"losses": [], "sensitivity": {}, "kept": ()},
+    ],
+)
+def test_a_strange_finding_does_not_cost_the_page(
+    record: BuildRecord, details: dict[str, Any]
+) -> None:
+    changed = record.model_copy(update={"steps": (step_with(record, **details),)})
+    found = Outline(page(changed))
+    assert "quantize static_int8" in found.text
+    assert "nan%" not in page(changed)
+
+
+def test_many_layers_fold_away(record: BuildRecord) -> None:
+    drops = {f"layer{i:03}": i / 1000 for i in range(100)}
+    found = Outline(
+        page(record.model_copy(update={"steps": (step_with(record, sensitivity=drops),)}))
+    )
+    assert "80 more" in found.text
+    assert found.text.index("layer099") < found.text.index("layer080") < found.text.index("80 more")
+
+
+def test_models_that_are_not_classifiers_show_their_metric_as_it_is(record: BuildRecord) -> None:
+    found = Outline(page(record.model_copy(update={"metric": "cosine"})))
+    assert "0.8470" in found.text
+    assert "84.70 %" not in found.text
+
+
+def test_a_gain_has_its_sign(record: BuildRecord) -> None:
+    better = record.programs["cpu-x86/openvino"].model_copy(
+        update={"drop": Drop(mean=-0.004, upper=0.002, confidence=0.95)}
+    )
+    programs = {**record.programs, "cpu-x86/openvino": better}
+    found = Outline(page(record.model_copy(update={"programs": programs})))
+    assert "+0.40" in found.text
+    assert "−0.20" in found.text
