@@ -1,0 +1,1 @@
+"""The search: combinations of steps, tried within an accuracy budget."""

@@ -1,0 +1,256 @@
+"""Finding the best combination of steps within the accuracy budget, by trials.
+
+    space.combinations ─→ strategy.next_round ─→ launcher.each(trial.measure) ─→ journal, a line
+                              ↑ results so far ──────────────────────────────────────┘
+                          nothing left, or time is over → Found: the feasible ones, the front
+
+A job that was killed finds its results in the journal and goes on behind them. The time budget is
+of one run of the job: what a killed one has spent does not count.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from cluster.compression.search import space, strategy, trial
+from cluster.compression.search.found import Found, Trial
+from cluster.compression.search.journal import Journal, Stage, TrialResult, key_of
+from cluster.compression.search.space import UNCOMPRESSED
+from cluster.compression.search.standing import Goal, Standing
+from cluster.compression.search.strategy import PARTIAL_SHARE, Attempt
+from cluster.compression.search.trial import TrialTask
+from cluster.compression.work import StepContext, Work
+from cluster.config.search import Search
+from cluster.config.steps import Step
+from cluster.errors import CompressionError, LostProcessError
+from cluster.progress import Bar
+
+__all__ = ["Found", "Trial", "run"]
+
+PROXY_SHARE = 0.5
+"""Of the time budget; later no proxy is begun, so that time is left to train the best of them."""
+
+
+def run(search: Search, work: Work, context: StepContext) -> Found:
+    """Try combinations of ``search.space`` on ``work`` until nothing better can be found, or
+    ``search.time_budget_s`` or ``search.max_trials`` is used up.
+
+    ``work`` is in float32. Files lie in ``context.checkpoints``, which all processes of the
+    cluster that run trials must see.
+
+    CompressionError if the space cannot be searched, if the uncompressed model cannot be
+    measured, or if the journal cannot be written.
+    """
+    return _Search(search, work, context).run()
+
+
+class _Search:
+    """One run: what it was asked, and what it has found so far."""
+
+    def __init__(self, search: Search, work: Work, context: StepContext) -> None:
+        space.check(search.space)
+        self._search, self._work, self._context = search, work, context
+        self._started = time.monotonic()
+        self._combinations = space.combinations(search.space)
+        self._by_number = {each.number: each for each in (UNCOMPRESSED, *self._combinations)}
+        recipe = context.recipe
+        self._goal = Goal(
+            objective=search.objective,
+            budget=recipe.gate.max_accuracy_drop,
+            max_trials=search.max_trials,
+            at_once=search.parallel_trials,
+            chance=_chance(work, recipe.evaluation.metrics[0]),
+        )
+        baseline = Work.of(context.baseline(), work.inputs)
+        settings = {
+            "seed": recipe.seed,
+            "metric": recipe.evaluation.metrics[0],
+            "confidence": recipe.gate.confidence,
+            "program": recipe.programs[0].model_dump(mode="json"),
+        }
+        self._key = key_of(search, settings, (work.weights(), baseline.weights()))
+        self._journal = Journal(context.checkpoints / "search", self._key)
+        folder = self._journal.folder
+        for abandoned in folder.glob(f"*{trial.PARTIAL}"):
+            abandoned.unlink()
+        trial.save(work, folder / trial.BASE)
+        trial.save(baseline, folder / trial.BASELINE)
+        self._results: dict[tuple[int, Stage], TrialResult] = {
+            (each.number, each.stage): each for each in self._journal.results
+        }
+
+    def run(self) -> Found:
+        out, resumed = self._context.out, len(self._results)
+        out(f"search   {len(self._combinations)} combinations, at most {self._limits()}")
+        if resumed:
+            out(f"search   goes on behind {resumed} results of a job that was killed")
+        while attempts := self._next():
+            before = len(self._results)
+            for result in self._tried(attempts):
+                self._results[result.number, result.stage] = result
+                self._tell(result)
+            if len(self._results) == before:
+                break  # it was too late for all of them
+        standing = self._standing()
+        self._conclude(standing)
+        seconds = time.monotonic() - self._started
+        return Found(self._search, standing, self._journal.folder, self._work, resumed, seconds)
+
+    def _next(self) -> tuple[Attempt, ...]:
+        spent = time.monotonic() - self._started
+        budget = self._search.time_budget_s
+        attempts = strategy.next_round(
+            self._combinations, self._results, self._goal, hurry=spent > budget * PROXY_SHARE
+        )
+        # There is always a model to return: the uncompressed one is measured at any time.
+        return (
+            attempts if spent < budget or (UNCOMPRESSED.number, "full") not in self._results else ()
+        )
+
+    def _tried(self, attempts: Sequence[Attempt]) -> Iterator[TrialResult]:
+        """The results in the order in which they come, each in the journal before it is used."""
+        todo, lost = list(attempts), dict[Attempt, LostProcessError]()
+        bar = Bar("search  ", len(attempts), self._context.out)
+        done = 0
+        while todo:
+            again = []
+            tasks = [self._task(attempt) for attempt in todo]
+            launcher, at_once = self._context.launcher, self._search.parallel_trials
+            for finished in launcher.each(trial.measure, tasks, at_once):
+                attempt = todo[finished.index]
+                if finished.lost is not None and attempt not in lost:
+                    lost[attempt] = finished.lost
+                    self._context.out(f"trial {attempt.number:>4} lost its process: once more")
+                    again.append(attempt)
+                    continue
+                done += 1
+                if len(attempts) > 1:
+                    bar.update(done)
+                if finished.lost is not None:
+                    yield self._failed(attempt, str(finished.lost))
+                elif finished.result is not None:
+                    yield self._journalled(finished.result)
+            todo = again
+
+    def _journalled(self, result: TrialResult) -> TrialResult:
+        proxy = self._results.get((result.number, "proxy"))
+        if proxy is not None and result.latency_ms is None:  # training changes neither
+            known = {"latency_ms": proxy.latency_ms, "size_bytes": proxy.size_bytes}
+            result = result.model_copy(update=known)
+        # Without the uncompressed model the search ends, and the next job must try it again.
+        if not (result.failed and result.number == UNCOMPRESSED.number):
+            self._journal.append(result)
+        return result
+
+    def _failed(self, attempt: Attempt, reason: str) -> TrialResult:
+        # Not in the journal: the next job may have better luck.
+        return TrialResult(
+            number=attempt.number, stage=attempt.stage, steps=self._steps(attempt),
+            failed=f"its process died twice: {reason}",
+        )  # fmt: skip
+
+    def _task(self, attempt: Attempt) -> TrialTask:
+        reference = self._results.get((UNCOMPRESSED.number, "full"))
+        free = attempt.number == UNCOMPRESSED.number
+        left = self._search.time_budget_s - (time.monotonic() - self._started)
+        return TrialTask(
+            number=attempt.number,
+            stage=attempt.stage,
+            steps=self._steps(attempt),
+            recipe=self._context.recipe,
+            store=self._context.store,
+            folder=self._journal.folder,
+            key=self._key,
+            batch=self._search.batch,
+            timed=(attempt.number, "proxy") not in self._results,
+            reference_ms=reference.latency_ms if reference else None,
+            not_after=float("inf") if free else time.time() + left,
+        )
+
+    def _steps(self, attempt: Attempt) -> tuple[Step, ...]:
+        within, combination = self._search.space, self._by_number[attempt.number]
+        recovery = None
+        if attempt.stage == "full":
+            recovery = within.recovery
+        elif attempt.stage == "partial":
+            samples = len(self._context.train)
+            recovery = space.part_of(within.recovery, PARTIAL_SHARE, samples)
+        quantize = space.quantize_step(
+            within, combination.leaf, self._most_sensitive(combination.leaf.scheme)
+        )
+        made = space.float_steps(within, combination, recovery)
+        return (*made, *([quantize] if quantize else []))
+
+    def _most_sensitive(self, scheme: str) -> tuple[str, ...]:
+        """Layers by what their quantization alone costs, if a trial of the scheme has found out."""
+        for each in self._combinations:
+            result = self._results.get((each.number, "full"))
+            if not each.pruned and each.leaf.scheme == scheme and result and result.sensitivity:
+                found = result.sensitivity
+                return tuple(sorted(found, key=lambda layer: (-found[layer], layer)))
+        return ()
+
+    def _standing(self) -> Standing:
+        return Standing(self._combinations, dict(self._results), self._goal)
+
+    def _limits(self) -> str:
+        search = self._search
+        return f"{search.max_trials} in full, {search.time_budget_s:g} s"
+
+    def _tell(self, result: TrialResult) -> None:
+        combination = self._by_number[result.number]
+        name = space.title(self._search.space, combination)
+        line = f"trial {result.number:>4} {name}"
+        if result.failed:
+            if result.number == UNCOMPRESSED.number:
+                raise CompressionError(
+                    f"the search cannot measure the uncompressed model: {result.failed}"
+                )
+            self._context.out(f"{line}: failed: {result.failed}")
+            return
+        trained = {"proxy": ", not recovered", "partial": ", recovered in part", "full": ""}
+        drop, latency, size = result.drop, result.latency_ms, result.size_bytes
+        facts = [
+            f"drop {drop.mean:+.4f}, at most {drop.upper:.4f}" if drop else "",
+            f"{latency:.3g} ms at batch {self._search.batch}" if latency is not None else "",
+            f"{size / 1e6:.2f} MB" if size is not None else "",
+            "" if result.stage == "proxy" else _within(self._goal.feasible(result)),
+        ]
+        self._context.out(
+            f"{line}{trained[result.stage]}: {', '.join(fact for fact in facts if fact)}"
+        )
+
+    def _conclude(self, standing: Standing) -> None:
+        out, budget, best = self._context.out, self._goal.budget, standing.best
+        unchanged = standing.results[UNCOMPRESSED.number, "full"]
+        if best is None and unchanged.drop is not None:
+            out(
+                f"search   nothing is within gate.max_accuracy_drop={budget:g}, the uncompressed "
+                f"model neither: on {len(self._context.validation)} validation samples even its "
+                f"drop may be {unchanged.drop.upper:.4f}; raise data.validation_share or the limit"
+            )
+        elif best is None or best.number == UNCOMPRESSED.number:
+            limit = "" if budget is None else f" within gate.max_accuracy_drop={budget:g}"
+            out(
+                f"search   nothing{limit} is better by {self._search.objective} than the "
+                "uncompressed model, which stays; widen search.space or the limits"
+            )
+        else:
+            name = space.title(self._search.space, self._by_number[best.number])
+            out(f"search   best: trial {best.number}, {name}")
+
+
+def _within(feasible: bool) -> str:
+    return "within the budget" if feasible else "over the budget"
+
+
+def _chance(work: Work, metric: str) -> float:
+    """The score of a model that guesses: of equally likely classes, or nothing for embeddings."""
+    if metric != "accuracy":
+        return 0.0
+    example = [torch.from_numpy(spec.zeros(1)) for spec in work.inputs]
+    with torch.inference_mode():
+        return 1 / int(work.module(*example).shape[1])

@@ -1,0 +1,301 @@
+"""One stage of one trial, in whatever process it is started in.
+
+    TrialTask → data, model and weights from files → float steps → weights file ┐
+                                                   → quantize step → score, drop │→ TrialResult
+                                                   → program → latency, bytes ───┘
+
+A process is told file names and settings only, so it may die and be started again. The weights
+after each float step are kept under a name that follows from the steps, beside the journal: a
+later stage, another scheme or a new process goes on from the longest part that is there.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from cluster.artifact.artifact import TOKENIZER
+from cluster.artifact.store import ArtifactStore
+from cluster.compression import steps
+from cluster.compression.evaluation import metrics
+from cluster.compression.evaluation.validation import Validation
+from cluster.compression.launch import InProcess
+from cluster.compression.record import StepRecord
+from cluster.compression.search import latency
+from cluster.compression.search.journal import Stage, TrialResult
+from cluster.compression.search.latency import Reference
+from cluster.compression.work import StepContext, Work
+from cluster.config.recipe import Recipe
+from cluster.config.steps import Quantize, ReplaceActivation, Step
+from cluster.data import PreparedSamples, load_data
+from cluster.data.samples import Samples
+from cluster.data.split import validation
+from cluster.errors import CompressionError, HeadraceError
+from cluster.models import LoadedModel, load_model, rebuild
+
+BASE = "base.safetensors"
+"""The model that the search begins with."""
+
+BASELINE = "baseline.safetensors"
+"""The model that every score is compared with."""
+
+PARTIAL = ".partial"
+"""Ends the names of files that are not whole: a process killed on the way leaves them."""
+
+_RECORDS, _SCORES = "records", "scores"
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """What a process is told; everything in it can be pickled."""
+
+    number: int
+    stage: Stage
+    steps: tuple[Step, ...]
+    """The combination: float steps, then perhaps a quantize step."""
+
+    recipe: Recipe
+    store: ArtifactStore
+    """Where a distillation's teacher may lie."""
+
+    folder: Path
+    """The search's, with :data:`BASE` and :data:`BASELINE`; seen by every process."""
+
+    key: str
+    """Of the search: what was loaded for another one is not used."""
+
+    batch: int
+    timed: bool
+    """Whether the program is compiled and measured."""
+
+    reference_ms: float | None
+    """Latency of the uncompressed model; None while it is not measured."""
+
+    not_after: float
+    """Time, in seconds since 1970, after which the trial does not start any more."""
+
+
+def measure(task: TrialTask) -> TrialResult | None:
+    """Make the model and measure it; None if it is too late to start.
+
+    A combination that cannot be made, or not be compiled, is a result too: ``failed`` says why.
+    """
+    if time.time() > task.not_after:
+        return None
+    started = time.monotonic()
+    nothing = TrialResult(number=task.number, stage=task.stage, steps=task.steps)
+    try:
+        found = _measure(task, nothing)
+    except HeadraceError as error:
+        found = nothing.model_copy(update={"failed": str(error)})
+    # One combination in many, made of foreign code (exporters, compilers, pruners) that raises
+    # what it likes: the report names it, and the search goes on with the others.
+    except Exception as error:  # noqa: BLE001
+        reason = f"{type(error).__name__}: {error}"
+        found = nothing.model_copy(update={"failed": reason})
+    return found.model_copy(update={"seconds": time.monotonic() - started})
+
+
+def _measure(task: TrialTask, nothing: TrialResult) -> TrialResult:
+    site = _site(task.recipe.model_dump_json(), task.folder, task.key)
+    context = site.context(task)
+    made = _float_work(task, site, context)
+    work, details = made.work, dict[str, float]()
+    quantize = [step for step in task.steps if isinstance(step, Quantize)]
+    if quantize:
+        own = replace(context, checkpoints=task.folder / "steps" / f"{task.number}-{task.stage}")
+        torch.manual_seed(task.recipe.seed)
+        work, records = steps.run(work, quantize, own)
+        shutil.rmtree(own.checkpoints, ignore_errors=True)
+        details = records[-1].details.get("sensitivity", {})
+    scores = site.validation.scores(work.module)
+    score = metrics.mean_score(scores)
+    confidence = task.recipe.gate.confidence
+    update = {
+        "weights": made.file.name,
+        "score": score,
+        "drop": metrics.drop(site.validation.baseline_scores, scores, confidence),
+        "step_scores": (*made.scores, *([score.value] * len(quantize))),
+        "sensitivity": details,
+    }
+    if task.timed:
+        timed = _timed(task, work, site, context)
+        update |= {"latency_ms": timed.latency_ms, "size_bytes": timed.size_bytes}
+    return nothing.model_copy(update=update)
+
+
+def _timed(task: TrialTask, work: Work, site: _Site, context: StepContext) -> latency.Timed:
+    reference = None
+    kept = task.folder / "program-0"
+    if task.number and task.reference_ms is not None and kept.is_dir():
+        reference = Reference(kept, task.reference_ms)
+    folder = task.folder / f"program-{task.number}"
+    try:
+        return latency.measure(work, task.steps, site.model, folder, task.batch, reference, context)
+    finally:
+        if task.number:  # the uncompressed model's is the reference for all others
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A float model that steps have made, in its file."""
+
+    work: Work
+    file: Path
+    records: tuple[StepRecord, ...]
+    scores: tuple[float, ...]
+    """After each step."""
+
+
+def read(file: Path, fresh: Work) -> Made:
+    """What :func:`measure` left in ``file``, in the module of ``fresh``: the same architecture,
+    of the sizes before the search's steps.
+
+    CompressionError if the file is gone.
+    """
+    try:
+        tensors = load_file(file)
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata() or {}
+    except OSError as error:
+        raise CompressionError(
+            f"{file}, which a trial of the search left, cannot be read: {error}; run the job again"
+        ) from error
+    rebuild.fit(fresh.module, tensors)
+    records = [StepRecord.model_validate(each) for each in json.loads(metadata.get(_RECORDS, "[]"))]
+    scores = json.loads(metadata.get(_SCORES, "[]"))
+    return Made(Work.of(fresh.module.eval(), fresh.inputs), file, tuple(records), tuple(scores))
+
+
+def _float_work(task: TrialTask, site: _Site, context: StepContext) -> Made:
+    wanted = tuple(step for step in task.steps if not isinstance(step, Quantize))
+    done = len(wanted)
+    while done and not _file(task.folder, wanted[:done]).is_file():
+        done -= 1
+    made = read(_file(task.folder, wanted[:done]), site.fresh(context))
+    for count in range(done + 1, len(wanted) + 1):
+        made = _after(made, wanted[:count], task, site, context)
+    return made
+
+
+def _after(
+    made: Made, through: tuple[Step, ...], task: TrialTask, site: _Site, context: StepContext
+) -> Made:
+    """The model after the last step of ``through``, and its file."""
+    file = _file(task.folder, through)
+    own = replace(context, checkpoints=task.folder / "steps" / file.stem)
+    torch.manual_seed(task.recipe.seed)  # whatever this process did before
+    work, records = steps.run(made.work, through[-1:], own)
+    score = site.validation.score(work.module).value
+    after = Made(work, file, (*made.records, *records), (*made.scores, score))
+    _write(after)
+    shutil.rmtree(own.checkpoints, ignore_errors=True)
+    return after
+
+
+def _write(made: Made) -> None:
+    """Put the file in place whole, with what led to it."""
+    # Another process may be making the same: then the last one's file, of equal content, stays.
+    new = made.file.with_suffix(f".{uuid.uuid4().hex}{PARTIAL}")
+    metadata = {
+        _RECORDS: json.dumps([record.model_dump(mode="json") for record in made.records]),
+        _SCORES: json.dumps(made.scores),
+    }
+    save(made.work, new, metadata)
+    new.replace(made.file)
+
+
+def save(work: Work, file: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write the weights so that they are on disk; CompressionError if they cannot be."""
+    try:
+        save_file(work.weights(), file, metadata)
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+    except (OSError, RuntimeError) as error:
+        file.unlink(missing_ok=True)
+        raise CompressionError(f"{file}: the weights cannot be written: {error}") from error
+
+
+def _file(folder: Path, through: Sequence[Step]) -> Path:
+    if not through:
+        return folder / BASE
+    content = json.dumps([step.model_dump(mode="json") for step in through], sort_keys=True)
+    return folder / f"{sha256(content.encode()).hexdigest()[:16]}.safetensors"
+
+
+@dataclass(frozen=True)
+class _Site:
+    """What all trials of a process share."""
+
+    recipe: Recipe
+    model: LoadedModel
+    train: PreparedSamples
+    held_back: PreparedSamples
+    baseline: torch.nn.Module
+    validation: Validation
+
+    def fresh(self, context: StepContext) -> Work:
+        """The model as built, with the activations that the recipe's steps gave it."""
+        work = Work.of(copy.deepcopy(self.model.module), self.model.inputs)
+        for step in self.recipe.steps:
+            if isinstance(step, ReplaceActivation):
+                work = steps.STEPS[ReplaceActivation](work, step, context)
+        return work
+
+    def context(self, task: TrialTask) -> StepContext:
+        return StepContext(
+            recipe=self.recipe,
+            train=self.train,
+            validation=self.held_back,
+            launcher=InProcess(),
+            checkpoints=task.folder,
+            store=task.store,
+            out=_silent,
+            baseline=lambda: copy.deepcopy(self.baseline),
+        )
+
+
+@lru_cache(maxsize=1)  # a process that runs several trials decodes the data once
+def _site(recipe_json: str, folder: Path, key: str) -> _Site:
+    recipe = Recipe.model_validate_json(recipe_json)
+    data = load_data(recipe.data, recipe.seed)
+    torch.manual_seed(recipe.seed)
+    model = load_model(recipe.model, data.labels)
+
+    def prepared(samples: Samples) -> PreparedSamples:
+        return PreparedSamples(samples, model.inputs, model.preprocess, model.files.get(TOKENIZER))
+
+    train, held_back = map(
+        prepared, validation(data.train, recipe.data.validation_share, recipe.seed)
+    )
+    compared = load_model(recipe.baseline_source, data.labels)
+    rebuild.fit(compared.module, load_file(folder / BASELINE))
+    baseline = compared.module.eval()
+    return _Site(
+        recipe=recipe,
+        model=model,
+        train=train,
+        held_back=held_back,
+        baseline=baseline,
+        validation=Validation(
+            recipe.evaluation.metrics[0], held_back, lambda: copy.deepcopy(baseline)
+        ),
+    )
+
+
+def _silent(line: str) -> None:
+    """Lines of a step inside a trial: the search prints one line for each trial."""

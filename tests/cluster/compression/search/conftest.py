@@ -1,0 +1,54 @@
+"""A trained model, ready to be searched, as the job hands it over."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from cluster.compression import steps
+from cluster.compression.work import Work
+
+SEARCH = {
+    "space": {
+        "prune": {"ratios": [0.25, 0.5], "importance": "magnitude", "round_to": 2},
+        "schemes": ["none", "bf16"],
+        "calibration": "minmax",
+        "calibration_samples": 16,
+        "recovery": {"epochs": 1, "batch_size": 32, "learning_rate": 0.02},
+    },
+    # Bytes are the same in every run; so small a model's latency is not.
+    "objective": "bytes",
+    "batch": 2,
+}
+
+
+@pytest.fixture
+def ready(bench: Callable) -> Callable:
+    """``ready(search={}, **fields)``: a bench whose model is trained; the baseline is that."""
+
+    def make(search: dict | None = None, **fields: object):  # type: ignore[no-untyped-def]
+        wanted = SEARCH | (search or {})
+        wanted["space"] = SEARCH["space"] | wanted["space"]  # type: ignore[operator]
+        given = bench(
+            search=wanted,
+            **(
+                {
+                    "programs": [{"kinds": ["eager"]}],
+                    "data": {"limit": 500, "validation_share": 0.3},
+                    "steps": [{"kind": "train", "epochs": 4, "batch_size": 32}],
+                    "evaluation": {"repeats": 5},
+                    "gate": {"max_accuracy_drop": 0.2},
+                }
+                | fields
+            ),
+        )
+        work, _ = steps.run(given.work, given.recipe.steps, given.context)
+        original = copy.deepcopy(work.module).eval()
+        context = replace(given.context, baseline=lambda: copy.deepcopy(original))
+        given.lines.clear()
+        return replace(given, work=Work.of(work.module, work.inputs), context=context)
+
+    return make

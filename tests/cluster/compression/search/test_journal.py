@@ -1,0 +1,165 @@
+"""The journal: what a killed search has found is found again, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cluster.artifact.manifest import Drop
+from cluster.compression.search import search
+from cluster.compression.search.journal import JOURNAL, Journal, TrialResult, key_of
+from cluster.config.search import Search
+from cluster.config.steps import Quantize
+from cluster.errors import CompressionError
+
+RESULT = TrialResult(
+    number=1,
+    stage="full",
+    steps=(Quantize(kind="quantize", scheme="bf16"),),
+    weights="base.safetensors",
+    drop=Drop(mean=0.1, upper=0.2, confidence=0.95),
+    sensitivity={"0": 0.25},
+    seconds=1.5,
+)
+
+
+def begun(folder: Path, *results: TrialResult, key: str = "k") -> Journal:
+    journal = Journal(folder, key)
+    (folder / "base.safetensors").touch()
+    for result in results:
+        journal.append(result)
+    return journal
+
+
+def test_results_come_back_as_they_were(tmp_path: Path) -> None:
+    failed = TrialResult(number=2, stage="proxy", steps=(), failed="no\nprogram")
+    begun(tmp_path / "search", RESULT, failed)
+    assert Journal(tmp_path / "search", "k").results == (RESULT, failed)
+
+
+@pytest.mark.parametrize("torn", [b'{"number":2,"stage"', b"\x00\xff", b'{"number":2}\n{"num'])
+def test_a_torn_line_is_cut_off_and_the_next_one_is_whole(tmp_path: Path, torn: bytes) -> None:
+    begun(tmp_path / "search", RESULT)
+    with (tmp_path / "search" / JOURNAL).open("ab") as stream:
+        stream.write(torn)
+    journal = Journal(tmp_path / "search", "k")
+    assert journal.results == (RESULT,)
+    second = RESULT.model_copy(update={"number": 2})
+    journal.append(second)
+    assert Journal(tmp_path / "search", "k").results == (RESULT, second)
+
+
+def test_a_journal_of_another_search_goes_away_with_its_weights(tmp_path: Path) -> None:
+    begun(tmp_path / "search", RESULT)
+    (tmp_path / "search" / "0123.safetensors").touch()
+    assert Journal(tmp_path / "search", "other").results == ()
+    assert [path.name for path in (tmp_path / "search").iterdir()] == [JOURNAL]
+
+
+def test_a_result_whose_weights_are_gone_is_not_taken(tmp_path: Path) -> None:
+    pruned = RESULT.model_copy(update={"number": 2, "weights": "0123.safetensors"})
+    begun(tmp_path / "search", RESULT, pruned)
+    assert Journal(tmp_path / "search", "k").results == (RESULT,)
+
+
+def test_the_key_follows_the_space_the_seed_and_the_weights() -> None:
+    weights = {"w": torch.ones(2)}
+    base = key_of(Search(), {"seed": 0}, [weights])
+    assert key_of(Search(), {"seed": 0}, [{"w": torch.ones(2)}]) == base
+    assert key_of(Search(), {"seed": 1}, [weights]) != base
+    assert key_of(Search(), {"seed": 0}, [{"w": torch.zeros(2)}]) != base
+    assert key_of(Search(batch=8), {"seed": 0}, [weights]) != base
+    # How long it may take does not change what a trial measures.
+    assert key_of(Search(time_budget_s=5), {"seed": 0}, [weights]) == base
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "search").write_text("a file in the way")
+    with pytest.raises(CompressionError, match="search's journal cannot be written"):
+        Journal(tmp_path / "search", "k")
+
+
+RUN = """
+import copy, sys
+from pathlib import Path
+import torch
+from cluster.artifact.local import LocalStore
+from cluster.compression.launch import InProcess
+from cluster.compression.search import search
+from cluster.compression.work import StepContext, Work
+from cluster.config.recipe import Recipe
+from cluster.data import PreparedSamples, load_data
+from cluster.data.split import validation
+from cluster.models import load_model
+
+recipe = Recipe.model_validate_json(sys.argv[1])
+data = load_data(recipe.data, recipe.seed)
+torch.manual_seed(recipe.seed)
+model = load_model(recipe.model, data.labels)
+train, held_back = validation(data.train, recipe.data.validation_share, recipe.seed)
+original = copy.deepcopy(model.module)
+context = StepContext(
+    recipe, PreparedSamples(train, model.inputs, model.preprocess),
+    PreparedSamples(held_back, model.inputs, model.preprocess), InProcess(), Path(sys.argv[2]),
+    LocalStore(Path(sys.argv[2]) / "store"), lambda line: print(line, flush=True),
+    lambda: copy.deepcopy(original),
+)
+search.run(recipe.search, Work.of(model.module, model.inputs), context)
+"""
+
+
+def test_a_search_goes_on_where_a_killed_one_stood(bench: Callable, tmp_path: Path) -> None:
+    given = bench(
+        search={
+            "space": {
+                "prune": {"ratios": [0.25, 0.5], "importance": "magnitude", "round_to": 2},
+                "schemes": ["none", "bf16"],
+                "recovery": {"epochs": 1},
+            }
+        },
+        programs=[{"kinds": ["eager"]}],
+        data={"limit": 200},
+        evaluation={"repeats": 5},
+        gate={"max_accuracy_drop": None},
+    )
+    kept = given.context.checkpoints
+    with subprocess.Popen(
+        [sys.executable, "-c", RUN, given.recipe.model_dump_json(), str(kept)],
+        stdout=subprocess.PIPE, text=True, env=os.environ.copy(),
+    ) as killed:  # fmt: skip
+        assert killed.stdout is not None
+        trials = 0
+        for line in killed.stdout:
+            trials += line.startswith("trial")
+            if trials == 4:
+                killed.send_signal(signal.SIGKILL)
+                break
+    assert killed.wait() == -signal.SIGKILL
+    file = kept / "search" / JOURNAL
+    left = [json.loads(line) for line in file.read_text().splitlines()[1:]]
+    assert len(left) >= 4
+    with file.open("a") as stream:
+        stream.write('{"number": 5, "stage": "pro')  # as if it had died while writing
+    (kept / "search" / "0123.4.partial").touch()
+
+    found = search.run(given.recipe.search, given.work, given.context)
+    assert found.resumed == len(left)
+    assert any(f"goes on behind {len(left)} results" in line for line in given.lines)
+    done = {(each["number"], each["stage"]) for each in left}
+    told = [line for line in given.lines if line.startswith("trial")]
+    assert len(told) == len(found.standing.results) - len(done)
+    for each in left:
+        result = found.standing.results[each["number"], each["stage"]]
+        assert result == TrialResult.model_validate(each)
+    assert not list((kept / "search").glob("*.partial"))
+    assert len(found.feasible) > 1
+    found.feasible[0].build(replace(given.context, out=lambda line: None))

@@ -1,0 +1,50 @@
+"""The front holds exactly what nothing else beats."""
+
+from __future__ import annotations
+
+import math
+import random
+
+from cluster.compression.search.pareto import Point, front
+
+
+def test_the_front_is_what_nothing_beats_in_everything() -> None:
+    points = [
+        (0.90, 10.0, 100.0),  # the most accurate
+        (0.85, 5.0, 50.0),
+        (0.85, 6.0, 50.0),  # slower than the one before, and nothing better
+        (0.80, 5.0, 20.0),  # the smallest
+        (0.70, 5.0, 50.0),  # less accurate than the second
+        (0.60, 1.0, 900.0),  # the fastest
+    ]
+    assert front(points) == {0, 1, 3, 5}
+
+
+def test_equal_points_stand_together() -> None:
+    assert front([(0.9, 1.0, 1.0), (0.9, 1.0, 1.0), (0.8, 1.0, 1.0)]) == {0, 1}
+
+
+def test_one_point_is_a_front_and_none_is_none() -> None:
+    assert front([(0.1, 9.0, 9.0)]) == {0}
+    assert front([]) == set()
+
+
+def test_what_was_not_measured_is_not_on_the_front() -> None:
+    points = [(math.nan, 1.0, 1.0), (0.9, math.inf, 1.0), (0.5, 5.0, 5.0), (0.4, 5.0, 5.0)]
+    assert front(points) == {2}
+
+
+def test_every_point_off_the_front_is_beaten_by_one_on_it() -> None:
+    drawn = random.Random(0)
+    points: list[Point] = [
+        (drawn.randint(0, 9) / 10, drawn.randint(1, 9), drawn.randint(1, 9)) for _ in range(300)
+    ]
+    found = front(points)
+
+    def beats(one: Point, other: Point) -> bool:
+        better = (one[0] - other[0], other[1] - one[1], other[2] - one[2])
+        return min(better) >= 0 and max(better) > 0
+
+    assert 1 < len(found) < 100
+    for i, point in enumerate(points):
+        assert any(beats(points[j], point) for j in found) == (i not in found)

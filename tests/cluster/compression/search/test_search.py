@@ -1,0 +1,206 @@
+"""The search with real trials: a tiny network on the digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from cluster.compression.evaluation.validation import Validation
+from cluster.compression.launch import Finished, InProcess
+from cluster.compression.search import search
+from cluster.compression.search.found import Found
+from cluster.config.steps import Quantize
+from cluster.errors import CompressionError, LostProcessError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def score(bench: Any, module: torch.nn.Module) -> float:
+    held_back = Validation("accuracy", bench.context.validation, bench.context.baseline)
+    return held_back.score(module).value
+
+
+def run(bench: Any, **context: object) -> Found:
+    return search.run(bench.recipe.search, bench.work, replace(bench.context, **context))
+
+
+def test_it_returns_feasible_models_that_are_built_again_as_they_were_measured(
+    ready: Callable,
+) -> None:
+    bench = ready()
+    found = run(bench)
+    record = found.record("digits", found.feasible[0].number)
+    by_number = {each.number: each for each in (record.baseline, *record.trials)}
+    assert 0 in {each.number for each in found.feasible}
+    costs = [by_number[each.number].size_bytes for each in found.feasible]
+    assert costs == sorted(costs)
+    for each in found.feasible:
+        work, records = each.build(bench.context)
+        measured = by_number[each.number].score
+        assert score(bench, work.module) == pytest.approx(measured.value, abs=1e-9)
+        assert [record.kind for record in records] == [step.kind for step in each.steps]
+        assert (work.precision is not None) == any(
+            isinstance(step, Quantize) for step in each.steps
+        )
+    assert any(step.kind == "prune" for each in found.feasible for step in each.steps)
+
+    assert record.chosen == found.feasible[0].number
+    assert [each.number for each in record.trials] == [1, 2, 3, 4, 5]
+    assert by_number[record.chosen].artifact == "digits"
+    others = [each for each in by_number.values() if each.on_front and each.feasible]
+    for each in others:
+        wanted = "digits" if each.number == record.chosen else f"digits.front-{each.number}"
+        assert each.artifact == wanted
+    assert record.baseline.title == "uncompressed"
+    assert record.baseline.drop_upper is not None
+    assert {each.on_front for each in found.feasible} >= {True}
+
+    (line,) = [line for line in bench.lines if line.startswith("search   best")]
+    assert f"trial {record.chosen}" in line
+    for each in by_number.values():
+        if each.stage in ("recovered", "proxy"):
+            assert any(line.startswith(f"trial {each.number:>4} ") for line in bench.lines)
+
+
+def test_a_second_run_takes_every_result_from_the_journal(ready: Callable) -> None:
+    bench = ready({"space": {"schemes": ["none"]}})
+    first = run(bench)
+    assert first.resumed == 0
+
+    class Forbidden(InProcess):
+        def each(self, function: Callable, tasks: Sequence, at_once: int) -> Iterator[Finished]:
+            raise AssertionError(f"{len(tasks)} trials run again")
+
+    second = run(bench, launcher=Forbidden())
+    assert [each.number for each in second.feasible] == [each.number for each in first.feasible]
+    assert second.resumed == len(first.standing.results)
+    assert second.record("m", 0).resumed == second.resumed
+
+
+def test_the_contributions_of_the_steps_add_up_to_the_trial(ready: Callable) -> None:
+    bench = ready()
+    found = run(bench)
+    assert any(len(each.steps) == 3 for each in found.feasible)
+    for each in found.feasible:
+        record = found.record("m", each.number)
+        own = next(one for one in (record.baseline, *record.trials) if one.number == each.number)
+        score = sum(change for _, change, _ in record.contributions)
+        latency = sum(change for _, _, change in record.contributions)
+        assert record.baseline.score.value + score == pytest.approx(own.score.value)
+        assert record.baseline.latency_ms + latency == pytest.approx(own.latency_ms)
+        assert len(record.contributions) == len(each.steps)
+
+
+def test_no_trial_starts_after_the_time_budget(ready: Callable) -> None:
+    bench = ready({"time_budget_s": 1e-6})
+    found = run(bench)
+    assert [each.number for each in found.feasible] == [0]
+    record = found.record("m", 0)
+    assert {each.reason for each in record.trials} == {
+        "the time, or the number of trials, was over"
+    }
+    assert {each.stage for each in record.trials} == {"stopped"}
+    assert any("which stays" in line for line in bench.lines)
+    work, records = found.feasible[0].build(bench.context)
+    assert records == ()
+    assert score(bench, work.module) == pytest.approx(score(bench, bench.work.module))
+
+
+class Losing(InProcess):
+    """Loses the processes of some trials, each so many times."""
+
+    def __init__(self, lost: dict[int, int]) -> None:
+        self.lost = lost
+
+    def each(self, function: Callable, tasks: Sequence, at_once: int) -> Iterator[Finished]:
+        for index, task in enumerate(tasks):
+            if self.lost.get(task.number, 0) > 0:
+                self.lost[task.number] -= 1
+                yield Finished(index, lost=LostProcessError("the process died by signal 9"))
+            else:
+                yield Finished(index, function(task))
+
+
+def test_a_lost_trial_is_tried_once_more_and_then_failed(ready: Callable) -> None:
+    bench = ready({"space": {"prune": None, "schemes": ["none", "bf16", "fp16"]}})
+    found = run(bench, launcher=Losing({1: 1, 2: 2}))
+    record = found.record("m", 0)
+    assert record.trials[0].score is not None
+    assert record.trials[1].stage == "failed"
+    assert record.trials[1].reason == "its process died twice: the process died by signal 9"
+    assert 2 not in [each.number for each in found.feasible]
+    # The next job tries it again.
+    assert run(bench).record("m", 0).trials[1].score is not None
+
+
+def test_a_scheme_that_cannot_be_made_is_a_failed_trial_with_its_reason(ready: Callable) -> None:
+    bench = ready({"space": {"prune": None, "schemes": ["none", "float8"]}})
+    found = run(bench)
+    (failed,) = found.record("m", 0).trials
+    assert failed.stage == "failed"
+    assert "float8" in failed.reason
+    assert [each.number for each in found.feasible] == [0]
+
+
+def test_an_uncompressed_model_that_cannot_be_measured_ends_the_search(ready: Callable) -> None:
+    bench = ready()
+    with pytest.raises(CompressionError, match=r"cannot measure .* model: .*signal 9"):
+        run(bench, launcher=Losing({0: 2}))
+
+
+def test_a_limit_that_few_samples_cannot_show_is_named(ready: Callable) -> None:
+    bench = ready(gate={"max_accuracy_drop": 0.0001})
+    found = run(bench)
+    assert [each.number for each in found.feasible] == [0]
+    (line,) = [line for line in bench.lines if "uncompressed" in line and "neither" in line]
+    assert f"on {len(bench.context.validation)} validation samples" in line
+
+
+def test_sensitive_layers_found_once_are_named_for_all(ready: Callable) -> None:
+    bench = ready(
+        {
+            "space": {
+                "prune": None,
+                "schemes": ["static_int8", "none"],
+                "keep_most_sensitive": [1, 2],
+            }
+        },
+        programs=[{"kinds": ["exported"]}],
+    )
+    found = run(bench)
+    results = [result for result in found.standing.results.values() if result.number]
+    most = next(result for result in results if result.steps[0].keep_most_sensitive == 2)
+    other = next(result for result in results if result is not most)
+    ranked = sorted(most.sensitivity, key=lambda name: -most.sensitivity[name])
+    assert other.steps[0].keep == (ranked[0],)
+    assert other.steps[0].keep_most_sensitive == 0
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"recovery": {"epochs": 1, "processes": 2}}, r"processes=2: .*parallel_trials"),
+        (
+            {
+                "prune": {"method": "magnitude", "ratios": [0.5]},
+                "recovery": {"kind": "distill", "epochs": 1},
+            },
+            "would fill the zeros",
+        ),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_refused(
+    bench: Callable, space: dict, message: str
+) -> None:
+    given = bench(search={"space": space})
+    with pytest.raises(CompressionError, match=message):
+        search.run(given.recipe.search, given.work, given.context)
