@@ -16,11 +16,11 @@ import sys
 import warnings
 
 from cluster.artifact.store import open_store
-from cluster.compression import job
 from cluster.config.base import parse
 from cluster.config.recipe import Recipe
 from cluster.errors import ConfigError, HeadraceError, SourceError
 from cluster.progress import to_stdout
+from deployments.ray_launcher import RayLauncher
 
 ACCEPTED, FAILED, WRONG, REJECTED = 0, 1, 2, 3
 """Exit statuses."""
@@ -37,10 +37,14 @@ def environment(recipe: Recipe, store: str) -> dict[str, str]:
 def main() -> int:
     """Run the job that the environment describes; returns the exit status."""
     _quieten_torch()
+    # Imports PyTorch, which the command that submits the job has no need of.
+    from cluster.compression import job
+
     try:
         task = json.loads(os.environ[JOB_VARIABLE])
         recipe = parse(task["recipe"], Recipe, "recipe")
-        outcome = job.run(recipe, open_store(task["store"]), to_stdout)
+        with RayLauncher() as launcher:
+            outcome = job.run(recipe, open_store(task["store"]), to_stdout, launcher)
     except (ConfigError, SourceError) as error:
         to_stdout(f"error: {error}")
         return WRONG

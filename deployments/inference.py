@@ -1,7 +1,7 @@
 """Answering one request of a model: body → arrays → batcher → answer body.
 
 infer    body → decode_infer → submit → encode_infer                    for programs
-predict  image | JSON → decode, preprocess → submit → top_k             for people
+predict  image | JSON → decode, preprocess → submit → top_k, or vector   for people
 """
 
 from __future__ import annotations
@@ -100,8 +100,12 @@ async def predict(model: Model, request: Request, k: int | None) -> Response:
     preprocess_s = time.perf_counter() - started
     answer = await model.submit(arrays)
     started = time.perf_counter()
-    best = top_k(answer.outputs[0][0], model.manifest.labels, wanted.top_k)
-    response = json_response({"model_name": model.name, "predictions": best})
+    output = answer.outputs[0][0]
+    if model.manifest.labels:
+        said = {"predictions": top_k(output, model.manifest.labels, wanted.top_k)}
+    else:  # an embedding
+        said = {model.manifest.outputs[0].name: output.tolist()}
+    response = json_response({"model_name": model.name, **said})
     model.metrics.answered(answer, preprocess_s, time.perf_counter() - started)
     return response
 

@@ -41,7 +41,8 @@ class ModelReplica:
         started = time.perf_counter()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         artifact = open_store(args.store).open(args.artifact)
-        program = programs.load(artifact, args.compute_threads)
+        choice = programs.choose(artifact)
+        program = programs.load_entry(artifact, choice.entry, args.compute_threads)
         manifest = artifact.manifest
         self._probe = [spec.zeros(1) for spec in manifest.inputs]
         sizes = {1, args.batching.max_batch_size, *(args.batching.buckets or ())}
@@ -66,9 +67,10 @@ class ModelReplica:
         self._load_s = time.perf_counter() - started
         metrics.loaded(self._load_s)
         logger.info(
-            "model %s: artifact %s (%s), program %s, %s runner, ready in %.2f s",
-            args.name, manifest.name, self._model.version, program.entry.file, program.runner,
-            self._load_s,
+            "model %s: artifact %s (%s), serves program %s: kind %s, %s; %s runner, "
+            "ready in %.2f s",
+            args.name, manifest.name, self._model.version, program.entry.file, program.entry.kind,
+            choice.why, program.runner, self._load_s,
         )  # fmt: skip
         for log in logger.handlers:
             log.flush()  # Serve holds lines back to write many at once; this one is looked for

@@ -28,17 +28,48 @@ MAY_IMPORT: dict[str, set[str]] = {
     "protocol": {"tensors", "errors"},
     "models": {"config", "tensors", "errors", "factory", "fingerprint"},
     "data": {"preprocess", "config", "tensors", "errors", "factory", "fingerprint"},
-    "program": {"artifact", "tensors", "errors"},
+    # The eager kind rebuilds the model from its source.
+    "program": {"artifact", "models", "config", "tensors", "errors"},
     "runtime": {"config", "tensors", "errors"},
     "compression": {
         "program", "artifact", "models", "data", "config", "tensors", "errors", "progress",
-        "fingerprint",
+        "fingerprint", "factory",
+    },
+}  # fmt: skip
+
+# The same for the rooms and files of `cluster/compression`, which is larger than the rest.
+COMPRESSION_MAY_IMPORT: dict[str, set[str]] = {
+    "launch": set(),
+    "layers": set(),
+    "labels": set(),
+    "origin": set(),
+    "record": set(),
+    "figures": set(),
+    "work": {"launch"},
+    "programs": {"work"},
+    "evaluation": {"record", "figures"},
+    "report": {"evaluation", "record", "figures"},
+    "training": {"work", "layers"},
+    "activations": {"work", "layers"},
+    "sensitivity": {"work", "evaluation"},
+    "pruning": {"training", "sensitivity", "evaluation", "work", "layers"},
+    "quantization": {"training", "sensitivity", "work", "layers"},
+    "steps": {
+        "training", "pruning", "quantization", "activations", "evaluation", "record", "work",
+    },
+    "search": {"steps", "programs", "evaluation", "record", "work", "launch"},
+    "candidate": {"programs", "evaluation", "report", "record", "origin", "work"},
+    "job": {
+        "candidate", "search", "steps", "programs", "labels", "origin", "record", "work", "launch",
     },
 }  # fmt: skip
 
 # Modules that a serving replica imports, directly or not, must not import these: they cost it
 # seconds of start and hundreds of megabytes.
-HEAVY = {"torch", "torchvision", "torchao", "sklearn", "safetensors", "transformers"}
+HEAVY = {
+    "torch", "torchvision", "torchao", "torch_pruning", "sklearn", "safetensors", "transformers",
+    "openvino", "nncf",
+}  # fmt: skip
 REPLICA = ("deployments.app", "deployments.model", "deployments.catalog")
 
 UNCLEAR = re.compile(
@@ -96,6 +127,18 @@ def test_a_room_imports_only_the_rooms_below_it(module: str) -> None:
     assert not wrong, f"{module} imports {wrong}; its room may import {sorted(allowed)}"
 
 
+COMPRESSION = [name for name in CLUSTER if name.startswith("cluster.compression.")]
+
+
+@pytest.mark.parametrize("module", COMPRESSION)
+def test_a_room_of_compression_imports_only_the_rooms_below_it(module: str) -> None:
+    ours = {n for n in imports(module, at_import=False) if n.startswith("cluster.compression.")}
+    own = module.split(".")[2]
+    allowed = COMPRESSION_MAY_IMPORT[own] | {own}
+    wrong = sorted(name for name in ours if name.split(".")[2] not in allowed)
+    assert not wrong, f"{module} imports {wrong}; its room may import {sorted(allowed)}"
+
+
 @pytest.mark.parametrize("module", CLUSTER)
 def test_the_library_knows_no_ray_and_no_deployment(module: str) -> None:
     assert not imports(module, at_import=False) & {"ray", "deployments", "fastapi", "starlette"}
@@ -105,6 +148,7 @@ def test_the_library_knows_no_ray_and_no_deployment(module: str) -> None:
 def test_every_room_has_its_line_here() -> None:
     rooms = {room(module) for module in CLUSTER}
     assert rooms == set(MAY_IMPORT)
+    assert {module.split(".")[2] for module in COMPRESSION} == set(COMPRESSION_MAY_IMPORT)
 
 
 def test_no_import_goes_in_a_circle() -> None:

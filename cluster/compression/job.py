@@ -1,46 +1,39 @@
 """One run of the compression job, from the recipe to a published artifact or a refusal.
 
     recipe ─ key ─→ finished before? ─→ that artifact
-                 └→ model, data → trained → baseline
-                                → other steps → weights.safetensors → programs
-                                → evaluated in a fresh process → gate → publish | reject
+                 └→ model, data → trained → baseline → other steps ┬→ candidate.build → artifact
+                                                                   └→ search → the best, its front
 
 Everything is written below one directory of the store, which goes away with the job: what
-is to stay becomes an artifact by one rename.
+is to stay becomes an artifact by one rename. Checkpoints and the search's journal lie beside,
+where a job that takes up a killed one finds them.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from importlib import metadata
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from cluster import __version__, fingerprint
-from cluster.artifact.artifact import MANIFEST, REPORT, TOKENIZER, WEIGHTS, Artifact, describe
-from cluster.artifact.manifest import Manifest, Measurement
+from cluster.artifact.artifact import TOKENIZER, Artifact
 from cluster.artifact.store import ArtifactStore
-from cluster.compression import builder, evaluate, gate, reference, requirements, steps
-from cluster.compression.evaluate import Evaluated
-from cluster.compression.quantize import tensors_of
-from cluster.compression.report import gate_lines, report, row, table
+from cluster.compression import labels, origin, steps
+from cluster.compression.candidate import Candidate, Clock, Site, build
+from cluster.compression.launch import InProcess, Launcher
+from cluster.compression.programs import builder, requirements
+from cluster.compression.record import StepRecord
+from cluster.compression.search import search
 from cluster.compression.work import StepContext, Work
-from cluster.config.recipe import ImageInput, Recipe, TextInput
+from cluster.config.recipe import Recipe
 from cluster.data import LabelledData, PreparedSamples, load_data
-from cluster.models import load_model, source_fingerprint
-from cluster.program import node
+from cluster.data.samples import Samples
+from cluster.data.split import validation
+from cluster.models import LoadedModel, load_model
 from cluster.progress import Print
-
-_CODE = Path(fingerprint.__file__).parent
-"""The whole library: how models, data and programs are read, prepared and compiled decides what
-is built, as much as the recipe does."""
 
 
 @dataclass(frozen=True)
@@ -50,152 +43,123 @@ class Outcome:
     artifact: Artifact | None
 
 
-@dataclass
-class _Clock:
-    """Seconds spent in each phase of the job."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - started
-
-
-def run(recipe: Recipe, store: ArtifactStore, out: Print) -> Outcome:
+def run(
+    recipe: Recipe, store: ArtifactStore, out: Print, launcher: Launcher | None = None
+) -> Outcome:
     """Build what the recipe asks for, unless the store holds it already.
 
+    ``launcher``: where data-parallel training and trials run; None keeps them in this process.
     Raises SourceError for a model or data source that cannot be used and CompressionError for
     a step or program that cannot be made; the store then holds nothing new.
     """
     requirements.check(recipe.programs)
     data = load_data(recipe.data, recipe.seed)
-    origin = _origin(recipe, data)
-    key = sha256(f"{origin}\n{recipe.model_dump_json()}".encode()).hexdigest()
+    labels.check(recipe, data)
+    identity = origin.of(recipe, data)
+    key = sha256(f"{identity}\n{recipe.model_dump_json()}".encode()).hexdigest()
     with store.building(key) as room:  # a second job with this recipe waits here
         if (done := store.find_build(key)) is not None:
             out(f"artifact {done.id} exists already: this recipe was built before")
             return Outcome(done)
         out(f"recipe   {recipe.name}: {recipe.model.source}")
-        return _build(recipe, key, origin, data, store, room, out)
+        artifact = _build(recipe, key, identity, data, store, room, out, launcher or InProcess())
+        store.drop_kept(key)
+        return Outcome(artifact)
 
 
 def _build(
-    recipe: Recipe, key: str, origin: str, data: LabelledData, store: ArtifactStore,
-    room: Path, out: Print,
-) -> Outcome:  # fmt: skip
-    workspace, scratch = room / "artifact", room / "scratch"
-    workspace.mkdir()
+    recipe: Recipe, key: str, identity: str, data: LabelledData, store: ArtifactStore,
+    room: Path, out: Print, launcher: Launcher,
+) -> Artifact | None:  # fmt: skip
+    scratch, kept = room / "scratch", store.kept(key)
     scratch.mkdir()
-    clock = _Clock()
+    clock = Clock()
     started = builder.start(recipe.programs)
     torch.manual_seed(recipe.seed)  # a new head starts from it
     model = load_model(recipe.model, data.labels)
-    tokenizer = model.files.get(TOKENIZER)
-    train = PreparedSamples(data.train, model.inputs, model.preprocess, tokenizer)
-    context = StepContext(train, recipe.seed, out)
-    work = Work(model.module, model.inputs, lambda: tensors_of(model.module))
-    out(f"data     {len(data.train)} training and {len(data.test)} held-out samples")
+    context = _context(recipe, data, model, store, kept, out, launcher)
+    out(
+        f"data     {len(context.train)} training, {len(context.validation)} validation and "
+        f"{len(data.test)} held-out samples"
+    )
+    work = Work.of(model.module, model.inputs)
     split = steps.leading_training(recipe.steps)
     with clock.phase("train"):
-        work = steps.trained(work, recipe.steps[:split], context, store, origin, scratch)
+        work, trained = steps.trained(work, recipe.steps[:split], context, identity, scratch)
+    original = _baseline(recipe, work, data)
     baseline = scratch / "baseline.safetensors"
-    save_file(work.weights(), baseline)
+    save_file(original.weights(), baseline)
+    context = _with_baseline(context, original)
     with clock.phase("compress"):
-        work = steps.run(work, recipe.steps[split:], context)
-    save_file(work.weights(), workspace / WEIGHTS)
-    for name, content in model.files.items():
-        (workspace / name).write_bytes(content)
-    expected = scratch / "expected.npz"
-    _record(work, train, expected)
-    with clock.phase("compile"):
-        programs = builder.build(work, recipe.programs, workspace, started, out)
-    manifest = Manifest(
-        name=recipe.name,
-        recipe=recipe.model_dump(mode="json"),
-        recipe_key=key,
-        inputs=model.inputs,
-        outputs=model.outputs,
-        image=model.preprocess if isinstance(model.preprocess, ImageInput) else None,
-        text=model.preprocess if isinstance(model.preprocess, TextInput) else None,
-        labels=model.labels,
-        files={},
-        programs=programs,
-        quantized_operators=work.quantized_operators,
-    )
-    _write(manifest, workspace)
-    with clock.phase("evaluate"):
-        found = evaluate.run(workspace, recipe, baseline, expected, scratch, out)
-    return _decide(recipe, manifest, found, clock.seconds, store, workspace, out)
+        work, compressed = steps.run(work, recipe.steps[split:], context)
+    site = Site(recipe, model, data, identity, baseline, scratch, room, started, clock)
+    records = (*trained, *compressed)
+    if recipe.search is None:
+        return build(Candidate(recipe.name, key, work, records), site, context)
+    with clock.phase("search"):
+        found = search.run(recipe.search, work, context)
+    return _publish(found, key, records, site, context)
 
 
-def _decide(
-    recipe: Recipe, manifest: Manifest, found: Evaluated, seconds: dict[str, float],
-    store: ArtifactStore, workspace: Path, out: Print,
-) -> Outcome:  # fmt: skip
-    checks = gate.check(recipe.gate, found)
-    content = report(recipe, found, checks, manifest.quantized_operators, seconds)
-    lines = [row("baseline (eager float32)", found.baseline, found.baseline)]
-    lines.append(row(recipe.name, found.artifact, found.baseline))
-    for line in [*table(lines).splitlines(), *gate_lines(checks)]:
-        out(line)
-    if not all(check.passed for check in checks):
-        where = store.reject(recipe.name, manifest.recipe_key, content)
-        out(f"rejected by the gate; the report is {where}")
-        return Outcome(None)
-    (workspace / REPORT).write_bytes(content)
-    measured: dict[str, Measurement] = {found.target: found.artifact}
-    _write(
-        manifest.model_copy(update={"baseline": found.baseline, "measured": measured}), workspace
-    )
-    artifact = store.publish(workspace)
-    out(f"artifact {artifact.id}")
-    return Outcome(artifact)
+def _publish(
+    found: search.Found, key: str, records: tuple[StepRecord, ...], site: Site,
+    context: StepContext,
+) -> Artifact | None:  # fmt: skip
+    """Build the best of the search that passes the gate, then the rest of its front.
+
+    The search chose by validation samples and one program; the gate has the last word.
+    """
+    name = context.recipe.name
+    best: Artifact | None = None
+    chosen: int | None = None
+    for trial in found.feasible:
+        if best is not None and not trial.on_front:
+            continue
+        own_name = name if best is None else f"{name}.front-{trial.number}"
+        own_key = key if best is None else sha256(f"{key} {trial.number}".encode()).hexdigest()
+        work, made = trial.build(context)
+        candidate = Candidate(
+            own_name,
+            own_key,
+            work,
+            (*records, *made),
+            found.record(name, trial.number if chosen is None else chosen),
+            trial.steps,
+        )
+        artifact = build(candidate, site, context)
+        if best is None and artifact is not None:
+            best, chosen = artifact, trial.number
+    return best
 
 
-def _record(work: Work, samples: PreparedSamples, file: Path) -> None:
-    """Keep what the model answers now, for the compiled program to be compared with."""
-    inputs, _ = samples.batch(range(min(reference.SAMPLES, len(samples))))
-    with torch.inference_mode():
-        logits = work.module(*map(torch.from_numpy, inputs)).numpy()
-    reference.record(logits, inputs, file)
+def _context(
+    recipe: Recipe, data: LabelledData, model: LoadedModel, store: ArtifactStore, kept: Path,
+    out: Print, launcher: Launcher,
+) -> StepContext:  # fmt: skip
+    def prepared(samples: Samples) -> PreparedSamples:
+        return PreparedSamples(samples, model.inputs, model.preprocess, model.files.get(TOKENIZER))
 
-
-def _write(manifest: Manifest, workspace: Path) -> None:
-    """Write the manifest with the hash of every file that lies in the workspace."""
-    files = {
-        str(path.relative_to(workspace)): describe(path)
-        for path in sorted(workspace.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
-    manifest = manifest.model_copy(update={"files": files})
-    (workspace / MANIFEST).write_bytes(manifest.to_json())
-
-
-def _origin(recipe: Recipe, data: LabelledData) -> str:
-    """Everything besides the recipe's text that decides what is built."""
-    code = sorted([*_CODE.rglob("*.py"), *_CODE.rglob("*.cpp")])
-    return json.dumps(
-        {
-            "headrace": __version__,
-            "code": fingerprint.of_files(_CODE, code),
-            "torch": node.torch_version(),
-            "torchao": metadata.version("torchao"),
-            "transformers": _transformers() if recipe.model.source.startswith("hf:") else None,
-            "cpu": sorted(node.cpu_features()),
-            "model": recipe.model.model_dump(mode="json"),
-            "model_content": source_fingerprint(recipe.model),
-            "data": recipe.data.model_dump(mode="json"),
-            "data_content": data.fingerprint,
-            "seed": recipe.seed,
-        },
-        sort_keys=True,
+    train, held_back = validation(data.train, recipe.data.validation_share, recipe.seed)
+    return StepContext(
+        recipe=recipe,
+        train=prepared(train),
+        validation=prepared(held_back),
+        launcher=launcher,
+        checkpoints=kept,
+        store=store,
+        out=out,
+        baseline=lambda: copy.deepcopy(model.module).eval(),
     )
 
 
-def _transformers() -> str | None:
-    try:
-        return metadata.version("transformers")
-    except metadata.PackageNotFoundError:
-        return None  # loading the model says so, and how to install it
+def _baseline(recipe: Recipe, work: Work, data: LabelledData) -> Work:
+    """What the result is measured against: the model as it is now, or the teacher it is to
+    replace."""
+    if recipe.baseline_source == recipe.model:
+        return Work.of(copy.deepcopy(work.module), work.inputs)
+    teacher = load_model(recipe.baseline_source, data.labels)
+    return Work.of(teacher.module, teacher.inputs)
+
+
+def _with_baseline(context: StepContext, baseline: Work) -> StepContext:
+    return replace(context, baseline=lambda: copy.deepcopy(baseline.module).eval())

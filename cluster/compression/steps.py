@@ -11,21 +11,37 @@ job that was killed later does not train again.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
-from cluster.artifact.store import ArtifactStore
-from cluster.compression.quantize import quantize
-from cluster.compression.train import train
+from cluster.compression import activations
+from cluster.compression.evaluation import costs
+from cluster.compression.evaluation.validation import Validation
+from cluster.compression.pruning.prune import prune
+from cluster.compression.quantization.quantize import quantize
+from cluster.compression.record import ModelSize, StepRecord
+from cluster.compression.training.distill import distill
+from cluster.compression.training.train import train
 from cluster.compression.work import StepContext, Work
-from cluster.config.recipe import Quantize, Step, Train
+from cluster.config.steps import Distill, Prune, Quantize, ReplaceActivation, Step, Train
 from cluster.models import checkpoints
 
-STEPS: dict[type, Callable[[Work, Any, StepContext], Work]] = {Train: train, Quantize: quantize}
+STEPS: dict[type, Callable[[Work, Any, StepContext], Work]] = {
+    Train: train,
+    Distill: distill,
+    Prune: prune,
+    Quantize: quantize,
+    ReplaceActivation: activations.replace,
+}
+
+VALIDATION_SAMPLES = 512
+"""Samples that each step's score is taken on, at most: enough to see a step go wrong."""
 
 
 def leading_training(steps: Sequence[Step]) -> int:
@@ -36,32 +52,83 @@ def leading_training(steps: Sequence[Step]) -> int:
     return count
 
 
-def run(work: Work, steps: Sequence[Step], context: StepContext) -> Work:
-    """Apply ``steps`` in order."""
-    for step in steps:
-        work = STEPS[type(step)](work, step, context)
-    return work
+def run(
+    work: Work, steps: Sequence[Step], context: StepContext
+) -> tuple[Work, tuple[StepRecord, ...]]:
+    """Apply ``steps`` in order, and measure what each of them cost and gained."""
+    if not steps:
+        return work, ()
+    metric = context.recipe.evaluation.metrics[0]
+    validation = Validation(metric, context.validation, context.baseline, VALIDATION_SAMPLES)
+    records: list[StepRecord] = []
+    score, size = validation.score(work.module), _size(work)
+    for position, step in enumerate(steps):
+        folder = context.checkpoints / f"{position}-{step.kind}"
+        folder.mkdir(parents=True, exist_ok=True)
+        own = replace(context, checkpoints=folder, details={})
+        started = time.monotonic()
+        work = STEPS[type(step)](work, step, own)
+        seconds = time.monotonic() - started
+        before, size_before = score, size
+        score, size = validation.score(work.module), _size(work)
+        context.out(
+            f"step     {title(step)}: score {before.value:.4f} → {score.value:.4f}, "
+            f"{size.weight_bytes / 1e6:.2f} MB, {size.macs / 1e6:.1f} M multiply-accumulates"
+        )
+        records.append(
+            StepRecord(
+                kind=step.kind,
+                title=title(step),
+                settings=step.model_dump(mode="json"),
+                seconds=seconds,
+                before=before,
+                after=score,
+                size_before=size_before,
+                size_after=size,
+                details=own.details,
+            )
+        )
+    return work, tuple(records)
+
+
+def title(step: Step) -> str:
+    """The step in a few words."""
+    if isinstance(step, Prune):
+        how_much = (
+            f" {step.ratio:g}" if step.ratio else f" {step.speedup:g}×" if step.speedup else ""
+        )
+        return f"prune {step.method}{how_much}"
+    if isinstance(step, Quantize):
+        return f"quantize {step.scheme}" + (" (aware)" if step.training else "")
+    if isinstance(step, ReplaceActivation):
+        return f"{step.old} → {step.new}"
+    return step.kind
+
+
+def _size(work: Work) -> ModelSize:
+    # A graph of integers cannot be counted; its float module computes as many products.
+    counted = work.precision.float_module if work.precision else work.module
+    return costs.size_of(counted, work.inputs, work.weights())
 
 
 def trained(
-    work: Work, steps: Sequence[Step], context: StepContext, store: ArtifactStore, origin: str,
-    scratch: Path,
-) -> Work:  # fmt: skip
+    work: Work, steps: Sequence[Step], context: StepContext, origin: str, scratch: Path
+) -> tuple[Work, tuple[StepRecord, ...]]:
     """Apply the training ``steps``, or load what they made before.
 
     ``origin`` identifies everything before them: model source, weights, data, seed, versions.
     ``scratch``: a directory for the weights on their way to the store.
     """
     if not steps:
-        return work
+        return work, ()
     content = json.dumps([origin, [step.model_dump() for step in steps]], sort_keys=True)
     key = sha256(content.encode()).hexdigest()
-    if (weights := store.cached_step(key)) is not None:
+    if (weights := context.store.cached_step(key)) is not None:
         checkpoints.fill(work.module, weights)
         context.out("train    already done for this model, data and settings")
-        return work
-    work = run(work, steps, context)
+        return work, ()
+    work, records = run(work, steps, context)
     file = scratch / "trained.safetensors"
     save_file(work.weights(), file)
-    store.cache_step(key, file)
-    return work
+    context.store.cache_step(key, file)
+    return work, records

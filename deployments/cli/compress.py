@@ -19,8 +19,9 @@ from typing import Any
 import aiohttp
 
 from cluster.artifact.store import default_store
-from cluster.compression import requirements
+from cluster.compression.programs import requirements
 from cluster.config.base import load
+from cluster.config.locate import located
 from cluster.config.recipe import Recipe
 from cluster.errors import ClusterError
 from cluster.progress import Terminal
@@ -45,7 +46,7 @@ def run(recipe_path: Path, store: str | None, address: str | None) -> int:
 
 def read(path: Path) -> Recipe:
     """The recipe in ``path``, its relative paths taken from where it lies; or ConfigError."""
-    return load(path, Recipe).located(path.parent.absolute())
+    return located(load(path, Recipe), path.parent.absolute())
 
 
 def absolute(store: str) -> str:
@@ -133,8 +134,8 @@ async def _follow(client: Any, job: str) -> None:
 def _environment(recipe: Recipe, home: Path, store: str) -> dict[str, str]:
     """The job's variables: what to do and, if the recipe names the user's modules, their path."""
     variables = compress.environment(recipe, store)
-    sources = [recipe.model.source, recipe.data.source, recipe.data.test_source or ""]
-    if any(source.startswith("python:") for source in sources):
+    # As a model, a teacher, data, or a metric.
+    if '"python:' in recipe.model_dump_json():
         path = [str(home.absolute()), os.environ.get("PYTHONPATH")]
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     return variables

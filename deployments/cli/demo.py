@@ -15,8 +15,8 @@ from typing import Any
 
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.store import default_store, open_store
-from cluster.compression import requirements
-from cluster.compression.report import row, table
+from cluster.compression.programs import requirements
+from cluster.compression.report.table import BASELINE, header, row, table
 from cluster.data import load_data
 from cluster.errors import CompressionError, ConfigError
 from cluster.program import node
@@ -29,6 +29,7 @@ _HERE = Path(__file__).parents[1]
 RECIPES = (_HERE / "recipes" / "digits-bf16.yaml", _HERE / "recipes" / "digits-int8.yaml")
 SERVED = _HERE / "configs" / "digits.yaml"
 CONNECTIONS = (1, 8)
+TARGET = "cpu-x86"
 SAMPLE_LABEL = "7"
 
 
@@ -74,12 +75,12 @@ def _table(artifacts: list[Artifact]) -> str:
     baseline = artifacts[-1].manifest.baseline
     if baseline is None:
         raise CompressionError("the artifact holds no baseline measurement; build it again")
-    rows = [row("baseline (eager float32)", baseline, baseline)]
+    rows = [row(BASELINE, baseline, baseline)]
     for artifact in artifacts:
         # Each against the baseline that ran in turn with it.
         own = artifact.manifest.baseline or baseline
-        rows += [row(artifact.manifest.name, m, own) for m in artifact.manifest.measured.values()]
-    return table(rows)
+        rows.append(row(artifact.manifest.name, artifact.manifest.winner(TARGET), own))
+    return table(rows, header(baseline))
 
 
 def _ask(cluster: LocalCluster, artifact: Artifact) -> tuple[dict[int, Served], Path]:
@@ -99,7 +100,7 @@ def _ask(cluster: LocalCluster, artifact: Artifact) -> tuple[dict[int, Served], 
     print(f"sending {len(images)} held-out digits as PNG files to {url}", flush=True)
     ask(url, images[:32], labels[:32], connections=1)  # the first requests open connections
     served = {count: ask(url, images, labels, count) for count in CONNECTIONS}
-    (evaluated,) = artifact.manifest.measured.values()
+    evaluated = artifact.manifest.winner(TARGET)
     for count, answers in served.items():
         if answers.accuracy != evaluated.accuracy:
             raise CompressionError(
@@ -113,7 +114,7 @@ def _conclude(
     cluster: LocalCluster, artifacts: list[Artifact], served: dict[int, Served], sample: Path,
     keep: bool, took: float,
 ) -> None:  # fmt: skip
-    (evaluated,) = artifacts[-1].manifest.measured.values()
+    evaluated = artifacts[-1].manifest.winner(TARGET)
     one = next(iter(served.values()))
     print(
         f"accuracy as served {one.accuracy:.4f} ({one.right} of {one.requests}), "
@@ -143,7 +144,8 @@ def _figures(artifacts: list[Artifact], served: dict[int, Served], took: float) 
         "artifacts": {
             artifact.manifest.name: {
                 "id": artifact.id,
-                "measured": artifact.manifest.model_dump(mode="json")["measured"],
+                "program": artifact.manifest.fastest[TARGET],
+                "measured": artifact.manifest.winner(TARGET).model_dump(mode="json"),
                 "quantized_operators": artifact.manifest.quantized_operators,
             }
             for artifact in artifacts

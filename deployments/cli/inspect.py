@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from cluster.artifact.artifact import MANIFEST, Artifact
-from cluster.artifact.manifest import content_id
+from cluster.artifact.manifest import Manifest, Measurement, ProgramEntry, content_id
 from cluster.artifact.store import open_store
-from cluster.compression.report import HEADER, row, table
+from cluster.compression.report.table import BASELINE, header, row, table
 from deployments.cli.compress import absolute
 
 
@@ -48,19 +48,43 @@ def describe(artifact: Artifact) -> str:
         + (", ..." if len(manifest.labels) > 10 else ""),
         f"quantized  {manifest.quantized_operators} operators",
     ]
-    for program in manifest.programs:
-        runner = f"native runner for {program.python_abi}" if program.native_runner else "no runner"
-        lines.append(
-            f"program    {program.file}: {program.kind} for {program.target}, "
-            f"PyTorch {program.torch_version}, {runner}"
-        )
+    lines += [_program(manifest, entry) for entry in manifest.programs]
     for name, entry in manifest.files.items():
         lines.append(f"file       {entry.size_bytes:>12,} B  {entry.sha256[:12]}  {name}")
     if manifest.baseline is not None:
-        rows = [row("baseline (eager float32)", manifest.baseline, manifest.baseline)]
-        rows += [row(t, m, manifest.baseline) for t, m in manifest.measured.items()]
-        lines += ["", table(rows, HEADER)]
+        lines += ["", _measured(manifest, manifest.baseline), "", _curves(manifest)]
     return "\n".join(lines)
+
+
+def _program(manifest: Manifest, entry: ProgramEntry) -> str:
+    facts = [f"{entry.kind} for {entry.target}", f"PyTorch {entry.torch_version}"]
+    facts += [f"{package} {version}" for package, version in entry.versions.items()]
+    if entry.native_runner is not None:
+        facts.append(f"native runner for {entry.python_abi}")
+    if entry.static_files:
+        sizes = ", ".join(str(each.batch) for each in entry.static_files)
+        facts.append(f"static shapes for batch {sizes}")
+    if manifest.fastest.get(entry.target) == entry.kind:
+        facts.append("the fastest")
+    return f"program    {entry.file}: {', '.join(facts)}"
+
+
+def _measured(manifest: Manifest, baseline: Measurement) -> str:
+    rows = [row(BASELINE, baseline, baseline)]
+    rows += [row(key, found, baseline) for key, found in manifest.measured.items()]
+    return table(rows, header(baseline, manifest.metric))
+
+
+def _curves(manifest: Manifest) -> str:
+    """Medians at every batch size that was measured."""
+    measured = {BASELINE: manifest.baseline, **manifest.measured}
+    found = {name: each.latency for name, each in measured.items() if each is not None}
+    batches = [entry.batch for entry in found[BASELINE]]
+    rows = [
+        (name, *(f"{entry.p50_ms:.2f} ms, {entry.items_per_s:.0f}/s" for entry in latency))
+        for name, latency in found.items()
+    ]
+    return table(rows, ("latency (p50), items", *(f"batch {batch}" for batch in batches)))
 
 
 def _step(step: dict[str, object]) -> str:

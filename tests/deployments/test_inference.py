@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cluster.config.recipe import TextInput
 from cluster.config.serving import Limits
+from cluster.config.sources import TextInput
 from cluster.errors import PayloadTooLargeError
 from cluster.protocol.predict import PredictRequest
 from cluster.tensors import TensorSpec

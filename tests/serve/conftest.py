@@ -16,7 +16,7 @@ from http_client import Answer, ask
 
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.local import LocalStore
-from cluster.config.recipe import DataSource
+from cluster.config.sources import DataSource
 from cluster.data import load_data
 from cluster.data.samples import Samples
 from cluster.program.program import Program, load

@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 from prometheus import Metrics, wait_for
 
-_READY = re.compile(r"(\S+ \S+),(\d{3}) .* model tiny: artifact .* native runner, ready in (\S+) s")
+_READY = re.compile(
+    r"(\S+ \S+),(\d{3}) .* model tiny: artifact .* (?:native|openvino) runner, ready in (\S+) s"
+)
 
 
 def test_it_has_neither_pytorch_s_python_package_nor_a_compiler(served) -> None:
     pid = served.replica_pid("tiny")
     mapped = Path(f"/proc/{pid}/maps").read_text()
-    assert "libtorch_cpu.so" in mapped
+    runtime = {"aoti": "libtorch_cpu.so", "openvino": "libopenvino.so"}
+    assert runtime[served.artifact.manifest.fastest["cpu-x86"]] in mapped
     assert "libtorch_python.so" not in mapped
     children = []
     for status in Path("/proc").glob("[0-9]*/status"):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 
-from cluster.compression.quantize import tensors_of
+from cluster.artifact.local import LocalStore
+from cluster.compression.launch import InProcess
 from cluster.compression.work import StepContext, Work
 from cluster.config.recipe import Recipe
 from cluster.data import PreparedSamples, load_data
+from cluster.data.split import validation
 from cluster.models import load_model
 
 
@@ -27,7 +31,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tiny_recipe: Callable[..., Recipe]) -> Callable[..., Bench]:
+def bench(tiny_recipe: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Bench]:
     """``bench(scheme, model="convolutional", **fields)``, fields being the recipe's."""
 
     def make(scheme: str | None = None, model: str = "convolutional", **fields: object) -> Bench:
@@ -36,13 +40,22 @@ def bench(tiny_recipe: Callable[..., Recipe]) -> Callable[..., Bench]:
         torch.manual_seed(recipe.seed)
         loaded = load_model(recipe.model, data.labels)
         lines: list[str] = []
+        train, held_back = validation(data.train, recipe.data.validation_share, recipe.seed)
+        checkpoints = tmp_path / "kept"
+        checkpoints.mkdir(exist_ok=True)
+        original = copy.deepcopy(loaded.module).eval()
         return Bench(
             recipe=recipe,
-            work=Work(loaded.module, loaded.inputs, lambda: tensors_of(loaded.module)),
+            work=Work.of(loaded.module, loaded.inputs),
             context=StepContext(
-                PreparedSamples(data.train, loaded.inputs, loaded.preprocess),
-                recipe.seed,
-                lines.append,
+                recipe=recipe,
+                train=PreparedSamples(train, loaded.inputs, loaded.preprocess),
+                validation=PreparedSamples(held_back, loaded.inputs, loaded.preprocess),
+                launcher=InProcess(),
+                checkpoints=checkpoints,
+                store=LocalStore(tmp_path / "store"),
+                out=lines.append,
+                baseline=lambda: copy.deepcopy(original),
             ),
             test=PreparedSamples(data.test, loaded.inputs, loaded.preprocess),
             lines=lines,

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.local import LocalStore
-from cluster.compression import evaluate, job, native_runner
+from cluster.compression import job
+from cluster.compression.programs import native_runner
 from cluster.config.recipe import Recipe
 from cluster.errors import CompressionError
 from cluster.program import node
@@ -36,7 +37,8 @@ def test_the_artifact_says_what_was_built_and_measured(
     artifact.verify()
     on_disk = {str(p.relative_to(artifact.path)) for p in artifact.path.rglob("*") if p.is_file()}
     assert on_disk == {*manifest.files, "manifest.json"}
-    assert {"weights.safetensors", "report.json", "programs/cpu-x86.pt2"} < on_disk
+    program = manifest.programs[0].file
+    assert {"weights.safetensors", "report.json", "report.html", program} < on_disk
     assert manifest.quantized_operators == operators
     assert manifest.labels == tuple("0123456789")
     assert manifest.inputs[0].shape == (-1, 1, 16, 16)
@@ -45,23 +47,34 @@ def test_the_artifact_says_what_was_built_and_measured(
     assert manifest.programs[0].torch_version == node.torch_version()
     assert set(manifest.programs[0].cpu_features) == node.cpu_features()
 
-    found, baseline = manifest.measured["cpu-x86"], manifest.baseline
+    found, baseline = manifest.measured["cpu-x86/aoti"], manifest.baseline
     assert baseline is not None
     assert found.samples == baseline.samples == 359
     assert baseline.accuracy > 0.75
     assert found.accuracy > 0.75
-    assert found.size_bytes == manifest.files["programs/cpu-x86.pt2"].size_bytes
+    assert [entry.key for entry in manifest.programs] == list(manifest.measured)
+    assert manifest.fastest.keys() == {"cpu-x86"}
+    for entry in manifest.programs:
+        loaded = sum(manifest.files[name].size_bytes for name in set(entry.loaded_files))
+        assert manifest.measured[entry.key].size_bytes == loaded
+    assert found.drop is not None
+    assert found.drop.mean == pytest.approx(baseline.accuracy - found.accuracy)
+    assert found.drop.upper > found.drop.mean
     for each in (found, baseline):
         assert each.accuracy_low < each.accuracy < each.accuracy_high
-        assert [entry.batch for entry in each.latency] == [1, 8]
+        assert [entry.batch for entry in each.latency] == [1]
 
     report = json.loads(artifact.file("report.json").read_bytes())
     assert report["accepted"] is True
     assert report["quantized_operators"] == operators
-    assert report["artifact"]["accuracy"] == found.accuracy
+    assert report["programs"]["cpu-x86/aoti"]["accuracy"] == found.accuracy
     assert report["baseline"]["accuracy"] == baseline.accuracy
-    assert report["artifact"]["latency"][1]["items_per_s"] > 0
+    assert report["fastest"] == manifest.fastest["cpu-x86"]
+    assert [step["kind"] for step in report["steps"]][-1] == "quantize"
     assert report["seconds"].keys() == {"train", "compress", "compile", "evaluate"}
+    page = artifact.file("report.html").read_text()
+    assert page.startswith("<!DOCTYPE html>")
+    assert manifest.name in page
     assert Recipe.model_validate(manifest.recipe).name == manifest.name
 
 
@@ -98,7 +111,9 @@ def test_the_same_recipe_is_not_built_twice(
     lines: list[str] = []
     started = time.monotonic()
     outcome = job.run(
-        tiny_recipe("tiny-int8", "static_int8"), LocalStore(int8_artifact_store), lines.append
+        tiny_recipe("tiny-int8", "static_int8", programs=[{}]),
+        LocalStore(int8_artifact_store),
+        lines.append,
     )
     assert time.monotonic() - started < 5
     assert outcome.artifact is not None
@@ -114,17 +129,20 @@ def test_a_rejected_build_leaves_its_report_and_nothing_to_serve(
     tiny_recipe: TinyRecipe, tmp_path: Path
 ) -> None:
     lines: list[str] = []
-    recipe = tiny_recipe("too-large", "bf16", "linear", gate={"max_bytes": 1000})
+    gate, programs = {"max_bytes": 1000}, [{"kinds": ["exported"]}]
+    recipe = tiny_recipe("too-large", "bf16", "linear", gate=gate, programs=programs)
     outcome = job.run(recipe, LocalStore(tmp_path / "store"), lines.append)
     assert outcome.artifact is None
-    (name,) = below(tmp_path / "store" / "rejected")
+    page, name = below(tmp_path / "store" / "rejected")
+    assert page.removesuffix(".html") == name.removesuffix(".json")
     where = tmp_path / "store" / "rejected" / name
     assert lines[-1] == f"rejected by the gate; the report is {where}"
     report = json.loads(where.read_bytes())
     assert report["accepted"] is False
-    failed = {each["name"]: each for each in report["gate"] if not each["passed"]}
-    assert failed["max_bytes"]["measured"] == report["artifact"]["size_bytes"] > 1000
-    assert any("max_bytes" in line and line.endswith("FAILED") for line in lines)
+    failed = {each["name"]: each for each in report["checks"] if not each["passed"]}
+    measured = report["programs"]["cpu-x86/exported"]["size_bytes"]
+    assert failed["max_bytes"]["measured"] == measured > 1000
+    assert any("max_bytes" in line and "FAILED" in line for line in lines)
     for folder in ("artifacts", "names", "builds", "building"):
         assert below(tmp_path / "store" / folder) == []
 
@@ -151,23 +169,3 @@ def test_missing_python_headers_are_named_with_their_package(
     with pytest.raises(CompressionError, match=re.escape(f"{tmp_path}/Python.h")) as e:
         native_runner.compiler()
     assert "apt-get install python3-dev" in str(e.value)
-
-
-def test_an_artifact_that_cannot_be_loaded_is_not_measured(
-    int8_artifact: Artifact, tiny_recipe: TinyRecipe, tmp_path: Path
-) -> None:
-    broken = tmp_path / "artifact"
-    broken.mkdir()
-    (broken / "manifest.json").write_bytes((int8_artifact.path / "manifest.json").read_bytes())
-    (broken / "programs").mkdir()
-    (broken / "programs" / "cpu-x86.pt2").write_bytes(b"PK")
-    with pytest.raises(CompressionError, match="could not be evaluated") as caught:
-        evaluate.run(
-            broken,
-            tiny_recipe("tiny-int8", "static_int8"),
-            tmp_path / "none.safetensors",
-            tmp_path / "none.npz",
-            tmp_path,
-            print,
-        )
-    assert "cpu-x86.pt2: sha256 is" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Recipes that begin with the same training train once."""
+"""Steps run in order and say what they cost; recipes that begin alike train once."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from cluster.artifact.local import LocalStore
 from cluster.compression import steps
-from cluster.config.recipe import Quantize, Train
+from cluster.config.steps import Prune, Quantize, Train
 
 Bench = Callable[..., Any]
 TRAIN = Train(kind="train", epochs=1)
@@ -20,17 +19,17 @@ ALREADY = "train    already done for this model, data and settings"
 def test_the_same_training_is_done_once_and_gives_the_same_weights(
     bench: Bench, tmp_path: Path
 ) -> None:
-    store = LocalStore(tmp_path / "store")
     first, second = bench(), bench()
-    trained = steps.trained(first.work, [TRAIN], first.context, store, "origin", tmp_path)
-    loaded = steps.trained(second.work, [TRAIN], second.context, store, "origin", tmp_path)
+    trained, records = steps.trained(first.work, [TRAIN], first.context, "origin", tmp_path)
+    loaded, none = steps.trained(second.work, [TRAIN], second.context, "origin", tmp_path)
     assert ALREADY not in first.lines
     assert second.lines == [ALREADY]
     torch.testing.assert_close(loaded.weights(), trained.weights(), rtol=0, atol=0)
+    assert [record.kind for record in records] == ["train"]
+    assert none == ()
 
 
 def test_other_settings_or_another_origin_train_anew(bench: Bench, tmp_path: Path) -> None:
-    store = LocalStore(tmp_path / "store")
     cases = [
         ([TRAIN], "origin"),
         ([TRAIN], "another model"),
@@ -39,16 +38,15 @@ def test_other_settings_or_another_origin_train_anew(bench: Bench, tmp_path: Pat
     ]
     for taken, origin in cases:
         made = bench(model="linear")
-        steps.trained(made.work, taken, made.context, store, origin, tmp_path)
+        steps.trained(made.work, taken, made.context, origin, tmp_path)
         assert ALREADY not in made.lines
-    assert len(list((store.root / "steps").iterdir())) == len(cases)
+    assert len(list((tmp_path / "store" / "steps").iterdir())) == len(cases)
 
 
 def test_a_model_without_training_is_left_as_it_is(bench: Bench, tmp_path: Path) -> None:
     made = bench()
-    store = LocalStore(tmp_path / "store")
-    assert steps.trained(made.work, [], made.context, store, "origin", tmp_path) is made.work
-    assert not store.root.exists()
+    assert steps.trained(made.work, [], made.context, "origin", tmp_path) == (made.work, ())
+    assert not (tmp_path / "store").exists()
 
 
 def test_only_the_training_at_the_beginning_makes_the_baseline() -> None:
@@ -57,3 +55,27 @@ def test_only_the_training_at_the_beginning_makes_the_baseline() -> None:
     assert steps.leading_training([quantize]) == 0
     assert steps.leading_training([TRAIN, TRAIN, quantize]) == 2
     assert steps.leading_training([TRAIN, quantize, TRAIN]) == 1
+
+
+def test_every_step_says_what_it_cost_and_gained(bench: Bench, tmp_path: Path) -> None:
+    made = bench()
+    prune = Prune(kind="prune", method="structured", ratio=0.5, round_to=4)
+    taken = [TRAIN, prune, TRAIN, Quantize(kind="quantize", scheme="bf16")]
+    work, records = steps.run(made.work, taken, made.context)
+    assert [record.title for record in records] == [
+        "train", "prune structured 0.5", "train", "quantize bf16",
+    ]  # fmt: skip
+    trained, pruned, recovered, quantized = records
+    assert trained.after.value > trained.before.value + 0.3
+    assert pruned.before == trained.after
+    assert pruned.size_after.macs < 0.6 * pruned.size_before.macs
+    assert pruned.size_after.parameters < pruned.size_before.parameters
+    assert recovered.after.value > pruned.after.value
+    assert recovered.size_after.macs == pruned.size_after.macs == quantized.size_after.macs
+    assert quantized.size_after.weight_bytes < 0.6 * quantized.size_before.weight_bytes
+    assert work.quantized_operators == 4
+    assert all(record.seconds > 0 for record in records)
+    # Each step has a place of its own for what must survive a kill.
+    assert sorted(path.name for path in made.context.checkpoints.iterdir()) == [
+        "0-train", "1-prune", "2-train", "3-quantize",
+    ]  # fmt: skip

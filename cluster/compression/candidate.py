@@ -1,0 +1,235 @@
+"""One compressed model → its programs → evaluation → gate → artifact or refusal.
+
+Work → weights.safetensors → builder.build → programs
+     → evaluate.run, one fresh process per program → the fastest of each target
+     → gate.check → report.json, report.html → publish | reject
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from cluster.artifact.artifact import MANIFEST, REPORT, REPORT_PAGE, WEIGHTS, Artifact, describe
+from cluster.artifact.manifest import Manifest
+from cluster.compression import origin
+from cluster.compression.evaluation import costs, evaluate, gate, reference
+from cluster.compression.evaluation.evaluate import Evaluated
+from cluster.compression.programs import builder
+from cluster.compression.record import BuildRecord, CheckRecord, SearchRecord, StepRecord
+from cluster.compression.report import html
+from cluster.compression.report.table import gate_lines, table_of
+from cluster.compression.work import StepContext, Work
+from cluster.config.recipe import Recipe
+from cluster.config.sources import ImageInput, TextInput
+from cluster.config.steps import Step
+from cluster.data import LabelledData, PreparedSamples
+from cluster.models import LoadedModel
+from cluster.program import node
+
+
+@dataclass
+class Clock:
+    """Seconds spent in each phase of the job."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+
+@dataclass(frozen=True)
+class Site:
+    """What all candidates of one job share."""
+
+    recipe: Recipe
+    model: LoadedModel
+    data: LabelledData
+    identity: str
+    baseline: Path
+    """The float32 weights that everything is measured against."""
+
+    scratch: Path
+    room: Path
+    started: dict[str, builder.Wait]
+    clock: Clock
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A compressed model that may become an artifact."""
+
+    name: str
+    key: str
+    work: Work
+    records: tuple[StepRecord, ...]
+    search: SearchRecord | None = None
+    found_steps: tuple[Step, ...] = ()
+    """Steps that a search added to the recipe's own."""
+
+
+def build(candidate: Candidate, site: Site, context: StepContext) -> Artifact | None:
+    """Compile, measure and judge the candidate; None if the gate refuses it.
+
+    A refusal leaves its reports in the store, and nothing that could be served.
+    """
+    workspace = site.room / f"artifact-{candidate.name}"
+    workspace.mkdir()
+    work, out, recipe = candidate.work, context.out, site.recipe
+    weights = work.weights()
+    save_file(weights, workspace / WEIGHTS)
+    for name, content in site.model.files.items():
+        (workspace / name).write_bytes(content)
+    expected = site.scratch / f"expected-{candidate.name}.npz"
+    _record_answers(work, context.train, expected)
+    with site.clock.phase("compile"):
+        built = builder.build(work, recipe, workspace, site.started, context)
+    manifest = _manifest(candidate, site).model_copy(update={"programs": built.entries})
+    _write(manifest, workspace)
+    with site.clock.phase("evaluate"):
+        found = evaluate.run(workspace, recipe, site.baseline, expected, site.scratch, out)
+    found = found.model_copy(update={"failed": {**built.failed, **found.failed}})
+    found = gate.admitted(recipe.gate, found)
+    kept = builder.trim(manifest.programs, found.programs, found.static, workspace)
+    manifest = manifest.model_copy(update={"programs": kept})
+    checks = _checks(candidate, site, found, out)
+    record = _build_record(candidate, site, found, checks, weights)
+    reports = {
+        ".json": record.model_dump_json(indent=1).encode() + b"\n",
+        ".html": html.page(record).encode(),
+    }
+    if not record.accepted:
+        where = context.store.reject(candidate.name, candidate.key, reports)
+        out(f"rejected by the gate; the report is {where}")
+        return None
+    (workspace / REPORT).write_bytes(reports[".json"])
+    (workspace / REPORT_PAGE).write_bytes(reports[".html"])
+    measured = {
+        "baseline": found.baseline, "measured": found.programs, "fastest": found.fastest
+    }  # fmt: skip
+    _write(manifest.model_copy(update=measured), workspace)
+    artifact = context.store.publish(workspace)
+    out(f"artifact {artifact.id}")
+    return artifact
+
+
+def _manifest(candidate: Candidate, site: Site) -> Manifest:
+    recipe, model = site.recipe, site.model
+    shown = recipe.model_dump(mode="json")
+    if candidate.search is not None:  # the artifact says what it is, not how it was looked for
+        found = [step.model_dump(mode="json") for step in candidate.found_steps]
+        shown = {**shown, "steps": [*shown["steps"], *found], "search": None}
+    return Manifest(
+        name=candidate.name,
+        recipe=shown,
+        recipe_key=candidate.key,
+        inputs=model.inputs,
+        outputs=model.outputs,
+        image=model.preprocess if isinstance(model.preprocess, ImageInput) else None,
+        text=model.preprocess if isinstance(model.preprocess, TextInput) else None,
+        labels=model.labels,
+        files={},
+        programs=(),
+        quantized_operators=candidate.work.quantized_operators,
+        metric=recipe.evaluation.metrics[0],
+    )
+
+
+def _checks(
+    candidate: Candidate, site: Site, found: Evaluated, out: Any
+) -> tuple[CheckRecord, ...]:
+    recipe = site.recipe
+    wants = any(record.kind == "quantize" for record in candidate.records)
+    checks = gate.check(
+        recipe.gate,
+        found,
+        float_bytes=site.baseline.stat().st_size,
+        quantized_operators=candidate.work.quantized_operators,
+        wants_quantized=wants,
+    )
+    for line in [*table_of(candidate.name, found).splitlines(), *gate_lines(checks)]:
+        out(line)
+    return checks
+
+
+def _build_record(
+    candidate: Candidate, site: Site, found: Evaluated, checks: tuple[CheckRecord, ...],
+    weights: dict[str, torch.Tensor],
+) -> BuildRecord:  # fmt: skip
+    recipe, data = site.recipe, site.data
+    target = recipe.programs[0].target
+    return BuildRecord(
+        name=candidate.name,
+        recipe=recipe.model_dump(mode="json"),
+        accepted=all(check.passed for check in checks),
+        checks=checks,
+        metric=recipe.evaluation.metrics[0],
+        target=target,
+        fastest=found.fastest.get(target, ""),
+        baseline=found.baseline,
+        programs=found.programs,
+        failed_programs=found.failed,
+        quantized_operators=candidate.work.quantized_operators,
+        steps=candidate.records,
+        layers=costs.layer_sizes(load_file(site.baseline), weights),
+        search=candidate.search,
+        seconds={name: round(taken, 2) for name, taken in site.clock.seconds.items()},
+        versions=origin.versions(),
+        seed=recipe.seed,
+        data={
+            "source": recipe.data.source,
+            "test_source": recipe.data.test_source,
+            "fingerprint": data.fingerprint,
+            "training_samples": len(data.train),
+            "held_out_samples": len(data.test),
+            "classes": len(data.labels),
+        },
+        machine={
+            "cpu": node.cpu_name(),
+            "cpus": node.cpus(),
+            "targets": list(node.targets()),
+            "compute_threads": recipe.evaluation.compute_threads,
+        },
+        random_weights=_untrained(recipe),
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _untrained(recipe: Recipe) -> bool:
+    """Whether the weights are the random ones that the model was built with."""
+    trains = any(step.kind in ("train", "distill") for step in recipe.steps)
+    return (
+        recipe.model.source.startswith("torchvision:")
+        and recipe.model.weights is None
+        and not trains
+    )
+
+
+def _record_answers(work: Work, samples: PreparedSamples, file: Path) -> None:
+    """Keep what the model answers now, for the compiled programs to be compared with."""
+    inputs, _ = samples.batch(range(min(reference.SAMPLES, len(samples))))
+    with torch.inference_mode():
+        answers = work.module(*map(torch.from_numpy, inputs)).numpy()
+    reference.record(answers, inputs, file)
+
+
+def _write(manifest: Manifest, workspace: Path) -> None:
+    """Write the manifest with the hash of every file that lies in the workspace."""
+    files = {
+        str(path.relative_to(workspace)): describe(path)
+        for path in sorted(workspace.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    manifest = manifest.model_copy(update={"files": files})
+    (workspace / MANIFEST).write_bytes(manifest.to_json())

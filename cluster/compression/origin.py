@@ -1,0 +1,60 @@
+"""The identity of a build: everything besides the recipe's text that decides what is built."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from pathlib import Path
+
+from cluster import __version__, fingerprint
+from cluster.config.recipe import Recipe
+from cluster.config.sources import ModelSource
+from cluster.config.steps import Distill
+from cluster.data import LabelledData
+from cluster.models import source_fingerprint
+from cluster.program import node
+
+_CODE = Path(fingerprint.__file__).parent
+"""The whole library: how models, data and programs are read, prepared and compiled decides what
+is built, as much as the recipe does."""
+
+_PACKAGES = ("torchao", "torchvision", "torch-pruning", "transformers", "openvino", "nncf")
+
+
+def of(recipe: Recipe, data: LabelledData) -> str:
+    """A text that changes when the same recipe would build something else."""
+    code = sorted([*_CODE.rglob("*.py"), *_CODE.rglob("*.cpp")])
+    return json.dumps(
+        {
+            "headrace": __version__,
+            "code": fingerprint.of_files(_CODE, code),
+            "versions": versions(),
+            "cpu": sorted(node.cpu_features()),
+            "model": recipe.model.model_dump(mode="json"),
+            "model_content": source_fingerprint(recipe.model),
+            "teachers": [source_fingerprint(teacher) for teacher in _teachers(recipe)],
+            "data": recipe.data.model_dump(mode="json"),
+            "data_content": data.fingerprint,
+            "seed": recipe.seed,
+        },
+        sort_keys=True,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Installed version of each package that takes part in a build."""
+    found = {"headrace": __version__, "torch": node.torch_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue  # an optional one: what needs it says so
+    return found
+
+
+def _teachers(recipe: Recipe) -> list[ModelSource]:
+    return [
+        step.teacher.model
+        for step in recipe.steps
+        if isinstance(step, Distill) and step.teacher is not None and step.teacher.model is not None
+    ]
