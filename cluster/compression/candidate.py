@@ -7,6 +7,7 @@ Work → weights.safetensors → builder.build → programs
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,7 +111,9 @@ def build(candidate: Candidate, site: Site, context: StepContext) -> Artifact | 
         ".html": html.page(record).encode(),
     }
     if not record.accepted:
-        where = context.store.reject(candidate.name, candidate.key, reports)
+        shutil.rmtree(workspace)  # the next candidate of a search may have the same name
+        number = f".trial-{candidate.search.chosen}" if candidate.search else ""
+        where = context.store.reject(f"{candidate.name}{number}", candidate.key, reports)
         out(f"rejected by the gate; the report is {where}")
         return None
     (workspace / REPORT).write_bytes(reports[".json"])

@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from cluster.artifact.artifact import TOKENIZER, Artifact
@@ -32,6 +33,7 @@ from cluster.config.recipe import Recipe
 from cluster.data import LabelledData, PreparedSamples, load_data
 from cluster.data.samples import Samples
 from cluster.data.split import validation
+from cluster.errors import CompressionError
 from cluster.models import LoadedModel, load_model
 from cluster.progress import Print
 
@@ -55,14 +57,22 @@ def run(
     requirements.check(recipe.programs)
     data = load_data(recipe.data, recipe.seed)
     labels.check(recipe, data)
-    identity = origin.of(recipe, data)
+    identity = origin.of(recipe, data, store)
     key = sha256(f"{identity}\n{recipe.model_dump_json()}".encode()).hexdigest()
     with store.building(key) as room:  # a second job with this recipe waits here
         if (done := store.find_build(key)) is not None:
             out(f"artifact {done.id} exists already: this recipe was built before")
             return Outcome(done)
         out(f"recipe   {recipe.name}: {recipe.model.source}")
-        artifact = _build(recipe, key, identity, data, store, room, out, launcher or InProcess())
+        try:
+            artifact = _build(
+                recipe, key, identity, data, store, room, out, launcher or InProcess()
+            )
+        except (OSError, SafetensorError) as error:
+            raise CompressionError(
+                f"the job's files cannot be written or read: {error}; nothing was published. Free "
+                "space in the store, or choose another one"
+            ) from error
         store.drop_kept(key)
         return Outcome(artifact)
 
@@ -112,23 +122,27 @@ def _publish(
     name = context.recipe.name
     best: Artifact | None = None
     chosen: int | None = None
+    failure: CompressionError | None = None
     for trial in found.feasible:
         if best is not None and not trial.on_front:
             continue
         own_name = name if best is None else f"{name}.front-{trial.number}"
         own_key = key if best is None else sha256(f"{key} {trial.number}".encode()).hexdigest()
-        work, made = trial.build(context)
-        candidate = Candidate(
-            own_name,
-            own_key,
-            work,
-            (*records, *made),
-            found.record(name, trial.number if chosen is None else chosen),
-            trial.steps,
-        )
-        artifact = build(candidate, site, context)
+        search_record = found.record(name, trial.number if chosen is None else chosen)
+        try:
+            work, made = trial.build(context)
+            candidate = Candidate(
+                own_name, own_key, work, (*records, *made), search_record, trial.steps
+            )
+            artifact = build(candidate, site, context)
+        except CompressionError as error:  # of this one: the search measured one kind of program
+            context.out(f"trial {trial.number} cannot be built: {error}")
+            failure = error
+            continue
         if best is None and artifact is not None:
             best, chosen = artifact, trial.number
+    if best is None and failure is not None:
+        raise failure
     return best
 
 

@@ -7,9 +7,9 @@ from importlib import metadata
 from pathlib import Path
 
 from cluster import __version__, fingerprint
+from cluster.artifact.store import ArtifactStore
 from cluster.config.recipe import Recipe
-from cluster.config.sources import ModelSource
-from cluster.config.steps import Distill
+from cluster.config.steps import Distill, Teacher
 from cluster.data import LabelledData
 from cluster.models import source_fingerprint
 from cluster.program import node
@@ -21,8 +21,11 @@ is built, as much as the recipe does."""
 _PACKAGES = ("torchao", "torchvision", "torch-pruning", "transformers", "openvino", "nncf")
 
 
-def of(recipe: Recipe, data: LabelledData) -> str:
-    """A text that changes when the same recipe would build something else."""
+def of(recipe: Recipe, data: LabelledData, store: ArtifactStore) -> str:
+    """A text that changes when the same recipe would build something else.
+
+    ``store``: where a teacher that is an artifact stands; ArtifactNotFoundError if it does not.
+    """
     code = sorted([*_CODE.rglob("*.py"), *_CODE.rglob("*.cpp")])
     return json.dumps(
         {
@@ -32,7 +35,7 @@ def of(recipe: Recipe, data: LabelledData) -> str:
             "cpu": sorted(node.cpu_features()),
             "model": recipe.model.model_dump(mode="json"),
             "model_content": source_fingerprint(recipe.model),
-            "teachers": [source_fingerprint(teacher) for teacher in _teachers(recipe)],
+            "teachers": [_identity(teacher, store) for teacher in _teachers(recipe)],
             "data": recipe.data.model_dump(mode="json"),
             "data_content": data.fingerprint,
             "seed": recipe.seed,
@@ -52,9 +55,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _teachers(recipe: Recipe) -> list[ModelSource]:
-    return [
-        step.teacher.model
-        for step in recipe.steps
-        if isinstance(step, Distill) and step.teacher is not None and step.teacher.model is not None
-    ]
+def _teachers(recipe: Recipe) -> list[Teacher]:
+    steps: list[object] = [*recipe.steps]
+    if recipe.search is not None:
+        steps.append(recipe.search.space.recovery)
+    return [step.teacher for step in steps if isinstance(step, Distill) and step.teacher]
+
+
+def _identity(teacher: Teacher, store: ArtifactStore) -> str | None:
+    if teacher.model is not None:
+        return source_fingerprint(teacher.model)
+    return store.open(teacher.artifact or "").id

@@ -133,7 +133,7 @@ class Recipe(Config):
         """
         after = next((step for step in self.steps if step.kind != "train"), None)
         if isinstance(after, Distill) and after.teacher is not None and after.teacher.model:
-            return after.teacher.model
+            return after.teacher.model.with_inputs_of(self.model)
         return self.model
 
     @model_validator(mode="after")
@@ -149,7 +149,24 @@ class Recipe(Config):
                 f"steps[{quantized}] quantizes, so a search can change nothing after it; move the "
                 "scheme to search.space.schemes"
             )
+        self._zeros_stay()
         targets = [program.target for program in self.programs]
         if len(set(targets)) != len(targets):
             raise ValueError(f"programs name a target twice: {targets}")
         return self
+
+    def _zeros_stay(self) -> None:
+        """ValueError if a later step's training would fill what an earlier one set to zero."""
+        sparse: int | None = None
+        for position, step in enumerate(self.steps):
+            trains = step.kind in ("train", "distill") or (
+                step.kind == "quantize" and step.training is not None
+            )
+            if sparse is not None and trains:
+                raise ValueError(
+                    f"steps[{position}] ({step.kind}) trains, and would fill the zeros of "
+                    f"steps[{sparse}]; train in steps[{sparse}].recovery, which keeps them, or "
+                    "before it"
+                )
+            if step.kind == "prune" and step.method != "structured":
+                sparse = position

@@ -80,6 +80,6 @@ class Search(Config):
 
     @model_validator(mode="after")
     def _something_to_search(self) -> Search:
-        if self.space.prune is None and len(self.space.schemes) == 1:
-            raise ValueError("the space holds one combination; add schemes or prune")
+        if self.space.prune is None and set(self.space.schemes) == {"none"}:
+            raise ValueError("the space holds nothing to try; add schemes or prune")
         return self

@@ -92,6 +92,14 @@ class ModelSource(Config):
         default=None, description="A plain tensor input, for models without preprocessing."
     )
 
+    def with_inputs_of(self, student: ModelSource) -> ModelSource:
+        """This source as a teacher of ``student``: a factory that says nothing of its inputs
+        takes the student's."""
+        silent = self.image is None and self.text is None and self.tensor is None
+        if not (silent and self.source.startswith("python:")):
+            return self
+        return self.model_copy(update={"image": student.image, "tensor": student.tensor})
+
     @field_validator("source")
     @classmethod
     def _known_kind(cls, value: str) -> str:

@@ -84,7 +84,8 @@ class Prune(Config):
     kind: Literal["prune"]
     method: Literal["magnitude", "semi_structured", "structured"] = Field(
         description="magnitude: the smallest weights become zero. semi_structured: two of every "
-        "four weights become zero (2:4). structured: channels and attention heads are removed."
+        "four weights become zero (2:4). structured: channels and attention heads are removed "
+        "(heads of nn.MultiheadAttention all stay and become narrower)."
     )
     ratio: float | None = Field(
         default=None,

@@ -27,8 +27,8 @@ def fill(module: torch.nn.Module, path: Path) -> None:
     Raises :class:`SourceError` when the file cannot be read, holds more than tensors, or does
     not fit the module.
     """
-    tensors = read(path)
     own = module.state_dict()
+    tensors = _without_prefix(read(path), own)
     lacking = [name for name in own if name not in tensors and not name.endswith(_COUNTER)]
     problems = [
         *_listed("the file lacks", lacking),
@@ -107,10 +107,19 @@ def _unwrapped(content: Any, path: Path) -> dict[str, torch.Tensor]:
             f"{path} holds more than tensors: {', '.join(other[:_SHOWN])}; save the state_dict "
             f'alone, or under the key "state_dict"'
         )
-    prefix = "module."
-    if content and all(name.startswith(prefix) for name in content):
-        return {name.removeprefix(prefix): tensor for name, tensor in content.items()}
     return dict(content)
+
+
+def _without_prefix(
+    tensors: dict[str, torch.Tensor], own: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Names without data-parallel's ``module.``, unless the model's own names begin so."""
+    prefix = "module."
+    if all(name.startswith(prefix) for name in tensors) and not all(
+        name.startswith(prefix) for name in own
+    ):
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def _listed(title: str, names: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from cluster.config.sources import ModelSource
 from cluster.errors import SourceError
-from cluster.models import LoadedModel, load_model
+from cluster.models import LoadedModel, checkpoints, load_model
 
 FOUR = {"shape": [4]}
 LINEAR = """
@@ -134,3 +134,15 @@ def test_files_without_batch_counters_and_version_marks_load(tmp_path: Path) -> 
     model = load("torchvision:mnasnet0_5", num_classes=2, weights=str(file), image={"size": 32})
     loaded = model.module.state_dict()
     assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+def test_a_model_whose_only_child_is_called_module_keeps_its_names(tmp_path: Path) -> None:
+    class Wrapped(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = torch.nn.Linear(2, 2)
+
+    saved, loaded = Wrapped(), Wrapped()
+    save_file(saved.state_dict(), tmp_path / "w.safetensors")
+    checkpoints.fill(loaded, tmp_path / "w.safetensors")
+    torch.testing.assert_close(loaded.state_dict(), saved.state_dict(), rtol=0, atol=0)

@@ -125,8 +125,21 @@ def serving(**fields: Any) -> dict[str, Any]:
         ({"evaluation": {"metrics": ["f1"]}}, ["evaluation.metrics", "'f1'", "python:module"]),
         ({"gate": {"confidence": 1}}, ["gate.confidence", "less than 1", "given: 1"]),
         (
-            {"search": {"space": {"prune": None, "schemes": ["bf16"]}}},
-            ["search", "one combination"],
+            {"search": {"space": {"prune": None, "schemes": ["none"]}}},
+            ["search", "nothing to try"],
+        ),
+        (
+            {"steps": [PRUNE | {"method": "magnitude", "ratio": 0.5}, {"kind": "train"}]},
+            ["steps[1] (train) trains", "fill the zeros of steps[0]", "steps[0].recovery"],
+        ),
+        (
+            {
+                "steps": [
+                    PRUNE | {"method": "semi_structured"},
+                    {"kind": "quantize", "scheme": "static_int8", "training": {}},
+                ]
+            },
+            ["steps[1] (quantize) trains", "steps[0]"],
         ),
         ({"search": {"space": {"prune": {"ratios": [1.5]}}}}, ["ratios[0]", "less than 1"]),
         (
@@ -260,3 +273,13 @@ def test_the_baseline_is_the_teacher_that_is_to_be_replaced() -> None:
     ):  # fmt: skip
         read = parse(recipe(steps=steps), Recipe, "it.yaml")
         assert read.baseline_source.source == expected["source"]
+
+
+def test_a_teacher_that_says_nothing_of_its_inputs_takes_the_students() -> None:
+    image = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
+    teacher = {"source": "python:nets:large", "weights": "large.safetensors"}
+    distill = {"kind": "distill", "teacher": {"model": teacher}}
+    student = {"source": "python:nets:small", "image": image}
+    read = parse(recipe(model=student, steps=[distill]), Recipe, "it.yaml")
+    assert read.baseline_source.source == "python:nets:large"
+    assert read.baseline_source.image == read.model.image

@@ -19,8 +19,6 @@ from cluster.errors import ClusterError
 from deployments.local import LocalCluster
 from deployments.local.rest import Dashboard
 
-PROGRAM = "programs/cpu-x86.pt2"
-
 
 def copied(store: Path, to: Path) -> Path:
     """A copy of the store; returns the directory of its artifact ``tiny-int8``."""
@@ -37,7 +35,8 @@ def flip_a_byte(file: Path) -> None:
 def for_another_cpu(artifact: Path) -> None:
     """Change what the artifact says it needs, and its id with it: nothing is corrupt."""
     manifest = json.loads((artifact / MANIFEST).read_text())
-    manifest["programs"][0]["cpu_features"] += ["avx1024", "amx_fp4"]
+    for program in manifest["programs"]:
+        program["cpu_features"] += ["avx1024", "amx_fp4"]
     text = json.dumps(manifest).encode()
     (artifact / MANIFEST).write_bytes(text)
     artifact.rename(artifact.with_name(content_id(text)))
@@ -50,17 +49,20 @@ def test_none_of_them_is_served_and_each_says_why(
     write_config: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
+    manifest = LocalStore(int8_artifact_store).open("tiny-int8").manifest
+    fastest = {entry.key: entry for entry in manifest.programs}
+    loaded = fastest[f"cpu-x86/{manifest.fastest['cpu-x86']}"].file
     changed = copied(int8_artifact_store, tmp_path / "changed")
-    right = sha256((changed / PROGRAM).read_bytes()).hexdigest()
-    flip_a_byte(changed / PROGRAM)
-    wrong = sha256((changed / PROGRAM).read_bytes()).hexdigest()
+    right = sha256((changed / loaded).read_bytes()).hexdigest()
+    flip_a_byte(changed / loaded)
+    wrong = sha256((changed / loaded).read_bytes()).hexdigest()
     forged = copied(int8_artifact_store, tmp_path / "forged")
     (forged / MANIFEST).write_bytes((forged / MANIFEST).read_bytes() + b" ")
     for_another_cpu(copied(int8_artifact_store, tmp_path / "foreign"))
     expected = {
-        "changed": f"{changed / PROGRAM}: sha256 is {wrong}, the manifest names {right}",
+        "changed": f"{changed / loaded}: sha256 is {wrong}, the manifest names {right}",
         "forged": f"{forged / MANIFEST}: sha256 is ",
-        "foreign": f"{PROGRAM}: its code uses amx_fp4, avx1024, which this CPU lacks",
+        "foreign": f"{loaded}: its code uses amx_fp4, avx1024, which this CPU lacks",
         "absent": "no artifact 'tiny-int9' in the store",
         "wrong": "args: batching.max_batch_size: Input should be greater than or equal to 1",
     }

@@ -51,9 +51,9 @@ def check(run: Run, file: Path, batch: int | None = None) -> float:
     if not found <= MAX_DIFFERENCE:  # NaN is not
         raise CompressionError(
             f"the compiled program does not compute the model: its outputs differ by {found:.2f} "
-            f"of their spread, at most {MAX_DIFFERENCE} is rounding. Report this model to the "
-            "compiler's authors; another kind of program, or another `quantize` scheme, may "
-            "compile rightly"
+            f"of their spread, at most {MAX_DIFFERENCE} is rounding. Its compiler is wrong about "
+            "this model, or quantizes it far worse than the `quantize` step did; try another kind "
+            "of program, or another scheme"
         )
     return found
 

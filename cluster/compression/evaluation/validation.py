@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from cluster.artifact.manifest import Drop, Score
+from cluster.artifact.manifest import Score
 from cluster.compression.evaluation import metrics
 from cluster.compression.evaluation.measure import outputs_of
 from cluster.data import PreparedSamples
@@ -43,10 +43,6 @@ class Validation:
     def score(self, module: torch.nn.Module) -> Score:
         """The mean score, with its interval."""
         return metrics.mean_score(self.scores(module))
-
-    def drop(self, module: torch.nn.Module, confidence: float) -> Drop:
-        """How much lower the module scores than the baseline."""
-        return metrics.drop(self.baseline_scores, self.scores(module), confidence)
 
     @cached_property
     def baseline_scores(self) -> np.ndarray:

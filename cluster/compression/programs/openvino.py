@@ -56,11 +56,6 @@ def supports(work: Work, target: str, context: StepContext) -> str | None:
     if work.precision is None:
         return None
     step = work.precision.step
-    if step.training is not None:
-        return (
-            "the ranges of quantization-aware training are in the quantized graph, which OpenVINO "
-            "cannot take over; without `training` NNCF calibrates anew"
-        )
     if step.scheme not in _QUANTIZERS and step.scheme not in _PRECISIONS:
         return f"OpenVINO has no scheme {step.scheme} for CPUs"
     return None
@@ -200,7 +195,7 @@ def _ranges(step: Quantize) -> Any:
     from nncf.quantization import range_estimator as known
 
     if step.calibration == "percentile":
-        outside = 1 - step.percentile / 100
+        outside = (1 - step.percentile / 100) / 2  # at each end
 
         def quantile() -> Any:
             return known.StatisticsCollectorParameters(

@@ -66,7 +66,10 @@ def semi_structured(work: Work, step: Prune, context: StepContext) -> Work:
 
     Layers whose inputs do not come in fours stay whole; CompressionError if all do.
     """
-    context.out("prune    2:4 computes faster by CUDA's sparse kernels alone, not on a CPU")
+    context.out(
+        "prune    2:4 weights are stored dense: only sparse CUDA kernels would compute them "
+        "faster, and no kind of program here uses them"
+    )
 
     def thin(weights: list[Weight], _: float) -> None:
         for weight in weights:

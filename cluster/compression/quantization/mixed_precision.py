@@ -31,7 +31,7 @@ def kept_layers(
     quantizes.
     """
     layers = scheme.layers(module)
-    kept = _named(module, layers, step)
+    kept = named_layers(module, scheme, step)
     rounding = scheme.rounding
     if step.keep_most_sensitive and rounding is not None:
 
@@ -50,7 +50,9 @@ def kept_layers(
     return ordered
 
 
-def _named(module: nn.Module, layers: tuple[str, ...], step: Quantize) -> set[str]:
+def named_layers(module: nn.Module, scheme: Scheme, step: Quantize) -> set[str]:
+    """The layers that ``step.keep`` names; CompressionError as :func:`kept_layers` raises it."""
+    layers = scheme.layers(module)
     kept: set[str] = set()
     for pattern in step.keep:
         found = matching(module, [pattern], "quantize.keep")

@@ -16,7 +16,7 @@ from torch import nn
 from cluster.compression.quantization import linear, static_int8
 from cluster.compression.quantization.fake_quantize import Rounding, fake_quantized
 from cluster.compression.quantization.half_precision import LowPrecision
-from cluster.compression.quantization.mixed_precision import kept_layers
+from cluster.compression.quantization.mixed_precision import kept_layers, named_layers
 from cluster.compression.quantization.scheme import COMPUTING, Converted, Scheme, is_linear
 from cluster.compression.training.train import recover
 from cluster.compression.work import Precision, StepContext, Work, tensors_of
@@ -36,7 +36,8 @@ def quantize(work: Work, step: Quantize, context: StepContext) -> Work:
     if reason := scheme.refusal(context):
         raise CompressionError(f"scheme {step.scheme}: {reason}; choose another scheme or target")
     float_module = work.module.eval()
-    layers = scheme.layers(float_module)
+    named = named_layers(float_module, scheme, step)
+    layers = [name for name in scheme.layers(float_module) if name not in named]
     if step.training and scheme.rounding and layers:
         float_module = copy.deepcopy(float_module)
         with fake_quantized(float_module, layers, scheme.rounding):

@@ -20,7 +20,7 @@ from cluster.compression.quantization.int8_graph import (
     put_int8_tensors,
     quantized_operators,
 )
-from cluster.compression.quantization.scheme import Converted
+from cluster.compression.quantization.scheme import Converted, is_linear
 from cluster.compression.work import StepContext, exported
 from cluster.config.steps import Quantize
 from cluster.program.node import cpus
@@ -36,7 +36,7 @@ def takes(layer: nn.Module) -> bool:
     """Linear layers, and convolutions along one or two axes of more than one channel."""
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
         return layer.in_channels > 1
-    return isinstance(layer, nn.Linear)
+    return is_linear(layer)
 
 
 def convert(

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.artifact.manifest import Drop, Score
 from cluster.config.search import Search
-from cluster.config.steps import Quantize, Step
+from cluster.config.steps import Step
 from cluster.errors import CompressionError
 
 Stage = Literal["proxy", "partial", "full"]
@@ -60,11 +60,6 @@ class TrialResult(BaseModel):
     seconds: float = 0.0
     failed: str = ""
     """Why there is no result; empty if there is one."""
-
-    @property
-    def float_steps(self) -> tuple[Step, ...]:
-        """Those before the quantize step."""
-        return tuple(step for step in self.steps if not isinstance(step, Quantize))
 
 
 def key_of(search: Search, settings: Mapping[str, object], tensors: Iterable[dict]) -> str:

@@ -24,7 +24,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from cluster.artifact.artifact import TOKENIZER
@@ -171,7 +171,7 @@ def read(file: Path, fresh: Work) -> Made:
         tensors = load_file(file)
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise CompressionError(
             f"{file}, which a trial of the search left, cannot be read: {error}; run the job again"
         ) from error
@@ -225,7 +225,7 @@ def save(work: Work, file: Path, metadata: dict[str, str] | None = None) -> None
         save_file(work.weights(), file, metadata)
         with file.open("rb") as written:
             os.fsync(written.fileno())
-    except (OSError, RuntimeError) as error:
+    except (OSError, SafetensorError) as error:
         file.unlink(missing_ok=True)
         raise CompressionError(f"{file}: the weights cannot be written: {error}") from error
 

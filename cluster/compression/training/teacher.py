@@ -112,11 +112,7 @@ def _from_model(source: ModelSource, context: StepContext, student: _Takes) -> T
             f"the teacher {name} has random weights, from which nothing can be learned; give "
             "teacher.model.weights"
         )
-    own = context.recipe.model
-    if source.image is None and source.text is None and source.tensor is None and kind == "python":
-        # A factory of the user's says nothing of its inputs, which are the student's.
-        inputs = {"image": own.image, "tensor": own.tensor}
-        source = source.model_copy(update=inputs)
+    source = source.with_inputs_of(context.recipe.model)
     # Weights that come with their own head are counted as they are: a new, random head of the
     # right size would teach nonsense.
     own_head = kind == "hf" or (source.weights is not None and not Path(source.weights).is_file())

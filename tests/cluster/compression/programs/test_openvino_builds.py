@@ -144,12 +144,14 @@ def test_every_calibration_has_its_estimator(
     assert reference.check(run_of(found.artifact), found.expected) < 0.15
 
 
-def test_a_graph_that_was_trained_quantized_is_refused(bench: Bench) -> None:
+def test_what_was_trained_with_rounding_is_calibrated_anew(
+    bench: Bench, assemble: Assemble
+) -> None:
     made = bench()
-    work = quantized(made.work, "static_int8", training={"epochs": 1})
-    reason = building.supports(work, "cpu-x86", made.context)
-    assert reason is not None
-    assert "quantization-aware training" in reason
+    training = {"epochs": 1, "updates": 5}
+    work = quantized(made.work, "static_int8", training=training, calibration_samples=40)
+    found = assemble(made, "openvino", work=work)
+    assert reference.check(run_of(found.artifact), found.expected) < 0.15
 
 
 @pytest.mark.parametrize(

@@ -107,3 +107,36 @@ def test_the_most_sensitive_layer_is_found_and_kept(bench: Bench) -> None:
     assert result.precision is not None
     assert result.precision.kept == ("fine",)
     assert result.quantized_operators == 2
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.hidden = nn.Linear(16, 16)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        rows = images.flatten(1, 2)  # 16 rows of 16 pixels
+        seen, _ = self.attention(rows, rows, rows, need_weights=False)
+        logits: torch.Tensor = self.head(self.hidden(seen.mean(dim=1)).relu())
+        return logits
+
+
+def test_the_projection_inside_an_attention_layer_is_neither_judged_nor_kept(bench: Bench) -> None:
+    made = bench(model="linear")
+    work = Work.of(Attention().eval(), made.work.inputs)
+    result = quantize(
+        work, step("static_int8", keep_most_sensitive=1, training={"updates": 2}), made.context
+    )
+    assert made.context.details["sensitivity"].keys() == {"hidden", "head"}
+    assert result.precision is not None
+    assert result.precision.kept in (("hidden",), ("head",))
+    assert result.quantized_operators == 1
+
+
+def test_a_wrong_name_is_told_before_anything_is_trained(bench: Bench) -> None:
+    made = bench(model="linear")
+    with pytest.raises(CompressionError, match="no layer is called 'haed'; near it: head"):
+        quantize(blocks(made), step(keep=["haed"], training={"updates": 2}), made.context)
+    assert not any(line.startswith("train") for line in made.lines)
