@@ -329,6 +329,7 @@ with RayLauncher() as launcher:
     assert answer["left"] == [0, 4]
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_would(drive: Drive) -> None:
     answer = drive(
         TRAINING
