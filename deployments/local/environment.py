@@ -57,6 +57,7 @@ def cluster_environment(record: Record) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(timeout_s),
         # A request may be sent once more, to another replica, if the first one died without an
         # answer: inference changes nothing. Once only, or one that kills would kill them all.
+        # (HAProxy 2.8 does not do it for a connection used before: it closes the client's.)
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "1",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(HAPROXY_BUFFER_BYTES),
