@@ -49,6 +49,12 @@ class Fit(Config):
         description="flip: images left-right at random. crop: shifted by up to an eighth of the "
         "image, edges filled with zeros. For image inputs.",
     )
+    precision: Literal["float32", "bf16"] = Field(
+        default="float32",
+        description="bf16: convolutions and matrix products of the training compute in bfloat16 "
+        "(automatic mixed precision), which CPUs with AVX512-BF16 or AMX and GPUs do about twice "
+        "as fast. Weights, updates and losses stay float32.",
+    )
     processes: int = Field(
         default=1,
         ge=1,

@@ -70,6 +70,7 @@ class FakeQuantized(nn.Module):
     def _rounded_input(self, x: torch.Tensor) -> torch.Tensor:
         if self.rounding.input is None:
             return x
+        x = x.float()  # training in bfloat16 hands over too few bits for scales
         if self.rounding.input == "tensor":
             low, high = self._range(x.detach())
             scale = ((high - low) / 255).clamp(min=_TINY)

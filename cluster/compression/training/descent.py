@@ -48,14 +48,16 @@ class Training:
 class _Together(torch.nn.Module):
     """The model and what is trained beside it, as the one module that optimizers and DDP take."""
 
-    def __init__(self, module: torch.nn.Module, objective: Objective) -> None:
+    def __init__(self, module: torch.nn.Module, training: Training) -> None:
         super().__init__()
         self.module = module
-        self.auxiliary = objective.auxiliary
-        self._loss = objective.__call__
+        self.auxiliary = training.objective.auxiliary
+        self._loss = training.objective.__call__
+        self._mixed = training.step.precision == "bf16"
 
     def forward(self, inputs: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        return self._loss(self.module, inputs, labels)
+        with torch.autocast(labels.device.type, torch.bfloat16, enabled=self._mixed):
+            return self._loss(self.module, inputs, labels)
 
 
 def check(training: Training) -> None:
@@ -88,7 +90,7 @@ def descend(module: torch.nn.Module, training: Training) -> tuple[float, ...]:
     torch.set_num_threads(cpus())
     device = _device(module)
     # oneDNN's convolutions read and write channels last; so nothing is reordered in between.
-    together = _Together(module, training.objective).to(device)
+    together = _Together(module, training).to(device)
     together.to(memory_format=_layout(module))
     try:
         return _epochs(together, training, device)
@@ -99,7 +101,7 @@ def descend(module: torch.nn.Module, training: Training) -> tuple[float, ...]:
 
 def fill_with_last_good(module: torch.nn.Module, training: Training) -> None:
     """Put the weights of the training's last checkpoint, if there is one, into its module."""
-    together = _Together(module, training.objective)
+    together = _Together(module, training)
     found = checkpoint.read(training.checkpoints, _key(together, training))
     if found is not None:
         _fill(together, found.module)

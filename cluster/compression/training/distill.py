@@ -40,7 +40,7 @@ class Distillation:
         pairs = _layers(self.terms)
         wanted, hints = self.teacher.answer(inputs, [teacher for _, teacher in pairs])
         with captured(module, [student for student, _ in pairs]) as features:
-            outputs = module(*inputs)
+            outputs = module(*inputs).float()
         matches = iter(zip(self.auxiliary, pairs, strict=True))
         total = outputs.new_zeros(())
         for term in self.terms:

@@ -25,6 +25,8 @@ class Objective(Protocol):
     ) -> torch.Tensor:
         """The mean loss over the batch, a float32 scalar to differentiate.
 
+        The module may answer in bfloat16, where the training's precision is bf16.
+
         ``inputs``: one tensor ``[N, ...]`` per input of the module. ``labels``: int64 ``[N]``.
         """
 
@@ -39,4 +41,4 @@ class Labelled:
     def __call__(
         self, module: torch.nn.Module, inputs: Sequence[torch.Tensor], labels: torch.Tensor
     ) -> torch.Tensor:
-        return LABEL_LOSSES[self.loss](module(*inputs), labels)
+        return LABEL_LOSSES[self.loss](module(*inputs).float(), labels)

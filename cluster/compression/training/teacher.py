@@ -51,7 +51,7 @@ class ModuleTeacher:
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         self.module.to(inputs[0].device)
         with torch.no_grad(), captured(self.module, layers) as features:
-            return self.module(*inputs), features
+            return self.module(*inputs).float(), features
 
 
 @dataclass

@@ -88,8 +88,11 @@ def test_afterwards_the_module_has_its_own_layers_again() -> None:
     assert all(found is own for found, own in zip(module, layers, strict=True))
 
 
-@pytest.mark.parametrize("scheme", ["static_int8", "dynamic_int8"])
-def test_training_makes_a_better_quantized_model(bench: Bench, scheme: str) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "precision"),
+    [("static_int8", "float32"), ("static_int8", "bf16"), ("dynamic_int8", "float32")],
+)
+def test_training_makes_a_better_quantized_model(bench: Bench, scheme: str, precision: str) -> None:
     made = bench()
     labels = torch.from_numpy(made.test.batch(range(200))[1])
     asked = torch.from_numpy(made.test.batch(range(200))[0][0])
@@ -98,7 +101,7 @@ def test_training_makes_a_better_quantized_model(bench: Bench, scheme: str) -> N
         with torch.inference_mode():
             return float((module(asked).argmax(1) == labels).double().mean())
 
-    training = {"epochs": 1, "learning_rate": 0.05}
+    training = {"epochs": 1, "learning_rate": 0.05, "precision": precision}
     step = Quantize.model_validate({"kind": "quantize", "scheme": scheme, "training": training})
     before = copy.deepcopy(made.work.module.state_dict())
     result = quantize(made.work, step, made.context)

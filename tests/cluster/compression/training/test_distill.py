@@ -55,8 +55,12 @@ LOSSES = [
 ]
 
 
-@pytest.mark.parametrize("losses", LOSSES)
-def test_a_damaged_student_comes_nearer_to_the_baseline(bench: Bench, losses: list) -> None:
+@pytest.mark.parametrize(
+    ("losses", "precision"), [*((each, "float32") for each in LOSSES), (LOSSES[3], "bf16")]
+)
+def test_a_damaged_student_comes_nearer_to_the_baseline(
+    bench: Bench, losses: list, precision: str
+) -> None:
     made = trained(bench)
     wanted = answers(made.work.module, made.test)
     original = pickle.dumps(made.work.module)
@@ -64,7 +68,7 @@ def test_a_damaged_student_comes_nearer_to_the_baseline(bench: Bench, losses: li
         made.work.module[8].weight.normal_(std=0.3)
     context = replace(made.context, baseline=lambda: pickle.loads(original))
     before = (answers(made.work.module, made.test) - wanted).abs().mean()
-    student = distill(made.work, step(losses=losses, epochs=4), context)
+    student = distill(made.work, step(losses=losses, epochs=4, precision=precision), context)
     after = (answers(student.module, made.test) - wanted).abs().mean()
     assert after < 0.75 * before
     assert not student.module.training

@@ -23,15 +23,15 @@ def share_right(module: torch.nn.Module, samples: Any) -> float:
 
 
 @pytest.mark.parametrize(
-    ("loss", "optimizer", "learning_rate", "schedule"),
+    ("loss", "optimizer", "learning_rate", "schedule", "precision"),
     [
-        ("cross_entropy", "sgd", 0.05, "cosine"),
-        ("cross_entropy", "adamw", 0.003, "linear"),
-        ("mse", "adamw", 0.003, "constant"),
+        ("cross_entropy", "sgd", 0.05, "cosine", "float32"),
+        ("cross_entropy", "adamw", 0.003, "linear", "bf16"),
+        ("mse", "adamw", 0.003, "constant", "float32"),
     ],
 )
 def test_a_model_learns(
-    bench: Bench, loss: str, optimizer: str, learning_rate: float, schedule: str
+    bench: Bench, loss: str, optimizer: str, learning_rate: float, schedule: str, precision: str
 ) -> None:
     made = bench()
     before = share_right(made.work.module, made.test)
@@ -42,8 +42,16 @@ def test_a_model_learns(
         optimizer=optimizer,
         learning_rate=learning_rate,
         schedule=schedule,
+        precision=precision,
+    )
+    computed_in = set()
+    hook = made.work.module[3].register_forward_hook(
+        lambda _module, _inputs, output: computed_in.add(output.dtype)
     )
     trained = train(made.work, step, made.context)
+    hook.remove()
+    assert computed_in == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    assert {each.dtype for each in trained.module.parameters()} == {torch.float32}
     assert before < 0.3
     assert share_right(trained.module, made.test) > 0.75
     assert not trained.module.training
