@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config.base import load
+from cluster.artifact.artifact import REPORT
+from cluster.compression.record import BuildRecord
+from cluster.config.base import load, parse
 from cluster.config.locate import located
 from cluster.config.recipe import Recipe
 from cluster.config.sources import DataSource, ModelSource
@@ -114,3 +116,33 @@ def test_the_smallest_search_has_a_model_for_its_data() -> None:
     (images,), _ = samples.batch(range(3))
     assert images.shape == (3, 3, 16, 16)
     assert model.labels == tuple("0123456789")
+
+
+TORCHVISION = [file for file in FILES if "source: torchvision:" in file.read_text()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", TORCHVISION, ids=lambda file: file.stem)
+def test_a_large_model_is_built_by_its_own_steps(file: Path, tmp_path: Path) -> None:
+    """With little to measure, and no gate for speed: that is the recipe's own to show."""
+    from cluster.artifact.local import LocalStore
+    from cluster.compression import job
+
+    raw = load(file, Recipe).model_dump(mode="json")
+    raw["data"] |= {"limit": 24}
+    raw["evaluation"] |= {"samples": 4, "repeats": 5, "batches": [1]}
+    raw["programs"] = [{"kinds": ["openvino"]}]
+    raw["gate"] |= {"min_speedup": None}
+    lines: list[str] = []
+    outcome = job.run(parse(raw, Recipe, file.stem), LocalStore(tmp_path), lines.append)
+    assert outcome.artifact is not None, "\n".join(lines)
+    report = BuildRecord.model_validate_json(outcome.artifact.file(REPORT).read_bytes())
+    assert report.random_weights
+    first, last = report.steps[0].size_before, report.steps[-1].size_after
+    if any(step.kind == "quantize" for step in report.steps):
+        assert report.quantized_operators > 30
+        assert last.weight_bytes < 0.4 * first.weight_bytes
+    else:
+        assert last.macs < 0.8 * first.macs
+        assert last.parameters < 0.8 * first.parameters
+    assert report.programs["cpu-x86/openvino"].size_bytes < 0.8 * report.baseline.size_bytes

@@ -130,13 +130,16 @@ def _converted(
 
 
 def _quantized(graph: Any, step: Quantize, kept: list[str], samples: _Samples) -> Any:
-    import nncf
-
     try:
         with _quiet():
             graph = _QUANTIZERS[step.scheme](graph, step, kept, samples)
-    except (RuntimeError, nncf.errors.BaseNNCFError) as error:
-        raise CompressionError(f"NNCF cannot quantize the model: {error}") from error
+    # NNCF's errors have no common base, and it lets those of OpenVINO and NumPy through.
+    except Exception as error:
+        advice = ""
+        if step.scheme == "static_int8" and step.calibration == "histogram":
+            # NumPy's message, if an activation hardly differs from sample to sample.
+            advice = "; if it is a histogram that fails, set calibration: minmax"
+        raise CompressionError(f"NNCF cannot quantize the model: {error}{advice}") from error
     if not any(_is_quantized_weight(op) for op in graph.get_ops()):
         raise CompressionError(f"NNCF quantized none of the model's operators by {step.scheme}")
     return graph
