@@ -19,6 +19,7 @@ import torch
 
 from cluster.compression.training import augment, checkpoint
 from cluster.compression.training.checkpoint import Checkpoint
+from cluster.compression.training.layout import layout_of
 from cluster.compression.training.objective import Objective
 from cluster.compression.training.optimizers import OPTIMIZERS, learning_rate
 from cluster.compression.training.peers import ALONE, Peers
@@ -89,9 +90,8 @@ def descend(module: torch.nn.Module, training: Training) -> tuple[float, ...]:
     """
     torch.set_num_threads(cpus())
     device = _device(module)
-    # oneDNN's convolutions read and write channels last; so nothing is reordered in between.
     together = _Together(module, training).to(device)
-    together.to(memory_format=_layout(module))
+    together.to(memory_format=layout_of(module))
     try:
         return _epochs(together, training, device)
     finally:
@@ -266,10 +266,3 @@ def _device(module: torch.nn.Module) -> torch.device:
     if torch.cuda.is_available() and not isinstance(module, torch.fx.GraphModule):
         return torch.device("cuda")
     return torch.device("cpu")
-
-
-def _layout(module: torch.nn.Module) -> torch.memory_format:
-    # Weights of three-dimensional convolutions know no such layout.
-    if any(each.dim() == 5 for each in module.parameters()):
-        return torch.contiguous_format
-    return torch.channels_last

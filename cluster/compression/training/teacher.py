@@ -20,6 +20,7 @@ import torch
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.store import ArtifactStore
 from cluster.compression.training.features import captured
+from cluster.compression.training.layout import layout_of
 from cluster.compression.work import StepContext
 from cluster.config import steps
 from cluster.config.sources import ImageInput, ModelSource, TextInput
@@ -49,7 +50,7 @@ class ModuleTeacher:
     def answer(
         self, inputs: Sequence[torch.Tensor], layers: Sequence[str]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        self.module.to(inputs[0].device)
+        self.module.to(inputs[0].device).to(memory_format=layout_of(self.module))
         with torch.no_grad(), captured(self.module, layers) as features:
             return self.module(*inputs).float(), features
 
