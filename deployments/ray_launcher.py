@@ -11,6 +11,7 @@ placement group end with the call, however it ends.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -27,6 +28,8 @@ _LOOPBACK = "127.0.0.1"
 _WAIT_FOR_CPUS_S = 300.0
 _END_S = 10.0
 """How long to wait for what is ending: a process that was killed, or one that notices it."""
+
+_POLL_S = 0.1
 
 
 class RayLauncher:
@@ -62,9 +65,12 @@ class RayLauncher:
     def gang(self, function: Callable[[T], R], tasks: Sequence[T]) -> list[R]:
         """See :class:`cluster.compression.launch.Launcher`.
 
-        CPUs and GPUs are divided evenly; the processes share a node where they can.
+        CPUs and GPUs are divided evenly; the processes share a node where they can. Returns when
+        the CPUs are free again, so that the same gang would get as many, and compute with as many
+        threads, if it were started next.
         """
         ray = self._ray()
+        free = _free_cpus(ray)
         share = _share(ray, len(tasks))
         group = ray.util.placement_group(share.bundles(ray, len(tasks)), strategy="PACK")
         actors: list[Any] = []
@@ -91,6 +97,9 @@ class RayLauncher:
             for actor in actors:
                 ray.kill(actor)
             ray.util.remove_placement_group(group)
+            deadline = time.monotonic() + _END_S
+            while _free_cpus(ray) < free and time.monotonic() < deadline:
+                time.sleep(_POLL_S)
 
     def each(
         self, function: Callable[[T], R], tasks: Sequence[T], at_once: int
@@ -199,13 +208,16 @@ def _share(ray: Any, count: int) -> _Share:
             f"processes={count} needs {count} CPUs, the cluster has {total}; lower processes, or "
             "add nodes"
         )
-    free = int(ray.available_resources().get("CPU", 0))
-    each = max(min(free, total) // count, 1)
+    each = max(min(_free_cpus(ray), total) // count, 1)
     # Nothing is split over nodes.
     while sum(int(node["Resources"].get("CPU", 0)) // each for node in _nodes(ray)) < count:
         each -= 1
     gpus = ray.cluster_resources().get("GPU", 0.0) / count
     return _Share(each, float(int(gpus)) if gpus >= 1 else round(gpus, 3))
+
+
+def _free_cpus(ray: Any) -> int:
+    return int(ray.available_resources().get("CPU", 0))
 
 
 def _cpus(ray: Any) -> int:

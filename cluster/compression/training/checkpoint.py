@@ -45,6 +45,9 @@ class Checkpoint:
     optimizer: dict[str, torch.Tensor]
     """``PARAMETER.NAME`` → tensor, such as ``3.momentum_buffer``; see :func:`optimizer_tensors`."""
 
+    threads: int
+    """CPU threads that each process computed with: another number adds floats in another order."""
+
 
 def key_of(settings: str, tensors: dict[str, torch.Tensor]) -> str:
     """A sha256 in hex of a training's settings and of the weights that it starts with."""
@@ -68,7 +71,11 @@ def write(directory: Path, key: str, checkpoint: Checkpoint) -> None:
         **_prefixed(_MODULE, checkpoint.module),
         **_prefixed(_OPTIMIZER, checkpoint.optimizer),
     }
-    state = {"epochs": checkpoint.epochs, "losses": checkpoint.losses}
+    state = {
+        "epochs": checkpoint.epochs,
+        "losses": checkpoint.losses,
+        "threads": checkpoint.threads,
+    }
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for abandoned in directory.glob(f"{key}.*.partial"):  # of a process that was killed
@@ -98,6 +105,7 @@ def read(directory: Path, key: str) -> Checkpoint | None:
             losses=tuple(map(float, state["losses"])),
             module=_under(_MODULE, tensors),
             optimizer=_under(_OPTIMIZER, tensors),
+            threads=int(state["threads"]),
         )
     # A file that is none, or damaged by a crash of the machine, costs the epochs it stood for.
     except (OSError, SafetensorError, TypeError, KeyError, ValueError):

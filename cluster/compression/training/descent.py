@@ -81,8 +81,9 @@ def descend(module: torch.nn.Module, training: Training) -> tuple[float, ...]:
     """Train ``module`` in place and return each epoch's mean loss; the module ends in eval mode.
 
     Goes on from the checkpoint of a killed process, if one with the same settings and the same
-    starting weights is there: on a CPU the weights then become what they would have become
-    without the interruption, bit by bit.
+    starting weights is there, with as many threads as that one computed with, whatever this one
+    was given: on a CPU the weights then become what they would have become without the
+    interruption, bit by bit.
 
     CompressionError if the loss or a weight is no longer a finite number, or if a checkpoint
     cannot be written; the module then holds the weights of the last good epoch, or those it came
@@ -120,6 +121,7 @@ def _epochs(together: _Together, training: Training, device: torch.device) -> tu
         _fill(together, found.module)
         checkpoint.fill_optimizer(optimizer, parameters, found.optimizer)
         finished, losses, good = found.epochs, list(found.losses), found.module
+        torch.set_num_threads(found.threads)
         training.out(f"{training.title} goes on after epoch {finished} of {plan.epochs}")
     bar = Bar(training.title, plan.updates, training.out)
     shared = peers.wrap(together)
@@ -129,7 +131,11 @@ def _epochs(together: _Together, training: Training, device: torch.device) -> tu
             good = _good(together, training, plan, epoch)
             if peers.first:
                 saved = Checkpoint(
-                    epoch + 1, tuple(losses), good, checkpoint.optimizer_tensors(optimizer)
+                    epochs=epoch + 1,
+                    losses=tuple(losses),
+                    module=good,
+                    optimizer=checkpoint.optimizer_tensors(optimizer),
+                    threads=torch.get_num_threads(),
                 )
                 checkpoint.write(training.checkpoints, key, saved)
     except _NotFiniteError as error:

@@ -21,6 +21,7 @@ from cluster.compression.training import checkpoint
 from cluster.compression.training.train import recover, train
 from cluster.config.steps import Recovery, Train
 from cluster.errors import CompressionError
+from cluster.program.node import CPUS_VARIABLE
 
 Bench = Callable[..., Any]
 
@@ -125,6 +126,8 @@ def test_a_finished_training_is_not_done_again(bench: Bench) -> None:
 def test_an_interrupted_training_with_momentum_goes_on_the_same(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where the process that goes on was given more CPUs: their number changes sums."""
+    monkeypatch.setenv(CPUS_VARIABLE, "1")
     step = Train(kind="train", epochs=3)
     plain, broken, resumed = small(bench), small(bench), small(bench)
     wanted = train(plain.work, step, replace(plain.context, checkpoints=tmp_path / "plain"))
@@ -139,8 +142,10 @@ def test_an_interrupted_training_with_momentum_goes_on_the_same(
     monkeypatch.setattr(broken.context.train, "batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(broken.work, step, broken.context)
+    monkeypatch.setenv(CPUS_VARIABLE, "2")
     found = train(resumed.work, step, resumed.context)
     assert resumed.lines[0] == "train    goes on after epoch 2 of 3"
+    assert torch.get_num_threads() == 1
     torch.testing.assert_close(found.weights(), wanted.weights(), rtol=0, atol=0)
 
 
