@@ -90,7 +90,7 @@ def descend(module: torch.nn.Module, training: Training) -> tuple[float, ...]:
     with.
     """
     torch.set_num_threads(cpus())
-    device = _device(module)
+    device = torch.device("cuda" if training.peers.on_gpus and gpu_of(module) else "cpu")
     together = _Together(module, training).to(device)
     together.to(memory_format=layout_of(module))
     try:
@@ -98,6 +98,16 @@ def descend(module: torch.nn.Module, training: Training) -> tuple[float, ...]:
     finally:
         together.to("cpu").to(memory_format=torch.contiguous_format)
         module.eval()
+
+
+def gpu_of(module: torch.nn.Module) -> str:
+    """Id of the GPU, unlike that of any other, on which this process would train ``module``.
+
+    "" if it has none, or for a traced graph: that stays on the CPU, where it was traced.
+    """
+    if not torch.cuda.is_available() or isinstance(module, torch.fx.GraphModule):
+        return ""
+    return str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
 
 
 def fill_with_last_good(module: torch.nn.Module, training: Training) -> None:
@@ -265,10 +275,3 @@ def _state(together: _Together) -> dict[str, torch.Tensor]:
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in together.state_dict().items()
     }
-
-
-def _device(module: torch.nn.Module) -> torch.device:
-    """A GPU where this process has one. A traced graph stays on the device it was traced on."""
-    if torch.cuda.is_available() and not isinstance(module, torch.fx.GraphModule):
-        return torch.device("cuda")
-    return torch.device("cpu")

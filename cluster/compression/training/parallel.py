@@ -1,8 +1,8 @@
 """Data-parallel training: N processes of the cluster, each with its share of every batch.
 
     descend_together ─ gang ─┬→ train_rank 0 ─ descend ─┐ DDP: gradients averaged by all-reduce
-          ↑                  ├→ train_rank 1 ─ descend ─┤ (gloo on CPUs, nccl on GPUs)
-          │                  └→ ...                     ┘
+          ↑                  ├→ train_rank 1 ─ descend ─┤ (nccl if each has a GPU of its own,
+          │                  └→ ...                     ┘  else all compute on CPUs: gloo)
           └── rank 0: weights, losses; lines of progress through the store of the rendezvous
 
 Each process reads the recipe's data and keeps the same samples back. A batch is split over the
@@ -17,17 +17,23 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import distributed
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from cluster.artifact.artifact import TOKENIZER
-from cluster.compression.training.descent import Training, descend, fill_with_last_good
+from cluster.compression.training.descent import (
+    Training,
+    descend,
+    fill_with_last_good,
+    gpu_of,
+)
 from cluster.compression.training.objective import Objective
 from cluster.compression.training.peers import Peers
 from cluster.compression.work import StepContext, tensors_of
@@ -129,22 +135,29 @@ def _gang(module: torch.nn.Module, training: Training, context: StepContext) -> 
 
 def train_rank(task: RankTask) -> Trained | None:
     """Take part in a training, in a process of its own; the first one returns the weights."""
-    samples = _samples(task)
     if task.host.startswith("127."):
         # All are on one machine: what they send each other need not leave it.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     store = TCPStore(task.host, task.port, is_master=False)
-    distributed.init_process_group(
-        backend="nccl" if torch.cuda.is_available() else "gloo",
-        store=PrefixStore("ranks", store),
-        rank=task.peers.rank,
-        world_size=task.peers.world,
-    )
 
     def tell(line: str) -> None:
         if task.peers.first:
             store.set(f"{_LINE}{store.add(_LINES, 1)}", line)
 
+    gpus = _exchanged(gpu_of(task.module), PrefixStore("gpus", store), task.peers)
+    backend = backend_for(gpus)
+    if backend == "gloo" and (found := len({gpu for gpu in gpus if gpu})):
+        tell(
+            f"{task.title} computes on CPUs: processes={task.peers.world} need a GPU each, and "
+            f"found {found}; set processes to {found} to train on GPUs"
+        )
+    samples = _samples(task)
+    distributed.init_process_group(
+        backend=backend,
+        store=PrefixStore("ranks", store),
+        rank=task.peers.rank,
+        world_size=task.peers.world,
+    )
     training = Training(
         step=task.step,
         objective=task.objective,
@@ -160,6 +173,20 @@ def train_rank(task: RankTask) -> Trained | None:
     finally:
         distributed.destroy_process_group()
     return Trained(tensors_of(task.module), losses) if task.peers.first else None
+
+
+def backend_for(gpus: Sequence[str]) -> Literal["nccl", "gloo"]:
+    """How processes exchange gradients that compute on these GPUs, one id each, "" for none.
+
+    nccl only where each has another one: it refuses two processes on one device.
+    """
+    return "nccl" if all(gpus) and len(set(gpus)) == len(gpus) else "gloo"
+
+
+def _exchanged(own: str, store: PrefixStore, peers: Peers) -> list[str]:
+    """What every process says, in the order of their ranks; waits for all."""
+    store.set(str(peers.rank), own)
+    return [store.get(str(rank)).decode() for rank in range(peers.world)]
 
 
 def _samples(task: RankTask) -> PreparedSamples:

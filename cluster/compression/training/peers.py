@@ -28,6 +28,11 @@ class Peers:
     world: int = 1
 
     @property
+    def on_gpus(self) -> bool:
+        """Whether each may compute on its GPU: one that is alone, and those joined by nccl."""
+        return self.world == 1 or distributed.get_backend() == "nccl"
+
+    @property
     def first(self) -> bool:
         return self.rank == 0
 

@@ -1,0 +1,50 @@
+"""Who computes where, when several processes train together; gangs run in test_ray_launcher."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import distributed, nn
+
+from cluster.compression.training.descent import gpu_of
+from cluster.compression.training.parallel import backend_for
+from cluster.compression.training.peers import Peers
+
+
+@pytest.mark.parametrize(
+    ("gpus", "backend"),
+    [
+        (["a", "b"], "nccl"),
+        (["a", "a"], "gloo"),  # nccl refuses two processes on one GPU
+        (["a", "b", "a"], "gloo"),
+        (["a", ""], "gloo"),
+        (["", ""], "gloo"),
+    ],
+)
+def test_nccl_only_joins_processes_that_each_have_a_gpu_of_their_own(
+    gpus: list[str], backend: str
+) -> None:
+    assert backend_for(gpus) == backend
+
+
+def test_processes_without_a_gpu_each_leave_the_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Peers().on_gpus
+    for backend, expected in (("nccl", True), ("gloo", False)):
+        monkeypatch.setattr(distributed, "get_backend", lambda backend=backend: backend)
+        assert Peers(0, 2).on_gpus is expected
+
+
+def test_a_gpu_is_told_by_its_id_and_a_traced_graph_takes_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = SimpleNamespace(uuid="GPU-1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
+    layer = nn.Linear(2, 2)
+    assert gpu_of(layer) == "GPU-1"
+    assert gpu_of(torch.fx.symbolic_trace(layer)) == ""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu_of(layer) == ""
