@@ -1,6 +1,9 @@
 """One replica of a model: the artifact's program, its batcher and its HTTP application.
 
 ModelArgs → store → artifact, hashes checked → program → batcher → endpoints
+
+A program for a GPU is only for a replica that Ray has given one, by ``num_gpus`` in the
+deployment's ``ray_actor_options``.
 """
 
 from __future__ import annotations
@@ -10,11 +13,14 @@ import logging
 import sys
 import time
 
-from cluster.artifact.artifact import TOKENIZER
+import ray
+
+from cluster.artifact.artifact import TOKENIZER, Artifact
 from cluster.artifact.store import open_store
 from cluster.config.serving import ModelArgs
 from cluster.errors import ProgramError
 from cluster.preprocess import TextEncoder
+from cluster.program import node
 from cluster.program import program as programs
 from cluster.runtime.batcher import Batcher
 from deployments.endpoints import ModelApp
@@ -34,6 +40,26 @@ PROBE_TIMEOUT_S = 20.0
 """How long the tiny forward pass of a health check may take, below Serve's own 30 s."""
 
 
+def choose_program(artifact: Artifact) -> programs.Choice:
+    """The artifact's fastest program for what this replica was given of its node.
+
+    Ray hides no GPU from actors that were given none, and the GPU may be another's. ProgramError
+    as :func:`cluster.program.program.choose` raises it.
+    """
+    targets = node.targets()
+    given_gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU")
+    own = tuple(each for each in targets if given_gpus or not each.startswith("cuda-"))
+    try:
+        return programs.choose(artifact, own)
+    except ProgramError as error:
+        if own == targets:
+            raise
+        raise ProgramError(
+            f"{error}; the node has a GPU, but this replica was given none: set num_gpus in its "
+            "deployment's ray_actor_options"
+        ) from None
+
+
 class ModelReplica:
     """The deployment class; Serve makes one per replica."""
 
@@ -41,7 +67,7 @@ class ModelReplica:
         started = time.perf_counter()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         artifact = open_store(args.store).open(args.artifact)
-        choice = programs.choose(artifact)
+        choice = choose_program(artifact)
         program = programs.load_entry(artifact, choice.entry, args.compute_threads)
         manifest = artifact.manifest
         self._probe = [spec.zeros(1) for spec in manifest.inputs]

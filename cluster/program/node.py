@@ -44,7 +44,7 @@ def cpus() -> int:
 
 
 def targets() -> tuple[str, ...]:
-    """Program targets that exist on this node, fastest first."""
+    """Program targets that exist on this node, fastest first, whoever the GPUs are meant for."""
     cpu = ("cpu-x86",) if platform.machine() == "x86_64" else ()
     return (*_cuda_targets(os.environ.get("CUDA_VISIBLE_DEVICES")), *cpu)
 
@@ -53,7 +53,8 @@ def targets() -> tuple[str, ...]:
 def _cuda_targets(visible: str | None) -> tuple[str, ...]:
     """``cuda-smNN`` of the first GPU that this process may use; PyTorch is not imported to ask.
 
-    ``visible``: CUDA_VISIBLE_DEVICES, which Ray sets to nothing for actors without a GPU.
+    ``visible``: CUDA_VISIBLE_DEVICES, which Ray sets for actors that it gives GPUs, and leaves
+    alone for the others.
     """
     query = shutil.which("nvidia-smi")
     if query is None or visible == "":

@@ -72,7 +72,7 @@ def load(artifact: Artifact, compute_threads: int) -> Program:
     ``compute_threads``: CPU threads one run computes with.
     Raises ProgramError naming what does not fit, ArtifactCorruptError for changed files.
     """
-    choice = choose(artifact)
+    choice = choose(artifact, node.targets())
     logger.info("%s: program %s, %s", artifact.manifest.name, choice.entry.key, choice.why)
     return load_entry(artifact, choice.entry, compute_threads)
 
@@ -84,12 +84,14 @@ def load_entry(artifact: Artifact, entry: ProgramEntry, compute_threads: int) ->
     return PROGRAM_KINDS[entry.kind].load(artifact, entry, compute_threads)
 
 
-def choose(artifact: Artifact) -> Choice:
-    """The program that measured fastest among those that this node can run, its fastest target
-    first; ProgramError, with a reason for each, if it can run none.
+def choose(artifact: Artifact, targets: Sequence[str]) -> Choice:
+    """The program that measured fastest among those that this node can run.
+
+    ``targets``: of this node, fastest first: all, or those that this process was given.
+    ProgramError, with a reason for each program, if none can be run.
     """
     manifest, refusals = artifact.manifest, []
-    for target in node.targets():
+    for target in targets:
         entries = [entry for entry in manifest.programs if entry.target == target]
         if not entries:
             refusals.append(f"none is built for {target}")

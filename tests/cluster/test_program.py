@@ -115,13 +115,13 @@ def test_the_fastest_is_chosen_else_the_next_that_fits(
     for fastest, other in (kinds, reversed(kinds)):
         wins = manifest.model_copy(update={"fastest": {"cpu-x86": fastest}})
         artifact = dataclasses.replace(int8_artifact, manifest=wins)
-        choice = program.choose(artifact)
+        choice = program.choose(artifact, node.targets())
         assert choice.entry.kind == fastest
         assert choice.why == "the fastest of aoti, openvino on this node"
         unfit = dataclasses.replace(program.PROGRAM_KINDS[fastest], misfit=lambda entry: "too blue")
         with monkeypatch.context() as patch:
             patch.setitem(program.PROGRAM_KINDS, fastest, unfit)
-            choice = program.choose(artifact)
+            choice = program.choose(artifact, node.targets())
             assert choice.entry.kind == other
             assert choice.why.endswith(f"openvino on this node ({fastest}: too blue)")
 
@@ -148,7 +148,7 @@ def test_openvino_must_be_there_and_as_new_as_the_program(
     [
         (None, [], "cuda-sm90"),
         ("1,0", ["--id=1"], "cuda-sm90"),
-        ("", None, None),  # what Ray sets for actors without a GPU
+        ("", None, None),
     ],
 )
 def test_a_gpu_is_found_without_pytorch(
