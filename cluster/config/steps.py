@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from cluster.config.base import Config
 from cluster.config.sources import ModelSource
@@ -22,6 +22,22 @@ Activation = Literal[
 
 LayerPatterns = tuple[Annotated[str, Field(min_length=1)], ...]
 """Names of layers as ``named_modules()`` gives them; ``*`` and ``?`` match as in a shell."""
+
+
+def _refuse_unused(config: Config, chooser: str, **used_by: tuple[str, ...]) -> None:
+    """ValueError, naming it, for a field that was set to no effect.
+
+    ``used_by``: field → values of the field ``chooser`` that use it. A field's default passes:
+    a config that was written out in full can be read again.
+    """
+    chosen = getattr(config, chooser)
+    for name, users in used_by.items():
+        default = type(config).model_fields[name].default
+        if chosen not in users and getattr(config, name) != default:
+            raise ValueError(
+                f"{name} goes with {chooser} {' or '.join(users)}, not with {chosen}, where it has "
+                f"no effect; remove {name}"
+            )
 
 
 class Fit(Config):
@@ -36,7 +52,7 @@ class Fit(Config):
         default="sgd", description="sgd (gradient descent with Nesterov momentum) or adamw."
     )
     learning_rate: float = Field(default=0.05, gt=0, description="Peak learning rate.")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of sgd, 0..1.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd: its momentum, 0..1.")
     weight_decay: float = Field(default=5e-4, ge=0, description="Weight decay coefficient.")
     schedule: Literal["cosine", "linear", "constant"] = Field(
         default="cosine", description="How the learning rate falls from its peak to 0, or stays."
@@ -58,8 +74,14 @@ class Fit(Config):
     processes: int = Field(
         default=1,
         ge=1,
-        description="Ray actors that train side by side, gradients averaged (data parallel).",
+        description="Ray actors that train side by side, gradients averaged (data parallel): on "
+        "GPUs if each finds one of its own, else on CPUs.",
     )
+
+    @model_validator(mode="after")
+    def _fields_of_the_optimizer(self) -> Fit:
+        _refuse_unused(self, "optimizer", momentum=("sgd",))
+        return self
 
 
 class Train(Fit):
@@ -108,8 +130,8 @@ class Prune(Config):
     )
     scope: Literal["global", "local"] = Field(
         default="global",
-        description="global compares weights or channels of all layers; local takes the ratio of "
-        "each layer.",
+        description="structured, magnitude: global compares weights or channels of all layers; "
+        "local takes the ratio of each layer.",
     )
     importance: Literal["magnitude", "taylor", "bn"] = Field(
         default="magnitude",
@@ -172,10 +194,15 @@ class Quantize(Config):
         "the range with the least squared error, or the range holding `percentile` of the values.",
     )
     percentile: float = Field(
-        default=99.99, gt=50, le=100, description="percentile: share of values inside, in percent."
+        default=99.99,
+        gt=50,
+        le=100,
+        description="calibration percentile: share of values inside, in percent.",
     )
     calibration_samples: int = Field(
-        default=128, ge=1, description="Training samples that set the activation ranges (int8)."
+        default=128,
+        ge=1,
+        description="static_int8: training samples that set the activation ranges.",
     )
     keep: LayerPatterns = Field(
         default=(), description="Layers that stay in bfloat16 (mixed precision)."
@@ -193,16 +220,11 @@ class Quantize(Config):
 
     @model_validator(mode="after")
     def _fields_of_the_scheme(self) -> Quantize:
-        if self.training is not None and self.scheme not in ("static_int8", "dynamic_int8"):
-            raise ValueError(
-                f"training (quantization-aware) goes with static_int8 or dynamic_int8, "
-                f"not with {self.scheme}"
-            )
-        if (self.keep or self.keep_most_sensitive) and self.scheme in ("bf16", "fp16"):
-            raise ValueError(
-                f"keep and keep_most_sensitive leave layers in bfloat16 and go with an integer "
-                f"or float8 scheme, not with {self.scheme}"
-            )
+        mixed = (
+            "static_int8", "dynamic_int8", "weight_only_int8", "weight_only_int4", "float8"
+        )  # fmt: skip
+        aware = ("static_int8", "dynamic_int8")
+        _refuse_unused(self, "scheme", training=aware, keep=mixed, keep_most_sensitive=mixed)
         return self
 
 
@@ -230,10 +252,10 @@ class DistillLoss(Config):
         layers = (self.student_layer, self.teacher_layer)
         if self.name == "feature_mse" and None in layers:
             raise ValueError("feature_mse needs student_layer and teacher_layer")
-        if self.name != "feature_mse" and layers != (None, None):
-            raise ValueError(
-                f"student_layer and teacher_layer go with feature_mse, not with {self.name}"
-            )
+        features = ("feature_mse",)
+        _refuse_unused(
+            self, "name", temperature=("kl",), student_layer=features, teacher_layer=features
+        )
         return self
 
 
@@ -288,3 +310,19 @@ class ReplaceActivation(Config):
 Step = Annotated[
     Train | Prune | Distill | Quantize | ReplaceActivation, Field(discriminator="kind")
 ]
+
+
+def _all_used(step: Step) -> Step:
+    if isinstance(step, Prune):
+        both, one = ("magnitude", "structured"), ("structured",)
+        _refuse_unused(step, "method", scope=both, iterations=both, importance=one, round_to=one)
+    if isinstance(step, Quantize):
+        one = ("static_int8",)
+        _refuse_unused(step, "scheme", calibration=one, calibration_samples=one, percentile=one)
+        _refuse_unused(step, "calibration", percentile=("percentile",))
+    return step
+
+
+WrittenStep = Annotated[Step, AfterValidator(_all_used)]
+"""A step as somebody wrote it. A search gives all its schemes one calibration and all its methods
+one ``round_to``, which may be of no use to some: that passes as :data:`Step`, not as this."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.manifest import ProgramEntry
-from cluster.config.recipe import Recipe
+from cluster.config.sources import ModelSource
 from cluster.errors import ProgramError, SourceError
 from cluster.program.loaded import LoadedProgram
 from cluster.program.pytorch import compute_with, device_of, dtype_of
@@ -24,8 +24,10 @@ def load_eager(artifact: Artifact, entry: ProgramEntry, compute_threads: int) ->
     from cluster.models import checkpoints, load_model, rebuild
 
     manifest = artifact.manifest
-    # Compression left other weights than the source's.
-    source = Recipe.model_validate(manifest.recipe).model.model_copy(update={"weights": None})
+    # Compression left other weights than the source's. The steps that did it are past: what they
+    # may say today does not matter.
+    source = ModelSource.model_validate(manifest.recipe["model"])
+    source = source.model_copy(update={"weights": None})
     precision = entry.options[PRECISION]
     try:
         module = load_model(source, manifest.labels).module

@@ -93,11 +93,11 @@ def serving(**fields: Any) -> dict[str, Any]:
         ),
         (
             {"steps": [{"kind": "quantize", "scheme": "bf16", "training": {}}]},
-            ["training (quantization-aware)", "static_int8 or dynamic_int8", "not with bf16"],
+            ["steps[0]: training goes with scheme static_int8 or dynamic_int8, not with bf16"],
         ),
         (
             {"steps": [{"kind": "quantize", "scheme": "fp16", "keep": ["a"]}]},
-            ["keep", "integer", "not with fp16"],
+            ["keep goes with scheme static_int8 or dynamic_int8 or weight", "not with fp16"],
         ),
         (
             {"steps": [{"kind": "distill", "losses": [{"name": "feature_mse"}]}]},
@@ -105,7 +105,7 @@ def serving(**fields: Any) -> dict[str, Any]:
         ),
         (
             {"steps": [{"kind": "distill", "losses": [{"name": "kl", "student_layer": "a"}]}]},
-            ["steps[0].losses[0]", "go with feature_mse, not with kl"],
+            ["steps[0].losses[0]", "student_layer goes with name feature_mse, not with kl"],
         ),
         ({"steps": [{"kind": "distill", "losses": []}]}, ["steps[0].losses", "at least 1"]),
         (
@@ -178,6 +178,59 @@ def test_serving_errors_name_path_value_and_what_is_allowed(
     message = refusal(ModelArgs, serving(**fields))
     for part in parts:
         assert part in message
+
+
+MAGNITUDE = {"kind": "prune", "method": "magnitude", "ratio": 0.5}
+TWO_OF_FOUR = {"kind": "prune", "method": "semi_structured"}
+BF16 = {"kind": "quantize", "scheme": "bf16"}
+ADAMW = {"optimizer": "adamw", "momentum": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("step", "field", "where", "users"),
+    [
+        (MAGNITUDE | {"importance": "taylor"}, "importance", "", "method structured"),
+        (MAGNITUDE | {"round_to": 4}, "round_to", "", "method structured"),
+        (TWO_OF_FOUR | {"scope": "local"}, "scope", "", "method magnitude or structured"),
+        (TWO_OF_FOUR | {"iterations": 2}, "iterations", "", "method magnitude or structured"),
+        (BF16 | {"calibration": "minmax"}, "calibration", "", "scheme static_int8"),
+        (BF16 | {"calibration_samples": 9}, "calibration_samples", "", "scheme static_int8"),
+        (BF16 | {"scheme": "dynamic_int8", "percentile": 99}, "percentile", "", "scheme static"),
+        (
+            BF16 | {"scheme": "static_int8", "percentile": 99},
+            *("percentile", "", "calibration percentile"),
+        ),
+        ({"kind": "train"} | ADAMW, "momentum", "", "optimizer sgd"),
+        (TWO_OF_FOUR | {"recovery": ADAMW}, "momentum", ".recovery", "optimizer sgd"),
+        (
+            {"kind": "distill", "losses": [{"name": "mse", "temperature": 2}]},
+            *("temperature", ".losses[0]", "name kl"),
+        ),
+    ],
+)
+def test_a_field_without_effect_is_refused_and_its_default_is_not(
+    step: dict[str, Any], field: str, where: str, users: str
+) -> None:
+    message = refusal(Recipe, recipe(steps=[step]))
+    assert f"it.yaml: steps[0]{where}: {field} goes with {users}" in message
+    assert f"where it has no effect; remove {field}" in message
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        MAGNITUDE | {"iterations": 2, "scope": "local", "recalibration_samples": 9},
+        PRUNE | {"ratio": 0.5, "scope": "local", "importance": "bn", "round_to": 2},
+        TWO_OF_FOUR | {"recovery": {"optimizer": "adamw"}},
+        BF16,
+        BF16 | {"scheme": "static_int8", "calibration": "percentile", "percentile": 99},
+        {"kind": "distill", "losses": [{"name": "kl", "temperature": 2}, {"name": "mse"}]},
+    ],
+)
+def test_a_recipe_that_was_written_out_in_full_is_read_again(step: dict[str, Any]) -> None:
+    read = parse(recipe(steps=[step]), Recipe, "it.yaml")
+    assert parse(read.model_dump(mode="json"), Recipe, "it.yaml") == read
+    assert Recipe.model_validate_json(read.model_dump_json()) == read
 
 
 def test_every_problem_has_a_line_of_its_own() -> None:

@@ -43,6 +43,7 @@ def test_every_real_model_has_its_recipe() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_recipe_is_valid_and_says_what_it_shows_and_how_long_it_takes(file: Path) -> None:
     recipe = load(file, Recipe)
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
     assert recipe.name == file.stem
     header = re.match(r"(#.*\n)+", file.read_text())
     assert header, "a comment on top says what the recipe shows"

@@ -101,6 +101,21 @@ def test_an_evaluation_that_cannot_run_is_no_failure_of_the_program(
         evaluated(assembled, made.lines)
 
 
+def test_an_eager_program_needs_no_more_of_the_recipe_than_the_model(
+    bench: Bench, assemble: Assemble
+) -> None:
+    """A search gives every scheme its calibration, which a recipe of today may not say."""
+    made = bench()
+    artifact = assemble(made, "eager").artifact
+    found = {"kind": "quantize", "scheme": "bf16", "calibration": "minmax"}
+    recipe = {**artifact.manifest.recipe, "steps": [found]}
+    manifest = artifact.manifest.model_copy(update={"recipe": recipe})
+    loaded = program.load(write(artifact.path, manifest), 1)
+    arrays, _ = made.test.batch(range(3))
+    expected = made.work.module(*map(torch.from_numpy, arrays)).detach().numpy()
+    np.testing.assert_allclose(loaded.run(arrays)[0], expected, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_aoti_has_static_shapes_that_compute_the_model(bench: Bench, assemble: Assemble) -> None:
     made = bench()
