@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -11,18 +11,13 @@ import torch
 from cluster.errors import CompressionError
 
 
-def matching(
-    module: torch.nn.Module, patterns: Sequence[str], field: str, names: Iterable[str] | None = None
-) -> tuple[str, ...]:
+def matching(module: torch.nn.Module, patterns: Sequence[str], field: str) -> tuple[str, ...]:
     """Names of the submodules that any of ``patterns`` matches, in the module's order.
 
-    ``field``: where the patterns stand in the recipe, for the message. ``names``: the layers that
-    count; None takes all. CompressionError, naming the nearest layers, for a pattern that matches
-    none.
+    ``field``: where the patterns stand in the recipe, for the message. CompressionError, naming
+    the nearest layers, for a pattern that matches none.
     """
-    known = (
-        list(names) if names is not None else [name for name, _ in module.named_modules() if name]
-    )
+    known = [name for name, _ in module.named_modules() if name]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in known):
             near = difflib.get_close_matches(pattern, known, n=5, cutoff=0.3) or known[:5]

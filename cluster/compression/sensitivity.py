@@ -1,6 +1,6 @@
 """Which layer costs most: the score's drop when one layer alone is compressed.
 
-    layer by layer: disturb(module, layer) → outputs on validation samples → score → drop
+    layer by layer: with disturb(layer): outputs on validation samples → score → drop
 
 Pruning reports it; quantization leaves the most sensitive layers in bfloat16 by it.
 """
@@ -29,9 +29,8 @@ MOST_LAYERS = 40
 _MOST_MACS = 5e12
 """Large models are judged by fewer samples: so many multiply-accumulates take minutes."""
 
-Disturb = Callable[[nn.Module, str], nn.Module | AbstractContextManager]
-"""Compress one layer: answers a module to judge instead, or a context in which the module itself
-is compressed and after which it is as before."""
+Disturb = Callable[[str], AbstractContextManager[object]]
+"""A context in which the layer of that name is compressed, and after which it is as before."""
 
 
 def sensitivity(
@@ -40,13 +39,20 @@ def sensitivity(
     """Layer → drop of the recipe's first metric, -1..1, when that layer alone is compressed.
 
     ``module`` is in eval mode and comes out as it went in. Of more than :data:`MOST_LAYERS`
-    layers, so many are judged, evenly spread. Scores are means over the first validation samples,
-    at most :data:`MOST_SAMPLES`, fewer for a model that is slow to run; embeddings are compared
-    with the module's own before.
+    layers, so many are judged, evenly spread; a line says so, and ``not_judged`` in
+    ``context.details`` names the others. Scores are means over the first validation samples, at
+    most :data:`MOST_SAMPLES`, fewer for a model that is slow to run; embeddings are compared with
+    the module's own before.
     """
     chosen = spread(layers)
     if not chosen:
         return {}
+    if left := [layer for layer in layers if layer not in chosen]:
+        context.details["not_judged"] = left
+        context.out(
+            f"sensitivity of {len(chosen)} of {len(layers)} layers, evenly spread; not judged: "
+            f"{', '.join(left[:5])}{', ...' if len(left) > 5 else ''}"
+        )
     count = _samples(module, len(chosen), context)
     judge = metric(context.recipe.evaluation.metrics[0])
     before, labels = outputs_of(_run(module), context.validation, count)
@@ -54,12 +60,8 @@ def sensitivity(
     bar = Bar("sensitivity", len(chosen), context.out)
     drops = {}
     for done, layer in enumerate(chosen, 1):
-        disturbed = disturb(module, layer)
-        if isinstance(disturbed, nn.Module):
-            after, _ = outputs_of(_run(disturbed), context.validation, count)
-        else:
-            with disturbed:
-                after, _ = outputs_of(_run(module), context.validation, count)
+        with disturb(layer):
+            after, _ = outputs_of(_run(module), context.validation, count)
         drops[layer] = baseline - float(np.mean(judge(after, labels, before)))
         bar.update(done, layer)
     return drops

@@ -210,7 +210,8 @@ class Quantize(Config):
     keep_most_sensitive: int = Field(
         default=0,
         ge=0,
-        description="So many layers, those whose quantization alone costs most, stay in bfloat16.",
+        description="So many layers, those whose quantization alone costs most, stay in bfloat16. "
+        "Of more than 40 layers 40 are judged, evenly spread; the report names the others.",
     )
     training: Recovery | None = Field(
         default=None,

@@ -24,9 +24,9 @@ METHODS: dict[str, Callable[[Work, Prune, StepContext], Work]] = {
 def prune(work: Work, step: Prune, context: StepContext) -> Work:
     """Prune a copy of the model; the given one stays as it is, also if this fails.
 
-    Into ``context.details``: ``sensitivity`` (layer → score drop when it alone is pruned; not
-    measured again if it is there), ``pruned`` (layer → [channels before, after]) or ``sparsity``
-    (layer → share of zeros). Raises CompressionError for a pattern that matches no layer, for a
+    Into ``context.details``: ``sensitivity`` (layer → score drop when it alone is pruned, as much
+    as the step asks of all), ``pruned`` (layer → [channels before, after]) or ``sparsity`` (layer
+    → share of zeros). Raises CompressionError for a pattern that matches no layer, for a
     model in which nothing can be pruned, and for one whose channels cannot be followed.
     """
     return METHODS[step.method](work, step, context)

@@ -162,8 +162,6 @@ def _analyse(
     module: nn.Module, weights: list[Weight], thin: Callable[[list[Weight], float], None],
     context: StepContext,
 ) -> None:  # fmt: skip
-    if "sensitivity" in context.details:
-        return
     by_layer: dict[str, list[Weight]] = {}
     for each in weights:
         by_layer.setdefault(each.layer, []).append(each)
@@ -178,6 +176,4 @@ def _analyse(
             for each, values in zip(by_layer[layer], before, strict=True):
                 each.data.copy_(values)
 
-    context.details["sensitivity"] = sensitivity(
-        module, list(by_layer), lambda _, layer: alone(layer), context
-    )
+    context.details["sensitivity"] = sensitivity(module, list(by_layer), alone, context)

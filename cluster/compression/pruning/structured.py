@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
@@ -219,12 +218,10 @@ def _analyse(
 ) -> None:
     """Sensitivity: each layer alone at the step's ratio, or at the one that a speed-up asks of
     layers that shrink on both sides, ``1 - 1/√speedup``."""
-    if "sensitivity" in context.details:
-        return
     ratio = step.ratio if step.speedup is None else 1 - step.speedup**-0.5
     by_name = {layer.name: layer for layer in layers}
 
-    def disturb(_: nn.Module, name: str) -> Any:
+    def disturb(name: str) -> AbstractContextManager[None]:
         return zeroed(by_name[name].weakest(ratio or 0.0))
 
     context.details["sensitivity"] = sensitivity(module, list(by_name), disturb, context)

@@ -15,7 +15,7 @@ from torch import nn
 from cluster.compression.layers import matching
 from cluster.compression.quantization.fake_quantize import fake_quantized
 from cluster.compression.quantization.scheme import Scheme
-from cluster.compression.sensitivity import sensitivity
+from cluster.compression.sensitivity import MOST_LAYERS, sensitivity
 from cluster.compression.work import StepContext
 from cluster.config.steps import Quantize
 from cluster.errors import CompressionError
@@ -28,17 +28,23 @@ def kept_layers(
 
     A pattern may name a whole block: what it holds is kept. Puts ``kept`` and ``sensitivity``
     into ``context.details``. CompressionError if a pattern matches no layer that the scheme
-    quantizes.
+    quantizes, or if more layers are to be kept than are judged.
     """
     layers = scheme.layers(module)
     kept = named_layers(module, scheme, step)
     rounding = scheme.rounding
     if step.keep_most_sensitive and rounding is not None:
 
-        def disturb(whole: nn.Module, layer: str) -> AbstractContextManager[nn.Module]:
-            return fake_quantized(whole, [layer], rounding)
+        def disturb(layer: str) -> AbstractContextManager[nn.Module]:
+            return fake_quantized(module, [layer], rounding)
 
         others = [name for name in layers if name not in kept]
+        if len(others) > MOST_LAYERS < step.keep_most_sensitive:
+            raise CompressionError(
+                f"quantize.keep_most_sensitive={step.keep_most_sensitive}, but only {MOST_LAYERS} "
+                f"of the {len(others)} layers are judged; keep at most so many, or name layers in "
+                "keep"
+            )
         drops = sensitivity(module, others, disturb, context)
         context.details["sensitivity"] = drops
         ranked = sorted(drops, key=lambda name: drops[name], reverse=True)

@@ -20,7 +20,6 @@ def test_patterns_choose_layers_in_the_order_of_the_module(module: nn.Module) ->
     assert matching(module, ("layer2", "layer1.*"), "keep") == ("layer1.0", "layer1.1", "layer2")
     assert matching(module, ("layer?",), "keep") == ("layer1", "layer2")
     assert matching(module, (), "keep") == ()
-    assert matching(module, ("*",), "keep", names=("head",)) == ("head",)
 
 
 def test_a_pattern_without_a_layer_names_the_near_ones(module: nn.Module) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -25,38 +25,34 @@ def trained(bench: Callable):
     return made
 
 
-def _without(module: nn.Module, layer: str) -> nn.Module:
-    changed = copy.deepcopy(module)
-    with torch.no_grad():
-        changed.get_submodule(layer).weight.zero_()
-    return changed
-
-
-def test_a_layer_that_is_lost_costs_its_share_and_an_unchanged_one_nothing(trained) -> None:
-    def disturb(module: nn.Module, layer: str) -> nn.Module:
-        return module if layer == "3" else _without(module, layer)
-
-    drops = sensitivity(trained.work.module, LAYERS, disturb, trained.context)
-    assert list(drops) == list(LAYERS)
-    assert drops["3"] == 0
-    assert min(drops["0"], drops["8"]) > 0.3
-
-
-def test_a_context_disturbs_the_module_itself_for_a_while(trained) -> None:
-    module = trained.work.module
-    before = copy.deepcopy(module.state_dict())
+def without(module: nn.Module) -> Callable:
+    """Disturbs a layer of ``module`` by weights of zero."""
 
     @contextmanager
-    def disturb(module: nn.Module, layer: str) -> Iterator[None]:
+    def disturb(layer: str) -> Iterator[None]:
         weight = module.get_submodule(layer).weight.data
         kept = weight.clone()
         weight.zero_()
         yield
         weight.copy_(kept)
 
-    by_context = sensitivity(module, LAYERS, disturb, trained.context)
-    assert by_context == sensitivity(module, LAYERS, _without, trained.context)
+    return disturb
+
+
+def test_a_layer_that_is_lost_costs_its_share_and_an_unchanged_one_nothing(trained) -> None:
+    module = trained.work.module
+    before = copy.deepcopy(module.state_dict())
+    lost = without(module)
+
+    def disturb(layer: str):
+        return nullcontext() if layer == "3" else lost(layer)
+
+    drops = sensitivity(module, LAYERS, disturb, trained.context)
+    assert list(drops) == list(LAYERS)
+    assert drops["3"] == 0
+    assert min(drops["0"], drops["8"]) > 0.3
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+    assert "not_judged" not in trained.context.details
 
 
 def test_a_slow_model_is_judged_by_fewer_samples(trained, monkeypatch) -> None:
@@ -67,9 +63,10 @@ def test_a_slow_model_is_judged_by_fewer_samples(trained, monkeypatch) -> None:
         "outputs_of",
         lambda *taken: counts.append(taken[2]) or run(*taken),
     )
-    sensitivity(trained.work.module, ["0"], _without, trained.context)
+    disturb = without(trained.work.module)
+    sensitivity(trained.work.module, ["0"], disturb, trained.context)
     monkeypatch.setattr(module_under_test, "_MOST_MACS", 1)
-    sensitivity(trained.work.module, ["0"], _without, trained.context)
+    sensitivity(trained.work.module, ["0"], disturb, trained.context)
     assert counts == [len(trained.context.validation)] * 2 + [32] * 2
 
 
@@ -81,5 +78,15 @@ def test_many_layers_are_spread_evenly_from_the_first_to_the_last() -> None:
     assert spread(names[:7]) == names[:7]
 
 
+def test_layers_that_are_not_judged_are_named(trained, monkeypatch) -> None:
+    monkeypatch.setattr(module_under_test, "MOST_LAYERS", 2)
+    module = trained.work.module
+    trained.lines.clear()
+    assert list(sensitivity(module, LAYERS, without(module), trained.context)) == ["0", "8"]
+    assert trained.context.details["not_judged"] == ["3"]
+    assert trained.lines[0] == "sensitivity of 2 of 3 layers, evenly spread; not judged: 3"
+
+
 def test_no_layers_no_runs(trained) -> None:
-    assert sensitivity(trained.work.module, [], _without, trained.context) == {}
+    disturb = without(trained.work.module)
+    assert sensitivity(trained.work.module, [], disturb, trained.context) == {}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from cluster.compression.quantization import mixed_precision
 from cluster.compression.quantization.quantize import quantize
 from cluster.compression.training.train import train
 from cluster.compression.work import Work
@@ -107,6 +108,17 @@ def test_the_most_sensitive_layer_is_found_and_kept(bench: Bench) -> None:
     assert result.precision is not None
     assert result.precision.kept == ("fine",)
     assert result.quantized_operators == 2
+
+
+def test_more_layers_than_are_judged_cannot_be_kept(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bench(model="linear")
+    monkeypatch.setattr(mixed_precision, "MOST_LAYERS", 2)
+    with pytest.raises(CompressionError, match="keep_most_sensitive=3, but only 2 of the 4 layers"):
+        quantize(blocks(made), step(keep_most_sensitive=3), made.context)
+    kept = quantize(blocks(made), step(keep_most_sensitive=2), made.context).precision.kept
+    assert len(kept) == 2
 
 
 class Attention(nn.Module):
