@@ -27,6 +27,9 @@ from torch.func import functional_call
 _AVERAGING = 0.01
 """Weight of the newest batch in the moving average of an input's range."""
 
+INT8_MOST = 127
+"""Largest magnitude of a symmetric int8 value: -128 has no opposite."""
+
 _TINY = 1e-12
 """Smallest scale: a tensor of zeros has no range."""
 
@@ -94,10 +97,9 @@ class FakeQuantized(nn.Module):
 
 def rounded_weight(weight: torch.Tensor, rounding: Rounding) -> torch.Tensor:
     """The weight ``[out, in, ...]`` with the values its quantized form would stand for."""
-    if rounding.weight == "int8":
-        return _int8_rows(weight.reshape(len(weight), -1)).reshape(weight.shape)
-    if rounding.weight == "float8":
-        return _float8_rows(weight.reshape(len(weight), -1)).reshape(weight.shape)
+    if rounding.weight != "int4":
+        rows = _int8_rows if rounding.weight == "int8" else _float8_rows
+        return rows(weight.reshape(len(weight), -1)).reshape(weight.shape)
     groups = weight.reshape(-1, int4_group(weight.shape[1]))
     low, high = groups.detach().aminmax(dim=1, keepdim=True)
     scale = ((high - low) / 15).clamp(min=_TINY)
@@ -110,15 +112,19 @@ def int4_group(inputs: int) -> int:
     return next((size for size in (128, 64, 32) if inputs % size == 0), inputs)
 
 
+def row_scales(rows: torch.Tensor, most: float) -> torch.Tensor:
+    """The scale of each row ``[rows, values]`` by which its largest magnitude becomes ``most``."""
+    return (rows.detach().abs().amax(dim=1) / most).clamp(min=_TINY)
+
+
 def _int8_rows(rows: torch.Tensor) -> torch.Tensor:
-    scale = (rows.detach().abs().amax(dim=1) / 127).clamp(min=_TINY)
+    scale = row_scales(rows, INT8_MOST)
     zeros = torch.zeros_like(scale, dtype=torch.int32)
-    return torch.fake_quantize_per_channel_affine(rows, scale, zeros, 0, -127, 127)
+    return torch.fake_quantize_per_channel_affine(rows, scale, zeros, 0, -INT8_MOST, INT8_MOST)
 
 
 def _float8_rows(rows: torch.Tensor) -> torch.Tensor:
-    most = torch.finfo(torch.float8_e4m3fn).max
-    scale = (rows.detach().abs().amax(dim=1, keepdim=True) / most).clamp(min=_TINY)
+    scale = row_scales(rows, torch.finfo(torch.float8_e4m3fn).max).unsqueeze(1)
     rounded = (rows / scale).to(torch.float8_e4m3fn).to(rows.dtype) * scale
     return _straight_through(rows, rounded)
 

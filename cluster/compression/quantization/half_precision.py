@@ -1,11 +1,12 @@
 """Half precision: a whole model in bfloat16 or float16, or single layers of it in bfloat16.
 
 float32 inputs → LowPrecision: cast → module in half precision → cast → float32 logits
-float32 layer  → keep_in_bfloat16: the same casts as hooks around one layer
+float32 layers → keep_in_bfloat16: the same casts as hooks around each
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -30,14 +31,16 @@ class LowPrecision(nn.Module):
         return logits.to(torch.float32)
 
 
-def keep_in_bfloat16(layer: nn.Module) -> None:
-    """Let one layer of a float32 model compute in bfloat16, in place.
+def keep_in_bfloat16(module: nn.Module, layers: Iterable[str]) -> None:
+    """Let the named layers of a float32 model compute in bfloat16, in place.
 
-    Its parameters keep their names, which a wrapping module would change.
+    Their parameters keep their names, which a wrapping module would change.
     """
-    layer.to(torch.bfloat16)
-    layer.register_forward_pre_hook(_inputs_to_bfloat16)
-    layer.register_forward_hook(_output_to_float32)
+    for name in layers:
+        layer = module.get_submodule(name)
+        layer.to(torch.bfloat16)
+        layer.register_forward_pre_hook(_inputs_to_bfloat16)
+        layer.register_forward_hook(_output_to_float32)
 
 
 def _inputs_to_bfloat16(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cluster.compression.quantization.fake_quantize import int4_group
+from cluster.compression.quantization.fake_quantize import INT8_MOST, int4_group, row_scales
 from cluster.compression.quantization.half_precision import LowPrecision, keep_in_bfloat16
 from cluster.compression.quantization.scheme import Converted, is_linear
 from cluster.compression.work import StepContext, tensors_of
@@ -44,8 +44,7 @@ def dynamic_int8(
     # torchao takes half a second to import, and only some schemes need it.
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig
 
-    for name in kept:
-        keep_in_bfloat16(module.get_submodule(name))
+    keep_in_bfloat16(module, kept)
     config = Int8DynamicActivationInt8WeightConfig(set_inductor_config=False)
     return _converted(module, module, _chosen(module, is_linear, kept), lambda layer: config)
 
@@ -66,7 +65,7 @@ class Int8WeightLinear(nn.Module):
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         full = layer.weight.detach().float()
-        scale = (full.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+        scale = row_scales(full, INT8_MOST)
         integers = (full / scale.unsqueeze(1)).round().to(torch.int8)
         self.register_buffer("weight", integers)
         self.register_buffer("scale", scale.to(torch.bfloat16))
@@ -152,25 +151,17 @@ def float8(
 
 
 def float8_refusal(context: StepContext) -> str | None:
-    targets = [program.target for program in context.recipe.programs]
+    """Why float8 cannot run on the recipe's targets or this machine's GPU, if it cannot."""
+    if reason := _wants(context, "cuda"):
+        has = reason
+    elif not torch.cuda.is_available():
+        has = "this machine has no CUDA device"
+    elif (found := torch.cuda.get_device_capability()) < FLOAT8_CAPABILITY:
+        has = f"{torch.cuda.get_device_name()} has {found[0]}.{found[1]}"
+    else:
+        return None
     wanted = ".".join(map(str, FLOAT8_CAPABILITY))
-    if all(target.startswith("cpu") for target in targets):
-        return (
-            f"float8 matrix products need CUDA of compute capability {wanted} or more, and the "
-            f"recipe's targets are {', '.join(targets)}"
-        )
-    if not torch.cuda.is_available():
-        return (
-            f"float8 matrix products need CUDA of compute capability {wanted} or more, and this "
-            "machine has no CUDA device"
-        )
-    found = torch.cuda.get_device_capability()
-    if found < FLOAT8_CAPABILITY:
-        return (
-            f"float8 matrix products need CUDA of compute capability {wanted} or more, and "
-            f"{torch.cuda.get_device_name()} has {found[0]}.{found[1]}"
-        )
-    return None
+    return f"float8 matrix products need CUDA of compute capability {wanted} or more, and {has}"
 
 
 # ---------------------------------------------------------------------------- shared
@@ -178,10 +169,16 @@ def float8_refusal(context: StepContext) -> str | None:
 
 def wants_cpu(context: StepContext) -> str | None:
     """Why a scheme of x86 kernels fits none of the recipe's targets, if it fits none."""
+    reason = _wants(context, "cpu")
+    return reason and f"its kernels are for CPUs, and {reason}"
+
+
+def _wants(context: StepContext, device: str) -> str | None:
+    """What the recipe's targets are, if none of them is a ``device``."""
     targets = [program.target for program in context.recipe.programs]
-    if any(target.startswith("cpu") for target in targets):
+    if any(target.startswith(device) for target in targets):
         return None
-    return f"its kernels are for CPUs, and the recipe's targets are {', '.join(targets)}"
+    return f"the recipe's targets are {', '.join(targets)}"
 
 
 def _chosen(

@@ -74,7 +74,7 @@ def _half(dtype: torch.dtype) -> Callable[..., Converted]:
         context: StepContext,
     ) -> Converted:
         low = LowPrecision(module, dtype)
-        count = sum(isinstance(layer, COMPUTING) for layer in module.modules())
+        count = sum(map(_computes, module.modules()))
         return Converted(low, lambda: tensors_of(low.module), count)
 
     return convert

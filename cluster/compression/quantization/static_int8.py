@@ -92,8 +92,7 @@ def _with_observers(
 
     from cluster.compression.quantization.observers import observer
 
-    for name in kept:
-        keep_in_bfloat16(module.get_submodule(name))
+    keep_in_bfloat16(module, kept)
     # strict: without it the quantizer finds fewer patterns and fails on reused ReLU modules.
     graph = exported(module.eval(), inputs, strict=True).module()
     config = x86.get_default_x86_inductor_quantization_config()
