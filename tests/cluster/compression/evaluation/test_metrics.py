@@ -157,15 +157,26 @@ def test_the_interval_of_counts_is_wilsons(right: int, total: int, low: float, h
             assert abs(found.value - bound) == pytest.approx(1.959964 * deviation, rel=1e-5)
 
 
-@pytest.mark.parametrize("count", [6, 30, 1000])
+@pytest.mark.parametrize("count", [2, 3, 4, 6, 30, 1000])
 def test_the_interval_of_degrees_is_students(count: int) -> None:
     scores = np.random.default_rng(0).uniform(0.6, 0.8, count)
     found = metrics.mean_score(scores)
-    low, high = scipy.stats.t.interval(
-        0.95, count - 1, scores.mean(), scores.std(ddof=1) / math.sqrt(count)
+    low, high = np.clip(
+        scipy.stats.t.interval(
+            0.95, count - 1, scores.mean(), scores.std(ddof=1) / math.sqrt(count)
+        ),
+        0,
+        1,
     )
-    assert (found.low, found.high) == (pytest.approx(low, rel=1e-3), pytest.approx(high, rel=1e-3))
+    assert (found.low, found.high) == (pytest.approx(low, rel=1e-6), pytest.approx(high, rel=1e-6))
     assert found.low < found.value < found.high
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.9, 0.975, 0.999])
+def test_students_quantile_is_right_for_every_number_of_samples(probability: float) -> None:
+    for freedom in (*range(1, 40), 100, 10_000):
+        found = metrics._student(probability, freedom)
+        assert found == pytest.approx(scipy.stats.t.ppf(probability, freedom), rel=1e-6, abs=1e-9)
 
 
 def test_one_score_says_nothing_of_the_spread() -> None:
