@@ -1,15 +1,12 @@
 """Measuring the artifact as a replica would load it, each program in a process that built nothing.
 
-run(...) in the job ─ each program ─→ python -m ...evaluation.one_program → result.json
+run(...) in the job ─ each program ─→ fresh_process → Found: the program beside the baseline
                                     ↘ the fastest of each target → Evaluated
 """
 
 from __future__ import annotations
 
 import math
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.manifest import Measurement
+from cluster.compression.evaluation.fresh_process import measured_in_process
 from cluster.compression.evaluation.one_program import Found, Task
 from cluster.config.recipe import Recipe
 from cluster.errors import CompressionError
@@ -46,15 +44,15 @@ def run(
     compute, see :mod:`cluster.compression.evaluation.reference`. ``scratch``: a directory, where
     the baseline's answers are kept between the programs, and between artifacts of one recipe.
 
-    A program that does not load, dies or computes another model is reported as failed.
-    CompressionError, with the process's last lines, if the evaluation itself cannot run.
+    A program that does not load, dies, hangs, raises or computes another model is reported as
+    failed. CompressionError, with the process's last lines, if the evaluation itself cannot run.
     """
     found: dict[str, Found] = {}
     failed: dict[str, str] = {}
     entries = Artifact.read(workspace).manifest.programs
 
     def task(key: str | None) -> Found:
-        return _in_process(
+        return measured_in_process(
             Task(
                 artifact=workspace,
                 program=key,
@@ -104,32 +102,3 @@ def _fastest(programs: Mapping[str, Measurement], target: str) -> str | None:
         if of == target
     }
     return min(means, key=lambda kind: means[kind], default=None)
-
-
-def _in_process(task: Task, scratch: Path, out: Print) -> Found:
-    """What the process found; how it died is the program's failure."""
-    file = scratch / "task.json"
-    file.write_text(task.model_dump_json())
-    task.result.unlink(missing_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cluster.compression.evaluation.one_program", file],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    tail: list[str] = []
-    with process:
-        for line in process.stdout or ():
-            if line.startswith("measure"):
-                out(line.rstrip())
-            else:
-                tail = [*tail[-20:], line]
-    if process.returncode < 0:
-        ended_by = signal.Signals(-process.returncode).name
-        return Found(failed=f"its process was ended by {ended_by}")
-    if process.returncode > 0:
-        raise CompressionError(
-            f"the artifact could not be evaluated (exit status {process.returncode}):\n"
-            + "".join(tail)
-        )
-    return Found.model_validate_json(task.result.read_text())

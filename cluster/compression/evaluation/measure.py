@@ -9,10 +9,13 @@ import numpy as np
 
 from cluster.artifact.manifest import Latency
 from cluster.data import PreparedSamples
-from cluster.progress import Print
+from cluster.progress import Bar, Print
 
 Run = Callable[[list[np.ndarray]], np.ndarray]
 """Input arrays ``[batch, ...]`` to outputs ``[batch, D]``: logits, or an embedding."""
+
+STILL_THERE_S = 60.0
+"""Seconds between two lines that say how far a long measurement is."""
 
 _BATCH = 32
 _WARM_UP_RUNS = 2
@@ -42,14 +45,15 @@ def latencies(
     for batch in batches:
         arrays, _ = samples.batch([i % len(samples) for i in range(batch)])
         times: dict[str, list[float]] = {name: [] for name in runs}
+        bar = Bar(f"measure  latency at batch {batch}", repeats, out, STILL_THERE_S)
         for repeat in range(-_WARM_UP_RUNS, repeats):
             for name, run in runs.items():
                 started = time.perf_counter()
                 run(arrays)
                 if repeat >= 0:
                     times[name].append((time.perf_counter() - started) * 1e3)
+            bar.update(repeat + 1)
         for name, taken in times.items():
             p50, p99 = np.percentile(taken, [50, 99])
             found[name].append(Latency(batch=batch, p50_ms=float(p50), p99_ms=float(p99)))
-        out(f"measure  latency at batch {batch}")
     return {name: tuple(entries) for name, entries in found.items()}

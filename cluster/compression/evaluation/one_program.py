@@ -9,6 +9,8 @@ model) a replica never imports.
 
 from __future__ import annotations
 
+import ctypes
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,17 +22,25 @@ from pydantic import BaseModel
 from cluster.artifact.artifact import TOKENIZER, Artifact
 from cluster.artifact.manifest import FileEntry, Latency, Measurement, ProgramEntry
 from cluster.compression.evaluation import metrics, reference
-from cluster.compression.evaluation.measure import Run, latencies, outputs_of
+from cluster.compression.evaluation.measure import STILL_THERE_S, Run, latencies, outputs_of
 from cluster.config.recipe import Gate, Recipe
 from cluster.data import PreparedSamples, load_data
 from cluster.errors import ArtifactError, CompressionError, HeadraceError, ProgramError
 from cluster.program import program as programs
 from cluster.program.program import Program
-from cluster.progress import to_stdout
+from cluster.progress import Bar, to_stdout
 
 STATIC_GAIN = 1.03
 """How many times faster a program compiled for one batch size must be to be kept: it costs a
 replica memory, and less than this is within what timings vary."""
+
+
+CANNOT_RUN = 3
+"""Exit status where something else than the program is at fault, such as the data; any other but 0
+is the program's, as long as the baseline can be measured without it."""
+
+_SIGNAL_AT_PARENTS_DEATH = 1
+"""PR_SET_PDEATHSIG of prctl(2)."""
 
 
 class Task(BaseModel):
@@ -64,6 +74,8 @@ def main(task_file: Path) -> None:
     try:
         found = _measure(task)
     except ProgramError as error:
+        if task.program is None:
+            raise
         found = Found(failed=str(error))
     task.result.write_text(found.model_dump_json())
 
@@ -205,8 +217,7 @@ class _Judge:
         self._samples = samples
         file = task.baseline_outputs
         if not file.is_file():
-            outputs, labels = outputs_of(baseline, samples, self._settings.samples)
-            to_stdout("measure  scores of the baseline")
+            outputs, labels = self._outputs(baseline, "baseline")
             partial = file.with_suffix(".partial")
             with partial.open("wb") as stream:
                 np.savez(stream, outputs=outputs, labels=labels)
@@ -220,8 +231,7 @@ class _Judge:
         """``run`` None: of the baseline itself."""
         outputs = self._expected
         if run is not None:
-            outputs, _ = outputs_of(run, self._samples, self._settings.samples)
-            to_stdout("measure  scores of the program")
+            outputs, _ = self._outputs(run, "program")
         first, *others = self._settings.metrics
         scores = self._scores(first, outputs)
         mean = metrics.mean_score(scores)
@@ -240,13 +250,35 @@ class _Judge:
             size_bytes=size_bytes,
         )
 
+    def _outputs(self, run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """What it answers, saying on the way how far it is: a silent process counts as hung."""
+        total, done = min(len(self._samples), self._settings.samples or len(self._samples)), 0
+        bar = Bar(f"measure  scores of the {name}", total, to_stdout, STILL_THERE_S)
+
+        def told(arrays: list[np.ndarray]) -> np.ndarray:
+            nonlocal done
+            outputs = run(arrays)
+            done += len(outputs)
+            bar.update(done)
+            return outputs
+
+        return outputs_of(told, self._samples, self._settings.samples)
+
     def _scores(self, name: str, outputs: np.ndarray) -> np.ndarray:
         scores: Any = metrics.metric(name)(outputs, self._labels, self._expected)
         return np.asarray(scores, np.float64)
 
 
+def _end_with_parent() -> None:
+    """Have the system kill this process when the job dies: a hung one would never notice."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    _end_with_parent()
     try:
         main(Path(sys.argv[1]))
     except HeadraceError as error:
-        sys.exit(str(error))
+        print(error, flush=True)
+        sys.exit(CANNOT_RUN)

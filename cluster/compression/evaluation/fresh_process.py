@@ -1,0 +1,105 @@
+"""One evaluation process: started, listened to, and ended when it is silent for too long.
+
+Task ─ task.json ─→ python -m ...evaluation.one_program ─ lines ─→ out
+                                                        ↘ found.json → Found
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import IO
+
+from cluster.compression.evaluation.one_program import CANNOT_RUN, Found, Task
+from cluster.errors import CompressionError
+from cluster.progress import MOVING, Print
+
+SILENCE_S = 1800.0
+"""Seconds without a line after which the process hangs. It says at least every minute how far it
+is, unless one run of the model, or reading the data, takes longer than that."""
+
+_COMMAND = (sys.executable, "-m", "cluster.compression.evaluation.one_program")
+_TAIL = 20
+"""Lines that are quoted of a process that failed."""
+
+
+def measured_in_process(task: Task, scratch: Path, out: Print) -> Found:
+    """What the process found; how it died, or that it hung, is the program's failure.
+
+    ``scratch``: where the task is written. CompressionError, with the process's last lines, if
+    the evaluation cannot run whatever the program, or the task has no program that could be at
+    fault.
+    """
+    file = scratch / "task.json"
+    file.write_text(task.model_dump_json())
+    task.result.unlink(missing_ok=True)
+    process = subprocess.Popen(
+        [*_COMMAND, file],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        process_group=0,  # of its own, so that what it started ends with it
+    )
+    tail: list[str] = []
+    try:
+        _listen(process, tail, out)
+        status = process.wait(SILENCE_S)
+    except (queue.Empty, subprocess.TimeoutExpired):
+        failure = f"its process hung: it said nothing for {SILENCE_S:g} s and was ended"
+    else:
+        if status == 0 and task.result.is_file():
+            return Found.model_validate_json(task.result.read_text())
+        failure = _failure(status, tail)
+        if status == CANNOT_RUN:
+            raise _cannot_run(failure, tail)
+    finally:
+        _end(process)
+    if task.program is None:
+        raise _cannot_run(failure, tail)
+    for line in tail:
+        out(f"measure  {line.rstrip()}")
+    return Found(failed=failure)
+
+
+def _listen(process: subprocess.Popen[str], tail: list[str], out: Print) -> None:
+    """Pass on what it measures until it closes its output; the last other lines go to ``tail``.
+
+    queue.Empty after :data:`SILENCE_S` without a line.
+    """
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
+    while (line := lines.get(timeout=SILENCE_S)) is not None:
+        if line.removeprefix(MOVING).startswith("measure"):
+            out(line.rstrip())
+        else:
+            tail[:] = [*tail[1 - _TAIL :], line]
+
+
+def _read(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
+    with stream:
+        for line in stream:
+            lines.put(line)
+    lines.put(None)
+
+
+def _failure(status: int, tail: list[str]) -> str:
+    if status < 0:
+        return f"its process was ended by {signal.Signals(-status).name}"
+    said = tail[-1].strip() if tail else "it said nothing"
+    return f"its process ended with exit status {status} and without a result: {said}"
+
+
+def _cannot_run(failure: str, tail: list[str]) -> CompressionError:
+    return CompressionError(f"the artifact could not be evaluated: {failure}\n{''.join(tail)}")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the process, with all that it started, if it still runs."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,193 @@
+"""A process that measures is listened to, ended when it hangs, and its death is told apart from an
+evaluation that cannot run."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cluster.compression.evaluation import fresh_process
+from cluster.compression.evaluation.fresh_process import measured_in_process
+from cluster.compression.evaluation.measure import STILL_THERE_S
+from cluster.compression.evaluation.one_program import CANNOT_RUN, Found, Task
+from cluster.config.recipe import Recipe
+from cluster.errors import CompressionError
+
+Play = Callable[..., Found]
+
+WITH_TASK = """
+import json, os, subprocess, sys, time
+task = json.load(open(sys.argv[1]))
+def answer(**found): open(task["result"], "w").write(json.dumps(found))
+"""
+
+WITH_CHILD = """
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+print("measure ", os.getpid(), child.pid, flush=True)
+"""
+
+
+@pytest.fixture
+def play(
+    tmp_path: Path, tiny_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> Play:
+    """``play(script, lines, program=...)``: the script takes the evaluation's place."""
+
+    def run(script: str, lines: list[str], program: str | None = "cpu-x86/aoti") -> Found:
+        command = (sys.executable, "-c", WITH_TASK + script)
+        monkeypatch.setattr(fresh_process, "_COMMAND", command)
+        task = Task(
+            artifact=tmp_path,
+            program=program,
+            recipe=tiny_recipe("fresh", "bf16"),
+            baseline_weights=tmp_path / "baseline",
+            baseline_outputs=tmp_path / "outputs",
+            expected=tmp_path / "expected",
+            result=tmp_path / "found.json",
+        )
+        return measured_in_process(task, tmp_path, lines.append)
+
+    return run
+
+
+def running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def gone(pids: list[int]) -> bool:
+    """Whether all of them end within seconds: a signal takes its time."""
+    for _ in range(100):
+        if not any(map(running, pids)):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_what_it_measures_is_passed_on_and_the_rest_is_not(play: Play) -> None:
+    lines: list[str] = []
+    script = """
+print("a warning", flush=True)
+print("~ measure  half of it", flush=True)
+print("measure  all of it", flush=True)
+answer(static=[1, 8])
+"""
+    assert play(script, lines) == Found(static=(1, 8))
+    assert lines == ["~ measure  half of it", "measure  all of it"]
+
+
+@pytest.mark.parametrize("hang", ["time.sleep(300)", "os.close(1); os.close(2); time.sleep(300)"])
+def test_a_program_that_hangs_fails_and_leaves_no_orphan(
+    play: Play, monkeypatch: pytest.MonkeyPatch, hang: str
+) -> None:
+    monkeypatch.setattr(fresh_process, "SILENCE_S", 2.0)
+    lines: list[str] = []
+    started = time.monotonic()
+    found = play(f"{WITH_CHILD}\n{hang}", lines)
+    assert time.monotonic() - started < 20
+    assert found.failed == "its process hung: it said nothing for 2 s and was ended"
+    assert found.program is None
+    pids = [int(pid) for pid in lines[0].split()[1:]]
+    assert len(pids) == 2
+    assert gone(pids)
+
+
+def test_a_slow_program_that_says_how_far_it_is_does_not_hang(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fresh_process, "SILENCE_S", 2.0)
+    lines: list[str] = []
+    script = """
+for step in range(10):
+    time.sleep(0.3)
+    print("~ measure ", step, flush=True)
+answer()
+"""
+    assert play(script, lines) == Found()
+    assert len(lines) == 10
+
+
+def test_an_interrupted_job_ends_the_process_it_waits_for(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids: list[int] = []
+
+    class Interrupting(list[str]):
+        def append(self, line: str) -> None:
+            pids.extend(int(pid) for pid in line.split()[1:])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        play(f"{WITH_CHILD}\ntime.sleep(300)", Interrupting())
+    assert len(pids) == 2
+    assert gone(pids)
+
+
+def test_a_killed_job_takes_the_process_with_it() -> None:
+    child = """
+import os, time
+from cluster.compression.evaluation import one_program
+one_program._end_with_parent()
+print(os.getpid(), flush=True)
+time.sleep(300)
+"""
+    parent = f"""
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {child!r}], process_group=0)
+time.sleep(300)
+"""
+    command = [sys.executable, "-c", parent]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert running(pid)
+        process.kill()
+        process.wait()
+        assert gone([pid])
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (
+            "raise KeyError('threshold')",
+            "exit status 1 and without a result: KeyError: 'threshold'",
+        ),
+        ("os._exit(7)", "exit status 7 and without a result: it said nothing"),
+        ("sys.exit(0)", "exit status 0 and without a result"),
+        (f"os.kill(os.getpid(), {int(signal.SIGSEGV)})", "its process was ended by SIGSEGV"),
+    ],
+)
+def test_what_nobody_foresaw_is_the_programs_failure(play: Play, script: str, reason: str) -> None:
+    lines: list[str] = []
+    assert reason in play(script, lines).failed
+    if "KeyError" in script:  # where it was raised is in the log
+        assert any("Traceback" in line for line in lines)
+
+
+@pytest.mark.parametrize("script", ["raise KeyError('x')", "os._exit(7)", "time.sleep(300)"])
+def test_without_a_program_it_is_the_evaluation_that_cannot_run(
+    play: Play, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setattr(fresh_process, "SILENCE_S", 2.0)
+    with pytest.raises(CompressionError, match="could not be evaluated: its process"):
+        play(script, [], program=None)
+
+
+def test_what_it_says_is_not_the_programs_fault_ends_the_evaluation(play: Play) -> None:
+    script = f"print('the data is gone', flush=True); sys.exit({CANNOT_RUN})"
+    with pytest.raises(CompressionError, match=r"could not be evaluated[^*]*the data is gone"):
+        play(script, [])
+
+
+def test_the_limit_is_far_beyond_what_a_process_is_silent_for() -> None:
+    assert fresh_process.SILENCE_S >= 10 * STILL_THERE_S
