@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
+from statistics import geometric_mean
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -64,6 +65,9 @@ class ProgramEntry(_Record):
     )
     options: dict[str, str] = Field(
         default={}, description="What its loader must know, such as the precision it computes in."
+    )
+    quantized_operators: int = Field(
+        default=0, description="Operators of it that compute, or are stored, in fewer bits."
     )
 
     @property
@@ -126,6 +130,11 @@ class Measurement(_Record):
         """The latency at that batch size, one of the recipe's ``evaluation.batches``."""
         return next(entry for entry in self.latency if entry.batch == batch)
 
+    @property
+    def typical_ms(self) -> float:
+        """Geometric mean of the medians over batch sizes: the smallest is the fastest program."""
+        return geometric_mean(entry.p50_ms for entry in self.latency)
+
 
 class Manifest(_Record):
     """``manifest.json``."""
@@ -143,7 +152,10 @@ class Manifest(_Record):
         description="Every other file, by path."
     )
     programs: tuple[ProgramEntry, ...]
-    quantized_operators: int = Field(description="Operators that compute in fewer bits.")
+    quantized_operators: int = Field(
+        description="Operators that compute, or are stored, in fewer bits: of the fastest program "
+        "of the recipe's first target."
+    )
     baseline: Measurement | None = Field(
         default=None, description="The model before compression, in eager float32."
     )

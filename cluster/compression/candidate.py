@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -35,6 +34,7 @@ from cluster.config.steps import Step
 from cluster.data import LabelledData, PreparedSamples
 from cluster.models import LoadedModel
 from cluster.program import node
+from cluster.progress import Print
 
 
 @dataclass
@@ -101,10 +101,9 @@ def build(candidate: Candidate, site: Site, context: StepContext) -> Artifact | 
     with site.clock.phase("evaluate"):
         found = evaluate.run(workspace, recipe, site.baseline, expected, site.scratch, out)
     found = found.model_copy(update={"failed": {**built.failed, **found.failed}})
-    found = gate.admitted(recipe.gate, found)
+    found, checks = _judged(candidate, site, found, out)
     kept = builder.trim(manifest.programs, found.programs, found.static, workspace)
     manifest = manifest.model_copy(update={"programs": kept})
-    checks = _checks(candidate, site, found, out)
     record = _build_record(candidate, site, found, checks, weights)
     reports = {
         ".json": record.model_dump_json(indent=1).encode() + b"\n",
@@ -119,8 +118,11 @@ def build(candidate: Candidate, site: Site, context: StepContext) -> Artifact | 
     (workspace / REPORT).write_bytes(reports[".json"])
     (workspace / REPORT_PAGE).write_bytes(reports[".html"])
     measured = {
-        "baseline": found.baseline, "measured": found.programs, "fastest": found.fastest
-    }  # fmt: skip
+        "baseline": found.baseline,
+        "measured": found.programs,
+        "fastest": found.fastest,
+        "quantized_operators": record.quantized_operators,
+    }
     _write(manifest.model_copy(update=measured), workspace)
     artifact = context.store.publish(workspace)
     out(f"artifact {artifact.id}")
@@ -149,21 +151,18 @@ def _manifest(candidate: Candidate, site: Site) -> Manifest:
     )
 
 
-def _checks(
-    candidate: Candidate, site: Site, found: Evaluated, out: Any
-) -> tuple[CheckRecord, ...]:
-    recipe = site.recipe
+def _judged(
+    candidate: Candidate, site: Site, found: Evaluated, out: Print
+) -> tuple[Evaluated, tuple[CheckRecord, ...]]:
+    """What the gate leaves of the programs, and its checks of them."""
+    limits = site.recipe.gate
+    size = site.baseline.stat().st_size
     wants = any(record.kind == "quantize" for record in candidate.records)
-    checks = gate.check(
-        recipe.gate,
-        found,
-        float_bytes=site.baseline.stat().st_size,
-        quantized_operators=candidate.work.quantized_operators,
-        wants_quantized=wants,
-    )
+    found = gate.admitted(limits, found, float_bytes=size, wants_quantized=wants)
+    checks = gate.check(limits, found, float_bytes=size, wants_quantized=wants)
     for line in [*table_of(candidate.name, found).splitlines(), *gate_lines(checks)]:
         out(line)
-    return checks
+    return found, checks
 
 
 def _build_record(
@@ -172,6 +171,7 @@ def _build_record(
 ) -> BuildRecord:  # fmt: skip
     recipe, data = site.recipe, site.data
     target = recipe.programs[0].target
+    kind = found.fastest.get(target, "")
     return BuildRecord(
         name=candidate.name,
         recipe=recipe.model_dump(mode="json"),
@@ -179,11 +179,13 @@ def _build_record(
         checks=checks,
         metric=recipe.evaluation.metrics[0],
         target=target,
-        fastest=found.fastest.get(target, ""),
+        fastest=kind,
         baseline=found.baseline,
+        other_baselines=dict([*found.target_baselines.items()][1:]),
         programs=found.programs,
         failed_programs=found.failed,
-        quantized_operators=candidate.work.quantized_operators,
+        left_out_programs=found.left_out,
+        quantized_operators=found.operators.get(f"{target}/{kind}", 0),
         steps=candidate.records,
         layers=costs.layer_sizes(load_file(site.baseline), weights),
         search=candidate.search,

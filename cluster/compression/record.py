@@ -115,10 +115,18 @@ class BuildRecord(_Record):
     metric: str
     target: str
     fastest: str = Field(description="Kind of the program that won on the target.")
-    baseline: Measurement
+    baseline: Measurement = Field(description="On the target, if a program works there.")
+    other_baselines: dict[str, Measurement] = Field(
+        default={}, description="The recipe's other targets → the baseline there."
+    )
     programs: dict[str, Measurement] = Field(description="By target/kind.")
     failed_programs: dict[str, str] = Field(description="target/kind → why there is none.")
-    quantized_operators: int
+    left_out_programs: dict[str, str] = Field(
+        default={}, description="target/kind → the limits that it breaks and others keep."
+    )
+    quantized_operators: int = Field(
+        description="Of the program that won: operators that compute, or are stored, in fewer bits."
+    )
     steps: tuple[StepRecord, ...]
     layers: tuple[LayerSize, ...]
     search: SearchRecord | None

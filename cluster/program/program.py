@@ -112,10 +112,8 @@ def choose(artifact: Artifact, targets: Sequence[str]) -> Choice:
 def _order(manifest: Manifest, entry: ProgramEntry) -> tuple[bool, float]:
     """The recorded winner first, then by latency, then what was never measured."""
     measured = manifest.measured.get(entry.key)
-    typical = math.inf
-    if measured is not None:  # the geometric mean over batch sizes, by which winners are chosen
-        typical = math.fsum(math.log(each.p50_ms) for each in measured.latency)
-    return manifest.fastest.get(entry.target) != entry.kind, typical
+    typical_ms = math.inf if measured is None else measured.typical_ms
+    return manifest.fastest.get(entry.target) != entry.kind, typical_ms
 
 
 def _why(entries: Sequence[ProgramEntry], passed: Sequence[str]) -> str:

@@ -6,8 +6,6 @@ run(...) in the job ─ each program ─→ fresh_process → Found: the program
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,22 +15,54 @@ from cluster.artifact.manifest import Measurement
 from cluster.compression.evaluation.fresh_process import measured_in_process
 from cluster.compression.evaluation.one_program import Found, Task
 from cluster.config.recipe import Recipe
-from cluster.errors import CompressionError
 from cluster.progress import Print
 
 
 class Evaluated(BaseModel):
-    """What the evaluation processes found."""
+    """What the evaluation processes found. Programs are named ``target/kind``."""
 
     model_config = ConfigDict(frozen=True)
 
-    baseline: Measurement = Field(description="Measured beside the first target's winner.")
-    programs: dict[str, Measurement] = Field(description="Those that work, by target/kind.")
-    failed: dict[str, str] = Field(default={}, description="target/kind → why it does not work.")
-    fastest: dict[str, str] = Field(default={}, description="Target → kind of its fastest.")
-    static: dict[str, tuple[int, ...]] = Field(
-        default={}, description="target/kind → batch sizes whose static shapes are worth keeping."
+    programs: dict[str, Measurement] = Field(description="Those that work and may be chosen.")
+    baselines: dict[str, Measurement] = Field(
+        description="Program → the baseline on the program's device, measured in turn with it."
     )
+    alone: Measurement | None = Field(
+        default=None, description="The baseline on the CPU, where no program works."
+    )
+    failed: dict[str, str] = Field(default={}, description="Program → why it does not work.")
+    left_out: dict[str, str] = Field(
+        default={}, description="Program that works → the limits it breaks and others keep."
+    )
+    operators: dict[str, int] = Field(
+        default={}, description="Program → operators that compute, or are stored, in fewer bits."
+    )
+    static: dict[str, tuple[int, ...]] = Field(
+        default={}, description="Program → batch sizes whose static shapes are worth keeping."
+    )
+
+    @property
+    def fastest(self) -> dict[str, str]:
+        """Target → kind of its fastest program, for targets of which one works."""
+        best: dict[str, str] = {}
+        for key in sorted(self.programs, key=lambda key: self.programs[key].typical_ms):
+            target, _, kind = key.rpartition("/")
+            best.setdefault(target, kind)
+        targets = dict.fromkeys(key.rpartition("/")[0] for key in self.programs)
+        return {target: best[target] for target in targets}
+
+    @property
+    def target_baselines(self) -> dict[str, Measurement]:
+        """Target → the baseline there, as measured in turn with its fastest program."""
+        return {t: self.baselines[f"{t}/{kind}"] for t, kind in self.fastest.items()}
+
+    @property
+    def baseline(self) -> Measurement:
+        """The first target's; where no program works, the one measured alone."""
+        for found in (*self.target_baselines.values(), self.alone):
+            if found is not None:
+                return found
+        raise ValueError("neither a program nor the baseline alone was measured")
 
 
 def run(
@@ -74,31 +104,12 @@ def run(
         else:
             failed[entry.key] = answer.failed
             out(f"measure  {entry.key} does not work: {answer.failed}")
-    programs = {key: each.program for key, each in found.items() if each.program is not None}
-    fastest = {
-        target: winner
-        for target in dict.fromkeys(entry.target for entry in entries)
-        if (winner := _fastest(programs, target)) is not None
-    }
-    beside = next((f"{target}/{kind}" for target, kind in fastest.items()), None)
-    baseline_found = (found[beside] if beside is not None else task(None)).baseline
-    if baseline_found is None:
-        raise CompressionError("the process that measured the baseline died")
     return Evaluated(
-        baseline=baseline_found,
-        programs=programs,
+        programs={key: each.program for key, each in found.items() if each.program is not None},
+        baselines={key: each.baseline for key, each in found.items() if each.baseline is not None},
+        # What was at fault shows here: where the baseline fails too, it is not the programs.
+        alone=None if found else task(None).baseline,
         failed=failed,
-        fastest=fastest,
+        operators={entry.key: entry.quantized_operators for entry in entries},
         static={key: each.static for key, each in found.items() if each.static},
     )
-
-
-def _fastest(programs: Mapping[str, Measurement], target: str) -> str | None:
-    """The target's kind with the smallest geometric mean of its medians over batch sizes."""
-    means = {
-        kind: math.fsum(math.log(entry.p50_ms) for entry in measured.latency)
-        for key, measured in programs.items()
-        for of, _, kind in [key.partition("/")]
-        if of == target
-    }
-    return min(means, key=lambda kind: means[kind], default=None)

@@ -1,6 +1,6 @@
 """The gate: what a build must reach to become servable. Pure.
 
-    Evaluated ─ admitted ─→ without programs over the accuracy budget, where others are within it
+    Evaluated ─ admitted ─→ without programs that break a limit, where others keep them all
               ─ check ─→ one CheckRecord per limit and target; all must pass
 
 Every reason is one sentence with the numbers and, for a refusal, the setting of the recipe to
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from statistics import geometric_mean
 
 from cluster.artifact.manifest import Drop, Measurement
 from cluster.compression.evaluation.evaluate import Evaluated
@@ -27,9 +26,8 @@ _ROUNDING = 1e-9
 
 
 def check(
-    gate: Gate, evaluated: Evaluated, *, float_bytes: int, quantized_operators: int,
-    wants_quantized: bool,
-) -> tuple[CheckRecord, ...]:  # fmt: skip
+    gate: Gate, evaluated: Evaluated, *, float_bytes: int, wants_quantized: bool
+) -> tuple[CheckRecord, ...]:
     """Every limit that the gate sets, for the fastest program of each target.
 
     ``float_bytes``: of the float32 weights before compression. ``wants_quantized``: a step was
@@ -40,58 +38,53 @@ def check(
         kind = evaluated.fastest.get(target)
         checks.append(_loads(target, kind, evaluated))
         if kind is not None:
-            key = f"{target}/{kind}"
-            checks += _limits(gate, key, evaluated.programs[key], evaluated.baseline, float_bytes)
-    if not checks:
-        checks.append(_no_program())
-    if wants_quantized:
-        checks.append(_quantized(quantized_operators))
-    return tuple(checks)
+            checks += _limits(gate, f"{target}/{kind}", evaluated, float_bytes, wants_quantized)
+    return tuple(checks) or (_no_program(),)
 
 
-def admitted(gate: Gate, evaluated: Evaluated) -> Evaluated:
-    """Without the programs whose accuracy drop is over the budget, if their target has others.
+def admitted(
+    gate: Gate, evaluated: Evaluated, *, float_bytes: int, wants_quantized: bool
+) -> Evaluated:
+    """Without the programs that break a limit, if their target has others that keep them all.
 
-    A compiler that quantizes by its own means may lose what another one keeps; then the other is
-    the target's program, and the build need not fail. What is left out stands in ``failed``.
+    A compiler that quantizes by its own means may lose what another one keeps, and the fastest
+    may be too large; then the other is the target's program, and the build need not fail. What is
+    left out stands in ``left_out``, with the reasons. The other arguments are those of
+    :func:`check`.
     """
-    if gate.max_accuracy_drop is None:
-        return evaluated
-    over = {
-        key: each
-        for key, each in evaluated.programs.items()
-        if _drop_of(key, each).upper > gate.max_accuracy_drop + _ROUNDING
+    broken = {
+        key: " ".join(
+            each.reason
+            for each in _limits(gate, key, evaluated, float_bytes, wants_quantized)
+            if not each.passed
+        )
+        for key in evaluated.programs
     }
-    programs = {key: each for key, each in evaluated.programs.items() if key not in over}
-    saved = {_target(key) for key in programs}
-    out = {key: each for key, each in over.items() if _target(key) in saved}
-    fastest = dict(evaluated.fastest)
-    for target in {_target(key) for key in out}:
-        keys = [key for key in programs if _target(key) == target]
-        best = min(keys, key=lambda key: geometric_mean(e.p50_ms for e in programs[key].latency))
-        fastest[target] = best.removeprefix(f"{target}/")
-    reasons = {key: _accuracy_drop(gate.max_accuracy_drop, key, out[key]).reason for key in out}
+    saved = {_target(key) for key, reasons in broken.items() if not reasons}
+    out = {key: why for key, why in broken.items() if why and _target(key) in saved}
     return evaluated.model_copy(
         update={
             "programs": {k: each for k, each in evaluated.programs.items() if k not in out},
-            "failed": {**evaluated.failed, **reasons},
-            "fastest": fastest,
+            "left_out": {**evaluated.left_out, **out},
             "static": {k: each for k, each in evaluated.static.items() if k not in out},
         }
     )
 
 
 def _limits(
-    gate: Gate, key: str, measured: Measurement, baseline: Measurement, float_bytes: int
+    gate: Gate, key: str, evaluated: Evaluated, float_bytes: int, wants_quantized: bool
 ) -> Iterator[CheckRecord]:
+    measured = evaluated.programs[key]
     if gate.max_accuracy_drop is not None:
         yield _accuracy_drop(gate.max_accuracy_drop, key, measured)
     if gate.min_speedup is not None:
-        yield _speedup(gate.min_speedup, key, measured, baseline)
+        yield _speedup(gate.min_speedup, key, measured, evaluated.baselines[key])
     if gate.max_size_share is not None:
         yield _size_share(gate.max_size_share, key, measured, float_bytes)
     if gate.max_bytes is not None:
         yield _bytes(gate.max_bytes, key, measured)
+    if wants_quantized:
+        yield _quantized(key, evaluated.operators.get(key, 0))
 
 
 def _loads(target: str, kind: str | None, evaluated: Evaluated) -> CheckRecord:
@@ -108,9 +101,13 @@ def _loads(target: str, kind: str | None, evaluated: Evaluated) -> CheckRecord:
         )
     else:
         working = sum(_target(key) == target for key in evaluated.programs)
+        out = ", ".join(
+            key.removeprefix(f"{target}/") for key in evaluated.left_out if _target(key) == target
+        )
         reason = (
             f"{target}/{kind} loads in a fresh process and is the fastest of {working} "
-            f"{'program' if working == 1 else 'programs'} that work."
+            f"{'program' if working == 1 else 'programs'} that work"
+            f"{f'; left out, because they break a limit: {out}' if out else ''}."
         )
     return CheckRecord(
         name="loads", limit=target, measured=kind or "none", passed=kind is not None, reason=reason
@@ -193,13 +190,13 @@ def _bytes(limit: int, key: str, measured: Measurement) -> CheckRecord:
     return _record("max_bytes", limit, measured.size_bytes, passed, reason)
 
 
-def _quantized(operators: int) -> CheckRecord:
+def _quantized(key: str, operators: int) -> CheckRecord:
     if operators:
-        reason = f"{operators} operators compute, or are stored, in fewer bits."
+        reason = f"{operators} operators of {key} compute, or are stored, in fewer bits."
     else:
         reason = (
-            "Quantized nothing: a quantize step was asked for and 0 operators compute in fewer "
-            "bits; choose a scheme in steps that takes the model's layers (dynamic and "
+            f"Quantized nothing: a quantize step was asked for and 0 operators of {key} compute in "
+            "fewer bits; choose a scheme in steps that takes the model's layers (dynamic and "
             "weight-only schemes take linear layers alone), or keep fewer of them."
         )
     return _record("quantized_operators", 1, operators, operators > 0, reason)

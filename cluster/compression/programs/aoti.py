@@ -59,6 +59,7 @@ def build(
         native_runner=native,
         python_abi=node.python_abi() if native else None,
         static_files=tuple(static),
+        quantized_operators=work.quantized_operators,
     )
 
 

@@ -47,4 +47,5 @@ def build(
         native_runner=None,
         python_abi=None,
         options={PRECISION: _PRECISIONS[scheme]},
+        quantized_operators=work.quantized_operators,
     )

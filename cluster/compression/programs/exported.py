@@ -40,4 +40,5 @@ def build(
         native_runner=None,
         python_abi=None,
         options={QUANTIZED: "torchao"} if work.precision is not None else {},
+        quantized_operators=work.quantized_operators,
     )

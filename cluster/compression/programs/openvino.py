@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from cluster.artifact.manifest import ProgramEntry, StaticFile
-from cluster.compression.programs.openvino_layers import operators_of
+from cluster.compression.programs.openvino_layers import operators_of, operators_with_weights
 from cluster.compression.work import StepContext, Work, exported
 from cluster.config.steps import Quantize
 from cluster.data import PreparedSamples
@@ -66,7 +66,8 @@ def build(
 ) -> ProgramEntry:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`.
 
-    CompressionError also if NNCF quantizes none of the operators.
+    CompressionError also if none of the program's operators would have fewer bits although a step
+    asked for them.
     """
     # An extra: seconds to import, and only a build needs all of it.
     import openvino
@@ -79,6 +80,12 @@ def build(
     if precision is not None and scheme in _QUANTIZERS:
         graph = _quantized(graph, precision.step, kept, _Samples(context.train, work.inputs))
         group = DYNAMIC_GROUP_SIZE if scheme == "dynamic_int8" else 0
+    operators = operators_with_weights(graph, _stored(scheme)) if precision is not None else 0
+    if precision is not None and operators == 0:
+        raise CompressionError(
+            f"scheme {scheme} changes none of the operators in OpenVINO's graph; build this model "
+            "without the kind openvino, or choose another scheme"
+        )
     file = workspace / "programs" / f"{target}.xml"
     openvino.save_model(graph, file, compress_to_fp16=scheme in _PRECISIONS)
     name = f"programs/{file.name}"
@@ -100,7 +107,16 @@ def build(
             PRECISION: _PRECISIONS.get(str(scheme), "f32"),
             DYNAMIC_GROUP: str(group),
         },
+        quantized_operators=operators,
     )
+
+
+def _stored(scheme: str | None) -> tuple[str, ...]:
+    """Types that the weights have in the graph where the scheme gave them fewer bits.
+
+    Half precision is made of all floating weights, but only as the graph is saved.
+    """
+    return ("f32", "f16", "bf16") if scheme in _PRECISIONS else ("i8", "u8", "i4", "u4")
 
 
 def _converted(
@@ -132,7 +148,7 @@ def _converted(
 def _quantized(graph: Any, step: Quantize, kept: list[str], samples: _Samples) -> Any:
     try:
         with _quiet():
-            graph = _QUANTIZERS[step.scheme](graph, step, kept, samples)
+            return _QUANTIZERS[step.scheme](graph, step, kept, samples)
     # NNCF's errors have no common base, and it lets those of OpenVINO and NumPy through.
     except Exception as error:
         advice = ""
@@ -140,17 +156,6 @@ def _quantized(graph: Any, step: Quantize, kept: list[str], samples: _Samples) -
             # NumPy's message, if an activation hardly differs from sample to sample.
             advice = "; if it is a histogram that fails, set calibration: minmax"
         raise CompressionError(f"NNCF cannot quantize the model: {error}{advice}") from error
-    if not any(_is_quantized_weight(op) for op in graph.get_ops()):
-        raise CompressionError(f"NNCF quantized none of the model's operators by {step.scheme}")
-    return graph
-
-
-def _is_quantized_weight(op: Any) -> bool:
-    return (
-        op.get_type_name() == "Constant"
-        and op.get_element_type().get_type_name() in ("i8", "u8", "i4", "u4")
-        and len(op.get_output_shape(0)) > 1
-    )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""Layers of a PyTorch module → the operators of its OpenVINO graph, by name.
+"""The operators of an OpenVINO graph that compute with weights: which layers they are, what their
+weights are stored in.
+
+operators_of            layers of the PyTorch module → names of their operators
+operators_with_weights  types of weights → how many operators have such
 
 OpenVINO names operators after nodes of the graph that was converted, and fuses some: a
 convolution with the batch normalization behind it bears the latter's name. So a layer's operator
@@ -8,6 +12,7 @@ is looked for at its own node, then at the nodes behind it.
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 from typing import Any
 
 from torch.fx import GraphModule, Node
@@ -16,6 +21,9 @@ from cluster.errors import CompressionError
 
 _COMPUTING = ("Convolution", "GroupConvolution", "ConvolutionBackpropData",
               "GroupConvolutionBackpropData", "MatMul")  # fmt: skip
+
+_UNPACKING = ("Convert", "Subtract", "Multiply", "FakeQuantize", "Reshape", "Transpose")
+"""Operators between stored weights and what computes with them."""
 
 
 def operators_of(graph: Any, module: GraphModule, layers: tuple[str, ...]) -> list[str]:
@@ -44,6 +52,23 @@ def operators_of(graph: Any, module: GraphModule, layers: tuple[str, ...]) -> li
             )
         found.extend(sorted(operators))
     return found
+
+
+def operators_with_weights(graph: Any, types: Collection[str]) -> int:
+    """How many convolutions and matrix products of ``graph`` have weights stored in one of
+    ``types``, in OpenVINO's names: ``i8``, ``f32``, ..."""
+    return sum(
+        any(_stored_in(port.get_source_output().get_node()) in types for port in op.inputs())
+        for op in graph.get_ops()
+        if op.get_type_name() in _COMPUTING
+    )
+
+
+def _stored_in(op: Any) -> str | None:
+    """Type of the constant that ``op``'s values are unpacked from; None for an activation."""
+    while op.get_type_name() in _UNPACKING:
+        op = op.input_value(0).get_node()
+    return op.get_element_type().get_type_name() if op.get_type_name() == "Constant" else None
 
 
 def _layer(node: Node) -> str | None:

@@ -87,7 +87,9 @@ def _ranges(ranges: Mapping[str, tuple[float, float]], anchor: str) -> Markup:
         for name, (low, high) in ranges.items()
     ]
     return _by_layer(
-        "Calibration: values that each activation's integers reach from and to",
+        "Calibration of PyTorch's graph, which all programs but OpenVINO's are compiled from "
+        "(OpenVINO's is calibrated anew on the same samples): values that each activation's "
+        "integers reach from and to",
         ("activation", "range", "from", "to"),
         rows,
     )

@@ -6,6 +6,7 @@ Every function returns a section, or None where the build has nothing to show fo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from cluster.artifact.manifest import Measurement, Score
 from cluster.compression.figures import (
@@ -138,7 +139,10 @@ def scores(record: BuildRecord) -> Markup:
     """Baseline against every program, with confidence intervals, by every metric."""
     shown = _measured(record)
     scale = around(
-        [end for _, m, _ in shown for end in (m.accuracy_low, m.accuracy_high)], 0, 100, margin=0.1
+        [end for _, m, _, _ in shown for end in (m.accuracy_low, m.accuracy_high)],
+        0,
+        100,
+        margin=0.1,
     )
     rows = [
         (
@@ -150,7 +154,7 @@ def scores(record: BuildRecord) -> Markup:
             points(-each.drop.upper) if each.drop else "",
             f"{each.samples:,}",
         )
-        for name, each, look in shown
+        for name, each, look, _ in shown
     ]
     header = (
         "program", record.metric, "95 % interval", "from, to", "change, points",
@@ -158,7 +162,7 @@ def scores(record: BuildRecord) -> Markup:
     )  # fmt: skip
     others = [
         (name, *(_other(metric, each.others.get(metric)) for metric in record.baseline.others))
-        for name, each, _ in shown
+        for name, each, _, _ in shown
     ]
     return section(
         "scores",
@@ -201,7 +205,7 @@ def latency(record: BuildRecord) -> Markup:
             tuple((entry.batch, entry.p50_ms, entry.p99_ms) for entry in each.latency),
             f"other-{next(others) % 4}" if look == "other" else look,
         )
-        for name, each, look in shown
+        for name, each, look, _ in shown
     ]
     rows = [
         (
@@ -210,17 +214,14 @@ def latency(record: BuildRecord) -> Markup:
             milliseconds(entry.p50_ms),
             milliseconds(entry.p99_ms),
             figure(entry.items_per_s),
-            times(record.baseline.at_batch(entry.batch).p50_ms / entry.p50_ms),
+            times(beside.at_batch(entry.batch).p50_ms / entry.p50_ms),
         )
-        for name, each, _ in shown
+        for name, each, _, beside in shown
         for entry in each.latency
     ]
     marked = frozenset(
         i for i, row in enumerate(rows) if row[0] == f"{record.target}/{record.fastest}"
     )
-    failures = [
-        tag("li", tag("code", key), ": ", why) for key, why in record.failed_programs.items()
-    ]
     return section(
         "latency",
         "Latency, by batch size",
@@ -239,10 +240,16 @@ def latency(record: BuildRecord) -> Markup:
             rows,
             marked=marked,
         ),
-        folded("Programs that do not work, and why", tag("ul", *failures), opened=True)
-        if failures
-        else None,
+        _missing("Programs that work, but are left out, and why", record.left_out_programs),
+        _missing("Programs that do not work, and why", record.failed_programs),
     )
+
+
+def _missing(title: str, reasons: dict[str, str]) -> Markup | None:
+    if not reasons:
+        return None
+    rows = [tag("li", tag("code", key), ": ", why) for key, why in reasons.items()]
+    return folded(title, tag("ul", *rows), opened=True)
 
 
 def layers(record: BuildRecord) -> Markup | None:
@@ -295,15 +302,33 @@ def _legend() -> Markup:
     )
 
 
-def _measured(record: BuildRecord) -> list[tuple[str, Measurement, str]]:
-    """Name, figures and look of the baseline and of every program."""
-    winning = f"{record.target}/{record.fastest}"
-    programs = [
-        (key, each, "winner" if key == winning else "other")
-        for key, each in record.programs.items()
+class _Row(NamedTuple):
+    """The baseline on one target, or a program."""
+
+    name: str
+    measured: Measurement
+    look: str
+    beside: Measurement
+    """The baseline on the same target."""
+
+
+def _measured(record: BuildRecord) -> list[_Row]:
+    """The baseline, on every target, and every program."""
+    winning, others = f"{record.target}/{record.fastest}", record.other_baselines
+    return [
+        _Row("baseline", record.baseline, "baseline", record.baseline),
+        *(_Row(f"baseline on {target}", each, "other", each) for target, each in others.items()),
+        *(
+            _Row(
+                key,
+                each,
+                "winner" if key == winning else "other",
+                others.get(key.rpartition("/")[0], record.baseline),
+            )
+            for key, each in record.programs.items()
+        ),
     ]
-    return [("baseline", record.baseline, "baseline"), *programs]
 
 
 def _winning(record: BuildRecord) -> frozenset[int]:
-    return frozenset(i for i, (_, _, look) in enumerate(_measured(record)) if look == "winner")
+    return frozenset(i for i, row in enumerate(_measured(record)) if row.look == "winner")

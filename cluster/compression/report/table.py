@@ -14,18 +14,28 @@ BASELINE = "baseline (eager float32)"
 """What the first row is called."""
 
 REASON_LENGTH = 200
-"""Characters that are shown of why a program failed."""
+"""Characters that are shown of why a program failed or is left out."""
 
 
 def table_of(name: str, evaluated: Evaluated) -> str:
-    """The table of one build: baseline, programs (the fastest of a target marked), failures."""
-    baseline = evaluated.baseline
+    """The table of one build: baseline, programs (the fastest of a target marked), and what is
+    missing, with its reason.
+
+    Programs are compared with the baseline on their own target, which has a row for each target.
+    """
+    baseline, baselines = evaluated.baseline, evaluated.target_baselines
     rows = [row(BASELINE, baseline, baseline)]
+    for target, other in [*baselines.items()][1:]:
+        rows.append(row(f"{BASELINE} on {target}", other, other))
     for key, measured in evaluated.programs.items():
         target, _, kind = key.rpartition("/")
-        mark = " (fastest)" if evaluated.fastest.get(target) == kind else ""
-        rows.append(row(f"{key}{mark}", measured, baseline))
+        mark = " (fastest)" if evaluated.fastest[target] == kind else ""
+        rows.append(row(f"{key}{mark}", measured, baselines[target]))
     lines = [table(rows, header(baseline, name))]
+    lines += [
+        f"left out {key}, which works: {textwrap.shorten(reason, REASON_LENGTH)}"
+        for key, reason in evaluated.left_out.items()
+    ]
     lines += [
         f"no {key}: {textwrap.shorten(reason, REASON_LENGTH)}"
         for key, reason in evaluated.failed.items()

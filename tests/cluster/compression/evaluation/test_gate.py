@@ -31,23 +31,24 @@ def measured(
 
 
 def evaluated(**fields: Any) -> Evaluated:
-    given = {
-        "baseline": measured(None, 8.0, 4_000_000),
-        "programs": {"cpu-x86/aoti": measured((0.01, 0.015), 2.0)},
-        "failed": {},
-        "fastest": {"cpu-x86": "aoti"},
-        "static": {},
+    given = {"programs": {"cpu-x86/aoti": measured((0.01, 0.015), 2.0)}} | fields
+    programs = given["programs"]
+    usual = {
+        "baselines": dict.fromkeys(programs, measured(None, 8.0, 4_000_000)),
+        "operators": dict.fromkeys(programs, 5),
     }
-    return Evaluated(**given | fields)
+    return Evaluated(**usual | given)
 
 
 def only(program: Measurement) -> Evaluated:
     return evaluated(programs={"cpu-x86/aoti": program})
 
 
+GIVEN: dict[str, Any] = {"float_bytes": 4_000_000, "wants_quantized": True}
+
+
 def judged(gate: dict[str, Any], found: Evaluated, **fields: Any) -> dict[str, CheckRecord]:
-    given = {"float_bytes": 4_000_000, "quantized_operators": 5, "wants_quantized": True}
-    checks = check(Gate.model_validate(gate), found, **given | fields)
+    checks = check(Gate.model_validate(gate), found, **GIVEN | fields)
     return {each.name: each for each in checks}
 
 
@@ -157,13 +158,13 @@ def test_a_limit_that_is_null_is_not_checked() -> None:
 
 
 def test_quantizing_nothing_is_refused_only_where_it_was_asked_for() -> None:
-    refused = judged({}, evaluated(), quantized_operators=0)["quantized_operators"]
+    nothing = evaluated(operators={"cpu-x86/aoti": 0, "cpu-x86/eager": 5})
+    refused = judged({}, nothing)["quantized_operators"]
     assert not refused.passed
     assert refused.reason.startswith("Quantized nothing: a quantize step was asked for and 0")
+    assert "operators of cpu-x86/aoti" in refused.reason
     assert "scheme" in refused.reason
-    assert "quantized_operators" not in judged(
-        {}, evaluated(), quantized_operators=0, wants_quantized=False
-    )
+    assert "quantized_operators" not in judged({}, nothing, wants_quantized=False)
 
 
 def test_a_target_without_a_working_program_is_refused_with_every_reason() -> None:
@@ -173,9 +174,7 @@ def test_a_target_without_a_working_program_is_refused_with_every_reason() -> No
             "cuda-sm90/eager": "CUDA is not available",
         }
     )
-    checks = check(
-        Gate(), found, float_bytes=4_000_000, quantized_operators=5, wants_quantized=True
-    )
+    checks = check(Gate(), found, **GIVEN)
     loads = {each.limit: each for each in checks if each.name == "loads"}
     assert loads["cpu-x86"].passed
     assert "cpu-x86/aoti loads in a fresh process" in loads["cpu-x86"].reason
@@ -188,7 +187,7 @@ def test_a_target_without_a_working_program_is_refused_with_every_reason() -> No
 
 
 def test_no_program_at_all_is_refused() -> None:
-    found = evaluated(programs={}, fastest={})
+    found = evaluated(programs={})
     refused = judged({}, found)["loads"]
     assert not refused.passed
     assert "no program was built" in refused.reason
@@ -201,15 +200,45 @@ def test_every_target_is_judged_by_its_own_fastest_program() -> None:
             "cpu-x86/openvino": measured((0.01, 0.01), 2.0),
             "cuda-sm90/aoti": measured((0.01, 0.01), 9.0),
         },
-        fastest={"cpu-x86": "openvino", "cuda-sm90": "aoti"},
+        operators={"cpu-x86/openvino": 7, "cpu-x86/aoti": 5, "cuda-sm90/aoti": 4},
     )
-    checks = check(
-        Gate(), found, float_bytes=4_000_000, quantized_operators=5, wants_quantized=True
-    )
+    assert found.fastest == {"cpu-x86": "openvino", "cuda-sm90": "aoti"}
+    checks = check(Gate(), found, **GIVEN)
     speed = [each for each in checks if each.name == "min_speedup"]
     assert [each.passed for each in speed] == [True, False]
     assert "cpu-x86/openvino" in speed[0].reason
     assert "cuda-sm90/aoti" in speed[1].reason
+    operators = [each.measured for each in checks if each.name == "quantized_operators"]
+    assert operators == [7, 4]
+
+
+def test_every_target_is_compared_with_its_own_baseline() -> None:
+    found = evaluated(
+        programs={
+            "cpu-x86/aoti": measured((0.0, 0.0), 4.0),
+            "cuda-sm90/eager": measured((0.0, 0.0), 2.0),
+            "cuda-sm90/aoti": measured((0.0, 0.0), 1.0),
+        },
+        baselines={
+            "cpu-x86/aoti": measured(None, 8.0),
+            "cuda-sm90/eager": measured(None, 3.0),
+            "cuda-sm90/aoti": measured(None, 0.5),
+        },
+    )
+    speed = [each for each in check(Gate(), found, **GIVEN) if each.name == "min_speedup"]
+    assert [each.measured for each in speed] == [2.0, 0.5]  # not 8, beside the CPU's baseline
+    assert [each.passed for each in speed] == [True, False]
+    assert found.baseline.at_batch(1).p50_ms == 8.0
+    assert {t: m.at_batch(1).p50_ms for t, m in found.target_baselines.items()} == {
+        "cpu-x86": 8.0, "cuda-sm90": 0.5
+    }  # fmt: skip
+
+
+def test_where_nothing_works_the_baseline_is_the_one_measured_alone() -> None:
+    alone = measured(None, 3.0)
+    assert evaluated(programs={}, alone=alone).baseline == alone
+    with pytest.raises(ValueError, match="neither a program nor the baseline"):
+        _ = evaluated(programs={}).baseline
 
 
 def test_a_program_over_the_accuracy_budget_gives_way_to_one_within_it() -> None:
@@ -220,24 +249,74 @@ def test_a_program_over_the_accuracy_budget_gives_way_to_one_within_it() -> None
             "cpu-x86/eager": slower, "cpu-x86/aoti": good, "cpu-x86/openvino": lossy
         },
         failed={"cpu-x86/exported": "no"},
-        fastest={"cpu-x86": "openvino"},
         static={"cpu-x86/openvino": (1,), "cpu-x86/aoti": (8,)},
     )  # fmt: skip
-    kept = admitted(Gate(), found)
+    kept = admitted(Gate(), found, **GIVEN)
     assert kept.programs == {"cpu-x86/eager": slower, "cpu-x86/aoti": good}
     assert kept.fastest == {"cpu-x86": "aoti"}
     assert kept.static == {"cpu-x86/aoti": (8,)}
-    assert kept.failed["cpu-x86/exported"] == "no"
-    assert "drops by 6.00 points at most, over the 2.00" in kept.failed["cpu-x86/openvino"]
-    assert all(each.passed for each in judged({}, kept).values())
+    assert kept.failed == {"cpu-x86/exported": "no"}
+    assert list(kept.left_out) == ["cpu-x86/openvino"]
+    assert "drops by 6.00 points at most, over the 2.00" in kept.left_out["cpu-x86/openvino"]
+    checks = judged({}, kept)
+    assert all(each.passed for each in checks.values())
+    assert checks["loads"].reason.endswith(
+        "the fastest of 2 programs that work; left out, because they break a limit: openvino."
+    )
+
+
+SLOWER = measured((0.0, 0.01), 6.0, size=2_000_000)
+
+
+@pytest.mark.parametrize(
+    ("gate", "fastest", "setting"),
+    [
+        ({"max_accuracy_drop": 0.02}, measured((0.05, 0.06), 1.0), "max_accuracy_drop"),
+        ({"max_size_share": 0.5}, measured((0.0, 0.01), 1.0, size=3_000_000), "max_size_share"),
+        ({"max_bytes": 2_500_000}, measured((0.0, 0.01), 1.0, size=3_000_000), "max_bytes"),
+        # The fastest over all batches need not be so at batch 1.
+        ({"min_speedup": 1.2}, measured((0.0, 0.01), 7.0, later_ms=1.0), "min_speedup"),
+    ],
+)
+def test_a_program_that_breaks_any_limit_gives_way_to_one_that_keeps_all(
+    gate: dict[str, Any], fastest: Measurement, setting: str
+) -> None:
+    found = evaluated(programs={"cpu-x86/openvino": fastest, "cpu-x86/aoti": SLOWER})
+    assert found.fastest == {"cpu-x86": "openvino"}
+    kept = admitted(Gate.model_validate(gate), found, **GIVEN)
+    assert kept.fastest == {"cpu-x86": "aoti"}
+    assert f"gate.{setting}" in kept.left_out["cpu-x86/openvino"]
+    assert all(each.passed for each in judged(gate, kept).values())
+
+
+def test_a_program_that_breaks_several_limits_says_all_of_them() -> None:
+    bad = measured((0.05, 0.06), 9.0)
+    found = evaluated(programs={"cpu-x86/openvino": bad, "cpu-x86/aoti": SLOWER})
+    why = admitted(Gate(), found, **GIVEN).left_out["cpu-x86/openvino"]
+    assert "gate.max_accuracy_drop" in why
+    assert "gate.min_speedup" in why
+
+
+def test_a_program_that_quantized_nothing_gives_way_only_where_it_was_to() -> None:
+    programs = {"cpu-x86/openvino": measured((0.0, 0.01), 1.0), "cpu-x86/aoti": SLOWER}
+    found = evaluated(programs=programs, operators={"cpu-x86/openvino": 0, "cpu-x86/aoti": 3})
+    assert admitted(Gate(), found, **GIVEN).fastest == {"cpu-x86": "aoti"}
+    assert admitted(Gate(), found, **GIVEN | {"wants_quantized": False}) == found
+
+
+def test_a_good_program_of_one_target_does_not_admit_another_targets() -> None:
+    found = evaluated(programs={"cpu-x86/aoti": SLOWER, "cuda-sm90/aoti": measured((0.5, 0.5), 1)})
+    kept = admitted(Gate(), found, **GIVEN)
+    assert kept == found
+    assert not all(each.passed for each in check(Gate(), kept, **GIVEN))
 
 
 def test_where_all_programs_are_over_the_budget_the_gate_refuses() -> None:
     lossy = measured((0.05, 0.06), 1.0)
     found = only(lossy)
-    assert admitted(Gate(), found) == found
-    assert not judged({}, admitted(Gate(), found))["max_accuracy_drop"].passed
-    assert admitted(Gate(max_accuracy_drop=None), found) == found
+    assert admitted(Gate(), found, **GIVEN) == found
+    assert not judged({}, found)["max_accuracy_drop"].passed
+    assert admitted(Gate(max_accuracy_drop=None), found, **GIVEN) == found
 
 
 def test_the_program_that_takes_over_is_fastest_over_all_batches() -> None:
@@ -247,9 +326,9 @@ def test_the_program_that_takes_over_is_fastest_over_all_batches() -> None:
             "cpu-x86/eager": measured((0.0, 0.0), 3.0, later_ms=10),
             "cpu-x86/openvino": measured((0.9, 0.9), 1.0),
         },
-        fastest={"cpu-x86": "openvino"},
     )
-    assert admitted(Gate(), found).fastest == {"cpu-x86": "eager"}
+    assert found.fastest == {"cpu-x86": "openvino"}
+    assert admitted(Gate(), found, **GIVEN).fastest == {"cpu-x86": "eager"}
 
 
 def test_a_program_measured_without_its_drop_is_a_mistake() -> None:

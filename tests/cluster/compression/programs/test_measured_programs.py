@@ -176,7 +176,7 @@ def _entry(file: str, static: dict[int, str]) -> Any:
     )  # fmt: skip
 
 
-def test_the_fastest_is_fastest_over_all_batches() -> None:
+def test_the_fastest_of_a_target_is_fastest_over_all_batches() -> None:
     def measured(*p50_ms: float) -> Measurement:
         return Measurement(
             accuracy=1, accuracy_low=1, accuracy_high=1, samples=1, latency=curve(*p50_ms),
@@ -188,9 +188,10 @@ def test_the_fastest_is_fastest_over_all_batches() -> None:
         "cpu-x86/openvino": measured(3.0, 5.0),
         "cuda-sm90/aoti": measured(9.0, 9.0),
     }
-    assert evaluate._fastest(programs, "cpu-x86") == "openvino"
-    assert evaluate._fastest(programs, "cuda-sm90") == "aoti"
-    assert evaluate._fastest(programs, "cuda-sm80") is None
+    found = Evaluated(programs=programs, baselines={})
+    assert found.fastest == {"cpu-x86": "openvino", "cuda-sm90": "aoti"}
+    assert list(found.fastest) == ["cpu-x86", "cuda-sm90"]
+    assert programs["cpu-x86/aoti"].typical_ms == pytest.approx(4.0)
 
 
 def test_a_kind_asked_for_by_name_must_build(bench: Bench, assemble: Assemble) -> None:

@@ -41,6 +41,10 @@ def run_of(artifact: Artifact) -> Callable[[list[np.ndarray]], np.ndarray]:
     return lambda arrays: loaded.run(arrays)[0]
 
 
+FOR_CONVOLUTIONS = ("bf16", "fp16", "static_int8")
+"""Schemes for all layers of the test's model, two convolutions and two linear layers."""
+
+
 @pytest.mark.parametrize(
     ("scheme", "difference"),
     [
@@ -62,6 +66,8 @@ def test_it_computes_the_model(
     run = run_of(made.artifact)
     assert reference.check(run, made.expected) < difference  # no batch of its own: dynamic
     assert reference.check(run, made.expected, 3) < difference  # static shapes
+    (entry,) = made.artifact.manifest.programs
+    assert entry.quantized_operators == (4 if scheme in FOR_CONVOLUTIONS else 2 if scheme else 0)
     bits = Counter(
         op.get_element_type().get_type_name()
         for op in graph_of(made.artifact).get_ops()
@@ -123,6 +129,27 @@ def test_layers_that_keep_their_precision_are_not_quantized(
     work = Work.of(Branching().eval(), made.work.inputs)
     found = assemble(made, "openvino", work=quantized(work, "static_int8", kept))
     assert sorted(unquantized(graph_of(found.artifact))) == sorted(float_operators)
+    (entry,) = found.artifact.manifest.programs
+    assert entry.quantized_operators == 4 - len(kept)
+
+
+class Unweighted(torch.nn.Module):
+    """Multiplies its input by itself: nothing is stored that could be quantized."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        rows = images.flatten(1)[:, :10]
+        logits: torch.Tensor = rows * rows
+        return logits
+
+
+@pytest.mark.parametrize("scheme", ["static_int8", "dynamic_int8", "weight_only_int4", "bf16"])
+def test_a_program_that_quantizes_nothing_is_refused(
+    bench: Bench, assemble: Assemble, scheme: str
+) -> None:
+    made = bench()
+    work = quantized(Work.of(Unweighted().eval(), made.work.inputs), scheme)
+    with pytest.raises(CompressionError, match=f"scheme {scheme} changes none of the operators"):
+        assemble(made, "openvino", work=work)
 
 
 def test_a_layer_that_cannot_be_found_is_not_quantized_unnoticed(

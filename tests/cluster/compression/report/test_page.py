@@ -76,6 +76,7 @@ def test_the_page_shows_every_part_of_the_build(record: BuildRecord) -> None:
         "1.75 points",  # the search's budget
         "12 min 14 s",  # what a step took
         "layer1.0.conv1 input",  # a calibrated range
+        "OpenVINO's is calibrated anew",
         "layers kept in bfloat16",
         "26 smaller layers",
         "9f2c1f4e" * 8,
@@ -148,6 +149,7 @@ def test_names_from_users_stay_text(record: BuildRecord) -> None:
             "recipe": {"model": {"source": EVIL}, EVIL: [EVIL]},
             "checks": [record.checks[0].model_copy(update={"name": EVIL, "reason": EVIL})],
             "failed_programs": {EVIL: EVIL},
+            "left_out_programs": {EVIL: EVIL},
             "programs": {**record.programs, f"{EVIL}/x": record.programs["cpu-x86/aoti"]},
             "layers": (LayerSize(name=EVIL, baseline_bytes=4, bytes=1),),
             "versions": {EVIL: EVIL},
@@ -192,6 +194,27 @@ def test_random_weights_are_said_aloud(record: BuildRecord) -> None:
     found = Outline(page(record.model_copy(update={"random_weights": True})))
     assert "The weights were never trained." in found.text
     assert found.text.index("never trained") < found.text.index("At a glance")
+
+
+def test_programs_that_work_and_are_left_out_are_told_apart(record: BuildRecord) -> None:
+    out = {"cpu-x86/openvino": "Too big: it is 9 bytes to load."}
+    found = Outline(page(record.model_copy(update={"left_out_programs": out})))
+    titles = [found.text.index(f"Programs that {each}") for each in ("work, but", "do not work")]
+    reasons = [found.text.index(why) for why in ("Too big: it is 9", "the graph holds an operator")]
+    assert titles[0] < reasons[0] < titles[1] < reasons[1]
+
+
+def test_speed_ups_are_to_the_baseline_of_the_same_target(record: BuildRecord) -> None:
+    gpu = record.programs["cpu-x86/openvino"].model_copy(update={"drop": None})
+    programs = {**record.programs, "cuda-sm90/aoti": record.programs["cpu-x86/aoti"]}
+    document = page(
+        record.model_copy(update={"other_baselines": {"cuda-sm90": gpu}, "programs": programs})
+    )
+    rows = re.findall(r'<th scope="row">([^<]*)</th><td class="number">1</td>(.*?)</tr>', document)
+    speed = {name: re.findall(r"[\d.]+×", cells) for name, cells in rows}
+    assert speed["cpu-x86/aoti"] == ["4.48×"]
+    assert speed["cuda-sm90/aoti"] == ["0.648×"]
+    assert speed["baseline on cuda-sm90"] == ["1.00×"]
 
 
 def test_a_search_that_measured_nothing_has_no_chart(record: BuildRecord) -> None:

@@ -9,11 +9,10 @@ from cluster.compression.report.table import gate_lines, header, row, table, tab
 
 def evaluated(record: BuildRecord) -> Evaluated:
     return Evaluated(
-        baseline=record.baseline,
         programs=record.programs,
+        baselines=dict.fromkeys(record.programs, record.baseline),
         failed={"cpu-x86/exported": "it cannot\n be saved " + "x" * 500},
-        fastest={"cpu-x86": "openvino"},
-        static={},
+        left_out={"cpu-x86/openvino-2": "Too big:\n " + "x" * 500},
     )
 
 
@@ -33,9 +32,28 @@ def test_the_table_shows_all_programs_beside_the_baseline(record: BuildRecord) -
     ):  # fmt: skip
         assert part in winner
     assert lines[2].endswith("1.00×")
-    assert lines[6].startswith("no cpu-x86/exported: it cannot be saved")
-    assert len(lines[6]) < 250
-    assert len(lines) == 7
+    assert lines[6].startswith("left out cpu-x86/openvino-2, which works: Too big:")
+    assert lines[7].startswith("no cpu-x86/exported: it cannot be saved")
+    assert all(len(line) < 260 for line in lines[6:])
+    assert len(lines) == 8
+
+
+def test_programs_stand_beside_the_baseline_of_their_target(record: BuildRecord) -> None:
+    cpu, gpu = (
+        record.baseline,
+        record.programs["cpu-x86/openvino"].model_copy(update={"drop": None}),
+    )
+    program = record.programs["cpu-x86/aoti"]
+    found = Evaluated(
+        programs={"cpu-x86/aoti": program, "cuda-sm90/aoti": program},
+        baselines={"cpu-x86/aoti": cpu, "cuda-sm90/aoti": gpu},
+    )
+    _, _, *rows = table_of("resnet56", found).splitlines()
+    assert [row.split("  ")[0] for row in rows] == [
+        "baseline (eager float32)", "baseline (eager float32) on cuda-sm90",
+        "cpu-x86/aoti (fastest)", "cuda-sm90/aoti (fastest)",
+    ]  # fmt: skip
+    assert [row.split()[-1] for row in rows] == ["1.00×", "1.00×", "4.48×", "0.648×"]
 
 
 def test_one_batch_size_has_one_column(record: BuildRecord) -> None:
