@@ -29,8 +29,8 @@ from cluster.compression.report import html
 from cluster.compression.report.table import gate_lines, table_of
 from cluster.compression.work import StepContext, Work
 from cluster.config.recipe import Recipe
-from cluster.config.sources import ImageInput, TextInput
-from cluster.config.steps import Step
+from cluster.config.sources import ImageInput, ModelSource, TextInput
+from cluster.config.steps import Distill, Prune, Quantize, Step, Train
 from cluster.data import LabelledData, PreparedSamples
 from cluster.models import LoadedModel
 from cluster.program import node
@@ -206,19 +206,31 @@ def _build_record(
             "targets": list(node.targets()),
             "compute_threads": recipe.evaluation.compute_threads,
         },
-        random_weights=_untrained(recipe),
+        random_weights=_untrained(recipe.model, (*recipe.steps, *candidate.found_steps)),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def _untrained(recipe: Recipe) -> bool:
-    """Whether the weights are the random ones that the model was built with."""
-    trains = any(step.kind in ("train", "distill") for step in recipe.steps)
-    return (
-        recipe.model.source.startswith("torchvision:")
-        and recipe.model.weights is None
-        and not trains
-    )
+def _untrained(model: ModelSource, steps: tuple[Step, ...]) -> bool:
+    """Whether the weights are those that the model was built with, and no source gave them.
+
+    An ``hf:`` source always brings weights. A ``python:`` factory may fill in its own; whether it
+    does, a recipe cannot tell, and the report says so.
+    """
+    brought = model.weights is not None or model.source.startswith("hf:")
+    return not brought and not any(_trains(step) for step in steps)
+
+
+def _trains(step: Step) -> bool:
+    match step:
+        case Train() | Distill():
+            return True
+        case Prune():
+            return step.recovery is not None
+        case Quantize():
+            return step.training is not None
+        case _:
+            return False
 
 
 def _record_answers(work: Work, samples: PreparedSamples, file: Path) -> None:

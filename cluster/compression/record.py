@@ -136,6 +136,7 @@ class BuildRecord(_Record):
     data: dict[str, Any] = Field(description="Source, fingerprint, numbers of samples, classes.")
     machine: dict[str, Any]
     random_weights: bool = Field(
-        description="The model's weights were never trained: scores mean nothing."
+        description="The recipe brings no weights and trains none: scores mean nothing, unless a "
+        "python: factory fills in weights by itself, which a recipe cannot tell."
     )
     measured_at: str = Field(description="ISO 8601, UTC.")

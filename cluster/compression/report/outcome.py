@@ -68,11 +68,17 @@ def random_weights(record: BuildRecord) -> Markup | None:
     """The warning that scores mean nothing."""
     if not record.random_weights:
         return None
+    source = record.recipe.get("model", {}).get("source", "")
+    if source.startswith("python:"):  # a factory may load weights of its own
+        known = "No weights were given and none were trained. "
+        so = f"Unless {source} fills them in by itself, they are random and the scores say nothing"
+    else:
+        known = "The weights were never trained. "
+        so = "The model was built with random weights, so its scores say nothing"
     return tag(
         "p",
-        tag("strong", "The weights were never trained. "),
-        "The model was built with random weights, so its scores say nothing; sizes, "
-        "multiply-accumulates and latencies are those of the real architecture.",
+        tag("strong", known),
+        f"{so}; sizes, multiply-accumulates and latencies are those of the real architecture.",
         class_="note",
     )
 

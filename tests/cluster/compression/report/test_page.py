@@ -191,9 +191,17 @@ def test_what_a_build_does_not_have_is_left_out(
 
 
 def test_random_weights_are_said_aloud(record: BuildRecord) -> None:
-    found = Outline(page(record.model_copy(update={"random_weights": True})))
+    recipe = {**record.recipe, "model": {"source": "torchvision:resnet18"}}
+    found = Outline(page(record.model_copy(update={"random_weights": True, "recipe": recipe})))
     assert "The weights were never trained." in found.text
     assert found.text.index("never trained") < found.text.index("At a glance")
+
+
+def test_a_factory_of_ones_own_may_have_brought_its_weights(record: BuildRecord) -> None:
+    found = Outline(page(record.model_copy(update={"random_weights": True})))
+    assert "No weights were given and none were trained." in found.text
+    assert "Unless python:cifar_resnet:resnet56 fills them in by itself" in found.text
+    assert "never trained" not in found.text
 
 
 def test_programs_that_work_and_are_left_out_are_told_apart(record: BuildRecord) -> None:
