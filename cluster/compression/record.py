@@ -9,6 +9,8 @@ gate.check   → Check
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,6 +46,19 @@ class StepRecord(_Record):
         description="By name: 'sensitivity' layer → score drop when that layer alone is "
         "compressed; 'ranges' activation → [low, high]; 'kept' layers; 'losses' per epoch; ..."
     )
+
+
+_STEPS = "records"
+
+
+def metadata_of(records: Iterable[StepRecord]) -> dict[str, str]:
+    """The records as metadata of the safetensors file whose weights they led to."""
+    return {_STEPS: json.dumps([record.model_dump(mode="json") for record in records])}
+
+
+def steps_in(metadata: Mapping[str, str]) -> tuple[StepRecord, ...]:
+    """The records that :func:`metadata_of` put into a file; none if it holds none."""
+    return tuple(map(StepRecord.model_validate, json.loads(metadata.get(_STEPS, "[]"))))
 
 
 class LayerSize(_Record):

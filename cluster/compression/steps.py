@@ -18,9 +18,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from cluster.compression import activations
+from cluster.compression import activations, record
 from cluster.compression.evaluation import costs
 from cluster.compression.evaluation.validation import Validation
 from cluster.compression.pruning.prune import prune
@@ -114,7 +115,7 @@ def _size(work: Work) -> ModelSize:
 def trained(
     work: Work, steps: Sequence[Step], context: StepContext, origin: str, scratch: Path
 ) -> tuple[Work, tuple[StepRecord, ...]]:
-    """Apply the training ``steps``, or load what they made before.
+    """Apply the training ``steps``, or load what they made before, with its records.
 
     ``origin`` identifies everything before them: model source, weights, data, seed, versions.
     ``scratch``: a directory for the weights on their way to the store.
@@ -126,9 +127,10 @@ def trained(
     if (weights := context.store.cached_step(key)) is not None:
         checkpoints.fill(work.module, weights)
         context.out("train    already done for this model, data and settings")
-        return work, ()
+        with safe_open(weights, "pt") as opened:
+            return work, record.steps_in(opened.metadata() or {})
     work, records = run(work, steps, context)
     file = scratch / "trained.safetensors"
-    save_file(work.weights(), file)
+    save_file(work.weights(), file, record.metadata_of(records))
     context.store.cache_step(key, file)
     return work, records

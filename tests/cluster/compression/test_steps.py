@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from cluster.compression import steps
 from cluster.config.steps import Prune, Quantize, Train
@@ -21,12 +22,25 @@ def test_the_same_training_is_done_once_and_gives_the_same_weights(
 ) -> None:
     first, second = bench(), bench()
     trained, records = steps.trained(first.work, [TRAIN], first.context, "origin", tmp_path)
-    loaded, none = steps.trained(second.work, [TRAIN], second.context, "origin", tmp_path)
+    loaded, again = steps.trained(second.work, [TRAIN], second.context, "origin", tmp_path)
     assert ALREADY not in first.lines
     assert second.lines == [ALREADY]
     torch.testing.assert_close(loaded.weights(), trained.weights(), rtol=0, atol=0)
     assert [record.kind for record in records] == ["train"]
-    assert none == ()
+    assert again == records
+
+
+def test_weights_that_were_kept_without_their_records_are_loaded_too(
+    bench: Bench, tmp_path: Path
+) -> None:
+    first, second = bench(), bench()
+    trained, _ = steps.trained(first.work, [TRAIN], first.context, "origin", tmp_path)
+    (file,) = (tmp_path / "store" / "steps").iterdir()
+    save_file(trained.weights(), file)
+    loaded, records = steps.trained(second.work, [TRAIN], second.context, "origin", tmp_path)
+    assert second.lines == [ALREADY]
+    torch.testing.assert_close(loaded.weights(), trained.weights(), rtol=0, atol=0)
+    assert records == ()
 
 
 def test_other_settings_or_another_origin_train_anew(bench: Bench, tmp_path: Path) -> None:
