@@ -61,6 +61,9 @@ class TrialResult(BaseModel):
     failed: str = ""
     """Why there is no result; empty if there is one."""
 
+    passing: bool = False
+    """It failed for a reason that may be gone when the next job tries it, such as a full disk."""
+
 
 def key_of(search: Search, settings: Mapping[str, object], tensors: Iterable[dict]) -> str:
     """A sha256 in hex of what decides a trial's result: the space and its batch, the other

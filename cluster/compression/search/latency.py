@@ -110,7 +110,7 @@ def _artifact(
 def _built(work: Work, folder: Path, context: StepContext) -> ProgramEntry:
     """The program of the first kind that can be built for the recipe's first target."""
     wanted = context.recipe.programs[0]
-    reasons = []
+    reasons, cause = list[str](), None
     for kind in KINDS:
         if kind not in (wanted.kinds or ("openvino", "aoti")):
             continue
@@ -121,6 +121,7 @@ def _built(work: Work, folder: Path, context: StepContext) -> ProgramEntry:
             built = builder.build(work, recipe, folder, builder.start(only), context)
         except CompressionError as error:
             reasons.append(f"{kind}: {error}")
+            cause = error
             continue
         if built.entries:
             return built.entries[0]
@@ -128,7 +129,7 @@ def _built(work: Work, folder: Path, context: StepContext) -> ProgramEntry:
     raise CompressionError(
         f"no program can be compiled for {wanted.target}: {'; '.join(reasons)}; name a kind that "
         "can in programs.kinds, or leave the scheme out of search.space.schemes"
-    )
+    ) from cause
 
 
 def _run(artifact: Artifact, context: StepContext) -> Run:

@@ -130,7 +130,7 @@ class _Search:
                 if len(attempts) > 1:
                     bar.update(done)
                 if finished.lost is not None:
-                    yield self._failed(attempt, str(finished.lost))
+                    yield self._journalled(self._lost(attempt, str(finished.lost)))
                 elif finished.result is not None:
                     yield self._journalled(finished.result)
             todo = again
@@ -140,16 +140,16 @@ class _Search:
         if proxy is not None and result.latency_ms is None:  # training changes neither
             known = {"latency_ms": proxy.latency_ms, "size_bytes": proxy.size_bytes}
             result = result.model_copy(update=known)
-        # Without the uncompressed model the search ends, and the next job must try it again.
-        if not (result.failed and result.number == UNCOMPRESSED.number):
+        # The next job may have better luck; and without the uncompressed model it could do nothing.
+        again = result.passing or result.number == UNCOMPRESSED.number
+        if not (result.failed and again):
             self._journal.append(result)
         return result
 
-    def _failed(self, attempt: Attempt, reason: str) -> TrialResult:
-        # Not in the journal: the next job may have better luck.
+    def _lost(self, attempt: Attempt, reason: str) -> TrialResult:
         return TrialResult(
             number=attempt.number, stage=attempt.stage, steps=self._steps(attempt),
-            failed=f"its process died twice: {reason}",
+            failed=f"its process died twice: {reason}", passing=True,
         )  # fmt: skip
 
     def _task(self, attempt: Attempt) -> TrialTask:

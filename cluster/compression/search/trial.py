@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 
 from cluster.artifact.artifact import TOKENIZER
 from cluster.artifact.store import ArtifactStore
-from cluster.compression import steps
+from cluster.compression import record, steps
 from cluster.compression.evaluation import metrics
 from cluster.compression.evaluation.validation import Validation
 from cluster.compression.launch import InProcess
@@ -55,7 +55,10 @@ BASELINE = "baseline.safetensors"
 PARTIAL = ".partial"
 """Ends the names of files that are not whole: a process killed on the way leaves them."""
 
-_RECORDS, _SCORES = "records", "scores"
+PASSING = (OSError, SafetensorError, MemoryError, torch.OutOfMemoryError)
+"""What a full disk or memory raises; safetensors tells of a full disk by an error of its own."""
+
+_SCORES = "scores"
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ class TrialTask:
 def measure(task: TrialTask) -> TrialResult | None:
     """Make the model and measure it; None if it is too late to start.
 
-    A combination that cannot be made, or not be compiled, is a result too: ``failed`` says why.
+    A combination that cannot be made, or not be compiled, is a result too: ``failed`` says why,
+    and ``passing`` whether it was for want of memory or by a file that could not be used.
     """
     if time.time() > task.not_after:
         return None
@@ -100,13 +104,23 @@ def measure(task: TrialTask) -> TrialResult | None:
     try:
         found = _measure(task, nothing)
     except HeadraceError as error:
-        found = nothing.model_copy(update={"failed": str(error)})
+        found = nothing.model_copy(update={"failed": str(error), "passing": _passing(error)})
     # One combination in many, made of foreign code (exporters, compilers, pruners) that raises
     # what it likes: the report names it, and the search goes on with the others.
     except Exception as error:  # noqa: BLE001
         reason = f"{type(error).__name__}: {error}"
-        found = nothing.model_copy(update={"failed": reason})
+        found = nothing.model_copy(update={"failed": reason, "passing": _passing(error)})
     return found.model_copy(update={"seconds": time.monotonic() - started})
+
+
+def _passing(error: BaseException | None) -> bool:
+    """Whether the error, or one that led to it, tells of the machine and not of the trial."""
+    while error is not None:
+        # PyTorch has a class of its own for a GPU's memory, and none for the CPU's.
+        if isinstance(error, PASSING) or "can't allocate memory" in str(error):
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
 
 
 def _measure(task: TrialTask, nothing: TrialResult) -> TrialResult:
@@ -176,9 +190,9 @@ def read(file: Path, fresh: Work) -> Made:
             f"{file}, which a trial of the search left, cannot be read: {error}; run the job again"
         ) from error
     rebuild.fit(fresh.module, tensors)
-    records = [StepRecord.model_validate(each) for each in json.loads(metadata.get(_RECORDS, "[]"))]
+    records = record.steps_in(metadata)
     scores = json.loads(metadata.get(_SCORES, "[]"))
-    return Made(Work.of(fresh.module.eval(), fresh.inputs), file, tuple(records), tuple(scores))
+    return Made(Work.of(fresh.module.eval(), fresh.inputs), file, records, tuple(scores))
 
 
 def _float_work(task: TrialTask, site: _Site, context: StepContext) -> Made:
@@ -211,10 +225,7 @@ def _write(made: Made) -> None:
     """Put the file in place whole, with what led to it."""
     # Another process may be making the same: then the last one's file, of equal content, stays.
     new = made.file.with_suffix(f".{uuid.uuid4().hex}{PARTIAL}")
-    metadata = {
-        _RECORDS: json.dumps([record.model_dump(mode="json") for record in made.records]),
-        _SCORES: json.dumps(made.scores),
-    }
+    metadata = record.metadata_of(made.records) | {_SCORES: json.dumps(made.scores)}
     save(made.work, new, metadata)
     new.replace(made.file)
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from cluster.compression.evaluation.validation import Validation
 from cluster.compression.launch import Finished, InProcess
-from cluster.compression.search import search
+from cluster.compression.search import latency, search, trial
 from cluster.compression.search.found import Found
+from cluster.compression.work import Work
 from cluster.config.steps import Quantize
 from cluster.errors import CompressionError, LostProcessError
 
@@ -140,6 +143,57 @@ def test_a_lost_trial_is_tried_once_more_and_then_failed(ready: Callable) -> Non
     assert 2 not in [each.number for each in found.feasible]
     # The next job tries it again.
     assert run(bench).record("m", 0).trials[1].score is not None
+
+
+def raising(error: BaseException, cause: BaseException | None = None) -> Callable:
+    def fail(*given: object) -> None:
+        raise error from cause
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "passing"),
+    [
+        (OSError(28, "No space left on device"), True),
+        (SafetensorError("Error while serializing: No space left on device"), True),
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), True),
+        (RuntimeError("no kernel for this layout"), False),
+        (CompressionError("the scheme does not fit the model"), False),
+    ],
+)
+def test_a_trial_knows_whether_it_failed_by_itself(
+    error: Exception, passing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task: Any = SimpleNamespace(number=1, stage="full", steps=(), not_after=float("inf"))
+    for raised in (raising(error), raising(CompressionError("no program"), error)):
+        monkeypatch.setattr(trial, "_measure", raised)
+        result = trial.measure(task)
+        assert result is not None
+        assert result.failed
+        assert result.passing == passing
+
+
+def test_a_trial_that_a_full_disk_failed_is_tried_again_by_the_next_job(
+    ready: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = ready({"space": {"prune": None, "schemes": ["none", "bf16", "float8"]}})
+    made = latency.builder.build
+    full = raising(CompressionError("no program"), OSError(28, "No space left on device"))
+
+    def build(work: Work, *rest: Any) -> object:
+        return full() if work.precision else made(work, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(latency.builder, "build", build)
+        trials = run(bench).record("m", 0).trials
+    assert [each.stage for each in trials] == ["failed", "failed"]
+    assert "no program" in trials[0].reason
+    again = run(bench)
+    assert again.resumed == 2  # the uncompressed model, and the scheme that never works
+    assert again.record("m", 0).trials[0].score is not None
 
 
 def test_a_scheme_that_cannot_be_made_is_a_failed_trial_with_its_reason(ready: Callable) -> None:
