@@ -11,7 +11,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.errors import ConfigError
 
-MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+NAME_LENGTH = 63
+"""Characters of a model's name, at most."""
+
+MODEL_NAME = rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH - 1}}}$"
 """What a model, recipe or artifact name may look like: it becomes part of a URL and of a path."""
 
 
@@ -82,8 +85,8 @@ def _followed(location: Sequence[int | str], kind: type[Config]) -> tuple[str, l
         if isinstance(part, int):
             path += f"[{part}]"
         elif len(configs) > 1:
-            # The value that told these apart: it stands in the location, not in the file.
-            configs = [c for c in configs if any(part in _values(c, f) for f in c.model_fields)]
+            # What told these apart, a value or the class: it stands here, not in the file.
+            configs = [c for c in configs if part == c.__name__ or _has_value(c, part)]
         else:
             path += f".{part}" if path else part
             field = configs[0].model_fields.get(part) if configs else None
@@ -96,6 +99,11 @@ def _configs_in(annotation: Any) -> list[type[Config]]:
     if isinstance(annotation, type) and issubclass(annotation, Config):
         return [annotation]
     return [config for inner in get_args(annotation) for config in _configs_in(inner)]
+
+
+def _has_value(config: type[Config], value: object) -> bool:
+    """Whether any ``Literal`` field allows the value."""
+    return any(value in _values(config, field) for field in config.model_fields)
 
 
 def _values(config: type[Config], field: str) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cluster.config.base import MODEL_NAME, Config
+from cluster.config.base import MODEL_NAME, NAME_LENGTH, Config
 from cluster.config.search import Search
 from cluster.config.sources import DataSource, ModelSource
 from cluster.config.steps import Distill, WrittenStep
@@ -152,10 +152,22 @@ class Recipe(Config):
                 "scheme to search.space.schemes"
             )
         self._zeros_stay()
+        self._names_fit()
         targets = [program.target for program in self.programs]
         if len(set(targets)) != len(targets):
             raise ValueError(f"programs name a target twice: {targets}")
         return self
+
+    def _names_fit(self) -> None:
+        """ValueError if what a search publishes beside the best would have too long a name."""
+        if self.search is None:
+            return
+        longest = NAME_LENGTH - len(f".front-{self.search.space.most_trials}")
+        if len(self.name) > longest:
+            raise ValueError(
+                f"name {self.name!r} has {len(self.name)} characters; with a search it may have "
+                f"{longest}, because artifacts of its front are called NAME.front-NUMBER"
+            )
 
     def _zeros_stay(self) -> None:
         """ValueError if a later step's training would fill what an earlier one set to zero."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from cluster.config.base import Config
 from cluster.config.steps import Distill, Recovery
@@ -26,6 +26,12 @@ class PruneSpace(Config):
     )
     spare: tuple[str, ...] = Field(default=(), description="Layers that are left whole.")
     round_to: int = Field(default=8, ge=1, description="As in the prune step.")
+
+
+def _recovery_class(given: Any) -> str:
+    """Which of the two classes is meant: of them, distillation alone has a ``kind``."""
+    named = "kind" in given if isinstance(given, dict) else isinstance(given, Distill)
+    return "Distill" if named else "Recovery"
 
 
 class SearchSpace(Config):
@@ -52,11 +58,20 @@ class SearchSpace(Config):
         default="histogram", description="As in the quantize step."
     )
     calibration_samples: int = Field(default=128, ge=1, description="As in the quantize step.")
-    recovery: Recovery | Distill = Field(
+    recovery: Annotated[
+        Annotated[Recovery, Tag("Recovery")] | Annotated[Distill, Tag("Distill")],
+        Discriminator(_recovery_class),
+    ] = Field(
         default=Recovery(epochs=1),
         description="Training that repairs what pruning broke: fine-tuning, or distillation (with "
         "kind: distill).",
     )
+
+    @property
+    def most_trials(self) -> int:
+        """No trial has a higher number."""
+        ratios = len(self.prune.ratios) if self.prune else 0
+        return (1 + ratios) * len(self.schemes) * len(self.keep_most_sensitive)
 
 
 class Search(Config):
@@ -75,7 +90,13 @@ class Search(Config):
     time_budget_s: float = Field(
         default=1200, gt=0, description="No trial starts after so many seconds."
     )
-    max_trials: int = Field(default=24, ge=1, description="At most so many combinations.")
+    max_trials: int = Field(
+        default=24,
+        ge=1,
+        description="At most so many combinations are tried in full: quantized alone, or pruned "
+        "with all of the recovery. Failed ones and those of an earlier job that the search goes on "
+        "behind count; pruned ones without recovery or with a part of it do not.",
+    )
     parallel_trials: int = Field(default=1, ge=1, description="Ray tasks side by side.")
 
     @model_validator(mode="after")

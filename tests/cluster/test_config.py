@@ -141,6 +141,26 @@ def serving(**fields: Any) -> dict[str, Any]:
             },
             ["steps[1] (quantize) trains", "steps[0]"],
         ),
+        (
+            {"search": {"space": {"recovery": {"epohcs": 1}}}},
+            ["search.space.recovery.epohcs: no such field; known: epochs, updates", "loss (given"],
+        ),
+        (
+            {"search": {"space": {"recovery": {"kind": "distill", "epohcs": 1}}}},
+            ["search.space.recovery.epohcs: no such field; known: epochs, updates", "losses (giv"],
+        ),
+        (
+            {"search": {"space": {"recovery": {"kind": "distil"}}}},
+            ["search.space.recovery.kind: Input should be 'distill' (given: 'distil')"],
+        ),
+        (
+            {"search": {"space": {"recovery": {"kind": "distill", "losses": [{"name": "l1"}]}}}},
+            ["search.space.recovery.losses[0].name: ", "'feature_mse' (given: 'l1')"],
+        ),
+        (
+            {"name": 55 * "a", "search": {}},
+            ["has 55 characters", "may have 54", "NAME.front-NUMBER"],
+        ),
         ({"search": {"space": {"prune": {"ratios": [1.5]}}}}, ["ratios[0]", "less than 1"]),
         (
             {"search": {}, "steps": [{"kind": "quantize", "scheme": "bf16"}]},
@@ -231,6 +251,18 @@ def test_a_recipe_that_was_written_out_in_full_is_read_again(step: dict[str, Any
     read = parse(recipe(steps=[step]), Recipe, "it.yaml")
     assert parse(read.model_dump(mode="json"), Recipe, "it.yaml") == read
     assert Recipe.model_validate_json(read.model_dump_json()) == read
+
+
+@pytest.mark.parametrize("kind", [{}, {"kind": "distill"}])
+def test_a_misspelt_field_of_the_recovery_is_one_line(kind: dict[str, Any]) -> None:
+    raw = recipe(search={"space": {"recovery": {**kind, "epohcs": 1}}})
+    assert len(refusal(Recipe, raw).splitlines()) == 1
+
+
+def test_a_search_leaves_room_for_the_names_of_its_front() -> None:
+    read = parse(recipe(name=54 * "a", search={}), Recipe, "it.yaml")
+    parse(recipe(name=f"{read.name}.front-15"), Recipe, "it.yaml")  # of 5 ratios × 3 schemes
+    parse(recipe(name=63 * "a"), Recipe, "it.yaml")
 
 
 def test_every_problem_has_a_line_of_its_own() -> None:
