@@ -1,8 +1,9 @@
 """One compressed model → its programs → evaluation → gate → artifact or refusal.
 
-Work → weights.safetensors → builder.build → programs
-     → evaluate.run, one fresh process per program → the fastest of each target
-     → gate.check → report.json, report.html → publish | reject
+build    Work → weights.safetensors → builder.build → programs
+              → evaluate.run, one fresh process per program → the fastest of each target
+              → gate.check → Built | reject
+publish  Built → report.json, report.html → artifact
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Site:
     room: Path
     started: dict[str, builder.Wait]
     clock: Clock
+    """What was done before the first candidate."""
 
 
 @dataclass(frozen=True)
@@ -80,53 +82,85 @@ class Candidate:
     """Steps that a search added to the recipe's own."""
 
 
-def build(candidate: Candidate, site: Site, context: StepContext) -> Artifact | None:
+@dataclass(frozen=True)
+class Built:
+    """A candidate that the gate accepts: all of an artifact but its reports."""
+
+    workspace: Path
+    manifest: Manifest
+    record: BuildRecord
+
+
+def build(candidate: Candidate, site: Site, context: StepContext) -> Built | None:
     """Compile, measure and judge the candidate; None if the gate refuses it.
 
     A refusal leaves its reports in the store, and nothing that could be served.
     """
     workspace = site.room / f"artifact-{candidate.name}"
     workspace.mkdir()
+    built = None
+    try:
+        built = _build(candidate, site, context, workspace)
+    finally:
+        if built is None:  # the next candidate of a search may have the same name
+            shutil.rmtree(workspace, ignore_errors=True)
+    return built
+
+
+def publish(built: Built, context: StepContext, search: SearchRecord | None = None) -> Artifact:
+    """Put it into the store with its reports, which show ``search`` as it stands now."""
+    reports = _reports(built.record.model_copy(update={"search": search}))
+    try:
+        (built.workspace / REPORT).write_bytes(reports[".json"])
+        (built.workspace / REPORT_PAGE).write_bytes(reports[".html"])
+        _write(built.manifest, built.workspace)
+        artifact = context.store.publish(built.workspace)
+    finally:  # what could not be published leaves its place on the disk to others
+        shutil.rmtree(built.workspace, ignore_errors=True)
+    context.out(f"artifact {artifact.id}")
+    return artifact
+
+
+def _build(candidate: Candidate, site: Site, context: StepContext, workspace: Path) -> Built | None:
     work, out, recipe = candidate.work, context.out, site.recipe
+    clock = Clock({**site.clock.seconds})
     weights = work.weights()
     save_file(weights, workspace / WEIGHTS)
     for name, content in site.model.files.items():
         (workspace / name).write_bytes(content)
     expected = site.scratch / f"expected-{candidate.name}.npz"
     _record_answers(work, context.train, expected)
-    with site.clock.phase("compile"):
+    with clock.phase("compile"):
         built = builder.build(work, recipe, workspace, site.started, context)
     manifest = _manifest(candidate, site).model_copy(update={"programs": built.entries})
     _write(manifest, workspace)
-    with site.clock.phase("evaluate"):
+    with clock.phase("evaluate"):
         found = evaluate.run(workspace, recipe, site.baseline, expected, site.scratch, out)
     found = found.model_copy(update={"failed": {**built.failed, **found.failed}})
     found, checks = _judged(candidate, site, found, out)
     kept = builder.trim(manifest.programs, found.programs, found.static, workspace)
     manifest = manifest.model_copy(update={"programs": kept})
-    record = _build_record(candidate, site, found, checks, weights)
-    reports = {
-        ".json": record.model_dump_json(indent=1).encode() + b"\n",
-        ".html": html.page(record).encode(),
-    }
+    record = _build_record(candidate, site, found, checks, weights, clock)
     if not record.accepted:
-        shutil.rmtree(workspace)  # the next candidate of a search may have the same name
         number = f".trial-{candidate.search.chosen}" if candidate.search else ""
-        where = context.store.reject(f"{candidate.name}{number}", candidate.key, reports)
+        name = f"{candidate.name}{number}"
+        where = context.store.reject(name, candidate.key, _reports(record))
         out(f"rejected by the gate; the report is {where}")
         return None
-    (workspace / REPORT).write_bytes(reports[".json"])
-    (workspace / REPORT_PAGE).write_bytes(reports[".html"])
     measured = {
         "baseline": found.baseline,
         "measured": found.programs,
         "fastest": found.fastest,
         "quantized_operators": record.quantized_operators,
     }
-    _write(manifest.model_copy(update=measured), workspace)
-    artifact = context.store.publish(workspace)
-    out(f"artifact {artifact.id}")
-    return artifact
+    return Built(workspace, manifest.model_copy(update=measured), record)
+
+
+def _reports(record: BuildRecord) -> dict[str, bytes]:
+    return {
+        ".json": record.model_dump_json(indent=1).encode() + b"\n",
+        ".html": html.page(record).encode(),
+    }
 
 
 def _manifest(candidate: Candidate, site: Site) -> Manifest:
@@ -167,7 +201,7 @@ def _judged(
 
 def _build_record(
     candidate: Candidate, site: Site, found: Evaluated, checks: tuple[CheckRecord, ...],
-    weights: dict[str, torch.Tensor],
+    weights: dict[str, torch.Tensor], clock: Clock,
 ) -> BuildRecord:  # fmt: skip
     recipe, data = site.recipe, site.data
     target = recipe.programs[0].target
@@ -189,7 +223,7 @@ def _build_record(
         steps=candidate.records,
         layers=costs.layer_sizes(load_file(site.baseline), weights),
         search=candidate.search,
-        seconds={name: round(taken, 2) for name, taken in site.clock.seconds.items()},
+        seconds={name: round(taken, 2) for name, taken in clock.seconds.items()},
         versions=origin.versions(),
         seed=recipe.seed,
         data={

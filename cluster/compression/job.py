@@ -2,7 +2,7 @@
 
     recipe ─ key ─→ finished before? ─→ that artifact
                  └→ model, data → trained → baseline → other steps ┬→ candidate.build → artifact
-                                                                   └→ search → the best, its front
+                                                                   └→ search → its front, the best
 
 Everything is written below one directory of the store, which goes away with the job: what
 is to stay becomes an artifact by one rename. Checkpoints and the search's journal lie beside,
@@ -12,6 +12,8 @@ where a job that takes up a killed one finds them.
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -23,10 +25,10 @@ from safetensors.torch import save_file
 from cluster.artifact.artifact import TOKENIZER, Artifact
 from cluster.artifact.store import ArtifactStore
 from cluster.compression import labels, origin, steps
-from cluster.compression.candidate import Candidate, Clock, Site, build
+from cluster.compression.candidate import Built, Candidate, Clock, Site, build, publish
 from cluster.compression.launch import InProcess, Launcher
 from cluster.compression.programs import builder, requirements
-from cluster.compression.record import StepRecord
+from cluster.compression.record import SearchRecord, StepRecord
 from cluster.compression.search import search
 from cluster.compression.work import StepContext, Work
 from cluster.config.recipe import Recipe
@@ -52,7 +54,8 @@ def run(
 
     ``launcher``: where data-parallel training and trials run; None keeps them in this process.
     Raises SourceError for a model or data source that cannot be used and CompressionError for
-    a step or program that cannot be made; the store then holds nothing new.
+    a step or program that cannot be made; the store then holds nothing new, but perhaps models
+    of a search's front.
     """
     requirements.check(recipe.programs)
     data = load_data(recipe.data, recipe.seed)
@@ -70,8 +73,8 @@ def run(
             )
         except (OSError, SafetensorError) as error:
             raise CompressionError(
-                f"the job's files cannot be written or read: {error}; nothing was published. Free "
-                "space in the store, or choose another one"
+                f"the job's files cannot be written or read: {error}; the artifact was not "
+                "published. Free space in the store, or choose another one"
             ) from error
         store.drop_kept(key)
         return Outcome(artifact)
@@ -105,45 +108,86 @@ def _build(
     site = Site(recipe, model, data, identity, baseline, scratch, room, started, clock)
     records = (*trained, *compressed)
     if recipe.search is None:
-        return build(Candidate(recipe.name, key, work, records), site, context)
+        built = build(Candidate(recipe.name, key, work, records), site, context)
+        return None if built is None else publish(built, context)
     with clock.phase("search"):
         found = search.run(recipe.search, work, context)
-    return _publish(found, key, records, site, context)
+    return _Choice(found, key, records, site, context).publish()
 
 
-def _publish(
-    found: search.Found, key: str, records: tuple[StepRecord, ...], site: Site,
-    context: StepContext,
-) -> Artifact | None:  # fmt: skip
-    """Build the best of the search that passes the gate, then the rest of its front.
+@dataclass(frozen=True)
+class _Choice:
+    """A finished search, and what its models become artifacts with."""
 
-    The search chose by validation samples and one program; the gate has the last word.
-    """
-    name = context.recipe.name
-    best: Artifact | None = None
-    chosen: int | None = None
-    failure: CompressionError | None = None
-    for trial in found.feasible:
-        if best is not None and not trial.on_front:
-            continue
-        own_name = name if best is None else f"{name}.front-{trial.number}"
-        own_key = key if best is None else sha256(f"{key} {trial.number}".encode()).hexdigest()
-        search_record = found.record(name, trial.number if chosen is None else chosen)
+    found: search.Found
+    key: str
+    records: tuple[StepRecord, ...]
+    """Of the recipe's own steps."""
+
+    site: Site
+    context: StepContext
+
+    def publish(self) -> Artifact | None:
+        """The best model of the search that passes the gate, and beside it the rest of the front.
+
+        The search chose by validation samples and one program; the gate has the last word. What
+        is published under the job's key ends the job, so the best is built first and comes last.
+        """
+        trials = iter(self.found.feasible)
+        chosen = self._best(trials)
+        if chosen is None:
+            return None
+        best, built = chosen
+        names: dict[int, str] = {}
+        for trial in trials:
+            if trial.on_front and (name := self._beside(trial, best.number, names)) is not None:
+                names[trial.number] = name
+        names[best.number] = built.manifest.name
+        return publish(built, self.context, self.found.record(best.number, names))
+
+    def _best(self, trials: Iterator[search.Trial]) -> tuple[search.Trial, Built] | None:
+        failure: CompressionError | None = None
+        for trial in trials:
+            record = self.found.record(trial.number, {})
+            try:
+                built = self._build(trial, self.context.recipe.name, self.key, record)
+            except CompressionError as error:  # the search measured one kind of program
+                self.context.out(f"trial {trial.number} cannot be built: {error}")
+                failure = error
+                continue
+            if built is not None:
+                return trial, built
+        if failure is not None:
+            raise failure
+        return None
+
+    def _beside(self, trial: search.Trial, chosen: int, names: Mapping[int, str]) -> str | None:
+        """Publish a model of the front, unless a killed job has; its name, or None without one."""
+        context = self.context
+        name = f"{context.recipe.name}.front-{trial.number}"
+        made_by = json.dumps([step.model_dump(mode="json") for step in trial.steps])
+        key = sha256(f"{self.key} {trial.number} {made_by}".encode()).hexdigest()
+        record = self.found.record(chosen, {**names, trial.number: name})
         try:
-            work, made = trial.build(context)
-            candidate = Candidate(
-                own_name, own_key, work, (*records, *made), search_record, trial.steps
-            )
-            artifact = build(candidate, site, context)
-        except CompressionError as error:  # of this one: the search measured one kind of program
-            context.out(f"trial {trial.number} cannot be built: {error}")
-            failure = error
-            continue
-        if best is None and artifact is not None:
-            best, chosen = artifact, trial.number
-    if best is None and failure is not None:
-        raise failure
-    return best
+            if (done := context.store.find_build(key)) is not None:
+                context.out(f"artifact {done.id} exists already: {name}")
+                return name
+            if (built := self._build(trial, name, key, record)) is None:
+                return None
+            publish(built, context, record)
+        # Whatever foreign code raises on this one, the best model waits to be published.
+        except Exception as error:  # noqa: BLE001
+            reason = f"{type(error).__name__}: {error}"
+            context.out(f"{name} cannot be published: {reason}")
+            return None
+        return name
+
+    def _build(
+        self, trial: search.Trial, name: str, key: str, record: SearchRecord
+    ) -> Built | None:
+        work, made = trial.build(self.context)
+        candidate = Candidate(name, key, work, (*self.records, *made), record, trial.steps)
+        return build(candidate, self.site, self.context)
 
 
 def _context(

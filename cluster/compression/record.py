@@ -89,7 +89,9 @@ class TrialRecord(_Record):
     seconds: float = 0.0
     feasible: bool = False
     on_front: bool = Field(default=False, description="No other trial is better in everything.")
-    artifact: str | None = Field(default=None, description="Id, if it was published.")
+    artifact: str | None = Field(
+        default=None, description="Name it was published under, with this report or before."
+    )
 
 
 class SearchRecord(_Record):

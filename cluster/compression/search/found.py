@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -81,10 +82,14 @@ class Found:
             within.append(uncompressed)
         return tuple(self._trial(each) for each in within)
 
-    def record(self, artifact_name: str, chosen_number: int) -> SearchRecord:
-        """Everything that was tried, with the trial that became the artifact of that name."""
+    def record(self, chosen: int, artifacts: Mapping[int, str]) -> SearchRecord:
+        """Everything that was tried.
+
+        ``chosen``: number of the best trial that can become an artifact. ``artifacts``: the names
+        of trials that were published, by their numbers.
+        """
         records = [
-            self._record(each, artifact_name, chosen_number)
+            self._record(each, artifacts.get(each.number))
             for each in (UNCOMPRESSED, *self.standing.combinations)
         ]
         return SearchRecord(
@@ -93,8 +98,8 @@ class Found:
             budget=self.standing.goal.budget,
             baseline=records[0],
             trials=tuple(records[1:]),
-            chosen=chosen_number,
-            contributions=contributions(self.standing, chosen_number),
+            chosen=chosen,
+            contributions=contributions(self.standing, chosen),
             resumed=self.resumed,
             seconds=self.seconds,
         )
@@ -123,16 +128,11 @@ class Found:
             base=self.base,
         )
 
-    def _record(self, combination: Combination, artifact: str, chosen: int) -> TrialRecord:
+    def _record(self, combination: Combination, artifact: str | None) -> TrialRecord:
         standing, number = self.standing, combination.number
         result = standing.final(combination)
         feasible = result is not None and standing.goal.feasible(result)
         reason = standing.verdict(combination)
-        own = None
-        if number == chosen:
-            own = artifact
-        elif feasible and number in self._front:
-            own = f"{artifact}.front-{number}"
         shown = TrialRecord(
             number=number,
             title=title(self.search.space, combination),
@@ -141,7 +141,7 @@ class Found:
             reason=reason,
             feasible=feasible,
             on_front=number in self._front,
-            artifact=own,
+            artifact=artifact,
         )
         if result is None:
             return shown

@@ -41,7 +41,7 @@ def test_it_returns_feasible_models_that_are_built_again_as_they_were_measured(
 ) -> None:
     bench = ready()
     found = run(bench)
-    record = found.record("digits", found.feasible[0].number)
+    record = found.record(found.feasible[0].number, {0: "digits.front-0"})
     by_number = {each.number: each for each in (record.baseline, *record.trials)}
     assert 0 in {each.number for each in found.feasible}
     costs = [by_number[each.number].size_bytes for each in found.feasible]
@@ -58,11 +58,8 @@ def test_it_returns_feasible_models_that_are_built_again_as_they_were_measured(
 
     assert record.chosen == found.feasible[0].number
     assert [each.number for each in record.trials] == [1, 2, 3, 4, 5]
-    assert by_number[record.chosen].artifact == "digits"
-    others = [each for each in by_number.values() if each.on_front and each.feasible]
-    for each in others:
-        wanted = "digits" if each.number == record.chosen else f"digits.front-{each.number}"
-        assert each.artifact == wanted
+    named = {number: each.artifact for number, each in by_number.items() if each.artifact}
+    assert named == {0: "digits.front-0"}
     assert record.baseline.title == "uncompressed"
     assert record.baseline.drop_upper is not None
     assert {each.on_front for each in found.feasible} >= {True}
@@ -86,7 +83,7 @@ def test_a_second_run_takes_every_result_from_the_journal(ready: Callable) -> No
     second = run(bench, launcher=Forbidden())
     assert [each.number for each in second.feasible] == [each.number for each in first.feasible]
     assert second.resumed == len(first.standing.results)
-    assert second.record("m", 0).resumed == second.resumed
+    assert second.record(0, {}).resumed == second.resumed
 
 
 def test_the_contributions_of_the_steps_add_up_to_the_trial(ready: Callable) -> None:
@@ -94,7 +91,7 @@ def test_the_contributions_of_the_steps_add_up_to_the_trial(ready: Callable) -> 
     found = run(bench)
     assert any(len(each.steps) == 3 for each in found.feasible)
     for each in found.feasible:
-        record = found.record("m", each.number)
+        record = found.record(each.number, {})
         own = next(one for one in (record.baseline, *record.trials) if one.number == each.number)
         score = sum(change for _, change, _ in record.contributions)
         latency = sum(change for _, _, change in record.contributions)
@@ -107,7 +104,7 @@ def test_no_trial_starts_after_the_time_budget(ready: Callable) -> None:
     bench = ready({"time_budget_s": 1e-6})
     found = run(bench)
     assert [each.number for each in found.feasible] == [0]
-    record = found.record("m", 0)
+    record = found.record(0, {})
     assert {each.reason for each in record.trials} == {
         "the time, or the number of trials, was over"
     }
@@ -136,13 +133,13 @@ class Losing(InProcess):
 def test_a_lost_trial_is_tried_once_more_and_then_failed(ready: Callable) -> None:
     bench = ready({"space": {"prune": None, "schemes": ["none", "bf16", "fp16"]}})
     found = run(bench, launcher=Losing({1: 1, 2: 2}))
-    record = found.record("m", 0)
+    record = found.record(0, {})
     assert record.trials[0].score is not None
     assert record.trials[1].stage == "failed"
     assert record.trials[1].reason == "its process died twice: the process died by signal 9"
     assert 2 not in [each.number for each in found.feasible]
     # The next job tries it again.
-    assert run(bench).record("m", 0).trials[1].score is not None
+    assert run(bench).record(0, {}).trials[1].score is not None
 
 
 def raising(error: BaseException, cause: BaseException | None = None) -> Callable:
@@ -188,18 +185,18 @@ def test_a_trial_that_a_full_disk_failed_is_tried_again_by_the_next_job(
 
     with monkeypatch.context() as patch:
         patch.setattr(latency.builder, "build", build)
-        trials = run(bench).record("m", 0).trials
+        trials = run(bench).record(0, {}).trials
     assert [each.stage for each in trials] == ["failed", "failed"]
     assert "no program" in trials[0].reason
     again = run(bench)
     assert again.resumed == 2  # the uncompressed model, and the scheme that never works
-    assert again.record("m", 0).trials[0].score is not None
+    assert again.record(0, {}).trials[0].score is not None
 
 
 def test_a_scheme_that_cannot_be_made_is_a_failed_trial_with_its_reason(ready: Callable) -> None:
     bench = ready({"space": {"prune": None, "schemes": ["none", "float8"]}})
     found = run(bench)
-    (failed,) = found.record("m", 0).trials
+    (failed,) = found.record(0, {}).trials
     assert failed.stage == "failed"
     assert "float8" in failed.reason
     assert [each.number for each in found.feasible] == [0]

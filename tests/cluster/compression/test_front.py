@@ -1,0 +1,149 @@
+"""What a search's job publishes, in which order, and what a killed one leaves to the next.
+
+The trials and their programs are real; what fresh processes would measure of them is made up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster.artifact.artifact import Artifact
+from cluster.artifact.local import LocalStore
+from cluster.artifact.manifest import Drop, Latency, Measurement
+from cluster.compression import candidate, job
+from cluster.compression.evaluation.evaluate import Evaluated
+from cluster.compression.search import pareto
+from cluster.compression.search.found import Trial
+from cluster.config.recipe import Recipe
+
+SEARCH = {"objective": "bytes", "space": {"prune": None, "schemes": ["none", "bf16", "fp16"]}}
+GATE = {"max_accuracy_drop": None, "min_speedup": None, "max_size_share": None}
+EVALUATION_S = 10.0
+LARGEST = "found.front-0"
+"""The uncompressed model: the largest, and so never the best by bytes."""
+
+Searched = Callable[..., Recipe]
+
+
+@pytest.fixture
+def searched(tiny_recipe: Callable[..., Recipe]) -> Searched:
+    """``searched(search={}, gate={})``: a recipe that finds three models, all on the front."""
+
+    def make(search: dict | None = None, gate: dict | None = None) -> Recipe:
+        return tiny_recipe(
+            "found", None, "linear", search=SEARCH | (search or {}), gate=GATE | (gate or {}),
+            programs=[{"kinds": ["eager"]}], data={"limit": 300},
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every model is on the front, and every evaluation takes ten seconds of a made-up clock."""
+    now = [0.0]
+
+    def evaluate(workspace: Path, recipe: Recipe, *rest: object) -> Evaluated:
+        now[0] += EVALUATION_S
+        found = Measurement(
+            accuracy=0.9, accuracy_low=0.8, accuracy_high=0.95, samples=100,
+            drop=Drop(mean=0.0, upper=0.01, confidence=0.95),
+            latency=(Latency(batch=1, p50_ms=1.0, p99_ms=1.0),), size_bytes=1000,
+        )  # fmt: skip
+        (entry,) = Artifact.read(workspace).manifest.programs
+        return Evaluated(
+            baseline=found, programs={entry.key: found}, fastest={entry.target: entry.kind}
+        )
+
+    monkeypatch.setattr(candidate.evaluate, "run", evaluate)
+    monkeypatch.setattr(candidate, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(pareto, "front", lambda points: set(range(len(points))))
+
+
+class Store(LocalStore):
+    """Says what is published, and is killed before it publishes the last of so many."""
+
+    def __init__(self, root: Path, until: int = 9) -> None:
+        super().__init__(root)
+        self.published: list[str] = []
+        self._until = until
+
+    def publish(self, finished: Path) -> Artifact:
+        if len(self.published) == self._until:
+            raise KeyboardInterrupt
+        artifact = super().publish(finished)
+        self.published.append(artifact.manifest.name)
+        return artifact
+
+
+def report(artifact: Artifact | None) -> Any:
+    assert artifact is not None
+    return json.loads(artifact.file("report.json").read_bytes())
+
+
+def names(report: Any) -> set[str]:
+    found = report["search"]
+    return {each["artifact"] for each in (found["baseline"], *found["trials"])} - {None}
+
+
+def below(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def test_the_best_is_published_last_and_names_the_whole_front(
+    searched: Searched, tmp_path: Path
+) -> None:
+    store = Store(tmp_path)
+    best = report(job.run(searched(), store, lambda line: None).artifact)
+    *front, last = store.published
+    assert last == "found"
+    assert len(front) == 2
+    assert LARGEST in front
+    assert names(best) == {*store.published}
+    # What was published later could still fail.
+    assert names(report(store.open(front[0]))) == {front[0]}
+    for name in store.published:
+        assert report(store.open(name))["seconds"]["evaluate"] == EVALUATION_S
+        assert "search" in report(store.open(name))["seconds"]
+    assert below(tmp_path / "kept") == set()
+
+
+def test_a_job_killed_among_the_front_builds_the_rest_of_it(
+    searched: Searched, tmp_path: Path
+) -> None:
+    killed = Store(tmp_path, until=1)
+    with pytest.raises(KeyboardInterrupt):
+        job.run(searched(), killed, lambda line: None)
+    (first,) = killed.published
+    assert below(tmp_path / "names") == {first}
+    store, lines = Store(tmp_path), list[str]()
+    best = report(job.run(searched(), store, lines.append).artifact)
+    assert first not in store.published
+    assert any(line.endswith(f"exists already: {first}") for line in lines)
+    assert below(tmp_path / "names") == {first, *store.published} == names(best)
+    assert len(names(best)) == 3
+
+
+def test_a_model_of_the_front_that_fails_leaves_the_best(
+    searched: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = Trial.build
+
+    def fails(trial: Trial, *given: Any) -> Any:
+        if trial.number == 0:
+            raise RuntimeError("no kernel")
+        return build(trial, *given)
+
+    monkeypatch.setattr(Trial, "build", fails)
+    store, lines = Store(tmp_path), list[str]()
+    best = report(job.run(searched(), store, lines.append).artifact)
+    assert names(best) == {*store.published} == below(tmp_path / "names")
+    assert LARGEST not in store.published
+    assert store.published[-1] == "found"
+    assert f"{LARGEST} cannot be published: RuntimeError: no kernel" in lines
