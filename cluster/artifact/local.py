@@ -4,7 +4,7 @@ artifacts/ID/           finished artifacts: renamed into place whole, never chan
 names/NAME              the id of the newest artifact built under that name
 builds/RECIPE_KEY       the id that this exact build produced: it is not built twice
 rejected/NAME-KEY.json  the report of a build that the gate refused, and .html
-kept/KEY/               checkpoints and journals of a build that is not finished, or was killed
+kept/KEY/               checkpoints and journals of a build that was killed, or may be taken up
 steps/KEY.safetensors   weights after the training steps, shared by recipes that begin alike
 building/KEY/           a build or a write under way; KEY.lock is held by its process
 """
@@ -29,7 +29,7 @@ from cluster.errors import ArtifactError, ArtifactNotFoundError
 MIN_ID_PREFIX = 8
 
 KEPT_S = 14 * 24 * 3600
-"""What a killed build kept goes if nobody takes it up again for so long."""
+"""What a build kept goes if nobody takes it up again for so long."""
 
 
 class LocalStore:

@@ -37,7 +37,8 @@ class ArtifactStore(Protocol):
         first of them is."""
 
     def kept(self, key: str) -> Path:
-        """A local directory for what a build wants to find again after it was killed."""
+        """A local directory for what a later build is to find: of the same recipe after a kill, or
+        of one that goes on behind it."""
 
     def drop_kept(self, key: str) -> None:
         """Remove that directory: the build is finished."""

@@ -6,7 +6,8 @@
 
 Everything is written below one directory of the store, which goes away with the job: what
 is to stay becomes an artifact by one rename. Checkpoints and the search's journal lie beside,
-where a job that takes up a killed one finds them.
+where a job that takes up a killed one finds them; behind a search whose models the gate refused,
+also one with other limits.
 """
 
 from __future__ import annotations
@@ -39,6 +40,13 @@ from cluster.errors import CompressionError
 from cluster.models import LoadedModel, load_model
 from cluster.progress import Print
 
+LIMITS = {
+    "gate": {"max_accuracy_drop", "min_speedup", "max_size_share", "max_bytes"},
+    "search": {"objective", "time_budget_s", "max_trials", "parallel_trials"},
+}
+"""Settings of a recipe with a search that decide which trials are made and which of them wins, and
+not what a trial finds: jobs that differ in no others go on behind each other's results."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -62,29 +70,38 @@ def run(
     labels.check(recipe, data)
     identity = origin.of(recipe, data, store)
     key = sha256(f"{identity}\n{recipe.model_dump_json()}".encode()).hexdigest()
-    with store.building(key) as room:  # a second job with this recipe waits here
+    shared = _shared_key(recipe, identity)
+    with store.building(shared) as room:  # a second job that keeps the same files waits here
         if (done := store.find_build(key)) is not None:
             out(f"artifact {done.id} exists already: this recipe was built before")
             return Outcome(done)
         out(f"recipe   {recipe.name}: {recipe.model.source}")
         try:
             artifact = _build(
-                recipe, key, identity, data, store, room, out, launcher or InProcess()
-            )
+                recipe, key, identity, data, store, store.kept(shared), room, out,
+                launcher or InProcess(),
+            )  # fmt: skip
         except (OSError, SafetensorError) as error:
             raise CompressionError(
                 f"the job's files cannot be written or read: {error}; the artifact was not "
                 "published. Free space in the store, or choose another one"
             ) from error
-        store.drop_kept(key)
+        if artifact is not None or recipe.search is None:  # else other limits may take it up
+            store.drop_kept(shared)
         return Outcome(artifact)
+
+
+def _shared_key(recipe: Recipe, identity: str) -> str:
+    """A sha256 in hex of what decides the files that a job keeps for a later one."""
+    limits = LIMITS if recipe.search is not None else {}
+    return sha256(f"{identity}\n{recipe.model_dump_json(exclude=limits)}".encode()).hexdigest()
 
 
 def _build(
     recipe: Recipe, key: str, identity: str, data: LabelledData, store: ArtifactStore,
-    room: Path, out: Print, launcher: Launcher,
+    kept: Path, room: Path, out: Print, launcher: Launcher,
 ) -> Artifact | None:  # fmt: skip
-    scratch, kept = room / "scratch", store.kept(key)
+    scratch = room / "scratch"
     scratch.mkdir()
     clock = Clock()
     started = builder.start(recipe.programs)

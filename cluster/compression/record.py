@@ -108,7 +108,7 @@ class SearchRecord(_Record):
         description="For the chosen trial: step title, change of the score, change of the "
         "latency in ms, each step added to those before it.",
     )
-    resumed: int = Field(default=0, description="Trials taken from the journal of a killed job.")
+    resumed: int = Field(default=0, description="Results taken from an earlier job's journal.")
     seconds: float
 
 

@@ -71,7 +71,7 @@ class StepContext:
 
     launcher: Launcher
     checkpoints: Path
-    """A directory of this step alone that outlives a killed job and goes when the build ends."""
+    """A directory of this step alone that outlives a killed job, and goes with what it kept."""
 
     store: ArtifactStore
     out: Print

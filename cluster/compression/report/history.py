@@ -107,7 +107,7 @@ def search(record: BuildRecord) -> Markup | None:
                 ("objective", f"{found.objective} at batch {found.batch}"),
                 ("accuracy budget", budget),
                 ("trials", f"{len(found.trials)} in {duration(found.seconds)}"),
-                ("taken from a killed job", str(found.resumed)),
+                ("results of an earlier job", str(found.resumed)),
                 ("chosen", f"#{chosen.number} {chosen.title}" if chosen else "none"),
             ]
         ),

@@ -4,8 +4,9 @@
                               ↑ results so far ──────────────────────────────────────┘
                           nothing left, or time is over → Found: the feasible ones, the front
 
-A job that was killed finds its results in the journal and goes on behind them. The time budget is
-of one run of the job: what a killed one has spent does not count.
+A job finds the results of one that was killed, or whose models the gate refused, in the journal
+and goes on behind them. The time budget is of one run of the job: what an earlier one has spent
+does not count.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class _Search:
         out, resumed = self._context.out, len(self._results)
         out(f"search   {len(self._combinations)} combinations, at most {self._limits()}")
         if resumed:
-            out(f"search   goes on behind {resumed} results of a job that was killed")
+            out(f"search   goes on behind {resumed} results of an earlier job")
         while attempts := self._next():
             before = len(self._results)
             for result in self._tried(attempts):
