@@ -119,7 +119,9 @@ def test_the_smallest_search_has_a_model_for_its_data() -> None:
     assert model.labels == tuple("0123456789")
 
 
-LARGE = [file for file in FILES if "Without a checkpoint the weights are random" in file.read_text()]
+LARGE = [
+    file for file in FILES if "Without a checkpoint the weights are random" in file.read_text()
+]
 
 
 @pytest.mark.slow
