@@ -114,16 +114,19 @@ def _build(
     )
     work = Work.of(model.module, model.inputs)
     split = steps.leading_training(recipe.steps)
+    leading, rest = recipe.steps[:split], recipe.steps[split:]
     with clock.phase("train"):
-        work, trained = steps.trained(work, recipe.steps[:split], context, identity, scratch)
+        work, trained = steps.made(work, (), leading, context, identity, scratch)
     original = _baseline(recipe, work, data)
     baseline = scratch / "baseline.safetensors"
     save_file(original.weights(), baseline)
     context = _with_baseline(context, original)
     with clock.phase("compress"):
-        work, compressed = steps.run(work, recipe.steps[split:], context)
+        quantizing = steps.float_steps(rest)
+        work, shrunk = steps.made(work, leading, rest[:quantizing], context, identity, scratch)
+        work, quantized = steps.run(work, rest[quantizing:], context)
     site = Site(recipe, model, data, identity, baseline, scratch, room, started, clock)
-    records = (*trained, *compressed)
+    records = (*trained, *shrunk, *quantized)
     if recipe.search is None:
         built = build(Candidate(recipe.name, key, work, records), site, context)
         return None if built is None else publish(built, context)

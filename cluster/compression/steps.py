@@ -1,25 +1,27 @@
 """Running a recipe's steps, one table entry per kind of step.
 
-    source weights → train … train → baseline → every other step → compressed model
+    source weights → train … train → baseline → other float steps → quantize → compressed model
 
 The training steps that a recipe begins with make the baseline: compression is measured
-against the trained model, so a fine-tune cannot pass for a gain. Their result is kept in the
-store under a key of everything that led to it, so recipes that begin alike train once, and a
-job that was killed later does not train again.
+against the trained model, so a fine-tune cannot pass for a gain. Their result, and that of the
+float steps after them, are kept in the store under a key of everything that led to them, so
+recipes that begin alike train and prune once, and a job that was killed later does not do it
+again.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from cluster.compression import activations, record
 from cluster.compression.evaluation import costs
@@ -31,7 +33,7 @@ from cluster.compression.training.distill import distill
 from cluster.compression.training.train import train
 from cluster.compression.work import StepContext, Work
 from cluster.config.steps import Distill, Prune, Quantize, ReplaceActivation, Step, Train
-from cluster.models import checkpoints
+from cluster.models import rebuild
 
 STEPS: dict[type, Callable[[Work, Any, StepContext], Work]] = {
     Train: train,
@@ -49,6 +51,14 @@ def leading_training(steps: Sequence[Step]) -> int:
     """How many steps at the beginning are training steps."""
     count = 0
     while count < len(steps) and isinstance(steps[count], Train):
+        count += 1
+    return count
+
+
+def float_steps(steps: Sequence[Step]) -> int:
+    """How many steps at the beginning leave float32 weights: those before the first quantize."""
+    count = 0
+    while count < len(steps) and not isinstance(steps[count], Quantize):
         count += 1
     return count
 
@@ -112,25 +122,46 @@ def _size(work: Work) -> ModelSize:
     return costs.size_of(counted, work.inputs, work.weights())
 
 
-def trained(
-    work: Work, steps: Sequence[Step], context: StepContext, origin: str, scratch: Path
-) -> tuple[Work, tuple[StepRecord, ...]]:
-    """Apply the training ``steps``, or load what they made before, with its records.
+def made(
+    work: Work, earlier: Sequence[Step], steps: Sequence[Step], context: StepContext, origin: str,
+    scratch: Path,
+) -> tuple[Work, tuple[StepRecord, ...]]:  # fmt: skip
+    """Apply the float ``steps`` after ``earlier``, or load what they made before, with its records.
 
     ``origin`` identifies everything before them: model source, weights, data, seed, versions.
     ``scratch``: a directory for the weights on their way to the store.
     """
     if not steps:
         return work, ()
-    content = json.dumps([origin, [step.model_dump() for step in steps]], sort_keys=True)
-    key = sha256(content.encode()).hexdigest()
+    recipe = context.recipe
+    decides = [
+        origin,
+        recipe.baseline_source.model_dump(mode="json"),
+        recipe.evaluation.metrics[0],
+        *(step.model_dump(mode="json") for step in (*earlier, *steps)),
+    ]
+    key = sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     if (weights := context.store.cached_step(key)) is not None:
-        checkpoints.fill(work.module, weights)
-        context.out("train    already done for this model, data and settings")
+        context.out(
+            f"{steps[0].kind:<8} already done for this model, data and settings: "
+            f"{', '.join(map(title, steps))}"
+        )
         with safe_open(weights, "pt") as opened:
-            return work, record.steps_in(opened.metadata() or {})
+            records = record.steps_in(opened.metadata() or {})
+        return filled(work, steps, load_file(weights), context), records
     work, records = run(work, steps, context)
-    file = scratch / "trained.safetensors"
+    file = scratch / "made.safetensors"
     save_file(work.weights(), file, record.metadata_of(records))
     context.store.cache_step(key, file)
     return work, records
+
+
+def filled(
+    work: Work, steps: Sequence[Step], tensors: Mapping[str, torch.Tensor], context: StepContext
+) -> Work:
+    """The module of ``work`` with the ``tensors`` that the float ``steps`` made of it before."""
+    for step in steps:
+        if isinstance(step, ReplaceActivation):  # leaves no trace in tensors
+            work = activations.replace(work, step, context)
+    rebuild.fit(work.module, tensors)
+    return Work.of(work.module.eval(), work.inputs)

@@ -10,19 +10,19 @@ import torch
 from safetensors.torch import save_file
 
 from cluster.compression import steps
-from cluster.config.steps import Prune, Quantize, Train
+from cluster.config.steps import Prune, Quantize, ReplaceActivation, Train
 
 Bench = Callable[..., Any]
 TRAIN = Train(kind="train", epochs=1)
-ALREADY = "train    already done for this model, data and settings"
+ALREADY = "train    already done for this model, data and settings: train"
 
 
 def test_the_same_training_is_done_once_and_gives_the_same_weights(
     bench: Bench, tmp_path: Path
 ) -> None:
     first, second = bench(), bench()
-    trained, records = steps.trained(first.work, [TRAIN], first.context, "origin", tmp_path)
-    loaded, again = steps.trained(second.work, [TRAIN], second.context, "origin", tmp_path)
+    trained, records = steps.made(first.work, (), [TRAIN], first.context, "origin", tmp_path)
+    loaded, again = steps.made(second.work, (), [TRAIN], second.context, "origin", tmp_path)
     assert ALREADY not in first.lines
     assert second.lines == [ALREADY]
     torch.testing.assert_close(loaded.weights(), trained.weights(), rtol=0, atol=0)
@@ -34,10 +34,10 @@ def test_weights_that_were_kept_without_their_records_are_loaded_too(
     bench: Bench, tmp_path: Path
 ) -> None:
     first, second = bench(), bench()
-    trained, _ = steps.trained(first.work, [TRAIN], first.context, "origin", tmp_path)
+    trained, _ = steps.made(first.work, (), [TRAIN], first.context, "origin", tmp_path)
     (file,) = (tmp_path / "store" / "steps").iterdir()
     save_file(trained.weights(), file)
-    loaded, records = steps.trained(second.work, [TRAIN], second.context, "origin", tmp_path)
+    loaded, records = steps.made(second.work, (), [TRAIN], second.context, "origin", tmp_path)
     assert second.lines == [ALREADY]
     torch.testing.assert_close(loaded.weights(), trained.weights(), rtol=0, atol=0)
     assert records == ()
@@ -52,15 +52,44 @@ def test_other_settings_or_another_origin_train_anew(bench: Bench, tmp_path: Pat
     ]
     for taken, origin in cases:
         made = bench(model="linear")
-        steps.trained(made.work, taken, made.context, origin, tmp_path)
+        steps.made(made.work, (), taken, made.context, origin, tmp_path)
         assert ALREADY not in made.lines
     assert len(list((tmp_path / "store" / "steps").iterdir())) == len(cases)
 
 
 def test_a_model_without_training_is_left_as_it_is(bench: Bench, tmp_path: Path) -> None:
     made = bench()
-    assert steps.trained(made.work, [], made.context, "origin", tmp_path) == (made.work, ())
+    assert steps.made(made.work, (), [], made.context, "origin", tmp_path) == (made.work, ())
     assert not (tmp_path / "store").exists()
+
+
+def test_what_pruning_and_other_activations_made_is_kept_too(bench: Bench, tmp_path: Path) -> None:
+    prune = Prune(kind="prune", method="structured", ratio=0.5, round_to=4)
+    gelu = ReplaceActivation(kind="replace_activation", old="relu", new="gelu")
+    first, second = bench(), bench()
+    made, records = steps.made(
+        first.work, [TRAIN], [prune, gelu], first.context, "origin", tmp_path
+    )
+    loaded, again = steps.made(
+        second.work, [TRAIN], [prune, gelu], second.context, "origin", tmp_path
+    )
+    assert second.lines[0].startswith("prune    already done")
+    assert second.lines[0].endswith("prune structured 0.5, relu → gelu")
+    torch.testing.assert_close(loaded.weights(), made.weights(), rtol=0, atol=0)
+    asked = torch.from_numpy(first.test.batch(range(9))[0][0])
+    torch.testing.assert_close(loaded.module(asked), made.module(asked), rtol=0, atol=0)
+    assert again == records
+    third = bench()
+    steps.made(third.work, [], [prune, gelu], third.context, "origin", tmp_path)
+    assert not any("already" in line for line in third.lines)
+
+
+def test_steps_before_a_quantize_step_leave_float_weights() -> None:
+    quantize = Quantize(kind="quantize", scheme="bf16")
+    prune = Prune(kind="prune", method="structured", ratio=0.5)
+    assert steps.float_steps([]) == 0
+    assert steps.float_steps([prune, TRAIN, quantize]) == 2
+    assert steps.float_steps([quantize, TRAIN]) == 0
 
 
 def test_only_the_training_at_the_beginning_makes_the_baseline() -> None:
