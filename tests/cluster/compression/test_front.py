@@ -57,9 +57,8 @@ def _made_up(monkeypatch: pytest.MonkeyPatch) -> None:
             latency=(Latency(batch=1, p50_ms=1.0, p99_ms=1.0),), size_bytes=1000,
         )  # fmt: skip
         (entry,) = Artifact.read(workspace).manifest.programs
-        return Evaluated(
-            baseline=found, programs={entry.key: found}, fastest={entry.target: entry.kind}
-        )
+        key = entry.key
+        return Evaluated(baselines={key: found}, programs={key: found}, operators={key: 1})
 
     monkeypatch.setattr(candidate.evaluate, "run", evaluate)
     monkeypatch.setattr(candidate, "time", SimpleNamespace(monotonic=lambda: now[0]))
