@@ -153,6 +153,7 @@ def test_up_serves_and_down_leaves_nothing(headrace: Headrace, home: Path, tmp_p
     assert (again.returncode, again.stdout) == (0, "no local cluster is running\n")
 
 
+@pytest.mark.slow
 def test_up_stops_the_cluster_it_started_for_a_config_that_fails(
     headrace: Headrace, home: Path, tmp_path: Path
 ) -> None:
