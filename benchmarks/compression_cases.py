@@ -120,6 +120,10 @@ def minilm_int8(builder: Builder) -> Measured:
 
 SEARCH_LIMIT_S = 1200
 
+FASTER = 1.05
+"""Times that the search's model must be faster by than the best technique alone: less is within
+what timings vary."""
+
 
 def resnet20_search(builder: Builder) -> Measured:
     """The search against every technique alone, under the same budget on the same samples."""
@@ -138,7 +142,7 @@ def resnet20_search(builder: Builder) -> Measured:
             f"latency at batch 1, to the best of {len(within)} techniques alone within "
             f"{(budget or 0) * 100:g} points",
             fastest / found.latency_ms[1],
-            1.0,
+            FASTER,
         ),
         Goal(
             claim="time of the search", measured=found.seconds.get("search", 0.0),
