@@ -1,11 +1,15 @@
-"""``module:factory`` → the callable it names, for models and data that users bring as code."""
+"""``module:factory`` → the callable it names, for models, data and metrics that users bring."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from cluster import fingerprint
 from cluster.errors import SourceError
 
 
@@ -39,6 +43,20 @@ def find_factory(path: str) -> Callable[..., Any]:
             f"python:{path}: {attribute} is of type {type(found).__name__}, expected a function"
         )
     return found
+
+
+def identity(path: str) -> str:
+    """Fingerprint of the file that holds the callable's module; files it imports do not count.
+
+    Raises :class:`SourceError` when it cannot be found, or its file cannot be read.
+    """
+    found = find_factory(path)
+    module = sys.modules[path.partition(":")[0]]
+    try:
+        file = Path(inspect.getfile(module))
+        return fingerprint.of_files(file.parent, [file])
+    except (TypeError, OSError) as error:  # built in, or gone from the disk
+        raise SourceError(f"python:{path}: the file of {found} cannot be read: {error}") from error
 
 
 def _is_public(name: str, value: object) -> bool:

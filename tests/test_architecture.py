@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),
     "fingerprint": set(),
-    "factory": {"errors"},
+    "factory": {"errors", "fingerprint"},
     "tensors": set(),
     "config": {"errors"},
     "preprocess": {"config", "errors"},

@@ -5,7 +5,7 @@ names/NAME              the id of the newest artifact built under that name
 builds/RECIPE_KEY       the id that this exact build produced: it is not built twice
 rejected/NAME-KEY.json  the report of a build that the gate refused, and .html
 kept/KEY/               checkpoints and journals of a build that was killed, or may be taken up
-steps/KEY.safetensors   weights after the training steps, shared by recipes that begin alike
+steps/KEY.safetensors   float weights after a recipe's first steps, for those that begin alike
 building/KEY/           a build or a write under way; KEY.lock is held by its process
 """
 

@@ -159,6 +159,9 @@ class Manifest(_Record):
     baseline: Measurement | None = Field(
         default=None, description="The model before compression, in eager float32."
     )
+    other_baselines: dict[str, Measurement] = Field(
+        default={}, description="The same on the targets after the first, by target."
+    )
     measured: dict[str, Measurement] = Field(
         default={}, description="Each program as reloaded from the artifact, by target/kind."
     )

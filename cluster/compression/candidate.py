@@ -142,13 +142,15 @@ def _build(candidate: Candidate, site: Site, context: StepContext, workspace: Pa
     manifest = manifest.model_copy(update={"programs": kept})
     record = _build_record(candidate, site, found, checks, weights, clock)
     if not record.accepted:
-        number = f".trial-{candidate.search.chosen}" if candidate.search else ""
-        name = f"{candidate.name}{number}"
+        name = candidate.name
+        if candidate.search is not None and name == recipe.name:  # the next trial may take it
+            name += f".trial-{candidate.search.chosen}"
         where = context.store.reject(name, candidate.key, _reports(record))
         out(f"rejected by the gate; the report is {where}")
         return None
     measured = {
         "baseline": found.baseline,
+        "other_baselines": record.other_baselines,
         "measured": found.programs,
         "fastest": found.fastest,
         "quantized_operators": record.quantized_operators,

@@ -47,6 +47,9 @@ LIMITS = {
 """Settings of a recipe with a search that decide which trials are made and which of them wins, and
 not what a trial finds: jobs that differ in no others go on behind each other's results."""
 
+MOST_BEGUN = 2
+"""Times that a model of a search's front is begun, if the job dies every time."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -188,19 +191,28 @@ class _Choice:
         made_by = json.dumps([step.model_dump(mode="json") for step in trial.steps])
         key = sha256(f"{self.key} {trial.number} {made_by}".encode()).hexdigest()
         record = self.found.record(chosen, {**names, trial.number: name})
+        begun = context.checkpoints / f"front-{trial.number}.begun"
         try:
             if (done := context.store.find_build(key)) is not None:
                 context.out(f"artifact {done.id} exists already: {name}")
                 return name
-            if (built := self._build(trial, name, key, record)) is None:
+            # One that takes the job's process with it must not do so for ever.
+            times = len(begun.read_text()) if begun.is_file() else 0
+            if times == MOST_BEGUN:
+                context.out(f"{name} is left out: the job died {times} times while it was built")
                 return None
-            publish(built, context, record)
+            begun.write_text("." * (times + 1))
+            built = self._build(trial, name, key, record)
+            if built is not None:
+                publish(built, context, record)
+            begun.unlink()
         # Whatever foreign code raises on this one, the best model waits to be published.
         except Exception as error:  # noqa: BLE001
             reason = f"{type(error).__name__}: {error}"
             context.out(f"{name} cannot be published: {reason}")
+            begun.unlink(missing_ok=True)
             return None
-        return name
+        return name if built is not None else None
 
     def _build(
         self, trial: search.Trial, name: str, key: str, record: SearchRecord

@@ -6,7 +6,7 @@ import json
 from importlib import metadata
 from pathlib import Path
 
-from cluster import __version__, fingerprint
+from cluster import __version__, factory, fingerprint
 from cluster.artifact.store import ArtifactStore
 from cluster.config.recipe import Recipe
 from cluster.config.steps import Distill, Teacher
@@ -35,6 +35,11 @@ def of(recipe: Recipe, data: LabelledData, store: ArtifactStore) -> str:
             "cpu": sorted(node.cpu_features()),
             "model": recipe.model.model_dump(mode="json"),
             "model_content": source_fingerprint(recipe.model),
+            "metrics": [
+                factory.identity(name.removeprefix("python:"))
+                for name in recipe.evaluation.metrics
+                if name.startswith("python:")
+            ],
             "teachers": [_identity(teacher, store) for teacher in _teachers(recipe)],
             "data": recipe.data.model_dump(mode="json"),
             "data_content": data.fingerprint,

@@ -4,9 +4,9 @@
 
 The training steps that a recipe begins with make the baseline: compression is measured
 against the trained model, so a fine-tune cannot pass for a gain. Their result, and that of the
-float steps after them, are kept in the store under a key of everything that led to them, so
-recipes that begin alike train and prune once, and a job that was killed later does not do it
-again.
+float steps after them as a whole, are kept in the store under a key of everything that led to
+them: recipes that begin with the same training train once, those that differ in their quantize
+step alone do all before it once, and a job that was killed later does not do it again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from cluster.compression import activations, record
@@ -141,14 +141,17 @@ def made(
         *(step.model_dump(mode="json") for step in (*earlier, *steps)),
     ]
     key = sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    if (weights := context.store.cached_step(key)) is not None:
-        context.out(
-            f"{steps[0].kind:<8} already done for this model, data and settings: "
-            f"{', '.join(map(title, steps))}"
-        )
-        with safe_open(weights, "pt") as opened:
-            records = record.steps_in(opened.metadata() or {})
-        return filled(work, steps, load_file(weights), context), records
+    if (file := context.store.cached_step(key)) is not None:
+        named = f"{steps[0].kind:<8} {', '.join(map(title, steps))}"
+        try:
+            with safe_open(file, "pt") as opened:
+                records = record.steps_in(opened.metadata() or {})
+            tensors = load_file(file)
+        except (OSError, SafetensorError, ValueError) as error:
+            context.out(f"{named}: once more, because {file} is damaged: {error}")
+        else:
+            context.out(f"{named}: already done for this model, data and settings")
+            return filled(work, steps, tensors, context), records
     work, records = run(work, steps, context)
     file = scratch / "made.safetensors"
     save_file(work.weights(), file, record.metadata_of(records))

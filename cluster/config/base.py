@@ -24,6 +24,22 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+def refuse_unused(config: Config, chooser: str, **used_by: tuple[str, ...]) -> None:
+    """ValueError, naming it, for a field that was set to no effect.
+
+    ``used_by``: field → values of the field ``chooser`` that use it. A field's default passes:
+    a config that was written out in full can be read again.
+    """
+    chosen = getattr(config, chooser)
+    for name, users in used_by.items():
+        default = type(config).model_fields[name].default
+        if chosen not in users and getattr(config, name) != default:
+            raise ValueError(
+                f"{name} goes with {chooser} {' or '.join(users)}, not with {chosen}, where it has "
+                f"no effect; remove {name}"
+            )
+
+
 C = TypeVar("C", bound=Config)
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from cluster.config.base import MODEL_NAME, NAME_LENGTH, Config
 from cluster.config.search import Search
 from cluster.config.sources import DataSource, ModelSource
-from cluster.config.steps import Distill, WrittenStep
+from cluster.config.steps import Distill, Step
 
 METRICS = ("accuracy", "cosine", "ranking")
 
@@ -112,9 +112,7 @@ class Recipe(Config):
     name: str = Field(pattern=MODEL_NAME, description="Name the artifact gets in the store.")
     model: ModelSource = Field(description="The model.")
     data: DataSource = Field(default=DataSource(), description="Labelled samples.")
-    steps: tuple[WrittenStep, ...] = Field(
-        default=(), description="What is done to the model, in order."
-    )
+    steps: tuple[Step, ...] = Field(default=(), description="What is done to the model, in order.")
     search: Search | None = Field(
         default=None,
         description="Find the steps that follow `steps` by trial, within the gate's budget.",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from cluster.config.base import Config
+from cluster.config.base import Config, refuse_unused
 from cluster.config.steps import Distill, Recovery
 
 Ratio = Annotated[float, Field(gt=0, lt=1)]
@@ -26,6 +26,11 @@ class PruneSpace(Config):
     )
     spare: tuple[str, ...] = Field(default=(), description="Layers that are left whole.")
     round_to: int = Field(default=8, ge=1, description="As in the prune step.")
+
+    @model_validator(mode="after")
+    def _fields_of_the_method(self) -> PruneSpace:
+        refuse_unused(self, "method", importance=("structured",), round_to=("structured",))
+        return self
 
 
 def _recovery_class(given: Any) -> str:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from cluster.config.base import Config
+from cluster.config.base import Config, refuse_unused
 from cluster.config.sources import ModelSource
 
 Activation = Literal[
@@ -22,22 +22,6 @@ Activation = Literal[
 
 LayerPatterns = tuple[Annotated[str, Field(min_length=1)], ...]
 """Names of layers as ``named_modules()`` gives them; ``*`` and ``?`` match as in a shell."""
-
-
-def _refuse_unused(config: Config, chooser: str, **used_by: tuple[str, ...]) -> None:
-    """ValueError, naming it, for a field that was set to no effect.
-
-    ``used_by``: field → values of the field ``chooser`` that use it. A field's default passes:
-    a config that was written out in full can be read again.
-    """
-    chosen = getattr(config, chooser)
-    for name, users in used_by.items():
-        default = type(config).model_fields[name].default
-        if chosen not in users and getattr(config, name) != default:
-            raise ValueError(
-                f"{name} goes with {chooser} {' or '.join(users)}, not with {chosen}, where it has "
-                f"no effect; remove {name}"
-            )
 
 
 class Fit(Config):
@@ -80,7 +64,7 @@ class Fit(Config):
 
     @model_validator(mode="after")
     def _fields_of_the_optimizer(self) -> Fit:
-        _refuse_unused(self, "optimizer", momentum=("sgd",))
+        refuse_unused(self, "optimizer", momentum=("sgd",))
         return self
 
 
@@ -172,6 +156,8 @@ class Prune(Config):
                 f"method {self.method} takes {forms} of ratio and speedup, got "
                 f"{' and '.join(sorted(named)) or 'neither'}"
             )
+        both, one = ("magnitude", "structured"), ("structured",)
+        refuse_unused(self, "method", scope=both, iterations=both, importance=one, round_to=one)
         return self
 
 
@@ -225,7 +211,10 @@ class Quantize(Config):
             "static_int8", "dynamic_int8", "weight_only_int8", "weight_only_int4", "float8"
         )  # fmt: skip
         aware = ("static_int8", "dynamic_int8")
-        _refuse_unused(self, "scheme", training=aware, keep=mixed, keep_most_sensitive=mixed)
+        refuse_unused(self, "scheme", training=aware, keep=mixed, keep_most_sensitive=mixed)
+        one = ("static_int8",)
+        refuse_unused(self, "scheme", calibration=one, calibration_samples=one, percentile=one)
+        refuse_unused(self, "calibration", percentile=("percentile",))
         return self
 
 
@@ -254,7 +243,7 @@ class DistillLoss(Config):
         if self.name == "feature_mse" and None in layers:
             raise ValueError("feature_mse needs student_layer and teacher_layer")
         features = ("feature_mse",)
-        _refuse_unused(
+        refuse_unused(
             self, "name", temperature=("kl",), student_layer=features, teacher_layer=features
         )
         return self
@@ -311,19 +300,3 @@ class ReplaceActivation(Config):
 Step = Annotated[
     Train | Prune | Distill | Quantize | ReplaceActivation, Field(discriminator="kind")
 ]
-
-
-def _all_used(step: Step) -> Step:
-    if isinstance(step, Prune):
-        both, one = ("magnitude", "structured"), ("structured",)
-        _refuse_unused(step, "method", scope=both, iterations=both, importance=one, round_to=one)
-    if isinstance(step, Quantize):
-        one = ("static_int8",)
-        _refuse_unused(step, "scheme", calibration=one, calibration_samples=one, percentile=one)
-        _refuse_unused(step, "calibration", percentile=("percentile",))
-    return step
-
-
-WrittenStep = Annotated[Step, AfterValidator(_all_used)]
-"""A step as somebody wrote it. A search gives all its schemes one calibration and all its methods
-one ``round_to``, which may be of no use to some: that passes as :data:`Step`, not as this."""

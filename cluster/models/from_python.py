@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cluster import fingerprint
+from cluster import factory
 from cluster.config.sources import ModelSource
 from cluster.errors import SourceError
-from cluster.factory import find_factory
 from cluster.models import checkpoints
 from cluster.models.built import Built, declared_input
 
@@ -30,10 +28,10 @@ def build(path: str, source: ModelSource, classes: int | None) -> Built:
             f"model.source {source.source!r} does not say what the model takes; add model.image "
             f"(size, mean, std) for images, or model.tensor (shape, datatype) for plain tensors"
         )
-    factory = find_factory(path)
-    arguments = _arguments(factory, source, classes)
+    build_module = factory.find_factory(path)
+    arguments = _arguments(build_module, source, classes)
     try:
-        module = factory(**arguments)
+        module = build_module(**arguments)
     except Exception as error:
         given = ", ".join(f"{name}={value}" for name, value in arguments.items())
         raise SourceError(
@@ -51,16 +49,8 @@ def build(path: str, source: ModelSource, classes: int | None) -> Built:
 
 
 def identity(path: str, source: ModelSource) -> str:
-    """Fingerprint of the file that holds the factory's module; files it imports do not count."""
-    factory = find_factory(path)
-    module = sys.modules[path.partition(":")[0]]
-    try:
-        file = Path(inspect.getfile(module))
-        return fingerprint.of_files(file.parent, [file])
-    except (TypeError, OSError) as error:  # built in, or gone from the disk
-        raise SourceError(
-            f"{source.source}: the file of {factory} cannot be read: {error}"
-        ) from error
+    """Fingerprint of the file that holds the factory's module."""
+    return factory.identity(path)
 
 
 def _arguments(

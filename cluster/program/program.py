@@ -66,13 +66,14 @@ class Choice:
     why: str
 
 
-def load(artifact: Artifact, compute_threads: int) -> Program:
+def load(artifact: Artifact, compute_threads: int, targets: Sequence[str] | None = None) -> Program:
     """Load the program for this node, its files checked against the manifest first.
 
-    ``compute_threads``: CPU threads one run computes with.
+    ``compute_threads``: CPU threads one run computes with. ``targets``: those that this process
+    was given, fastest first; None: all of the node's.
     Raises ProgramError naming what does not fit, ArtifactCorruptError for changed files.
     """
-    choice = choose(artifact, node.targets())
+    choice = choose(artifact, node.targets() if targets is None else targets)
     logger.info("%s: program %s, %s", artifact.manifest.name, choice.entry.key, choice.why)
     return load_entry(artifact, choice.entry, compute_threads)
 

@@ -71,7 +71,12 @@ def _program(manifest: Manifest, entry: ProgramEntry) -> str:
 
 def _measured(manifest: Manifest, baseline: Measurement) -> str:
     rows = [row(BASELINE, baseline, baseline)]
-    rows += [row(key, found, baseline) for key, found in manifest.measured.items()]
+    others = manifest.other_baselines
+    rows += [row(f"{BASELINE} on {target}", each, each) for target, each in others.items()]
+    rows += [
+        row(key, found, others.get(key.rpartition("/")[0], baseline))
+        for key, found in manifest.measured.items()
+    ]
     return table(rows, header(baseline, manifest.metric))
 
 

@@ -72,7 +72,8 @@ def run(
 
     ``baseline``: the float32 weights before compression. ``expected``: what the programs must
     compute, see :mod:`cluster.compression.evaluation.reference`. ``scratch``: a directory, where
-    the baseline's answers are kept between the programs, and between artifacts of one recipe.
+    the baseline's answers on a target are kept between its programs, and between artifacts of one
+    recipe.
 
     A program that does not load, dies, hangs, raises or computes another model is reported as
     failed. CompressionError, with the process's last lines, if the evaluation itself cannot run.
@@ -82,13 +83,14 @@ def run(
     entries = Artifact.read(workspace).manifest.programs
 
     def task(key: str | None) -> Found:
+        target = key.rpartition("/")[0] if key is not None else "cpu"
         return measured_in_process(
             Task(
                 artifact=workspace,
                 program=key,
                 recipe=recipe,
                 baseline_weights=baseline,
-                baseline_outputs=scratch / "baseline_outputs.npz",
+                baseline_outputs=scratch / f"baseline_outputs-{target}.npz",
                 expected=expected,
                 result=scratch / "found.json",
             ),

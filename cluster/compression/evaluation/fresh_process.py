@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +24,9 @@ from cluster.progress import MOVING, Print
 SILENCE_S = 1800.0
 """Seconds without a line after which the process hangs. It says at least every minute how far it
 is, unless one run of the model, or reading the data, takes longer than that."""
+
+_LOOK_S = 1.0
+"""Seconds between two looks whether the process is still there, while it says nothing."""
 
 _COMMAND = (sys.executable, "-m", "cluster.compression.evaluation.one_program")
 _TAIL = 20
@@ -43,6 +48,7 @@ def measured_in_process(task: Task, scratch: Path, out: Print) -> Found:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="replace",  # native code prints what it likes
         process_group=0,  # of its own, so that what it started ends with it
     )
     tail: list[str] = []
@@ -67,13 +73,25 @@ def measured_in_process(task: Task, scratch: Path, out: Print) -> Found:
 
 
 def _listen(process: subprocess.Popen[str], tail: list[str], out: Print) -> None:
-    """Pass on what it measures until it closes its output; the last other lines go to ``tail``.
+    """Pass on what it measures until it ends or closes its output.
 
-    queue.Empty after :data:`SILENCE_S` without a line.
+    The last other lines go to ``tail``. queue.Empty after :data:`SILENCE_S` without a line.
     """
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
-    while (line := lines.get(timeout=SILENCE_S)) is not None:
+    heard = time.monotonic()
+    while True:
+        try:
+            line = lines.get(timeout=_LOOK_S)
+        except queue.Empty:
+            if process.poll() is not None:
+                return  # what it has started may hold its output for ever
+            if time.monotonic() - heard > SILENCE_S:
+                raise
+            continue
+        if line is None:
+            return
+        heard = time.monotonic()
         if line.removeprefix(MOVING).startswith("measure"):
             out(line.rstrip())
         else:
@@ -81,10 +99,12 @@ def _listen(process: subprocess.Popen[str], tail: list[str], out: Print) -> None
 
 
 def _read(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
-    with stream:
-        for line in stream:
-            lines.put(line)
-    lines.put(None)
+    try:
+        with stream:
+            for line in stream:
+                lines.put(line)
+    finally:
+        lines.put(None)
 
 
 def _failure(status: int, tail: list[str]) -> str:
@@ -99,7 +119,7 @@ def _cannot_run(failure: str, tail: list[str]) -> CompressionError:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End the process, with all that it started, if it still runs."""
-    if process.poll() is None:
+    """End the process, if it still runs, and all that it started."""
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()

@@ -104,12 +104,15 @@ def quantize_step(
     if leaf.scheme == NO_SCHEME:
         return None
     known = leaf.keep > 0 and len(most_sensitive) >= leaf.keep
+    calibration = {
+        "calibration": space.calibration,
+        "calibration_samples": space.calibration_samples,
+    }
     return Quantize.model_validate(
         {
             "kind": "quantize",
             "scheme": leaf.scheme,
-            "calibration": space.calibration,
-            "calibration_samples": space.calibration_samples,
+            **(calibration if leaf.scheme == "static_int8" else {}),
             "keep": most_sensitive[: leaf.keep] if known else (),
             "keep_most_sensitive": 0 if known else leaf.keep,
         }
@@ -135,14 +138,13 @@ def title(space: SearchSpace, combination: Combination) -> str:
 
 
 def _prune(space: PruneSpace, ratio: float) -> Prune:
-    importance = {"importance": space.importance} if space.method == "structured" else {}
+    structured = {"importance": space.importance, "round_to": space.round_to}
     return Prune.model_validate(
         {
             "kind": "prune",
             "method": space.method,
             "ratio": ratio,
             "spare": space.spare,
-            "round_to": space.round_to,
-            **importance,
+            **(structured if space.method == "structured" else {}),
         }
     )

@@ -27,7 +27,7 @@ from cluster.config.sources import ImageInput, ModelSource, TextInput
 from cluster.data import load_data
 from cluster.errors import CompressionError
 from cluster.models import load_model
-from cluster.program.node import cpus
+from cluster.program.node import cpus, targets
 from cluster.program.program import Program, load
 from cluster.tensors import TensorSpec
 
@@ -67,7 +67,10 @@ class ProgramTeacher:
         self, inputs: Sequence[torch.Tensor], layers: Sequence[str]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if self._program is None:
-            self._program = load(self.store.open(self.artifact), cpus())
+            # The training's device: other GPUs of the node may be somebody else's.
+            on_cpu = inputs[0].device.type == "cpu"
+            given = [each for each in targets() if not (on_cpu and each.startswith("cuda"))]
+            self._program = load(self.store.open(self.artifact), cpus(), given)
         (outputs,) = self._program.run([each.cpu().contiguous().numpy() for each in inputs])
         return torch.from_numpy(outputs).to(inputs[0].device), {}
 

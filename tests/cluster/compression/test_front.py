@@ -148,6 +148,21 @@ def test_a_model_of_the_front_that_fails_leaves_the_best(
     assert f"{LARGEST} cannot be published: RuntimeError: no kernel" in lines
 
 
+def test_a_model_of_the_front_that_kills_every_job_does_not_keep_the_best_back(
+    searched: Searched, tmp_path: Path
+) -> None:
+    for _ in range(job.MOST_BEGUN):
+        with pytest.raises(KeyboardInterrupt):
+            job.run(searched(), Store(tmp_path, until=0), lambda line: None)
+    store, lines = Store(tmp_path), list[str]()
+    best = report(job.run(searched(), store, lines.append).artifact)
+    (skipped,) = [line.split()[0] for line in lines if "is left out: the job died 2 times" in line]
+    assert skipped not in store.published
+    assert len(store.published) == 2
+    assert names(best) == {*store.published}
+    assert below(tmp_path / "kept") == set()
+
+
 def test_a_job_with_other_limits_goes_on_behind_a_refused_one(
     searched: Searched, tmp_path: Path
 ) -> None:

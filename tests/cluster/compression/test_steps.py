@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -14,7 +16,7 @@ from cluster.config.steps import Prune, Quantize, ReplaceActivation, Train
 
 Bench = Callable[..., Any]
 TRAIN = Train(kind="train", epochs=1)
-ALREADY = "train    already done for this model, data and settings: train"
+ALREADY = "train    train: already done for this model, data and settings"
 
 
 def test_the_same_training_is_done_once_and_gives_the_same_weights(
@@ -30,17 +32,34 @@ def test_the_same_training_is_done_once_and_gives_the_same_weights(
     assert again == records
 
 
-def test_weights_that_were_kept_without_their_records_are_loaded_too(
-    bench: Bench, tmp_path: Path
-) -> None:
-    first, second = bench(), bench()
-    trained, _ = steps.made(first.work, (), [TRAIN], first.context, "origin", tmp_path)
+@pytest.mark.parametrize("damage", [b"", b"not a file of tensors", None])
+def test_a_damaged_file_is_made_again(bench: Bench, tmp_path: Path, damage: bytes | None) -> None:
+    first, second, third = bench(), bench(), bench()
+    made, records = steps.made(first.work, (), [TRAIN], first.context, "origin", tmp_path)
     (file,) = (tmp_path / "store" / "steps").iterdir()
-    save_file(trained.weights(), file)
-    loaded, records = steps.made(second.work, (), [TRAIN], second.context, "origin", tmp_path)
-    assert second.lines == [ALREADY]
-    torch.testing.assert_close(loaded.weights(), trained.weights(), rtol=0, atol=0)
-    assert records == ()
+    if damage is None:
+        save_file(made.weights(), file, {"records": "no JSON"})
+    else:
+        file.write_bytes(damage)
+    again, others = steps.made(second.work, (), [TRAIN], second.context, "origin", tmp_path)
+    assert second.lines[0].startswith(f"train    train: once more, because {file} is damaged")
+    assert [each.kind for each in others] == [each.kind for each in records]
+    torch.testing.assert_close(again.weights(), made.weights(), rtol=0, atol=0)
+    steps.made(third.work, (), [TRAIN], third.context, "origin", tmp_path)
+    assert third.lines == [ALREADY]
+
+
+def test_another_metric_or_another_baseline_makes_anew(bench: Bench, tmp_path: Path) -> None:
+    one = bench(model="linear")
+    steps.made(one.work, (), [TRAIN], one.context, "origin", tmp_path)
+    measured = one.context.recipe.evaluation.model_copy(update={"metrics": ("cosine",)})
+    source = one.context.recipe.model.model_copy(update={"num_classes": 10})
+    for changed in ({"evaluation": measured}, {"model": source}):
+        made = bench(model="linear")
+        recipe = made.context.recipe.model_copy(update=changed)
+        context = replace(made.context, recipe=recipe)
+        steps.made(made.work, (), [TRAIN], context, "origin", tmp_path)
+        assert ALREADY not in made.lines
 
 
 def test_other_settings_or_another_origin_train_anew(bench: Bench, tmp_path: Path) -> None:
@@ -73,8 +92,8 @@ def test_what_pruning_and_other_activations_made_is_kept_too(bench: Bench, tmp_p
     loaded, again = steps.made(
         second.work, [TRAIN], [prune, gelu], second.context, "origin", tmp_path
     )
-    assert second.lines[0].startswith("prune    already done")
-    assert second.lines[0].endswith("prune structured 0.5, relu → gelu")
+    expected = "prune    prune structured 0.5, relu → gelu: already done"
+    assert second.lines[0].startswith(expected)
     torch.testing.assert_close(loaded.weights(), made.weights(), rtol=0, atol=0)
     asked = torch.from_numpy(first.test.batch(range(9))[0][0])
     torch.testing.assert_close(loaded.module(asked), made.module(asked), rtol=0, atol=0)

@@ -101,6 +101,25 @@ def test_a_program_that_hangs_fails_and_leaves_no_orphan(
     assert gone(pids)
 
 
+def test_a_child_that_holds_the_output_delays_nothing_and_does_not_stay(play: Play) -> None:
+    lines: list[str] = []
+    started = time.monotonic()
+    assert play(f"{WITH_CHILD}\nanswer(static=[4])", lines) == Found(static=(4,))
+    assert time.monotonic() - started < 20
+    assert gone([int(pid) for pid in lines[0].split()[1:]])
+
+
+def test_bytes_that_are_no_text_are_passed_on_as_well_as_can_be(play: Play) -> None:
+    lines: list[str] = []
+    script = """
+os.write(1, b"measure  \\xff\\n")
+print("measure  done", flush=True)
+answer()
+"""
+    assert play(script, lines) == Found()
+    assert lines == ["measure  \N{REPLACEMENT CHARACTER}", "measure  done"]
+
+
 def test_a_slow_program_that_says_how_far_it_is_does_not_hang(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
