@@ -139,7 +139,14 @@ class _Store:
 
 def test_an_artifact_teaches_by_its_program(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     large = trained(bench)
-    monkeypatch.setattr(teachers, "load", lambda _artifact, _threads: _Program(large.work.module))
+    offered: list[list[str]] = []
+
+    def load(_artifact: Artifact, _threads: int, targets: list[str]) -> _Program:
+        offered.append(targets)
+        return _Program(large.work.module)
+
+    monkeypatch.setattr(teachers, "load", load)
+    monkeypatch.setattr(teachers, "targets", lambda: ["cuda-sm90", "cpu-x86"])
     made = bench(data=DATA, model="linear")
     context = replace(made.context, store=_Store())
     wanted = answers(large.work.module, made.test)
@@ -147,6 +154,7 @@ def test_an_artifact_teaches_by_its_program(bench: Bench, monkeypatch: pytest.Mo
     chosen = step(teacher={"artifact": "large"}, losses=[{"name": "kl"}])
     student = distill(made.work, chosen, context)
     assert (answers(student.module, made.test) - wanted).abs().mean() < before
+    assert offered == [["cpu-x86"]]  # the training is on the CPU: no GPU is taken for its teacher
     layers = {"name": "feature_mse", "student_layer": "1", "teacher_layer": "7"}
     with pytest.raises(CompressionError, match=r"losses\[0\]: feature_mse looks into.*has none"):
         distill(made.work, step(teacher={"artifact": "large"}, losses=[layers]), context)
