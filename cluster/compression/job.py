@@ -35,7 +35,6 @@ from cluster.compression.work import StepContext, Work
 from cluster.config.recipe import Recipe
 from cluster.data import LabelledData, PreparedSamples, load_data
 from cluster.data.samples import Samples
-from cluster.data.split import validation
 from cluster.errors import CompressionError
 from cluster.models import LoadedModel, load_model
 from cluster.progress import Print
@@ -229,11 +228,10 @@ def _context(
     def prepared(samples: Samples) -> PreparedSamples:
         return PreparedSamples(samples, model.inputs, model.preprocess, model.files.get(TOKENIZER))
 
-    train, held_back = validation(data.train, recipe.data.validation_share, recipe.seed)
     return StepContext(
         recipe=recipe,
-        train=prepared(train),
-        validation=prepared(held_back),
+        train=prepared(data.train),
+        validation=prepared(data.validation),
         launcher=launcher,
         checkpoints=kept,
         store=store,

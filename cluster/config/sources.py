@@ -137,6 +137,12 @@ class DataSource(Config):
         description="Share of the training samples that is never trained on, 0..1: steps measure "
         "themselves on them and a search chooses by them. At most 2000 samples.",
     )
+    validation_from: Literal["training", "held_out"] = Field(
+        default="training",
+        description="Which samples that share is taken from. held_out: for weights that have seen "
+        "the training samples elsewhere, and would look better on them than they are; what is "
+        "taken is not among the samples of the final evaluation.",
+    )
 
     @field_validator("source", "test_source")
     @classmethod

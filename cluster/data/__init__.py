@@ -1,8 +1,8 @@
-"""Labelled samples: a source of the recipe → train and test splits → arrays for the model.
+"""Labelled samples: a source of the recipe → training, validation and test → arrays for the model.
 
 DataSource ─→ load.py ─┬─ from_digits.py ──────┐
-                       ├─ from_imagefolder.py ─┼─→ LabelledSet ─→ split.py ─→ LabelledData
-                       ├─ from_safetensors.py ─┤   (samples.py)               (train, test)
+                       ├─ from_imagefolder.py ─┼─→ LabelledSet ─→ split.py ─→ LabelledData:
+                       ├─ from_safetensors.py ─┤   (samples.py)        (train, validation, test)
                        └─ from_python.py ──────┘
 Samples ─→ prepared.py: image files, texts or arrays → batches of the model's inputs
 

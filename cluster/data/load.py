@@ -11,7 +11,7 @@ from cluster import fingerprint
 from cluster.config.sources import DataSource
 from cluster.data import from_digits, from_imagefolder, from_python, from_safetensors
 from cluster.data.samples import LabelledSet, Samples
-from cluster.data.split import stratified
+from cluster.data.split import stratified, without_share
 from cluster.errors import SourceError
 
 READERS: dict[str, Callable[[str], LabelledSet]] = {
@@ -25,14 +25,15 @@ READERS: dict[str, Callable[[str], LabelledSet]] = {
 
 @dataclass(frozen=True, eq=False)
 class LabelledData:
-    """Training and held-out samples, both in random order, and the name of each class.
+    """Samples to train on, to choose by and to judge by, in random order; each class's name.
 
     ``labels`` is empty, and every sample labelled 0, where the source has no labels.
     ``fingerprint`` is a sha256 in hex of the sources' content; which samples of them were taken
-    follows from the recipe (``seed``, ``test_share``, ``limit``).
+    follows from the recipe (``seed`` and ``data``).
     """
 
     train: Samples
+    validation: Samples
     test: Samples
     labels: tuple[str, ...]
     fingerprint: str
@@ -42,7 +43,8 @@ def load_data(source: DataSource, seed: int) -> LabelledData:
     """Read ``source`` and choose its splits; the same seed and content give the same splits.
 
     Without ``test_source`` the samples are split, each class by ``test_share``. ``limit`` keeps
-    that many samples of each split, each class by its share.
+    that many samples of each split, each class by its share. The validation samples are taken
+    out of what is left of the split that ``validation_from`` names.
 
     Raises :class:`SourceError` when a source cannot be read, is too small to split, or the
     classes or samples of the two sources do not fit together.
@@ -57,9 +59,15 @@ def load_data(source: DataSource, seed: int) -> LabelledData:
         _check_pair(whole, held_out, source)
         train, test = whole.samples, held_out.samples
         identity = fingerprint.of_parts([whole.fingerprint, held_out.fingerprint])
+    train, test = _limited(train, source.limit, rng), _limited(test, source.limit, rng)
+    if source.validation_from == "training":
+        train, validation = without_share(train, source.validation_share, seed)
+    else:
+        test, validation = without_share(test, source.validation_share, seed)
     return LabelledData(
-        train=_limited(train, source.limit, rng),
-        test=_limited(test, source.limit, rng),
+        train=train,
+        validation=validation,
+        test=test,
         labels=whole.labels,
         fingerprint=identity,
     )

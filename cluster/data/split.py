@@ -1,7 +1,7 @@
 """Choosing samples at random, with the share that each class has.
 
 stratified(labels, count, rng)          indices
-validation(samples, share, seed)        (to train on, to measure on)
+without_share(samples, share, seed)     (what is left, validation samples)
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def stratified(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.n
 VALIDATION_MAX = 2000
 
 
-def validation(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
+def without_share(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
     """``samples`` without a ``share`` of them, and that share, at most VALIDATION_MAX.
 
     The same samples, share and seed give the same parts: every process of a job agrees on them.
@@ -41,8 +41,8 @@ def validation(samples: Samples, share: float, seed: int) -> tuple[Samples, Samp
     count = min(max(round(len(samples) * share), 1), VALIDATION_MAX, len(samples) - 1)
     if count < 1:
         raise SourceError(
-            f"{samples.name(0)} is the only training sample; a part of them is held out for "
-            "validation, so give at least two"
+            f"{samples.name(0)} is the only sample that validation samples can be taken from; "
+            "give at least two"
         )
     held_out = stratified(samples.labels, count, np.random.default_rng(seed))
     rest = np.setdiff1d(np.arange(len(samples)), held_out)

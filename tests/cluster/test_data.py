@@ -51,11 +51,11 @@ def folder(tmp_path: Path) -> Path:
 def test_digits_are_png_files_with_stratified_splits() -> None:
     data = read("digits")
     assert data.labels == tuple("0123456789")
-    assert (len(data.train), len(data.test)) == (1438, 359)
+    assert (len(data.train), len(data.validation), len(data.test)) == (1294, 144, 359)
     image = Image.open(BytesIO(data.train.raw(0)))  # type: ignore[arg-type]
     assert (image.format, image.mode, image.size) == ("PNG", "L", (8, 8))
     assert image.getextrema() == (0, 255)
-    everywhere = np.bincount(np.concatenate([data.train.labels, data.test.labels]))
+    everywhere = sum(np.bincount(each.labels) for each in (data.train, data.validation, data.test))
     held_out = np.bincount(data.test.labels)
     assert np.abs(held_out - everywhere * 359 / 1797).max() < 1
 
@@ -63,9 +63,10 @@ def test_digits_are_png_files_with_stratified_splits() -> None:
 def test_splits_are_disjoint_cover_everything_and_follow_the_seed() -> None:
     first, again = read("digits"), read("digits")
     other = load_data(DataSource(), seed=1)
-    assert not set(first.train.indices) & set(first.test.indices)
-    assert len(set(first.train.indices) | set(first.test.indices)) == 1797
+    parts = [set(each.indices) for each in (first.train, first.validation, first.test)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 1797
     np.testing.assert_array_equal(first.train.indices, again.train.indices)
+    np.testing.assert_array_equal(first.validation.indices, again.validation.indices)
     np.testing.assert_array_equal(first.test.indices, again.test.indices)
     assert set(first.test.indices) != set(other.test.indices)
     assert first.fingerprint == again.fingerprint == other.fingerprint
@@ -73,9 +74,24 @@ def test_splits_are_disjoint_cover_everything_and_follow_the_seed() -> None:
 
 def test_limit_keeps_the_shares_of_the_classes_in_each_split() -> None:
     data = read("digits", limit=50)
+    assert [len(each) for each in (data.train, data.validation, data.test)] == [45, 5, 50]
     for split in (data.train, data.test):
-        assert len(split) == 50
-        assert np.bincount(split.labels).tolist() == pytest.approx([5] * 10, abs=1)
+        shares = [len(split) / 10] * 10
+        assert np.bincount(split.labels, minlength=10).tolist() == pytest.approx(shares, abs=1)
+
+
+def test_validation_samples_come_from_the_held_out_ones_where_the_weights_know_the_others() -> None:
+    usual = read("digits")
+    data = read("digits", validation_from="held_out", validation_share=0.5)
+    assert [len(each) for each in (data.train, data.validation, data.test)] == [1438, 180, 179]
+    assert set(data.train.indices) == set(usual.train.indices) | set(usual.validation.indices)
+    assert set(data.validation.indices) | set(data.test.indices) == set(usual.test.indices)
+
+
+def test_validation_needs_a_sample_of_its_own(tmp_path: Path) -> None:
+    file = joined(tmp_path / "a.safetensors", offset=np.array([0, 9, 18]), label=np.array([0, 1]))
+    with pytest.raises(SourceError, match=r"is the only sample .* give at least two"):
+        read(file)
 
 
 def test_stratified_counts_add_up_for_every_count() -> None:
@@ -222,7 +238,7 @@ def test_a_test_source_is_held_out_whole(tmp_path: Path) -> None:
     train = joined(tmp_path / "a.safetensors")
     test = joined(tmp_path / "b.safetensors", label=np.array([1, 0] * 5))
     data = read(train, test_source=test)
-    assert (len(data.train), len(data.test)) == (10, 10)
+    assert (len(data.train), len(data.validation), len(data.test)) == (9, 1, 10)
     assert data.fingerprint not in (read(train).fingerprint, read(test).fingerprint)
 
 
@@ -265,7 +281,7 @@ def test_python_arrays_and_tensors(module_file: ModuleFile) -> None:
 def test_python_texts_and_image_files(module_file: ModuleFile) -> None:
     lists = module_file(
         "def make(): return ['good', 'bad', 'fine', 'awful'], [1, 0, 1, 0]\n"
-        "def files(): return [b'a', b'b'], [1, 0]\n",
+        "def files(): return [b'a', b'b', b'c'], [1, 0, 1]\n",
     )
     texts = read(lists).train
     assert {texts.raw(i) for i in range(len(texts))} < {"good", "bad", "fine", "awful"}
@@ -308,7 +324,7 @@ def test_inputs_alone_are_unlabelled_samples(module_file: ModuleFile) -> None:
     )
     data = read(source)
     assert data.labels == ()
-    assert (len(data.train), len(data.test)) == (8, 2)
+    assert (len(data.train), len(data.validation), len(data.test)) == (7, 1, 2)
     assert not data.train.labels.any()
     assert data.fingerprint != read(source.replace(":make", ":other")).fingerprint
     for name, inputs in (("arrays", "x"), ("array", "input")):
@@ -328,9 +344,9 @@ def test_what_needs_labels_refuses_data_without() -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0, 1] * 10, "the 16 training samples hold none of 1 of the 3: eel"),
+        ([0, 1] * 10, "the 14 training samples hold none of 1 of the 3: eel"),
         ([0, 1] * 9 + [0, 2], "the 4 held-out samples hold none of 1 of the 3: eel"),
-        ([0] * 20, "the 16 training samples hold none of 2 of the 3: dog, eel"),
+        ([0] * 20, "the 14 training samples hold none of 2 of the 3: dog, eel"),
     ],
 )
 def test_a_missing_class_is_named(tmp_path: Path, labels: list[int], message: str) -> None:

@@ -146,7 +146,6 @@ from cluster.config.base import parse
 from cluster.config.recipe import Recipe
 from cluster.config.steps import Train
 from cluster.data import PreparedSamples, load_data
-from cluster.data.split import validation
 from cluster.models import load_model
 
 def trained(launcher, model, processes, where, **settings):
@@ -161,8 +160,10 @@ def trained(launcher, model, processes, where, **settings):
     data = load_data(recipe.data, recipe.seed)
     torch.manual_seed(recipe.seed)
     loaded = load_model(recipe.model, data.labels)
-    chosen, rest = validation(data.train, recipe.data.validation_share, recipe.seed)
-    samples = [PreparedSamples(each, loaded.inputs, loaded.preprocess) for each in (chosen, rest)]
+    samples = [
+        PreparedSamples(each, loaded.inputs, loaded.preprocess)
+        for each in (data.train, data.validation)
+    ]
     lines = []
     context = StepContext(recipe, *samples, launcher, where, open_store(str(where / "store")),
                           lines.append, lambda: loaded.module)

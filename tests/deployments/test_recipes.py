@@ -100,8 +100,9 @@ def test_texts_come_without_labels_and_each_once() -> None:
 
     data = load_data(DataSource(source="python:texts:sentences", test_share=0.5), seed=0)
     assert data.labels == ()
-    texts = {split.raw(i) for split in (data.train, data.test) for i in range(len(split))}
-    assert len(texts) == len(data.train) + len(data.test) == 200
+    splits = (data.train, data.validation, data.test)
+    texts = {split.raw(i) for split in splits for i in range(len(split))}
+    assert len(texts) == sum(map(len, splits)) == 200
     assert not [text for text in texts if "{" in str(text)]
 
 

@@ -42,7 +42,6 @@ from cluster.config.recipe import Recipe
 from cluster.config.steps import Quantize, ReplaceActivation, Step
 from cluster.data import PreparedSamples, load_data
 from cluster.data.samples import Samples
-from cluster.data.split import validation
 from cluster.errors import CompressionError, HeadraceError
 from cluster.models import LoadedModel, load_model, rebuild
 
@@ -290,16 +289,14 @@ def _site(recipe_json: str, folder: Path, key: str) -> _Site:
     def prepared(samples: Samples) -> PreparedSamples:
         return PreparedSamples(samples, model.inputs, model.preprocess, model.files.get(TOKENIZER))
 
-    train, held_back = map(
-        prepared, validation(data.train, recipe.data.validation_share, recipe.seed)
-    )
+    held_back = prepared(data.validation)
     compared = load_model(recipe.baseline_source, data.labels)
     rebuild.fit(compared.module, load_file(folder / BASELINE))
     baseline = compared.module.eval()
     return _Site(
         recipe=recipe,
         model=model,
-        train=train,
+        train=prepared(data.train),
         held_back=held_back,
         baseline=baseline,
         validation=Validation(

@@ -40,7 +40,6 @@ from cluster.compression.work import StepContext, tensors_of
 from cluster.config.recipe import Recipe
 from cluster.config.steps import Fit
 from cluster.data import PreparedSamples, load_data
-from cluster.data.split import validation
 from cluster.errors import CompressionError, LostProcessError
 from cluster.models import load_model
 from cluster.progress import Print
@@ -193,14 +192,13 @@ def _samples(task: RankTask) -> PreparedSamples:
     """The job's own training samples, read once more."""
     recipe = task.recipe
     data = load_data(recipe.data, recipe.seed)
-    train, _ = validation(data.train, recipe.data.validation_share, recipe.seed)
-    if len(train) != task.samples:
+    if len(data.train) != task.samples:
         raise CompressionError(
-            f"process {task.peers.rank} finds {len(train)} training samples in "
+            f"process {task.peers.rank} finds {len(data.train)} training samples in "
             f"{recipe.data.source}, the job has {task.samples}; give every node the same data"
         )
     model = load_model(recipe.model, data.labels)
-    return PreparedSamples(train, model.inputs, model.preprocess, model.files.get(TOKENIZER))
+    return PreparedSamples(data.train, model.inputs, model.preprocess, model.files.get(TOKENIZER))
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from cluster.compression.launch import InProcess
 from cluster.compression.work import StepContext, Work
 from cluster.config.recipe import Recipe
 from cluster.data import PreparedSamples, load_data
-from cluster.data.split import validation
 from cluster.models import load_model
 
 
@@ -40,7 +39,6 @@ def bench(tiny_recipe: Callable[..., Recipe], tmp_path: Path) -> Callable[..., B
         torch.manual_seed(recipe.seed)
         loaded = load_model(recipe.model, data.labels)
         lines: list[str] = []
-        train, held_back = validation(data.train, recipe.data.validation_share, recipe.seed)
         checkpoints = tmp_path / "kept"
         checkpoints.mkdir(exist_ok=True)
         original = copy.deepcopy(loaded.module).eval()
@@ -49,8 +47,8 @@ def bench(tiny_recipe: Callable[..., Recipe], tmp_path: Path) -> Callable[..., B
             work=Work.of(loaded.module, loaded.inputs),
             context=StepContext(
                 recipe=recipe,
-                train=PreparedSamples(train, loaded.inputs, loaded.preprocess),
-                validation=PreparedSamples(held_back, loaded.inputs, loaded.preprocess),
+                train=PreparedSamples(data.train, loaded.inputs, loaded.preprocess),
+                validation=PreparedSamples(data.validation, loaded.inputs, loaded.preprocess),
                 launcher=InProcess(),
                 checkpoints=checkpoints,
                 store=LocalStore(tmp_path / "store"),

@@ -98,20 +98,18 @@ from cluster.compression.search import search
 from cluster.compression.work import StepContext, Work
 from cluster.config.recipe import Recipe
 from cluster.data import PreparedSamples, load_data
-from cluster.data.split import validation
 from cluster.models import load_model
 
 recipe = Recipe.model_validate_json(sys.argv[1])
 data = load_data(recipe.data, recipe.seed)
 torch.manual_seed(recipe.seed)
 model = load_model(recipe.model, data.labels)
-train, held_back = validation(data.train, recipe.data.validation_share, recipe.seed)
 original = copy.deepcopy(model.module)
 context = StepContext(
-    recipe, PreparedSamples(train, model.inputs, model.preprocess),
-    PreparedSamples(held_back, model.inputs, model.preprocess), InProcess(), Path(sys.argv[2]),
-    LocalStore(Path(sys.argv[2]) / "store"), lambda line: print(line, flush=True),
-    lambda: copy.deepcopy(original),
+    recipe, PreparedSamples(data.train, model.inputs, model.preprocess),
+    PreparedSamples(data.validation, model.inputs, model.preprocess), InProcess(),
+    Path(sys.argv[2]), LocalStore(Path(sys.argv[2]) / "store"),
+    lambda line: print(line, flush=True), lambda: copy.deepcopy(original),
 )
 search.run(recipe.search, Work.of(model.module, model.inputs), context)
 """
