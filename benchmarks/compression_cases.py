@@ -70,7 +70,7 @@ def resnet56_longer(builder: Builder) -> Measured:
     A pruned model that lost nothing while its baseline could still have gained has lost that.
     """
     whole = builder.recipe(TEACHER)
-    longer = [_trained_alike(step) for step in builder.recipe("cifar-resnet56-prune").steps[2:]]
+    longer = [_trained_alike(step) for step in _plain(builder.recipe("cifar-resnet56-prune"))[2:]]
     recipe = builder.recipe(
         TEACHER, name="benchmark-cifar-resnet56-longer", gate=OPEN_GATE,
         steps=[*_plain(whole), *longer],
@@ -80,23 +80,27 @@ def resnet56_longer(builder: Builder) -> Measured:
 
 def resnet20_distilled(builder: Builder) -> Measured:
     """From the published weights on: a teacher's answers against the labels alone."""
-    return _distilled(builder, "", {})
+    (step,) = _plain(builder.recipe("cifar-resnet20-distilled"))
+    return _distilled(builder, "", step, {})
 
 
 def resnet20_distilled_from_scratch(builder: Builder) -> Measured:
-    """The same from random weights, the same ones for both."""
+    """The same from random weights, the same ones for both, and for longer."""
     recipe = builder.recipe("cifar-resnet20-distilled")
+    (step,) = _plain(recipe)
+    step |= {"epochs": 8, "learning_rate": 0.1}
     model = recipe.model.model_dump(mode="json") | {"weights": None}
-    return _distilled(builder, "-scratch", {"model": model})
+    return _distilled(builder, "-scratch", step, {"model": model})
 
 
-def _distilled(builder: Builder, suffix: str, changes: dict[str, Any]) -> Measured:
+def _distilled(
+    builder: Builder, suffix: str, step: dict[str, Any], changes: dict[str, Any]
+) -> Measured:
     teacher = builder.build("the teacher, ResNet-56", builder.recipe(TEACHER, gate=OPEN_GATE))
     name = "cifar-resnet20-distilled"
-    (step,) = _plain(builder.recipe(name))
     alone = builder.recipe(
         name, name=f"benchmark-cifar-resnet20-alone{suffix}", gate=OPEN_GATE,
-        steps=[_trained_alike(builder.recipe(name).steps[0])], **changes,
+        steps=[_trained_alike(step)], **changes,
     )  # fmt: skip
     taught = builder.recipe(
         name, name=f"benchmark-{name}{suffix}", gate=OPEN_GATE,
@@ -192,10 +196,9 @@ def _plain(recipe: Recipe) -> list[dict[str, Any]]:
     return [step.model_dump(mode="json") for step in recipe.steps]
 
 
-def _trained_alike(step: Any) -> dict[str, Any]:
+def _trained_alike(step: dict[str, Any]) -> dict[str, Any]:
     """A train step of the same length, optimizer and augmentation as a distill step."""
-    fit = step.model_dump(mode="json", include=set(Fit.model_fields))
-    return {"kind": "train", **fit}
+    return {"kind": "train", **{key: step[key] for key in step.keys() & Fit.model_fields.keys()}}
 
 
 def _drop(built: Built, points: float) -> Goal:
