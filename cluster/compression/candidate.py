@@ -233,6 +233,7 @@ def _build_record(
             "test_source": recipe.data.test_source,
             "fingerprint": data.fingerprint,
             "training_samples": len(data.train),
+            "validation_samples": len(data.validation),
             "held_out_samples": len(data.test),
             "classes": len(data.labels),
         },

@@ -262,6 +262,7 @@ def record() -> BuildRecord:
             "test_source": "imagefolder:cifar10/test",
             "fingerprint": "9f2c1f4e" * 8,
             "training_samples": 50_000,
+            "validation_samples": 500,
             "held_out_samples": 2000,
             "classes": 10,
         },
