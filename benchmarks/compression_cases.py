@@ -216,12 +216,12 @@ CASES: dict[str, Case] = {
     case.key: case
     for case in (
         Case("resnet56-int8", "ResNet-56, CIFAR-10: static int8", 20, resnet56_int8),
-        Case("resnet56-prune", "ResNet-56: structured pruning", 25, resnet56_prune),
-        Case("resnet56-prune-int8", "ResNet-56: pruned and int8", 25, resnet56_prune_int8),
-        Case("resnet56-longer", "ResNet-56: trained on, not pruned", 20, resnet56_longer),
+        Case("resnet56-prune", "ResNet-56: structured pruning", 50, resnet56_prune),
+        Case("resnet56-prune-int8", "ResNet-56: pruned and int8", 50, resnet56_prune_int8),
+        Case("resnet56-longer", "ResNet-56: trained on, not pruned", 50, resnet56_longer),
         Case("resnet20-distilled", "ResNet-56 teaches ResNet-20", 25, resnet20_distilled),
         Case(
-            "resnet20-distilled-scratch", "ResNet-56 teaches ResNet-20 from random weights", 25,
+            "resnet20-distilled-scratch", "ResNet-56 teaches ResNet-20 from random weights", 45,
             resnet20_distilled_from_scratch,
         ),
         Case("minilm-int8", "MiniLM, 128 tokens: dynamic int8", 5, minilm_int8),
