@@ -88,7 +88,9 @@ def test_hf_text(bert: Path) -> None:
 
 
 def test_hf_text_from_words_to_logits(bert: Path, module_file: Callable[[str], str]) -> None:
-    source = module_file("def make(): return ['good', 'bad', 'bad good', 'x'], [1, 0, 0, 0]")
+    source = module_file(
+        "def make(): return ['good', 'bad', 'bad good', 'x', 'good bad'], [1, 0, 0, 0, 1]"
+    )
     data = load_data(DataSource(source=source), seed=0)
     model = load(f"hf:{bert}", text={"max_length": 6})
     samples = PreparedSamples(
