@@ -145,7 +145,9 @@ def test_a_large_model_is_built_by_its_own_steps(file: Path, tmp_path: Path) -> 
     first, last = report.steps[0].size_before, report.steps[-1].size_after
     if any(step.kind == "quantize" for step in report.steps):
         assert report.quantized_operators > 30
-        assert last.weight_bytes < 0.4 * first.weight_bytes
+        # A third of a ViT's weights are projections of nn.MultiheadAttention, which stay float.
+        share = 0.55 if "vit" in file.stem else 0.4
+        assert last.weight_bytes < share * first.weight_bytes
     else:
         assert last.macs < 0.8 * first.macs
         assert last.parameters < 0.8 * first.parameters
