@@ -145,9 +145,10 @@ def test_a_large_model_is_built_by_its_own_steps(file: Path, tmp_path: Path) -> 
     first, last = report.steps[0].size_before, report.steps[-1].size_after
     if any(step.kind == "quantize" for step in report.steps):
         assert report.quantized_operators > 30
-        # A third of a ViT's weights are projections of nn.MultiheadAttention, which stay float.
-        share = 0.55 if "vit" in file.stem else 0.4
-        assert last.weight_bytes < share * first.weight_bytes
+        # A known gap: what nn.MultiheadAttention projects by stays float, a third of a ViT.
+        rest = [each for each in report.layers if "self_attention" not in each.name]
+        assert sum(each.bytes for each in rest) < 0.4 * sum(each.baseline_bytes for each in rest)
+        assert last.weight_bytes < first.weight_bytes
     else:
         assert last.macs < 0.8 * first.macs
         assert last.parameters < 0.8 * first.parameters
