@@ -9,6 +9,9 @@
     │   ├── ArtifactNotFoundError      404   no artifact of that name or id in the store
     │   └── ArtifactCorruptError       500   a file does not have the bytes its manifest names
     ├── ProgramError                   500   no program of the artifact runs on this node
+    ├── PlanError                      400   a model cannot be cut as asked, with what would work
+    ├── TransportError                 500   the process at the other end of a transport is gone
+    ├── GroupLostError                 503   a shard of the replica is lost; another answers
     ├── ClusterError                   500   the local cluster did not start or stop
     └── RequestError                   400   what the client sent is wrong
         ├── UnknownModelError          404
@@ -65,6 +68,22 @@ class ArtifactCorruptError(ArtifactError):
 
 class ProgramError(HeadraceError):
     """No program of the artifact runs on this node, or the program failed."""
+
+
+class PlanError(HeadraceError):
+    """A model cannot be cut, or placed, as asked; the message says what would work."""
+
+    http_status = 400
+
+
+class TransportError(HeadraceError):
+    """The process at the other end of a transport is gone, or never came."""
+
+
+class GroupLostError(HeadraceError):
+    """A shard of this replica was lost; the request may be sent again."""
+
+    http_status = 503
 
 
 class ClusterError(HeadraceError):

@@ -6,6 +6,8 @@ are numpy, so that a serving replica never has to import PyTorch's Python packag
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -67,6 +69,11 @@ class TensorSpec(BaseModel):
     def item_shape(self) -> tuple[int, ...]:
         """Shape of one item, without the batch dimension."""
         return self.shape[1:]
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one item."""
+        return math.prod(self.item_shape) * self.dtype.itemsize
 
     def zeros(self, batch: int) -> np.ndarray:
         """A zero array of this spec with ``batch`` items."""

@@ -15,7 +15,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from deployments import serve_config
+from deployments import placement, serve_config
 from deployments.catalog import MODEL_DEPLOYMENT_PREFIX, Catalog
 from deployments.model import ModelReplica
 
@@ -23,7 +23,8 @@ from deployments.model import ModelReplica
 def model(args: dict[str, Any]) -> Application:
     """One model behind ``/v2/models/NAME``; ``args`` are those of ``ModelArgs``.
 
-    Raises ConfigError naming the field, the value and what is allowed.
+    Raises ConfigError naming the field, the value and what is allowed, and PlanError for a cut
+    that the artifact does not hold or the cluster has no devices for.
     """
     checked = serve_config.model_args(args, "args")
     scale: dict[str, Any] = (
@@ -31,16 +32,22 @@ def model(args: dict[str, Any]) -> Application:
         if checked.autoscaling is None
         else {"autoscaling_config": checked.autoscaling}
     )
+    shards = placement.placed(checked)
+    if shards is None:
+        scale["ray_actor_options"] = {"num_cpus": checked.compute_threads}
+    else:  # one placement group per replica: all its shards at once, or none
+        scale["ray_actor_options"] = {"num_cpus": placement.REPLICA_CPUS}
+        scale["placement_group_bundles"] = shards.bundles
+        scale["placement_group_strategy"] = shards.strategy
     deployment = serve.deployment(
         name=MODEL_DEPLOYMENT_PREFIX + checked.name,
         max_ongoing_requests=checked.ongoing_requests,
         max_queued_requests=checked.max_queued_requests,
-        ray_actor_options={"num_cpus": checked.compute_threads},
         health_check_period_s=2,  # also how soon a dead replica is noticed
         health_check_timeout_s=30,
         **scale,
     )(serve.ingress()(ModelReplica))
-    return deployment.bind(checked)
+    return deployment.bind(checked, None if shards is None else shards.layout)
 
 
 def catalog(args: dict[str, Any]) -> Application:

@@ -12,11 +12,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from cluster.errors import HeadraceError
+from cluster.errors import GroupLostError, HeadraceError
 from cluster.protocol.metadata import error_body
 from deployments.body import BodyTooLargeError, Refusal
 
 logger = logging.getLogger("ray.serve")
+
+LOST = "a part of this replica was lost and it is being replaced; send the request again"
+RETRY_AFTER_S = 1
+"""Another replica answers at once; a new one takes some seconds."""
 
 INTERNAL = "the server failed on this request; the reason stands in its log"
 
@@ -30,7 +34,10 @@ def json_response(content: object, status: int = 200, kind: type[Response] = Res
 
 
 def error_response(error: Exception, count: Count) -> Response:
-    """The answer for an exception: its message below 500, a fixed sentence from there on."""
+    """The answer for an exception: its message below 500, a fixed sentence from there on.
+
+    503, with Retry-After, for a request that another replica may answer.
+    """
     if isinstance(error, HeadraceError) and error.http_status < 500:
         count("rejected")
         kind = Refusal if isinstance(error, BodyTooLargeError) else Response
@@ -38,6 +45,12 @@ def error_response(error: Exception, count: Count) -> Response:
     if isinstance(error, ClientDisconnect):
         count("cancelled")
         return json_response(error_body("the client closed the connection"), 400)
+    if isinstance(error, GroupLostError):
+        logger.error("request failed: %s", error)
+        count("failed")
+        lost = json_response(error_body(LOST), error.http_status)
+        lost.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return lost
     logger.error("request failed: %s", error, exc_info=error)
     count("failed")
     return json_response(error_body(INTERNAL), 500)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from ray.util import metrics
 
+from cluster.artifact.layout import Layout
 from cluster.runtime.batcher import Answer
+from cluster.runtime.shard import ShardFigures
 
 _MS = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000]
 _SIZES = [1.0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
@@ -60,3 +63,37 @@ class ModelMetrics:
     def failed(self, outcome: str) -> None:
         """A request was not answered: ``rejected`` (4xx), ``failed`` (5xx) or ``cancelled``."""
         self._requests.inc(tags={"outcome": outcome})
+
+
+class StageMetrics:
+    """Where the time of a sharded replica goes, by stage and tensor rank.
+
+    ``doing``: ``compute``; ``transfer``, bringing tensors in and out; ``wait``, having nothing to
+    do, of which ``bubble`` is the part while a micro-batch was on its way from earlier stages. The
+    stage that computes most and waits least is the bottleneck.
+    """
+
+    def __init__(self, model: str, layout: Layout) -> None:
+        tags = ("model", "stage", "tp_rank")
+        self._seconds = metrics.Counter(
+            "headrace_stage_seconds", "Seconds of a shard, by what it did.", (*tags, "doing")
+        )
+        self._batches = metrics.Counter(
+            "headrace_stage_micro_batches", "Micro-batches that a shard has computed.", tags
+        )
+        self._tags = [
+            {"model": model, "stage": str(shard.stage), "tp_rank": str(shard.tp_rank)}
+            for shard in layout.shards
+        ]
+        self._last = [ShardFigures()] * len(layout.shards)
+
+    def report(self, figures: Sequence[ShardFigures]) -> None:
+        """What every shard has done since it started, in the layout's order."""
+        for tags, last, now in zip(self._tags, self._last, figures, strict=True):
+            for doing in ("compute", "wait", "bubble", "transfer"):
+                more = getattr(now, f"{doing}_s") - getattr(last, f"{doing}_s")
+                if more > 0:
+                    self._seconds.inc(more, {**tags, "doing": doing})
+            if now.micro_batches > last.micro_batches:
+                self._batches.inc(now.micro_batches - last.micro_batches, tags)
+        self._last = list(figures)

@@ -31,9 +31,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The eager kind rebuilds the model from its source.
     "program": {"artifact", "models", "config", "tensors", "errors"},
     "runtime": {"config", "tensors", "errors"},
+    "parallel": {"program", "artifact", "config", "tensors", "errors"},
     "compression": {
-        "program", "artifact", "models", "data", "config", "tensors", "errors", "progress",
-        "fingerprint", "factory",
+        "parallel", "program", "artifact", "models", "data", "config", "tensors", "errors",
+        "progress", "fingerprint", "factory",
     },
 }  # fmt: skip
 
@@ -58,7 +59,8 @@ COMPRESSION_MAY_IMPORT: dict[str, set[str]] = {
         "training", "pruning", "quantization", "activations", "evaluation", "record", "work",
     },
     "search": {"steps", "programs", "evaluation", "record", "work", "launch"},
-    "candidate": {"programs", "evaluation", "report", "record", "origin", "work"},
+    "sharding": {"programs", "evaluation", "work"},
+    "candidate": {"sharding", "programs", "evaluation", "report", "record", "origin", "work"},
     "job": {
         "candidate", "search", "steps", "programs", "labels", "origin", "record", "work", "launch",
     },

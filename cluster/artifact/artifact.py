@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 
-from cluster.artifact.manifest import FileEntry, Manifest, content_id
+from cluster.artifact.entries import FileEntry
+from cluster.artifact.manifest import Manifest, content_id
 from cluster.errors import ArtifactCorruptError, ArtifactError
 
 MANIFEST = "manifest.json"

@@ -10,8 +10,10 @@ from hashlib import sha256
 from statistics import geometric_mean
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from cluster.artifact.entries import FileEntry, Latency, ProgramEntry, Record
+from cluster.artifact.layout import Layout, Profile
 from cluster.config.sources import ImageInput, TextInput
 from cluster.errors import ArtifactError
 from cluster.tensors import TensorSpec
@@ -22,79 +24,7 @@ _FILE_PATH = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$"
 """Paths inside the artifact: relative, forward slashes, never upward."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class FileEntry(_Record):
-    """One file of the artifact, named by its path inside it."""
-
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the file's bytes.")
-    size_bytes: int = Field(ge=0)
-
-
-class StaticFile(_Record):
-    """A program compiled for one batch size."""
-
-    batch: int
-    file: str = Field(description="Path inside the artifact.")
-
-
-class ProgramEntry(_Record):
-    """One compiled program and what it needs of the node that runs it."""
-
-    kind: str = Field(description="Which loader reads it: an entry of program.PROGRAM_KINDS.")
-    target: str = Field(description="What it was compiled for, such as cpu-x86.")
-    file: str = Field(description="Path of the program (its main file) inside the artifact.")
-    other_files: tuple[str, ...] = Field(
-        default=(), description="Further files it is loaded from, such as OpenVINO's weights."
-    )
-    cpu_features: tuple[str, ...] = Field(
-        description="CPU flags (as in /proc/cpuinfo) that its instructions may use."
-    )
-    torch_version: str = Field(description="PyTorch it was compiled against.")
-    native_runner: str | None = Field(
-        description="Path of the extension that runs it without Python's lock, if one was built."
-    )
-    python_abi: str | None = Field(description="Python ABI of that extension, cpython-311-...")
-    static_files: tuple[StaticFile, ...] = Field(
-        default=(), description="Programs for one batch size each, where that measured faster."
-    )
-    versions: dict[str, str] = Field(
-        default={}, description="Package → version it needs, PyTorch apart, such as openvino."
-    )
-    options: dict[str, str] = Field(
-        default={}, description="What its loader must know, such as the precision it computes in."
-    )
-    quantized_operators: int = Field(
-        default=0, description="Operators of it that compute, or are stored, in fewer bits."
-    )
-
-    @property
-    def key(self) -> str:
-        """Its name among the artifact's programs: ``target/kind``."""
-        return f"{self.target}/{self.kind}"
-
-    @property
-    def loaded_files(self) -> frozenset[str]:
-        """Paths of the program's own files: what a replica that runs it loads, runner apart."""
-        return frozenset({self.file, *self.other_files, *(each.file for each in self.static_files)})
-
-
-class Latency(_Record):
-    """Time of one run at one batch size, in milliseconds."""
-
-    batch: int
-    p50_ms: float
-    p99_ms: float
-
-    @property
-    def items_per_s(self) -> float:
-        """Throughput of back-to-back runs at the median latency, in items per second."""
-        return self.batch / self.p50_ms * 1e3
-
-
-class Score(_Record):
+class Score(Record):
     """A metric's mean over samples, with its 95 % confidence interval."""
 
     value: float
@@ -103,7 +33,7 @@ class Score(_Record):
     samples: int
 
 
-class Drop(_Record):
+class Drop(Record):
     """How much lower the artifact scores than the baseline, on the same samples."""
 
     mean: float
@@ -111,7 +41,7 @@ class Drop(_Record):
     confidence: float
 
 
-class Measurement(_Record):
+class Measurement(Record):
     """What one model, baseline or program, measured in an evaluation process."""
 
     accuracy: float = Field(
@@ -136,7 +66,7 @@ class Measurement(_Record):
         return geometric_mean(entry.p50_ms for entry in self.latency)
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """``manifest.json``."""
 
     schema_version: Literal[2] = 2
@@ -169,6 +99,16 @@ class Manifest(_Record):
         default={}, description="Target → kind of the program that measured fastest there."
     )
     metric: str = Field(default="accuracy", description="What `accuracy` is the mean of.")
+    profile: Profile | None = Field(
+        default=None, description="Where the model can be cut, and what its parts cost."
+    )
+    layouts: tuple[Layout, ...] = Field(
+        default=(), description="The model once more, cut into shards."
+    )
+
+    def inputs_of(self, entry: ProgramEntry) -> tuple[TensorSpec, ...]:
+        """What a program takes: the model's inputs, or those of the part that it computes."""
+        return self.inputs if entry.inputs is None else entry.inputs
 
     def winner(self, target: str) -> Measurement:
         """What the fastest program of the target measured; ArtifactError if it has none."""
@@ -177,6 +117,16 @@ class Manifest(_Record):
             raise ArtifactError(
                 f"artifact {self.name} has no measured program for {target}; it has "
                 f"{', '.join(self.measured) or 'none'}. Build it again with `headrace compress`"
+            )
+        return found
+
+    def layout(self, key: str) -> Layout:
+        """The layout of that key; ArtifactError if there is none."""
+        found = next((each for each in self.layouts if each.key == key), None)
+        if found is None:
+            raise ArtifactError(
+                f"artifact {self.name} has no layout {key}; it has "
+                f"{', '.join(each.key for each in self.layouts) or 'none'}"
             )
         return found
 

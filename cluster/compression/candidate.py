@@ -28,6 +28,7 @@ from cluster.compression.programs import builder
 from cluster.compression.record import BuildRecord, CheckRecord, SearchRecord, StepRecord
 from cluster.compression.report import html
 from cluster.compression.report.table import gate_lines, table_of
+from cluster.compression.sharding import layouts
 from cluster.compression.work import StepContext, Work
 from cluster.config.recipe import Recipe
 from cluster.config.sources import ImageInput, ModelSource, TextInput
@@ -148,14 +149,30 @@ def _build(candidate: Candidate, site: Site, context: StepContext, workspace: Pa
         where = context.store.reject(name, candidate.key, _reports(record))
         out(f"rejected by the gate; the report is {where}")
         return None
-    measured = {
+    measured: dict[str, object] = {
         "baseline": found.baseline,
         "other_baselines": record.other_baselines,
         "measured": found.programs,
         "fastest": found.fastest,
         "quantized_operators": record.quantized_operators,
     }
-    return Built(workspace, manifest.model_copy(update=measured), record)
+    manifest = manifest.model_copy(update=measured)
+    with clock.phase("cut"):
+        profile, cut = layouts.build(
+            layouts.Shop(
+                work=work,
+                recipe=recipe,
+                manifest=manifest,
+                workspace=workspace,
+                expected=expected,
+                scratch=site.scratch,
+                started=site.started,
+                context=context,
+                write=lambda manifest: _write(manifest, workspace),
+            )
+        )
+    manifest = manifest.model_copy(update={"profile": profile, "layouts": cut})
+    return Built(workspace, manifest, record)
 
 
 def _reports(record: BuildRecord) -> dict[str, bytes]:

@@ -106,7 +106,7 @@ def _build(
     scratch = room / "scratch"
     scratch.mkdir()
     clock = Clock()
-    started = builder.start(recipe.programs)
+    started = builder.start(recipe)
     torch.manual_seed(recipe.seed)  # a new head starts from it
     model = load_model(recipe.model, data.labels)
     context = _context(recipe, data, model, store, kept, out, launcher)

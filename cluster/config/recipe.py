@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from cluster.config.base import MODEL_NAME, NAME_LENGTH, Config
+from cluster.config.parallel import ParallelBuild
 from cluster.config.search import Search
 from cluster.config.sources import DataSource, ModelSource
 from cluster.config.steps import Distill, Step
@@ -106,6 +108,14 @@ class ProgramBuild(Config):
     )
 
 
+WHOLE_SCHEMES = {
+    "static_int8": "the ranges of its activations are calibrated on the whole model",
+    "weight_only_int4": "a slice would cut through groups of weights that share a scale",
+    "float8": "its kernels take whole rows",
+}
+"""Schemes that tensor slices cannot keep, and why."""
+
+
 class Recipe(Config):
     """What the compression job does, from the model's source to the artifact."""
 
@@ -121,6 +131,9 @@ class Recipe(Config):
     gate: Gate = Field(default=Gate(), description="What the result must reach.")
     programs: tuple[ProgramBuild, ...] = Field(
         default=(ProgramBuild(),), min_length=1, description="The programs to compile."
+    )
+    parallel: tuple[ParallelBuild, ...] = Field(
+        default=(), description="Ways to cut the model over several devices, built as well."
     )
     seed: int = Field(default=0, ge=0, description="Seed of every random choice.")
 
@@ -154,7 +167,30 @@ class Recipe(Config):
         targets = [program.target for program in self.programs]
         if len(set(targets)) != len(targets):
             raise ValueError(f"programs name a target twice: {targets}")
+        self._cuts_fit(targets)
         return self
+
+    def _cuts_fit(self, targets: Sequence[str]) -> None:
+        """ValueError for a cut that this recipe's programs, or its quantization, rule out."""
+        scheme = next((step.scheme for step in self.steps if step.kind == "quantize"), None)
+        seen = set()
+        for position, cut in enumerate(self.parallel):
+            if cut.target is not None and cut.target not in targets:
+                raise ValueError(
+                    f"parallel[{position}].target {cut.target} is none of the programs' targets: "
+                    f"{', '.join(targets)}"
+                )
+            if cut.tensor > 1 and scheme in WHOLE_SCHEMES:
+                raise ValueError(
+                    f"parallel[{position}].tensor={cut.tensor}: {scheme} cannot be sliced, because "
+                    f"{WHOLE_SCHEMES[scheme]}; use pipeline stages, or another scheme"
+                )
+            key = (cut.target or targets[0], cut.pipeline, cut.tensor)
+            if key in seen:
+                raise ValueError(
+                    f"parallel[{position}] cuts {cut.pipeline} × {cut.tensor} for {key[0]} again"
+                )
+            seen.add(key)
 
     def _names_fit(self) -> None:
         """ValueError if what a search publishes beside the best would have too long a name."""

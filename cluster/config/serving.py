@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from cluster.config.base import MODEL_NAME, Config
+from cluster.config.parallel import Parallel
 
 
 class Batching(Config):
@@ -78,6 +79,9 @@ class ModelArgs(Config):
     )
     max_queued_requests: int = Field(
         default=-1, ge=-1, description="Requests that may wait beyond those; -1 sets no limit."
+    )
+    parallel: Parallel | None = Field(
+        default=None, description="One replica over several devices; null: one, whole."
     )
     replicas: int = Field(
         default=1, ge=1, description="Number of replicas, when `autoscaling` is null."

@@ -3,7 +3,8 @@
 NAME.pt2 → unpacked beside nothing that lasts → dlopen → directory removed → Runner.run
 
 An entry may hold further packages, each compiled for one batch size: a batch of exactly that
-size runs them.
+size runs them. A program that is one slice of a model needs the group of its ranks: that of the
+native runner (:func:`create_group`, :func:`open_group`), or any other of `collective.py`.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import importlib.util
 import logging
 import tempfile
 import zipfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cluster.artifact.artifact import Artifact
-from cluster.artifact.manifest import ProgramEntry
+from cluster.artifact.entries import ProgramEntry
 from cluster.errors import ProgramError
-from cluster.program import node
+from cluster.program import collective, node
 from cluster.program.loaded import Compute, LoadedProgram, by_batch
 from cluster.program.pytorch import compute_with
 
@@ -30,9 +33,17 @@ RUNNER_MODULE = "headrace_runner"
 """Name the extension is compiled under; it is part of its init symbol."""
 
 
-def load_aoti(artifact: Artifact, entry: ProgramEntry, compute_threads: int) -> LoadedProgram:
-    """Load an ``aoti`` entry; ProgramError if a package cannot be loaded."""
-    native = entry.native_runner is not None and _runner_fits(entry)
+def load_aoti(
+    artifact: Artifact,
+    entry: ProgramEntry,
+    compute_threads: int,
+    group: collective.Group | collective.SharedMemoryGroup | None = None,
+) -> LoadedProgram:
+    """Load an ``aoti`` entry; ProgramError if a package cannot be loaded.
+
+    ``group``: of the ranks whose slices the entry's program is one of.
+    """
+    native = runs_natively(entry)
     if not native and entry.native_runner is not None:
         logger.warning(
             "%s: no native runner for %s and PyTorch %s; PyTorch's loader holds Python's "
@@ -45,15 +56,57 @@ def load_aoti(artifact: Artifact, entry: ProgramEntry, compute_threads: int) -> 
         try:
             if native:
                 extension = artifact.file(str(entry.native_runner))
-                return _native(package, extension, compute_threads)
-            return _by_pytorch(package, compute_threads, entry.target)
+                return _native(package, extension, compute_threads, group)
+            return _by_pytorch(package, compute_threads, entry.target, group)
         except (zipfile.BadZipFile, RuntimeError, ImportError) as error:
             reason = str(error).partition("\n")[0]  # libtorch appends its stack
             raise ProgramError(f"{package}: cannot be loaded: {reason}") from error
 
     static = {each.batch: loaded(each.file) for each in entry.static_files}
     compute = by_batch(loaded(entry.file), static)
-    return LoadedProgram(entry, artifact.manifest.inputs, "native" if native else "python", compute)
+    return LoadedProgram(
+        entry, artifact.manifest.inputs_of(entry), "native" if native else "python", compute
+    )
+
+
+def runs_natively(entry: ProgramEntry) -> bool:
+    """Whether this Python and PyTorch are those that the entry's native runner was built for."""
+    return (
+        entry.native_runner is not None
+        and entry.python_abi == node.python_abi()
+        and entry.torch_version == node.torch_version()
+    )
+
+
+def create_group(
+    extension: Path,
+    size: int,
+    timeout_s: float = collective.TIMEOUT_S,
+    slot_bytes: int = collective.SLOT_BYTES,
+) -> collective.SharedMemoryGroup:
+    """Rank 0 of a new group, by the native runner in ``extension``.
+
+    ProgramError if there is no memory for it.
+    """
+    return _group(lambda kind: kind.create(size, slot_bytes, timeout_s), extension)
+
+
+def open_group(
+    extension: Path, address: str, rank: int, timeout_s: float = collective.TIMEOUT_S
+) -> collective.SharedMemoryGroup:
+    """Rank ``rank`` of the group at ``address``, in another process of rank 0's node.
+
+    ProgramError if rank 0 is gone, is on another node, or the rank is taken.
+    """
+    return _group(lambda kind: kind.open(address, rank, timeout_s), extension)
+
+
+def _group(make: Callable[[Any], Any], extension: Path) -> collective.SharedMemoryGroup:
+    try:
+        group: collective.SharedMemoryGroup = make(_import_runner(extension).SharedMemoryGroup)
+    except (RuntimeError, ValueError) as error:
+        raise ProgramError(str(error)) from error
+    return group
 
 
 def torch_misfit(entry: ProgramEntry) -> str | None:
@@ -68,18 +121,34 @@ def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def _runner_fits(entry: ProgramEntry) -> bool:
-    return entry.python_abi == node.python_abi() and entry.torch_version == node.torch_version()
-
-
-def _native(package: Path, extension: Path, compute_threads: int) -> Compute:
+def _native(
+    package: Path,
+    extension: Path,
+    compute_threads: int,
+    group: collective.Group | collective.SharedMemoryGroup | None,
+) -> Compute:
+    runner = _import_runner(extension)
+    own = group if isinstance(group, runner.SharedMemoryGroup) else None
+    if group is not None and own is None:
+        collective.register()
     # The shared object stays mapped after its file is gone, so a replica that is killed
     # leaves no unpacked copy behind.
     with tempfile.TemporaryDirectory(prefix="headrace-program-") as directory:
         with zipfile.ZipFile(package) as archive:
             archive.extractall(directory)
-        compute: Compute = _import_runner(extension).Runner(_root(directory), compute_threads).run
+        compute: Compute = runner.Runner(_root(directory), compute_threads, own).run
+    return compute if group is None or own is not None else _with(group, compute)
+
+
+def _with(group: collective.Group | None, compute: Compute) -> Compute:
+    if group is None:
         return compute
+
+    def computed(arrays: list) -> list:
+        with collective.using(group):
+            return compute(arrays)
+
+    return computed
 
 
 def _root(directory: str) -> str:
@@ -88,6 +157,7 @@ def _root(directory: str) -> str:
     return str(inner)
 
 
+@cache
 def _import_runner(extension: Path) -> Any:
     """Import the native runner from the artifact, after the part of libtorch it links to."""
     torch_spec = importlib.util.find_spec("torch")
@@ -103,9 +173,13 @@ def _import_runner(extension: Path) -> Any:
     return module
 
 
-def _by_pytorch(package: Path, compute_threads: int, target: str) -> Compute:
+def _by_pytorch(
+    package: Path, compute_threads: int, target: str, group: Any
+) -> Compute:
     # Imported only when the native runner does not fit: it costs a replica about 2 s.
     from torch._inductor import aoti_load_package
 
+    if group is not None:
+        collective.register()
     model = aoti_load_package(str(package), run_single_threaded=True)
-    return compute_with(model, compute_threads, target)
+    return _with(group, compute_with(model, compute_threads, target))

@@ -7,7 +7,7 @@ weights.safetensors → tensors, as compression left them ─┴ rebuild.fit →
 from __future__ import annotations
 
 from cluster.artifact.artifact import Artifact
-from cluster.artifact.manifest import ProgramEntry
+from cluster.artifact.entries import ProgramEntry
 from cluster.config.sources import ModelSource
 from cluster.errors import ProgramError, SourceError
 from cluster.program.loaded import LoadedProgram

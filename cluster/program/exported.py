@@ -6,7 +6,7 @@ Slower than compiled code, but it runs wherever this PyTorch does, on any CPU.
 from __future__ import annotations
 
 from cluster.artifact.artifact import Artifact
-from cluster.artifact.manifest import ProgramEntry
+from cluster.artifact.entries import ProgramEntry
 from cluster.errors import ProgramError
 from cluster.program.loaded import LoadedProgram
 from cluster.program.pytorch import compute_with
@@ -32,4 +32,4 @@ def load_exported(artifact: Artifact, entry: ProgramEntry, compute_threads: int)
     except Exception as error:
         raise ProgramError(f"{package}: cannot be loaded: {error}") from error
     compute = compute_with(module, compute_threads, entry.target)
-    return LoadedProgram(entry, artifact.manifest.inputs, "python", compute)
+    return LoadedProgram(entry, artifact.manifest.inputs_of(entry), "python", compute)

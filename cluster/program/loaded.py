@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from cluster.artifact.manifest import ProgramEntry
+from cluster.artifact.entries import ProgramEntry
 from cluster.errors import ProgramError
 from cluster.tensors import TensorSpec
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.artifact.artifact import Artifact
-from cluster.artifact.manifest import ProgramEntry
+from cluster.artifact.entries import ProgramEntry
 from cluster.errors import ProgramError
 from cluster.program import node
 from cluster.program.loaded import Compute, LoadedProgram, by_batch
@@ -46,7 +46,7 @@ def load_openvino(artifact: Artifact, entry: ProgramEntry, compute_threads: int)
         "INFERENCE_PRECISION_HINT": entry.options[PRECISION],
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": int(entry.options[DYNAMIC_GROUP]),
     }
-    specs = artifact.manifest.inputs
+    specs = artifact.manifest.inputs_of(entry)
     try:
         core = openvino.Core()
         model = core.read_model(artifact.file(entry.file), weights)

@@ -14,7 +14,8 @@ from typing import Protocol
 import numpy as np
 
 from cluster.artifact.artifact import Artifact
-from cluster.artifact.manifest import Manifest, ProgramEntry
+from cluster.artifact.entries import ProgramEntry
+from cluster.artifact.manifest import Manifest
 from cluster.errors import ProgramError
 from cluster.program import node
 from cluster.program.aoti import load_aoti, torch_misfit

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from cluster.artifact.artifact import MANIFEST, Artifact
-from cluster.artifact.manifest import Manifest, Measurement, ProgramEntry, content_id
+from cluster.artifact.entries import ProgramEntry
+from cluster.artifact.manifest import Manifest, Measurement, content_id
 from cluster.artifact.store import open_store
 from cluster.compression.report.table import BASELINE, header, row, table
 from deployments.cli.compress import absolute

@@ -16,7 +16,8 @@ from benchmarks.compression_cuda import CUDA_CASES
 from benchmarks.compression_results import Built, CaseResult, Goal, Results
 from benchmarks.compression_table import markdown
 from benchmarks.errors import BenchmarkError
-from cluster.artifact.manifest import Drop, Latency, Measurement, Score
+from cluster.artifact.entries import Latency
+from cluster.artifact.manifest import Drop, Measurement, Score
 from cluster.compression.record import BuildRecord, ModelSize, StepRecord
 from cluster.config.recipe import Recipe
 from cluster.program import node

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from cluster.artifact.artifact import Artifact
-from cluster.artifact.manifest import Latency, Manifest, content_id
+from cluster.artifact.entries import Latency
+from cluster.artifact.manifest import Manifest, content_id
 from cluster.errors import ArtifactCorruptError, ArtifactError
 
 Finished = Callable[..., bytes]

@@ -14,8 +14,11 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from pydantic import BaseModel
 
 from cluster.compression.evaluation.one_program import CANNOT_RUN, Found, Task
 from cluster.errors import CompressionError
@@ -28,9 +31,18 @@ is, unless one run of the model, or reading the data, takes longer than that."""
 _LOOK_S = 1.0
 """Seconds between two looks whether the process is still there, while it says nothing."""
 
-_COMMAND = (sys.executable, "-m", "cluster.compression.evaluation.one_program")
 _TAIL = 20
 """Lines that are quoted of a process that failed."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended. ``failure`` is None where it left its result."""
+
+    failure: str | None
+    cannot_run: bool
+    tail: list[str]
+    """The last lines that it said besides what it measured."""
 
 
 def measured_in_process(task: Task, scratch: Path, out: Print) -> Found:
@@ -40,11 +52,28 @@ def measured_in_process(task: Task, scratch: Path, out: Print) -> Found:
     the evaluation cannot run whatever the program, or the task has no program that could be at
     fault.
     """
+    ended = in_process("one_program", task, task.result, scratch, out)
+    if ended.failure is None:
+        return Found.model_validate_json(task.result.read_text())
+    if ended.cannot_run or task.program is None:
+        raise CompressionError(
+            f"the artifact could not be evaluated: {ended.failure}\n{''.join(ended.tail)}"
+        )
+    for line in ended.tail:
+        out(f"measure  {line.rstrip()}")
+    return Found(failed=ended.failure)
+
+
+def in_process(module: str, task: BaseModel, result: Path, scratch: Path, out: Print) -> Ended:
+    """Run a module of this package on a task, in a process of its own, to its end.
+
+    It says nothing for :data:`SILENCE_S`: it is ended, with all that it started.
+    """
     file = scratch / "task.json"
     file.write_text(task.model_dump_json())
-    task.result.unlink(missing_ok=True)
+    result.unlink(missing_ok=True)
     process = subprocess.Popen(
-        [*_COMMAND, file],
+        [*_command(module), file],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -52,24 +81,23 @@ def measured_in_process(task: Task, scratch: Path, out: Print) -> Found:
         process_group=0,  # of its own, so that what it started ends with it
     )
     tail: list[str] = []
+    status = None
     try:
         _listen(process, tail, out)
         status = process.wait(SILENCE_S)
     except (queue.Empty, subprocess.TimeoutExpired):
         failure = f"its process hung: it said nothing for {SILENCE_S:g} s and was ended"
     else:
-        if status == 0 and task.result.is_file():
-            return Found.model_validate_json(task.result.read_text())
+        if status == 0 and result.is_file():
+            return Ended(None, False, tail)
         failure = _failure(status, tail)
-        if status == CANNOT_RUN:
-            raise _cannot_run(failure, tail)
     finally:
         _end(process)
-    if task.program is None:
-        raise _cannot_run(failure, tail)
-    for line in tail:
-        out(f"measure  {line.rstrip()}")
-    return Found(failed=failure)
+    return Ended(failure, status == CANNOT_RUN, tail)
+
+
+def _command(module: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", f"{__package__}.{module}")
 
 
 def _listen(process: subprocess.Popen[str], tail: list[str], out: Print) -> None:
@@ -112,10 +140,6 @@ def _failure(status: int, tail: list[str]) -> str:
         return f"its process was ended by {signal.Signals(-status).name}"
     said = tail[-1].strip() if tail else "it said nothing"
     return f"its process ended with exit status {status} and without a result: {said}"
-
-
-def _cannot_run(failure: str, tail: list[str]) -> CompressionError:
-    return CompressionError(f"the artifact could not be evaluated: {failure}\n{''.join(tail)}")
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from cluster.artifact.manifest import Latency
+from cluster.artifact.entries import Latency
 from cluster.data import PreparedSamples
 from cluster.progress import Bar, Print
 

@@ -20,7 +20,8 @@ import numpy as np
 from pydantic import BaseModel
 
 from cluster.artifact.artifact import TOKENIZER, Artifact
-from cluster.artifact.manifest import FileEntry, Latency, Measurement, ProgramEntry
+from cluster.artifact.entries import FileEntry, Latency, ProgramEntry
+from cluster.artifact.manifest import Measurement
 from cluster.compression.evaluation import metrics, reference
 from cluster.compression.evaluation.measure import STILL_THERE_S, Run, latencies, outputs_of
 from cluster.config.recipe import Gate, Recipe
@@ -269,14 +270,14 @@ class _Judge:
         return np.asarray(scores, np.float64)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Have the system kill this process when the job dies: a hung one would never notice."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    _end_with_parent()
+    end_with_parent()
     try:
         main(Path(sys.argv[1]))
     except HeadraceError as error:

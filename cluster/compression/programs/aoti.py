@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from cluster.artifact.manifest import ProgramEntry, StaticFile
+from cluster.artifact.entries import ProgramEntry, StaticFile
+from cluster.compression.programs.place import Place
 from cluster.compression.work import StepContext, Work, exported
 from cluster.errors import CompressionError
 from cluster.program import node
@@ -27,33 +28,32 @@ def supports(work: Work, target: str, context: StepContext) -> str | None:
 
 
 def build(
-    work: Work, target: str, workspace: Path, runner_built: Callable[[], Path], context: StepContext
+    work: Work, target: str, place: Place, runner_built: Callable[[], Path], context: StepContext
 ) -> ProgramEntry:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`.
 
     A batch size that does not compile by itself is left to the dynamic program.
     """
-    folder = workspace / "programs"
-    file = folder / f"{target}.pt2"
-    _compile(work, target, file, None)
+    _compile(work, target, place.file("pt2"), None)
     static = []
-    for batch in context.recipe.evaluation.batches:
-        one = folder / f"{target}.batch-{batch}.pt2"
+    for batch in place.static_batches:
+        suffix = f"batch-{batch}.pt2"
         try:
-            _compile(work, target, one, batch)
+            _compile(work, target, place.file(suffix), batch)
         except CompressionError as error:
             context.out(f"compile  no static shapes for batch {batch}: {error}")
             continue
-        static.append(StaticFile(batch=batch, file=f"programs/{one.name}"))
+        static.append(StaticFile(batch=batch, file=place.name(suffix)))
     native = None
     if device_of(target) == "cpu":  # the runner links to PyTorch's CPU libraries alone
-        runner = folder / f"{target}.{node.python_abi()}.so"
-        shutil.copyfile(runner_built(), runner)
-        native = f"programs/{runner.name}"
+        # One for all programs of the folder: it is the same code.
+        native = f"{place.folder}/{target}.{node.python_abi()}.so"
+        if not (runner := place.workspace / native).is_file():
+            shutil.copyfile(runner_built(), runner)
     return ProgramEntry(
         kind="aoti",
         target=target,
-        file=f"programs/{file.name}",
+        file=place.name("pt2"),
         cpu_features=tuple(sorted(node.cpu_features())),
         torch_version=node.torch_version(),
         native_runner=native,

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster.artifact.artifact import WEIGHTS
-from cluster.artifact.manifest import ProgramEntry
+from cluster.artifact.entries import ProgramEntry
 from cluster.compression.programs import aoti, eager, exported, native_runner, openvino
+from cluster.compression.programs.place import Place
 from cluster.compression.programs.requirements import kinds_of
 from cluster.compression.work import StepContext, Work
-from cluster.config.recipe import ProgramBuild, Recipe
+from cluster.config.recipe import Recipe
 from cluster.errors import CompressionError
-from cluster.progress import Print
 
 Wait = Callable[[], Path]
 """Waits for what :func:`start` began and gives its path."""
@@ -31,8 +31,8 @@ class ProgramBuilder:
     supports: Callable[[Work, str, StepContext], str | None]
     """Why the kind cannot hold this model for this target, or None if it can."""
 
-    build: Callable[[Work, str, Path, Wait, StepContext], ProgramEntry]
-    """Compiles the model for the target into the workspace's ``programs`` folder.
+    build: Callable[[Work, str, Place, Wait, StepContext], ProgramEntry]
+    """Compiles the model for the target into files of that place.
 
     CompressionError if the compiler fails."""
 
@@ -57,9 +57,10 @@ class Built:
     """``target/kind`` → why there is none, for kinds that the recipe did not ask for by name."""
 
 
-def start(programs: Iterable[ProgramBuild]) -> dict[str, Wait]:
-    """Begin, in the background, what the programs need besides the model; by kind."""
-    kinds = {kind for program in programs for kind in kinds_of(program)}
+def start(recipe: Recipe) -> dict[str, Wait]:
+    """Begin, in the background, what the recipe's programs need besides the model; by kind."""
+    kinds = {kind for program in recipe.programs for kind in kinds_of(program)}
+    kinds |= {cut.kind or "aoti" for cut in recipe.parallel}
     return {kind: begin() for kind in kinds if (begin := BUILDERS[kind].start) is not None}
 
 
@@ -77,10 +78,11 @@ def build(
     failed: dict[str, str] = {}
     for program in recipe.programs:
         before = len(entries)
+        place = Place(workspace, "programs", program.target, recipe.evaluation.batches)
         for kind in kinds_of(program):
             key = f"{program.target}/{kind}"
             try:
-                entries.append(_build(work, kind, program.target, workspace, started, context))
+                entries.append(build_one(work, kind, program.target, place, started, context))
             except CompressionError as error:
                 if program.kinds is not None:
                     raise CompressionError(f"program {key} cannot be built: {error}") from error
@@ -92,19 +94,20 @@ def build(
     return Built(tuple(entries), failed)
 
 
-def _build(
-    work: Work, kind: str, target: str, workspace: Path, started: Mapping[str, Wait],
+def build_one(
+    work: Work, kind: str, target: str, place: Place, started: Mapping[str, Wait],
     context: StepContext,
 ) -> ProgramEntry:  # fmt: skip
+    """Compile one program; CompressionError if the kind cannot hold the model, or does not compile.
+
+    ``started``: what :func:`start` returned, of this kind at least.
+    """
     builder = BUILDERS[kind]
     if (reason := builder.supports(work, target, context)) is not None:
         raise CompressionError(reason)
-    _say(kind, target, context.out)
-    return builder.build(work, target, workspace, started.get(kind, lambda: workspace), context)
-
-
-def _say(kind: str, target: str, out: Print) -> None:
-    out(f"compile  {kind} for {target}")
+    context.out(f"compile  {kind} for {target}")
+    nothing: Wait = lambda: place.workspace  # noqa: E731
+    return builder.build(work, target, place, started.get(kind, nothing), context)
 
 
 def trim(

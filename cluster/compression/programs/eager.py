@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from cluster.artifact.artifact import WEIGHTS
-from cluster.artifact.manifest import ProgramEntry
+from cluster.artifact.entries import ProgramEntry
+from cluster.compression.programs.place import Place
 from cluster.compression.work import StepContext, Work
 from cluster.program import node
 from cluster.program.eager import PRECISION
@@ -34,7 +35,7 @@ def supports(work: Work, target: str, context: StepContext) -> str | None:
 
 
 def build(
-    work: Work, target: str, workspace: Path, started: Callable[[], Path], context: StepContext
+    work: Work, target: str, place: Place, started: Callable[[], Path], context: StepContext
 ) -> ProgramEntry:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
     scheme = work.precision.step.scheme if work.precision else None

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from cluster.artifact.manifest import ProgramEntry
+from cluster.artifact.entries import ProgramEntry
+from cluster.compression.programs.place import Place
 from cluster.compression.work import StepContext, Work
 from cluster.compression.work import exported as graph_of
 from cluster.program import node
@@ -26,15 +27,15 @@ def supports(work: Work, target: str, context: StepContext) -> str | None:
 
 
 def build(
-    work: Work, target: str, workspace: Path, started: Callable[[], Path], context: StepContext
+    work: Work, target: str, place: Place, started: Callable[[], Path], context: StepContext
 ) -> ProgramEntry:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
-    file = workspace / "programs" / f"{target}.exported.pt2"
-    torch.export.save(graph_of(work.module, work.inputs, strict=False), file)
+    graph = graph_of(work.module, work.inputs, strict=False)
+    torch.export.save(graph, place.file("exported.pt2"))
     return ProgramEntry(
         kind="exported",
         target=target,
-        file=f"programs/{file.name}",
+        file=place.name("exported.pt2"),
         cpu_features=(),
         torch_version=node.torch_version(),
         native_runner=None,

@@ -1,4 +1,4 @@
-"""Compiling ``program/runner.cpp`` for this Python and this PyTorch, once per machine.
+"""Compiling ``program/runner.cpp`` and what it sums slices with for this Python and this PyTorch, once per machine.
 
 The result is kept with the artifact, so no serving node needs a compiler. A build takes about
 15 s; it runs beside the training and is kept in ``~/.cache/headrace/native``.
@@ -19,7 +19,9 @@ from cluster.artifact.workspace import sweep, workspace
 from cluster.errors import CompressionError
 from cluster.program import node
 
-SOURCE = Path(node.__file__).with_name("runner.cpp")
+_FOLDER = Path(node.__file__).parent
+SOURCES = (_FOLDER / "runner.cpp", _FOLDER / "all_reduce.cpp")
+HEADERS = (_FOLDER / "all_reduce.h",)
 
 
 def compiler() -> str:
@@ -70,7 +72,12 @@ def build() -> Path:
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}",
     ]
     key = sha256(
-        "\n".join([SOURCE.read_text(), *flags, torch.__version__, node.python_abi()]).encode()
+        "\n".join(
+            [
+                *(file.read_text() for file in (*SOURCES, *HEADERS)),
+                *flags, torch.__version__, node.python_abi(),
+            ]
+        ).encode()
     ).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace/native"
     target = cache / f"{key}.so"
@@ -86,11 +93,11 @@ def build() -> Path:
             return target
         output = room / "runner.so"
         command = [
-            compiler(), *flags, *(f"-isystem{path}" for path in includes), str(SOURCE),
+            compiler(), *flags, *(f"-isystem{path}" for path in includes), *map(str, SOURCES),
             "-o", str(output), f"-L{library}", "-ltorch_cpu", "-lc10",
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise CompressionError(f"{SOURCE.name} does not compile:\n{done.stderr[-4000:]}")
+            raise CompressionError(f"the native runner does not compile:\n{done.stderr[-4000:]}")
         output.replace(target)
     return target

@@ -21,8 +21,9 @@ from typing import Any
 
 import torch
 
-from cluster.artifact.manifest import ProgramEntry, StaticFile
+from cluster.artifact.entries import ProgramEntry, StaticFile
 from cluster.compression.programs.openvino_layers import operators_of, operators_with_weights
+from cluster.compression.programs.place import Place
 from cluster.compression.work import StepContext, Work, exported
 from cluster.config.steps import Quantize
 from cluster.data import PreparedSamples
@@ -62,7 +63,7 @@ def supports(work: Work, target: str, context: StepContext) -> str | None:
 
 
 def build(
-    work: Work, target: str, workspace: Path, started: Callable[[], Path], context: StepContext
+    work: Work, target: str, place: Place, started: Callable[[], Path], context: StepContext
 ) -> ProgramEntry:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`.
 
@@ -86,22 +87,19 @@ def build(
             f"scheme {scheme} changes none of the operators in OpenVINO's graph; build this model "
             "without the kind openvino, or choose another scheme"
         )
-    file = workspace / "programs" / f"{target}.xml"
-    openvino.save_model(graph, file, compress_to_fp16=scheme in _PRECISIONS)
-    name = f"programs/{file.name}"
+    openvino.save_model(graph, place.file("xml"), compress_to_fp16=scheme in _PRECISIONS)
+    name = place.name("xml")
     return ProgramEntry(
         kind="openvino",
         target=target,
         file=name,
-        other_files=(f"programs/{file.stem}.bin",),
+        other_files=(place.name("bin"),),
         cpu_features=(),  # code is made for the CPU that loads it
         torch_version=node.torch_version(),
         native_runner=None,
         python_abi=None,
         # Static shapes need no files of their own: the loader compiles the graph once more.
-        static_files=tuple(
-            StaticFile(batch=batch, file=name) for batch in context.recipe.evaluation.batches
-        ),
+        static_files=tuple(StaticFile(batch=batch, file=name) for batch in place.static_batches),
         versions={PACKAGE: str(node.version_of(PACKAGE))},
         options={
             PRECISION: _PRECISIONS.get(str(scheme), "f32"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from cluster.artifact.manifest import Latency, Measurement
+from cluster.artifact.entries import Latency
+from cluster.artifact.manifest import Measurement
 from cluster.compression.evaluation.evaluate import Evaluated
 from cluster.compression.figures import size, times
 from cluster.compression.record import CheckRecord

@@ -19,7 +19,8 @@ import numpy as np
 from safetensors.torch import save_file
 
 from cluster.artifact.artifact import MANIFEST, WEIGHTS, Artifact, describe
-from cluster.artifact.manifest import Manifest, ProgramEntry
+from cluster.artifact.entries import ProgramEntry
+from cluster.artifact.manifest import Manifest
 from cluster.compression.evaluation.measure import Run, latencies
 from cluster.compression.programs import builder
 from cluster.compression.work import StepContext, Work
@@ -115,10 +116,10 @@ def _built(work: Work, folder: Path, context: StepContext) -> ProgramEntry:
         if kind not in (wanted.kinds or ("openvino", "aoti")):
             continue
         only = (ProgramBuild(target=wanted.target, kinds=(kind,)),)
-        recipe = context.recipe.model_copy(update={"programs": only})
+        recipe = context.recipe.model_copy(update={"programs": only, "parallel": ()})
         shutil.rmtree(folder / "programs", ignore_errors=True)
         try:
-            built = builder.build(work, recipe, folder, builder.start(only), context)
+            built = builder.build(work, recipe, folder, builder.start(recipe), context)
         except CompressionError as error:
             reasons.append(f"{kind}: {error}")
             cause = error

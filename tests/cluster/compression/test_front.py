@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from cluster.artifact.artifact import Artifact
+from cluster.artifact.entries import Latency
 from cluster.artifact.local import LocalStore
-from cluster.artifact.manifest import Drop, Latency, Measurement
+from cluster.artifact.manifest import Drop, Measurement
 from cluster.compression import candidate, job
 from cluster.compression.evaluation.evaluate import Evaluated
 from cluster.compression.search import pareto

@@ -41,7 +41,7 @@ def play(
 
     def run(script: str, lines: list[str], program: str | None = "cpu-x86/aoti") -> Found:
         command = (sys.executable, "-c", WITH_TASK + script)
-        monkeypatch.setattr(fresh_process, "_COMMAND", command)
+        monkeypatch.setattr(fresh_process, "_command", lambda module: command)
         task = Task(
             artifact=tmp_path,
             program=program,

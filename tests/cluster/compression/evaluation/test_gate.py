@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from cluster.artifact.manifest import Drop, Latency, Measurement
+from cluster.artifact.entries import Latency
+from cluster.artifact.manifest import Drop, Measurement
 from cluster.compression.evaluation.evaluate import Evaluated
 from cluster.compression.evaluation.gate import admitted, check
 from cluster.compression.record import CheckRecord

@@ -57,7 +57,7 @@ def assembling(tmp_path: Path) -> Assemble:
         with torch.inference_mode():
             outputs = work.module(*map(torch.from_numpy, inputs)).numpy()
         reference.record(outputs, inputs, scratch / "expected.npz")
-        started = builder.start(recipe.programs)
+        started = builder.start(recipe)
         built = builder.build(work, recipe, workspace, started, context)
         classes = outputs.shape[1]
         manifest = Manifest(

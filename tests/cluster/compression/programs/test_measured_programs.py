@@ -12,7 +12,8 @@ import pytest
 import torch
 from assembled import Assemble, Assembled, quantized, write
 
-from cluster.artifact.manifest import FileEntry, Latency, Measurement
+from cluster.artifact.entries import FileEntry, Latency
+from cluster.artifact.manifest import Measurement
 from cluster.compression.evaluation import evaluate, one_program, reference
 from cluster.compression.evaluation.evaluate import Evaluated
 from cluster.compression.programs import aoti, builder, eager
@@ -167,7 +168,7 @@ def test_static_shapes_are_kept_where_they_gain_and_fit(
 
 
 def _entry(file: str, static: dict[int, str]) -> Any:
-    from cluster.artifact.manifest import ProgramEntry, StaticFile
+    from cluster.artifact.entries import ProgramEntry, StaticFile
 
     return ProgramEntry(
         kind="aoti", target="cpu-x86", file=file, cpu_features=(), torch_version="2.14",

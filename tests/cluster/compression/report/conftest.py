@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from cluster.artifact.manifest import Drop, Latency, Measurement, Score
+from cluster.artifact.entries import Latency
+from cluster.artifact.manifest import Drop, Measurement, Score
 from cluster.compression.record import (
     BuildRecord,
     CheckRecord,

@@ -1,0 +1,84 @@
+"""What a manifest says of one file and of one program."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster.tensors import TensorSpec
+
+
+class Record(BaseModel):
+    """Base of everything in a manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class FileEntry(Record):
+    """One file of the artifact, named by its path inside it."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the file's bytes.")
+    size_bytes: int = Field(ge=0)
+
+
+class StaticFile(Record):
+    """A program compiled for one batch size."""
+
+    batch: int
+    file: str = Field(description="Path inside the artifact.")
+
+
+class ProgramEntry(Record):
+    """One compiled program and what it needs of the node that runs it."""
+
+    kind: str = Field(description="Which loader reads it: an entry of program.PROGRAM_KINDS.")
+    target: str = Field(description="What it was compiled for, such as cpu-x86.")
+    file: str = Field(description="Path of the program (its main file) inside the artifact.")
+    other_files: tuple[str, ...] = Field(
+        default=(), description="Further files it is loaded from, such as OpenVINO's weights."
+    )
+    cpu_features: tuple[str, ...] = Field(
+        description="CPU flags (as in /proc/cpuinfo) that its instructions may use."
+    )
+    torch_version: str = Field(description="PyTorch it was compiled against.")
+    native_runner: str | None = Field(
+        description="Path of the extension that runs it without Python's lock, if one was built."
+    )
+    python_abi: str | None = Field(description="Python ABI of that extension, cpython-311-...")
+    static_files: tuple[StaticFile, ...] = Field(
+        default=(), description="Programs for one batch size each, where that measured faster."
+    )
+    versions: dict[str, str] = Field(
+        default={}, description="Package → version it needs, PyTorch apart, such as openvino."
+    )
+    options: dict[str, str] = Field(
+        default={}, description="What its loader must know, such as the precision it computes in."
+    )
+    quantized_operators: int = Field(
+        default=0, description="Operators of it that compute, or are stored, in fewer bits."
+    )
+    inputs: tuple[TensorSpec, ...] | None = Field(
+        default=None, description="What it takes; null: the model's inputs, as the whole does."
+    )
+
+    @property
+    def key(self) -> str:
+        """Its name among the artifact's programs: ``target/kind``."""
+        return f"{self.target}/{self.kind}"
+
+    @property
+    def loaded_files(self) -> frozenset[str]:
+        """Paths of the program's own files: what a replica that runs it loads, runner apart."""
+        return frozenset({self.file, *self.other_files, *(each.file for each in self.static_files)})
+
+
+class Latency(Record):
+    """Time of one run at one batch size, in milliseconds."""
+
+    batch: int
+    p50_ms: float
+    p99_ms: float
+
+    @property
+    def items_per_s(self) -> float:
+        """Throughput of back-to-back runs at the median latency, in items per second."""
+        return self.batch / self.p50_ms * 1e3

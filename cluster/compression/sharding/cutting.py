@@ -1,0 +1,155 @@
+"""A finished model as something that can be cut: where, at what cost, and into which programs.
+
+aoti, exported   Work.module → traced → one module per stage → compiled by itself
+openvino         the whole program's own graph → cut (programs/openvino_stages.py)
+"""
+
+from __future__ import annotations
+
+import bisect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch.fx import GraphModule
+
+from cluster.artifact.entries import ProgramEntry
+from cluster.compression.programs import builder, openvino_stages
+from cluster.compression.programs.place import Place
+from cluster.compression.work import StepContext, Work, tensors_of
+from cluster.errors import PlanError
+from cluster.parallel import costs, graph, pipeline
+from cluster.parallel.graph import Cut
+from cluster.tensors import TensorSpec
+
+
+@dataclass(frozen=True)
+class BuiltShard:
+    """The program of one stage on one rank, and the tensors it computes with."""
+
+    entry: ProgramEntry
+    outputs: tuple[TensorSpec, ...]
+    weights: dict[str, torch.Tensor]
+
+
+class Cuttable(ABC):
+    """One kind of program of a model, before it is cut."""
+
+    kind: str
+
+    @cached_property
+    @abstractmethod
+    def graph(self) -> GraphModule:
+        """Its operators, in the order that the cuts refer to."""
+
+    @cached_property
+    @abstractmethod
+    def cuts(self) -> list[Cut]:
+        """Every place where it can be cut."""
+
+    @abstractmethod
+    def build(
+        self, chosen: Sequence[Cut], places: Sequence[Sequence[Place]]
+    ) -> list[list[BuiltShard]]:
+        """The shards of each stage; ``places``: by stage, then by rank."""
+
+    @cached_property
+    def operator_ms(self) -> dict[str, float]:
+        """Milliseconds of each operator on the cost batch, by its node's name."""
+        return costs.operator_ms(self.graph, self.inputs, COST_BATCH, 1)
+
+    def __init__(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+        self.inputs, self.outputs = inputs, outputs
+
+    def segment_of(self) -> dict[str, int]:
+        """The operator's node → between which cuts it is: 0 is before the first."""
+        order = {node.name: index for index, node in enumerate(self.graph.graph.nodes)}
+        borders = [order[cut.after] for cut in self.cuts]
+        return {name: bisect.bisect_left(borders, index) for name, index in order.items()}
+
+
+COST_BATCH = 4
+"""Items that operators are timed with: between the single request and the full batch."""
+
+
+class Traced(Cuttable):
+    """For kinds that compile each stage by itself. Several ranks: one module each."""
+
+    def __init__(
+        self,
+        kind: str,
+        ranks: Sequence[Work],
+        outputs: tuple[TensorSpec, ...],
+        target: str,
+        started: Mapping[str, builder.Wait],
+        context: StepContext,
+    ) -> None:
+        super().__init__(ranks[0].inputs, outputs)
+        self.kind = kind
+        self._ranks, self._target = ranks, target
+        self._started, self._context = started, context
+
+    @cached_property
+    def graph(self) -> GraphModule:
+        return graph.trace(self._ranks[0].module, self.inputs)
+
+    @cached_property
+    def cuts(self) -> list[Cut]:
+        return graph.cuts(self.graph.graph)
+
+    def build(
+        self, chosen: Sequence[Cut], places: Sequence[Sequence[Place]]
+    ) -> list[list[BuiltShard]]:
+        built: list[list[BuiltShard]] = [[] for _ in places]
+        for rank, work in enumerate(self._ranks):
+            stages = pipeline.split(work.module, self.inputs, self.outputs, chosen)
+            for number, stage in enumerate(stages):
+                part = replace(work, module=stage.module, inputs=stage.inputs)
+                entry = builder.build_one(
+                    part, self.kind, self._target, places[number][rank], self._started,
+                    self._context,
+                )  # fmt: skip
+                entry = entry.model_copy(update={"inputs": stage.inputs})
+                built[number].append(BuiltShard(entry, stage.outputs, tensors_of(stage.module)))
+        return built
+
+
+class Sliced(Cuttable):
+    """OpenVINO's whole program, whose own graph is cut."""
+
+    kind = "openvino"
+
+    def __init__(
+        self, work: Work, outputs: tuple[TensorSpec, ...], whole: ProgramEntry, place: Place
+    ) -> None:
+        super().__init__(work.inputs, outputs)
+        self._work, self._whole, self._place = work, whole, place
+
+    @cached_property
+    def graph(self) -> GraphModule:
+        return openvino_stages.graph_of(self._work)
+
+    @cached_property
+    def cuts(self) -> list[Cut]:
+        return openvino_stages.cuts_of(self.graph, self._whole, self._place)
+
+    def build(
+        self, chosen: Sequence[Cut], places: Sequence[Sequence[Place]]
+    ) -> list[list[BuiltShard]]:
+        if any(len(ranks) > 1 for ranks in places):
+            raise PlanError("kind openvino cannot be cut into tensor slices; take aoti")
+        made = openvino_stages.build(
+            self._whole, self._place, self.inputs, [cut.specs for cut in chosen],
+            [ranks[0] for ranks in places],
+        )  # fmt: skip
+        segment_of = self.segment_of()
+        borders = [self.cuts.index(cut) for cut in chosen]
+        built = []
+        for stage, (entry, outputs) in enumerate(made):
+            own = {n for n, seg in segment_of.items() if bisect.bisect_left(borders, seg) == stage}
+            weights = openvino_stages.weights_between(self.graph, own)
+            final = stage == len(made) - 1
+            built.append([BuiltShard(entry, self.outputs if final else outputs, weights)])
+        return built

@@ -1,0 +1,84 @@
+"""Cutting one model over several devices: what a build makes, and what a deployment runs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from cluster.config.base import Config
+
+Sliced = Literal["column", "row"]
+"""How the weights of a layer are divided among tensor ranks: by outputs, or by inputs."""
+
+
+class ParallelBuild(Config):
+    """One way to cut the model, built into the artifact beside the whole program."""
+
+    pipeline: int = Field(default=1, ge=1, le=256, description="Stages, one after the other.")
+    tensor: int = Field(
+        default=1, ge=1, le=64, description="Slices of every stage, computing side by side."
+    )
+    target: str | None = Field(
+        default=None, description="One of the recipe's programs' targets; null: the first."
+    )
+    kind: Literal["aoti", "openvino", "exported"] | None = Field(
+        default=None,
+        description="Kind of its programs. null: the fastest of the whole model's that can be cut "
+        "so: all three into stages, openvino not into slices.",
+    )
+    slices: dict[str, Sliced] | None = Field(
+        default=None,
+        description="For tensor slices of a model of your own: names of its linear layers, with "
+        "wildcards → column (outputs are divided) or row (inputs are, what a column layer made). "
+        "null: the ready plan of its family (ViT, BERT, GPT-2, Llama).",
+    )
+
+    @model_validator(mode="after")
+    def _cuts_something(self) -> ParallelBuild:
+        if self.pipeline * self.tensor == 1:
+            raise ValueError("pipeline=1 and tensor=1 cut nothing; give one of them 2 or more")
+        if self.tensor > 1 and self.kind == "openvino":
+            raise ValueError(
+                "kind openvino cannot exchange slices' sums; take aoti, or tensor=1 and stages"
+            )
+        if self.slices is not None and self.tensor == 1:
+            raise ValueError("slices go with tensor, which is 1; remove them or give tensor=2")
+        return self
+
+
+class Parallel(Config):
+    """How one replica of a served model spreads over devices; the artifact must hold the cut."""
+
+    pipeline: int | Literal["auto"] = Field(
+        default="auto",
+        description="Stages. auto: with `tensor`, the cut of fewest devices among the artifact's "
+        "that fits them, and of those the fastest.",
+    )
+    tensor: int | Literal["auto"] = Field(default="auto", description="Tensor ranks of a stage.")
+    devices_per_replica: int | None = Field(
+        default=None, ge=1, description="At most so many devices, if pipeline or tensor is auto."
+    )
+    device_memory: int | None = Field(
+        default=None, ge=1, description="Bytes of one device that a shard may fill; null: no limit."
+    )
+    placement: Literal["PACK", "STRICT_PACK", "SPREAD"] = Field(
+        default="PACK",
+        description="Where Ray puts the shards of a replica: on as few nodes as it can, on one, or "
+        "on as many as it can.",
+    )
+    max_inflight: int | None = Field(
+        default=None,
+        ge=1,
+        description="Micro-batches inside the pipeline at once; null: stages + 1.",
+    )
+    failure_timeout_s: float = Field(
+        default=4.0,
+        gt=0,
+        le=600,
+        description="After so long without a sign of life from a shard its replica gives up: "
+        "requests in flight get status 503. A micro-batch may take ten times as long.",
+    )
+    start_timeout_s: float = Field(
+        default=120.0, gt=0, description="How long all shards may take to be placed and loaded."
+    )

@@ -1,0 +1,60 @@
+"""Where to cut: the cuts that leave the slowest stage with the least to do.
+
+costs between cuts, costs of crossing them → dynamic programming → one cut per stage border
+
+The partition problem of Narayanan et al., PipeDream (SOSP 2019), section 3.1, for stages of one
+device each: the slowest stage bounds the throughput, so it is made as fast as can be; among
+equals, the least is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cluster.errors import PlanError
+
+
+def balanced(work: Sequence[float], crossing: Sequence[float], stages: int) -> tuple[int, ...]:
+    """Indices of the cuts, rising, that split ``work`` into ``stages`` parts.
+
+    ``work[i]`` is the time between cut ``i - 1`` and cut ``i``: one more than there are cuts.
+    ``crossing[i]`` is the time that cut ``i`` costs the stage before it and the stage after it.
+    PlanError if there are fewer cuts than stages need.
+    """
+    count = len(crossing)
+    if len(work) != count + 1:
+        raise ValueError(f"{len(work)} parts need {len(work) - 1} cuts between them, got {count}")
+    if stages - 1 > count:
+        raise PlanError(
+            f"pipeline={stages} needs {stages - 1} cuts, the model has {count} places to cut; "
+            f"use at most {count + 1} stages"
+        )
+    until = [0.0]
+    for each in work:
+        until.append(until[-1] + each)
+
+    def cost(first: int, last: int) -> float:
+        """Of a stage from behind cut ``first - 1`` up to cut ``last``; -1 and count are ends."""
+        border = (crossing[first - 1] if first > 0 else 0.0) + (
+            crossing[last] if last < count else 0.0
+        )
+        return until[last + 1] - until[first] + border
+
+    # best[last]: (slowest stage, all that is sent, cuts) of the parts up to cut `last`.
+    best = {last: (cost(0, last), 0.0, ()) for last in range(count + 1)}
+    for _ in range(stages - 1):
+        after: dict[int, tuple[float, float, tuple[int, ...]]] = {}
+        for last in range(count + 1):
+            options = (
+                (
+                    max(best[cut][0], cost(cut + 1, last)),
+                    best[cut][1] + crossing[cut],
+                    (*best[cut][2], cut),
+                )
+                for cut in range(last)
+                if cut in best
+            )
+            if (found := min(options, default=None)) is not None:
+                after[last] = found
+        best = after  # type: ignore[assignment]
+    return best[count][2]

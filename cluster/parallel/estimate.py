@@ -1,0 +1,194 @@
+"""What every stage of a cut takes: time, memory and what it is sent.
+
+built layout      → as measured, between two batch sizes by the line through them
+any other cut     → profile → balanced → its operators' share of the whole program's time
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.artifact.entries import Latency
+from cluster.artifact.layout import Layout, Profile
+from cluster.artifact.manifest import Manifest
+from cluster.errors import PlanError
+from cluster.parallel.balance import balanced
+from cluster.parallel.link import LOOPBACK, SHARED_MEMORY
+from cluster.tensors import TensorSpec
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Stages × tensor ranks, for one target."""
+
+    target: str
+    pipeline: int
+    tensor: int
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """One stage of a cut, for micro-batches of ``batch`` items."""
+
+    cut: Cut
+    number: int
+    layout: str | None
+    """Key of the layout that was measured; None for an estimate from the profile."""
+
+    batch: int
+    ms: float
+    weight_bytes: int
+    """Of one rank."""
+
+    activation_bytes: int
+    """Per item."""
+
+    arriving_bytes: int
+    """Per item."""
+
+    leaving_bytes: int
+    """Per item."""
+
+
+def estimate(manifest: Manifest, cut: Cut, batch: int) -> tuple[StageEstimate, ...]:
+    """Every stage of the cut; PlanError if the model cannot be cut so."""
+    for layout in manifest.layouts:
+        if (layout.target, layout.pipeline, layout.tensor) == (
+            cut.target,
+            cut.pipeline,
+            cut.tensor,
+        ):
+            return _built(layout, cut, batch)
+    if cut.pipeline == cut.tensor == 1:
+        return (_whole(manifest, cut, batch),)
+    return _profiled(manifest, cut, batch)
+
+
+def pipelines(manifest: Manifest) -> range:
+    """Numbers of stages that the model can be cut into."""
+    return range(1, (len(manifest.profile.segments) if manifest.profile else 1) + 1)
+
+
+def at_batch(latency: Sequence[Latency], batch: int) -> float:
+    """Milliseconds at a batch size, on the line through the two measured ones around it.
+
+    Below the smallest and above the largest the nearest two go on; one measurement scales.
+    """
+    points = sorted((entry.batch, entry.p50_ms) for entry in latency)
+    if len(points) == 1:
+        return points[0][1] * batch / points[0][0]
+    upper = next((i for i, (size, _) in enumerate(points) if size >= batch), len(points) - 1)
+    (low, low_ms), (high, high_ms) = points[max(upper, 1) - 1], points[max(upper, 1)]
+    return low_ms + (high_ms - low_ms) * (batch - low) / (high - low)
+
+
+def _built(layout: Layout, cut: Cut, batch: int) -> tuple[StageEstimate, ...]:
+    return tuple(
+        StageEstimate(
+            cut=cut,
+            number=number,
+            layout=layout.key,
+            batch=batch,
+            ms=at_batch(layout.shard(number, 0).latency, batch),
+            weight_bytes=max(layout.shard(number, r).weight_bytes for r in range(cut.tensor)),
+            activation_bytes=layout.shard(number, 0).activation_bytes,
+            arriving_bytes=_bytes(layout.crossing[number]),
+            leaving_bytes=_bytes(layout.crossing[number + 1]),
+        )
+        for number in range(cut.pipeline)
+    )
+
+
+def _whole(manifest: Manifest, cut: Cut, batch: int) -> StageEstimate:
+    measured = manifest.winner(cut.target)
+    segments = manifest.profile.segments if manifest.profile else ()
+    return StageEstimate(
+        cut=cut,
+        number=0,
+        layout=None,
+        batch=batch,
+        ms=at_batch(measured.latency, batch),
+        weight_bytes=measured.size_bytes,
+        activation_bytes=max((each.activation_bytes for each in segments), default=0),
+        arriving_bytes=_bytes(manifest.inputs),
+        leaving_bytes=_bytes(manifest.outputs),
+    )
+
+
+def _profiled(manifest: Manifest, cut: Cut, batch: int) -> tuple[StageEstimate, ...]:
+    profile = manifest.profile
+    if profile is None:
+        raise PlanError(
+            f"{manifest.name} holds no profile, so only its layouts can be planned: "
+            f"{', '.join(each.key for each in manifest.layouts) or 'none'}; build it again"
+        )
+    shrunk = _shrunk(profile, cut, manifest.name)
+    whole = manifest.winner(cut.target)
+    segments = profile.segments
+    cost = [segment.cost_ms for segment in segments]
+    crossing = [LOOPBACK.ms(s.carried_bytes * profile.batch) for s in segments[:-1]]
+    borders = [-1, *balanced(cost, crossing, cut.pipeline), len(segments) - 1]
+    per_cost = at_batch(whole.latency, batch) / sum(cost) * shrunk.cost
+    # The compiled program's bytes are to the operators' as the whole's are.
+    per_byte = whole.size_bytes / max(1, sum(each.weight_bytes for each in segments))
+    found = []
+    for number in range(cut.pipeline):
+        own = segments[borders[number] + 1 : borders[number + 1] + 1]
+        first, last = number == 0, number == cut.pipeline - 1
+        reduces = shrunk.reduces * sum(s.cost_ms for s in own) / sum(cost)
+        found.append(
+            StageEstimate(
+                cut=cut,
+                number=number,
+                layout=None,
+                batch=batch,
+                ms=sum(segment.cost_ms for segment in own) * per_cost
+                + reduces * SHARED_MEMORY.ms(shrunk.reduced_bytes * batch),
+                weight_bytes=int(sum(s.weight_bytes for s in own) * per_byte * shrunk.weights),
+                activation_bytes=max(segment.activation_bytes for segment in own),
+                arriving_bytes=_bytes(manifest.inputs)
+                if first
+                else segments[borders[number]].carried_bytes,
+                leaving_bytes=_bytes(manifest.outputs) if last else own[-1].carried_bytes,
+            )
+        )
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Shrunk:
+    """What slicing leaves on each rank, as shares, and what it exchanges."""
+
+    cost: float = 1.0
+    weights: float = 1.0
+    reduces: int = 0
+    reduced_bytes: int = 0
+
+
+def _shrunk(profile: Profile, cut: Cut, name: str) -> _Shrunk:
+    if cut.tensor == 1:
+        return _Shrunk()
+    tensor = profile.tensor
+    if tensor is None:
+        raise PlanError(
+            f"tensor={cut.tensor}: {name} is of no family with a ready plan for tensor slices; use "
+            "pipeline stages, or name its layers in the recipe's parallel.slices"
+        )
+    if cut.tensor not in tensor.degrees:
+        raise PlanError(
+            f"tensor={cut.tensor} does not divide the sliced layers of {name}; use one of "
+            f"{', '.join(map(str, tensor.degrees))}"
+        )
+    total = max(1, sum(segment.weight_bytes for segment in profile.segments))
+    kept = 1 - tensor.sliced_bytes / total * (1 - 1 / cut.tensor)
+    return _Shrunk(
+        cost=1 - tensor.sliced_cost * (1 - 1 / cut.tensor),
+        weights=kept,
+        reduces=tensor.reduces,
+        reduced_bytes=tensor.reduced_bytes,
+    )
+
+
+def _bytes(specs: Sequence[TensorSpec]) -> int:
+    return sum(spec.item_bytes for spec in specs)

@@ -1,0 +1,87 @@
+"""Placing a sharded model on this cluster, before Serve is asked for anything.
+
+ModelArgs.parallel ─┐
+the manifest       ─┼→ plan → layout, bundles → Placed
+Ray's nodes        ─┘
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from cluster.artifact.manifest import Manifest
+from cluster.artifact.store import open_store
+from cluster.config.parallel import Parallel
+from cluster.config.serving import ModelArgs
+from cluster.errors import PlanError
+from cluster.parallel.devices import Device
+from cluster.parallel.plan import ShardPlan, plan
+
+REPLICA_CPUS = 1
+"""What the replica's own process takes of the cluster, besides its shards."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What a deployment is given for a sharded model."""
+
+    layout: str | None
+    """Key of the artifact's layout; None: the whole program, in the replica."""
+
+    bundles: list[dict[str, float]]
+    strategy: str
+
+
+def placed(args: ModelArgs) -> Placed | None:
+    """Where the model's shards go; None if it is not to be cut.
+
+    PlanError, with the numbers and what would work, if the artifact has no such cut or the
+    cluster not the devices.
+    """
+    if args.parallel is None:
+        return None
+    manifest = open_store(args.store).open(args.artifact).manifest
+    made = planned(args, manifest, _devices(args, manifest))
+    if made.layout is None:
+        return None
+    return Placed(made.layout, [dict(each) for each in made.bundles], made.placement)
+
+
+def planned(args: ModelArgs, manifest: Manifest, devices: list[Device]) -> ShardPlan:
+    """The plan of a model that is to be cut; PlanError also for a cut that is not built."""
+    settings = args.parallel or Parallel()
+    made = plan(
+        manifest,
+        devices[: settings.devices_per_replica],
+        pipeline=None if settings.pipeline == "auto" else settings.pipeline,
+        tensor=None if settings.tensor == "auto" else settings.tensor,
+        batch=args.batching.max_batch_size,
+        compute_threads=args.compute_threads,
+        placement=settings.placement,
+    )
+    if not made.built:
+        has = ", ".join(f"pipeline {e.pipeline} × tensor {e.tensor}" for e in manifest.layouts)
+        raise PlanError(
+            f"model {args.name}: artifact {manifest.name} is not cut into pipeline "
+            f"{made.pipeline} × tensor {made.tensor}; it holds {has or 'no cut'}. Add `parallel: "
+            f"[{{pipeline: {made.pipeline}, tensor: {made.tensor}}}]` to its recipe and build it"
+        )
+    return made
+
+
+def _devices(args: ModelArgs, manifest: Manifest) -> list[Device]:
+    """What the cluster's nodes have, busy or not, beside what the replica itself takes."""
+    memory = args.parallel.device_memory if args.parallel else None
+    cuda = next((e.target for e in manifest.programs if e.target.startswith("cuda-")), None)
+    found: list[Device] = []
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    for number, node in enumerate(each for each in nodes if each["Alive"]):
+        resources = node["Resources"]
+        if cuda is not None:
+            found += [Device(cuda, memory, number)] * int(resources.get("GPU", 0))
+        cpus = resources.get("CPU", 0) - (REPLICA_CPUS if number == 0 else 0)
+        found += [Device("cpu-x86", memory, number)] * max(0, int(cpus // args.compute_threads))
+    return found
