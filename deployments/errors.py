@@ -50,6 +50,8 @@ def error_response(error: Exception, count: Count) -> Response:
         count("failed")
         lost = json_response(error_body(LOST), error.http_status)
         lost.headers["Retry-After"] = str(RETRY_AFTER_S)
+        # This process is about to end: nobody is to send it another request on this connection.
+        lost.headers["Connection"] = "close"
         return lost
     logger.error("request failed: %s", error, exc_info=error)
     count("failed")

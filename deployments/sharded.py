@@ -157,7 +157,6 @@ class ShardedProgram:
                 self._topology.size,
                 ip,
                 max(1.0, deadline - time.monotonic()),
-                unfinished_sends=self.lanes,
             )
         except TransportError as error:
             raise TransportError(f"{error}. {self._first_failure()}") from error

@@ -98,6 +98,18 @@ def bf16_artifact_store(int8_artifact_store: Path, tiny_recipe: TinyRecipe) -> P
     return int8_artifact_store
 
 
+@pytest.fixture(scope="session")
+def cut_artifact_store(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: TinyRecipe) -> Path:
+    """A store with the artifact ``tiny-cut``: the small classifier in float32, whole and as two
+    pipeline stages."""
+    root = tmp_path_factory.mktemp("cut-store")
+    recipe = tiny_recipe(
+        "tiny-cut", None, programs=[{"kinds": ["openvino"]}], parallel=[{"pipeline": 2}]
+    )
+    _build(recipe, root)
+    return root
+
+
 def _build(recipe: Recipe, root: Path) -> None:
     # Importing the job imports PyTorch, which most tests have no need of.
     from cluster.compression import job

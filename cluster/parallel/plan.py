@@ -261,7 +261,7 @@ def _chosen(devices: Sequence[Device], wanted: int, placement: Placement) -> lis
         return None
     # The smallest node that holds all, so that larger ones stay whole for larger replicas.
     if fits := [each for each in fullest if len(each) >= wanted]:
-        return fits[-1][:wanted]
+        return min(fits, key=len)[:wanted]
     return [index for each in fullest for index in each][:wanted]
 
 

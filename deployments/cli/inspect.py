@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cluster.artifact.artifact import MANIFEST, Artifact
 from cluster.artifact.entries import ProgramEntry
+from cluster.artifact.layout import Layout
 from cluster.artifact.manifest import Manifest, Measurement, content_id
 from cluster.artifact.store import open_store
 from cluster.compression.report.table import BASELINE, header, row, table
@@ -15,7 +16,7 @@ from deployments.cli.compress import absolute
 
 def run(ref: str, store: str | None, as_json: bool) -> int:
     """Print the artifact of that name, id or directory, after checking every file's hash."""
-    artifact = _open(ref, store)
+    artifact = open_artifact(ref, store)
     artifact.verify()
     if as_json:
         print(
@@ -26,7 +27,8 @@ def run(ref: str, store: str | None, as_json: bool) -> int:
     return 0
 
 
-def _open(ref: str, store: str | None) -> Artifact:
+def open_artifact(ref: str, store: str | None) -> Artifact:
+    """The artifact of that name, id, beginning of an id, or directory."""
     directory = Path(ref)
     if (directory / MANIFEST).is_file():
         return Artifact.read(directory, content_id((directory / MANIFEST).read_bytes()))
@@ -50,6 +52,7 @@ def describe(artifact: Artifact) -> str:
         f"quantized  {manifest.quantized_operators} operators",
     ]
     lines += [_program(manifest, entry) for entry in manifest.programs]
+    lines += [_layout(layout) for layout in manifest.layouts]
     for name, entry in manifest.files.items():
         lines.append(f"file       {entry.size_bytes:>12,} B  {entry.sha256[:12]}  {name}")
     if manifest.baseline is not None:
@@ -68,6 +71,15 @@ def _program(manifest: Manifest, entry: ProgramEntry) -> str:
     if manifest.fastest.get(entry.target) == entry.kind:
         facts.append("the fastest")
     return f"program    {entry.file}: {', '.join(facts)}"
+
+
+def _layout(layout: Layout) -> str:
+    batch = layout.shards[0].latency[-1].batch
+    stages = " + ".join(f"{ms:.2f}" for ms in layout.stage_ms(batch))
+    cut = f", cut after {', '.join(layout.after)}" if layout.after else ""
+    return (
+        f"layout     {layout.key}: {len(layout.shards)} shards{cut}; {stages} ms at batch {batch}"
+    )
 
 
 def _measured(manifest: Manifest, baseline: Measurement) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from cluster import __version__
-from cluster.errors import ConfigError, HeadraceError, SourceError
+from cluster.errors import ConfigError, HeadraceError, PlanError, SourceError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,11 +34,35 @@ def parser() -> argparse.ArgumentParser:
     compress.add_argument("--address", help="a Ray cluster's dashboard; default RAY_ADDRESS")
 
     inspect = commands.add_parser("inspect", help="print an artifact, its hashes checked")
-    inspect.add_argument("artifact", help="name, id, beginning of an id, or directory")
+    inspect.add_argument(
+        "artifact",
+        nargs="?",
+        help="name, id, beginning of an id, or directory; with --replicas a model, or nothing",
+    )
+    inspect.add_argument(
+        "--replicas", action="store_true", help="instead: which shard of what is served sits where"
+    )
     inspect.add_argument(
         "--store", help="directory or URI; default HEADRACE_STORE or ~/.headrace/store"
     )
     inspect.add_argument("--json", action="store_true", help="for programs")
+
+    plan = commands.add_parser("plan", help="say how an artifact would spread over devices")
+    plan.add_argument("artifact", help="name, id, beginning of an id, or directory")
+    plan.add_argument(
+        "--devices",
+        help="COUNTxTARGET[:MEMORY][@NODES], such as 2xcpu-x86:4GiB or 8xcuda-sm90:80GiB@2; "
+        "default: the cores of this machine",
+    )
+    plan.add_argument("--pipeline", type=_count, help="stages; default: the fewest devices")
+    plan.add_argument("--tensor", type=_count, help="tensor ranks of a stage")
+    plan.add_argument("--batch", type=_count, default=8, help="items of a micro-batch; default 8")
+    plan.add_argument("--placement", choices=("PACK", "STRICT_PACK", "SPREAD"), default="PACK")
+    plan.add_argument("--explain", action="store_true", help="show every stage")
+    plan.add_argument(
+        "--store", help="directory or URI; default HEADRACE_STORE or ~/.headrace/store"
+    )
+    plan.add_argument("--json", action="store_true", help="for programs")
 
     up = commands.add_parser("up", help="start a local cluster and serve a config on it")
     up.add_argument("config", type=Path, nargs="?", help="serve.yaml")
@@ -56,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _interrupt_on(signal.SIGTERM, signal.SIGHUP)
     try:
         return _run(args)
-    except (ConfigError, SourceError) as error:
+    except (ConfigError, PlanError, SourceError) as error:
         print(f"headrace: {error}", file=sys.stderr)
         return 2
     except HeadraceError as error:
@@ -88,9 +112,14 @@ def _run(args: argparse.Namespace) -> int:
 
             return compress.run(args.recipe, args.store, args.address)
         case "inspect":
-            from deployments.cli import inspect
+            return _inspect(args)
+        case "plan":
+            from deployments.cli import plan
 
-            return inspect.run(args.artifact, args.store, args.json)
+            return plan.run(
+                args.artifact, args.store, args.devices, args.pipeline, args.tensor, args.batch,
+                args.placement, args.explain, args.json,
+            )  # fmt: skip
         case "up":
             from deployments.cli import up_down
 
@@ -103,6 +132,25 @@ def _run(args: argparse.Namespace) -> int:
             from deployments.cli import demo
 
             return demo.run(args.keep, args.json)
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    if args.replicas:
+        from deployments.cli import replicas
+
+        return replicas.run(args.artifact, args.json)
+    if args.artifact is None:
+        raise ConfigError("inspect: name an artifact, or give --replicas")
+    from deployments.cli import inspect
+
+    return inspect.run(args.artifact, args.store, args.json)
+
+
+def _count(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
         started = LocalCluster.start(
             http_port=http_port,
             dashboard_port=dashboard_port,
-            num_cpus=4,
+            num_cpus=6,
             state_dir=tmp_path_factory.mktemp("faults") / "state",
         )
     try:

@@ -1,0 +1,86 @@
+"""What tests that break shards share: which run, a steady load, and what it was answered."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from http_client import ask
+
+from deployments.local import LocalCluster, processes
+
+SHARD = b"ray::ShardActor"
+
+
+def shard_pids(cluster: LocalCluster) -> list[int]:
+    """The processes of all shards, oldest first."""
+    found = [
+        process.pid
+        for process in processes.find(cluster.record.cluster_id, cluster.record.run_dir)
+        if Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(SHARD)
+    ]
+    return sorted(found)
+
+
+def request_body(item_shape: tuple[int, ...], seed: int = 0) -> bytes:
+    """An infer request of one item."""
+    data = np.random.default_rng(seed).standard_normal((1, *item_shape)).astype(np.float32)
+    tensor = {"name": "input", "datatype": "FP32", "shape": [1, *item_shape]}
+    return json.dumps({"inputs": [{**tensor, "data": data.ravel().tolist()}]}).encode()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request of the load, on the monotonic clock; status None: no answer came."""
+
+    started: float
+    ended: float
+    status: int | None
+    retry_after: str | None
+    body: bytes
+
+
+@dataclass
+class Load:
+    """Clients that ask without a pause, each on connections of its own, until the block ends."""
+
+    url: str
+    body: bytes
+    clients: int = 4
+    asked: list[Asked] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(self.clients)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self) -> None:
+        headers = {"Content-Type": "application/json"}
+        while not self._over.is_set():
+            started = time.monotonic()
+            status, retry, body = None, None, b""
+            try:
+                answer = ask(self.url, self.body, headers, timeout_s=30)
+                status, retry, body = (
+                    answer.status,
+                    answer.headers.get("retry-after"),
+                    answer.body,
+                )
+            except (OSError, HTTPException):
+                pass  # status None says it
+            self.asked.append(Asked(started, time.monotonic(), status, retry, body))
+            if status != 200:
+                time.sleep(0.02)

@@ -1,0 +1,159 @@
+"""A shard that is killed or frozen: its replica fails whole and quickly, and is replaced."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from http_client import ask
+from shards import Load, request_body, shard_pids
+
+from deployments.local import LocalCluster
+
+FAILED_WITHIN_S = 5.0
+"""How long a request that was in flight may wait for its 503."""
+
+REPLACED_WITHIN_S = 60
+ITEM = (1, 16, 16)
+WriteConfig = Callable[..., Path]
+
+
+@pytest.fixture
+def deploy(
+    cluster: LocalCluster, cut_artifact_store: Path, write_config: WriteConfig
+) -> Callable[..., str]:
+    """``deploy(replicas=1, **parallel)`` → the URL for infer, once all shards serve."""
+
+    def deployed(replicas: int = 1, **parallel: object) -> str:
+        args = {
+            "name": "cut",
+            "artifact": "tiny-cut",
+            "store": str(cut_artifact_store),
+            "replicas": replicas,
+            "parallel": {"pipeline": 2, "tensor": 1, **parallel},
+        }
+        cluster.deploy(write_config(args), timeout_s=120)
+        url = f"{cluster.http}/v2/models/cut/infer"
+        wait_until(lambda: len(shard_pids(cluster)) == 2 * replicas and answers(url))
+        return url
+
+    return deployed
+
+
+def answers(url: str) -> bool:
+    return ask(url, request_body(ITEM), {"Content-Type": "application/json"}).status == 200
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + REPLACED_WITHIN_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def segments() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir()}
+
+
+def check_failed_requests(load: Load, hit: float) -> Counter[int | None]:
+    """Each got its answer soon, and it was 503 with Retry-After while there were shards to lose."""
+    seen = Counter(each.status for each in load.asked)
+    in_flight = [each for each in load.asked if each.started <= hit <= each.ended]
+    assert in_flight, "the shard was hit between requests"
+    for each in in_flight:
+        assert each.ended - hit < FAILED_WITHIN_S, each
+    for each in load.asked:
+        if each.status == 503 and b"this replica" in each.body:
+            assert each.retry_after == "1", each
+        if each.status not in (200, None):
+            assert b"Traceback" not in each.body
+            assert b"/" not in each.body.replace(b"text/plain", b"")
+    assert seen[503] >= 1, seen
+    # What reaches the replica in the moment it ends is closed by HAProxy without an answer.
+    assert seen[None] <= load.clients, seen
+    return seen
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_a_lost_shard_fails_its_replica_at_once_and_all_of_it_is_replaced(
+    cluster: LocalCluster,
+    deploy: Callable[..., str],
+    how: signal.Signals,
+    stage: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # SIGKILL is also what the kernel sends to a process that is out of memory.
+    url = deploy()
+    before, shm = shard_pids(cluster), segments()
+    with Load(url, request_body(ITEM)) as load:
+        time.sleep(0.5)
+        hit = time.monotonic()
+        os.kill(before[stage], how)
+        wait_until(lambda: not set(before) & set(shard_pids(cluster)))
+        wait_until(lambda: any(a.status == 200 and a.started > hit + 1 for a in load.asked))
+    seen = check_failed_requests(load, hit)
+    recovered = min(a.ended for a in load.asked if a.status == 200 and a.started > hit + 1) - hit
+    with capsys.disabled():
+        print(f"\n  answers again {recovered:.1f} s after the shard was hit, statuses {dict(seen)}")
+    assert len(shard_pids(cluster)) == 2
+    for pid in before:
+        assert not Path(f"/proc/{pid}").exists(), "a shard of the lost replica is left"
+    assert segments() - shm == set()
+
+
+def test_other_replicas_go_on_answering(cluster: LocalCluster, deploy: Callable[..., str]) -> None:
+    url = deploy(replicas=2)
+    before = shard_pids(cluster)
+    with Load(url, request_body(ITEM)) as load:
+        time.sleep(0.5)
+        hit = time.monotonic()
+        os.kill(before[0], signal.SIGKILL)
+        time.sleep(4)
+    check_failed_requests(load, hit)
+    after = [each for each in load.asked if each.started > hit + 1.5]
+    assert after
+    assert {each.status for each in after} == {200}
+
+
+def test_a_shard_killed_while_it_starts_is_no_obstacle(
+    cluster: LocalCluster, deploy: Callable[..., str]
+) -> None:
+    killed: list[int] = []
+    over = threading.Event()
+    known = set(shard_pids(cluster))
+
+    def kill_the_first() -> None:
+        while not over.is_set() and not killed:
+            for pid in set(shard_pids(cluster)) - known:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=kill_the_first)
+    thread.start()
+    try:
+        url = deploy(max_inflight=2)  # another config: all replicas are started anew
+    finally:
+        over.set()
+        thread.join()
+    assert killed
+    assert answers(url)
+
+
+def test_nothing_is_left_of_a_model_that_is_no_longer_served(
+    cluster: LocalCluster,
+    deploy: Callable[..., str],
+    cut_artifact_store: Path,
+    write_config: WriteConfig,
+) -> None:
+    deploy()
+    whole = {"name": "whole", "artifact": "tiny-cut", "store": str(cut_artifact_store)}
+    cluster.deploy(write_config(whole), timeout_s=120)
+    wait_until(lambda: not shard_pids(cluster))
