@@ -1,0 +1,224 @@
+"""The replica's end of its shards: micro-batches in, answers out, several at once.
+
+    run(arrays), from several threads
+      → a place among max_inflight → number → sender thread ──→ shards ──┐
+      ← answer of that number ←────────────── receiver thread ←──────────┘
+
+A group works as a whole or not at all. When a shard is lost, everything in flight and everything
+after it raises GroupLostError, and whoever owns the group puts another one in its place. The
+transport may wait for a frozen shard for ever, so no caller waits for the transport.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from queue import Empty, SimpleQueue
+
+import numpy as np
+
+from cluster.errors import GroupLostError, ProgramError, TransportError
+from cluster.runtime.in_process import connected
+from cluster.runtime.shard import Run, Shard, ShardFigures
+from cluster.runtime.topology import Topology
+from cluster.runtime.transport import STOP, Frame, Transport
+
+logger = logging.getLogger(__name__)
+
+_HANGS_AFTER_S = 2.0
+
+_Answered = SimpleQueue[Frame | GroupLostError]
+
+
+class ShardGroup:
+    """Streams micro-batches through ``stages`` × ``tensor_ranks`` shards.
+
+    ``transport`` is that of rank 0, and is the group's from here on. A micro-batch that is not
+    answered within ``timeout_s`` breaks the group: its shards are taken to be frozen.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        stages: int,
+        tensor_ranks: int,
+        max_inflight: int,
+        timeout_s: float,
+    ) -> None:
+        if max_inflight < 1:
+            raise ValueError(f"max_inflight={max_inflight}: expected 1 or more micro-batches")
+        self.topology = Topology(stages, tensor_ranks)
+        self.max_inflight = max_inflight
+        self._transport = transport
+        self._timeout_s = timeout_s
+        # Guards what is in flight, and wakes those who wait for a place there.
+        self._changed = threading.Condition()
+        self._answered: dict[int, _Answered] = {}
+        self._broken: str | None = None
+        self._closing = False
+        self._numbers = itertools.count()
+        self._entering: SimpleQueue[Frame | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=body, name=body.__name__, daemon=True)
+            for body in (self._send, self._receive)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The program's outputs for one micro-batch; any thread may call it.
+
+        Raises ProgramError if a shard refuses this micro-batch, and GroupLostError if the group
+        is broken or closed, or breaks meanwhile.
+        """
+        frame = Frame(next(self._numbers), tuple(arrays))
+        answered: _Answered = SimpleQueue()
+        self._enter(frame, answered)
+        try:
+            found = answered.get(timeout=self._timeout_s)
+        except Empty:
+            self.fail(f"micro-batch {frame.number} took longer than {self._timeout_s:g} s")
+            found = answered.get()  # its answer may have come at the last moment
+        if isinstance(found, GroupLostError):
+            raise found
+        if found.error is not None:
+            raise ProgramError(found.error)
+        return list(found.arrays)
+
+    def fail(self, reason: str) -> None:
+        """Break the group, from any thread: whoever waits for it stops waiting at once."""
+        with self._changed:
+            if self._broken is None:
+                self._broken = reason
+            for answered in self._answered.values():
+                answered.put(self._lost())
+            self._answered.clear()
+            self._changed.notify_all()
+
+    @property
+    def broken(self) -> str | None:
+        """Why the group answers nothing any more, or None while it does."""
+        return self._broken
+
+    @property
+    def inflight(self) -> int:
+        """How many micro-batches are in the pipeline."""
+        return len(self._answered)
+
+    def close(self) -> None:
+        """Let what is in flight be answered, stop the shards and close the transport.
+
+        A broken group is parted from at once: shards that still live see it and end.
+        """
+        with self._changed:
+            first, self._closing = not self._closing, True
+            self._changed.notify_all()
+        if not first:
+            return
+        with self._changed:
+            drained = self._changed.wait_for(lambda: not self._answered, self._timeout_s)
+        if drained and self._broken is None:
+            self._entering.put(Frame(STOP))
+            for thread in self._threads:
+                thread.join(self._timeout_s)
+        self.fail("it was closed")
+        self._entering.put(None)
+        self._transport.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _enter(self, frame: Frame, answered: _Answered) -> None:
+        """Wait for a place in the pipeline and send the micro-batch on its way."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._refuses() or len(self._answered) < self.max_inflight
+            )
+            if self._refuses():
+                raise self._lost()
+            self._answered[frame.number] = answered
+        self._entering.put(replace(frame, entered_at=time.time()))
+
+    def _refuses(self) -> bool:
+        return self._closing or self._broken is not None
+
+    def _lost(self) -> GroupLostError:
+        return GroupLostError(
+            f"a shard of this replica was lost: {self._broken or 'it is shutting down'}; "
+            "another replica answers, send the request again"
+        )
+
+    def _send(self) -> None:
+        # One thread alone: all tensor ranks must get the micro-batches in one order, or their
+        # reductions would join rows of different ones.
+        try:
+            while (frame := self._entering.get()) is not None:
+                for entry in self.topology.entries:
+                    self._transport.send(entry, frame)
+                if frame.stops:
+                    return
+        except TransportError as error:
+            self.fail(str(error))
+
+    def _receive(self) -> None:
+        try:
+            while not (frame := self._transport.receive(self.topology.exit)).stops:
+                with self._changed:
+                    answered = self._answered.pop(frame.number, None)
+                    self._changed.notify_all()
+                if answered is not None:
+                    answered.put(frame)
+        except TransportError as error:
+            self.fail(str(error))
+
+
+class LocalShardGroup(ShardGroup):
+    """A group whose shards are threads of this process.
+
+    ``runs[stage][tensor_rank]`` computes that shard; every stage has as many tensor ranks.
+    """
+
+    def __init__(
+        self, runs: Sequence[Sequence[Run]], max_inflight: int, timeout_s: float = 60.0
+    ) -> None:
+        tensor_ranks = {len(stage) for stage in runs}
+        if len(tensor_ranks) != 1:
+            raise ValueError(
+                f"stages of {[len(stage) for stage in runs]} tensor ranks: expected one stage or "
+                "more, all of as many tensor ranks"
+            )
+        topology = Topology(len(runs), tensor_ranks.pop())
+        replica, *ends = connected(topology.size)
+        self._shards = [
+            Shard(runs[s][r], end, topology.source(s, r), topology.targets(s, r))
+            for (s, r), end in zip(topology.shards, ends, strict=True)
+        ]
+        self._serving = [
+            threading.Thread(target=_serve, args=(shard,), name=f"shard-{s}-{r}", daemon=True)
+            for (s, r), shard in zip(topology.shards, self._shards, strict=True)
+        ]
+        for thread in self._serving:
+            thread.start()
+        super().__init__(replica, topology.stages, topology.tensor_ranks, max_inflight, timeout_s)
+
+    def figures(self) -> list[ShardFigures]:
+        """Each shard's, in the order of their transport ranks."""
+        return [shard.figures() for shard in self._shards]
+
+    def close(self) -> None:
+        """See :class:`ShardGroup`. Waits for the shards, but not for one that hangs in a run."""
+        super().close()
+        for thread in self._serving:
+            thread.join(_HANGS_AFTER_S)
+
+
+def _serve(shard: Shard) -> None:
+    try:
+        shard.serve()
+    except TransportError as error:
+        logger.info("a shard ended: %s", error)
+    except Exception:
+        logger.exception("a shard's program failed")

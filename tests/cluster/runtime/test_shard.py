@@ -1,0 +1,178 @@
+"""A shard computes what comes, passes refusals on, ends when told or cut off, and counts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from cluster.errors import ProgramError, TransportError
+from cluster.runtime.in_process import InProcessTransport, connected
+from cluster.runtime.shard import Run, Shard
+from cluster.runtime.transport import STOP, Frame
+
+Started = Callable[..., tuple[Shard, threading.Thread]]
+
+
+@pytest.fixture
+def ends() -> Iterator[list[InProcessTransport]]:
+    made = connected(3)
+    yield made
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def start(ends: list[InProcessTransport]) -> Iterator[Started]:
+    """Starts a shard at rank 1 that receives from 0 and sends to 2; ends it after the test."""
+    threads = []
+
+    def started(run: Run, outcome: list | None = None) -> tuple[Shard, threading.Thread]:
+        shard = Shard(run, ends[1], 0, [2])
+
+        def serve() -> None:
+            try:
+                shard.serve()
+            except Exception as error:  # noqa: BLE001 - looked at by the test
+                (outcome if outcome is not None else []).append(error)
+
+        threads.append(threading.Thread(target=serve))
+        threads[-1].start()
+        return shard, threads[-1]
+
+    yield started
+    ends[0].close()
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def doubled(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    if (arrays[0] < 0).any():
+        raise ProgramError("a value is negative")
+    return [array * 2 for array in arrays]
+
+
+def frame(number: int, value: float = 1, rows: int = 2) -> Frame:
+    return Frame(number, (np.full((rows, 3), value),), None, time.time())
+
+
+def test_frames_are_computed_in_order_and_a_stop_goes_on(
+    ends: list[InProcessTransport], start: Started
+) -> None:
+    _, thread = start(doubled)
+    sent = [frame(n, n) for n in range(5)]
+    for each in [*sent, Frame(STOP)]:
+        ends[0].send(1, each)
+    for each in sent:
+        found = ends[2].receive(1)
+        assert (found.number, found.entered_at) == (each.number, each.entered_at)
+        np.testing.assert_array_equal(found.arrays[0], each.arrays[0] * 2)
+    assert ends[2].receive(1).stops
+    thread.join(5)
+    with pytest.raises(TransportError):
+        ends[2].receive(1)  # the shard has parted
+
+
+def test_a_refused_batch_goes_on_as_an_error_and_the_shard_lives(
+    ends: list[InProcessTransport], start: Started
+) -> None:
+    shard, _ = start(doubled)
+    for each in (frame(0, -1), frame(1, 3)):
+        ends[0].send(1, each)
+    refused, fine = ends[2].receive(1), ends[2].receive(1)
+    assert (refused.number, refused.error, refused.arrays) == (0, "a value is negative", ())
+    assert fine.arrays[0][0, 0] == 6
+    assert shard.figures().micro_batches == 2
+
+
+def test_an_error_of_an_earlier_stage_passes_without_being_computed(
+    ends: list[InProcessTransport], start: Started
+) -> None:
+    shard, _ = start(doubled)
+    ends[0].send(1, Frame(7, (), "refused before"))
+    found = ends[2].receive(1)
+    assert (found.number, found.error, found.arrays) == (7, "refused before", ())
+    assert shard.figures().micro_batches == 0
+
+
+def test_outputs_that_cannot_travel_are_an_error_of_that_batch(
+    ends: list[InProcessTransport], start: Started
+) -> None:
+    start(lambda arrays: [arrays[0].T])
+    ends[0].send(1, frame(0))
+    assert "with gaps cannot travel" in str(ends[2].receive(1).error)
+
+
+def test_a_lost_source_ends_the_shard_and_whoever_listens_to_it(
+    ends: list[InProcessTransport], start: Started
+) -> None:
+    outcome: list[Exception] = []
+    _, thread = start(doubled, outcome)
+    ends[0].close()
+    thread.join(5)
+    assert isinstance(outcome[0], TransportError)
+    with pytest.raises(TransportError):
+        ends[2].receive(1)
+
+
+def test_a_failure_that_is_no_refusal_ends_the_shard(
+    ends: list[InProcessTransport], start: Started
+) -> None:
+    def broken(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        raise RuntimeError("a member of the reduction is gone")
+
+    outcome: list[Exception] = []
+    _, thread = start(broken, outcome)
+    for number in range(4):
+        ends[0].send(1, frame(number))
+    thread.join(5)
+    assert "member of the reduction" in str(outcome[0])
+    with pytest.raises(TransportError):
+        ends[2].receive(1)
+
+
+def test_at_most_one_frame_is_fetched_ahead_of_the_one_computed(
+    ends: list[InProcessTransport], start: Started
+) -> None:
+    free, fetched = threading.Semaphore(0), []
+    receive = ends[1].receive
+    ends[1].receive = lambda source: (fetched.append(1), receive(source))[1]  # type: ignore
+
+    def held(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        assert free.acquire(timeout=5)
+        return arrays
+
+    start(held)
+    for number in range(5):
+        ends[0].send(1, frame(number))
+    time.sleep(0.1)
+    assert len(fetched) == 2
+    for _ in range(5):
+        free.release()
+        ends[2].receive(1)
+
+
+def test_figures_tell_idleness_from_bubbles(ends: list[InProcessTransport], start: Started) -> None:
+    def slow(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        time.sleep(0.05)
+        return arrays
+
+    shard, _ = start(slow)
+    time.sleep(0.2)  # nothing to do: idle, but no bubble
+    assert shard.figures().wait_s > 0.1  # known before a frame comes
+    ends[0].send(1, frame(0, rows=4))
+    ends[2].receive(1)
+    late = frame(1)
+    time.sleep(0.2)  # a frame spends this long in earlier stages: a bubble
+    ends[0].send(1, late)
+    ends[2].receive(1)
+    found = shard.figures()
+    assert (found.micro_batches, found.items) == (2, 6)
+    assert 0.1 <= found.compute_s < 0.3
+    assert 0.4 <= found.wait_s < 0.8
+    assert 0.18 <= found.bubble_s < 0.3
+    assert found.transfer_s < 0.1
