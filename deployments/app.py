@@ -16,8 +16,9 @@ from ray import serve
 from ray.serve import Application
 
 from deployments import placement, serve_config
-from deployments.catalog import MODEL_DEPLOYMENT_PREFIX, Catalog
+from deployments.catalog import Catalog
 from deployments.model import ModelReplica
+from deployments.names import MODEL_DEPLOYMENT_PREFIX
 
 
 def model(args: dict[str, Any]) -> Application:

@@ -23,9 +23,7 @@ from cluster.protocol.metadata import error_body, server_metadata
 from deployments import openapi
 from deployments.endpoints import BarePrefix
 from deployments.errors import answer_errors, json_response
-
-MODEL_DEPLOYMENT_PREFIX = "model-"
-"""A deployment serves the model whose name follows this prefix: see app.model."""
+from deployments.names import MODEL_DEPLOYMENT_PREFIX
 
 STATUS_AGE_S = 1.0
 """How old an answer of Serve's controller may be, so that probes do not load it."""

@@ -20,6 +20,7 @@ from cluster.config.serving import Limits
 from cluster.errors import PayloadTooLargeError, RequestError, UnsupportedMediaTypeError
 from cluster.preprocess import TextEncoder, decode_image, image_tensor
 from cluster.protocol.answer import encode_infer
+from cluster.protocol.indices import check_indices
 from cluster.protocol.infer import HEADER_LENGTH, decode_infer, parse_header_length
 from cluster.protocol.predict import (
     DEFAULT_TOP_K,
@@ -68,6 +69,7 @@ async def infer(model: Model, request: Request) -> Response:
     decoded = decode_infer(
         body, header_length, manifest.inputs, manifest.outputs, model.limits.json_bytes
     )
+    check_indices(decoded.arrays, manifest.inputs, manifest.index_limits)
     preprocess_s = time.perf_counter() - started
     answer = await model.submit(decoded.arrays)
     started = time.perf_counter()
@@ -132,7 +134,9 @@ def _preprocess(model: Model, wanted: PredictRequest) -> list[np.ndarray]:
         raise RequestError(
             f"model {model.name} has {len(manifest.inputs)} inputs; send them to /infer"
         )
-    return [item_array(wanted.inputs, manifest.inputs[0])]
+    arrays = [item_array(wanted.inputs, manifest.inputs[0])]
+    check_indices(arrays, manifest.inputs, manifest.index_limits)
+    return arrays
 
 
 def _takes(manifest: Manifest) -> str:

@@ -1,6 +1,6 @@
 """One shard as a Ray actor: its program, its end of the transport, its thread.
 
-load()     artifact → this stage's program alone, hashes checked → its first runs
+load()     artifact → this shard's program alone, hashes checked; its stage's ranks joined
 serve()    transport connected → Shard.serve, until the group stops or a peer is lost
 figures()  what it has done; also the sign of life that the replica asks for
 
@@ -13,12 +13,16 @@ import logging
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import ray
 
 from cluster.artifact.store import open_store
 from cluster.config.serving import ModelArgs
 from cluster.program import program as programs
+from cluster.program.aoti import create_group, open_group, runner_of
+from cluster.program.collective import LateGroup, ProcessGroupSum
 from cluster.program.stage import StageProgram
 from cluster.runtime.gloo import Address, GlooTransport
 from cluster.runtime.shard import Shard, ShardFigures
@@ -36,10 +40,8 @@ class ShardSpec:
     layout: str
     stage: int
     tp_rank: int
-    batches: tuple[int, ...]
-    """Batch sizes that are run once before the first request."""
-
     start_timeout_s: float
+    failure_timeout_s: float
 
 
 @dataclass(frozen=True)
@@ -57,17 +59,41 @@ class ShardActor:
     def __init__(self, spec: ShardSpec) -> None:
         self._spec = spec
         self._shard: Shard | None = None
+        self._late: LateGroup | None = None
 
-    def load(self) -> ShardHome:
-        """Load the program and run it once per batch size."""
+    def home(self) -> ShardHome:
+        """Where this shard runs."""
+        context = ray.get_runtime_context()
+        return ShardHome(context.get_node_id(), node_ip(), os.getpid())
+
+    def load(self, same_node: bool, group: str | None) -> str | None:
+        """Load the program; returns where its other tensor ranks join its sums, if through memory.
+
+        ``same_node``: whether all ranks of the stage are on this node. ``group``: what rank 0's
+        ``load`` returned, for the others.
+        """
         spec = self._spec
         artifact = open_store(spec.model.store).open(spec.artifact_id)
         layout = artifact.manifest.layout(spec.layout)
         shard = layout.shard(spec.stage, spec.tp_rank)
-        program = programs.load_entry(artifact, shard.program, spec.model.compute_threads)
-        self._stage = StageProgram(layout, shard, program)
         self._topology = Topology(layout.pipeline, layout.tensor)
-        return ShardHome(ray.get_runtime_context().get_node_id(), node_ip(), os.getpid())
+        sums: Any = None
+        if layout.tensor > 1:
+            sums = self._sums(runner_of(artifact, shard.program), same_node, group)
+        program = programs.load_entry(artifact, shard.program, spec.model.compute_threads, sums)
+        self._stage = StageProgram(layout, shard, program)
+        return getattr(sums, "address", None)
+
+    def _sums(self, runner: Path | None, same_node: bool, group: str | None) -> Any:
+        """The group of the stage's ranks: in shared memory, or over the transport, later."""
+        spec = self._spec
+        if same_node and runner is not None:
+            if spec.tp_rank == 0:
+                return create_group(runner, self._topology.tensor_ranks, spec.failure_timeout_s)
+            if group is not None:
+                return open_group(runner, group, spec.tp_rank, spec.failure_timeout_s)
+        self._late = LateGroup()
+        return self._late
 
     def serve(self, meeting: Address) -> None:
         """Meet the other processes, then compute until the group ends.
@@ -75,7 +101,6 @@ class ShardActor:
         TransportError if a peer does not come, or is lost.
         """
         spec, topology = self._spec, self._topology
-        _leave_cores_alone(spec.model.compute_threads)
         transport = GlooTransport(
             meeting,
             topology.rank(spec.stage, spec.tp_rank),
@@ -83,6 +108,10 @@ class ShardActor:
             node_ip(),
             spec.start_timeout_s,
         )
+        if self._late is not None:
+            between = transport.sub_group(topology.tensor_group(spec.stage))
+            self._late.joined = ProcessGroupSum(between, spec.failure_timeout_s)
+        _leave_cores_alone(spec.model.compute_threads)
         self._shard = Shard(
             self._stage.run,
             transport,

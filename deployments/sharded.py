@@ -27,12 +27,13 @@ from cluster.artifact.artifact import Artifact
 from cluster.artifact.layout import Layout
 from cluster.config.parallel import Parallel
 from cluster.config.serving import ModelArgs
-from cluster.errors import PlanError, TransportError
+from cluster.errors import GroupLostError, PlanError, TransportError
 from cluster.parallel.plan import bundles
 from cluster.runtime.gloo import GlooTransport, Rendezvous
 from cluster.runtime.shard import ShardFigures
 from cluster.runtime.shard_group import ShardGroup
 from cluster.runtime.topology import REPLICA, Topology
+from deployments.names import shard_actor
 from deployments.shard_actor import ShardActor, ShardHome, ShardSpec, node_ip
 
 logger = logging.getLogger("ray.serve")
@@ -80,9 +81,13 @@ class ShardedProgram:
         self._ended = threading.Event()
         self._members = self._placed(args, artifact, layout)
         try:
-            self._group = self._connected()
-            for size in {1, args.batching.max_batch_size, *(args.batching.buckets or ())}:
-                self._group.run([spec.zeros(size) for spec in layout.crossing[0]])
+            sizes = {1, args.batching.max_batch_size, *(args.batching.buckets or ())}
+
+            def warm_up(group: ShardGroup) -> None:
+                for size in sorted(sizes):  # the first run of a size sets up its kernels
+                    group.run([spec.zeros(size) for spec in layout.crossing[0]])
+
+            self._group = self._connected(warm_up)
         except BaseException:
             self._end_shards()
             raise
@@ -124,13 +129,13 @@ class ShardedProgram:
                 layout=layout.key,
                 stage=shard.stage,
                 tp_rank=shard.tp_rank,
-                batches=(),
                 start_timeout_s=self._settings.start_timeout_s,
+                failure_timeout_s=self._settings.failure_timeout_s,
             )
             actor = (
                 ray.remote(ShardActor)
                 .options(
-                    name=f"{replica}#stage-{shard.stage}.rank-{shard.tp_rank}",
+                    name=shard_actor(replica, shard.stage, shard.tp_rank),
                     num_cpus=wanted[index].get("CPU", 0),
                     num_gpus=wanted[index].get("GPU", 0),
                     max_concurrency=3,  # serve() takes one thread, the figures another
@@ -144,51 +149,80 @@ class ShardedProgram:
             members.append(_Member(shard.stage, shard.tp_rank, actor))
         return members
 
-    def _connected(self) -> ShardGroup:
+    def _connected(self, warm_up: Callable[[ShardGroup], None]) -> ShardGroup:
         deadline = time.monotonic() + self._settings.start_timeout_s
-        homes = self._loaded(deadline)
-        ip = node_ip()
-        meeting = Rendezvous(ip)
+        self._load(deadline)
+        meeting = Rendezvous(node_ip())
         try:
             self._serving = {m.actor.serve.remote(meeting.address): m for m in self._members}
             transport = GlooTransport(
                 meeting.address,
                 REPLICA,
                 self._topology.size,
-                ip,
+                node_ip(),
                 max(1.0, deadline - time.monotonic()),
             )
-        except TransportError as error:
+            group = ShardGroup(
+                transport,
+                self._topology.stages,
+                self._topology.tensor_ranks,
+                self.lanes,
+                self._settings.failure_timeout_s * MICRO_BATCH_TIMEOUTS,
+            )
+            warm_up(group)  # behind it nobody meets any more
+        except (TransportError, GroupLostError) as error:
             raise TransportError(f"{error}. {self._first_failure()}") from error
         finally:
             meeting.close()
+        return group
+
+    def _load(self, deadline: float) -> None:
+        """Have every shard load its program; rank 0 of each stage first, whom the others join."""
+        homes: list[ShardHome] = self._heard(
+            [(member, member.actor.home.remote()) for member in self._members], deadline
+        )
+        nodes: dict[int, set[str]] = {}
         for member, home in zip(self._members, homes, strict=True):
+            nodes.setdefault(member.stage, set()).add(home.node_id)
             logger.info(
                 "%s: node %s (%s), process %d", member.name, home.node_id[:8], home.ip, home.pid
             )
-        return ShardGroup(
-            transport,
-            self._topology.stages,
-            self._topology.tensor_ranks,
-            self.lanes,
-            self._settings.failure_timeout_s * MICRO_BATCH_TIMEOUTS,
+        first = [member for member in self._members if member.tp_rank == 0]
+        others = [member for member in self._members if member.tp_rank != 0]
+        groups = self._heard(
+            [(m, m.actor.load.remote(len(nodes[m.stage]) == 1, None)) for m in first], deadline
+        )
+        self._heard(
+            [
+                (m, m.actor.load.remote(groups[m.stage] is not None, groups[m.stage]))
+                for m in others
+            ],
+            deadline,
         )
 
-    def _loaded(self, deadline: float) -> list[ShardHome]:
-        loading = [member.actor.load.remote() for member in self._members]
-        ready, late = ray.wait(
-            loading, num_returns=len(loading), timeout=max(0.0, deadline - time.monotonic())
+    def _heard(self, asked: Sequence[tuple[_Member, Any]], deadline: float) -> list[Any]:
+        """What the shards answer; PlanError or TransportError, naming it, for one that does not."""
+        if not asked:
+            return []
+        refs = [ref for _, ref in asked]
+        _, late = ray.wait(
+            refs, num_returns=len(refs), timeout=max(0.0, deadline - time.monotonic())
         )
         if late:
-            names = [m.name for m, ref in zip(self._members, loading, strict=True) if ref in late]
+            names = [member.name for member, ref in asked if ref in late]
             raise TransportError(
                 f"{', '.join(names)} did not load within {self._settings.start_timeout_s:g} s; "
                 "raise parallel.start_timeout_s, or see whether their nodes are overloaded"
             )
-        return list(ray.get(ready and loading))
+        for member, ref in asked:
+            try:
+                ray.get(ref)
+            except RayError as error:
+                raise TransportError(f"{member.name}: {_first_line(error)}") from error
+        return list(ray.get(refs))
 
     def _first_failure(self) -> str:
-        done, _ = ray.wait(list(self._serving), timeout=0)
+        done, _ = ray.wait(list(self._serving), timeout=1)
         return _why(self._serving[done[0]], done[0]) if done else "No shard says why"
 
     # ------------------------------------------------------------------ watching

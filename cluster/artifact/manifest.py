@@ -99,6 +99,10 @@ class Manifest(Record):
         default={}, description="Target → kind of the program that measured fastest there."
     )
     metric: str = Field(default="accuracy", description="What `accuracy` is the mean of.")
+    index_limits: dict[str, int] = Field(
+        default={},
+        description="Input that is looked up in a table, such as token ids → rows of that table.",
+    )
     profile: Profile | None = Field(
         default=None, description="Where the model can be cut, and what its parts cost."
     )

@@ -158,7 +158,7 @@ def _build(candidate: Candidate, site: Site, context: StepContext, workspace: Pa
     }
     manifest = manifest.model_copy(update=measured)
     with clock.phase("cut"):
-        profile, cut = layouts.build(
+        manifest = layouts.build(
             layouts.Shop(
                 work=work,
                 recipe=recipe,
@@ -171,7 +171,6 @@ def _build(candidate: Candidate, site: Site, context: StepContext, workspace: Pa
                 write=lambda manifest: _write(manifest, workspace),
             )
         )
-    manifest = manifest.model_copy(update={"profile": profile, "layouts": cut})
     return Built(workspace, manifest, record)
 
 

@@ -5,7 +5,10 @@
            → balance.py   which cuts leave every stage with as much to do
            → pipeline.py  one module per stage
     module → tensor.py    one module per tensor rank, with an all-reduce where slices meet
+             families.py  which layers of known transformers   slices.py  one rank's share of one
     manifest, devices → plan.py → ShardPlan
+             devices.py   as an operator writes them   estimate.py  what a stage takes
+             link.py      what it takes to send
 
-The first four are of the compression job and need PyTorch; a plan needs the manifest alone.
+A plan needs the manifest alone; all else is of the compression job and needs PyTorch.
 """

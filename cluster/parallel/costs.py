@@ -14,6 +14,7 @@ import torch
 from torch.fx import GraphModule, Interpreter, Node
 
 from cluster.parallel.graph import example
+from cluster.program import collective
 from cluster.tensors import TensorSpec
 
 REPEATS = 5
@@ -25,10 +26,11 @@ def operator_ms(
 ) -> dict[str, float]:
     """Median milliseconds of every operator by its node's name, on zeros of ``batch`` items."""
     taken: dict[str, list[float]] = defaultdict(list)
+    alone = collective.thread_groups(1)[0]  # a slice's sums: of itself, while it is timed
     before = torch.get_num_threads()
     torch.set_num_threads(compute_threads)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), collective.using(alone):
             for repeat in range(_WARM_UP + REPEATS):
                 timer = _Timer(graph)
                 timer.run(*example(inputs, batch))

@@ -108,6 +108,23 @@ def cuts(graph: Graph) -> list[Cut]:
     return found
 
 
+def index_limits(graph: Graph, inputs: tuple[TensorSpec, ...]) -> dict[str, int]:
+    """The inputs that the graph looks up in a table → the rows of the smallest such table."""
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    names = {node: spec.name for node, spec in zip(placeholders, inputs, strict=True)}
+    found: dict[str, int] = {}
+    for node in graph.nodes:
+        if operator_name(node) != "embedding":
+            continue
+        table, index = node.args[0], node.args[1]
+        while index.op == "call_function" and operator_name(index) in ("to", "_to_copy", "view"):
+            index = index.args[0]
+        if index in names:
+            rows = int(table.meta["val"].shape[0])
+            found[names[index]] = min(rows, found.get(names[index], rows))
+    return found
+
+
 def dependent(graph: Graph) -> set[Node]:
     """The nodes whose values are tensors that depend on the model's inputs."""
     found: set[Node] = set()
@@ -174,12 +191,12 @@ def values_between(nodes: list[Node]) -> Iterator[tuple[Node, int]]:
         ends.setdefault(last, []).append(node)
     alive = 0
     for index, node in enumerate(nodes):
-        alive += _node_bytes(node)
+        alive += node_bytes(node)
         yield node, alive
-        alive -= sum(_node_bytes(each) for each in ends.get(index, ()))
+        alive -= sum(node_bytes(each) for each in ends.get(index, ()))
 
 
-def _node_bytes(node: Node) -> int:
+def node_bytes(node: Node) -> int:
     """Bytes per item of a value that grows with the batch; of parameters none."""
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor) or all(isinstance(size, int) for size in value.shape):

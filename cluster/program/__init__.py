@@ -8,6 +8,9 @@
     openvino.py  OpenVINO's graph and weights          exported.py    torch.export's graphs
     eager.py     the model's own Python code           pytorch.py     runs the last two
     loaded.py    a program in memory, inputs checked
+    stage.py     one shard's program between two cuts
+    collective.py  the sum over tensor ranks    all_reduce.cpp  through shared memory
+    side_by_side.py  all ranks of a stage in one process, for measuring
 
 Loading an `aoti` or `openvino` program does not import PyTorch's Python package (unless the
 native runner does not fit): that import costs about 2 s, loading libtorch by itself about 0.5 s.

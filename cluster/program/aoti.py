@@ -78,6 +78,13 @@ def runs_natively(entry: ProgramEntry) -> bool:
     )
 
 
+def runner_of(artifact: Artifact, entry: ProgramEntry) -> Path | None:
+    """The native runner that runs the entry here, its bytes checked; None if none does."""
+    if entry.kind != "aoti" or not runs_natively(entry):
+        return None
+    return artifact.file(str(entry.native_runner))
+
+
 def create_group(
     extension: Path,
     size: int,
@@ -104,7 +111,7 @@ def open_group(
 def _group(make: Callable[[Any], Any], extension: Path) -> collective.SharedMemoryGroup:
     try:
         group: collective.SharedMemoryGroup = make(_import_runner(extension).SharedMemoryGroup)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, ImportError) as error:
         raise ProgramError(str(error)) from error
     return group
 
@@ -130,6 +137,7 @@ def _native(
     runner = _import_runner(extension)
     own = group if isinstance(group, runner.SharedMemoryGroup) else None
     if group is not None and own is None:
+        _refuse_native(group, f"it is of another native runner than {extension}")
         collective.register()
     # The shared object stays mapped after its file is gone, so a replica that is killed
     # leaves no unpacked copy behind.
@@ -138,6 +146,11 @@ def _native(
             archive.extractall(directory)
         compute: Compute = runner.Runner(_root(directory), compute_threads, own).run
     return compute if group is None or own is not None else _with(group, compute)
+
+
+def _refuse_native(group: Any, why: str) -> None:
+    if type(group).__name__ == collective.SharedMemoryGroup.__name__:
+        raise ProgramError(f"the group of this slice does not fit: {why}")
 
 
 def _with(group: collective.Group | None, compute: Compute) -> Compute:
@@ -173,13 +186,12 @@ def _import_runner(extension: Path) -> Any:
     return module
 
 
-def _by_pytorch(
-    package: Path, compute_threads: int, target: str, group: Any
-) -> Compute:
+def _by_pytorch(package: Path, compute_threads: int, target: str, group: Any) -> Compute:
     # Imported only when the native runner does not fit: it costs a replica about 2 s.
     from torch._inductor import aoti_load_package
 
     if group is not None:
+        _refuse_native(group, "PyTorch's loader runs this program, which has no use for it")
         collective.register()
     model = aoti_load_package(str(package), run_single_threaded=True)
     return _with(group, compute_with(model, compute_threads, target))

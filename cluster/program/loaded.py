@@ -36,7 +36,7 @@ class LoadedProgram:
             )
         try:
             return self._compute(list(inputs))
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, IndexError) as error:
             raise ProgramError(f"{self.entry.file} failed on {_shown(inputs)}: {error}") from error
 
     def _takes(self, inputs: Sequence[np.ndarray]) -> bool:

@@ -17,7 +17,7 @@ from cluster.artifact.artifact import Artifact
 from cluster.artifact.entries import ProgramEntry
 from cluster.artifact.manifest import Manifest
 from cluster.errors import ProgramError
-from cluster.program import node
+from cluster.program import collective, node
 from cluster.program.aoti import load_aoti, torch_misfit
 from cluster.program.eager import load_eager
 from cluster.program.exported import load_exported
@@ -59,6 +59,15 @@ PROGRAM_KINDS: dict[str, ProgramKind] = {
 }
 
 
+SLICED_KINDS: dict[
+    str,
+    Callable[
+        [Artifact, ProgramEntry, int, collective.Group | collective.SharedMemoryGroup], Program
+    ],
+] = {"aoti": load_aoti, "exported": load_exported}
+"""Kinds whose programs can be tensor slices, and how those are loaded."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """The program for this node, and in a few words why it and no other."""
@@ -79,11 +88,26 @@ def load(artifact: Artifact, compute_threads: int, targets: Sequence[str] | None
     return load_entry(artifact, choice.entry, compute_threads)
 
 
-def load_entry(artifact: Artifact, entry: ProgramEntry, compute_threads: int) -> Program:
-    """Load this very program; raises as :func:`load` does."""
+def load_entry(
+    artifact: Artifact,
+    entry: ProgramEntry,
+    compute_threads: int,
+    group: collective.Group | collective.SharedMemoryGroup | None = None,
+) -> Program:
+    """Load this very program; raises as :func:`load` does.
+
+    ``group``: of the ranks whose tensor slices the program is one of.
+    """
     if (reason := _misfit(entry)) is not None:
         raise ProgramError(f"{entry.file} does not run on this node: {reason}")
-    return PROGRAM_KINDS[entry.kind].load(artifact, entry, compute_threads)
+    if group is None:
+        return PROGRAM_KINDS[entry.kind].load(artifact, entry, compute_threads)
+    if entry.kind not in SLICED_KINDS:
+        raise ProgramError(
+            f"{entry.file} is of kind {entry.kind}, which has no tensor slices; "
+            f"{', '.join(SLICED_KINDS)} have"
+        )
+    return SLICED_KINDS[entry.kind](artifact, entry, compute_threads, group)
 
 
 def choose(artifact: Artifact, targets: Sequence[str]) -> Choice:

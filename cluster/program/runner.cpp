@@ -3,15 +3,24 @@
 // Two things PyTorch's own loader does not do: it lets other Python threads run while the
 // model computes, so that a replica reads the next requests meanwhile; and it needs libtorch
 // alone, not PyTorch's Python package, so that a replica starts in a third of the time.
+//
+// Where the package is one slice of a model, its operator headrace::all_reduce adds up what the
+// other slices' processes computed: see all_reduce.h.
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
+#include <torch/library.h>
+
+#include "all_reduce.h"
 
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -78,10 +87,78 @@ py::array give(at::Tensor tensor) {
   return py::array(dtype, shape, data, base);
 }
 
+// A thread's current group. libtorch keeps one such pointer per thread for the whole process,
+// while each artifact's copy of this file would have its own.
+struct CurrentGroup : c10::DebugInfoBase {
+  virtual at::Tensor all_reduce(const at::Tensor& x) = 0;
+};
+
+class Group : public CurrentGroup {
+ public:
+  explicit Group(headrace::SharedMemoryGroup* shared) : shared_(shared) {}
+
+  at::Tensor all_reduce(const at::Tensor& x) override {
+    const at::Tensor input = x.contiguous();
+    at::Tensor output = at::empty_like(input);
+    shared_->all_reduce(input.const_data_ptr(), output.mutable_data_ptr(),
+                        static_cast<size_t>(input.numel()), element(input.scalar_type()));
+    return output;
+  }
+
+  headrace::SharedMemoryGroup& shared() { return *shared_; }
+
+ private:
+  static headrace::Element element(at::ScalarType type) {
+    switch (type) {
+      case at::kFloat: return headrace::Element::kFloat;
+      case at::kDouble: return headrace::Element::kDouble;
+      case at::kHalf: return headrace::Element::kHalf;
+      case at::kBFloat16: return headrace::Element::kBFloat16;
+      default:
+        throw std::invalid_argument(std::string("an all-reduce adds floating-point numbers, not ") +
+                                    c10::toString(type));
+    }
+  }
+
+  std::unique_ptr<headrace::SharedMemoryGroup> shared_;
+};
+
+constexpr auto kOperator = "headrace::all_reduce";
+// A key that no tensor here has: by it cluster/program/collective.py's kernel is found.
+constexpr auto kPython = c10::DispatchKey::PrivateUse1;
+
+// Boxed, which compiles several seconds faster than a kernel with a C++ signature.
+void all_reduce(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
+  auto* current = static_cast<CurrentGroup*>(
+      c10::ThreadLocalDebugInfo::get(c10::DebugInfoKind::INFERENCE_CONTEXT));
+  if (current != nullptr) {
+    stack->back() = current->all_reduce(stack->back().toTensor());
+  } else if (op.hasComputedKernelForDispatchKey(kPython)) {
+    op.redispatchBoxed(c10::DispatchKeySet(kPython), stack);
+  } else {
+    throw std::runtime_error("this program is one slice of a model; load it with its group");
+  }
+}
+
+// Not by TORCH_LIBRARY, which fails for the second in a process: another artifact's copy of this
+// file or Python may have been here before.
+void register_all_reduce() {
+  auto op = c10::Dispatcher::singleton().findSchema({kOperator, ""});
+  if (op && op->hasKernelForDispatchKey(c10::DispatchKey::CPU)) return;
+  // Never destroyed: what a process registered, its last programs still use.
+  auto* library = new torch::Library(torch::Library::FRAGMENT, "headrace", std::nullopt, __FILE__,
+                                     __LINE__);
+  if (!op) library->def("all_reduce(Tensor x) -> Tensor", {at::Tag::pt2_compliant_tag});
+  auto kernel = torch::CppFunction::makeFromBoxedFunction<&all_reduce>();
+  library->impl("all_reduce", torch::dispatch(c10::DispatchKey::CPU, std::move(kernel)));
+}
+
 class Runner {
  public:
-  Runner(const std::string& package, int compute_threads)
-      : loader_(package, "model", /*run_single_threaded=*/true), threads_(compute_threads) {}
+  Runner(const std::string& package, int compute_threads, std::shared_ptr<Group> group)
+      : loader_(package, "model", /*run_single_threaded=*/true),
+        threads_(compute_threads),
+        group_(std::move(group)) {}
 
   py::list run(const py::list& arrays) {
     std::vector<at::Tensor> inputs;
@@ -92,6 +169,8 @@ class Runner {
       // OpenMP keeps the number of threads per calling thread.
       if (at::get_num_threads() != threads_) at::set_num_threads(threads_);
       c10::InferenceMode inference;
+      std::optional<c10::DebugInfoGuard> current;
+      if (group_) current.emplace(c10::DebugInfoKind::INFERENCE_CONTEXT, group_);
       for (auto& tensor : loader_.run(inputs)) outputs.push_back(own(tensor, inputs));
     }
     py::list answer;
@@ -102,12 +181,42 @@ class Runner {
  private:
   torch::inductor::AOTIModelPackageLoader loader_;
   int threads_;
+  std::shared_ptr<Group> group_;
 };
+
+std::shared_ptr<Group> create_group(int size, size_t slot_bytes, double timeout_s) {
+  return std::make_shared<Group>(
+      headrace::SharedMemoryGroup::create(size, slot_bytes, timeout_s));
+}
+
+std::shared_ptr<Group> join_group(const std::string& address, int rank, double timeout_s) {
+  return std::make_shared<Group>(headrace::SharedMemoryGroup::join(address, rank, timeout_s));
+}
+
+py::array reduced(Group& group, const py::array& array) {
+  at::Tensor input = borrow(array), output;
+  {
+    py::gil_scoped_release release;
+    output = group.all_reduce(input);
+  }
+  return give(std::move(output));
+}
 
 }  // namespace
 
 PYBIND11_MODULE(headrace_runner, module) {
+  register_all_reduce();
+  py::class_<Group, std::shared_ptr<Group>>(module, "SharedMemoryGroup", py::module_local())
+      .def_static("create", &create_group, py::arg("size"), py::arg("slot_bytes"),
+                  py::arg("timeout_s"))
+      .def_static("open", &join_group, py::arg("address"), py::arg("rank"), py::arg("timeout_s"))
+      .def_property_readonly("address", [](Group& group) { return group.shared().address(); })
+      .def_property_readonly("rank", [](Group& group) { return group.shared().rank(); })
+      .def_property_readonly("size", [](Group& group) { return group.shared().size(); })
+      .def("all_reduce", &reduced, py::arg("array"))
+      .def("abort", [](Group& group) { group.shared().abort(); });
   py::class_<Runner>(module, "Runner", py::module_local())
-      .def(py::init<const std::string&, int>(), py::arg("package"), py::arg("compute_threads"))
+      .def(py::init<const std::string&, int, std::shared_ptr<Group>>(), py::arg("package"),
+           py::arg("compute_threads"), py::arg("group") = nullptr)
       .def("run", &Runner::run, py::arg("arrays"));
 }

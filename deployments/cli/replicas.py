@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 from cluster.compression.report.table import table
 from cluster.errors import ClusterError
-from deployments.catalog import MODEL_DEPLOYMENT_PREFIX
 from deployments.local import LocalCluster
+from deployments.names import ShardName, parse_shard_actor
 
 _MOST = 10_000
-_NAME = re.compile(
-    rf"#{MODEL_DEPLOYMENT_PREFIX}(?P<model>[^#]+)#(?P<replica>[^#]+)"
-    r"#stage-(?P<stage>\d+)\.rank-(?P<rank>\d+)$"
-)
 
 
 @dataclass(frozen=True, order=True)
 class ShardSeat:
     """One shard that runs."""
 
-    model: str
-    replica: str
-    stage: int
-    tp_rank: int
+    shard: ShardName
     node: str
     pid: int
 
@@ -37,13 +29,12 @@ def run(model: str | None, as_json: bool) -> int:
 
     Asks the local cluster, else that of RAY_ADDRESS. ClusterError if neither answers.
     """
-    seats = [seat for seat in _seats() if model in (None, seat.model)]
+    seats = [seat for seat in _seats() if model in (None, seat.shard.model)]
     if as_json:
-        print(json.dumps([asdict(seat) for seat in seats], indent=1))
+        flat = [{**asdict(s.shard), "node": s.node, "pid": s.pid} for s in seats]
+        print(json.dumps(flat, indent=1))
     elif seats:
-        rows = [
-            (s.model, s.replica, str(s.stage), str(s.tp_rank), s.node, str(s.pid)) for s in seats
-        ]
+        rows = [(*map(str, astuple(seat.shard)), seat.node, str(seat.pid)) for seat in seats]
         print(table(rows, ("model", "replica", "stage", "tp_rank", "node", "process")))
     else:
         print(f"no shard runs{f' for model {model}' if model else ''}: nothing served is cut")
@@ -70,13 +61,9 @@ def _seats() -> list[ShardSeat]:
         )
     except (RayStateApiException, ConnectionError, RuntimeError) as error:
         raise ClusterError(f"the cluster cannot be asked for its actors: {error}") from error
-    found = []
-    for actor in actors:
-        if (match := _NAME.search(actor.name or "")) is not None:
-            found.append(
-                ShardSeat(
-                    match["model"], match["replica"], int(match["stage"]), int(match["rank"]),
-                    str(actor.node_id)[:12], int(actor.pid),
-                )
-            )  # fmt: skip
-    return sorted(found)
+    named = [(parse_shard_actor(actor.name or ""), actor) for actor in actors]
+    return sorted(
+        ShardSeat(name, str(actor.node_id)[:12], int(actor.pid))
+        for name, actor in named
+        if name is not None
+    )

@@ -10,7 +10,8 @@ import pytest
 from ray import serve
 from ray.serve.schema import ApplicationStatusOverview, DeploymentStatusOverview, ServeStatus
 
-from deployments.catalog import MODEL_DEPLOYMENT_PREFIX, Catalog
+from deployments.catalog import Catalog
+from deployments.names import MODEL_DEPLOYMENT_PREFIX
 
 
 def status(application: str) -> ServeStatus:

@@ -1,4 +1,4 @@
-"""One real cluster for all tests of serving: a catalog and two models, behind HAProxy."""
+"""One real cluster for all tests of serving: a catalog and three models, behind HAProxy."""
 
 from __future__ import annotations
 
@@ -30,12 +30,17 @@ BODY_BYTES, JSON_BYTES = 2**20, 2**17
 
 @dataclass(frozen=True)
 class Served:
-    """The cluster, and the artifact it serves: as ``tiny``, and with small limits as ``tight``."""
+    """The cluster, and the artifact it serves: as ``tiny``, and with small limits as ``tight``.
+
+    A third model, ``cut``, runs as two pipeline stages.
+    """
 
     cluster: LocalCluster
     artifact: Artifact
     program: Program
     """The artifact's program in this process: what the served one must agree with."""
+
+    cut_artifact: Artifact
 
     started_at: float
     """When it was deployed, on the monotonic clock."""
@@ -143,26 +148,30 @@ def _kib(status: str, field: str) -> int:
 
 
 @pytest.fixture(scope="session")
-def served(int8_artifact_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(
+    int8_artifact_store: Path, cut_artifact_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     directory = tmp_path_factory.mktemp("served")
     artifact = LocalStore(int8_artifact_store).open(ARTIFACT)
     config = directory / "serve.yaml"
-    config.write_text(yaml.safe_dump(_config(str(int8_artifact_store))))
+    config.write_text(yaml.safe_dump(_config(str(int8_artifact_store), str(cut_artifact_store))))
     http_port, dashboard_port = ports.free_ports(2)
     cluster = LocalCluster.start(
         http_port=http_port,
         dashboard_port=dashboard_port,
-        num_cpus=4,
+        num_cpus=7,
         state_dir=directory / "state",
     )
     try:
         cluster.deploy(config, timeout_s=120)
-        yield Served(cluster, artifact, load(artifact, compute_threads=1), time.monotonic())
+        program = load(artifact, compute_threads=1)
+        cut = LocalStore(cut_artifact_store).open("tiny-cut")
+        yield Served(cluster, artifact, program, cut, time.monotonic())
     finally:
         cluster.stop()
 
 
-def _config(store: str) -> dict[str, object]:
+def _config(store: str, cut_store: str) -> dict[str, object]:
     def model(name: str, **args: object) -> dict[str, object]:
         return {
             "name": name,
@@ -178,9 +187,15 @@ def _config(store: str) -> dict[str, object]:
     }
     limits = {"body_bytes": BODY_BYTES, "json_bytes": JSON_BYTES}
     batching = {"max_batch_size": BATCH}
-    return {
-        "applications": [catalog, model("tiny", batching=batching), model("tight", limits=limits)]
-    }
+    cut = model(
+        "cut",
+        artifact="tiny-cut",
+        store=cut_store,
+        batching=batching,
+        parallel={"pipeline": 2, "placement": "STRICT_PACK"},
+    )
+    whole = [model("tiny", batching=batching), model("tight", limits=limits)]
+    return {"applications": [catalog, *whole, cut]}
 
 
 @pytest.fixture(scope="session")

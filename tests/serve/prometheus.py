@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from http_client import ask
 
@@ -18,7 +18,31 @@ Metrics = dict[tuple[str, str], float]
 
 def read_metrics(served, model: str = "tiny") -> Metrics:
     """(series, its ``outcome`` or ``le`` tag) → value, from where Prometheus is told to look."""
-    found: Metrics = {}
+    return {
+        (series, tags.get("outcome") or tags.get("le", "")): value
+        for series, tags, value in _lines(served)
+        if tags["model"] == model
+    }
+
+
+def labelled(
+    served, model: str, series: str, names: tuple[str, ...]
+) -> dict[tuple[str, ...], float]:
+    """The values of one series of a model by those of its tags, as soon as there are any."""
+    deadline = time.monotonic() + _EXPORTED_WITHIN_S
+    while True:
+        found = {
+            tuple(tags[name] for name in names): value
+            for name_of, tags, value in _lines(served)
+            if name_of == series and tags["model"] == model
+        }
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"no {series}"
+        time.sleep(0.5)
+
+
+def _lines(served) -> Iterator[tuple[str, dict[str, str], float]]:
     targets = json.loads(
         (served.cluster.record.ray_dir / "prom_metrics_service_discovery.json").read_text()
     )
@@ -27,10 +51,7 @@ def read_metrics(served, model: str = "tiny") -> Metrics:
             match = _SERIES.match(line)
             if match is None:
                 continue
-            tags = dict(_TAG.findall(match[2]))
-            if tags["model"] == model:
-                found[match[1], tags.get("outcome") or tags.get("le", "")] = float(match[3])
-    return found
+            yield match[1], dict(_TAG.findall(match[2])), float(match[3])
 
 
 def wait_for(served, ready: Callable[[Metrics], bool]) -> Metrics:

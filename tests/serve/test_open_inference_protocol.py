@@ -45,7 +45,7 @@ def test_health_and_metadata(served, client) -> None:
 
 
 def test_the_catalog_lists_the_models(served) -> None:
-    models = {"models": [{"name": name, "ready": True} for name in ("tight", "tiny")]}
+    models = {"models": [{"name": name, "ready": True} for name in ("cut", "tight", "tiny")]}
     assert ask(f"{served.url}/models").json == models
     assert ask(f"{served.url}/health/live").json == {"live": True}
     assert ask(f"{served.url}/health/ready").json == {"ready": True, "waiting_for": []}

@@ -44,7 +44,7 @@ def test_the_serve_config_is_valid(tmp_path: Path) -> None:
 def test_the_commands_exist() -> None:
     assert len(COMMANDS) >= 4
     for command in COMMANDS:
-        parser().parse_args(shlex.split(command))
+        parser().parse_args(shlex.split(command, comments=True))
 
 
 def test_the_python_client_runs(served, capsys):

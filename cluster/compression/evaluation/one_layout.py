@@ -34,6 +34,9 @@ class LayoutTask(BaseModel):
     artifact: Path
     layout: str
     expected: Path
+    limit: float
+    """Of the difference from the model."""
+
     batches: tuple[int, ...]
     repeats: int
     compute_threads: int
@@ -59,13 +62,14 @@ def main(task_file: Path) -> None:
     try:
 
         def chain(arrays: list[np.ndarray]) -> np.ndarray:
+            ranks = [arrays] * layout.tensor
             for stage in stages:
-                arrays = stage.run(arrays)
-            return arrays[0]
+                ranks = stage.run(ranks)
+            return ranks[0][0]
 
-        far = reference.check(chain, task.expected)
+        far = reference.check(chain, task.expected, limit=task.limit)
         to_stdout(f"measure  {layout.key} agrees with the model: {far:.3f} of the outputs' spread")
-        timed = _timed(stages, task, _inputs(task.expected))
+        timed = _timed(stages, layout.tensor, task, _inputs(task.expected))
         task.result.write_text(FoundLayout(difference=far, stages=timed).model_dump_json())
     finally:
         for stage in stages:
@@ -78,14 +82,14 @@ def _inputs(expected: Path) -> list[np.ndarray]:
 
 
 def _timed(
-    stages: Sequence[StageRanks], task: LayoutTask, samples: list[np.ndarray]
+    stages: Sequence[StageRanks], ranks: int, task: LayoutTask, samples: list[np.ndarray]
 ) -> tuple[tuple[Latency, ...], ...]:
     found: list[list[Latency]] = [[] for _ in stages]
     for batch in task.batches:
         chosen = np.arange(batch) % len(samples[0])
         taken: list[list[float]] = [[] for _ in stages]
         for repeat in range(-_WARM_UP_RUNS, task.repeats):
-            arrays = [np.ascontiguousarray(each[chosen]) for each in samples]
+            arrays = [[np.ascontiguousarray(each[chosen]) for each in samples]] * ranks
             for index, stage in enumerate(stages):
                 started = time.perf_counter()
                 arrays = stage.run(arrays)

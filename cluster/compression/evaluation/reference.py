@@ -23,6 +23,9 @@ MAX_DIFFERENCE = 0.25
 """Of :func:`difference`. Rounding to int8 or bfloat16 in another order reaches a few hundredths,
 a wrong program is beyond 1."""
 
+MAX_FLOAT_DIFFERENCE = 1e-3
+"""The same where everything is float32, and only the order of sums may differ."""
+
 
 def record(outputs: np.ndarray, inputs: list[np.ndarray], file: Path) -> None:
     """Keep the model's ``outputs`` ``[batch, D]`` for ``inputs`` ``[batch, ...]``."""
@@ -31,8 +34,8 @@ def record(outputs: np.ndarray, inputs: list[np.ndarray], file: Path) -> None:
         np.savez(stream, outputs=outputs, **arrays)
 
 
-def check(run: Run, file: Path, batch: int | None = None) -> float:
-    """The program's difference from the record; CompressionError above MAX_DIFFERENCE.
+def check(run: Run, file: Path, batch: int | None = None, limit: float = MAX_DIFFERENCE) -> float:
+    """The program's difference from the record; CompressionError above ``limit``.
 
     ``batch``: run the samples in batches of exactly this size, filled up from the beginning;
     None runs all at once.
@@ -48,10 +51,10 @@ def check(run: Run, file: Path, batch: int | None = None) -> float:
         ),
         expected[chosen],
     )
-    if not found <= MAX_DIFFERENCE:  # NaN is not
+    if not found <= limit:  # NaN is not
         raise CompressionError(
-            f"the compiled program does not compute the model: its outputs differ by {found:.2f} "
-            f"of their spread, at most {MAX_DIFFERENCE} is rounding. Its compiler is wrong about "
+            f"the compiled program does not compute the model: its outputs differ by {found:.4g} "
+            f"of their spread, at most {limit:g} is rounding. Its compiler is wrong about "
             "this model, or quantizes it far worse than the `quantize` step did; try another kind "
             "of program, or another scheme"
         )

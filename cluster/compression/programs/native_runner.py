@@ -1,4 +1,6 @@
-"""Compiling ``program/runner.cpp`` and what it sums slices with for this Python and this PyTorch, once per machine.
+"""Compiling ``program/runner.cpp`` for this Python and this PyTorch, once per machine.
+
+runner.cpp + all_reduce.cpp → one extension: programs, and the sums between slices of one
 
 The result is kept with the artifact, so no serving node needs a compiler. A build takes about
 15 s; it runs beside the training and is kept in ``~/.cache/headrace/native``.
@@ -71,14 +73,9 @@ def build() -> Path:
         "-Wl,-soname,libtorch.so",
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}",
     ]
-    key = sha256(
-        "\n".join(
-            [
-                *(file.read_text() for file in (*SOURCES, *HEADERS)),
-                *flags, torch.__version__, node.python_abi(),
-            ]
-        ).encode()
-    ).hexdigest()[:16]
+    code = [file.read_text() for file in (*SOURCES, *HEADERS)]
+    facts = [*code, *flags, torch.__version__, node.python_abi()]
+    key = sha256("\n".join(facts).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace/native"
     target = cache / f"{key}.so"
     if target.is_file():

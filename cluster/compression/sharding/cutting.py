@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from cluster.artifact.entries import ProgramEntry
 from cluster.compression.programs import builder, openvino_stages
@@ -21,7 +21,7 @@ from cluster.compression.programs.place import Place
 from cluster.compression.work import StepContext, Work, tensors_of
 from cluster.errors import PlanError
 from cluster.parallel import costs, graph, pipeline
-from cluster.parallel.graph import Cut
+from cluster.parallel.graph import Cut, node_bytes
 from cluster.tensors import TensorSpec
 
 
@@ -32,6 +32,12 @@ class BuiltShard:
     entry: ProgramEntry
     outputs: tuple[TensorSpec, ...]
     weights: dict[str, torch.Tensor]
+
+
+COST_BATCH = 4
+"""Items that operators are timed with: between the single request and the full batch."""
+
+_REDUCES = "all_reduce"
 
 
 class Cuttable(ABC):
@@ -63,15 +69,27 @@ class Cuttable(ABC):
     def __init__(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
         self.inputs, self.outputs = inputs, outputs
 
+    def reduces(self, chosen: Sequence[int]) -> tuple[int, ...]:
+        """All-reduces in one run of each stage, cut at those of ``cuts``."""
+        segment_of = self.segment_of()
+        found = [0] * (len(chosen) + 1)
+        for node in self._reducing():
+            found[bisect.bisect_left(list(chosen), segment_of[node.name])] += 1
+        return tuple(found)
+
+    @property
+    def reduced_bytes(self) -> int:
+        """What the largest all-reduce sums, per item."""
+        return max((node_bytes(node) for node in self._reducing()), default=0)
+
+    def _reducing(self) -> list[Node]:
+        return [n for n in self.graph.graph.nodes if graph.operator_name(n) == _REDUCES]
+
     def segment_of(self) -> dict[str, int]:
         """The operator's node → between which cuts it is: 0 is before the first."""
         order = {node.name: index for index, node in enumerate(self.graph.graph.nodes)}
         borders = [order[cut.after] for cut in self.cuts]
         return {name: bisect.bisect_left(borders, index) for name, index in order.items()}
-
-
-COST_BATCH = 4
-"""Items that operators are timed with: between the single request and the full batch."""
 
 
 class Traced(Cuttable):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean
 
@@ -20,19 +20,22 @@ from safetensors.torch import save_file
 
 from cluster.artifact.artifact import describe
 from cluster.artifact.entries import ProgramEntry
-from cluster.artifact.layout import Layout, Profile, Shard, name_of
+from cluster.artifact.layout import Layout, Shard, name_of
 from cluster.artifact.manifest import Manifest
+from cluster.compression.evaluation import reference
 from cluster.compression.evaluation.fresh_process import in_process
 from cluster.compression.evaluation.one_layout import FoundLayout, LayoutTask
 from cluster.compression.programs import builder
 from cluster.compression.programs.place import Place
 from cluster.compression.sharding.cutting import COST_BATCH, BuiltShard, Cuttable, Sliced, Traced
-from cluster.compression.sharding.profile import profile
+from cluster.compression.sharding.profile import profile, tensor_profile
 from cluster.compression.work import StepContext, Work
 from cluster.config.parallel import ParallelBuild
 from cluster.config.recipe import Recipe
 from cluster.errors import CompressionError, PlanError
+from cluster.parallel import tensor
 from cluster.parallel.balance import balanced
+from cluster.parallel.graph import index_limits
 from cluster.parallel.link import LOOPBACK
 
 ATTEMPTS = 4
@@ -60,34 +63,37 @@ class Shop:
     write: Write
 
 
-def build(shop: Shop) -> tuple[Profile | None, tuple[Layout, ...]]:
-    """The profile of the model, None if it cannot be cut anywhere, and a layout per cut of the
-    recipe.
+def build(shop: Shop) -> Manifest:
+    """The manifest with a layout per cut of the recipe, and what a trace tells of the model.
 
     CompressionError if one cannot be built, or does not compute the model; PlanError if it has not
     as many places to cut.
     """
     layouts: list[Layout] = []
-    found: Profile | None = None
     for cut in shop.recipe.parallel:
         target = cut.target or shop.recipe.programs[0].target
         kind = cut.kind or _kind(shop.manifest, target, cut)
         shop.context.out(f"cut      {name_of(cut.pipeline, cut.tensor)} of {kind} for {target}")
         model = _cuttable(shop, kind, target, cut)
-        found = found or profile(model)
         layouts.append(_built(shop, model, cut, target, layouts))
-    return found or _profile_alone(shop), tuple(layouts)
+    return shop.manifest.model_copy(update={"layouts": tuple(layouts), **_traced(shop)})
 
 
-def _profile_alone(shop: Shop) -> Profile | None:
-    """For a planner, where the recipe asks for no cut."""
+def _traced(shop: Shop) -> dict[str, object]:
+    """The profile of the whole model, for a planner, and the limits of its indices.
+
+    Nothing, said so, of a model that cannot be traced.
+    """
+    model = Traced("exported", (shop.work,), shop.manifest.outputs, "", {}, shop.context)
+    slices = next((cut.slices for cut in shop.recipe.parallel if cut.slices is not None), None)
     try:
-        return profile(
-            Traced("exported", (shop.work,), shop.manifest.outputs, "", {}, shop.context)
-        )
+        return {
+            "index_limits": index_limits(model.graph.graph, shop.work.inputs),
+            "profile": profile(model, tensor_profile(model, shop.work.module, slices)),
+        }
     except PlanError as error:
         shop.context.out(f"cut      no profile: {error}")
-        return None
+        return {}
 
 
 def _kind(manifest: Manifest, target: str, cut: ParallelBuild) -> str:
@@ -112,7 +118,15 @@ def _cuttable(shop: Shop, kind: str, target: str, cut: ParallelBuild) -> Cuttabl
         return Sliced(
             shop.work, shop.manifest.outputs, whole, Place(shop.workspace, "programs", target)
         )
-    return Traced(kind, (shop.work,), shop.manifest.outputs, target, shop.started, shop.context)
+    work = shop.work
+    ranks: tuple[Work, ...] = (work,)
+    if cut.tensor > 1:
+        plan = tensor.plan_for(work.module, cut.slices)
+        ranks = tuple(
+            replace(work, module=tensor.shard_module(work.module, plan, rank, cut.tensor))
+            for rank in range(cut.tensor)
+        )
+    return Traced(kind, ranks, shop.manifest.outputs, target, shop.started, shop.context)
 
 
 def _built(
@@ -219,7 +233,8 @@ def _layout(
         crossing=(model.inputs, *(each.specs for each in cuts), model.outputs),
         after=tuple(each.after for each in cuts),
         shards=tuple(shards),
-        reduces=(0,) * cut.pipeline,
+        reduces=model.reduces(chosen),
+        reduced_bytes=model.reduced_bytes,
     )
 
 
@@ -233,6 +248,7 @@ def _measured(shop: Shop, layout: Layout) -> FoundLayout:
         artifact=shop.workspace,
         layout=layout.key,
         expected=shop.expected,
+        limit=reference.MAX_DIFFERENCE if shop.work.precision else reference.MAX_FLOAT_DIFFERENCE,
         batches=settings.batches,
         repeats=settings.repeats,
         compute_threads=settings.compute_threads,

@@ -2,12 +2,52 @@
 
 from __future__ import annotations
 
-from cluster.artifact.layout import Profile, Segment
+from collections.abc import Mapping
+
+from torch import nn
+
+from cluster.artifact.layout import Profile, Segment, TensorProfile
 from cluster.compression.sharding.cutting import COST_BATCH, Cuttable
-from cluster.parallel.graph import values_between
+from cluster.config.parallel import Sliced
+from cluster.errors import PlanError
+from cluster.parallel import tensor
+from cluster.parallel.graph import node_bytes, operator_name, values_between
+
+MOST_RANKS = 16
+"""Degrees of tensor slices that are looked at."""
 
 
-def profile(model: Cuttable) -> Profile:
+def tensor_profile(
+    model: Cuttable, module: nn.Module, slices: Mapping[str, Sliced] | None
+) -> TensorProfile | None:
+    """What tensor slices of the module would share; None if it has no plan for any."""
+    try:
+        plan = tensor.plan_for(module, slices)
+    except PlanError:
+        return None
+    degrees = tuple(d for d in range(2, MOST_RANKS + 1) if tensor.fits(module, plan, d))
+    owners = (*plan.layers, *plan.attentions)
+    rows = [name for name, style in plan.layers.items() if style == "row"] + [*plan.attentions]
+    sliced_ms, sliced, reduced = 0.0, set[str](), 0
+    for node in model.graph.graph.nodes:
+        read = {str(e.target) for e in node.all_input_nodes if e.op == "get_attr"}
+        own = {name for name in read if name.rpartition(".")[0].endswith(owners)}
+        if own or "attention" in operator_name(node):
+            sliced |= own
+            sliced_ms += model.operator_ms.get(node.name, 0.0)
+        if any(name.rpartition(".")[0].endswith(tuple(rows)) for name in own):
+            reduced = max(reduced, node_bytes(node))
+    sizes = {name: each.numel() * each.element_size() for name, each in _tensors(model)}
+    return TensorProfile(
+        degrees=degrees,
+        sliced_cost=sliced_ms / max(sum(model.operator_ms.values()), 1e-9),
+        sliced_bytes=sum(sizes.get(name, 0) for name in sliced),
+        reduces=len(rows),
+        reduced_bytes=reduced,
+    )
+
+
+def profile(model: Cuttable, sliced: TensorProfile | None = None) -> Profile:
     """Every segment between two cuts, with its measured cost and its bytes."""
     segment_of = model.segment_of()
     count = len(model.cuts) + 1
@@ -38,6 +78,7 @@ def profile(model: Cuttable) -> Profile:
             )
             for index in range(count)
         ),
+        tensor=sliced,
     )
 
 

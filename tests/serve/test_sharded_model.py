@@ -1,0 +1,132 @@
+"""A model on two shards: the contract of a whole one, the same answers, and where its time goes."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from http_client import ask
+from prometheus import labelled
+from tritonclient.utils import InferenceServerException
+
+from cluster.program.program import Program, load
+from deployments.cli import main
+from deployments.local import LocalCluster, processes
+
+
+@pytest.fixture
+def client(served) -> Iterator[triton.InferenceServerClient]:
+    client = triton.InferenceServerClient(f"127.0.0.1:{served.port}", concurrency=16)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def whole(served) -> Program:
+    return load(served.cut_artifact, compute_threads=1)
+
+
+def random_input(served, rows: int, seed: int = 0) -> np.ndarray:
+    (spec,) = served.cut_artifact.manifest.inputs
+    random = np.random.default_rng(seed)
+    return random.standard_normal((rows, *spec.item_shape)).astype(spec.dtype)
+
+
+def infer(client: triton.InferenceServerClient, array: np.ndarray) -> np.ndarray:
+    given = triton.InferInput("input", list(array.shape), "FP32")
+    given.set_data_from_numpy(array)
+    return client.infer("cut", [given]).as_numpy("logits")
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_answers_are_those_of_the_whole_program_to_the_bit(served, client, whole, rows) -> None:
+    array = random_input(served, rows)
+    np.testing.assert_array_equal(infer(client, array), whole.run([array])[0])
+
+
+def test_many_requests_at_once_are_told_apart(served, client, whole) -> None:
+    arrays = [random_input(served, 1 + seed % 5, seed) for seed in range(60)]
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda array: infer(client, array), arrays))
+    for array, answer in zip(arrays, answers, strict=True):
+        # Batches form by chance, and OpenVINO's sums depend on the batch in the last bit.
+        np.testing.assert_allclose(answer, whole.run([array])[0], rtol=1e-5, atol=1e-5)
+
+
+def test_it_has_the_paths_and_the_refusals_of_any_model(served, client) -> None:
+    assert client.is_model_ready("cut")
+    metadata = client.get_model_metadata("cut")
+    assert metadata["platform"] == "headrace_openvino"
+    specs = served.cut_artifact.manifest.inputs
+    assert metadata["inputs"] == [spec.model_dump(mode="json") for spec in specs]
+    with pytest.raises(InferenceServerException, match="at most 8"):
+        infer(client, random_input(served, 9))
+    wrong = ask(f"{served.url}/models/cut/infer", b"{", {"Content-Type": "application/json"})
+    assert wrong.status == 400
+    assert wrong.error
+
+
+def test_clients_that_go_away_leave_the_pipeline_to_others(served, client) -> None:
+    body = json.dumps(
+        {
+            "inputs": [
+                {
+                    "name": "input",
+                    "datatype": "FP32",
+                    "shape": [1, 1, 16, 16],
+                    "data": [0.0] * 256,
+                }
+            ]
+        }
+    ).encode()
+    head = (
+        f"POST /v2/models/cut/infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    for _ in range(100):
+        with socket.create_connection(("127.0.0.1", served.port)) as gone:
+            gone.sendall(head + body)
+    started = time.monotonic()
+    infer(client, random_input(served, 1))
+    assert time.monotonic() - started < 2
+
+
+def test_the_time_of_every_stage_is_exported(served, client) -> None:
+    for _ in range(20):
+        infer(client, random_input(served, 1))
+    seconds = labelled(served, "cut", "ray_headrace_stage_seconds_total", ("stage", "doing"))
+    for stage in ("0", "1"):
+        assert seconds[stage, "compute"] > 0
+        assert seconds[stage, "wait"] > seconds[stage, "compute"], "it was idle most of the time"
+        assert seconds[stage, "transfer"] > 0
+        assert seconds[stage, "bubble"] <= seconds[stage, "wait"]
+    batches = labelled(served, "cut", "ray_headrace_stage_micro_batches_total", ("stage",))
+    assert batches["0",] >= 20
+    assert batches["1",] >= 20
+
+
+def test_inspect_shows_which_shard_sits_where(
+    served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in served.cluster.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(LocalCluster, "running", staticmethod(lambda: None))
+    assert main.main(["inspect", "--replicas", "cut", "--json"]) == 0
+    seats = json.loads(capsys.readouterr().out)
+    assert [(seat["stage"], seat["tp_rank"]) for seat in seats] == [(0, 0), (1, 0)]
+    record = served.cluster.record
+    shards = {
+        process.pid
+        for process in processes.find(record.cluster_id, record.run_dir)
+        if Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"ray::ShardActor")
+    }
+    assert {seat["pid"] for seat in seats} == shards
+    assert main.main(["inspect", "--replicas"]) == 0
+    assert "tp_rank" in capsys.readouterr().out
