@@ -62,7 +62,8 @@ COMPRESSION_MAY_IMPORT: dict[str, set[str]] = {
     "sharding": {"programs", "evaluation", "work"},
     "candidate": {"sharding", "programs", "evaluation", "report", "record", "origin", "work"},
     "job": {
-        "candidate", "search", "steps", "programs", "labels", "origin", "record", "work", "launch",
+        "sharding", "candidate", "search", "steps", "programs", "labels", "origin", "record",
+        "work", "launch",
     },
 }  # fmt: skip
 

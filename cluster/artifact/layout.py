@@ -8,7 +8,7 @@ A planner reads these instead of weights.
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cluster.artifact.entries import Latency, ProgramEntry, Record
 from cluster.tensors import TensorSpec
@@ -75,6 +75,29 @@ class Layout(Record):
     shards: tuple[Shard, ...] = Field(description="By stage, then by rank.")
     reduces: tuple[int, ...] = Field(description="All-reduces in one run of each stage.")
     reduced_bytes: int = Field(default=0, description="What one all-reduce sums, per item.")
+
+    @model_validator(mode="after")
+    def _chains(self) -> Layout:
+        """Every shard is there, and each stage gets what it takes from those before it."""
+        wanted = [(s, r) for s in range(self.pipeline) for r in range(self.tensor)]
+        given = [(shard.stage, shard.tp_rank) for shard in self.shards]
+        if given != wanted:
+            raise ValueError(f"layout {self.key} has the shards {given}, expected {wanted}")
+        if len(self.crossing) != self.pipeline + 1:
+            raise ValueError(
+                f"layout {self.key} has {self.pipeline} stages, so {self.pipeline + 1} sets of "
+                f"tensors cross their borders; it names {len(self.crossing)}"
+            )
+        for shard in self.shards:
+            where = f"layout {self.key}, stage {shard.stage}, rank {shard.tp_rank}"
+            arrives = set(self.crossing[shard.stage])
+            takes = set(shard.program.inputs or ())
+            if missing := sorted(spec.name for spec in takes - arrives):
+                raise ValueError(f"{where} takes {', '.join(missing)}, which does not arrive there")
+            leaves = set(self.crossing[shard.stage + 1])
+            if missing := sorted(spec.name for spec in leaves - arrives - set(shard.outputs)):
+                raise ValueError(f"{where} hands on {', '.join(missing)}, which it does not have")
+        return self
 
     @property
     def key(self) -> str:

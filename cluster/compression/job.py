@@ -31,6 +31,7 @@ from cluster.compression.launch import InProcess, Launcher
 from cluster.compression.programs import builder, requirements
 from cluster.compression.record import SearchRecord, StepRecord
 from cluster.compression.search import search
+from cluster.compression.sharding.check import check as check_cuts
 from cluster.compression.work import StepContext, Work
 from cluster.config.recipe import Recipe
 from cluster.data import LabelledData, PreparedSamples, load_data
@@ -109,6 +110,7 @@ def _build(
     started = builder.start(recipe)
     torch.manual_seed(recipe.seed)  # a new head starts from it
     model = load_model(recipe.model, data.labels)
+    check_cuts(model, recipe)
     context = _context(recipe, data, model, store, kept, out, launcher)
     out(
         f"data     {len(context.train)} training, {len(context.validation)} validation and "

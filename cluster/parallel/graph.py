@@ -178,8 +178,10 @@ def _where(error: Exception) -> str:
     """The error's own words, and the line of the user's code if it names one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = lines[0] if lines else type(error).__name__
-    at = next((line for line in lines if line.startswith("File ") and "torch/" not in line), "")
-    return f"{cause} {at}".strip()
+    at = [i for i, line in enumerate(lines) if line.startswith("File ") and "torch/" not in line]
+    if not at:
+        return cause
+    return f"{cause} {' '.join(lines[at[0] : at[0] + 2])}"
 
 
 def values_between(nodes: list[Node]) -> Iterator[tuple[Node, int]]:

@@ -10,8 +10,9 @@ What one stage makes and a later one needs, such as a skip connection, crosses e
 
 from __future__ import annotations
 
+import contextlib
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -55,7 +56,7 @@ def split(
         _cut(graph, cuts, renamed)
         return graph
 
-    with torch.no_grad():
+    with torch.no_grad(), _untied(module):
         pipe = pipeline(module, example(inputs), split_policy=policy)
     given = [each.name for each in pipe.split_gm.graph.nodes if each.op == "placeholder"]
     crossing = {spec.name: spec for cut in cuts for spec in cut.specs}
@@ -79,6 +80,28 @@ def split(
             )
         )
     return stages
+
+
+@contextlib.contextmanager
+def _untied(module: torch.nn.Module) -> Iterator[None]:
+    """Meanwhile, a parameter that has several names, as tied embeddings have, is several.
+
+    They share their memory. pipeline() looks one name up in every stage that uses any of them.
+    """
+    seen: set[int] = set()
+    tied: list[tuple[torch.nn.Module, str, torch.nn.Parameter]] = []
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
+            if id(parameter) in seen:
+                tied.append((owner, name, parameter))
+            seen.add(id(parameter))
+    for owner, name, parameter in tied:
+        owner.register_parameter(name, torch.nn.Parameter(parameter.detach(), False))
+    try:
+        yield
+    finally:
+        for owner, name, parameter in tied:
+            owner.register_parameter(name, parameter)
 
 
 class _Tuple(torch.nn.Module):
