@@ -80,8 +80,15 @@ def check_failed_requests(load: Load, hit: float) -> Counter[int | None]:
     return seen
 
 
-@pytest.mark.parametrize("stage", [0, 1])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+@pytest.mark.parametrize(
+    ("how", "stage"),
+    [
+        pytest.param(signal.SIGKILL, 0, id="killed-0"),
+        pytest.param(signal.SIGSTOP, 1, id="frozen-1"),
+        pytest.param(signal.SIGKILL, 1, id="killed-1", marks=pytest.mark.slow),
+        pytest.param(signal.SIGSTOP, 0, id="frozen-0", marks=pytest.mark.slow),
+    ],
+)
 def test_a_lost_shard_fails_its_replica_at_once_and_all_of_it_is_replaced(
     cluster: LocalCluster,
     deploy: Callable[..., str],
@@ -147,6 +154,7 @@ def test_a_shard_killed_while_it_starts_is_no_obstacle(
     assert answers(url)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_model_that_is_no_longer_served(
     cluster: LocalCluster,
     deploy: Callable[..., str],

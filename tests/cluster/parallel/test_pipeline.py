@@ -14,6 +14,7 @@ from cluster.parallel import graph
 from cluster.parallel.pipeline import Stage, split
 from cluster.tensors import TensorSpec
 
+QUICK = ("resnet18", "bert", "gpt2", "skips", "vit_b_16 bf16")
 ROUNDS = 1
 """Random sets of cuts per model: each has to be traced anew, in seconds."""
 
@@ -40,7 +41,9 @@ def chained(stages: list[Stage], inputs: list[torch.Tensor]) -> torch.Tensor:
     return answer
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=() if f in QUICK else pytest.mark.slow) for f in FAMILIES]
+)
 def test_stages_compute_the_whole_model_to_the_bit(family: str) -> None:
     torch.manual_seed(0)
     module, specs = FAMILIES[family]()

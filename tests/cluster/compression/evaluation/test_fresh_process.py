@@ -155,7 +155,7 @@ def test_a_killed_job_takes_the_process_with_it() -> None:
     child = """
 import os, time
 from cluster.compression.evaluation import one_program
-one_program._end_with_parent()
+one_program.end_with_parent()
 print(os.getpid(), flush=True)
 time.sleep(300)
 """

@@ -1,0 +1,197 @@
+"""Plans: what fits, what it needs and reaches, and what is said where nothing does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cluster.artifact.entries import Latency, ProgramEntry
+from cluster.artifact.layout import Layout, Profile, Segment, Shard, TensorProfile
+from cluster.artifact.manifest import Manifest, Measurement
+from cluster.errors import ArtifactError, PlanError
+from cluster.parallel.devices import Device, parse_devices, size_text
+from cluster.parallel.plan import FRAMES_AT_A_SHARD, plan
+from cluster.tensors import TensorSpec
+
+MIB = 2**20
+INPUT = TensorSpec(name="x", datatype="FP32", shape=(-1, 256))
+MIDDLE = TensorSpec(name="h", datatype="FP32", shape=(-1, 1024))
+OUTPUT = TensorSpec(name="logits", datatype="FP32", shape=(-1, 10))
+
+
+def entry(file: str, inputs: tuple[TensorSpec, ...] | None = None) -> ProgramEntry:
+    return ProgramEntry(
+        kind="aoti", target="cpu-x86", file=file, cpu_features=(), torch_version="2",
+        native_runner=None, python_abi=None, inputs=inputs,
+    )  # fmt: skip
+
+
+def shard(stage: int, takes: TensorSpec, makes: TensorSpec, ms: float) -> Shard:
+    return Shard(
+        stage=stage,
+        tp_rank=0,
+        program=entry(f"shards/{stage}.pt2", (takes,)),
+        outputs=(makes,),
+        weights=f"shards/{stage}.safetensors",
+        weight_bytes=40 * MIB,
+        activation_bytes=MIB,
+        latency=(Latency(batch=1, p50_ms=ms, p99_ms=ms), Latency(batch=8, p50_ms=8 * ms, p99_ms=9)),
+    )
+
+
+def two_stages() -> Layout:
+    return Layout(
+        target="cpu-x86",
+        kind="aoti",
+        pipeline=2,
+        tensor=1,
+        crossing=((INPUT,), (MIDDLE,), (OUTPUT,)),
+        after=("relu",),
+        shards=(shard(0, INPUT, MIDDLE, 5.0), shard(1, MIDDLE, OUTPUT, 4.0)),
+        reduces=(0, 0),
+    )
+
+
+def manifest(*layouts: Layout, sliced: bool = False) -> Manifest:
+    segments = tuple(
+        Segment(
+            last=f"op{index}",
+            cost_ms=10.0,
+            weight_bytes=20 * MIB,
+            activation_bytes=MIB,
+            carried_bytes=4096,
+        )
+        for index in range(4)
+    )
+    tensor = TensorProfile(
+        degrees=(2, 4), sliced_cost=0.9, sliced_bytes=72 * MIB, reduces=8, reduced_bytes=4096
+    )
+    whole = Measurement(
+        accuracy=1, accuracy_low=1, accuracy_high=1, samples=1,
+        latency=(Latency(batch=1, p50_ms=8, p99_ms=9), Latency(batch=8, p50_ms=64, p99_ms=70)),
+        size_bytes=80 * MIB,
+    )  # fmt: skip
+    return Manifest(
+        name="m",
+        recipe={},
+        recipe_key="0" * 64,
+        inputs=(INPUT,),
+        outputs=(OUTPUT,),
+        image=None,
+        text=None,
+        labels=(),
+        files={},
+        programs=(entry("programs/cpu-x86.pt2"),),
+        quantized_operators=0,
+        measured={"cpu-x86/aoti": whole},
+        fastest={"cpu-x86": "aoti"},
+        profile=Profile(batch=4, segments=segments, tensor=tensor if sliced else None),
+        layouts=layouts,
+    )
+
+
+def test_the_cut_of_fewest_devices_that_fits_is_taken() -> None:
+    roomy = plan(manifest(two_stages()), parse_devices("4xcpu-x86"))
+    assert (roomy.pipeline, roomy.layout, roomy.built, roomy.devices) == (1, None, True, 1)
+    assert roomy.latency_ms == 64
+    tight = plan(manifest(two_stages()), parse_devices("4xcpu-x86:60MiB"))
+    assert (tight.pipeline, tight.layout, tight.devices) == (2, "cpu-x86/aoti/pp2.tp1", 2)
+    assert tight.bundles == ({"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 1.0})
+
+
+def test_memory_and_speed_are_those_of_the_layout() -> None:
+    found = plan(manifest(two_stages()), parse_devices("2xcpu-x86"), pipeline=2, batch=8)
+    first = found.shards[0]
+    assert first.weight_bytes == 40 * MIB
+    assert first.activation_bytes == 8 * MIB
+    assert first.buffer_bytes == FRAMES_AT_A_SHARD * 8 * MIDDLE.item_bytes
+    assert found.memory_bytes == 48 * MIB + first.buffer_bytes
+    assert found.stage_ms == (40.0, 32.0)
+    assert found.latency_ms == pytest.approx(72 + sum(found.hop_ms))
+    assert 8 / 41 * 1e3 < found.items_per_s < 8 / 40 * 1e3
+    between = plan(manifest(two_stages()), parse_devices("2xcpu-x86"), pipeline=2, batch=4)
+    assert between.stage_ms == pytest.approx((20.0, 16.0))
+
+
+def test_a_cut_that_is_not_built_is_estimated_from_the_profile() -> None:
+    found = plan(manifest(), parse_devices("4xcpu-x86"), pipeline=4, batch=8)
+    assert not found.built
+    assert found.stage_ms == pytest.approx((16.0,) * 4)
+    assert [each.weight_bytes for each in found.shards] == [20 * MIB] * 4
+    sliced = plan(manifest(sliced=True), parse_devices("4xcpu-x86"), tensor=2, pipeline=1)
+    assert 64 * 0.55 < sliced.stage_ms[0] < 64 * 0.55 + 1
+    assert sliced.shards[0].weight_bytes == pytest.approx(44 * MIB, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("devices", "wanted", "said"),
+    [
+        ("1xcpu-x86", {"pipeline": 2}, "pp2.tp1 needs 2 devices of cpu-x86, there are 1"),
+        ("2xcpu-x86:41MiB", {"pipeline": 2}, r"stage 0 fills 48\.\d MiB \(40\.0 MiB weights, 8\.0"),
+        ("3xcpu-x86:30MiB", {}, "No number of stages fits; give larger devices, or"),
+        ("4xcpu-x86:30MiB", {}, r"pp4\.tp1 would fit: 28\.\d MiB on its fullest device; it is not"),
+        (
+            "2xcpu-x86",
+            {"pipeline": 9},
+            r"needs 8 cuts.* has 3 places to cut; use at most 4",
+        ),
+        ("4xcpu-x86", {"tensor": 3}, "tensor=3 does not divide .* use one of 2, 4"),
+        ("2xcuda-sm90", {}, "has programs for cpu-x86, the devices are cuda-sm90"),
+        ("2xcpu-x86", {"pipeline": 2, "placement": "SPREAD"}, "several nodes, all are on one"),
+        (
+            "1xcpu-x86@2",
+            {"pipeline": 2, "placement": "STRICT_PACK"},
+            "needs 2 devices on one node, the most there are on one is 1; take PACK",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_numbers(
+    devices: str, wanted: dict, said: str
+) -> None:
+    with pytest.raises(PlanError, match=said):
+        plan(manifest(two_stages(), sliced=True), parse_devices(devices), **wanted)
+
+
+def test_slices_of_a_model_without_a_plan_are_refused() -> None:
+    with pytest.raises(PlanError, match="of no family with a ready plan"):
+        plan(manifest(), parse_devices("2xcpu-x86"), tensor=2, pipeline=1)
+
+
+def test_stages_of_a_replica_stay_near_each_other() -> None:
+    # The smallest node that holds all of them.
+    devices = parse_devices("4xcpu-x86,2xcpu-x86,1xcpu-x86")
+    packed = plan(manifest(two_stages()), devices, pipeline=2)
+    assert [each.node for each in packed.shards] == [1, 1]
+    spread = plan(manifest(two_stages()), devices, pipeline=2, placement="SPREAD")
+    assert [each.node for each in spread.shards] == [0, 1]
+
+
+def test_devices_are_read_as_they_are_written() -> None:
+    assert parse_devices("2xcpu-x86:4GiB") == (Device("cpu-x86", 4 * 2**30, 0),) * 2
+    mixed = parse_devices("1xcuda-sm90:80GB@2, 1xcpu-x86")
+    assert [(each.target, each.node) for each in mixed] == [
+        ("cuda-sm90", 0), ("cuda-sm90", 1), ("cpu-x86", 2),
+    ]  # fmt: skip
+    assert mixed[0].memory_bytes == 80 * 10**9
+    for wrong in ("", "cpu-x86", "2xgpu", "0xcpu-x86", "2xcpu-x86:4Q", "2xcpu-x86@0"):
+        with pytest.raises(PlanError, match=r"expected COUNTxTARGET|are none"):
+            parse_devices(wrong)
+    assert [size_text(size) for size in (12, 1536, 5 * MIB)] == ["12 B", "1.5 KiB", "5.0 MiB"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"pipeline": 3}, "has the shards"),
+        ({"crossing": ((INPUT,), (OUTPUT,))}, "3 sets of tensors cross"),
+        ({"crossing": ((INPUT,), (INPUT,), (OUTPUT,))}, "takes h, which does not arrive"),
+        ({"crossing": ((INPUT,), (MIDDLE,), (INPUT,))}, "hands on x, which it does not have"),
+    ],
+)
+def test_a_manifest_whose_stages_do_not_chain_is_not_read(change: dict, said: str) -> None:
+    written = json.loads(manifest(two_stages()).to_json())
+    broken = two_stages().model_copy(update=change).model_dump(mode="json")
+    written["layouts"] = [broken]
+    with pytest.raises(ArtifactError, match=said):
+        Manifest.from_json(json.dumps(written).encode(), "manifest.json")
