@@ -37,7 +37,7 @@ def model(args: dict[str, Any]) -> Application:
     if shards is None:
         scale["ray_actor_options"] = {"num_cpus": checked.compute_threads}
     else:  # one placement group per replica: all its shards at once, or none
-        scale["ray_actor_options"] = {"num_cpus": placement.REPLICA_CPUS}
+        scale["ray_actor_options"] = {"num_cpus": 0}  # it only feeds them
         scale["placement_group_bundles"] = shards.bundles
         scale["placement_group_strategy"] = shards.strategy
     deployment = serve.deployment(

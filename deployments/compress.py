@@ -18,7 +18,7 @@ import warnings
 from cluster.artifact.store import open_store
 from cluster.config.base import parse
 from cluster.config.recipe import Recipe
-from cluster.errors import ConfigError, HeadraceError, SourceError
+from cluster.errors import ConfigError, HeadraceError, PlanError, SourceError
 from cluster.progress import to_stdout
 from deployments.ray_launcher import RayLauncher
 
@@ -45,7 +45,7 @@ def main() -> int:
         recipe = parse(task["recipe"], Recipe, "recipe")
         with RayLauncher() as launcher:
             outcome = job.run(recipe, open_store(task["store"]), to_stdout, launcher)
-    except (ConfigError, SourceError) as error:
+    except (ConfigError, PlanError, SourceError) as error:
         to_stdout(f"error: {error}")
         return WRONG
     except HeadraceError as error:

@@ -20,9 +20,6 @@ from cluster.errors import PlanError
 from cluster.parallel.devices import Device
 from cluster.parallel.plan import ShardPlan, plan
 
-REPLICA_CPUS = 1
-"""What the replica's own process takes of the cluster, besides its shards."""
-
 
 @dataclass(frozen=True)
 class Placed:
@@ -73,7 +70,7 @@ def planned(args: ModelArgs, manifest: Manifest, devices: list[Device]) -> Shard
 
 
 def _devices(args: ModelArgs, manifest: Manifest) -> list[Device]:
-    """What the cluster's nodes have, busy or not, beside what the replica itself takes."""
+    """What the cluster's nodes have, busy or not."""
     memory = args.parallel.device_memory if args.parallel else None
     cuda = next((e.target for e in manifest.programs if e.target.startswith("cuda-")), None)
     found: list[Device] = []
@@ -82,6 +79,6 @@ def _devices(args: ModelArgs, manifest: Manifest) -> list[Device]:
         resources = node["Resources"]
         if cuda is not None:
             found += [Device(cuda, memory, number)] * int(resources.get("GPU", 0))
-        cpus = resources.get("CPU", 0) - (REPLICA_CPUS if number == 0 else 0)
-        found += [Device("cpu-x86", memory, number)] * max(0, int(cpus // args.compute_threads))
+        cpus = int(resources.get("CPU", 0) // args.compute_threads)
+        found += [Device("cpu-x86", memory, number)] * cpus
     return found

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -21,12 +22,11 @@ _STATE_DIR = Path("~/.headrace/benchmark")
 """The same in every run: a start also removes what a killed run left."""
 
 _NAME = "resnet18"
-_PREFIX = f"/v2/models/{_NAME}"
 
 
-def endpoint(port: int) -> Endpoint:
-    """The protocol's infer path, with a raw binary request."""
-    base = f"http://127.0.0.1:{port}{_PREFIX}"
+def endpoint(port: int, name: str = _NAME) -> Endpoint:
+    """The protocol's infer path of a model, with a raw binary request."""
+    base = f"http://127.0.0.1:{port}{_prefix(name)}"
     # 0: no JSON in front of the tensor.
     headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: "0"}
     return Endpoint(f"{base}/infer", headers, f"{base}/ready")
@@ -35,14 +35,17 @@ def endpoint(port: int) -> Endpoint:
 @contextmanager
 def start(artifact_id: str, port: int) -> Iterator[Server]:
     """Start a cluster on ``port``, deploy the artifact, and stop it all in the end."""
-    cluster = LocalCluster.start(
-        http_port=port, dashboard_port=free_ports(1)[0], state_dir=_STATE_DIR
-    )
-    try:
-        with tempfile.TemporaryDirectory(prefix="headrace-") as directory:
-            config = Path(directory) / "serve.yaml"
-            config.write_text(yaml.safe_dump(_serve_config(artifact_id)))
-            cluster.deploy(config)
+    with running(port) as cluster:
+        deploy(
+            cluster,
+            {
+                "name": _NAME,
+                "artifact": artifact_id,
+                "store": default_store(),
+                "compute_threads": COMPUTE_THREADS,
+                "batching": {"max_batch_size": 8},
+            },
+        )
         record = cluster.record
 
         def require_alive() -> None:
@@ -54,26 +57,44 @@ def start(artifact_id: str, port: int) -> Iterator[Server]:
             find=lambda: processes.find(record.cluster_id, record.run_dir),
             require_alive=require_alive,
         )
+
+
+@contextmanager
+def running(port: int, num_cpus: int | None = None) -> Iterator[LocalCluster]:
+    """A cluster on ``port`` with nothing deployed, stopped in the end."""
+    cluster = LocalCluster.start(
+        http_port=port,
+        dashboard_port=free_ports(1)[0],
+        num_cpus=num_cpus,
+        state_dir=_STATE_DIR,
+    )
+    try:
+        yield cluster
     finally:
         cluster.stop()
 
 
-def _serve_config(artifact_id: str) -> dict[str, object]:
-    model = {
-        "name": _NAME,
-        "artifact": artifact_id,
-        "store": default_store(),
-        "compute_threads": COMPUTE_THREADS,
-        "batching": {"max_batch_size": 8},
-    }
+def deploy(cluster: LocalCluster, model: dict[str, Any]) -> None:
+    """Serve the model of these ModelArgs, and the server's own paths; returns when it answers."""
+    with tempfile.TemporaryDirectory(prefix="headrace-") as directory:
+        config = Path(directory) / "serve.yaml"
+        config.write_text(yaml.safe_dump(_serve_config(model)))
+        cluster.deploy(config)
+
+
+def _serve_config(model: dict[str, Any]) -> dict[str, object]:
     return {
         "applications": [
             {"name": "server", "route_prefix": "/v2", "import_path": "deployments.app:catalog"},
             {
-                "name": _NAME,
-                "route_prefix": _PREFIX,
+                "name": model["name"],
+                "route_prefix": _prefix(model["name"]),
                 "import_path": "deployments.app:model",
                 "args": model,
             },
         ]
     }
+
+
+def _prefix(name: str) -> str:
+    return f"/v2/models/{name}"

@@ -237,12 +237,17 @@ def _placed(
     )
 
 
+REPLICA_BUNDLE = {"memory": 1.0}
+"""What the replica's own process takes where its shards compute: a bundle may not be empty, and a
+byte is the least there is."""
+
+
 def bundles(target: str, shards: int, compute_threads: int) -> tuple[dict[str, float], ...]:
     """Ray's resources for a replica and its shards; a whole model computes in the replica."""
     own: dict[str, float] = {"CPU": float(compute_threads)}
     if target.startswith("cuda-"):
         own = {"CPU": float(compute_threads), "GPU": 1.0}
-    return (own,) if shards == 1 else ({"CPU": 1.0}, *([own] * shards))
+    return (own,) if shards == 1 else (REPLICA_BUNDLE, *([own] * shards))
 
 
 def _chosen(devices: Sequence[Device], wanted: int, placement: Placement) -> list[int] | None:

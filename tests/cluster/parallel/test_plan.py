@@ -97,7 +97,7 @@ def test_the_cut_of_fewest_devices_that_fits_is_taken() -> None:
     assert roomy.latency_ms == 64
     tight = plan(manifest(two_stages()), parse_devices("4xcpu-x86:60MiB"))
     assert (tight.pipeline, tight.layout, tight.devices) == (2, "cpu-x86/aoti/pp2.tp1", 2)
-    assert tight.bundles == ({"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 1.0})
+    assert tight.bundles == ({"memory": 1.0}, {"CPU": 1.0}, {"CPU": 1.0})
 
 
 def test_memory_and_speed_are_those_of_the_layout() -> None:
