@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from http_client import ask
 
-_EXPORTED_WITHIN_S = 30  # Ray sends measurements on every 10 s, twice on the way
+EXPORTED_WITHIN_S = 30  # Ray sends measurements on every 10 s, twice on the way
 _SERIES = re.compile(r"^(ray_headrace_\w+)\{(.*)\} (\S+)$")
 _TAG = re.compile(r'(\w+)="([^"]*)"')
 
@@ -29,7 +29,7 @@ def labelled(
     served, model: str, series: str, names: tuple[str, ...]
 ) -> dict[tuple[str, ...], float]:
     """The values of one series of a model by those of its tags, as soon as there are any."""
-    deadline = time.monotonic() + _EXPORTED_WITHIN_S
+    deadline = time.monotonic() + EXPORTED_WITHIN_S
     while True:
         found = {
             tuple(tags[name] for name in names): value
@@ -55,7 +55,7 @@ def _lines(served) -> Iterator[tuple[str, dict[str, str], float]]:
 
 
 def wait_for(served, ready: Callable[[Metrics], bool]) -> Metrics:
-    deadline = time.monotonic() + _EXPORTED_WITHIN_S
+    deadline = time.monotonic() + EXPORTED_WITHIN_S
     while not ready(metrics := read_metrics(served)):
         assert time.monotonic() < deadline, metrics
         time.sleep(0.5)

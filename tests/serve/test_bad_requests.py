@@ -174,7 +174,12 @@ def test_top_k_out_of_range(served, pngs: list[bytes], given: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "expected"),
     [
-        ("GET", "/models/nobody", 404, "no model 'nobody' is served here; served: tight, tiny"),
+        (
+            "GET",
+            "/models/nobody",
+            404,
+            "no model 'nobody' is served here; served: cut, tight, tiny",
+        ),
         ("POST", "/models/nobody/infer", 404, "no model 'nobody' is served here"),
         ("GET", "/models/tinyx/ready", 404, "no model 'tinyx' is served here"),
         ("GET", "/models/tiny/versions/9", 404, "model tiny has no version '9', only"),

@@ -18,6 +18,7 @@ from cluster.artifact.manifest import Manifest
 from cluster.compression.evaluation import reference
 from cluster.compression.programs import openvino as building
 from cluster.compression.programs import requirements
+from cluster.compression.programs.place import Place
 from cluster.compression.work import Work
 from cluster.config.recipe import ProgramBuild
 from cluster.errors import ArtifactCorruptError, CompressionError, ProgramError
@@ -207,7 +208,8 @@ def test_inputs_are_told_apart_and_unused_ones_ignored(tmp_path: Path, bench: Be
     (tmp_path / "w" / "programs").mkdir(parents=True)
     made = bench()
     work = Work.of(TwoInputs(), specs)
-    entry = building.build(work, "cpu-x86", tmp_path / "w", lambda: tmp_path, made.context)
+    place = Place(tmp_path / "w", "programs", "cpu-x86")
+    entry = building.build(work, "cpu-x86", place, lambda: tmp_path, made.context)
     manifest = Manifest(
         name="m", recipe={}, recipe_key="0" * 64, inputs=specs, outputs=(), image=None, text=None,
         labels=(), files={}, programs=(entry,), quantized_operators=0,
