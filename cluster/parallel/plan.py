@@ -292,7 +292,10 @@ def _nearest(
                 f". {name} would fit: {size_text(made.memory_bytes)} on its fullest device{build}"
             )
     fewer = max(1, batch // 2)
-    return f". No number of stages fits; give larger devices, or batches of {fewer} or less"
+    return (
+        f". No number of stages up to {len(own)} fits; give more or larger devices, or try batches "
+        f"of {fewer}"
+    )
 
 
 def _possible(manifest: Manifest, target: str, devices: int) -> Iterable[Cut]:
