@@ -13,12 +13,13 @@ from benchmarks.results import Load
 SERVED_BATCH = 2
 """Items of a micro-batch, at most, over HTTP, and of every peer.
 
-8 requests under way then fill the 3 micro-batches that are inside a pipeline of 2 stages."""
+16 requests under way then fill the 3 micro-batches that are inside a pipeline of 2 stages, and the
+next ones are there when a place gets free."""
 
 BATCHES = (1, SERVED_BATCH, 4)
 """Micro-batches that are fed in-process."""
 
-CONCURRENCIES = (1, 8)
+CONCURRENCIES = (1, 16)
 """Requests under way at once over HTTP."""
 
 WHOLE, CUT = "whole", "cut"

@@ -17,6 +17,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from typing import Any
 
@@ -57,9 +58,12 @@ class Stage:
         shard = layout.shard(number, 0)
         program = programs.load_entry(artifact, shard.program, COMPUTE_THREADS)
         self._stage = StageProgram(layout, shard, program)
+        # Serve runs this method in threads, several at a time; a program runs one batch at a time.
+        self._free = threading.Lock()
 
     def __call__(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        return self._stage.run([np.ascontiguousarray(array) for array in arrays])
+        with self._free:
+            return self._stage.run([np.ascontiguousarray(array) for array in arrays])
 
 
 @serve.deployment(max_ongoing_requests=4 * SERVED_BATCH * _UNDER_WAY)

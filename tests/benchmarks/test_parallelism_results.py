@@ -23,7 +23,7 @@ def fed(latency_ms: float, rate: float, stage_ms: tuple[float, ...] = ()) -> Fed
 
 
 def loads(rate: float) -> dict[int, Load]:
-    return {n: Load(100, rate, 1.0, 2.0, 3.0, 0, 0) for n in (1, 8)}
+    return {n: Load(100, rate, 1.0, 2.0, 3.0, 0, 0) for n in (1, 16)}
 
 
 def case(pipeline: int, tensor: int, speed_up: float, stages: tuple[float, float]) -> CaseResult:
@@ -55,7 +55,7 @@ def goals(result: CaseResult) -> dict[str, tuple[float, bool]]:
 def test_a_pipeline_is_held_to_its_speed_up_its_balance_and_its_plan() -> None:
     assert goals(case(2, 1, speed_up=1.8, stages=(21.0, 19.0))) == {
         "throughput, fed in-process, to one replica": (1.8, True),
-        "throughput over HTTP, c=8, to one replica": (1.8, True),
+        "throughput over HTTP, c=16, to one replica": (1.8, True),
         "slowest stage over the mean": (5.0, True),
         "predicted latency, off by": (10.0, True),
         "predicted throughput, off by": (pytest.approx(0.0, abs=1e-6), True),
@@ -66,7 +66,7 @@ def test_what_is_missed_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     run = Run(MACHINE, SETTINGS, (case(2, 1, speed_up=1.5, stages=(25.0, 15.0)),))
     assert missed(run) == [
         "case: throughput, fed in-process, to one replica is 1.50×",
-        "case: throughput over HTTP, c=8, to one replica is 1.50×",
+        "case: throughput over HTTP, c=16, to one replica is 1.50×",
         "case: slowest stage over the mean is 25.0 %",
     ]
     assert "| slowest stage over the mean | 25.0 % | ≤ 10.0 % | **missed** |" in markdown(run)
