@@ -99,8 +99,8 @@ class ShardPlan:
 
 
 _OWN_SHARE = 0.5
-"""Of a hop's time, what occupies the sending stage's own core: the rest passes in the kernel and
-at the receiver, beside the next micro-batch."""
+"""Of a hop's time, what occupies the sending stage's own core, which copies the result: waking the
+receiver passes beside the next micro-batch."""
 
 
 def plan(

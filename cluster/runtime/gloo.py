@@ -1,5 +1,8 @@
 """Frames between processes over gloo: TCP pairs that PyTorch brings along.
 
+Between processes of one node, large arrays go through shared memory, and only the frame's head
+over its pair.
+
     rank 0: Rendezvous(ip) → address ─┐
     every rank: GlooTransport(address, rank, size, ip) → all pairs connected → send / receive
 
@@ -20,9 +23,12 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
+import orjson
 
 from cluster.errors import TransportError
 from cluster.runtime import wire
+from cluster.runtime.lending import Buffers
+from cluster.runtime.shared_memory import Borrower, Lender, Probe, reaches
 from cluster.runtime.transport import Frame
 
 _Sent = tuple[Any, np.ndarray]
@@ -115,12 +121,15 @@ class GlooTransport:
         self._sending = [threading.Lock() for _ in range(size)]
         self._unfinished: list[list[_Sent]] = [[] for _ in range(size)]
         self._heads: dict[int, tuple[Any, np.ndarray]] = {}
+        self._buffers = Buffers()
+        self._lender = Lender()
+        self._readers, self._borrowers = self._neighbours()
 
     def send(self, to: int, frame: Frame) -> None:
         """See :class:`~cluster.runtime.transport.Transport`."""
-        head, *tail = wire.pack(frame)
         # A head and its tail must not mix with another thread's.
         with self._peer(to), self._sending[to]:
+            head, *tail = wire.pack(frame, self._lender if to in self._readers else None)
             for work, _ in self._unfinished[to]:
                 work.wait(_FOREVER)
             self._unfinished[to] = [(self._group.send([_tensor(head)], to, _HEADS), head)]
@@ -142,7 +151,9 @@ class GlooTransport:
                 written = np.empty(length, np.uint8)
                 self._group.recv([_tensor(written)], source, _TAILS).wait(_FOREVER)
                 facts = wire.parse_facts(written)
-            arrays, awaited = wire.arrays_of(head, facts, length)
+            arrays, awaited = wire.arrays_of(
+                head, facts, length, self._buffers, self._borrowers.get(source)
+            )
             works = [
                 self._group.recv([_tensor(data)], source, _TAILS) for data in awaited if data.size
             ]
@@ -181,6 +192,8 @@ class GlooTransport:
             with contextlib.suppress(RuntimeError):  # a peer that is gone takes nothing
                 for work, _ in tuple(unfinished):
                     work.wait(timedelta(seconds=max(deadline - time.monotonic(), 0.001)))
+        self._lender.flush(deadline - time.monotonic())
+        self._lender.close()
         _part(self._group, self.rank, self.size)
         for group, size in self._sub_groups:
             _part(group, group.rank(), size)
@@ -206,6 +219,24 @@ class GlooTransport:
             ) from error
         group.set_timeout(_FOREVER)
         return group
+
+    def _neighbours(self) -> tuple[frozenset[int], dict[int, Borrower]]:
+        """Peers that can map our memory, and whose memory we can map."""
+        probe = Probe()
+        try:
+            self._store.set(f"probe/{self.rank}", probe.address)
+            peers = [rank for rank in range(self.size) if rank != self.rank]
+            probes = {rank: self._store.get(f"probe/{rank}").decode() for rank in peers}
+            reached = [rank for rank, address in probes.items() if reaches(address)]
+            self._store.set(f"reached/{self.rank}", orjson.dumps(reached))
+            # Once all have said whom they reach, no probe is needed any more.
+            answers = {rank: orjson.loads(self._store.get(f"reached/{rank}")) for rank in peers}
+        except RuntimeError as error:
+            raise self._gone("a peer", str(error)) from error
+        finally:
+            probe.close()
+        readers = frozenset(rank for rank, reads in answers.items() if self.rank in reads)
+        return readers, {rank: Borrower(int(probes[rank].split(":")[0])) for rank in reached}
 
     def _next_head(self, source: int) -> tuple[Any, np.ndarray]:
         head = np.empty(wire.HEAD_BYTES, np.uint8)

@@ -1,7 +1,8 @@
 """A frame as bytes: a head that small arrays ride in, and the large arrays after it.
 
     head  ≤ 16 KiB   length of the facts (4 bytes) · facts · small arrays, each at a multiple of 64
-    tail  messages   [the facts, if the head cannot hold them] · one per array that did not ride
+    tail  messages   [the facts, if the head cannot hold them] · one per array that did not ride,
+                     unless these lie in memory that both sides share
 
 Both sides work out from the facts alone which arrays ride, so a frame whose arrays all fit is
 one message: a second one costs a hop as much again as the first.
@@ -10,12 +11,14 @@ one message: a second one costs a hop as much again as the first.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import orjson
 
+from cluster.runtime.lending import Buffers
+from cluster.runtime.shared_memory import Borrower, Lender
 from cluster.runtime.transport import Frame
 
 HEAD_BYTES = 16 * 1024
@@ -33,6 +36,17 @@ class Facts:
     entered_at: float
     error: str | None
     shapes: tuple[tuple[np.dtype, tuple[int, ...]], ...]
+    slot: int | None = None
+    """Of shared memory that the arrays that do not ride lie in; None: they are messages."""
+
+    def written(self) -> bytes:
+        """As :func:`parse_facts` reads them."""
+        shapes = [(dtype.str, shape) for dtype, shape in self.shapes]
+        return orjson.dumps((self.number, self.entered_at, self.error, shapes, self.slot))
+
+    def lies_in_slot(self, size: int) -> bool:
+        """Whether an array of so many bytes is in the slot."""
+        return self.slot is not None and size > HEAD_BYTES
 
     def offsets(self, length: int) -> tuple[list[int | None], int]:
         """Where each array lies in a head whose facts are ``length`` long, None for those that do
@@ -50,21 +64,20 @@ class Facts:
         return found, end
 
 
-def pack(frame: Frame) -> list[np.ndarray]:
+def pack(frame: Frame, lender: Lender | None) -> list[np.ndarray]:
     """The frame's messages as flat arrays of bytes: the head, then the tail.
 
-    Those of large arrays share their memory.
+    Those of large arrays share their memory; with a lender, they go there instead.
     """
     shapes = tuple((array.dtype, array.shape) for array in frame.arrays)
+    flat = [array.reshape(-1).view(np.uint8) for array in frame.arrays]
     facts = Facts(frame.number, frame.entered_at, frame.error, shapes)
-    written = orjson.dumps(
-        (
-            facts.number,
-            facts.entered_at,
-            facts.error,
-            [(dtype.str, shape) for dtype, shape in shapes],
-        )
-    )
+    large = [data for data in flat if data.size > HEAD_BYTES]
+    if lender is not None and large:
+        # What rides is known only once the facts are written, and these name the slot: so it
+        # holds what certainly does not ride.
+        facts = replace(facts, slot=lender.lend(large))
+    written = facts.written()
     offsets, end = facts.offsets(len(written))
     head = np.empty(end, np.uint8)
     _LENGTH.pack_into(head.data, 0, len(written))
@@ -73,12 +86,11 @@ def pack(frame: Frame) -> list[np.ndarray]:
         head[_LENGTH.size : _LENGTH.size + len(written)] = np.frombuffer(written, np.uint8)
     else:
         messages.append(np.frombuffer(written, np.uint8))
-    for array, offset in zip(frame.arrays, offsets, strict=True):
-        data = array.reshape(-1).view(np.uint8)
-        if offset is None:
-            messages.append(data)
-        else:
+    for data, offset in zip(flat, offsets, strict=True):
+        if offset is not None:
             head[offset : offset + len(data)] = data
+        elif not facts.lies_in_slot(data.size):
+            messages.append(data)
     return messages
 
 
@@ -99,28 +111,34 @@ def read_facts(head: np.ndarray, length: int) -> Facts:
 
 
 def parse_facts(written: np.ndarray) -> Facts:
-    number, entered_at, error, shapes = orjson.loads(written.data)
-    return Facts(
-        number, entered_at, error, tuple((np.dtype(name), tuple(shape)) for name, shape in shapes)
-    )
+    number, entered_at, error, shapes, slot = orjson.loads(written.data)
+    typed = tuple((np.dtype(name), tuple(shape)) for name, shape in shapes)
+    return Facts(number, entered_at, error, typed, slot)
 
 
 def arrays_of(
-    head: np.ndarray, facts: Facts, length: int
+    head: np.ndarray, facts: Facts, length: int, buffers: Buffers, borrower: Borrower | None
 ) -> tuple[tuple[np.ndarray, ...], Sequence[np.ndarray]]:
     """The frame's arrays, and the flat bytes of those that the tail has yet to fill, in order.
 
-    What rode shares the head's memory.
+    What rode shares the head's memory. ``borrower``: needed if the facts name a slot.
     """
     offsets, _ = facts.offsets(length)
+    sizes = [_size(dtype, shape) for dtype, shape in facts.shapes]
+    shared: Iterator[np.ndarray] = iter(())
+    if facts.slot is not None and borrower is not None:
+        large = [size for size in sizes if facts.lies_in_slot(size)]
+        shared = iter(borrower.arrays(facts.slot, large))
     arrays, awaited = [], []
-    for (dtype, shape), offset in zip(facts.shapes, offsets, strict=True):
-        if offset is None:
-            array = np.empty(shape, dtype)
-            awaited.append(array.reshape(-1).view(np.uint8))
+    for (dtype, shape), size, offset in zip(facts.shapes, sizes, offsets, strict=True):
+        if offset is not None:
+            data = head[offset : offset + size]
+        elif facts.lies_in_slot(size):
+            data = next(shared)
         else:
-            array = head[offset : offset + _size(dtype, shape)].view(dtype).reshape(shape)
-        arrays.append(array)
+            data = buffers.take(size)
+            awaited.append(data)
+        arrays.append(data.view(dtype).reshape(shape))
     return tuple(arrays), awaited
 
 

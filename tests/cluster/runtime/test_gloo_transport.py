@@ -75,6 +75,27 @@ def test_many_frames_under_way_keep_their_order_while_threads_send_and_receive()
         thread.join()
 
 
+def test_peers_that_share_no_memory_get_every_kind_of_frame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As on two nodes: neither end maps the other's memory, so all bytes go over the pair.
+    monkeypatch.setattr("cluster.runtime.gloo.reaches", lambda address: False)
+    with peers(bodies.echo_alone, 1) as (transport, _):
+        assert not transport._readers
+        assert not transport._borrowers
+        for sent in FRAMES:
+            transport.send(1, sent)
+            same(transport.receive(1), sent)
+
+
+def test_large_arrays_between_neighbours_go_through_memory_that_is_used_again() -> None:
+    with peers(bodies.echo, 1) as (transport, _):
+        for value in range(20):
+            transport.send(1, Frame(value, (np.full(100_000, value),)))
+            assert (transport.receive(1).arrays[0] == value).all()
+        assert 1 <= len(transport._lender._slots) <= 3
+
+
 def test_threads_that_send_to_one_peer_do_not_mix_their_frames() -> None:
     def send(value: int) -> None:
         for _ in range(40):
