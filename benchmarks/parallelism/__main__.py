@@ -3,7 +3,8 @@
 python -m benchmarks.parallelism [--only CASE ...] [--rounds 3] [--seconds 10] [--store DIRECTORY]
                                  [--accelerate PYTHON] [--json FILE] [--markdown FILE] [--quick]
 
-The JSON file is written after every case. ``--quick`` only proves that everything runs, on tiny
+The JSON file is written after every case, and a case that stands there is not measured again, so
+a run that was stopped goes on where it was. ``--quick`` only proves that everything runs, on tiny
 models. Exit status: 0 every goal met, 1 a case failed or missed a goal, 130 interrupted.
 """
 
@@ -20,6 +21,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+
+from pydantic import TypeAdapter, ValidationError
 
 from benchmarks import load, machine
 from benchmarks.compression_build import Builder
@@ -51,10 +54,13 @@ def main() -> int:
     options = _options()
     signal.signal(signal.SIGTERM, _interrupt)  # so that it, too, stops what was started
     os.environ[_STORE_VARIABLE] = options.store  # of everything that is started
-    run = Run(machine.describe(), _settings(options))
     try:
         load.wrk()
+        run = _begun(options.json, Run(machine.describe(), _settings(options)))
         for key in options.only:
+            if key in {case.key for case in run.cases}:
+                print(f"{key}: measured before, see {options.json}", flush=True)
+                continue
             case = CASES[key].quick() if options.quick else CASES[key]
             try:
                 found = measure(case, options)
@@ -82,6 +88,24 @@ def main() -> int:
         print(f"missed: {line}", file=sys.stderr)
     failed = run.failures or any(case.failures for case in run.cases)
     return 1 if failed or missed(run) or errors else 0
+
+
+def _begun(file: Path | None, fresh: Run) -> Run:
+    """What an earlier run left, or nothing yet; BenchmarkError if it does not go with this run."""
+    if file is None or not file.exists():
+        return fresh
+    try:
+        found = TypeAdapter(Run).validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise BenchmarkError(
+            f"{file} is not a result of this benchmark: {error}; name another with --json"
+        ) from error
+    if (found.machine["cpu"], found.settings) != (fresh.machine["cpu"], fresh.settings):
+        raise BenchmarkError(
+            f"{file} was measured on {found.machine['cpu']} with {found.settings}, this is "
+            f"{fresh.machine['cpu']} with {fresh.settings}; name another with --json"
+        )
+    return replace(found, failures=())
 
 
 def measure(case: Case, options: argparse.Namespace) -> CaseResult:

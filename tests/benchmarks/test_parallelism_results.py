@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.parallelism import pace
+from benchmarks.parallelism.__main__ import _begun
 from benchmarks.parallelism.cases import CASES
 from benchmarks.parallelism.results import CUT, WHOLE, CaseResult, Fed, Predicted, Round, Run
 from benchmarks.parallelism.table import markdown, missed
@@ -118,3 +122,17 @@ def test_several_calls_are_under_way_at_once() -> None:
 def test_what_a_call_raises_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         pace.items_per_s(lambda: 1 / 0, items=1, under_way=3, seconds=0.1)
+
+
+def test_what_was_measured_is_read_back_to_go_on_with(tmp_path: Path) -> None:
+    done = Run(MACHINE, SETTINGS, (case(2, 1, speed_up=1.8, stages=(21.0, 19.0)),), ("x: why",))
+    file = tmp_path / "run.json"
+    fresh = Run(MACHINE, SETTINGS)
+    assert _begun(file, fresh) is fresh
+    file.write_text(json.dumps(asdict(done)))
+    assert _begun(file, fresh) == replace(done, failures=())
+    with pytest.raises(BenchmarkError, match=r"'rounds': 3.*name another"):
+        _begun(file, Run(MACHINE, {**SETTINGS, "rounds": 1}))
+    file.write_text('{"cases": 1}')
+    with pytest.raises(BenchmarkError, match="is not a result of this benchmark"):
+        _begun(file, fresh)
