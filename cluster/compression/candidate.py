@@ -171,6 +171,8 @@ def _build(candidate: Candidate, site: Site, context: StepContext, workspace: Pa
                 write=lambda manifest: _write(manifest, workspace),
             )
         )
+    seconds = {name: round(taken, 2) for name, taken in clock.seconds.items()}
+    record = record.model_copy(update={"layouts": manifest.layouts, "seconds": seconds})
     return Built(workspace, manifest, record)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cluster.artifact.layout import Layout
 from cluster.artifact.manifest import Measurement, Score
 
 
@@ -146,6 +147,7 @@ class BuildRecord(_Record):
     )
     steps: tuple[StepRecord, ...]
     layers: tuple[LayerSize, ...]
+    layouts: tuple[Layout, ...] = Field(default=(), description="How it was cut, as built.")
     search: SearchRecord | None
     seconds: dict[str, float] = Field(description="Phase → seconds.")
     versions: dict[str, str]

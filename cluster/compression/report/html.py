@@ -1,6 +1,6 @@
 """``report.html``: the whole build on one page that needs nothing but itself.
 
-    BuildRecord → verdict, headline → scores, latency, layers → search, steps → provenance
+    BuildRecord → verdict, headline → scores, latency → search, steps → layers, cuts → provenance
 
 No script, no request: the style sheet is inline, charts are SVG, and a content security policy
 forbids the rest, so that a name out of a checkpoint could not run anything even if it were not
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cluster.compression.record import BuildRecord
 from cluster.compression.report import history, outcome
+from cluster.compression.report.cuts import cuts
 from cluster.compression.report.markup import Markup, tag, verbatim
 from cluster.compression.report.provenance import provenance
 
@@ -25,6 +26,7 @@ NAMES = {
     "search": "Search",
     "steps": "Steps",
     "layers": "Layers",
+    "cuts": "Cuts",
     "provenance": "Provenance",
 }
 """Sections that the links at the top lead to, by anchor."""
@@ -39,6 +41,7 @@ def page(record: BuildRecord) -> str:
         "search": history.search(record),
         "steps": history.steps(record),
         "layers": outcome.layers(record),
+        "cuts": cuts(record),
         "provenance": provenance(record),
     }
     there = {name: content for name, content in sections.items() if content is not None}

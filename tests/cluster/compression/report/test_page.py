@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from cluster.artifact.entries import Latency, ProgramEntry
+from cluster.artifact.layout import Layout, Shard
 from cluster.artifact.manifest import Drop
 from cluster.compression.record import BuildRecord, LayerSize, StepRecord
 from cluster.compression.report.html import page
+from cluster.tensors import TensorSpec
 
 EVIL = "<script>alert('x')</script>\"onload=\"&"
 SECTIONS = ["headline", "scores", "latency", "search", "steps", "layers", "provenance"]
@@ -87,6 +90,36 @@ def test_the_page_shows_every_part_of_the_build(record: BuildRecord) -> None:
     ):
         assert shown in found.text, shown
     assert "never trained" not in found.text
+
+
+def test_every_stage_of_a_cut_has_its_row(record: BuildRecord) -> None:
+    tensors = [TensorSpec(name=name, datatype="FP32", shape=(-1, 256)) for name in "abc"]
+
+    def shard(stage: int, ms: float) -> Shard:
+        program = ProgramEntry(
+            kind="aoti", target="cpu-x86", file=f"{stage}.pt2", cpu_features=(), torch_version="2",
+            native_runner=None, python_abi=None, inputs=(tensors[stage],),
+        )  # fmt: skip
+        latency = tuple(Latency(batch=n, p50_ms=n * ms, p99_ms=n * ms) for n in (1, 8))
+        return Shard(
+            stage=stage, tp_rank=0, program=program, outputs=(tensors[stage + 1],),
+            weights=f"{stage}.safetensors", weight_bytes=(stage + 1) * 3_000_000,
+            activation_bytes=1, latency=latency,
+        )  # fmt: skip
+
+    layout = Layout(
+        target="cpu-x86", kind="aoti", pipeline=2, tensor=1, after=(EVIL,), reduces=(0, 0),
+        crossing=tuple((each,) for each in tensors), shards=(shard(0, 5.0), shard(1, 4.0)),
+    )  # fmt: skip
+    found = Outline(page(record.model_copy(update={"layouts": (layout,)})))
+    assert found.sections == [*SECTIONS[:-1], "cuts", "provenance"]
+    assert not found.all("script")
+    for shown in (
+        "cpu-x86/aoti/pp2.tp1: 2 stages, the slowest 11.1% over the mean at batch 1",
+        f"0{EVIL}5.00 ms40.00 ms3.00 MB1.02 kB",
+        "1–4.00 ms32.00 ms6.00 MB1.02 kB",
+    ):
+        assert shown in found.text, shown
 
 
 def test_every_check_is_a_sentence_and_failures_come_first(record: BuildRecord) -> None:
