@@ -8,10 +8,8 @@ from dataclasses import dataclass
 MODEL_DEPLOYMENT_PREFIX = "model-"
 """A model's deployment is called so, then as the model."""
 
-_SHARD = re.compile(
-    rf"#{MODEL_DEPLOYMENT_PREFIX}(?P<model>[^#]+)#(?P<replica>[^#]+)"
-    r"#stage-(?P<stage>\d+)\.rank-(?P<rank>\d+)$"
-)
+_REPLICA = rf"#{MODEL_DEPLOYMENT_PREFIX}(?P<model>[^#]+)#(?P<replica>[^#]+)"
+_SHARD = re.compile(_REPLICA + r"#stage-(?P<stage>\d+)\.rank-(?P<rank>\d+)$")
 
 
 @dataclass(frozen=True, order=True)
@@ -35,3 +33,9 @@ def parse_shard_actor(name: str) -> ShardName | None:
     if match is None:
         return None
     return ShardName(match["model"], match["replica"], int(match["stage"]), int(match["rank"]))
+
+
+def parse_replica(name: str) -> tuple[str, str] | None:
+    """Model and replica, from what Serve calls a model's replica actor and its placement group."""
+    match = re.search(_REPLICA + "$", name)
+    return None if match is None else (match["model"], match["replica"])

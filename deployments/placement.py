@@ -17,7 +17,7 @@ from cluster.artifact.store import open_store
 from cluster.config.parallel import Parallel
 from cluster.config.serving import ModelArgs
 from cluster.errors import PlanError
-from cluster.parallel.devices import Device
+from cluster.parallel.devices import Device, this_machine
 from cluster.parallel.plan import ShardPlan, plan
 
 
@@ -45,6 +45,19 @@ def placed(args: ModelArgs) -> Placed | None:
     if made.layout is None:
         return None
     return Placed(made.layout, [dict(each) for each in made.bundles], made.placement)
+
+
+def require_room_here(args: ModelArgs) -> None:
+    """PlanError if a cluster of this machine alone could not place the model, before one starts.
+
+    What has programs for GPUs is left to the cluster, which knows how many it has.
+    """
+    if args.parallel is None:
+        return
+    manifest = open_store(args.store).open(args.artifact).manifest
+    if not any(entry.target.startswith("cuda-") for entry in manifest.programs):
+        devices = this_machine(args.compute_threads, args.parallel.device_memory)
+        planned(args, manifest, list(devices))
 
 
 def planned(args: ModelArgs, manifest: Manifest, devices: list[Device]) -> ShardPlan:

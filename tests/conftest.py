@@ -45,6 +45,23 @@ def convolutional(num_classes):
 
 def linear(num_classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(16 * 16, num_classes))
+
+
+class LookedUp(nn.Module):
+    """Fails on an image with a pixel of 4 or more: there is no such row in its table."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.first = nn.Sequential(nn.Flatten(), nn.Linear(16 * 16, 64), nn.ReLU())
+        self.table = nn.Embedding(4, 64)
+        self.last = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, num_classes))
+
+    def forward(self, image):
+        brightest = image.flatten(1).amax(1).clamp(min=0).long()
+        return self.last(self.first(image) + self.table(brightest))
+
+
+looked_up = LookedUp
 '''
 
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from cluster.errors import PlanError
+from cluster.program import node
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
           "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}  # fmt: skip
@@ -54,6 +55,12 @@ def parse_devices(written: str) -> tuple[Device, ...]:
             for _ in range(count)
         ]
     return tuple(found)
+
+
+def this_machine(compute_threads: int, memory_bytes: int | None) -> tuple[Device, ...]:
+    """This machine's cores, so many for each device, and what a shard may fill there (None: no
+    limit is known)."""
+    return (Device(node.targets()[-1], memory_bytes, 0),) * (node.cpus() // compute_threads)
 
 
 def size_text(size_bytes: float) -> str:

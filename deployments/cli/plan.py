@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from cluster.artifact.layout import name_of
 from cluster.compression.report.table import table
-from cluster.parallel.devices import Device, parse_devices, size_text
+from cluster.parallel.devices import parse_devices, size_text, this_machine
 from cluster.parallel.plan import Placement, ShardPlan, plan
 from cluster.program import node
 from deployments.cli.inspect import open_artifact
@@ -31,7 +31,7 @@ def run(
     manifest = open_artifact(ref, store).manifest
     found = plan(
         manifest,
-        parse_devices(devices) if devices is not None else this_machine(),
+        parse_devices(devices) if devices is not None else this_machine(1, _memory_of_a_core()),
         pipeline=pipeline,
         tensor=tensor,
         batch=batch,
@@ -51,11 +51,9 @@ def run(
     return 0
 
 
-def this_machine() -> tuple[Device, ...]:
-    """A device per core, and the memory shared out among them."""
-    cpus = node.cpus()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // cpus
-    return (Device(node.targets()[-1], memory, 0),) * cpus
+def _memory_of_a_core() -> int:
+    """This machine's memory, shared out among its cores."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // node.cpus()
 
 
 def described(found: ShardPlan) -> str:

@@ -1,18 +1,25 @@
-"""``headrace inspect --replicas``: which shard of which replica sits where."""
+"""``headrace inspect --replicas``: which shard of which replica sits where, and what has no room.
+
+Ray's state API ─┬→ shard actors that run        → a row each
+                 └→ placement groups that wait   → which bundle lacks what
+"""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 from cluster.compression.report.table import table
 from cluster.errors import ClusterError
 from deployments.local import LocalCluster
-from deployments.names import ShardName, parse_shard_actor
+from deployments.names import ShardName, parse_replica, parse_shard_actor
+from deployments.room import Node, Taken, lacking
 
 _MOST = 10_000
+_UNPLACED = ("PENDING", "RESCHEDULING")
 
 
 @dataclass(frozen=True, order=True)
@@ -24,24 +31,38 @@ class ShardSeat:
     pid: int
 
 
+@dataclass(frozen=True, order=True)
+class WaitingReplica:
+    """One replica whose bundles have no room."""
+
+    model: str
+    replica: str
+    lacks: str
+
+
 def run(model: str | None, as_json: bool) -> int:
-    """Print every shard of the running cluster, or of one model.
+    """Print every shard of the running cluster, or of one model, and the replicas that wait.
 
     Asks the local cluster, else that of RAY_ADDRESS. ClusterError if neither answers.
     """
+    _reach_cluster()
     seats = [seat for seat in _seats() if model in (None, seat.shard.model)]
+    waiting = [each for each in _waiting() if model in (None, each.model)]
     if as_json:
         flat = [{**asdict(s.shard), "node": s.node, "pid": s.pid} for s in seats]
-        print(json.dumps(flat, indent=1))
-    elif seats:
+        print(json.dumps({"shards": flat, "waiting": [asdict(w) for w in waiting]}, indent=1))
+        return 0
+    if seats:
         rows = [(*map(str, astuple(seat.shard)), seat.node, str(seat.pid)) for seat in seats]
         print(table(rows, ("model", "replica", "stage", "tp_rank", "node", "process")))
-    else:
+    for each in waiting:
+        print(f"{each.model}, replica {each.replica}, waits: {each.lacks}")
+    if not seats and not waiting:
         print(f"no shard runs{f' for model {model}' if model else ''}: nothing served is cut")
     return 0
 
 
-def _seats() -> list[ShardSeat]:
+def _reach_cluster() -> None:
     running = LocalCluster.running()
     if running is not None:
         os.environ.update(running.environment())
@@ -49,21 +70,60 @@ def _seats() -> list[ShardSeat]:
         raise ClusterError(
             "no local cluster is running, and RAY_ADDRESS names no other; `headrace up` starts one"
         )
-    # Ray takes seconds to import, and only this command asks it.
-    from ray.util.state import list_actors
-    from ray.util.state.exception import RayStateApiException
 
-    try:
-        actors: list[Any] = list_actors(
-            filters=[("class_name", "=", "ShardActor"), ("state", "=", "ALIVE")],
-            limit=_MOST,
-            address=os.environ.get("RAY_API_SERVER_ADDRESS"),
-        )
-    except (RayStateApiException, ConnectionError, RuntimeError) as error:
-        raise ClusterError(f"the cluster cannot be asked for its actors: {error}") from error
+
+def _seats() -> list[ShardSeat]:
+    actors = _listed("actors", [("class_name", "=", "ShardActor"), ("state", "=", "ALIVE")])
     named = [(parse_shard_actor(actor.name or ""), actor) for actor in actors]
     return sorted(
         ShardSeat(name, str(actor.node_id)[:12], int(actor.pid))
         for name, actor in named
         if name is not None
     )
+
+
+def _waiting() -> list[WaitingReplica]:
+    groups = _listed("placement_groups")
+    named = [(parse_replica(group.name or ""), group) for group in groups]
+    pending = [(name, each) for name, each in named if name and each.state in _UNPLACED]
+    if not pending:
+        return []
+    nodes = [
+        Node(node.node_id, node.node_ip, node.resources_total)
+        for node in _listed("nodes", [("state", "=", "ALIVE")])
+    ]
+    taken = [
+        Taken(bundle["node_id"], bundle["unit_resources"])
+        for group in groups
+        if group.state == "CREATED"
+        for bundle in group.bundles
+    ]
+    taken += [
+        Taken(actor.node_id, actor.required_resources or {})
+        for actor in _listed("actors", [("state", "=", "ALIVE")])
+        if actor.placement_group_id is None
+    ]
+    return sorted(
+        WaitingReplica(
+            *name, lacking([each["unit_resources"] for each in group.bundles], nodes, taken)
+        )
+        for name, group in pending
+    )
+
+
+def _listed(kind: str, filters: Sequence[tuple[str, str, str]] = ()) -> list[Any]:
+    """What Ray's state API lists, in full; ClusterError if it does not answer."""
+    # Ray takes seconds to import, and only this command asks it.
+    from ray.util import state
+    from ray.util.state.exception import RayStateApiException
+
+    try:
+        found: list[Any] = getattr(state, f"list_{kind}")(
+            filters=list(filters),
+            limit=_MOST,
+            detail=True,
+            address=os.environ.get("RAY_API_SERVER_ADDRESS"),
+        )
+    except (RayStateApiException, ConnectionError, RuntimeError) as error:
+        raise ClusterError(f"the cluster cannot be asked for its {kind}: {error}") from error
+    return found

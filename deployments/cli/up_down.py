@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.errors import ConfigError
-from deployments import serve_config
+from deployments import placement, serve_config
 from deployments.cli.job_cluster import stop_job_clusters
 from deployments.local import LocalCluster
 from deployments.local.cluster import HTTP_PORT
@@ -15,7 +15,8 @@ def up(config: Path | None) -> int:
     """Start a local cluster, or take the one that runs, and deploy ``config`` to it.
 
     A cluster that was started for a config which cannot be deployed is stopped. ConfigError if
-    the config asks for another port than the running cluster has.
+    the config asks for another port than the running cluster has, and PlanError, before a cluster
+    starts, for a cut that this machine has no devices for or the artifact does not hold.
     """
     checked = serve_config.check(config) if config is not None else None
     port = checked.port if checked is not None else None
@@ -25,6 +26,9 @@ def up(config: Path | None) -> int:
             f"{config}: http_options.port: the local cluster that runs already has port "
             f"{running.record.http_port} (given: {port}); give that, or `headrace down` first"
         )
+    if running is None and checked is not None:
+        for model in checked.models:
+            placement.require_room_here(model)
     cluster = running or LocalCluster.start(http_port=port or HTTP_PORT)
     if config is not None:
         try:

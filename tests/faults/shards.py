@@ -20,17 +20,20 @@ SHARD = b"ray::ShardActor"
 
 def shard_pids(cluster: LocalCluster) -> list[int]:
     """The processes of all shards, oldest first."""
-    found = [
-        process.pid
-        for process in processes.find(cluster.record.cluster_id, cluster.record.run_dir)
-        if Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(SHARD)
-    ]
-    return sorted(found)
+    found = processes.find(cluster.record.cluster_id, cluster.record.run_dir)
+    return sorted(process.pid for process in found if _is_shard(process.pid))
 
 
-def request_body(item_shape: tuple[int, ...], seed: int = 0) -> bytes:
-    """An infer request of one item."""
-    data = np.random.default_rng(seed).standard_normal((1, *item_shape)).astype(np.float32)
+def _is_shard(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(SHARD)
+    except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+        return False
+
+
+def request_body(item_shape: tuple[int, ...], scale: float = 1.0) -> bytes:
+    """An infer request of one item, its values within ``scale``."""
+    data = np.random.default_rng(0).uniform(-scale, scale, (1, *item_shape)).astype(np.float32)
     tensor = {"name": "input", "datatype": "FP32", "shape": [1, *item_shape]}
     return json.dumps({"inputs": [{**tensor, "data": data.ravel().tolist()}]}).encode()
 

@@ -1,19 +1,32 @@
-"""A shard that is killed or frozen: its replica fails whole and quickly, and is replaced."""
+"""A shard that is killed or frozen: its replica fails whole and quickly, and is replaced.
+
+Also what must not end a replica, and what a replica waits for that does not start.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from http_client import ask
 from shards import Load, request_body, shard_pids
 
+from cluster.artifact.local import LocalStore
+from cluster.compression import job
+from cluster.errors import ClusterError
+from deployments.errors import INTERNAL
 from deployments.local import LocalCluster
 
 FAILED_WITHIN_S = 5.0
@@ -21,7 +34,14 @@ FAILED_WITHIN_S = 5.0
 
 REPLACED_WITHIN_S = 60
 ITEM = (1, 16, 16)
+CUT = {"pipeline": 2, "tensor": 1}
 WriteConfig = Callable[..., Path]
+
+
+def cut_args(store: Path, **changes: object) -> dict[str, object]:
+    """Of a model ``cut``, whose artifact is tiny-cut."""
+    args = {"name": "cut", "artifact": "tiny-cut", "store": str(store), "parallel": CUT}
+    return args | changes
 
 
 @pytest.fixture
@@ -31,13 +51,7 @@ def deploy(
     """``deploy(replicas=1, **parallel)`` → the URL for infer, once all shards serve."""
 
     def deployed(replicas: int = 1, **parallel: object) -> str:
-        args = {
-            "name": "cut",
-            "artifact": "tiny-cut",
-            "store": str(cut_artifact_store),
-            "replicas": replicas,
-            "parallel": {"pipeline": 2, "tensor": 1, **parallel},
-        }
+        args = cut_args(cut_artifact_store, replicas=replicas, parallel={**CUT, **parallel})
         cluster.deploy(write_config(args), timeout_s=120)
         url = f"{cluster.http}/v2/models/cut/infer"
         wait_until(lambda: len(shard_pids(cluster)) == 2 * replicas and answers(url))
@@ -166,3 +180,77 @@ def test_nothing_is_left_of_a_model_that_is_no_longer_served(
     cluster.deploy(write_config(whole), timeout_s=120)
     wait_until(lambda: not shard_pids(cluster))  # fails after its time
     assert shard_pids(cluster) == []
+
+
+def test_an_item_that_a_shard_refuses_fails_alone(
+    cluster: LocalCluster, write_config: WriteConfig, tmp_path: Path, tiny_recipe
+) -> None:
+    recipe = tiny_recipe(
+        "tiny-looked-up", None, model="looked_up", programs=[{"kinds": ["exported"]}],
+        parallel=[{"pipeline": 2}],
+    )  # fmt: skip
+    assert job.run(recipe, LocalStore(tmp_path), print).artifact is not None
+    args = cut_args(tmp_path, artifact="tiny-looked-up", batching={"max_wait_ms": 300})
+    cluster.deploy(write_config(args), timeout_s=120)
+    url = f"{cluster.http}/v2/models/cut/infer"
+    before = shard_pids(cluster)
+    headers = {"Content-Type": "application/json"}
+    good, bad = request_body(ITEM), request_body(ITEM, scale=1000)
+    alone = outputs(ask(url, good, headers).body)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(
+            pool.map(lambda body: ask(url, body, headers), [good] * 4 + [bad] + [good] * 3)
+        )
+    assert [each.status for each in answers] == [200] * 4 + [500] + [200] * 3
+    assert answers[4].error == INTERNAL
+    for each in answers[:4] + answers[5:]:
+        np.testing.assert_allclose(outputs(each.body), alone, rtol=1e-5, atol=1e-5)
+    assert shard_pids(cluster) == before, "a refused item must not cost a replica its shards"
+
+
+def outputs(body: bytes) -> list[float]:
+    (output,) = json.loads(body)["outputs"]
+    values: list[float] = output["data"]
+    return values
+
+
+@pytest.mark.slow
+def test_replicas_of_a_group_come_and_go_with_the_load(
+    cluster: LocalCluster, cut_artifact_store: Path, write_config: WriteConfig
+) -> None:
+    scaling = {
+        "min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 2,
+        "upscale_delay_s": 1, "downscale_delay_s": 3, "look_back_period_s": 2,
+        "metrics_interval_s": 1,
+    }  # fmt: skip
+    cluster.deploy(write_config(cut_args(cut_artifact_store, autoscaling=scaling)), timeout_s=120)
+    url = f"{cluster.http}/v2/models/cut/infer"
+    first = set(shard_pids(cluster))
+    assert len(first) == 2
+    with Load(url, request_body(ITEM), clients=16) as load:
+        wait_until(lambda: len(shard_pids(cluster)) == 4)
+        time.sleep(3)  # the second group answers, too
+    assert {each.status for each in load.asked} == {200}
+    assert first < set(shard_pids(cluster))
+    wait_until(lambda: len(shard_pids(cluster)) == 2)
+    assert answers(url)
+
+
+@pytest.mark.slow
+def test_a_replica_without_room_says_which_bundle_lacks_what(
+    cluster: LocalCluster, cut_artifact_store: Path, write_config: WriteConfig
+) -> None:
+    # 6 CPUs hold three replicas of two shards.
+    config = write_config(cut_args(cut_artifact_store, replicas=4))
+    with pytest.raises(ClusterError, match="application 'cut' is DEPLOYING"):
+        cluster.deploy(config, timeout_s=30)
+    command = [sys.executable, "-m", "deployments.cli.main", "inspect", "--replicas", "cut"]
+    environment = {**os.environ, **cluster.environment(), "HOME": "/nonexistent"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("stage") == 1  # the header
+    (waits,) = [line for line in done.stdout.splitlines() if "waits" in line]
+    assert re.fullmatch(
+        r"cut, replica \w+, waits: bundle 1 of 3 needs 1 CPU; free: [\d.]+ 0 of 6 CPU", waits
+    )
+    cluster.deploy(write_config(cut_args(cut_artifact_store)), timeout_s=120)

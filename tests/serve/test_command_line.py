@@ -121,6 +121,21 @@ def test_a_wrong_serve_config_is_told_before_a_cluster_starts(
     assert list(home.iterdir()) == []
 
 
+def test_a_cut_that_cannot_be_placed_is_told_before_a_cluster_starts(
+    headrace: Headrace, home: Path, tmp_path: Path, cut_artifact_store: Path
+) -> None:
+    model = {"artifact": "tiny-cut", "store": str(cut_artifact_store)}
+    config = write_config(tmp_path, port=8000, **model, parallel={"pipeline": 3, "tensor": 1})
+    done = headrace("up", config, HEADRACE_CPUS="3")
+    assert done.returncode == 2
+    assert "is not cut into pipeline 3 × tensor 1; it holds pipeline 2 × tensor 1" in done.stderr
+    config = write_config(tmp_path, port=8000, **model, parallel={"pipeline": 2, "tensor": 1})
+    done = headrace("up", config, HEADRACE_CPUS="1")
+    assert done.returncode == 2
+    assert "pp2.tp1 needs 2 devices of cpu-x86, there are 1" in done.stderr
+    assert list(home.iterdir()) == []
+
+
 def test_up_serves_and_down_leaves_nothing(headrace: Headrace, home: Path, tmp_path: Path) -> None:
     holder = ports.holder(DASHBOARD_PORT)
     if holder is not None:

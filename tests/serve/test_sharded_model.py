@@ -139,7 +139,9 @@ def test_inspect_shows_which_shard_sits_where(served) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    seats = json.loads(said("cut", "--json"))
+    found = json.loads(said("cut", "--json"))
+    assert found["waiting"] == []
+    seats = found["shards"]
     assert [(seat["stage"], seat["tp_rank"]) for seat in seats] == [(0, 0), (1, 0)]
     record = served.cluster.record
     shards = {
