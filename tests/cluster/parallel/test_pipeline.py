@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from models import FAMILIES, SkipsAStage, random_inputs
 from torch import nn
 
@@ -15,8 +15,8 @@ from cluster.parallel.pipeline import Stage, split
 from cluster.tensors import TensorSpec
 
 QUICK = ("resnet18", "bert", "gpt2", "skips", "vit_b_16 bf16")
-ROUNDS = 1
-"""Random sets of cuts per model: each has to be traced anew, in seconds."""
+EXAMPLES = 2
+"""Sets of cuts per model: each has to be traced anew, in seconds."""
 
 
 def outputs_of(module: nn.Module, specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
@@ -44,24 +44,24 @@ def chained(stages: list[Stage], inputs: list[torch.Tensor]) -> torch.Tensor:
 @pytest.mark.parametrize(
     "family", [pytest.param(f, marks=() if f in QUICK else pytest.mark.slow) for f in FAMILIES]
 )
-def test_stages_compute_the_whole_model_to_the_bit(family: str) -> None:
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
+@given(data=st.data())
+def test_stages_compute_the_whole_model_to_the_bit(family: str, data: st.DataObject) -> None:
     torch.manual_seed(0)
     module, specs = FAMILIES[family]()
     module.eval()
     outputs = outputs_of(module, specs)
     places = graph.cuts(graph.trace(module, specs).graph)
-    chance = random.Random(family)
-    for seed in range(ROUNDS):
-        count = chance.randint(1, 3)
-        chosen = sorted(chance.sample(range(len(places)), count))
-        stages = split(module, specs, outputs, [places[index] for index in chosen])
-        assert len(stages) == count + 1
-        for batch in (1, chance.randint(2, 9)):
-            inputs = random_inputs(specs, batch, seed)
-            with torch.no_grad():
-                whole = module(*inputs)
-            where = [places[index].after for index in chosen]
-            assert torch.equal(chained(stages, inputs), whole), (where, batch)
+    indices = st.sets(st.integers(0, len(places) - 1), min_size=1, max_size=3)
+    chosen = [places[index] for index in sorted(data.draw(indices, "cuts"))]
+    stages = split(module, specs, outputs, chosen)
+    assert len(stages) == len(chosen) + 1
+    for batch in (1, data.draw(st.integers(2, 9), "batch")):
+        inputs = random_inputs(specs, batch, seed=batch)
+        with torch.no_grad():
+            whole = module(*inputs)
+        where = [place.after for place in chosen]
+        assert torch.equal(chained(stages, inputs), whole), (where, batch)
 
 
 def test_what_only_a_later_stage_needs_is_carried_past_the_ones_between() -> None:
