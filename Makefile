@@ -9,8 +9,12 @@ STAMP := $(VENV)/.installed
 demo: compiler $(STAMP)
 	$(BIN)/headrace demo
 
+# Tests of a running cluster have the machine to themselves; the others share it, a process per core.
+CLUSTER_TESTS := tests/deployments tests/serve tests/faults
 test: compiler $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile \
+	  $(CLUSTER_TESTS:%=--ignore=%)
+	$(BIN)/python -m pytest -m "not slow" $(CLUSTER_TESTS)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -73,7 +73,7 @@ def test_the_artifact_says_what_was_built_and_measured(
     assert report["baseline"]["accuracy"] == baseline.accuracy
     assert report["fastest"] == manifest.fastest["cpu-x86"]
     assert [step["kind"] for step in report["steps"]][-1] == "quantize"
-    assert report["seconds"].keys() == {"train", "compress", "compile", "evaluate"}
+    assert report["seconds"].keys() == {"train", "compress", "compile", "evaluate", "cut"}
     page = artifact.file("report.html").read_text()
     assert page.startswith("<!DOCTYPE html>")
     assert manifest.name in page

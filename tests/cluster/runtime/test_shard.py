@@ -173,6 +173,7 @@ def test_figures_tell_idleness_from_bubbles(ends: list[InProcessTransport], star
     found = shard.figures()
     assert (found.micro_batches, found.items) == (2, 6)
     assert 0.1 <= found.compute_s < 0.3
-    assert 0.4 <= found.wait_s < 0.8
+    # The threads start some milliseconds after the clock of this one.
+    assert 0.38 <= found.wait_s < 0.8
     assert 0.18 <= found.bubble_s < 0.3
     assert found.transfer_s < 0.1
