@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,7 +103,7 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyRecipe
 @pytest.fixture(scope="session")
 def int8_artifact_store(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: TinyRecipe) -> Path:
     """A store with the artifact ``tiny-int8``: a small image classifier in static int8."""
-    root = tmp_path_factory.mktemp("store")
+    root = _shared(tmp_path_factory, "store")
     _build(tiny_recipe("tiny-int8", "static_int8", programs=[{}]), root)
     return root
 
@@ -119,7 +120,7 @@ def bf16_artifact_store(int8_artifact_store: Path, tiny_recipe: TinyRecipe) -> P
 def cut_artifact_store(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: TinyRecipe) -> Path:
     """A store with the artifact ``tiny-cut``: the small classifier in float32, whole and as two
     pipeline stages."""
-    root = tmp_path_factory.mktemp("cut-store")
+    root = _shared(tmp_path_factory, "cut-store")
     recipe = tiny_recipe(
         "tiny-cut", None, programs=[{"kinds": ["openvino"]}], parallel=[{"pipeline": 2}]
     )
@@ -127,15 +128,24 @@ def cut_artifact_store(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Ti
     return root
 
 
+def _shared(factory: pytest.TempPathFactory, name: str) -> Path:
+    """A directory that all processes of this run have; the store lets one of them build."""
+    base = factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    root.mkdir(exist_ok=True)
+    return root
+
+
 def _build(recipe: Recipe, root: Path) -> None:
     # Importing the job imports PyTorch, which most tests have no need of.
     from cluster.compression import job
 
-    lines: list[str] = []
-    outcome = job.run(recipe, LocalStore(root), lines.append)
+    log = root / f"{recipe.name}.log"
+    # Appended line by line: another process that finds the artifact built finds its log, too.
+    with log.open("a", buffering=1) as lines:
+        outcome = job.run(recipe, LocalStore(root), lambda line: print(line, file=lines))
     if outcome.artifact is None:
-        pytest.fail("the gate refused the test artifact:\n" + "\n".join(lines))
-    (root / f"{recipe.name}.log").write_text("\n".join(lines))
+        pytest.fail(f"the gate refused the test artifact:\n{log.read_text()}")
 
 
 @pytest.fixture(scope="session")
