@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fingerprint": set(),
     "factory": {"errors", "fingerprint"},
     "tensors": set(),
-    "config": {"errors"},
+    "config": {"tensors", "errors"},
     "preprocess": {"config", "errors"},
     "artifact": {"config", "tensors", "errors"},
     "protocol": {"tensors", "errors"},
@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The eager kind rebuilds the model from its source.
     "program": {"artifact", "models", "config", "tensors", "errors"},
     "runtime": {"config", "tensors", "errors"},
+    "routing": {"config", "tensors", "errors"},
     "parallel": {"program", "artifact", "config", "tensors", "errors"},
     "compression": {
         "parallel", "program", "artifact", "models", "data", "config", "tensors", "errors",

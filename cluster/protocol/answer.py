@@ -6,7 +6,7 @@ any as binary      the same with binary_data_size, then the bytes   application/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,8 @@ from cluster.tensors import TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedAnswer:
-    """An HTTP answer: its headers, without Content-Length, and its body."""
+class Encoded:
+    """Headers of an HTTP message, without Content-Length, and its body."""
 
     headers: dict[str, str]
     body: bytes
@@ -32,11 +32,13 @@ def encode_infer(
     request: InferRequest,
     arrays: Sequence[np.ndarray],
     specs: Sequence[TensorSpec],
-) -> EncodedAnswer:
+    parameters: Mapping[str, str | float | bool] | None = None,
+) -> Encoded:
     """Encode what the program returned as the client asked for it.
 
     ``arrays`` are all outputs of the model in the order of ``specs``, each ``[batch, ...]`` with
-    its spec's dtype. JSON ``data`` is flat, in row-major order. Raises ProgramError when an array
+    its spec's dtype. JSON ``data`` is flat, in row-major order. ``parameters`` are those of the
+    answer itself. Raises ProgramError when an array
     is not what its spec says, and RequestError when NaN or infinity stand in an output that the
     client asked for as JSON, which cannot carry them.
     """
@@ -64,11 +66,13 @@ def encode_infer(
     answer: dict[str, Any] = {"model_name": model_name, "model_version": model_version}
     if request.id is not None:
         answer["id"] = request.id
+    if parameters:
+        answer["parameters"] = parameters
     answer["outputs"] = described
     text = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     if not binary:
-        return EncodedAnswer({"Content-Type": "application/json"}, text)
-    return EncodedAnswer(
+        return Encoded({"Content-Type": "application/json"}, text)
+    return Encoded(
         {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(text))},
         b"".join((text, *binary)),
     )

@@ -1,0 +1,150 @@
+"""Several targets of one request: whom to ask now, when it is done, when to look again.
+
+    states of the branches, seconds since the start → step → ask, give up, done?, look again at
+
+A step is a function of what has happened so far. Whoever carries it out asks, waits and comes
+back; in whatever order answers, failures and time arrive, no branch is asked twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Ended(Enum):
+    """How a branch ended."""
+
+    ANSWERED = "ok"
+    FAILED = "failed"
+    LATE = "late"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One target: times are in seconds since the request began; None: not yet."""
+
+    timeout_s: float = math.inf
+    """How long its answer is waited for, from when it is asked."""
+
+    asked_s: float | None = None
+    ended: Ended | None = None
+
+    @property
+    def pending(self) -> bool:
+        return self.asked_s is not None and self.ended is None
+
+    @property
+    def due_s(self) -> float:
+        """When it is late, since the request began."""
+        return math.inf if self.asked_s is None else self.asked_s + self.timeout_s
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to do now."""
+
+    ask: tuple[int, ...] = ()
+    """Branches to ask, none of which was asked before."""
+
+    late: tuple[int, ...] = ()
+    """Branches to cancel: their time is over."""
+
+    done: bool = False
+    """Nothing that may still come can matter: all that are pending are to be cancelled."""
+
+    look_again_s: float = math.inf
+    """Come back then, since the request began, even if nothing has happened."""
+
+
+@dataclass(frozen=True)
+class Gather:
+    """All at once, until ``enough`` have answered; ``least`` are an answer when no more come.
+
+    1 ≤ least ≤ enough ≤ number of branches.
+    """
+
+    enough: int
+    least: int
+
+    def step(self, branches: Sequence[Branch], now_s: float, deadline_s: float) -> Step:
+        """See :class:`Step`; ``deadline_s``: when the request itself must be answered."""
+        seen = _Seen.of(branches, now_s, deadline_s)
+        ask = seen.unasked
+        may_come = seen.answered + len(seen.waited_for) + len(ask)
+        over = now_s >= deadline_s or seen.answered >= self.enough or may_come < self.least
+        if over or not (ask or seen.waited_for):
+            return Step(late=seen.late, done=True)
+        # Those that are about to be asked may have less time than the ones that were.
+        soonest = min((now_s + branches[i].timeout_s for i in ask), default=math.inf)
+        return Step(ask, seen.late, look_again_s=min(seen.next_s, soonest, deadline_s))
+
+    def enough_answered(self, branches: Sequence[Branch]) -> bool:
+        """Whether there is an answer, be it a partial one."""
+        return _count(branches, Ended.ANSWERED) >= self.least
+
+
+@dataclass(frozen=True)
+class Hedged:
+    """The first branch; the second when the first has failed, or is not there after ``after_s``
+    and the budget allows it. One answer is enough."""
+
+    after_s: float
+    allowed: bool
+
+    def step(self, branches: Sequence[Branch], now_s: float, deadline_s: float) -> Step:
+        """See :class:`Step`."""
+        seen = _Seen.of(branches, now_s, deadline_s)
+        if seen.answered or now_s >= deadline_s:
+            return Step(late=seen.late, done=True)
+        first = branches[0]
+        if first.asked_s is None:
+            soonest = min(self.after_s, first.timeout_s) if self.allowed else first.timeout_s
+            return Step((0,), look_again_s=min(now_s + soonest, deadline_s))
+        due = first.asked_s + self.after_s
+        gone = first.ended is not None or 0 in seen.late
+        if 1 in seen.unasked and self.allowed:
+            if gone or now_s >= due:
+                soonest = min(seen.next_s, now_s + branches[1].timeout_s, deadline_s)
+                return Step((1,), seen.late, look_again_s=soonest)
+            return Step((), seen.late, look_again_s=min(seen.next_s, due, deadline_s))
+        if not seen.waited_for:
+            return Step(late=seen.late, done=True)
+        return Step((), seen.late, look_again_s=min(seen.next_s, deadline_s))
+
+    def enough_answered(self, branches: Sequence[Branch]) -> bool:
+        """Whether there is an answer."""
+        return _count(branches, Ended.ANSWERED) >= 1
+
+
+Policy = Gather | Hedged
+
+
+@dataclass(frozen=True)
+class _Seen:
+    answered: int
+    unasked: tuple[int, ...]
+    late: tuple[int, ...]
+    waited_for: tuple[int, ...]
+    next_s: float
+    """When the next of those that are waited for is late."""
+
+    @staticmethod
+    def of(branches: Sequence[Branch], now_s: float, deadline_s: float) -> _Seen:
+        pending = [i for i, branch in enumerate(branches) if branch.pending]
+        late = [i for i in pending if now_s >= min(branches[i].due_s, deadline_s)]
+        waited_for = [i for i in pending if i not in late]
+        return _Seen(
+            answered=_count(branches, Ended.ANSWERED),
+            unasked=tuple(i for i, branch in enumerate(branches) if branch.asked_s is None),
+            late=tuple(late),
+            waited_for=tuple(waited_for),
+            next_s=min((branches[i].due_s for i in waited_for), default=math.inf),
+        )
+
+
+def _count(branches: Sequence[Branch], ended: Ended) -> int:
+    return sum(branch.ended is ended for branch in branches)

@@ -1,0 +1,62 @@
+"""Old version or new: who answers a request, and when the new one has proved worse.
+
+request id → side        the same id, the same version, on every router
+outcomes → Judge → verdict: a reason to return to the old version, or None
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from hashlib import blake2b
+
+_BITS = 64
+
+
+def takes_part(request_id: str, share: float, salt: str) -> bool:
+    """Whether a request is among the ``share`` of all, by its id.
+
+    ``salt`` makes choices for different purposes independent of each other.
+    """
+    digest = blake2b(request_id.encode(), digest_size=_BITS // 8, key=salt.encode()[:64]).digest()
+    return int.from_bytes(digest) < share * 2**_BITS
+
+
+class Judge:
+    """Looks at the last ``window`` outcomes of the new version; once it has spoken, it stays."""
+
+    def __init__(
+        self, max_error_rate: float, max_disagreement: float | None, window: int, min_requests: int
+    ) -> None:
+        self._max_error_rate = max_error_rate
+        self._max_disagreement = max_disagreement
+        self._min_requests = min_requests
+        self._failed: deque[bool] = deque(maxlen=window)
+        self._compared: deque[tuple[int, int]] = deque(maxlen=window)
+        self.verdict: str | None = None
+        """Why the new version is not asked any more; None while it is."""
+
+    def answered(self, ok: bool) -> None:
+        """The new version has answered a request, or failed to."""
+        self._failed.append(not ok)
+        count, failures = len(self._failed), sum(self._failed)
+        if count >= self._min_requests and failures > self._max_error_rate * count:
+            self._speak(
+                f"{failures} of its last {count} requests failed, more than the share of "
+                f"{self._max_error_rate:g} that max_error_rate allows"
+            )
+
+    def compared(self, items: int, differing: int) -> None:
+        """Both versions have answered a request of so many items."""
+        if self._max_disagreement is None:
+            return
+        self._compared.append((items, differing))
+        total = sum(items for items, _ in self._compared)
+        other = sum(differing for _, differing in self._compared)
+        if len(self._compared) >= self._min_requests and other > self._max_disagreement * total:
+            self._speak(
+                f"it gave {other} of the last {total} items another label than the old version, "
+                f"more than the share of {self._max_disagreement:g} that max_disagreement allows"
+            )
+
+    def _speak(self, why: str) -> None:
+        self.verdict = self.verdict or why

@@ -1,0 +1,42 @@
+"""Several answers as one: probabilities and votes, ``[items, classes]`` float32 each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """The softmax of ``[items, classes]`` of any float dtype, in float32.
+
+        p_i = exp(z_i - max z) / sum_j exp(z_j - max z)
+
+    where subtracting the maximum changes nothing but keeps exp from overflowing.
+    """
+    scores = logits.astype(np.float32)
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    shares: np.ndarray = weights / weights.sum(axis=1, keepdims=True)
+    return shares
+
+
+def mean(answers: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """The weighted mean of distributions, each ``[items, classes]``: a distribution again."""
+    shares = np.asarray(weights, np.float32) / np.float32(sum(weights))
+    total: np.ndarray = sum(
+        (share * answer for share, answer in zip(shares, answers, strict=True)),
+        np.zeros_like(answers[0]),
+    )
+    return total
+
+
+def vote(answers: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """The share of the votes that each class gets, ``[items, classes]``.
+
+    Every answer votes, by its weight, for its likeliest class. Of classes with as many votes the
+    one that the answers think likelier together gets a millionth more, so that the largest share
+    says who has won.
+    """
+    votes = [np.eye(answer.shape[1], dtype=np.float32)[answer.argmax(axis=1)] for answer in answers]
+    tie = np.float32(1e-6)
+    return (1 - tie) * mean(votes, weights) + tie * mean(answers, weights)

@@ -1,0 +1,168 @@
+"""Whom to ask and when it is done, over any order of answers, failures and time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.routing.branches import Branch, Ended, Gather, Hedged, Policy, Step
+
+NEVER = math.inf
+
+
+@dataclass
+class Fate:
+    """What a branch does once it is asked: after so long it answers, or fails."""
+
+    after_s: float
+    answers: bool
+    timeout_s: float = NEVER
+
+
+@dataclass
+class Played:
+    """A request played to its end on a clock of its own."""
+
+    branches: list[Branch]
+    took_s: float
+    asked: list[int] = field(default_factory=list)
+    steps: int = 0
+
+
+def play(policy: Callable[[float], Policy], fates: list[Fate], deadline_s: float) -> Played:
+    """Do what the policy says until it is done; time jumps to the next thing that happens."""
+    branches = [Branch(timeout_s=fate.timeout_s) for fate in fates]
+    played = Played(branches, 0.0)
+    now = 0.0
+    while True:
+        played.steps += 1
+        assert played.steps < 1000, "it never ends"
+        step: Step = policy(now).step(branches, now, deadline_s)
+        for index in step.late:
+            assert branches[index].pending
+            branches[index] = replace(branches[index], ended=Ended.LATE)
+        if step.done:
+            played.took_s = now
+            return played
+        for index in step.ask:
+            assert branches[index].asked_s is None, f"branch {index} is asked twice"
+            branches[index] = replace(branches[index], asked_s=now)
+            played.asked.append(index)
+        events = {
+            index: branch.asked_s + fates[index].after_s
+            for index, branch in enumerate(branches)
+            if branch.pending and branch.asked_s is not None
+        }
+        following = min([*events.values(), step.look_again_s])
+        assert following < NEVER, "nothing will ever happen, and nobody looks again"
+        assert following >= now
+        now = following
+        for index, at in events.items():
+            if at <= now:
+                ended = Ended.ANSWERED if fates[index].answers else Ended.FAILED
+                branches[index] = replace(branches[index], ended=ended)
+
+
+seconds = st.floats(0, 10)
+fates = st.builds(
+    Fate,
+    after_s=st.one_of(seconds, st.just(NEVER)),
+    answers=st.booleans(),
+    timeout_s=st.one_of(st.floats(0.001, 10), st.just(NEVER)),
+)
+
+
+def answers_by(fate: Fate, asked_s: float, moment: float) -> bool:
+    return fate.answers and fate.after_s <= fate.timeout_s and asked_s + fate.after_s <= moment
+
+
+@given(data=st.data())
+def test_gather_asks_each_once_and_stops_exactly_when_it_is_decided(data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(fates, min_size=1, max_size=6))
+    enough = data.draw(st.integers(1, len(chosen)))
+    least = data.draw(st.integers(1, enough))
+    deadline_s = data.draw(st.floats(0.001, 12))
+    policy = Gather(enough, least)
+
+    played = play(lambda now: policy, chosen, deadline_s)
+
+    assert played.asked == list(range(len(chosen)))
+    assert played.took_s <= deadline_s
+    in_time = sorted(f.after_s for f in chosen if answers_by(f, 0, deadline_s))
+    ended = [branch.ended for branch in played.branches]
+    answered = ended.count(Ended.ANSWERED)
+    # Exactly those have answered that could until it was done.
+    assert answered == sum(after <= played.took_s for after in in_time)
+    if len(in_time) >= enough:
+        assert played.took_s == in_time[enough - 1]
+        assert policy.enough_answered(played.branches)
+    else:
+        # Not before the last that could have mattered has ended, one way or another.
+        ends = sorted(min(f.after_s, f.timeout_s, deadline_s) for f in chosen)
+        lost = [
+            min(f.after_s, f.timeout_s, deadline_s)
+            for f in chosen
+            if not answers_by(f, 0, deadline_s)
+        ]
+        hopeless = sorted(lost)[len(chosen) - least] if len(lost) > len(chosen) - least else NEVER
+        assert played.took_s == pytest.approx(min(ends[-1], hopeless, deadline_s))
+        assert policy.enough_answered(played.branches) == (answered >= least)
+
+
+@given(
+    first=fates,
+    second=fates,
+    after_s=seconds,
+    allowed=st.booleans(),
+    deadline_s=st.floats(0.001, 12),
+)
+def test_a_hedge_asks_the_second_only_when_it_may_and_takes_the_first_answer(
+    first: Fate, second: Fate, after_s: float, allowed: bool, deadline_s: float
+) -> None:
+    policy = Hedged(after_s, allowed)
+
+    played = play(lambda now: policy, [first, second], deadline_s)
+
+    first_ends = min(first.after_s, first.timeout_s)
+    if 1 in played.asked:
+        assert allowed
+        asked_s = played.branches[1].asked_s
+        assert asked_s is not None
+        assert asked_s == min(first_ends, after_s)
+    elif allowed and played.took_s < deadline_s:
+        assert played.branches[0].ended is Ended.ANSWERED
+        assert first_ends <= after_s or played.took_s == 0
+    winners = [b for b in played.branches if b.ended is Ended.ANSWERED]
+    if policy.enough_answered(played.branches):
+        assert winners
+    else:
+        assert not winners
+        assert played.took_s <= deadline_s
+
+
+def test_a_hedge_whose_budget_runs_out_waits_for_the_first() -> None:
+    fates = [Fate(5.0, answers=True), Fate(1.0, answers=True)]
+    assert play(lambda now: Hedged(0.1, allowed=False), fates, 10).took_s == 5.0
+    assert play(lambda now: Hedged(0.1, allowed=True), fates, 10).took_s == pytest.approx(1.1)
+
+
+def test_a_quorum_does_not_wait_for_stragglers() -> None:
+    fates = [Fate(1.0, True), Fate(NEVER, True), Fate(2.0, True)]
+    assert play(lambda now: Gather(2, 2), fates, 10).took_s == 2.0
+
+
+def test_it_ends_as_soon_as_too_few_are_left() -> None:
+    fates = [Fate(0.5, False), Fate(NEVER, True), Fate(0.7, False)]
+    assert play(lambda now: Gather(2, 2), fates, 10).took_s == 0.7
+
+
+def test_a_late_branch_is_given_up_while_the_others_go_on() -> None:
+    fates = [Fate(5.0, True, timeout_s=1.0), Fate(3.0, True)]
+    played = play(lambda now: Gather(2, 1), fates, 10)
+    assert [branch.ended for branch in played.branches] == [Ended.LATE, Ended.ANSWERED]
+    assert played.took_s == 3.0

@@ -1,0 +1,146 @@
+"""Which replica is asked, which version, and what is kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.routing.answers import Answers, content_key
+from cluster.routing.canary import Judge, takes_part
+from cluster.routing.replicas import Replica, choose
+
+
+def serve(replicas: dict[str, tuple[Replica, float]], seconds: float, every: float) -> list[str]:
+    """Requests one after the other for so long; each replica takes its own time."""
+    asked, now = [], 0.0
+    while now < seconds:
+        chosen = choose([replica for replica, _ in replicas.values()], now)
+        assert chosen is not None
+        took = replicas[chosen.address][1]
+        chosen.took(took, now + took)
+        asked.append(chosen.address)
+        now += max(every, took)
+    return asked
+
+
+def test_a_slow_replica_is_asked_rarely_but_not_never() -> None:
+    replicas = {name: (Replica(name), took) for name, took in (("fast", 0.01), ("slow", 0.1))}
+    asked = serve(replicas, seconds=120, every=0.02)
+    share = asked.count("slow") / len(asked)
+    assert 0 < share < 0.01
+
+
+def test_a_replica_that_has_recovered_is_asked_again() -> None:
+    first, second = Replica("first"), Replica("second")
+    first.took(0.01, 0)
+    second.took(0.5, 0)
+    assert choose([first, second], 1) is first
+    for moment in range(2, 60):
+        chosen = choose([first, second], moment)
+        assert chosen is not None
+        chosen.took(0.01, moment)
+    assert choose([first, second], 60.0) is second or second.latency_s(60.0) < 0.02
+
+
+def test_the_one_with_less_to_do_is_asked() -> None:
+    busy, idle = Replica("busy"), Replica("idle")
+    for replica in (busy, idle):
+        replica.took(0.01, 0)
+    busy.ongoing = 3
+    assert choose([busy, idle], 0) is idle
+    assert choose([busy, idle], 0, but={"idle"}) is busy
+    assert choose([busy], 0, but={"busy"}) is None
+    assert choose([], 0) is None
+
+
+def test_new_replicas_share_what_comes_before_anything_is_known() -> None:
+    replicas = [Replica(str(number)) for number in range(3)]
+    for _ in range(9):
+        chosen = choose(replicas, 0)
+        assert chosen is not None
+        chosen.ongoing += 1
+    assert [replica.ongoing for replica in replicas] == [3, 3, 3]
+
+
+def test_giving_up_teaches_that_it_is_slow_but_never_that_it_is_fast() -> None:
+    replica = Replica("one")
+    replica.took(0.1, 0)
+    replica.waited(0.01, 0)
+    assert replica.latency_s(0) == pytest.approx(0.1)
+    replica.waited(2.0, 0)
+    assert replica.latency_s(0) == 2.0
+
+
+def test_an_id_always_takes_the_same_side_and_sides_have_their_share() -> None:
+    ids = [f"request-{number}" for number in range(5000)]
+    chosen = {one for one in ids if takes_part(one, 0.2, "canary m")}
+    assert 0.17 < len(chosen) / len(ids) < 0.23
+    assert chosen == {one for one in ids if takes_part(one, 0.2, "canary m")}
+    # A larger share keeps those that were in; another purpose chooses anew.
+    assert chosen < {one for one in ids if takes_part(one, 0.3, "canary m")}
+    other = {one for one in ids if takes_part(one, 0.2, "compare m")}
+    assert 0.1 < len(chosen & other) / len(chosen) < 0.3
+    assert not any(takes_part(one, 0, "canary m") for one in ids)
+    assert all(takes_part(one, 1, "canary m") for one in ids)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=300), st.sampled_from([0.0, 0.05, 0.5]))
+def test_a_canary_is_judged_by_its_last_requests_and_for_good(
+    outcomes: list[bool], limit: float
+) -> None:
+    judge = Judge(limit, None, window=50, min_requests=10)
+    worst = False
+    for count in range(1, len(outcomes) + 1):
+        judge.answered(outcomes[count - 1])
+        last = outcomes[max(0, count - 50) : count]
+        worst = worst or (len(last) >= 10 and last.count(False) > limit * len(last))
+        assert (judge.verdict is not None) == worst
+
+
+def test_a_canary_that_answers_differently_is_judged_by_items() -> None:
+    judge = Judge(1.0, 0.1, window=50, min_requests=3)
+    judge.compared(10, 5)
+    judge.compared(10, 0)
+    assert judge.verdict is None  # too few to say
+    judge.compared(10, 0)
+    assert judge.verdict is not None
+    assert "5 of the last 30 items" in judge.verdict
+    unlimited = Judge(1.0, None, window=50, min_requests=1)
+    unlimited.compared(10, 10)
+    assert unlimited.verdict is None
+
+
+def test_answers_are_found_by_content_alone() -> None:
+    one = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert content_key([one]) == content_key([np.asfortranarray(one)])
+    others = [one + 1, one.reshape(3, 2), one.astype(np.float64), one.view(np.int32)]
+    assert len({content_key([each]) for each in [one, *others]}) == 5
+    assert content_key([one, one]) != content_key([one])
+
+
+def test_the_cache_stays_within_its_bytes_and_drops_what_was_used_longest_ago() -> None:
+    answers = Answers(capacity_bytes=100)
+    kept = [np.full(10, value, np.float32) for value in range(4)]  # 40 bytes each
+    answers.put(0, b"a", [kept[0]])
+    answers.put(0, b"b", [kept[1]])
+    assert answers.get(0, b"a") is not None  # now b is the oldest
+    answers.put(0, b"c", [kept[2]])
+    assert answers.bytes == 80
+    assert answers.get(0, b"b") is None
+    np.testing.assert_array_equal((answers.get(0, b"a") or ())[0], kept[0])
+    answers.put(0, b"huge", [np.zeros(1000, np.float32)])
+    assert answers.get(0, b"huge") is None
+    answers.put(0, b"a", [kept[3]])
+    assert answers.bytes == 80
+
+
+def test_the_cache_forgets_when_the_models_are_others() -> None:
+    answers = Answers(capacity_bytes=100)
+    answers.put(0, b"a", [np.zeros(4, np.float32)])
+    assert answers.get(1, b"a") is None
+    assert answers.bytes == 0
+    # Asked before the models changed, answered after.
+    answers.put(0, b"a", [np.zeros(4, np.float32)])
+    assert answers.get(1, b"a") is None

@@ -1,0 +1,187 @@
+"""What a route takes and gives, and every route that cannot be deployed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cluster.config.base import parse
+from cluster.config.routing import RouterArgs
+from cluster.errors import ConfigError
+from cluster.routing.contracts import Contract, Scores, contracts
+from cluster.tensors import TensorSpec
+
+IMAGE = TensorSpec(name="input", datatype="FP32", shape=(-1, 3, 8, 8))
+LOGITS = TensorSpec(name="logits", datatype="FP32", shape=(-1, 2))
+VECTOR = TensorSpec(name="vector", datatype="FP32", shape=(-1, 16))
+
+CLASSIFIER = Contract((IMAGE,), (LOGITS,), ("no", "yes"), Scores.LOGITS, 8)
+MODELS = {
+    "small": CLASSIFIER,
+    "large": replace(CLASSIFIER, max_items=4),
+    "turned": replace(CLASSIFIER, labels=("yes", "no")),
+    "three": replace(
+        CLASSIFIER,
+        outputs=(TensorSpec(name="logits", datatype="FP32", shape=(-1, 3)),),
+        labels=("a", "b", "c"),
+    ),
+    "grey": replace(
+        CLASSIFIER, inputs=(TensorSpec(name="input", datatype="FP32", shape=(-1, 1, 8, 8)),)
+    ),
+    "encoder": Contract((IMAGE,), (VECTOR,), (), Scores.NONE, 8),
+    "head": Contract((VECTOR,), (LOGITS,), ("no", "yes"), Scores.LOGITS, 16),
+    "other_head": Contract(
+        (TensorSpec(name="features", datatype="FP32", shape=(-1, 16)),),
+        (LOGITS,), ("no", "yes"), Scores.LOGITS, 16,
+    ),
+}  # fmt: skip
+
+
+def routed(*routes: dict[str, Any]) -> dict[str, Contract]:
+    args = parse({"routes": list(routes)}, RouterArgs, "args")
+    asked = {target.target for route in args.routes for target in route.asked}
+    models = {name: MODELS[name] for name in asked & MODELS.keys()}
+    return contracts(args.routes, models, set(MODELS))
+
+
+def test_an_ensemble_answers_probabilities_and_takes_what_the_smallest_takes() -> None:
+    (found,) = routed({"name": "r", "kind": "ensemble", "targets": ["small", "large"]}).values()
+    assert found.inputs == (IMAGE,)
+    assert [(o.name, o.datatype, o.shape) for o in found.outputs] == [
+        ("probabilities", "FP32", (-1, 2))
+    ]
+    assert found.labels == ("no", "yes")
+    assert found.max_items == 4
+
+
+def test_a_cascade_of_an_ensemble() -> None:
+    found = routed(
+        {"name": "r", "kind": "cascade", "targets": ["small", "both"], "thresholds": 0.9},
+        {"name": "both", "kind": "ensemble", "targets": ["small", "large"]},
+    )
+    assert found["r"].outputs == found["both"].outputs
+    assert found["r"].scores is Scores.PROBABILITIES
+
+
+def test_tasks_join_inputs_and_name_outputs() -> None:
+    tasks = {"class": "small", "embed": "encoder", "head": "head"}
+    (found,) = routed({"name": "r", "kind": "multi_task", "tasks": tasks}).values()
+    assert [spec.name for spec in found.inputs] == ["input", "vector"]
+    assert [spec.name for spec in found.outputs] == ["class.logits", "embed.vector", "head.logits"]
+
+
+@pytest.mark.parametrize("last", ["head", "other_head"])
+def test_a_chain_feeds_by_name_or_the_only_output_to_the_only_input(last: str) -> None:
+    (found,) = routed({"name": "r", "kind": "chain", "targets": ["encoder", last]}).values()
+    assert (found.inputs, found.outputs) == ((IMAGE,), (LOGITS,))
+    assert found.max_items == 8
+    assert found.scores is Scores.LOGITS
+
+
+def test_a_scatter_takes_any_number_of_items() -> None:
+    (found,) = routed({"name": "r", "kind": "scatter", "target": "small"}).values()
+    assert found == replace(CLASSIFIER, max_items=None)
+
+
+def test_a_function_of_the_users_says_what_it_returns() -> None:
+    (found,) = routed(
+        {
+            "name": "r", "kind": "ensemble", "targets": ["encoder", "encoder"],
+            "combine": "python:my.module:concatenated", "outputs": [VECTOR.model_dump()],
+        }
+    ).values()  # fmt: skip
+    assert (found.outputs, found.scores) == ((VECTOR,), Scores.NONE)
+
+
+PAIR = {"kind": "ensemble", "targets": ["small", "large"]}
+
+
+@pytest.mark.parametrize(
+    ("routes", "message"),
+    [
+        (
+            [{"name": "r", "kind": "hedge", "target": "smal"}],
+            "route r: no model or route is called 'smal'; models served here: encoder, grey",
+        ),
+        (
+            [
+                {"name": "a", "kind": "ensemble", "targets": ["small", "b"]},
+                {"name": "b", "kind": "chain", "targets": ["c", "small"]},
+                {"name": "c", "kind": "hedge", "target": "b"},
+            ],
+            "route c: it asks itself: b → c → b; break the circle",
+        ),
+        ([{"name": "r", "kind": "hedge", "target": "r"}], "route r: it asks itself: r → r"),
+        ([{**PAIR, "name": "small"}], "route small: a model of that name is served, too"),
+        (
+            [{"name": "r", "kind": "ensemble", "targets": ["small", "grey"]}],
+            r"route r: grey takes input FP32\[-1, 1, 8, 8\], small input FP32\[-1, 3, 8, 8\]",
+        ),
+        (
+            [{"name": "r", "kind": "ensemble", "targets": ["small", "three"]}],
+            "route r: three has 3 labels, 'a', 'b', 'c'; small has 2, 'no', 'yes'",
+        ),
+        (
+            [{"name": "r", "kind": "quorum", "k": 1, "targets": ["small", "turned"]}],
+            "route r: turned has the same labels in another order",
+        ),
+        (
+            [{"name": "r", "kind": "cascade", "targets": ["small", "encoder"], "thresholds": 0.5}],
+            "route r: encoder has no labels, so there are no probabilities",
+        ),
+        (
+            [{"name": "r", "kind": "hedge", "target": "small", "backup": "encoder"}],
+            "route r: small answers logits .*, encoder vector .*; both must answer alike",
+        ),
+        (
+            [{"name": "r", "kind": "canary", "target": "small", "candidate": "turned", "share": 0}],
+            "route r: turned has the same labels in another order",
+        ),
+        (
+            [{"name": "r", "kind": "shadow", "target": "encoder", "shadow": "encoder"}],
+            "route r: encoder has no labels, so its answers cannot be compared",
+        ),
+        (
+            [
+                {
+                    "name": "r", "kind": "canary", "target": "encoder", "candidate": "encoder",
+                    "share": 0.1, "max_disagreement": 0.1,
+                }
+            ],
+            "route r: encoder has no labels.*remove max_disagreement",
+        ),
+        (
+            [{"name": "r", "kind": "chain", "targets": ["small", "head"]}],
+            r"route r: input vector of head is FP32\[-1, 16\], what small answers is FP32\[-1, 2\]",
+        ),
+        (
+            [
+                {"name": "r", "kind": "chain", "targets": ["both", "head"]},
+                {"name": "both", "kind": "multi_task", "tasks": {"a": "small", "b": "encoder"}},
+            ],
+            "route r: head takes vector .*, but both answers .*: no output is called 'vector'",
+        ),
+        (
+            [{"name": "r", "kind": "scatter", "target": "small", "part_items": 9}],
+            "route r: part_items=9 is more than the 8 items that small takes at once",
+        ),
+        (
+            [
+                {"name": "r", "kind": "scatter", "target": "s"},
+                {"name": "s", "kind": "scatter", "target": "small"},
+            ],
+            "route r: s takes any number of items; give part_items",
+        ),
+        (
+            [{"name": "r", "kind": "multi_task", "tasks": {"a": "small", "b": "grey"}}],
+            r"route r: input input is FP32\[-1, 1, 8, 8\] for grey and FP32\[-1, 3, 8, 8\]",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_with_the_routes_name(
+    routes: list[dict[str, Any]], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        routed(*routes)

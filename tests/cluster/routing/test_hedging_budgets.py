@@ -1,0 +1,73 @@
+"""Time that is left, percentiles, and how many second requests there may be."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.routing.budget import left_s, own_deadline
+from cluster.routing.hedging import LATENCIES, MAX_SAVED, MIN_LATENCIES, HedgeBudget, Latencies
+
+moments = st.floats(0, 1e6)
+
+
+@given(deadline=moments, now=moments)
+def test_what_is_left_is_never_negative(deadline: float, now: float) -> None:
+    assert left_s(deadline, now) == max(0, deadline - now)
+
+
+@given(started=moments, whole=st.floats(-10, 100), own=st.none() | st.floats(0.001, 100))
+def test_a_route_ends_before_its_request(started: float, whole: float, own: float | None) -> None:
+    given_deadline = started + whole
+    deadline = own_deadline(started, given_deadline, own)
+    assert deadline >= started
+    assert deadline <= max(started, given_deadline)
+    if own is not None:
+        assert deadline <= started + own
+    elif given_deadline - started > 0.02:
+        assert given_deadline - deadline == pytest.approx(0.005, abs=1e-6)
+
+
+@given(st.lists(st.booleans(), max_size=300), st.floats(0, 1))
+def test_second_requests_never_exceed_their_share(wanted: list[bool], share: float) -> None:
+    budget, made = HedgeBudget(share), 0
+    for count, wants in enumerate(wanted, start=1):
+        budget.earn()
+        if wants and budget.allows:
+            budget.spend()
+            made += 1
+        assert made <= share * count + 1e-6
+
+
+def test_every_twentieth_request_may_be_hedged_at_five_percent() -> None:
+    budget, made = HedgeBudget(0.05), 0
+    for _ in range(2000):
+        budget.earn()
+        if budget.allows:
+            budget.spend()
+            made += 1
+    assert made == 100
+
+
+def test_only_so_many_are_saved_up() -> None:
+    budget = HedgeBudget(1.0)
+    for _ in range(100):
+        budget.earn()
+    for _ in range(int(MAX_SAVED)):
+        budget.spend()
+    assert not budget.allows
+    with pytest.raises(ValueError, match="expected 1 or more"):
+        budget.spend()
+
+
+def test_the_percentile_is_of_the_last_answers() -> None:
+    latencies = Latencies()
+    for _ in range(MIN_LATENCIES - 1):
+        latencies.add(9.0)
+    assert latencies.percentile_s(0.95) == math.inf
+    for value in range(1, LATENCIES + 1):
+        latencies.add(value / 1000)
+    assert latencies.percentile_s(0.95) == 0.095
