@@ -6,6 +6,10 @@ applications:
   route_prefix: /v2/models/digits
   import_path: deployments.app:model
   args: {name: digits, artifact: digits-int8}        → ModelArgs
+- name: router                                       (instead of the catalog)
+  route_prefix: /
+  import_path: deployments.app:router
+  args: {routes: [{name: both, kind: ensemble, targets: [digits, others]}]}   → RouterArgs
 """
 
 from __future__ import annotations
@@ -15,10 +19,11 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from deployments import placement, serve_config
+from deployments import placement, routing_plan, serve_config
 from deployments.catalog import Catalog
 from deployments.model import ModelReplica
-from deployments.names import MODEL_DEPLOYMENT_PREFIX
+from deployments.names import MODEL_DEPLOYMENT_PREFIX, ROUTER_DEPLOYMENT
+from deployments.router import RouterReplica
 
 
 def model(args: dict[str, Any]) -> Application:
@@ -60,3 +65,20 @@ def catalog(args: dict[str, Any]) -> Application:
         max_ongoing_requests=100,
     )(serve.ingress()(Catalog))
     return deployment.bind()
+
+
+def router(args: dict[str, Any]) -> Application:
+    """Routes over the models of this cluster, and the server's own paths; ``args`` are those of
+    ``RouterArgs``.
+
+    Raises ConfigError naming the route, and what does not fit.
+    """
+    checked = serve_config.router_args(args, "args")
+    plan = routing_plan.planned(checked, routing_plan.deployed_models())
+    deployment = serve.deployment(
+        name=ROUTER_DEPLOYMENT,
+        ray_actor_options={"num_cpus": 0},  # it waits for the models, which have theirs
+        max_ongoing_requests=checked.max_ongoing_requests,
+        health_check_period_s=2,
+    )(serve.ingress()(RouterReplica))
+    return deployment.bind(plan)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from fastapi import FastAPI
@@ -50,57 +51,69 @@ def served_models(status: ServeStatus) -> list[Served]:
     return sorted(found, key=lambda model: model.name)
 
 
-class Catalog:
-    """The deployment class; one small replica, no model in it."""
+Ask = Callable[[], Awaitable[list[Served]]]
+"""What is behind the port now."""
+
+
+def add_server_paths(app: FastAPI, prefix: str, served: Ask) -> None:
+    """The server's own paths below ``prefix``, and last what answers for every other model."""
+
+    @app.get(prefix or "/", summary="Server metadata")
+    async def server() -> Response:
+        return json_response(server_metadata("headrace", __version__))
+
+    @app.get(f"{prefix}/health/live", summary="Whether the server runs")
+    async def live() -> Response:
+        return json_response({"live": True})
+
+    @app.get(f"{prefix}/health/ready", summary="Whether every model answers")
+    async def ready() -> Response:
+        waiting = [model.name for model in await served() if not model.ready]
+        return json_response(
+            {"ready": not waiting, "waiting_for": waiting}, 503 if waiting else 200
+        )
+
+    @app.get(f"{prefix}/models", summary="The models behind this port")
+    async def index() -> Response:
+        models = [{"name": model.name, "ready": model.ready} for model in await served()]
+        return json_response({"models": models})
+
+    other = f"{prefix}/models/{{name}}"
+
+    @app.api_route(other, methods=["GET", "POST"], include_in_schema=False)
+    @app.api_route(other + "/{_:path}", methods=["GET", "POST"], include_in_schema=False)
+    async def unknown(name: str) -> Response:
+        # A model that is here has a longer prefix, so its requests never come this way.
+        models = [model.name for model in await served()]
+        if name in models:  # answered here: the message of a 5xx error would be left out
+            said = f"model {name!r} is not ready: it is being deployed, or that has failed"
+            return json_response(error_body(said), 503)
+        raise UnknownModelError(
+            f"no model {name!r:.80} is served here; served: {', '.join(models) or 'none yet'}"
+        )
+
+
+class ModelIndex:
+    """The models that Serve says are deployed; asked for at most once a second."""
 
     def __init__(self) -> None:
         self._models: list[Served] = []
         self._asked_at = -STATUS_AGE_S
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        app = FastAPI(title="Headrace", version=__version__, responses=openapi.ERRORS)
-
-        @app.get("/", summary="Server metadata")
-        async def server() -> Response:
-            return json_response(server_metadata("headrace", __version__))
-
-        @app.get("/health/live", summary="Whether the server runs")
-        async def live() -> Response:
-            return json_response({"live": True})
-
-        @app.get("/health/ready", summary="Whether every model answers")
-        async def ready() -> Response:
-            models = await self._served()
-            waiting = [model.name for model in models if not model.ready]
-            return json_response(
-                {"ready": not waiting, "waiting_for": waiting}, 503 if waiting else 200
-            )
-
-        @app.get("/models", summary="The models behind this port")
-        async def index() -> Response:
-            models = await self._served()
-            return json_response(
-                {"models": [{"name": model.name, "ready": model.ready} for model in models]}
-            )
-
-        @app.api_route("/models/{name}", methods=["GET", "POST"], include_in_schema=False)
-        @app.api_route("/models/{name}/{_:path}", methods=["GET", "POST"], include_in_schema=False)
-        async def unknown(name: str) -> Response:
-            # A model that is here has a longer prefix, so its requests never come this way.
-            models = [model.name for model in await self._served()]
-            if name in models:  # answered here: the message of a 5xx error would be left out
-                said = f"model {name!r} is not ready: it is being deployed, or that has failed"
-                return json_response(error_body(said), 503)
-            raise UnknownModelError(
-                f"no model {name!r:.80} is served here; served: {', '.join(models) or 'none yet'}"
-            )
-
-        app.add_middleware(BarePrefix)
-        answer_errors(app, lambda outcome: None)
-        return app
-
-    async def _served(self) -> list[Served]:
+    async def served(self) -> list[Served]:
+        """By name."""
         if time.monotonic() - self._asked_at >= STATUS_AGE_S:
             self._models = served_models(await asyncio.to_thread(serve.status))
             self._asked_at = time.monotonic()
         return self._models
+
+
+class Catalog:
+    """The deployment class; one small replica, no model in it."""
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        app = FastAPI(title="Headrace", version=__version__, responses=openapi.ERRORS)
+        add_server_paths(app, "", ModelIndex().served)
+        app.add_middleware(BarePrefix)
+        answer_errors(app, lambda outcome: None)
+        return app

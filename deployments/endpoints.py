@@ -1,6 +1,6 @@
-"""The HTTP paths of one model, below its route prefix /v2/models/NAME.
+"""The HTTP paths of one model, or of a route, below /v2/models/NAME.
 
-POST /infer  /predict     see inference.py
+POST /infer  /predict     see inference.py; a route has no /predict
 GET  ""  /ready           metadata, readiness
 GET  /docs  /openapi.json
 and the first four below /versions/VERSION, as the protocol allows
@@ -9,6 +9,9 @@ and the first four below /versions/VERSION, as the protocol allows
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Query, Request
@@ -18,8 +21,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cluster.errors import UnknownModelError
 from cluster.protocol.metadata import model_config, model_metadata
 from cluster.protocol.predict import MAX_TOP_K
+from cluster.tensors import TensorSpec
 from deployments import inference, openapi
-from deployments.errors import answer_errors, error_response, json_response
+from deployments.errors import Count, answer_errors, error_response, json_response
 from deployments.inference import Model
 
 TopK = Annotated[
@@ -28,16 +32,48 @@ TopK = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Endpoint:
+    """What the paths of a model, or of a route, answer with."""
+
+    name: str
+    version: str
+    platform: str
+    inputs: Sequence[TensorSpec]
+    outputs: Sequence[TensorSpec]
+    max_batch_size: int
+    infer: Callable[[Request], Awaitable[Response]]
+    predict: Callable[[Request, int | None], Awaitable[Response]] | None
+    ready: Callable[[], bool]
+    failed: Count
+
+
+def of_model(model: Model) -> Endpoint:
+    """The endpoint of a model in this replica."""
+    return Endpoint(
+        name=model.name,
+        version=model.version,
+        platform=model.platform,
+        inputs=model.manifest.inputs,
+        outputs=model.manifest.outputs,
+        max_batch_size=model.max_batch_size,
+        infer=partial(inference.infer, model),
+        predict=partial(inference.predict, model),
+        ready=lambda: True,  # a replica that is not has no port yet
+        failed=model.metrics.failed,
+    )
+
+
 class ModelApp:
-    """The application that answers for one model.
+    """The application that answers for one model or route.
 
     FastAPI's routing, dependencies and middlewares cost a request about 0.4 ms. Every path but
     one can afford that.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._paths = _paths(model)
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._paths = _paths(endpoint)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -50,66 +86,69 @@ class ModelApp:
             else:
                 await self._paths(scope, receive, send)
         except asyncio.CancelledError:
-            self._model.metrics.failed("cancelled")
+            self._endpoint.failed("cancelled")
             raise
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            response = await inference.infer(self._model, Request(scope, receive))
+            response = await self._endpoint.infer(Request(scope, receive))
         except Exception as error:  # noqa: BLE001 - answered, and logged if it is ours
-            response = error_response(error, self._model.metrics.failed)
+            response = error_response(error, self._endpoint.failed)
         await response(scope, receive, send)
 
 
-def _paths(model: Model) -> FastAPI:
+def _paths(endpoint: Endpoint) -> FastAPI:
     """Every path of the model, /infer among them for its versions and for the OpenAPI page."""
+    name, version, predicted = endpoint.name, endpoint.version, endpoint.predict
 
     async def infer(request: Request) -> Response:
-        return await inference.infer(model, request)
-
-    async def predict(request: Request, k: TopK = None) -> Response:
-        return await inference.predict(model, request, k)
+        return await endpoint.infer(request)
 
     async def ready() -> Response:
-        return json_response({"name": model.name, "ready": True})
+        is_ready = endpoint.ready()
+        return json_response({"name": name, "ready": is_ready}, 200 if is_ready else 503)
 
     async def metadata() -> Response:
-        manifest = model.manifest
         return json_response(
-            model_metadata(
-                model.name, [model.version], model.platform, manifest.inputs, manifest.outputs
-            )
+            model_metadata(name, [version], endpoint.platform, endpoint.inputs, endpoint.outputs)
         )
 
     async def config() -> Response:
-        manifest = model.manifest
         return json_response(
             model_config(
-                model.name, model.platform, model.max_batch_size, manifest.inputs, manifest.outputs
+                name, endpoint.platform, endpoint.max_batch_size, endpoint.inputs, endpoint.outputs
             )
         )
 
     def served(version: str) -> None:
-        if version != model.version:
+        if version != endpoint.version:
             raise UnknownModelError(
-                f"model {model.name} has no version {version!r:.80}, only {model.version!r}"
+                f"model {name} has no version {version!r:.80}, only {endpoint.version!r}"
             )
 
-    app = FastAPI(
-        title=f"Headrace model {model.name}", version=model.version, responses=openapi.ERRORS
-    )
+    app = FastAPI(title=f"Headrace model {name}", version=version, responses=openapi.ERRORS)
     for prefix, checks in (("", []), ("/versions/{version}", [Depends(served)])):
         add = app.add_api_route
         add(f"{prefix}/infer", infer, methods=["POST"], dependencies=checks,
             summary="Tensors in, tensors out", openapi_extra=openapi.INFER)  # fmt: skip
-        add(f"{prefix}/predict", predict, methods=["POST"], dependencies=checks,
-            summary="The likeliest labels", openapi_extra=openapi.PREDICT)  # fmt: skip
+        if predicted is not None:
+            add(f"{prefix}/predict", _predict(predicted), methods=["POST"], dependencies=checks,
+                summary="The likeliest labels", openapi_extra=openapi.PREDICT)  # fmt: skip
         add(f"{prefix}/ready", ready, dependencies=checks, summary="Whether the model answers")
         add(f"{prefix}/config", config, dependencies=checks, summary="Triton's configuration")
         add(prefix or "/", metadata, dependencies=checks, summary="Inputs, outputs, versions")
     app.add_middleware(BarePrefix)
-    answer_errors(app, model.metrics.failed)
+    answer_errors(app, endpoint.failed)
     return app
+
+
+def _predict(
+    answer: Callable[[Request, int | None], Awaitable[Response]],
+) -> Callable[..., Awaitable[Response]]:
+    async def predict(request: Request, k: TopK = None) -> Response:
+        return await answer(request, k)
+
+    return predict
 
 
 class BarePrefix:

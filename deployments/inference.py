@@ -33,6 +33,8 @@ from cluster.runtime.batcher import Answer
 from deployments.body import read_body
 from deployments.errors import json_response
 from deployments.metrics import ModelMetrics
+from deployments.server_timing import HEADER as SERVER_TIMING
+from deployments.server_timing import server_timing
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif")
 INFER_TYPES = ("application/json", "application/octet-stream", "application/x-www-form-urlencoded")
@@ -56,12 +58,7 @@ class Model:
 
 async def infer(model: Model, request: Request) -> Response:
     """Open Inference Protocol: JSON or binary tensors in, the same out."""
-    kind = content_type(request)
-    if kind and kind not in INFER_TYPES:
-        raise UnsupportedMediaTypeError(
-            f"Content-Type is {kind!r:.60}, /infer reads application/json or "
-            "application/octet-stream (binary tensors); image files go to /predict"
-        )
+    require_tensors(request)
     body = await read_body(request, model.limits.body_bytes)
     started = time.perf_counter()
     manifest = model.manifest
@@ -74,8 +71,11 @@ async def infer(model: Model, request: Request) -> Response:
     answer = await model.submit(decoded.arrays)
     started = time.perf_counter()
     encoded = encode_infer(model.name, model.version, decoded, answer.outputs, manifest.outputs)
-    model.metrics.answered(answer, preprocess_s, time.perf_counter() - started)
-    return Response(encoded.body, headers=encoded.headers)
+    encode_s = time.perf_counter() - started
+    model.metrics.answered(answer, preprocess_s, encode_s)
+    return Response(
+        encoded.body, headers={**encoded.headers, **_timing(answer, preprocess_s, encode_s)}
+    )
 
 
 async def predict(model: Model, request: Request, k: int | None) -> Response:
@@ -108,8 +108,21 @@ async def predict(model: Model, request: Request, k: int | None) -> Response:
     else:  # an embedding
         said = {model.manifest.outputs[0].name: output.tolist()}
     response = json_response({"model_name": model.name, **said})
-    model.metrics.answered(answer, preprocess_s, time.perf_counter() - started)
+    encode_s = time.perf_counter() - started
+    response.headers.update(_timing(answer, preprocess_s, encode_s))
+    model.metrics.answered(answer, preprocess_s, encode_s)
     return response
+
+
+def _timing(answer: Answer, preprocess_s: float, encode_s: float) -> dict[str, str]:
+    """The answer's header that says where its time went."""
+    seconds = {
+        "preprocess": preprocess_s,
+        "queue": answer.queue_s,
+        "compute": answer.compute_s,
+        "encode": encode_s,
+    }
+    return {SERVER_TIMING: server_timing({name: each * 1e3 for name, each in seconds.items()})}
 
 
 def _preprocess(model: Model, wanted: PredictRequest) -> list[np.ndarray]:
@@ -145,6 +158,16 @@ def _takes(manifest: Manifest) -> str:
     if manifest.text is not None:
         return "{'text': ...}"
     return "{'inputs': ...}"
+
+
+def require_tensors(request: Request) -> None:
+    """UnsupportedMediaTypeError for a Content-Type that /infer does not read."""
+    kind = content_type(request)
+    if kind and kind not in INFER_TYPES:
+        raise UnsupportedMediaTypeError(
+            f"Content-Type is {kind!r:.60}, /infer reads application/json or "
+            "application/octet-stream (binary tensors); image files go to /predict"
+        )
 
 
 def content_type(request: Request) -> str:

@@ -11,7 +11,9 @@ from cluster.artifact.layout import Layout
 from cluster.runtime.batcher import Answer
 from cluster.runtime.shard import ShardFigures
 
-_MS = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000]
+MS_BOUNDS = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000]
+"""Bounds of histograms of milliseconds."""
+
 _SIZES = [1.0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
 
 
@@ -32,11 +34,17 @@ class ModelMetrics:
             "headrace_model_load_s", "Seconds from opening the artifact to ready.", ("model",)
         )
         self._load.set_default_tags({"model": model})
-        self._queue = histogram("headrace_queue_wait_ms", "Wait for the compute thread, ms.", _MS)
+        self._queue = histogram(
+            "headrace_queue_wait_ms", "Wait for the compute thread, ms.", MS_BOUNDS
+        )
         self._batch = histogram("headrace_batch_size", "Items computed together.", _SIZES)
-        self._preprocess = histogram("headrace_preprocess_ms", "Body to input arrays, ms.", _MS)
-        self._compute = histogram("headrace_compute_ms", "One run of the program, ms.", _MS)
-        self._encode = histogram("headrace_encode_ms", "Output arrays to answer body, ms.", _MS)
+        self._preprocess = histogram(
+            "headrace_preprocess_ms", "Body to input arrays, ms.", MS_BOUNDS
+        )
+        self._compute = histogram("headrace_compute_ms", "One run of the program, ms.", MS_BOUNDS)
+        self._encode = histogram(
+            "headrace_encode_ms", "Output arrays to answer body, ms.", MS_BOUNDS
+        )
 
     def loaded(self, seconds: float) -> None:
         """The model took this long to load."""

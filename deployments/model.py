@@ -27,7 +27,7 @@ from cluster.preprocess import TextEncoder
 from cluster.program import node
 from cluster.program import program as programs
 from cluster.runtime.batcher import Batcher
-from deployments.endpoints import ModelApp
+from deployments.endpoints import ModelApp, of_model
 from deployments.inference import Model
 from deployments.metrics import ModelMetrics, StageMetrics
 from deployments.sharded import ShardedProgram
@@ -131,7 +131,7 @@ class ModelReplica:
         return _Serving(layout.kind, f"layout {key} on {len(layout.shards)} shards")
 
     def __serve_build_asgi_app__(self) -> ModelApp:
-        return ModelApp(self._model)
+        return ModelApp(of_model(self._model))
 
     async def check_health(self) -> None:
         """Raises ProgramError if the compute thread is gone, stuck, or the program fails."""

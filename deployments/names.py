@@ -8,6 +8,8 @@ from dataclasses import dataclass
 MODEL_DEPLOYMENT_PREFIX = "model-"
 """A model's deployment is called so, then as the model."""
 
+ROUTER_DEPLOYMENT = "router"
+
 _REPLICA = rf"#{MODEL_DEPLOYMENT_PREFIX}(?P<model>[^#]+)#(?P<replica>[^#]+)"
 _SHARD = re.compile(_REPLICA + r"#stage-(?P<stage>\d+)\.rank-(?P<rank>\d+)$")
 

@@ -23,6 +23,7 @@ import asyncio
 import logging
 import math
 import os
+import time
 
 import orjson
 from starlette.datastructures import Headers, MutableHeaders
@@ -33,6 +34,10 @@ from cluster.errors import ConfigError
 
 DEADLINE_HEADER = "x-request-timeout-seconds"
 """Request header in which a client asks for a deadline, in seconds."""
+
+DEADLINE = "headrace.deadline"
+"""Key of the ASGI scope under which the application finds when its answer must be there, in
+seconds on the monotonic clock."""
 
 MAX_REQUEST_TIMEOUT_VARIABLE = "HEADRACE_MAX_REQUEST_TIMEOUT_S"
 """Environment variable that replaces :data:`MAX_REQUEST_TIMEOUT_S`, in seconds."""
@@ -113,6 +118,7 @@ class RequestGuard:
             await self._app(scope, receive, send)
             return
         scope["headers"] = [*headers, *_LEAVE_IT_TO_THE_GUARD]
+        scope[DEADLINE] = time.monotonic() + timeout_s
         answer = _Answer(send, timeout_s)
         client = _Client(receive, answer)
         try:

@@ -1,7 +1,7 @@
 """Checking a Serve config before any cluster starts.
 
 serve.yaml → Serve's own schema → fields that Serve would drop, the port
-           → for each application of ours: ModelArgs, autoscaling, route prefix
+           → for each application of ours: its args, autoscaling, route prefix
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
 
 from cluster.config.base import parse, read_yaml
+from cluster.config.routing import RouterArgs
 from cluster.config.serving import ModelArgs
 from cluster.errors import ConfigError
 
 MODEL = "deployments.app:model"
 CATALOG = "deployments.app:catalog"
+ROUTER = "deployments.app:router"
 ROUTE = "/v2/models/"
 CATALOG_ROUTE = "/v2"
+ROUTER_ROUTE = "/"
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class ServeConfig:
     """What a Serve config asks for."""
 
     models: tuple[ModelArgs, ...]
+    router: RouterArgs | None
     port: int | None
     """``http_options.port``; None if it is not given."""
 
@@ -54,6 +58,8 @@ def check(path: Path) -> ServeConfig:
         raise ConfigError(f"{path}: http_options.port: must be in 1..65535 (given: {port!r})")
     applications: list[dict[str, Any]] = config["applications"]
     models = []
+    router = None
+    catalogs = []
     for index, application in enumerate(applications):
         where = f"{path}: applications[{index}]"
         _known_fields(application, ServeApplicationSchema, f"{where}.")
@@ -62,11 +68,21 @@ def check(path: Path) -> ServeConfig:
             models.append(_model(application, where))
         elif builder == CATALOG:
             _check_catalog(application, where)
+            catalogs.append(where)
+        elif builder == ROUTER:
+            if router is not None:
+                raise ConfigError(f"{where}: a second router; put all routes into one")
+            router = _router(application, where)
         elif builder.startswith("deployments."):
             raise ConfigError(
-                f"{where}.import_path: must be {MODEL} or {CATALOG} (given: {builder!r})"
+                f"{where}.import_path: must be {MODEL}, {CATALOG} or {ROUTER} (given: {builder!r})"
             )
-    return ServeConfig(tuple(models), port)
+    if router is not None and catalogs:
+        raise ConfigError(
+            f"{catalogs[0]}: the router answers the server's own paths; remove {CATALOG}, behind "
+            "which the routes would not be found"
+        )
+    return ServeConfig(tuple(models), router, port)
 
 
 def model_args(args: Any, where: str) -> ModelArgs:
@@ -79,6 +95,11 @@ def model_args(args: Any, where: str) -> ModelArgs:
         except ValidationError as error:
             raise _config_error(error, where, "autoscaling") from None
     return checked
+
+
+def router_args(args: Any, where: str) -> RouterArgs:
+    """``args:`` of the router's application; ConfigError naming ``where``, field and value."""
+    return parse(args, RouterArgs, where)
 
 
 def check_catalog_args(args: Any, where: str) -> None:
@@ -102,6 +123,16 @@ def _model(application: dict[str, Any], where: str) -> ModelArgs:
         raise ConfigError(
             f"{where}.route_prefix: must be {ROUTE}{args.name} for a model named {args.name} "
             f"(given: {route!r})"
+        )
+    return args
+
+
+def _router(application: dict[str, Any], where: str) -> RouterArgs:
+    args = router_args(application.get("args") or {}, f"{where}.args")
+    route = application.get("route_prefix", "/")
+    if route != ROUTER_ROUTE:
+        raise ConfigError(
+            f"{where}.route_prefix: must be {ROUTER_ROUTE} for {ROUTER} (given: {route!r})"
         )
     return args
 

@@ -1,0 +1,154 @@
+"""One request of a route: body → items → the route's node → answer body.
+
+200  outputs; of a partial answer also who is missing, in `parameters`
+4xx  what is wrong with the request, as a model would say it
+502, 503, 504  {"error": ..., "branches": [...]}: who was asked, and why that was not enough
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cluster.config.serving import Limits
+from cluster.errors import RequestError
+from cluster.protocol.answer import encode_infer
+from cluster.protocol.infer import HEADER_LENGTH, InferRequest, decode_infer, parse_header_length
+from cluster.protocol.metadata import error_body
+from cluster.routing.answers import content_key
+from cluster.routing.budget import own_deadline
+from deployments.body import read_body
+from deployments.errors import RETRY_AFTER_S, json_response
+from deployments.fanout.call import Call, Items, NoAnswerError, Reply, Report
+from deployments.fanout.replicas import Replicas
+from deployments.fanout.routes import RouteNode
+from deployments.inference import require_tensors
+from deployments.request_guard import DEADLINE, MAX_REQUEST_TIMEOUT_S
+from deployments.server_timing import HEADER as SERVER_TIMING
+from deployments.server_timing import server_timing
+
+FORWARDED = ("x-priority", "traceparent", "tracestate")
+"""Headers of a request that its branches get as they are."""
+
+REQUEST_ID = "x-request-id"
+_ID_LENGTH = 128
+
+
+@dataclass(frozen=True)
+class RouteEndpoint:
+    """What answering for a route needs."""
+
+    served: RouteNode
+    limits: Limits
+    replicas: Replicas
+    version: str
+    own_headers: Mapping[str, str]
+    """What the router itself adds for the models."""
+
+    async def infer(self, request: Request) -> Response:
+        """See the top of this file."""
+        started = time.monotonic()
+        require_tensors(request)
+        contract = self.served.node.contract
+        body = await read_body(request, self.limits.body_bytes)
+        header_length = parse_header_length(request.headers.get(HEADER_LENGTH))
+        decoded = decode_infer(
+            body, header_length, contract.inputs, contract.outputs, self.limits.json_bytes
+        )
+        if contract.max_items is not None and decoded.batch > contract.max_items:
+            raise RequestError(
+                f"the request holds {decoded.batch} items, this route takes at most "
+                f"{contract.max_items} in one request; split it"
+            )
+        ingress_ms = (time.monotonic() - started) * 1e3
+        call = self._call(request, decoded, started)
+        try:
+            reply = await self._answer(Items(decoded.arrays), call)
+        except NoAnswerError as error:
+            return self._refused(error, started)
+        response = self._response(decoded, reply, {"ingress": ingress_ms}, started)
+        outcome = "partial" if reply.partial else "cached" if "cached" in reply.facts else "ok"
+        self.served.metrics.answered(outcome, time.monotonic() - started, reply.reports)
+        return response
+
+    def _call(self, request: Request, decoded: InferRequest, started: float) -> Call:
+        given = request.scope.get(DEADLINE, started + MAX_REQUEST_TIMEOUT_S)
+        headers = {name: request.headers[name] for name in FORWARDED if name in request.headers}
+        request_id = decoded.id or request.headers.get(REQUEST_ID) or uuid.uuid4().hex
+        return Call(
+            deadline=own_deadline(started, given, self.served.route.timeout_s),
+            request_id=request_id[:_ID_LENGTH],
+            headers={**headers, **self.own_headers},
+        )
+
+    async def _answer(self, items: Items, call: Call) -> Reply:
+        answers = self.served.answers
+        if answers is None:
+            return await self.served.node.answer(items, call)
+        key = content_key(items.arrays)
+        kept = answers.get(self.replicas.generation, key)
+        self.served.metrics.cache(kept is not None, answers.bytes)
+        if kept is not None:
+            return Reply(kept, facts={"cached": True})
+        generation = self.replicas.generation
+        reply = await self.served.node.answer(items, call)
+        if not reply.partial:
+            answers.put(generation, key, reply.outputs)
+        return reply
+
+    def _response(
+        self, decoded: InferRequest, reply: Reply, timing: Mapping[str, float], started: float
+    ) -> Response:
+        if reply.missing:
+            there = tuple(each for each in decoded.outputs if each.name not in reply.missing)
+            decoded = replace(decoded, outputs=there)
+        parameters = dict(reply.facts)
+        if reply.partial:
+            parameters["partial"] = True
+            for report in reply.reports:
+                parameters |= _described(report)
+        encoded = encode_infer(
+            self.served.route.name, self.version, decoded, reply.outputs,
+            self.served.node.contract.outputs, parameters,
+        )  # fmt: skip
+        spans = {**timing, **_spans(reply.reports), **reply.timing}
+        spans["total"] = (time.monotonic() - started) * 1e3
+        return Response(
+            encoded.body, headers={**encoded.headers, SERVER_TIMING: server_timing(spans)}
+        )
+
+    def _refused(self, error: NoAnswerError, started: float) -> Response:
+        status = error.http_status
+        outcome = "rejected" if status < 500 else "late" if status == 504 else "failed"
+        self.served.metrics.answered(outcome, time.monotonic() - started, error.reports)
+        said = {**error_body(str(error)), "branches": [each.plain() for each in error.reports]}
+        response = json_response(said if error.reports else error_body(str(error)), status)
+        if status == 503:
+            response.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return response
+
+
+def _described(report: Report) -> dict[str, str | float | bool]:
+    """A branch in flat parameters, the only ones that the protocol knows."""
+    said: dict[str, str | float | bool] = {
+        f"branch.{report.name}.outcome": report.ended.value,
+        f"branch.{report.name}.ms": round(report.ms, 3),
+    }
+    if report.reason is not None:
+        said[f"branch.{report.name}.reason"] = report.reason
+    return said
+
+
+def _spans(reports: Sequence[Report], prefix: str = "") -> dict[str, float]:
+    found: dict[str, float] = {}
+    for report in reports:
+        name = f"{prefix}{report.name}"
+        found[name] = report.ms
+        found |= {f"{name}.{part}": ms for part, ms in report.timing.items()}
+        found |= _spans(report.below, f"{name}.")
+    return found

@@ -1,0 +1,120 @@
+"""Where the replicas of the models are, as Serve tells its own HAProxy.
+
+    controller → target groups, a few times per second → route prefix → replicas → models.py
+
+So a router knows without asking a model that it is missing, restarting, or has more replicas.
+Without HAProxy the targets are Serve's proxies, which lead to the replicas in turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+from ray.serve.schema import TargetGroup
+
+from cluster.routing.replicas import Replica
+
+logger = logging.getLogger("ray.serve")
+
+LOCALHOST = "127.0.0.1"
+
+POLL_S = 0.2
+"""How old the picture may be. A replica that has gone meanwhile costs a request one attempt; one
+that stops answers for longer than that."""
+
+
+class Replicas:
+    """The replicas of all models, by the prefix of their routes; what is known of one that stays
+    is kept."""
+
+    def __init__(self) -> None:
+        self._by_prefix: dict[str, dict[str, Replica]] = {}
+        self._news = asyncio.Event()
+        self._told = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.generation = 0
+        """Another number whenever a replica has come or gone."""
+
+    def start(self) -> None:
+        """Begin to follow Serve's controller, in the running loop."""
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._follow())
+
+    async def stop(self) -> None:
+        """Stop following."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def of(self, route_prefix: str) -> list[Replica]:
+        """The replicas behind that prefix; none where there are none, or nothing was heard yet."""
+        return list(self._by_prefix.get(route_prefix, {}).values())
+
+    async def changed(self, timeout_s: float) -> bool:
+        """Wait until replicas have come or gone; False if none has within that time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._news.wait()
+                return True
+        return False
+
+    async def known(self, timeout_s: float) -> bool:
+        """Wait until Serve was heard for the first time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._told.wait()
+        return self._told.is_set()
+
+    def update(self, addresses: Mapping[str, Iterable[str]]) -> None:
+        """Route prefix → the addresses that are there now."""
+        before = {prefix: set(replicas) for prefix, replicas in self._by_prefix.items()}
+        self._by_prefix = {
+            prefix: {
+                address: self._by_prefix.get(prefix, {}).get(address) or Replica(address)
+                for address in found
+            }
+            for prefix, found in addresses.items()
+        }
+        self._told.set()
+        if before != {prefix: set(replicas) for prefix, replicas in self._by_prefix.items()}:
+            self.generation += 1
+            self._news.set()
+            self._news = asyncio.Event()
+
+    async def _follow(self) -> None:
+        own_ip: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        controller: Any = None
+        while True:
+            try:
+                if controller is None:
+                    controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
+                groups: list[TargetGroup] = await controller.get_target_groups.remote(
+                    from_proxy_manager=True
+                )
+                self.update(_addresses(groups, own_ip))
+            except (RayError, ValueError) as error:
+                # The controller restarts; the replicas answer on, and so does the last picture.
+                logger.warning("Serve's controller does not say where replicas are: %s", error)
+                controller = None
+            await asyncio.sleep(POLL_S)
+
+
+def _addresses(groups: Iterable[TargetGroup], own_ip: str) -> dict[str, list[str]]:
+    """By route prefix. On this node by the address that is always bound, as HAProxy does it."""
+    found: dict[str, list[str]] = {}
+    for group in groups:
+        if group.protocol == "HTTP":
+            targets = [
+                f"{LOCALHOST if target.ip == own_ip else target.ip}:{target.port}"
+                for target in group.targets
+            ]
+            found.setdefault(group.route_prefix, []).extend(targets)
+    return found

@@ -1,0 +1,117 @@
+"""From the routes of a config to nodes that can be asked.
+
+RoutingPlan: routes, contracts, models, thresholds → model nodes → route nodes, by name
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cluster.config.routing import (
+    Canary,
+    Cascade,
+    Chain,
+    Ensemble,
+    Hedge,
+    MultiTask,
+    Quorum,
+    Route,
+    RouterArgs,
+    Scatter,
+    Shadow,
+)
+from cluster.factory import find_factory
+from cluster.routing.answers import Answers
+from cluster.routing.contracts import Contract
+from deployments.fanout.call import Node
+from deployments.fanout.cascade import CascadeNode
+from deployments.fanout.combined import CombinedNode, MultiTaskNode, ScatterNode
+from deployments.fanout.metrics import RouteMetrics
+from deployments.fanout.models import Client, ModelNode, ServedModel
+from deployments.fanout.pairs import Background, CanaryNode, HedgeNode, ShadowNode
+from deployments.fanout.replicas import Replicas
+from deployments.fanout.sequences import ChainNode
+
+PYTHON = "python:"
+
+
+@dataclass(frozen=True)
+class RoutingPlan:
+    """All that a router needs to know, checked before it is deployed."""
+
+    args: RouterArgs
+    models: Mapping[str, ServedModel]
+    """Every model that a route asks, by name."""
+
+    contracts: Mapping[str, Contract]
+    """Of the routes, by name."""
+
+    thresholds: Mapping[str, tuple[float, ...]]
+    """Of the cascades, by name."""
+
+
+@dataclass(frozen=True)
+class RouteNode:
+    """A route that clients may ask."""
+
+    route: Route
+    node: Node
+    metrics: RouteMetrics
+    answers: Answers | None
+    """The answers kept; None if the route keeps none."""
+
+
+def route_nodes(
+    plan: RoutingPlan, replicas: Replicas, client: Client, background: Background
+) -> dict[str, RouteNode]:
+    """The routes of a plan, by name."""
+    nodes: dict[str, Node] = {
+        name: ModelNode(model, replicas, client) for name, model in plan.models.items()
+    }
+    by_name = {route.name: route for route in plan.args.routes}
+    found: dict[str, RouteNode] = {}
+
+    def node(name: str) -> Node:
+        if name not in nodes:
+            route = by_name[name]
+            targets = [node(target.target) for target in route.asked]
+            metrics = RouteMetrics(name)
+            nodes[name] = _node(route, plan, targets, background, metrics)
+            answers = Answers(route.cache_bytes) if route.cache_bytes else None
+            found[name] = RouteNode(route, nodes[name], metrics, answers)
+        return nodes[name]
+
+    for name in by_name:
+        node(name)
+    return found
+
+
+def _node(
+    route: Route, plan: RoutingPlan, targets: list[Node], background: Background,
+    metrics: RouteMetrics,
+) -> Node:  # fmt: skip
+    contract = plan.contracts[route.name]
+    match route:
+        case Ensemble() | Quorum():
+            python = route.combine.startswith(PYTHON)
+            combine = find_factory(route.combine.removeprefix(PYTHON)) if python else None
+            return CombinedNode(route, contract, targets, combine)
+        case MultiTask():
+            return MultiTaskNode(route, contract, targets)
+        case Cascade():
+            thresholds = plan.thresholds[route.name]
+            return CascadeNode(route, contract, targets, thresholds, metrics.answered_by)
+        case Hedge():
+            return HedgeNode(route, contract, targets[0], targets[1], metrics.hedged)
+        case Shadow():
+            live, shadow = targets
+            return ShadowNode(route, contract, live, shadow, background, metrics.compared)
+        case Canary():
+            old, new = targets
+            return CanaryNode(route, contract, old, new, background, metrics.returned)
+        case Scatter():
+            part_items = route.part_items or targets[0].contract.max_items or 1
+            return ScatterNode(route, contract, targets[0], part_items)
+        case Chain():
+            return ChainNode(route, contract, targets)

@@ -1,0 +1,127 @@
+"""The router: a replica with no model in it, whose routes ask several.
+
+/v2/models/ROUTE/...   → ModelApp of the route → fanout → the models' replicas
+/v2/shadow/ROUTE       what a shadow has shown so far
+all else               the server's own paths, as the catalog has them
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+
+from fastapi import FastAPI
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from cluster import __version__
+from cluster.errors import UnknownModelError
+from deployments import openapi
+from deployments.catalog import ModelIndex, Served, add_server_paths
+from deployments.endpoints import BarePrefix, Endpoint, ModelApp
+from deployments.errors import answer_errors, json_response
+from deployments.fanout.endpoint import RouteEndpoint
+from deployments.fanout.models import Client
+from deployments.fanout.pairs import Background, ShadowNode
+from deployments.fanout.replicas import Replicas
+from deployments.fanout.routes import RouteNode, RoutingPlan, route_nodes
+
+logger = logging.getLogger("ray.serve")
+
+MODELS = "/v2/models/"
+
+START_S = 10.0
+"""How long a new router waits to hear where the models' replicas are."""
+
+
+class RouterReplica:
+    """The deployment class."""
+
+    def __init__(self, plan: RoutingPlan) -> None:
+        self._plan = plan
+        self._app = RouterApp(plan)
+
+    def __serve_build_asgi_app__(self) -> RouterApp:
+        return self._app
+
+    async def check_health(self) -> None:
+        """Also the first thing that Serve asks, in the loop that requests are answered in."""
+        await self._app.start()
+
+
+class RouterApp:
+    """The ASGI application of a router."""
+
+    def __init__(self, plan: RoutingPlan) -> None:
+        self._plan = plan
+        self._replicas = Replicas()
+        self._background = Background()
+        self._index = ModelIndex()
+        self._routes: dict[str, RouteNode] = {}
+        self._apps: dict[str, ModelApp] = {}
+        self._paths = self._server_paths()
+
+    async def start(self) -> None:
+        """Connect to the models, in the running loop; once."""
+        if self._routes:
+            return
+        self._replicas.start()
+        self._routes = route_nodes(self._plan, self._replicas, Client(), self._background)
+        version = hashlib.sha256(repr(self._plan).encode()).hexdigest()[:12]
+        self._apps = {
+            name: ModelApp(self._endpoint(route, version)) for name, route in self._routes.items()
+        }
+        if not await self._replicas.known(START_S):
+            logger.warning("Serve has not said within %g s where replicas are", START_S)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope.get("path", "")
+        root: str = scope.get("root_path", "")
+        prefix = root + MODELS
+        if scope["type"] == "http" and path.startswith(prefix):
+            name = path[len(prefix) :].partition("/")[0]
+            if (app := self._apps.get(name)) is not None:
+                await app({**scope, "root_path": prefix + name}, receive, send)
+                return
+        await self._paths(scope, receive, send)
+
+    def _endpoint(self, served: RouteNode, version: str) -> Endpoint:
+        contract, limits = served.node.contract, self._plan.args.limits
+        item_bytes = sum(spec.item_bytes for spec in contract.inputs)
+        return Endpoint(
+            name=served.route.name,
+            version=version,
+            platform=f"headrace_{served.route.kind}",
+            inputs=contract.inputs,
+            outputs=contract.outputs,
+            max_batch_size=contract.max_items or max(1, limits.body_bytes // item_bytes),
+            infer=RouteEndpoint(served, limits, self._replicas, version, {}).infer,
+            predict=None,
+            ready=lambda: served.node.there,
+            failed=served.metrics.failed,
+        )
+
+    def _server_paths(self) -> FastAPI:
+        app = FastAPI(title="Headrace", version=__version__, responses=openapi.ERRORS)
+
+        @app.get("/v2/shadow/{name}", summary="What a shadow route has shown so far")
+        async def shadow(name: str) -> Response:
+            shadows = {
+                route: served.node
+                for route, served in self._routes.items()
+                if isinstance(served.node, ShadowNode)
+            }
+            if name not in shadows:
+                raise UnknownModelError(
+                    f"no shadow route {name!r:.80}; there are: {', '.join(shadows) or 'none'}"
+                )
+            return json_response({"name": name, **shadows[name].agreement.summary()})
+
+        add_server_paths(app, "/v2", self._served)
+        app.add_middleware(BarePrefix)
+        answer_errors(app, lambda outcome: None)
+        return app
+
+    async def _served(self) -> list[Served]:
+        routes = [Served(name, served.node.there) for name, served in self._routes.items()]
+        return sorted([*await self._index.served(), *routes], key=lambda each: each.name)

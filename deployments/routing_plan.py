@@ -1,0 +1,97 @@
+"""A router's plan: what its routes ask, and whether that fits, before anything is deployed.
+
+    RouterArgs ─────────────────────┐
+    the models' ModelArgs → manifest ┴→ contracts → RoutingPlan, or a ConfigError with its route
+
+The models are those that are deployed, or are about to be, with the same config: manifests are
+read, never weights, and no model has to run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from ray.serve.context import _get_global_client
+
+from cluster.artifact.manifest import Manifest
+from cluster.artifact.store import open_store
+from cluster.config.routing import Cascade, RouterArgs
+from cluster.config.serving import ModelArgs
+from cluster.errors import ClusterError, ConfigError
+from cluster.factory import find_factory
+from cluster.routing.contracts import Contract, Scores, contracts
+from deployments import serve_config
+from deployments.fanout.models import ServedModel
+from deployments.fanout.routes import PYTHON, RoutingPlan
+
+logger = logging.getLogger("ray.serve")
+
+
+def planned(args: RouterArgs, models: Sequence[ModelArgs]) -> RoutingPlan:
+    """The plan of a router over those models.
+
+    Raises ConfigError, naming the route, for what cannot work, ArtifactError for a model whose
+    artifact cannot be read, and SourceError for a function that cannot be imported.
+    """
+    asked = {target.target for route in args.routes for target in route.asked}
+    served = {model.name: _served(model) for model in models if model.name in asked}
+    found = contracts(
+        args.routes,
+        {name: model.contract for name, model in served.items()},
+        {model.name for model in models},
+    )
+    for route in args.routes:
+        combine = getattr(route, "combine", "")
+        if combine.startswith(PYTHON):
+            find_factory(combine.removeprefix(PYTHON))
+    thresholds = {
+        route.name: _thresholds(route) for route in args.routes if isinstance(route, Cascade)
+    }
+    return RoutingPlan(args, served, found, thresholds)
+
+
+def deployed_models() -> list[ModelArgs]:
+    """The models among the applications that this Serve cluster was asked for, running or not."""
+    client = _get_global_client(raise_if_no_controller_running=True)
+    if client is None:
+        raise ClusterError("a router is deployed on a cluster that runs Serve; there is none here")
+    details: dict[str, Any] = client.get_serve_details()
+    found = []
+    for application in details["applications"].values():
+        config = application.get("deployed_app_config") or {}
+        if config.get("import_path") == serve_config.MODEL:
+            found.append(serve_config.model_args(config.get("args") or {}, application["name"]))
+    return found
+
+
+def _served(model: ModelArgs) -> ServedModel:
+    artifact = open_store(model.store).open(model.artifact)
+    queued = model.max_queued_requests
+    return ServedModel(
+        name=model.name,
+        artifact=str(artifact.id),
+        route_prefix=serve_config.ROUTE + model.name,
+        contract=_contract(artifact.manifest, model.batching.max_batch_size),
+        capacity=None if queued < 0 else model.ongoing_requests + queued,
+    )
+
+
+def _contract(manifest: Manifest, max_items: int) -> Contract:
+    tells_apart = bool(manifest.labels) and manifest.outputs[0].item_shape == (
+        len(manifest.labels),
+    )
+    return Contract(
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        labels=manifest.labels,
+        scores=Scores.LOGITS if tells_apart else Scores.NONE,
+        max_items=max_items,
+    )
+
+
+def _thresholds(route: Cascade) -> tuple[float, ...]:
+    if isinstance(route.thresholds, str):
+        raise ConfigError(f"route {route.name}: not calibrated")
+    return tuple(route.thresholds)
