@@ -30,6 +30,7 @@ from cluster.protocol.predict import (
     top_k,
 )
 from cluster.runtime.batcher import Answer
+from cluster.runtime.waiting_line import Priority
 from deployments.body import read_body
 from deployments.errors import json_response
 from deployments.metrics import ModelMetrics
@@ -37,6 +38,8 @@ from deployments.server_timing import HEADER as SERVER_TIMING
 from deployments.server_timing import server_timing
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif")
+PRIORITY_HEADER = "x-priority"
+
 INFER_TYPES = ("application/json", "application/octet-stream", "application/x-www-form-urlencoded")
 """The last is what curl -d and some clients send for want of a header; it is read as JSON."""
 
@@ -52,13 +55,14 @@ class Model:
     max_batch_size: int
     limits: Limits
     text_encoder: TextEncoder | None
-    submit: Callable[[Sequence[np.ndarray]], Awaitable[Answer]]
+    submit: Callable[[Sequence[np.ndarray], Priority], Awaitable[Answer]]
     metrics: ModelMetrics
 
 
 async def infer(model: Model, request: Request) -> Response:
     """Open Inference Protocol: JSON or binary tensors in, the same out."""
     require_tensors(request)
+    priority = priority_of(request)
     body = await read_body(request, model.limits.body_bytes)
     started = time.perf_counter()
     manifest = model.manifest
@@ -68,7 +72,7 @@ async def infer(model: Model, request: Request) -> Response:
     )
     check_indices(decoded.arrays, manifest.inputs, manifest.index_limits)
     preprocess_s = time.perf_counter() - started
-    answer = await model.submit(decoded.arrays)
+    answer = await model.submit(decoded.arrays, priority)
     started = time.perf_counter()
     encoded = encode_infer(model.name, model.version, decoded, answer.outputs, manifest.outputs)
     encode_s = time.perf_counter() - started
@@ -89,6 +93,7 @@ async def predict(model: Model, request: Request, k: int | None) -> Response:
             f"Content-Type is {kind!r:.60}, /predict reads {', '.join(IMAGE_TYPES)} or "
             "application/json"
         )
+    priority = priority_of(request)
     body = bytes(await read_body(request, model.limits.body_bytes))
     started = time.perf_counter()
     if kind in IMAGE_TYPES:
@@ -100,7 +105,7 @@ async def predict(model: Model, request: Request, k: int | None) -> Response:
     # Pixels are decoded in a thread: a large photograph would hold up every other request.
     arrays = await asyncio.to_thread(_preprocess, model, wanted)
     preprocess_s = time.perf_counter() - started
-    answer = await model.submit(arrays)
+    answer = await model.submit(arrays, priority)
     started = time.perf_counter()
     output = answer.outputs[0][0]
     if model.manifest.labels:
@@ -168,6 +173,18 @@ def require_tensors(request: Request) -> None:
             f"Content-Type is {kind!r:.60}, /infer reads application/json or "
             "application/octet-stream (binary tensors); image files go to /predict"
         )
+
+
+def priority_of(request: Request) -> Priority:
+    """What the header ``x-priority`` asks for; RequestError if it is none of the priorities."""
+    given = request.headers.get(PRIORITY_HEADER)
+    if given is None:
+        return Priority.INTERACTIVE
+    try:
+        return Priority(given.strip().lower())
+    except ValueError:
+        known = " or ".join(each.value for each in Priority)
+        raise RequestError(f"{PRIORITY_HEADER} is {given!r:.40}, expected {known}") from None
 
 
 def content_type(request: Request) -> str:

@@ -19,12 +19,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
+from queue import Empty
 
 import numpy as np
 
 from cluster.config.serving import Batching
 from cluster.errors import GroupLostError, HeadraceError, ProgramError, RequestError
+from cluster.runtime.waiting_line import Priority, WaitingLine
 from cluster.tensors import TensorSpec
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class Batcher:
         self._run = run
         self._inputs = tuple(inputs)
         self._batching = batching
-        self._queue: SimpleQueue[_Item | None] = SimpleQueue()
+        self._queue: WaitingLine[_Item | None] = WaitingLine()
         self._gathering = threading.Lock()
         self._held: _Item | None = None
         self._closed = False
@@ -97,7 +98,9 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    async def submit(self, arrays: Sequence[np.ndarray]) -> Answer:
+    async def submit(
+        self, arrays: Sequence[np.ndarray], priority: Priority = Priority.INTERACTIVE
+    ) -> Answer:
         """Run one request's arrays ``[rows, ...]``, one per input and all with the same rows.
 
         Raises RequestError if the arrays are not the inputs' or hold more rows than a batch, and
@@ -114,7 +117,7 @@ class Batcher:
         with self._closing:  # nothing may enter the queue after a thread has emptied it
             if self._closed:
                 raise ProgramError(_CLOSED)
-            self._queue.put(item)
+            self._queue.put(item, priority)
         try:
             return await item.future
         except asyncio.CancelledError:
@@ -185,7 +188,7 @@ class Batcher:
         while rows < self._batching.max_batch_size:
             try:
                 wait_s = deadline - time.perf_counter()
-                item = self._queue.get(timeout=wait_s) if wait_s > 0 else self._queue.get_nowait()
+                item = self._queue.get(max(0.0, wait_s))
             except Empty:
                 break
             if item is None:

@@ -27,12 +27,12 @@ from deployments.errors import RETRY_AFTER_S, json_response
 from deployments.fanout.call import Call, Items, NoAnswerError, Reply, Report
 from deployments.fanout.replicas import Replicas
 from deployments.fanout.routes import RouteNode
-from deployments.inference import require_tensors
+from deployments.inference import PRIORITY_HEADER, priority_of, require_tensors
 from deployments.request_guard import DEADLINE, MAX_REQUEST_TIMEOUT_S
 from deployments.server_timing import HEADER as SERVER_TIMING
 from deployments.server_timing import server_timing
 
-FORWARDED = ("x-priority", "traceparent", "tracestate")
+FORWARDED = (PRIORITY_HEADER, "traceparent", "tracestate")
 """Headers of a request that its branches get as they are."""
 
 REQUEST_ID = "x-request-id"
@@ -54,6 +54,7 @@ class RouteEndpoint:
         """See the top of this file."""
         started = time.monotonic()
         require_tensors(request)
+        priority_of(request)  # refused here rather than by every model
         contract = self.served.node.contract
         body = await read_body(request, self.limits.body_bytes)
         header_length = parse_header_length(request.headers.get(HEADER_LENGTH))

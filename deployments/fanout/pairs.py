@@ -17,9 +17,11 @@ from cluster.routing.branches import Ended, Hedged
 from cluster.routing.canary import Judge, takes_part
 from cluster.routing.contracts import Contract, Scores
 from cluster.routing.hedging import HedgeBudget, Latencies
+from cluster.runtime.waiting_line import Priority
 from deployments.fanout.branches import Ask, gather
 from deployments.fanout.call import Call, Items, NoAnswerError, Node, Reply, Report
 from deployments.fanout.scores import distribution
+from deployments.inference import PRIORITY_HEADER
 
 COMPARISON_TIMEOUT_S = 30.0
 """How long the other version may take for a request that nobody waits for."""
@@ -246,7 +248,7 @@ def aside(call: Call, target: Target) -> Call:
     return replace(
         call.impatient(),
         deadline=time.monotonic() + timeout_s,
-        headers={**call.headers, "x-priority": "batch"},
+        headers={**call.headers, PRIORITY_HEADER: Priority.BATCH.value},
         apart=None,
     )
 

@@ -12,6 +12,7 @@ from doubler import INPUT, Doubler, answer, occupy, row
 
 from cluster.errors import RequestError
 from cluster.runtime.batcher import Batcher
+from cluster.runtime.waiting_line import Priority
 from cluster.tensors import TensorSpec
 
 Make = Callable[..., Batcher]
@@ -41,6 +42,28 @@ def test_what_arrives_during_a_run_makes_the_next_batch(make_batcher: Make) -> N
 
     asyncio.run(scenario())
     assert program.sizes == [1, 8, 8, 4]
+
+
+def test_an_interactive_request_overtakes_batch_ones(make_batcher: Make) -> None:
+    program = Doubler()
+    batcher = make_batcher(program, max_batch_size=1)
+    order: list[int] = []
+
+    async def ask(value: int, priority: Priority) -> None:
+        found = await batcher.submit(row(value), priority)
+        order.append(int(found.outputs[0][0, 0]) // 2)
+
+    async def scenario() -> None:
+        first = await occupy(batcher, program)
+        tasks = [asyncio.create_task(ask(value, Priority.BATCH)) for value in (1, 2)]
+        await asyncio.sleep(0.01)
+        tasks.append(asyncio.create_task(ask(3, Priority.INTERACTIVE)))
+        await asyncio.sleep(0.01)
+        program.free.set()
+        await asyncio.gather(first, *tasks)
+
+    asyncio.run(scenario())
+    assert order == [3, 1, 2]
 
 
 def test_requests_of_many_rows_keep_their_own_in_order(make_batcher: Make) -> None:
