@@ -31,6 +31,9 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.errors import ConfigError
+from deployments import api_keys
+from deployments.api_keys import ApiKeys
+from deployments.quotas import Quotas
 
 DEADLINE_HEADER = "x-request-timeout-seconds"
 """Request header in which a client asks for a deadline, in seconds."""
@@ -75,8 +78,16 @@ def max_request_timeout_s() -> float:
 
 
 def middlewares() -> list[Middleware]:
-    """The middlewares of every replica, for ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH``."""
-    return [Middleware(RequestGuard, max_timeout_s=max_request_timeout_s())]
+    """The middlewares of every replica, for ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH``.
+
+    ConfigError if the environment asks for API keys that cannot be read.
+    """
+    guard = Middleware(RequestGuard, max_timeout_s=max_request_timeout_s())
+    keys = api_keys.configured()
+    if keys is None:
+        return [guard]
+    quotas = Quotas(api_keys.quota_directory())
+    return [Middleware(ApiKeys, keys=keys, quotas=quotas), guard]
 
 
 class RequestGuard:

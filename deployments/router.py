@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from cluster import __version__
 from cluster.errors import UnknownModelError
-from deployments import openapi
+from deployments import api_keys, openapi
 from deployments.catalog import ModelIndex, Served, add_server_paths
 from deployments.endpoints import BarePrefix, Endpoint, ModelApp
 from deployments.errors import answer_errors, json_response
@@ -60,6 +60,7 @@ class RouterApp:
         self._routes: dict[str, RouteNode] = {}
         self._apps: dict[str, ModelApp] = {}
         self._paths = self._server_paths()
+        self._keys = api_keys.configured()
 
     async def start(self) -> None:
         """Connect to the models, in the running loop; once."""
@@ -95,11 +96,18 @@ class RouterApp:
             inputs=contract.inputs,
             outputs=contract.outputs,
             max_batch_size=contract.max_items or max(1, limits.body_bytes // item_bytes),
-            infer=RouteEndpoint(served, limits, self._replicas, version, {}).infer,
+            infer=RouteEndpoint(served, limits, self._replicas, version, self._own_headers).infer,
             predict=None,
             ready=lambda: served.node.there,
             failed=served.metrics.failed,
         )
+
+    def _own_headers(self) -> dict[str, str]:
+        """What tells the models that this router has let the client in."""
+        if self._keys is None:
+            return {}
+        self._keys.refresh()
+        return {api_keys.ROUTER_HEADER: self._keys.router_key}
 
     def _server_paths(self) -> FastAPI:
         app = FastAPI(title="Headrace", version=__version__, responses=openapi.ERRORS)

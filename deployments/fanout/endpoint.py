@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from starlette.requests import Request
@@ -47,7 +47,7 @@ class RouteEndpoint:
     limits: Limits
     replicas: Replicas
     version: str
-    own_headers: Mapping[str, str]
+    own_headers: Callable[[], Mapping[str, str]]
     """What the router itself adds for the models."""
 
     async def infer(self, request: Request) -> Response:
@@ -84,7 +84,7 @@ class RouteEndpoint:
         return Call(
             deadline=own_deadline(started, given, self.served.route.timeout_s),
             request_id=request_id[:_ID_LENGTH],
-            headers={**headers, **self.own_headers},
+            headers={**headers, **self.own_headers()},
         )
 
     async def _answer(self, items: Items, call: Call) -> Reply:

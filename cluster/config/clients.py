@@ -1,0 +1,71 @@
+"""Who may ask what, how often: the API keys of a server."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Annotated, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from cluster.config.base import MODEL_NAME, Config
+
+Pattern = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+class Client(Config):
+    """One key, and what it opens."""
+
+    name: str = Field(pattern=MODEL_NAME, description="For logs; also what its quota counts by.")
+    key: str | None = Field(
+        default=None, min_length=16, description="The key itself, 16 characters at least."
+    )
+    key_sha256: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="Instead: its sha256 in hex, from which nobody can read the key.",
+    )
+    models: tuple[Pattern, ...] = Field(
+        default=("*",), description="Models and routes it may ask; * and ? match as in a shell."
+    )
+    requests_per_s: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Inferences per second; null: any."
+    )
+    burst: int | None = Field(
+        default=None, ge=1, description="Inferences at once; null: those of one second."
+    )
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if (self.key is None) == (self.key_sha256 is None):
+            given = "neither" if self.key is None else "both"
+            raise ValueError(f"give key or key_sha256 of client {self.name}; got {given}")
+        if self.burst is not None and self.requests_per_s is None:
+            raise ValueError(f"burst of client {self.name} goes with requests_per_s; give that")
+        return self
+
+    @property
+    def digest(self) -> bytes:
+        """The sha256 of the key."""
+        if self.key is not None:
+            return sha256(self.key.encode()).digest()
+        return bytes.fromhex(self.key_sha256 or "")
+
+    @property
+    def at_once(self) -> float:
+        """Inferences at once."""
+        return float(self.burst or max(1.0, self.requests_per_s or 1.0))
+
+
+class Clients(Config):
+    """Everybody who has a key."""
+
+    clients: tuple[Client, ...] = Field(min_length=1, description="One entry per key.")
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Self:
+        names = [client.name for client in self.clients]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two clients are called {', '.join(sorted(twice))}")
+        if len({client.digest for client in self.clients}) < len(self.clients):
+            raise ValueError("two clients have the same key")
+        return self

@@ -1,0 +1,195 @@
+"""Who may come in: a middleware of every replica, behind the request guard.
+
+    Authorization: Bearer KEY  or  x-api-key: KEY
+        no key, or none that is known → 401      not for this model → 403      too often → 429
+
+The keys stand in the YAML file that ``HEADRACE_API_KEYS_FILE`` names, or themselves, as the same
+YAML, in ``HEADRACE_API_KEYS``; with neither, everybody may ask everything. Health checks need no
+key. A router is let in to the models by a key that it and they derive from all others.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import math
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from hashlib import sha256
+from pathlib import Path
+
+import orjson
+import yaml
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cluster.config.base import load, parse
+from cluster.config.clients import Client, Clients
+from cluster.errors import ConfigError
+from cluster.protocol.metadata import error_body
+from deployments.quotas import Quotas
+
+logger = logging.getLogger("ray.serve")
+
+FILE_VARIABLE = "HEADRACE_API_KEYS_FILE"
+VARIABLE = "HEADRACE_API_KEYS"
+
+ROUTER_HEADER = "x-headrace-router"
+"""How a router says that it has let the client in."""
+
+LOOK_AGAIN_S = 1.0
+"""How often the file is looked at for another modification time."""
+
+_MODEL = re.compile(r"/v2/(?:models|shadow)/([^/]+)")
+_INFERENCE = re.compile(r"/v2/models/[^/]+(?:/versions/[^/]+)?/(?:infer|predict)/?$")
+_OPEN = re.compile(r"/v2/health/(?:live|ready)$|/-/")
+"""Paths without a key: probes, and Serve's own, by which HAProxy finds replicas healthy."""
+
+
+class Keys:
+    """The clients as they stand in the file, or the environment, now."""
+
+    def __init__(self, read: Callable[[], Clients], modified: Callable[[], float]) -> None:
+        self._read = read
+        self._modified = modified
+        self._looked = time.monotonic()
+        self._version = modified()
+        self._set(read())
+
+    def _set(self, clients: Clients) -> None:
+        self._clients = clients.clients
+        material = b"".join(sorted(client.digest for client in clients.clients))
+        self.router_key = hmac.new(material, b"headrace router", sha256).hexdigest()
+
+    def refresh(self) -> None:
+        """Read a changed file again; one that cannot be read leaves the keys as they are."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_AGAIN_S:
+            return
+        self._looked = now
+        try:
+            version = self._modified()
+            if version != self._version:
+                self._set(self._read())
+                self._version = version
+        except (ConfigError, OSError) as error:
+            logger.error("the API keys stay as they were: %s", error)
+
+    def find(self, key: str) -> Client | None:
+        """Whose key that is. Takes as long for every key of a length, known or not."""
+        digest = sha256(key.encode()).digest()
+        found = None
+        for client in self._clients:
+            if hmac.compare_digest(client.digest, digest):
+                found = client
+        return found
+
+    def is_router(self, key: str) -> bool:
+        """Whether a router has sent that."""
+        return hmac.compare_digest(key.encode(), self.router_key.encode())
+
+
+def configured() -> Keys | None:
+    """The keys that the environment asks for; None if it asks for none.
+
+    ConfigError if they cannot be read: a server that should be closed does not open.
+    """
+    path, text = os.environ.get(FILE_VARIABLE), os.environ.get(VARIABLE)
+    if path and text:
+        raise ConfigError(f"{FILE_VARIABLE} and {VARIABLE} are both set; unset one of them")
+    if path:
+        file = Path(path)
+        try:
+            return Keys(lambda: load(file, Clients), lambda: file.stat().st_mtime)
+        except OSError as error:
+            raise ConfigError(f"{FILE_VARIABLE}={path}: {error.strerror}") from None
+    if text:
+        return Keys(lambda: _parsed(text), lambda: 0.0)
+    return None
+
+
+def _parsed(text: str) -> Clients:
+    try:
+        return parse(yaml.safe_load(text), Clients, VARIABLE)
+    except yaml.YAMLError as error:
+        # Without the text, which holds the keys.
+        place = getattr(error, "problem_mark", None)
+        raise ConfigError(f"{VARIABLE}: not valid YAML{f', {place}' if place else ''}") from None
+
+
+class ApiKeys:
+    """ASGI middleware; see the top of this file."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, quotas: Quotas) -> None:
+        self._app = app
+        self._keys = keys
+        self._quotas = quotas
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or _OPEN.match(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        refusal = self._refusal(scope)
+        if refusal is None:
+            await self._app(scope, receive, send)
+            return
+        status, said, header = refusal
+        body = orjson.dumps(error_body(said))
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            *((name.encode(), value.encode()) for name, value in header.items()),
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _refusal(self, scope: Scope) -> tuple[int, str, dict[str, str]] | None:
+        """Status, sentence and headers of the answer to one who may not; None for one who may."""
+        self._keys.refresh()
+        headers = Headers(scope=scope)
+        router = headers.get(ROUTER_HEADER)
+        if router is not None and self._keys.is_router(router):
+            return None
+        key = _key(headers)
+        if key is None:
+            said = "this server asks for a key: send it as Authorization: Bearer KEY"
+            return 401, said, {"www-authenticate": "Bearer"}
+        client = self._keys.find(key)
+        if client is None:
+            return 401, "no client has this key", {"www-authenticate": "Bearer"}
+        model = _MODEL.match(scope["path"])
+        if model and not any(fnmatchcase(model[1], pattern) for pattern in client.models):
+            return 403, f"the key of {client.name} is not for {model[1]:.80}", {}
+        if scope["method"] == "POST" and _INFERENCE.match(scope["path"]):
+            wait_s = self._quotas.take(client)
+            if wait_s > 0:
+                said = (
+                    f"{client.name} may ask {client.requests_per_s:g} times per second; try again "
+                    f"in {wait_s:.2f} s"
+                )
+                return 429, said, {"retry-after": str(math.ceil(wait_s))}
+        return None
+
+
+def _key(headers: Headers) -> str | None:
+    given = headers.get("authorization")
+    if given is not None:
+        kind, _, key = given.partition(" ")
+        return key.strip() if kind.lower() == "bearer" and key.strip() else None
+    return headers.get("x-api-key")
+
+
+def quota_directory() -> Path:
+    """Where the replicas of this node keep what clients have used: it goes with Ray's session."""
+    import ray  # the command line reads this file's neighbours, and has no need of Ray
+
+    node = ray._private.worker._global_node
+    session = tempfile.gettempdir() if node is None else node.get_session_dir_path()
+    return Path(session) / "headrace-quotas"

@@ -1,0 +1,248 @@
+"""Who may come in, at the door itself: keys, rights, quotas, and a file that changes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.types import Message, Receive, Scope, Send
+
+from cluster.config.clients import Client
+from cluster.errors import ConfigError
+from cluster.routing.quota import Bucket, take
+from deployments import api_keys
+from deployments.api_keys import FILE_VARIABLE, VARIABLE, ApiKeys, Keys, configured
+from deployments.quotas import Quotas
+
+WEB, NIGHT, SLOW = "web-key-0123456789", "night-key-0123456789", "slow-key-0123456789"
+CLIENTS = [
+    {"name": "web", "key": WEB},
+    {
+        "name": "night",
+        "key_sha256": sha256(NIGHT.encode()).hexdigest(),
+        "models": ["digits", "cifar-*"],
+    },
+    {"name": "slow", "key": SLOW, "requests_per_s": 0.5, "burst": 2},
+]
+INFER = "/v2/models/digits/infer"
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "keys.yaml"
+    path.write_text(yaml.safe_dump({"clients": CLIENTS}))
+    monkeypatch.setenv(FILE_VARIABLE, str(path))
+    return path
+
+
+@pytest.fixture
+def keys(file: Path) -> Keys:
+    found = configured()
+    assert found is not None
+    return found
+
+
+Door = Any
+
+
+@pytest.fixture
+def ask(keys: Keys, tmp_path: Path) -> Door:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    door = ApiKeys(app, keys, Quotas(tmp_path / "quotas"))
+
+    def one(path: str, method: str = "POST", **headers: str) -> tuple[int, dict[str, str], Any]:
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        scope = {"type": "http", "method": method, "path": path, "headers": raw}
+        asyncio.run(door(scope, None, send))  # type: ignore[arg-type]
+        found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        return sent[0]["status"], found, json.loads(sent[1]["body"])
+
+    return one
+
+
+def test_a_key_opens_in_either_header(ask: Door) -> None:
+    assert ask(INFER, authorization=f"Bearer {WEB}")[0] == 200
+    assert ask(INFER, authorization=f"bearer  {WEB} ")[0] == 200
+    assert ask(INFER, x_api_key=NIGHT)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Bearer "},
+        {"authorization": f"Basic {WEB}"},
+        {"authorization": "Bearer wrong-key-0123456789"},
+        {"authorization": f"Bearer {sha256(NIGHT.encode()).hexdigest()}"},
+        {"x_api_key": WEB[:-1]},
+        {"x_headrace_router": "guessed"},
+    ],
+)
+def test_anything_else_is_401(ask: Door, headers: dict[str, str]) -> None:
+    for path, method in ((INFER, "POST"), ("/v2/models", "GET"), ("/v2/health/livex", "GET")):
+        status, sent, body = ask(path, method, **headers)
+        assert (status, sent["www-authenticate"]) == (401, "Bearer")
+        assert list(body) == ["error"]
+        assert WEB not in body["error"]
+
+
+def test_a_key_is_for_its_models(ask: Door) -> None:
+    for model, status in (("digits", 200), ("cifar-10", 200), ("secret", 403)):
+        assert ask(f"/v2/models/{model}/infer", x_api_key=NIGHT)[0] == status
+        assert ask(f"/v2/models/{model}", "GET", x_api_key=NIGHT)[0] == status
+    assert ask("/v2/shadow/secret", "GET", x_api_key=NIGHT)[0] == 403
+    assert "night is not for secret" in ask("/v2/models/secret/infer", x_api_key=NIGHT)[2]["error"]
+    assert ask("/v2/models", "GET", x_api_key=NIGHT)[0] == 200
+
+
+def test_probes_need_no_key(ask: Door) -> None:
+    for path in ("/v2/health/live", "/v2/health/ready", "/-/healthz", "/-/routes"):
+        assert ask(path, "GET")[0] == 200
+
+
+def test_a_quota_counts_inferences_alone(ask: Door) -> None:
+    for _ in range(5):
+        assert ask("/v2/models/digits", "GET", x_api_key=SLOW)[0] == 200
+    assert [ask(INFER, x_api_key=SLOW)[0] for _ in range(3)] == [200, 200, 429]
+    status, headers, body = ask("/v2/models/digits/versions/1/predict", x_api_key=SLOW)
+    assert status == 429
+    assert 1 <= int(headers["retry-after"]) <= 2
+    assert "slow may ask 0.5 times per second" in body["error"]
+    assert ask(INFER, x_api_key=WEB)[0] == 200
+
+
+def test_a_router_comes_in_uncounted(ask: Door, keys: Keys) -> None:
+    for _ in range(4):
+        assert ask(INFER, x_headrace_router=keys.router_key)[0] == 200
+    other = Keys(lambda: api_keys._parsed("clients: [{name: a, key: 0123456789abcdef}]"), lambda: 0)
+    assert other.router_key != keys.router_key
+
+
+def test_a_changed_file_is_read_again_and_a_broken_one_is_not(
+    ask: Door, keys: Keys, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_keys, "LOOK_AGAIN_S", 0.0)
+    new = "another-key-0123456789"
+    file.write_text(yaml.safe_dump({"clients": [{"name": "web", "key": new}]}))
+    os.utime(file, (1, 1))
+    assert ask(INFER, x_api_key=WEB)[0] == 401
+    assert ask(INFER, x_api_key=new)[0] == 200
+    file.write_text("clients: [")
+    os.utime(file, (2, 2))
+    assert ask(INFER, x_api_key=new)[0] == 200
+    file.unlink()
+    assert ask(INFER, x_api_key=new)[0] == 200
+
+
+def test_the_environment_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert configured() is None
+    monkeypatch.setenv(VARIABLE, "clients: [{name: web, key: 0123456789abcdef}]")
+    found = configured()
+    assert found is not None
+    client = found.find("0123456789abcdef")
+    assert client is not None
+    assert client.name == "web"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("clients: []", "clients: .*at least 1"),
+        ("clients: [{name: a}]", "give key or key_sha256 of client a; got neither"),
+        ("clients: [{name: a, key: short}]", "at least 16 characters"),
+        ("clients: [{name: a, key: 0123456789abcdef, burst: 3}]", "burst of client a goes with"),
+        (
+            "clients: [{name: a, key: 0123456789abcdef}, {name: a, key: 0123456789abcdeX}]",
+            "two clients are called a",
+        ),
+        (
+            "clients: [{name: a, key: 0123456789abcdef}, {name: b, key: 0123456789abcdef}]",
+            "two clients have the same key",
+        ),
+        ("clients: [", "not valid YAML"),
+        ("web", "expected a mapping"),
+    ],
+)
+def test_wrong_keys_close_the_server(
+    monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.setenv(VARIABLE, text)
+    with pytest.raises(ConfigError, match=message):
+        configured()
+
+
+def test_both_sources_or_a_missing_file_are_refused(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "clients: []")
+    with pytest.raises(ConfigError, match="are both set"):
+        configured()
+    monkeypatch.delenv(VARIABLE)
+    file.unlink()
+    with pytest.raises(ConfigError, match="No such file"):
+        configured()
+
+
+@given(
+    rate=st.floats(0.1, 100),
+    most=st.integers(1, 20),
+    pauses=st.lists(st.floats(0, 3), max_size=60),
+)
+def test_never_more_than_the_rate_and_the_burst(
+    rate: float, most: int, pauses: list[float]
+) -> None:
+    bucket: Bucket | None = None
+    now, passed = 0.0, 0
+    for pause in pauses:
+        now += pause
+        taken = take(bucket, rate, most, now)
+        passed += taken.wait_s == 0
+        bucket = taken.bucket
+        assert bucket.tokens >= 0
+        assert passed <= most + rate * now + 1e-6
+        if taken.wait_s:
+            # As long as it says, and the next one passes.
+            assert take(bucket, rate, most, now + taken.wait_s + 1e-6).wait_s == 0
+
+
+PROCESS = """
+import sys
+from pathlib import Path
+from cluster.config.clients import Client
+from deployments.quotas import Quotas
+quotas = Quotas(Path(sys.argv[1]))
+client = Client(name="a", key="0123456789abcdef", requests_per_s=0.001, burst=300)
+print(sum(quotas.take(client) == 0 for _ in range(200)))
+"""
+
+
+def test_processes_of_a_node_share_a_quota(tmp_path: Path) -> None:
+    run = [sys.executable, "-c", PROCESS, str(tmp_path / "quotas")]
+    processes = [subprocess.Popen(run, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    passed = [int(process.communicate(timeout=60)[0]) for process in processes]
+    assert sum(passed) == 300
+    assert (tmp_path / "quotas").stat().st_mode & 0o077 == 0
+
+
+def test_a_client_without_a_quota_is_not_counted(tmp_path: Path) -> None:
+    quotas = Quotas(tmp_path / "quotas")
+    assert quotas.take(Client(name="a", key="0123456789abcdef")) == 0
+    assert not (tmp_path / "quotas").exists()
