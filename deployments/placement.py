@@ -65,12 +65,15 @@ def planned(args: ModelArgs, manifest: Manifest, devices: list[Device]) -> Shard
     settings = args.parallel or Parallel()
     made = plan(
         manifest,
-        devices[: settings.devices_per_replica],
+        devices,
         pipeline=None if settings.pipeline == "auto" else settings.pipeline,
         tensor=None if settings.tensor == "auto" else settings.tensor,
         batch=args.batching.max_batch_size,
         compute_threads=args.compute_threads,
         placement=settings.placement,
+        most_devices=settings.devices_per_replica
+        if "auto" in (settings.pipeline, settings.tensor)
+        else None,
     )
     if not made.built:
         has = ", ".join(f"pipeline {e.pipeline} × tensor {e.tensor}" for e in manifest.layouts)

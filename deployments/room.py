@@ -35,17 +35,17 @@ def lacking(bundles: Sequence[Resources], nodes: Sequence[Node], taken: Sequence
 
     Tasks that run are not counted, nor is the group's placement strategy.
     """
-    free = {node.node_id: dict(node.resources) for node in nodes}
+    left = {node.node_id: dict(node.resources) for node in nodes}
     for each in taken:
-        if each.node_id in free:
-            _take(free[each.node_id], each.resources)
-    left = {node_id: dict(resources) for node_id, resources in free.items()}
+        if each.node_id in left:
+            _take(left[each.node_id], each.resources)
     for number, bundle in enumerate(bundles):
         home = next((own for own in left.values() if _fits(own, bundle)), None)
         if home is None:
-            has = "; ".join(_free(node, free[node.node_id], bundle) for node in nodes) or "no node"
+            has = "; ".join(_free(node, left[node.node_id], bundle) for node in nodes) or "no node"
             wanted = ", ".join(f"{amount:g} {name}" for name, amount in bundle.items())
-            return f"bundle {number} of {len(bundles)} needs {wanted}; free: {has}"
+            behind = " behind the others" if number else ""
+            return f"bundle {number} of {len(bundles)} needs {wanted}; free{behind}: {has}"
         _take(home, bundle)
     return "every bundle has room; it is being placed, or waits for tasks that run"
 

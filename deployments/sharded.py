@@ -39,7 +39,8 @@ from deployments.shard_actor import ShardActor, ShardHome, ShardSpec, node_ip
 logger = logging.getLogger("ray.serve")
 
 SIGN_OF_LIFE_S = 1.0
-"""Seconds between two questions to every shard for its figures."""
+"""Seconds between two questions to every shard for its figures, or less, if it may be silent for
+less than four times as long."""
 
 MICRO_BATCH_TIMEOUTS = 10
 """A micro-batch may take so many times as long as a shard may be silent: a shard that answers and
@@ -201,7 +202,7 @@ class ShardedProgram:
         )
 
     def _heard(self, asked: Sequence[tuple[_Member, Any]], deadline: float) -> list[Any]:
-        """What the shards answer; PlanError or TransportError, naming it, for one that does not."""
+        """What the shards answer; TransportError, naming it, for one that does not."""
         if not asked:
             return []
         refs = [ref for _, ref in asked]
@@ -229,18 +230,28 @@ class ShardedProgram:
 
     def _watch(self) -> None:
         asked: dict[Any, _Member] = {}
-        heard = {member.name: time.monotonic() for member in self._members}
+        looked = time.monotonic()
+        heard = {member.name: looked for member in self._members}
         last: dict[str, ShardFigures] = {m.name: ShardFigures() for m in self._members}
         next_question = 0.0
+        silent = self._settings.failure_timeout_s
+        period = min(SIGN_OF_LIFE_S, silent / 4)
         while not self._ended.is_set():
             if time.monotonic() >= next_question:
-                next_question = time.monotonic() + SIGN_OF_LIFE_S
+                next_question = time.monotonic() + period
                 waiting = {member.name for member in asked.values()}
                 free = [member for member in self._members if member.name not in waiting]
                 asked |= {member.actor.figures.remote(): member for member in free}
-            done, _ = ray.wait(
-                [*self._serving, *asked], timeout=max(0.01, next_question - time.monotonic())
-            )
+            soonest = min(next_question, min(heard.values()) + silent)
+            refs = [*self._serving, *asked]
+            ray.wait(refs, timeout=max(0.01, soonest - time.monotonic()))
+            # All that are ready, before anyone is called silent.
+            done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+            now = time.monotonic()
+            if now - looked > period + silent / 2:
+                # This process itself stood still, and has yet to hear what was said meanwhile.
+                heard = dict.fromkeys(heard, now)
+            looked = now
             for ref in done:
                 if ref in self._serving:
                     return self._give_up(_why(self._serving[ref], ref))
@@ -249,10 +260,9 @@ class ShardedProgram:
                     last[member.name] = ray.get(ref)
                 except RayError as error:
                     return self._give_up(f"{member.name}: {_first_line(error)}")
-                heard[member.name] = time.monotonic()
-            silent = self._settings.failure_timeout_s
+                heard[member.name] = now
             for name, at in heard.items():
-                if time.monotonic() - at > silent:
+                if now - at >= silent:
                     return self._give_up(f"{name} gave no sign of life for {silent:g} s")
             if self._group.broken is not None:
                 return self._give_up(self._group.broken)

@@ -112,11 +112,14 @@ def plan(
     batch: int = 8,
     compute_threads: int = 1,
     placement: Placement = "PACK",
+    most_devices: int | None = None,
 ) -> ShardPlan:
-    """The plan for that cut, or with None the one of fewest devices that fits, then the fastest.
+    """The plan for that cut, or with None the one of fewest devices that fits, then the fastest;
+    of one cut for several targets, one that is built.
 
-    With neither given only cuts that the artifact holds are looked at, the whole model among them.
-    PlanError, with the numbers and the nearest plan that would do, if none fits the devices.
+    ``most_devices``: that one replica may take. With neither ``pipeline`` nor ``tensor`` only cuts
+    that the artifact holds are looked at, the whole model among them. PlanError, with the numbers
+    and the nearest plan that would do, if none fits the devices.
     """
     targets = [t for t in dict.fromkeys(d.target for d in devices) if t in _targets(manifest)]
     if not targets:
@@ -130,9 +133,17 @@ def plan(
     for target in targets:
         own = [device for device in devices if device.target == target]
         for cut in _cuts(manifest, target, pipeline, tensor, len(own)):
-            made = _placed(
-                manifest, estimate(manifest, cut, batch), own, placement, compute_threads
-            )
+            wanted = cut.pipeline * cut.tensor
+            if most_devices is not None and wanted > most_devices:
+                name = name_of(cut.pipeline, cut.tensor)
+                refused.append(f"{name} needs {wanted} devices, at most {most_devices} are allowed")
+                continue
+            try:
+                stages = estimate(manifest, cut, batch)
+            except PlanError as error:  # another target may have what this one lacks
+                refused.append(str(error))
+                continue
+            made = _placed(manifest, stages, own, placement, compute_threads)
             if isinstance(made, ShardPlan):
                 found.append(made)
             else:
@@ -142,7 +153,7 @@ def plan(
             f"no plan for {manifest.name} fits: {'; '.join(refused) or 'nothing to choose from'}"
             f"{_nearest(manifest, targets[0], devices, batch, placement, compute_threads)}"
         )
-    return min(found, key=lambda each: (each.devices, each.latency_ms))
+    return min(found, key=lambda each: (not each.built, each.devices, each.latency_ms))
 
 
 def _targets(manifest: Manifest) -> tuple[str, ...]:

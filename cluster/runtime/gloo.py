@@ -38,7 +38,8 @@ _FOREVER = timedelta(days=3650)
 _HEADS, _TAILS, _NEVER_SENT = 0, 1, 2
 """Tags. Heads have their own, so that a receive for the next one can be ready in advance."""
 _FLUSH_S = 2.0
-"""How long closing waits for a peer to take what it was sent: a frozen one never does."""
+"""How long closing waits for a peer to take what it was sent: one that is frozen, or gone with a
+frame that lies in shared memory, never does."""
 
 
 @dataclass(frozen=True)

@@ -68,13 +68,13 @@ class Shard:
         self._arrived: SimpleQueue[Frame | Exception] = SimpleQueue()
         self._places = threading.Semaphore(ahead)
         self._ended = False
-        # Replaced as a whole by serve() alone, so any thread reads figures that belong together.
-        self._figures = ShardFigures()
-        self._waiting_since: float | None = None
+        # The figures, and since when it has been waiting. Replaced as a whole by serve() alone, so
+        # that any thread reads what belongs together.
+        self._so_far: tuple[ShardFigures, float | None] = (ShardFigures(), None)
 
     def figures(self) -> ShardFigures:
         """The figures so far, from any thread."""
-        figures, since = self._figures, self._waiting_since
+        figures, since = self._so_far
         if since is None:
             return figures
         return replace(figures, wait_s=figures.wait_s + time.perf_counter() - since)
@@ -112,21 +112,22 @@ class Shard:
                 return
 
     def _take(self) -> Frame:
-        started = self._waiting_since = time.perf_counter()
+        started = time.perf_counter()
+        figures, _ = self._so_far
+        self._so_far = (figures, started)
         frame = self._arrived.get()
         wait_s = time.perf_counter() - started
         self._places.release()
         if isinstance(frame, Exception):
             raise frame
         inside_s = 0.0 if frame.stops else max(0.0, time.time() - frame.entered_at)
-        figures = self._figures
-        self._waiting_since = None
-        self._figures = replace(
+        figures = replace(
             figures,
             wait_s=figures.wait_s + wait_s,
             bubble_s=figures.bubble_s + min(wait_s, inside_s),
             transfer_s=figures.transfer_s + frame.arriving_s,
         )
+        self._so_far = (figures, None)
         return frame
 
     def _computed(self, frame: Frame) -> Frame:
@@ -135,20 +136,20 @@ class Shard:
             computed = replace(frame, arrays=tuple(self._run(list(frame.arrays))))
         except ProgramError as error:
             computed = replace(frame, arrays=(), error=str(error))
-        figures = self._figures
-        self._figures = replace(
+        figures, _ = self._so_far
+        figures = replace(
             figures,
             micro_batches=figures.micro_batches + 1,
             items=figures.items + (len(frame.arrays[0]) if frame.arrays else 0),
             compute_s=figures.compute_s + time.perf_counter() - started,
         )
+        self._so_far = (figures, None)
         return computed
 
     def _pass_on(self, frame: Frame) -> None:
         started = time.perf_counter()
         for target in self._targets:
             self._transport.send(target, frame)
-        figures = self._figures
-        self._figures = replace(
-            figures, transfer_s=figures.transfer_s + time.perf_counter() - started
-        )
+        figures, _ = self._so_far
+        spent_s = time.perf_counter() - started
+        self._so_far = (replace(figures, transfer_s=figures.transfer_s + spent_s), None)

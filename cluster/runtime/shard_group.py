@@ -160,7 +160,7 @@ class ShardGroup:
                     self._transport.send(entry, frame)
                 if frame.stops:
                     return
-        except TransportError as error:
+        except Exception as error:  # noqa: BLE001 - such as no memory: those who wait must hear it
             self.fail(str(error))
 
     def _receive(self) -> None:
@@ -171,7 +171,7 @@ class ShardGroup:
                     self._changed.notify_all()
                 if answered is not None:
                     answered.put(frame)
-        except TransportError as error:
+        except Exception as error:  # noqa: BLE001 - as above
             self.fail(str(error))
 
 

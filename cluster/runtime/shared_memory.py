@@ -31,6 +31,7 @@ _FREE, _LENT, _TAKEN = 0, 1, 2
 _HEAD = mmap.PAGESIZE
 _TOKEN_BYTES = 16
 _POLL_S = 0.001
+_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe, which it might be, would block
 
 
 def laid_out(sizes: Sequence[int]) -> tuple[list[int], int]:
@@ -50,10 +51,14 @@ class Lender:
 
     def __init__(self) -> None:
         self._slots: list[_Slot] = []
+        self._closed = False
         self._choosing = threading.Lock()
 
     def lend(self, arrays: Sequence[np.ndarray]) -> int:
-        """Copy flat arrays of bytes into a free slot; its number for :meth:`Borrower.arrays`."""
+        """Copy flat arrays of bytes into a free slot; its number for :meth:`Borrower.arrays`.
+
+        TransportError once it is closed.
+        """
         starts, end = laid_out([array.size for array in arrays])
         slot = self._chosen(end)
         for start, array in zip(starts, arrays, strict=True):
@@ -69,12 +74,15 @@ class Lender:
     def close(self) -> None:
         """Nothing can be lent or opened any more; what receivers have mapped stays theirs."""
         with self._choosing:
+            self._closed = True
             for slot in self._slots:
                 os.close(slot.number)
             self._slots.clear()
 
     def _chosen(self, size: int) -> _Slot:
         with self._choosing:
+            if self._closed:
+                raise TransportError("the transport is closed")
             free = [slot for slot in self._slots if slot.bytes[0] == _FREE]
             # The smallest that is large enough, or else the largest, to grow.
             fitting = [slot for slot in free if slot.bytes.size >= size]
@@ -158,12 +166,17 @@ def reaches(address: str) -> bool:
     """
     pid, descriptor, token = address.split(":")
     with contextlib.suppress(OSError, ValueError):
-        return bytes(_mapped(int(pid), int(descriptor))) == bytes.fromhex(token)
+        opened = os.open(f"/proc/{pid}/fd/{descriptor}", _OPEN)
+        try:
+            # Read, not mapped: the number may lead to a file of any size.
+            return os.pread(opened, _TOKEN_BYTES + 1, 0) == bytes.fromhex(token)
+        finally:
+            os.close(opened)
     return False
 
 
 def _mapped(pid: int, descriptor: int) -> np.ndarray:
-    opened = os.open(f"/proc/{pid}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+    opened = os.open(f"/proc/{pid}/fd/{descriptor}", _OPEN)
     try:
         size = os.fstat(opened).st_size
         # All pages at once; one after the other, as they are read, takes several times as long.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -19,9 +22,23 @@ SHARD = b"ray::ShardActor"
 
 
 def shard_pids(cluster: LocalCluster) -> list[int]:
-    """The processes of all shards, oldest first."""
+    """The processes of all shards."""
     found = processes.find(cluster.record.cluster_id, cluster.record.run_dir)
     return sorted(process.pid for process in found if _is_shard(process.pid))
+
+
+def shard_at(cluster: LocalCluster, stage: int) -> int:
+    """The process of a shard of that stage, as `headrace inspect --replicas` names it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "deployments.cli.main", "inspect", "--replicas", "--json"],
+        env={**os.environ, **cluster.environment(), "HOME": str(cluster.record.state_dir)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    shards = json.loads(done.stdout)["shards"]
+    return int(next(shard["pid"] for shard in shards if shard["stage"] == stage))
 
 
 def _is_shard(pid: int) -> bool:

@@ -100,6 +100,46 @@ def test_the_cut_of_fewest_devices_that_fits_is_taken() -> None:
     assert tight.bundles == ({"memory": 1.0}, {"CPU": 1.0}, {"CPU": 1.0})
 
 
+def with_gpu_programs(manifest: Manifest) -> Manifest:
+    """The same with a program for GPUs, four times as fast, and no layout of it."""
+    gpu = entry("programs/cuda.pt2").model_copy(update={"target": "cuda-sm90"})
+    fast = manifest.measured["cpu-x86/aoti"].model_copy(
+        update={
+            "latency": (
+                Latency(batch=1, p50_ms=2, p99_ms=2),
+                Latency(batch=8, p50_ms=16, p99_ms=17),
+            )
+        }
+    )
+    return manifest.model_copy(
+        update={
+            "programs": (*manifest.programs, gpu),
+            "measured": {**manifest.measured, "cuda-sm90/aoti": fast},
+            "fastest": {**manifest.fastest, "cuda-sm90": "aoti"},
+        }
+    )
+
+
+def test_a_cut_that_is_built_goes_before_one_that_would_be_faster_on_another_target() -> None:
+    devices = parse_devices("2xcuda-sm90,4xcpu-x86")
+    found = plan(with_gpu_programs(manifest(two_stages())), devices, pipeline=2, tensor=1)
+    assert (found.target, found.built) == ("cpu-x86", True)
+
+
+def test_a_target_that_cannot_be_estimated_leaves_the_others() -> None:
+    without = with_gpu_programs(manifest(two_stages())).model_copy(update={"profile": None})
+    devices = parse_devices("2xcuda-sm90,4xcpu-x86")
+    assert plan(without, devices, pipeline=2, tensor=1).target == "cpu-x86"
+
+
+def test_a_limit_of_devices_leaves_the_choice_of_which() -> None:
+    devices = parse_devices("4xcpu-x86@2")
+    spread = plan(manifest(two_stages()), devices, pipeline=2, placement="SPREAD", most_devices=2)
+    assert [each.node for each in spread.shards] == [0, 1]
+    with pytest.raises(PlanError, match=r"pp2.tp1 needs 2 devices, at most 1 are allowed"):
+        plan(manifest(two_stages()), devices, pipeline=2, most_devices=1)
+
+
 def test_memory_and_speed_are_those_of_the_layout() -> None:
     found = plan(manifest(two_stages()), parse_devices("2xcpu-x86"), pipeline=2, batch=8)
     first = found.shards[0]

@@ -201,6 +201,21 @@ def test_a_micro_batch_that_takes_too_long_breaks_the_group(make_group: Make) ->
     gate.free.set()
 
 
+def test_whatever_stops_the_sending_breaks_the_group(
+    make_group: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = make_group([[plus_one]], timeout_s=30)
+
+    def full(target: int, frame: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(group._transport, "send", full)
+    started = time.monotonic()
+    with pytest.raises(GroupLostError, match="Too many open files"):
+        group.run(batch(1))
+    assert time.monotonic() - started < 1
+
+
 def test_a_shard_that_ends_breaks_the_group(make_group: Make) -> None:
     def broken(arrays: list[np.ndarray]) -> list[np.ndarray]:
         raise RuntimeError("not a refusal")
