@@ -19,10 +19,11 @@ from cluster.artifact.manifest import Manifest
 from cluster.artifact.store import open_store
 from cluster.config.routing import Cascade, RouterArgs
 from cluster.config.serving import ModelArgs
-from cluster.errors import ClusterError, ConfigError
+from cluster.errors import ClusterError
 from cluster.factory import find_factory
 from cluster.routing.contracts import Contract, Scores, contracts
 from deployments import serve_config
+from deployments.calibration import Targets, calibrated_thresholds
 from deployments.fanout.models import ServedModel
 from deployments.fanout.routes import PYTHON, RoutingPlan
 
@@ -46,8 +47,15 @@ def planned(args: RouterArgs, models: Sequence[ModelArgs]) -> RoutingPlan:
         combine = getattr(route, "combine", "")
         if combine.startswith(PYTHON):
             find_factory(combine.removeprefix(PYTHON))
+    targets = Targets(
+        {route.name: route for route in args.routes}, {model.name: model for model in models}
+    )
     thresholds = {
-        route.name: _thresholds(route) for route in args.routes if isinstance(route, Cascade)
+        route.name: calibrated_thresholds(route, targets, args.store)
+        if isinstance(route.thresholds, str)
+        else route.thresholds
+        for route in args.routes
+        if isinstance(route, Cascade)
     }
     return RoutingPlan(args, served, found, thresholds)
 
@@ -89,9 +97,3 @@ def _contract(manifest: Manifest, max_items: int) -> Contract:
         scores=Scores.LOGITS if tells_apart else Scores.NONE,
         max_items=max_items,
     )
-
-
-def _thresholds(route: Cascade) -> tuple[float, ...]:
-    if isinstance(route.thresholds, str):
-        raise ConfigError(f"route {route.name}: not calibrated")
-    return tuple(route.thresholds)

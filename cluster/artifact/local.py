@@ -5,6 +5,7 @@ names/NAME              the id of the newest artifact built under that name
 builds/RECIPE_KEY       the id that this exact build produced: it is not built twice
 rejected/NAME-KEY.json  the report of a build that the gate refused, and .html
 kept/KEY/               checkpoints and journals of a build that was killed, or may be taken up
+calibrations/KEY.json   thresholds of a cascade of certain artifacts
 steps/KEY.safetensors   float weights after a recipe's first steps, for those that begin alike
 building/KEY/           a build or a write under way; KEY.lock is held by its process
 """
@@ -109,6 +110,13 @@ class LocalStore:
 
     def drop_kept(self, key: str) -> None:
         shutil.rmtree(self.root / "kept" / key, ignore_errors=True)
+
+    def calibration(self, key: str) -> bytes | None:
+        path = self.root / "calibrations" / f"{key}.json"
+        return path.read_bytes() if path.is_file() else None
+
+    def keep_calibration(self, key: str, content: bytes) -> None:
+        self._write(f"calibrations/{key}.json", content)
 
     def cached_step(self, key: str) -> Path | None:
         path = self.root / "steps" / f"{key}.safetensors"

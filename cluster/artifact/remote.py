@@ -128,6 +128,12 @@ class RemoteStore:
     def drop_kept(self, key: str) -> None:
         self._cache.drop_kept(key)
 
+    def calibration(self, key: str) -> bytes | None:
+        return self._read(f"calibrations/{key}.json")
+
+    def keep_calibration(self, key: str, content: bytes) -> None:
+        self._put(f"calibrations/{key}.json", content)
+
     def cached_step(self, key: str) -> Path | None:
         cached = self._cache.cached_step(key)
         if cached is not None:

@@ -43,6 +43,12 @@ class ArtifactStore(Protocol):
     def drop_kept(self, key: str) -> None:
         """Remove that directory: the build is finished."""
 
+    def calibration(self, key: str) -> bytes | None:
+        """What was kept under this key by :meth:`keep_calibration`, if anything."""
+
+    def keep_calibration(self, key: str, content: bytes) -> None:
+        """Keep what was found about artifacts that answer together; the newest stands."""
+
     def cached_step(self, key: str) -> Path | None:
         """The weights file that an earlier job left under this key, if any."""
 

@@ -64,6 +64,22 @@ def parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--json", action="store_true", help="for programs")
 
+    calibrate = commands.add_parser(
+        "calibrate", help="find the threshold of a cascade on labelled samples, and keep it"
+    )
+    calibrate.add_argument("config", type=Path, help="serve.yaml with the cascade and its models")
+    calibrate.add_argument("route", help="name of the cascade")
+    goal = calibrate.add_mutually_exclusive_group(required=True)
+    goal.add_argument(
+        "--agreement", type=_share, help="share of items labelled as by the last target, 0..1"
+    )
+    goal.add_argument(
+        "--max-accuracy-drop", type=_share, help="below the last target's accuracy, 0..1"
+    )
+    calibrate.add_argument(
+        "--data", help="a data source; default: that of the first target's recipe"
+    )
+
     up = commands.add_parser("up", help="start a local cluster and serve a config on it")
     up.add_argument("config", type=Path, nargs="?", help="serve.yaml")
     commands.add_parser("down", help="stop the local cluster")
@@ -120,6 +136,12 @@ def _run(args: argparse.Namespace) -> int:
                 args.artifact, args.store, args.devices, args.pipeline, args.tensor, args.batch,
                 args.placement, args.explain, args.json,
             )  # fmt: skip
+        case "calibrate":
+            from deployments.cli import calibrate
+
+            return calibrate.run(
+                args.config, args.route, args.agreement, args.max_accuracy_drop, args.data
+            )
         case "up":
             from deployments.cli import up_down
 
@@ -151,6 +173,17 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)
+
+
+def _share(text: str) -> float:
+    """A number in 0..1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number in 0..1")
+    return value
 
 
 if __name__ == "__main__":

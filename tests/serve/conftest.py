@@ -1,8 +1,9 @@
-"""One real cluster for all tests of serving: a catalog and three models, behind HAProxy."""
+"""One real cluster for all tests of serving: three models and a router, behind HAProxy."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from http_client import Answer, ask
+from served_routes import ROUTES
 
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.local import LocalStore
@@ -154,14 +156,18 @@ def served(
     directory = tmp_path_factory.mktemp("served")
     artifact = LocalStore(int8_artifact_store).open(ARTIFACT)
     config = directory / "serve.yaml"
-    config.write_text(yaml.safe_dump(_config(str(int8_artifact_store), str(cut_artifact_store))))
-    http_port, dashboard_port = ports.free_ports(2)
-    cluster = LocalCluster.start(
-        http_port=http_port,
-        dashboard_port=dashboard_port,
-        num_cpus=7,
-        state_dir=directory / "state",
+    config.write_text(
+        yaml.safe_dump(_config(str(int8_artifact_store), str(cut_artifact_store)), sort_keys=False)
     )
+    http_port, dashboard_port = ports.free_ports(2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        cluster = LocalCluster.start(
+            http_port=http_port,
+            dashboard_port=dashboard_port,
+            num_cpus=7,
+            state_dir=directory / "state",
+        )
     try:
         cluster.deploy(config, timeout_s=120)
         program = load(artifact, compute_threads=1)
@@ -180,10 +186,11 @@ def _config(store: str, cut_store: str) -> dict[str, object]:
             "args": {"name": name, "artifact": ARTIFACT, "store": store, **args},
         }
 
-    catalog = {
-        "name": "server",
-        "route_prefix": "/v2",
-        "import_path": "deployments.app:catalog",
+    router = {
+        "name": "router",
+        "route_prefix": "/",
+        "import_path": "deployments.app:router",
+        "args": {"routes": ROUTES},
     }
     limits = {"body_bytes": BODY_BYTES, "json_bytes": JSON_BYTES}
     batching = {"max_batch_size": BATCH}
@@ -195,7 +202,7 @@ def _config(store: str, cut_store: str) -> dict[str, object]:
         parallel={"pipeline": 2, "placement": "STRICT_PACK"},
     )
     whole = [model("tiny", batching=batching), model("tight", limits=limits)]
-    return {"applications": [catalog, *whole, cut]}
+    return {"applications": [router, *whole, cut]}
 
 
 @pytest.fixture(scope="session")

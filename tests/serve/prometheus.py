@@ -21,20 +21,20 @@ def read_metrics(served, model: str = "tiny") -> Metrics:
     return {
         (series, tags.get("outcome") or tags.get("le", "")): value
         for series, tags, value in _lines(served)
-        if tags["model"] == model
+        if tags.get("model") == model
     }
 
 
 def labelled(
-    served, model: str, series: str, names: tuple[str, ...]
+    served, of: dict[str, str], series: str, names: tuple[str, ...]
 ) -> dict[tuple[str, ...], float]:
-    """The values of one series of a model by those of its tags, as soon as there are any."""
+    """The values of one series of a model or route by its other tags, as soon as there are any."""
     deadline = time.monotonic() + EXPORTED_WITHIN_S
     while True:
         found = {
             tuple(tags[name] for name in names): value
             for name_of, tags, value in _lines(served)
-            if name_of == series and tags["model"] == model
+            if name_of == series and of.items() <= tags.items()
         }
         if found:
             return found

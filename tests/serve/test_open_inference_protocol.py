@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 from http_client import ask
+from served_routes import ROUTES
 from tritonclient.utils import InferenceServerException
 
 
@@ -44,8 +45,9 @@ def test_health_and_metadata(served, client) -> None:
     assert client.get_model_metadata("tiny", served.version) == metadata
 
 
-def test_the_catalog_lists_the_models(served) -> None:
-    models = {"models": [{"name": name, "ready": True} for name in ("cut", "tight", "tiny")]}
+def test_the_index_lists_models_and_routes(served) -> None:
+    names = sorted(["cut", "tight", "tiny", *(route["name"] for route in ROUTES)])
+    models = {"models": [{"name": name, "ready": True} for name in names]}
     assert ask(f"{served.url}/models").json == models
     assert ask(f"{served.url}/health/live").json == {"live": True}
     assert ask(f"{served.url}/health/ready").json == {"ready": True, "waiting_for": []}

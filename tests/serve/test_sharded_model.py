@@ -112,7 +112,9 @@ def test_clients_that_go_away_leave_the_pipeline_to_others(served, client) -> No
 def test_the_time_of_every_stage_is_exported(served, client) -> None:
     for _ in range(20):
         infer(client, random_input(served, 1))
-    seconds = labelled(served, "cut", "ray_headrace_stage_seconds_total", ("stage", "doing"))
+    seconds = labelled(
+        served, {"model": "cut"}, "ray_headrace_stage_seconds_total", ("stage", "doing")
+    )
     for stage in ("0", "1"):
         assert seconds[stage, "compute"] > 0
         assert seconds[stage, "wait"] > seconds[stage, "compute"], "it was idle most of the time"
@@ -120,7 +122,9 @@ def test_the_time_of_every_stage_is_exported(served, client) -> None:
         assert seconds[stage, "bubble"] <= seconds[stage, "wait"]
     deadline = time.monotonic() + EXPORTED_WITHIN_S
     while True:
-        batches = labelled(served, "cut", "ray_headrace_stage_micro_batches_total", ("stage",))
+        batches = labelled(
+            served, {"model": "cut"}, "ray_headrace_stage_micro_batches_total", ("stage",)
+        )
         if min(batches["0",], batches["1",]) >= 20:
             break
         assert time.monotonic() < deadline, batches

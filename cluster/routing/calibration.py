@@ -1,0 +1,116 @@
+"""The threshold of a cascade that keeps a wanted agreement or accuracy, at the least cost.
+
+scores of every target on labelled samples → for each threshold: who answers, how well
+    → the smallest threshold that reaches the goal: fewer items go on than at any larger one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from cluster.errors import ConfigError
+from cluster.routing.cascading import confidence
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the cascade must keep; exactly one of the two."""
+
+    agreement: float | None = None
+    """Share of the items that get the label that the last target gives them, 0..1."""
+
+    max_accuracy_drop: float | None = None
+    """How much lower its accuracy may be than the last target's, in shares of 1."""
+
+    def __str__(self) -> str:
+        if self.agreement is not None:
+            return f"agreement ≥ {self.agreement:g}"
+        return f"accuracy drop ≤ {self.max_accuracy_drop:g}"
+
+
+class Figures(BaseModel):
+    """How a cascade does on some samples."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: int
+    accuracy: float
+    agreement: float
+    """With the last target."""
+
+    target_accuracy: tuple[float, ...]
+    """Of every target alone."""
+
+    asked: tuple[float, ...]
+    """Share of the items that each target computes; the first one's is 1."""
+
+    cost: float
+    """Time of the cascade to that of the last target alone."""
+
+
+class Calibration(BaseModel):
+    """What was found for a cascade of certain artifacts; kept in the store."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    targets: tuple[str, ...]
+    goal: str
+    thresholds: tuple[float, ...]
+    chosen_on: Figures
+    held_out: Figures
+    """The same thresholds on samples that they were not chosen by."""
+
+
+def figures(
+    scores: Sequence[np.ndarray], labels: np.ndarray, threshold: float, item_ms: Sequence[float]
+) -> Figures:
+    """How a cascade with one threshold does.
+
+    ``scores``: every target's probabilities ``[samples, classes]``, cheapest first; ``labels``:
+    int64 ``[samples]``; ``item_ms``: what one item costs each target.
+    """
+    answers = np.stack([each.argmax(axis=1) for each in scores])
+    sure = np.stack([confidence(each) >= threshold for each in scores])
+    sure[-1] = True
+    by = sure.argmax(axis=0)  # the first that is sure
+    chosen = np.take_along_axis(answers, by[None], axis=0)[0]
+    asked = [float((by >= target).mean()) for target in range(len(scores))]
+    spent = sum(share * ms for share, ms in zip(asked, item_ms, strict=True))
+    return Figures(
+        samples=len(labels),
+        accuracy=float((chosen == labels).mean()),
+        agreement=float((chosen == answers[-1]).mean()),
+        target_accuracy=tuple(float((each == labels).mean()) for each in answers),
+        asked=tuple(asked),
+        cost=spent / item_ms[-1],
+    )
+
+
+def smallest_threshold(
+    scores: Sequence[np.ndarray], labels: np.ndarray, goal: Goal, item_ms: Sequence[float]
+) -> float:
+    """The smallest threshold, the same for all targets but the last, that reaches the goal.
+
+    Arguments as of :func:`figures`. ConfigError, with what is reached, if none does.
+    """
+    # Between two confidences nothing changes; at 0 the first target answers everything.
+    steps = np.unique(np.concatenate([confidence(each) for each in scores[:-1]]))
+    for threshold in (0.0, *steps.tolist(), 1.0):
+        if _reaches(figures(scores, labels, threshold, item_ms), goal):
+            return float(threshold)
+    found = figures(scores, labels, 1.0, item_ms)
+    raise ConfigError(
+        f"no threshold reaches {goal}: at 1, agreement is {found.agreement:.4f} and accuracy "
+        f"{found.accuracy:.4f} (the last target alone: {found.target_accuracy[-1]:.4f}); ask for "
+        "less"
+    )
+
+
+def _reaches(found: Figures, goal: Goal) -> bool:
+    if goal.agreement is not None:
+        return found.agreement >= goal.agreement
+    return found.accuracy >= found.target_accuracy[-1] - (goal.max_accuracy_drop or 0.0)

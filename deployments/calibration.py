@@ -1,0 +1,83 @@
+"""Which calibration belongs to a cascade: the one of the very artifacts that its targets serve.
+
+    route → targets → artifacts → key → the store → thresholds
+
+A threshold holds for the artifacts it was found with, and for no others. `calibrating.py` finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+
+from pydantic import ValidationError
+
+from cluster.artifact.artifact import Artifact
+from cluster.artifact.store import open_store
+from cluster.config.routing import Cascade, Ensemble, Quorum, Route
+from cluster.config.serving import ModelArgs
+from cluster.errors import ConfigError
+from cluster.routing.calibration import Calibration
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the routes of a config stand on."""
+
+    routes: Mapping[str, Route]
+    models: Mapping[str, ModelArgs]
+
+    def artifact(self, name: str) -> Artifact:
+        """The artifact that a model serves."""
+        model = self.models[name]
+        return open_store(model.store).open(model.artifact)
+
+    def identity(self, name: str) -> str:
+        """What a target's answers depend on: its artifact, or those that it combines and how.
+
+        ConfigError for a route of another kind.
+        """
+        if name in self.models:
+            return str(self.artifact(name).id)
+        route = self.combining(name)
+        parts = [f"{target.weight:g}*{self.identity(target.target)}" for target in route.targets]
+        return f"{route.combine}({', '.join(parts)})"
+
+    def combining(self, name: str) -> Ensemble | Quorum:
+        """The route of that name; ConfigError unless it combines by mean or vote."""
+        route = self.routes.get(name)
+        if isinstance(route, Ensemble | Quorum) and route.combine in ("mean", "vote"):
+            return route
+        what = f"a {route.kind}" if route is not None else "neither a model nor a route"
+        raise ConfigError(
+            f"{name} is {what}; a cascade is calibrated over models, and over ensembles and "
+            "quorums of them that combine by mean or vote. Give the thresholds as numbers"
+        )
+
+
+def calibration_key(cascade: Cascade, targets: Targets) -> str:
+    """Where the calibration of a cascade of these artifacts is kept."""
+    identities = [targets.identity(target.target) for target in cascade.targets]
+    return sha256("\n".join(identities).encode()).hexdigest()
+
+
+def calibrated_thresholds(
+    cascade: Cascade, targets: Targets, store: str | None
+) -> tuple[float, ...]:
+    """The thresholds that were found for a cascade of these artifacts; ConfigError if none were."""
+    kept = open_store(store).calibration(calibration_key(cascade, targets))
+    names = ", ".join(target.target for target in cascade.targets)
+    if kept is None:
+        raise ConfigError(
+            f"route {cascade.name}: thresholds: calibrated, but the artifacts of {names} as they "
+            f"are now were never calibrated together; run `headrace calibrate CONFIG "
+            f"{cascade.name} --agreement SHARE`, or give a number"
+        )
+    try:
+        return Calibration.model_validate_json(kept).thresholds
+    except ValidationError as error:
+        raise ConfigError(
+            f"route {cascade.name}: what is kept of its calibration cannot be read; run "
+            f"`headrace calibrate` again: {error}"
+        ) from None

@@ -1,0 +1,64 @@
+"""``headrace calibrate``: the threshold of a cascade, found on labelled samples and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster.compression.report.table import table
+from cluster.config.base import parse
+from cluster.config.routing import Cascade
+from cluster.config.sources import DataSource
+from cluster.errors import ConfigError
+from cluster.progress import to_stdout
+from cluster.routing.calibration import Calibration, Goal
+from deployments import serve_config
+from deployments.calibrating import calibrate
+from deployments.calibration import Targets
+
+
+def run(
+    config: Path,
+    name: str,
+    agreement: float | None,
+    max_accuracy_drop: float | None,
+    data: str | None,
+) -> int:
+    """Calibrate the cascade ``name`` of a Serve config; ConfigError if it has none."""
+    checked = serve_config.check(config)
+    routes = {route.name: route for route in checked.router.routes} if checked.router else {}
+    cascade = routes.get(name)
+    if not isinstance(cascade, Cascade):
+        cascades = [each.name for each in routes.values() if isinstance(each, Cascade)]
+        raise ConfigError(
+            f"{config}: no cascade is called {name!r}; there are: {', '.join(cascades) or 'none'}"
+        )
+    found = calibrate(
+        cascade,
+        Targets(routes, {model.name: model for model in checked.models}),
+        Goal(agreement, max_accuracy_drop),
+        None if data is None else parse({"source": data}, DataSource, "--data"),
+        checked.router.store if checked.router else None,
+        to_stdout,
+    )
+    print(described(cascade, found))
+    return 0
+
+
+def described(cascade: Cascade, found: Calibration) -> str:
+    """What was found, for people."""
+    names = [target.target for target in cascade.targets]
+    rows = []
+    for title, figures in (("chosen on", found.chosen_on), ("held out", found.held_out)):
+        alone = [f"{accuracy:.2%}" for accuracy in figures.target_accuracy]
+        escalated = " ".join(f"{share:.1%}" for share in figures.asked[1:])
+        rows.append(
+            (
+                f"{title}, {figures.samples} samples", *alone, f"{figures.accuracy:.2%}",
+                f"{figures.agreement:.2%}", escalated, f"{1 / figures.cost:.2f}×",
+            )
+        )  # fmt: skip
+    header = ("", *names, cascade.name, "agreement", "goes on", f"items/s to {names[-1]}")
+    return (
+        f"{cascade.name}  {found.goal}: threshold {found.thresholds[0]:.6g}, kept in the store\n\n"
+        f"{table(rows, header)}"
+    )
