@@ -70,8 +70,6 @@ def check(path: Path) -> ServeConfig:
             _check_catalog(application, where)
             catalogs.append(where)
         elif builder == ROUTER:
-            if router is not None:
-                raise ConfigError(f"{where}: a second router; put all routes into one")
             router = _router(application, where)
         elif builder.startswith("deployments."):
             raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.errors import ConfigError
-from deployments import placement, serve_config
+from deployments import placement, routing_plan, serve_config
 from deployments.cli.job_cluster import stop_job_clusters
 from deployments.local import LocalCluster
 from deployments.local.cluster import HTTP_PORT
@@ -15,8 +15,9 @@ def up(config: Path | None) -> int:
     """Start a local cluster, or take the one that runs, and deploy ``config`` to it.
 
     A cluster that was started for a config which cannot be deployed is stopped. ConfigError if
-    the config asks for another port than the running cluster has, and PlanError, before a cluster
-    starts, for a cut that this machine has no devices for or the artifact does not hold.
+    the config asks for another port than the running cluster has; and, before a cluster starts,
+    PlanError for a cut that this machine has no devices for or the artifact does not hold, and
+    ConfigError for a route that does not fit its models.
     """
     checked = serve_config.check(config) if config is not None else None
     port = checked.port if checked is not None else None
@@ -29,6 +30,8 @@ def up(config: Path | None) -> int:
     if running is None and checked is not None:
         for model in checked.models:
             placement.require_room_here(model)
+        if checked.router is not None:
+            routing_plan.planned(checked.router, checked.models)
     cluster = running or LocalCluster.start(http_port=port or HTTP_PORT)
     if config is not None:
         try:
@@ -37,8 +40,11 @@ def up(config: Path | None) -> int:
             if running is None:
                 cluster.stop()
             raise
-    for model in checked.models if checked is not None else ():
-        print(f"{model.name:<20} {cluster.http}{serve_config.ROUTE}{model.name}")
+    names = [model.name for model in checked.models] if checked is not None else []
+    if checked is not None and checked.router is not None:
+        names += [route.name for route in checked.router.routes]
+    for name in names:
+        print(f"{name:<20} {cluster.http}{serve_config.ROUTE}{name}")
     print(f"{'dashboard':<20} {cluster.dashboard}")
     print("\nFor `ray`, `serve` and jobs in this shell:")
     for name, value in cluster.environment().items():

@@ -32,6 +32,14 @@ CATALOG = application(
 )
 
 
+ROUTER = application(
+    name="router",
+    route_prefix="/",
+    import_path="deployments.app:router",
+    args={"routes": [{"name": "twice", "kind": "scatter", "target": "digits"}]},
+)
+
+
 def check(directory: Path, text: str) -> serve_config.ServeConfig:
     (directory / "serve.yaml").write_text(text)
     return serve_config.check(directory / "serve.yaml")
@@ -45,6 +53,14 @@ def test_the_models_of_a_config(tmp_path: Path) -> None:
     assert checked.port is None
     assert (found.name, found.artifact) == ("digits", "digits-int8")
     assert found.batching.max_batch_size == 4
+
+
+def test_a_router_stands_alone_before_the_models(tmp_path: Path) -> None:
+    checked = check(tmp_path, yaml.safe_dump({"applications": [ROUTER, model()]}))
+    assert checked.router is not None
+    assert [route.name for route in checked.router.routes] == ["twice"]
+    with pytest.raises(ConfigError, match=r"applications\[0\]: the router answers the server's"):
+        check(tmp_path, yaml.safe_dump({"applications": [CATALOG, ROUTER]}))
 
 
 def test_the_configs_that_come_with_headrace() -> None:
@@ -74,6 +90,15 @@ def test_the_configs_that_come_with_headrace() -> None:
             model(autoscaling={"min_replicas": 3, "max_replicas": 2}),
             r"args: autoscaling: max_replicas \(2\) must be greater",
         ),
+        (
+            ROUTER | {"route_prefix": "/router"},
+            r"route_prefix: must be / for deployments.app:router \(given: '/router'\)",
+        ),
+        (
+            ROUTER | {"args": {"routes": [{"name": "r", "kind": "scater", "target": "digits"}]}},
+            r"args: routes\[0\].kind: expected one of 'ensemble', .*'chain' \(given: 'scater'\)",
+        ),
+        (ROUTER | {"args": {}}, "args: routes: Field required"),
         (
             CATALOG | {"name": "b", "route_prefix": "/b", "args": {"a": 1}},
             r"args: deployments.app:catalog takes no args .*'a': 1",

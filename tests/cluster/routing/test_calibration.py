@@ -1,0 +1,60 @@
+"""The smallest threshold that keeps what is wanted, against trying them all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.errors import ConfigError
+from cluster.routing.calibration import Goal, figures, smallest_threshold
+
+
+def made_up(seed: int, samples: int = 200, targets: int = 2) -> tuple[list[np.ndarray], np.ndarray]:
+    """Targets that get better, and are surer where they are right."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 3, samples)
+    scores = []
+    for target in range(targets):
+        logits = random.normal(size=(samples, 3)) + (1.0 + target) * np.eye(3)[labels]
+        weights = np.exp(1.5 * logits)
+        scores.append((weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))
+    return scores, labels
+
+
+def test_figures_by_hand() -> None:
+    small = np.float32([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.8, 0.2]])
+    large = np.float32([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9], [0.2, 0.8]])
+    found = figures([small, large], np.array([0, 1, 1, 1]), 0.75, [1.0, 4.0])
+    assert found.asked == (1.0, 0.5)  # 0.6 and 0.7 go on
+    assert found.accuracy == 0.75  # the last is surely wrong
+    assert found.agreement == 0.75
+    assert found.target_accuracy == (0.5, 1.0)
+    assert found.cost == (1 + 0.5 * 4) / 4
+
+
+@given(seed=st.integers(0, 200), wanted=st.floats(0.5, 1.0), targets=st.integers(2, 3))
+def test_no_smaller_threshold_reaches_the_goal(seed: int, wanted: float, targets: int) -> None:
+    scores, labels = made_up(seed, 60, targets)
+    costs = [1.0] * targets
+    for goal, reaches in (
+        (Goal(agreement=wanted), lambda f: f.agreement >= wanted),
+        (
+            Goal(max_accuracy_drop=1 - wanted),
+            lambda f: f.accuracy >= f.target_accuracy[-1] - (1 - wanted),
+        ),
+    ):
+        found = smallest_threshold(scores, labels, goal, costs)
+        assert reaches(figures(scores, labels, found, costs))
+        confidences = np.unique([each.max(axis=1) for each in scores[:-1]])
+        for smaller in [0.0, *confidences[confidences < np.float32(found)].tolist()]:
+            if smaller < found:
+                assert not reaches(figures(scores, labels, smaller, costs))
+
+
+def test_a_goal_that_no_threshold_reaches_is_refused_with_what_is() -> None:
+    # The small one is certain, and wrong: at no threshold in 0..1 does it hand on.
+    small, large = np.float32([[1.0, 0.0]] * 4), np.float32([[0.0, 1.0]] * 4)
+    with pytest.raises(ConfigError, match=r"no threshold reaches agreement ≥ 0.9: at 1, agreement"):
+        smallest_threshold([small, large], np.array([1, 1, 1, 1]), Goal(agreement=0.9), [1, 1])
