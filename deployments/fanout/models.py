@@ -116,6 +116,7 @@ class ModelNode:
             _waited(replica, started)
             raise
         except (aiohttp.ClientError, ConnectionError) as error:
+            self._replicas.lost(self._model.route_prefix, replica.address)
             raise _ElsewhereError(502, f"no connection: {error}") from None
         finally:
             replica.ongoing -= 1

@@ -3,6 +3,8 @@
     controller → target groups, a few times per second → route prefix → replicas → models.py
 
 So a router knows without asking a model that it is missing, restarting, or has more replicas.
+While an application is built anew, which takes Serve some seconds, it names none of its replicas,
+though they run: those known before are asked on, until one of them does not answer the door.
 Without HAProxy the targets are Serve's proxies, which lead to the replicas in turn.
 """
 
@@ -11,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import ray
@@ -25,6 +28,9 @@ logger = logging.getLogger("ray.serve")
 
 LOCALHOST = "127.0.0.1"
 
+UNNAMED_S = 30.0
+"""How long replicas are asked on that Serve does not name any more, as long as they answer."""
+
 POLL_S = 0.2
 """How old the picture may be. A replica that has gone meanwhile costs a request one attempt; one
 that stops answers for longer than that."""
@@ -36,6 +42,8 @@ class Replicas:
 
     def __init__(self) -> None:
         self._by_prefix: dict[str, dict[str, Replica]] = {}
+        self._unnamed_since: dict[str, float] = {}
+        """When Serve last named replicas of a prefix for which it names none now."""
         self._news = asyncio.Event()
         self._told = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -73,21 +81,34 @@ class Replicas:
                 await self._told.wait()
         return self._told.is_set()
 
-    def update(self, addresses: Mapping[str, Iterable[str]]) -> None:
-        """Route prefix → the addresses that are there now."""
-        before = {prefix: set(replicas) for prefix, replicas in self._by_prefix.items()}
-        self._by_prefix = {
-            prefix: {
-                address: self._by_prefix.get(prefix, {}).get(address) or Replica(address)
-                for address in found
-            }
-            for prefix, found in addresses.items()
-        }
+    def update(self, addresses: Mapping[str, Collection[str]], now: float) -> None:
+        """Route prefix → the addresses that Serve names at that moment."""
+        before = self._addresses()
+        named = {prefix: found for prefix, found in addresses.items() if found}
+        for prefix in self._by_prefix.keys() - named.keys():
+            if now - self._unnamed_since.setdefault(prefix, now) > UNNAMED_S:
+                del self._by_prefix[prefix]
+        for prefix, found in named.items():
+            self._unnamed_since.pop(prefix, None)
+            known = self._by_prefix.get(prefix, {})
+            self._by_prefix[prefix] = {each: known.get(each) or Replica(each) for each in found}
         self._told.set()
-        if before != {prefix: set(replicas) for prefix, replicas in self._by_prefix.items()}:
-            self.generation += 1
-            self._news.set()
-            self._news = asyncio.Event()
+        if before != self._addresses():
+            self._changed()
+
+    def lost(self, route_prefix: str, address: str) -> None:
+        """A replica does not answer the door. One that Serve still names is asked again."""
+        if route_prefix in self._unnamed_since:
+            self._by_prefix.get(route_prefix, {}).pop(address, None)
+            self._changed()
+
+    def _addresses(self) -> dict[str, set[str]]:
+        return {prefix: set(replicas) for prefix, replicas in self._by_prefix.items()}
+
+    def _changed(self) -> None:
+        self.generation += 1
+        self._news.set()
+        self._news = asyncio.Event()
 
     async def _follow(self) -> None:
         own_ip: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
@@ -99,7 +120,7 @@ class Replicas:
                 groups: list[TargetGroup] = await controller.get_target_groups.remote(
                     from_proxy_manager=True
                 )
-                self.update(_addresses(groups, own_ip))
+                self.update(_addresses(groups, own_ip), time.monotonic())
             except (RayError, ValueError) as error:
                 # The controller restarts; the replicas answer on, and so does the last picture.
                 logger.warning("Serve's controller does not say where replicas are: %s", error)

@@ -1,0 +1,255 @@
+"""Routes whose targets are killed, frozen, replaced or slow, and clients that leave."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from http_client import Answer, Raw, ask
+from shards import Load, request_body
+
+from deployments.local import LocalCluster, processes
+
+ITEM = (1, 16, 16)
+JSON = {"Content-Type": "application/json"}
+SETTLED_WITHIN_S = 60
+
+ROUTES: list[dict[str, Any]] = [
+    {"name": "some", "kind": "ensemble", "targets": ["two", "one"], "min_answers": 1},
+    {"name": "all", "kind": "ensemble", "targets": ["two", "one"]},
+    {"name": "hedged", "kind": "hedge", "target": "two", "budget": 0.1},
+    {"name": "through", "kind": "canary", "target": "two", "candidate": "one", "share": 0},
+    {"name": "idle", "kind": "canary", "target": "slow", "candidate": "two", "share": 0},
+    {"name": "first", "kind": "quorum", "k": 1, "targets": ["two", "slow"]},
+]
+
+Deploy = Callable[..., str]
+
+
+@pytest.fixture
+def deploy(cluster: LocalCluster, int8_artifact_store: Path, tmp_path: Path) -> Deploy:
+    """``deploy(**of_two)`` → the URL of all models: ``two`` has two replicas, ``one`` has one, and
+    ``slow`` waits a second for batch mates before it computes."""
+
+    def deployed(**of_two: Any) -> str:
+        models: dict[str, dict[str, Any]] = {
+            "two": {"replicas": 2, **of_two},
+            "one": {},
+            "slow": {"batching": {"max_batch_size": 8, "max_wait_ms": 1000}},
+        }
+        applications: list[dict[str, Any]] = [
+            {
+                "name": name,
+                "route_prefix": f"/v2/models/{name}",
+                "import_path": "deployments.app:model",
+                "args": {
+                    "name": name, "artifact": "tiny-int8", "store": str(int8_artifact_store),
+                    **args,
+                },
+            }
+            for name, args in models.items()
+        ]  # fmt: skip
+        router = {
+            "name": "router", "route_prefix": "/", "import_path": "deployments.app:router",
+            "args": {"routes": ROUTES},
+        }  # fmt: skip
+        config = tmp_path / "serve.yaml"
+        config.write_text(yaml.safe_dump({"applications": [*applications, router]}))
+        cluster.deploy(config, timeout_s=90)
+        url = f"{cluster.http}/v2/models"
+        # Serve says RUNNING until it notices what a test before this one broke.
+        until(lambda: all(len(replicas(cluster, m)) == 1 + (m == "two") for m in models))
+        until(lambda: answered(url, "all") and answered(url, "idle"))
+        return url
+
+    return deployed
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SETTLED_WITHIN_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def replicas(cluster: LocalCluster, app: str) -> list[int]:
+    """The processes of an application's replicas."""
+    found = []
+    for process in processes.find(cluster.record.cluster_id, cluster.record.run_dir):
+        try:
+            line = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            continue
+        if line.startswith(f"ray::ServeReplica:{app}:".encode()):
+            found.append(process.pid)
+    return sorted(found)
+
+
+def infer(url: str, route: str, **headers: str) -> Answer:
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    return ask(f"{url}/{route}/infer", request_body(ITEM), {**JSON, **given})
+
+
+def answered(url: str, route: str) -> bool:
+    answer = infer(url, route)
+    return answer.status == 200 and "partial" not in answer.json.get("parameters", {})
+
+
+def test_a_killed_target_leaves_the_others_and_comes_back(
+    cluster: LocalCluster, deploy: Deploy
+) -> None:
+    url = deploy()
+    (killed,) = replicas(cluster, "one")
+    with Load(f"{url}/some/infer", request_body(ITEM), clients=2) as load:
+        time.sleep(0.3)
+        os.kill(killed, signal.SIGKILL)
+        time.sleep(1.0)
+        # What needs both waits for the replica, or says which target is missing.
+        strict = infer(url, "all", x_request_timeout_seconds="0.5")
+        until(lambda: answered(url, "all"))
+        time.sleep(0.3)
+    assert Counter(each.status for each in load.asked).keys() == {200}
+    partial = [json.loads(each.body).get("parameters", {}) for each in load.asked]
+    said = [each["branch.one.reason"] for each in partial if each.get("partial")]
+    assert said, "nobody noticed that a target was gone"
+    assert all("one" in reason for reason in said)
+    assert "partial" not in partial[-1]
+    assert strict.status in (503, 504)
+    named = {branch["target"]: branch["outcome"] for branch in strict.json["branches"]}
+    assert named["one"] in ("failed", "late")
+    assert max(each.ended - each.started for each in load.asked) < 2
+
+
+def test_a_frozen_replica_is_hedged_and_then_left_alone(
+    cluster: LocalCluster, deploy: Deploy
+) -> None:
+    url = deploy()
+    for _ in range(60):  # so that there is a percentile, and a budget
+        assert infer(url, "hedged").status == 200
+    frozen = replicas(cluster, "two")[0]
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        took = []
+        for _ in range(40):
+            started = time.monotonic()
+            assert infer(url, "hedged").status == 200
+            took.append(time.monotonic() - started)
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+    assert max(took) < 1, took
+    # One or two find out; the others do not ask it any more.
+    assert sum(each > 0.2 for each in took) <= 2, took
+
+
+def test_a_model_is_replaced_under_load_without_a_failed_request(
+    cluster: LocalCluster, deploy: Deploy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = deploy()
+    before = set(replicas(cluster, "two"))
+    with Load(f"{url}/through/infer", request_body(ITEM), clients=4) as load:
+        time.sleep(0.5)
+        deploy(batching={"max_batch_size": 4})
+        until(lambda: not before & set(replicas(cluster, "two")))
+        time.sleep(0.5)
+    seen = Counter(each.status for each in load.asked)
+    with capsys.disabled():
+        print(f"\n  replaced under load: {dict(seen)}")
+    assert seen.keys() == {200}, [each for each in load.asked if each.status != 200][:3]
+    assert seen[200] > 100
+
+
+def test_a_client_that_leaves_cancels_its_branches(cluster: LocalCluster, deploy: Deploy) -> None:
+    url = deploy()
+    (slow,) = replicas(cluster, "slow")
+    assert answered(url, "idle")  # the router keeps this connection for the next request
+    before = connections(slow)
+    assert before > 0
+    body = request_body(ITEM)
+    with Raw(cluster.record.http_port) as client:
+        # In one piece: HAProxy 2.8 does not notice that a client has gone whose body came later.
+        client.send(
+            b"POST /v2/models/idle/infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            + f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        time.sleep(0.2)
+        client.abort()
+        started = time.monotonic()
+        until(lambda: connections(slow) < before)
+    # It would have computed after a whole second, and the connection been kept for four.
+    assert time.monotonic() - started < 0.7
+
+
+def test_a_quorum_cancels_its_stragglers(cluster: LocalCluster, deploy: Deploy) -> None:
+    url = deploy()
+    (slow,) = replicas(cluster, "slow")
+    assert answered(url, "idle")
+    before = connections(slow)
+    started = time.monotonic()
+    assert answered(url, "first")
+    until(lambda: connections(slow) < before)
+    assert time.monotonic() - started < 0.7
+
+
+def connections(pid: int) -> int:
+    """Open connections to a replica's HTTP port, one of 30000 to 31000."""
+    sockets = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            sockets.add(os.readlink(each))
+    count = 0
+    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        port, established = int(fields[1].rpartition(":")[2], 16), fields[3] == "01"
+        mine = f"socket:[{fields[9]}]" in sockets
+        count += mine and established and 30_000 <= port < 31_000
+    return count
+
+
+def test_a_route_that_does_not_fit_is_refused_and_the_others_go_on(
+    cluster: LocalCluster, deploy: Deploy, tmp_path: Path
+) -> None:
+    url = deploy()
+    config = yaml.safe_load((tmp_path / "serve.yaml").read_text())
+    router = config["applications"][-1]
+    router["args"]["routes"] = [{"name": "lost", "kind": "hedge", "target": "nobody"}]
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(Exception, match=r"route lost: no model or route is called 'nobody'"):
+        cluster.deploy(tmp_path / "wrong.yaml", timeout_s=60)
+    # What ran runs on, the router's old routes among it.
+    assert infer(url, "all").status == 200
+    assert infer(url, "two").status == 200
+
+
+@pytest.mark.slow
+def test_ten_thousand_requests_leave_nothing(cluster: LocalCluster, deploy: Deploy) -> None:
+    url = deploy()
+    (router,) = replicas(cluster, "router")
+
+    def load(seconds: float) -> int:
+        with Load(f"{url}/all/infer", request_body(ITEM), clients=8) as asked:
+            time.sleep(seconds)
+        assert {each.status for each in asked.asked} == {200}
+        return len(asked.asked)
+
+    count = load(10)  # what grows once has grown
+    rss, files = resident(router), len(list(Path(f"/proc/{router}/fd").iterdir()))
+    while count < 12_000:
+        count += load(10)
+    time.sleep(6)  # idle connections end
+    assert resident(router) - rss < 8 * 2**20
+    assert len(list(Path(f"/proc/{router}/fd").iterdir())) <= files + 4
+
+
+def resident(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) * 1024
