@@ -142,7 +142,7 @@ class GlooTransport:
     def receive(self, source: int) -> Frame:
         """See :class:`~cluster.runtime.transport.Transport`."""
         with self._peer(source):
-            work, head = self._heads.get(source) or self._next_head(source)
+            work, head = self._heads.pop(source, None) or self._next_head(source)
             work.wait(_FOREVER)
             started = time.perf_counter()
             length = wire.facts_length(head)
@@ -159,7 +159,9 @@ class GlooTransport:
                 self._group.recv([_tensor(data)], source, _TAILS) for data in awaited if data.size
             ]
             # A sender that finds the receive ready writes the bytes at once, without asking first.
-            self._heads[source] = self._next_head(source)
+            # One that has closed since is gone for the next receive, not for this frame.
+            with contextlib.suppress(RuntimeError):
+                self._heads[source] = self._next_head(source)
             for work in works:
                 work.wait(_FOREVER)
             arriving_s = time.perf_counter() - started

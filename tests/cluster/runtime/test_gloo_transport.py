@@ -17,6 +17,7 @@ import shard_processes as bodies
 from shard_processes import IP, peers
 
 from cluster.errors import ProgramError, TransportError
+from cluster.runtime import wire
 from cluster.runtime.gloo import GlooTransport, Rendezvous
 from cluster.runtime.transport import STOP, Frame
 from cluster.tensors import DATATYPES
@@ -123,6 +124,23 @@ def test_what_was_sent_before_closing_arrives_and_then_the_peer_is_gone() -> Non
             transport.receive(1)
         with pytest.raises(TransportError, match="rank 1 is gone"):
             transport.send(1, Frame(0))
+
+
+def test_a_frame_whose_sender_closed_while_it_was_read_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with peers(bodies.flood, 1, 1) as (transport, (process,)):
+
+        def once_it_ended(*args: object) -> object:
+            process.join(20)
+            return arrays_of(*args)
+
+        arrays_of = wire.arrays_of
+        monkeypatch.setattr(wire, "arrays_of", once_it_ended)
+        assert transport.receive(1).number == 0
+        assert process.exitcode == 0
+        with pytest.raises(TransportError, match="rank 1 is gone"):
+            transport.receive(1)
 
 
 def test_arrays_nobody_may_write_to_are_sent_in_silence_and_left_alone() -> None:
