@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.compression_build import OPEN_GATE, Builder
-from benchmarks.compression_results import Built, Goal
+from benchmarks.compression_results import Built
+from benchmarks.goal import Goal
 from cluster.config.recipe import Recipe
 from cluster.config.steps import Fit
 

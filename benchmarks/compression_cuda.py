@@ -9,8 +9,8 @@ from functools import partial
 
 from benchmarks.compression_build import OPEN_GATE, Builder
 from benchmarks.compression_cases import Case, Measured
-from benchmarks.compression_results import Goal
 from benchmarks.errors import BenchmarkError
+from benchmarks.goal import Goal
 from cluster.program import node
 
 SCHEMES = ("bf16", "float8")

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from benchmarks.goal import Goal
 from cluster.compression.record import BuildRecord
 
 
@@ -69,22 +70,6 @@ class Built(_Record):
             random_weights=record.random_weights,
             seconds=record.seconds,
         )
-
-
-class Goal(_Record):
-    """One promise: what was measured, and the least or most it may be."""
-
-    claim: str
-    measured: float
-    limit: float
-    at_least: bool
-    unit: str
-
-    @property
-    def met(self) -> bool:
-        """Compared as shown: a limit is not missed by what rounding hides."""
-        measured, limit = round(self.measured, 3), self.limit
-        return measured >= limit if self.at_least else measured <= limit
 
 
 class CaseResult(_Record):

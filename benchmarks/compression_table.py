@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.compression_results import Built, CaseResult, Goal, Results
+from benchmarks.compression_results import Built, CaseResult, Results
+from benchmarks.goal import Goal
 
 
 def markdown(results: Results) -> str:

@@ -25,6 +25,11 @@ def parent(pid: int) -> int:
     return int(_stat(pid)[1])
 
 
+def command(pid: int) -> str:
+    """Its command line, or the title that it has given itself."""
+    return (Path("/proc") / str(pid) / "cmdline").read_bytes().decode("utf-8", "replace")
+
+
 def peak_rss_mib(pid: int) -> float:
     """The most memory it ever had resident (VmHWM), shared pages included."""
     return _mib(pid, "status", "VmHWM")

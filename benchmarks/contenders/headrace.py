@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks import proc
 from benchmarks.contender import Endpoint, Server
 from benchmarks.errors import BenchmarkError
 from benchmarks.in_process import COMPUTE_THREADS
@@ -22,6 +24,9 @@ _STATE_DIR = Path("~/.headrace/benchmark")
 """The same in every run: a start also removes what a killed run left."""
 
 _NAME = "resnet18"
+
+SERVER = "server"
+"""The application of the server's own paths and of the routes."""
 
 
 def endpoint(port: int, name: str = _NAME) -> Endpoint:
@@ -74,26 +79,50 @@ def running(port: int, num_cpus: int | None = None) -> Iterator[LocalCluster]:
         cluster.stop()
 
 
-def deploy(cluster: LocalCluster, model: dict[str, Any]) -> None:
-    """Serve the model of these ModelArgs, and the server's own paths; returns when it answers."""
+def deploy(
+    cluster: LocalCluster, *models: dict[str, Any], routes: Sequence[dict[str, Any]] = ()
+) -> None:
+    """Serve the models of these ModelArgs, routes over them, and the server's own paths.
+
+    Returns when all of them answer.
+    """
     with tempfile.TemporaryDirectory(prefix="headrace-") as directory:
         config = Path(directory) / "serve.yaml"
-        config.write_text(yaml.safe_dump(_serve_config(model)))
+        config.write_text(yaml.safe_dump(serve_config(*models, routes=routes)))
         cluster.deploy(config)
 
 
-def _serve_config(model: dict[str, Any]) -> dict[str, object]:
-    return {
-        "applications": [
-            {"name": "server", "route_prefix": "/v2", "import_path": "deployments.app:catalog"},
-            {
-                "name": model["name"],
-                "route_prefix": _prefix(model["name"]),
-                "import_path": "deployments.app:model",
-                "args": model,
-            },
-        ]
-    }
+def serve_config(
+    *models: dict[str, Any], routes: Sequence[dict[str, Any]] = ()
+) -> dict[str, object]:
+    """The Serve config of these ModelArgs and routes."""
+    server: dict[str, Any] = {"name": SERVER, "route_prefix": "/v2"}
+    server["import_path"] = "deployments.app:catalog"
+    if routes:
+        args = {"routes": list(routes), "store": default_store()}
+        server |= {"route_prefix": "/", "import_path": "deployments.app:router", "args": args}
+    applications = [
+        {
+            "name": model["name"],
+            "route_prefix": _prefix(model["name"]),
+            "import_path": "deployments.app:model",
+            "args": model,
+        }
+        for model in models
+    ]
+    return {"applications": [server, *applications]}
+
+
+def replicas(cluster: LocalCluster, application: str) -> list[int]:
+    """The processes of an application's replicas."""
+    title = f"ray::ServeReplica:{application}:"
+    record = cluster.record
+    found = []
+    for process in processes.find(record.cluster_id, record.run_dir):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if proc.command(process.pid).startswith(title):
+                found.append(process.pid)
+    return found
 
 
 def _prefix(name: str) -> str:

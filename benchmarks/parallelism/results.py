@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from benchmarks.compression_results import Goal
+from benchmarks.goal import Goal
 from benchmarks.results import Load
 
 SERVED_BATCH = 2

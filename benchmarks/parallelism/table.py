@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.compression_results import Goal
+from benchmarks.goal import Goal
 from benchmarks.parallelism.cases import ACCELERATE, CHAIN, TORCH
 from benchmarks.parallelism.results import (
     BATCHES,

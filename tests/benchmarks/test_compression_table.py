@@ -13,9 +13,10 @@ from benchmarks import compression, compression_cases
 from benchmarks.compression_build import Builder, cut_down
 from benchmarks.compression_cases import CASES, Case
 from benchmarks.compression_cuda import CUDA_CASES
-from benchmarks.compression_results import Built, CaseResult, Goal, Results
+from benchmarks.compression_results import Built, CaseResult, Results
 from benchmarks.compression_table import markdown
 from benchmarks.errors import BenchmarkError
+from benchmarks.goal import Goal
 from cluster.artifact.entries import Latency
 from cluster.artifact.manifest import Drop, Measurement, Score
 from cluster.compression.record import BuildRecord, ModelSize, StepRecord
