@@ -15,6 +15,7 @@
     ├── ClusterError                   500   the local cluster did not start or stop
     └── RequestError                   400   what the client sent is wrong
         ├── UnknownModelError          404
+        ├── LentBodyError              412   a body in memory that this process cannot read
         ├── PayloadTooLargeError       413
         └── UnsupportedMediaTypeError  415
 
@@ -100,6 +101,12 @@ class UnknownModelError(RequestError):
     """No model of that name is served here."""
 
     http_status = 404
+
+
+class LentBodyError(RequestError):
+    """The body is in another process's memory, out of this one's reach; send it as bytes."""
+
+    http_status = 412
 
 
 class PayloadTooLargeError(RequestError):

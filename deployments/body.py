@@ -1,6 +1,7 @@
 """Reading a request's body without ever holding more of it than the limit.
 
 body ≤ limit → bytearray
+lent by a router of this node → a copy of its memory → bytearray
 body > limit → BodyTooLargeError → Refusal: the answer at once, a little of the rest read, the end
 """
 
@@ -14,6 +15,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from cluster.errors import PayloadTooLargeError, RequestError, UnsupportedMediaTypeError
+from cluster.runtime.lent_bodies import read_lent
+
+LENT_BODY = "x-headrace-body"
+"""Header of a request whose body lies in the memory of the router that sent it."""
 
 ALLOCATED_AHEAD_BYTES = 2**20
 """Memory a body gets before it arrives, at most: a header alone must not cost what it claims."""
@@ -53,8 +58,11 @@ async def read_body(request: Request, limit_bytes: int) -> bytearray:
 
     Raises BodyTooLargeError before anything is read when Content-Length is over the limit,
     and as soon as a chunked body passes it. RequestError if it ends early,
-    UnsupportedMediaTypeError if it is compressed.
+    UnsupportedMediaTypeError if it is compressed, LentBodyError if it is lent and out of reach.
     """
+    lent = request.headers.get(LENT_BODY)
+    if lent is not None:
+        return read_lent(lent, limit_bytes)
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.strip().lower() != "identity":
         raise UnsupportedMediaTypeError(

@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -46,8 +47,12 @@ CASES = {
     "fan-out": Case("Ensemble of two int8 ResNet-18", fan_out.prepared, fan_out.goals),
     "rate": Case("A model that costs nothing", rate.prepared, rate.goals),
     "cascade": Case(
-        "Cascade of ResNet-20 and ResNet-56 on CIFAR-10", cascade.prepared, cascade.goals,
-        ("Batches of 32, 8 under way, two replicas each on two cores.",),
+        "Cascade of ResNet-20 and ResNet-56, float32, on CIFAR-10",
+        partial(cascade.prepared, False), cascade.goals, cascade.NOTES,
+    ),
+    "cascade-int8": Case(
+        "Cascade of ResNet-20 and ResNet-56, both int8, on CIFAR-10",
+        partial(cascade.prepared, True), cascade.goals, cascade.NOTES,
     ),
     "hedge": Case(
         "Two replicas of ResNet-18, one ten times slower", hedge.prepared, hedge.goals,

@@ -1,9 +1,9 @@
-"""What the routes stand on: four artifacts, each built once into the store.
+"""What the routes stand on: artifacts that are built once into the store.
 
-resnet18   int8, random weights, 224×224                        → fan_out.py, hedge.py
-teacher    int8 ResNet-56, published weights, fine-tuned        ┐
-student    int8 ResNet-20, published weights, distilled from it ┴→ cascade.py
-trivial    two layers on eight numbers                          → rate.py
+resnet18   int8, random weights, 224×224                   → fan_out.py, hedge.py
+teacher    ResNet-56, published weights, fine-tuned        ┐
+student    ResNet-20, published weights, distilled from it ┴ in float32 and in int8 → cascade.py
+trivial    two layers on eight numbers                     → rate.py
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.router.trivial import FEATURES
 from cluster.config.base import parse
 from cluster.config.recipe import Recipe
 
-TEACHER, STUDENT = "benchmark-router-teacher", "benchmark-router-student"
+_TEACHER, _STUDENT = "benchmark-router-teacher", "benchmark-router-student"
 
 # The published weights know the training photographs: a threshold chosen on some of those would
 # be too low.
@@ -42,23 +42,24 @@ def resnet18() -> str:
     return result_id(artifact.find_or_build().id)
 
 
-def teacher(builder: Builder) -> str:
+def teacher(builder: Builder, int8: bool) -> str:
     """Id of the ResNet-56 for CIFAR-10."""
-    recipe = _cifar(builder, "cifar-resnet56-int8", TEACHER, {"kind": "train"})
+    recipe = _cifar(builder, "cifar-resnet56-int8", _TEACHER, {"kind": "train"}, int8)
     return builder.build("the cascade's teacher", recipe).artifact
 
 
-def student(builder: Builder) -> str:
-    """Id of the ResNet-20 for CIFAR-10; the teacher is in the store by then."""
+def student(builder: Builder, int8: bool) -> str:
+    """Id of the ResNet-20 for CIFAR-10; its float32 teacher is built before it."""
+    teacher(builder, int8=False)
     distill = {
         "kind": "distill",
-        "teacher": {"artifact": TEACHER},
+        "teacher": {"artifact": _TEACHER},
         "losses": [
             {"name": "kl", "weight": 0.9, "temperature": 4},
             {"name": "cross_entropy", "weight": 0.1},
         ],
     }
-    recipe = _cifar(builder, "cifar-resnet20-distilled", STUDENT, distill)
+    recipe = _cifar(builder, "cifar-resnet20-distilled", _STUDENT, distill, int8)
     return builder.build("the cascade's student", recipe).artifact
 
 
@@ -81,6 +82,8 @@ def trivial_item() -> np.ndarray:
     return np.linspace(-1, 1, FEATURES, dtype=np.float32)[None]
 
 
-def _cifar(builder: Builder, file: str, name: str, fit: dict[str, Any]) -> Recipe:
+def _cifar(builder: Builder, file: str, name: str, fit: dict[str, Any], int8: bool) -> Recipe:
     data = builder.recipe(file).data.model_dump(mode="json") | _DATA
-    return builder.recipe(file, name=name, data=data, steps=[fit | _FIT, _INT8], **_CHANGES)
+    steps = [fit | _FIT, _INT8] if int8 else [fit | _FIT]
+    name = f"{name}-int8" if int8 else name
+    return builder.recipe(file, name=name, data=data, steps=steps, **_CHANGES)

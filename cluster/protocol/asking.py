@@ -14,7 +14,6 @@ import numpy as np
 import orjson
 
 from cluster.errors import ProgramError
-from cluster.protocol.answer import Encoded
 from cluster.protocol.infer import HEADER_LENGTH
 from cluster.tensors import TensorSpec
 
@@ -22,8 +21,11 @@ _SENTENCE = 2000
 """Characters of another server's error that are passed on."""
 
 
-def encode_request(arrays: Sequence[np.ndarray], specs: Sequence[TensorSpec]) -> Encoded:
-    """Headers and body of ``POST .../infer`` with ``arrays``, which are the specs' in order."""
+def request_parts(
+    arrays: Sequence[np.ndarray], specs: Sequence[TensorSpec]
+) -> tuple[dict[str, str], tuple[bytes | memoryview, ...]]:
+    """Headers of ``POST .../infer`` with ``arrays``, which are the specs' in order, and its body:
+    bytes to be sent one behind the other, the tensors as they lie."""
     inputs = [
         {
             "name": spec.name,
@@ -36,16 +38,14 @@ def encode_request(arrays: Sequence[np.ndarray], specs: Sequence[TensorSpec]) ->
     text = orjson.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}})
     # A view of what arrived lies at an odd address, but its bytes are in a row all the same.
     tensors = [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in arrays]
-    return Encoded(
-        {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(text))},
-        b"".join((text, *tensors)),
-    )
+    headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(text))}
+    return headers, (text, *tensors)
 
 
 def decode_answer(
     body: bytes, header_length: str | None, specs: Sequence[TensorSpec], items: int
 ) -> tuple[np.ndarray, ...]:
-    """The outputs of an answer to :func:`encode_request`, in the order of ``specs``: read-only
+    """The outputs of an answer to :func:`request_parts`, in the order of ``specs``: read-only
     views ``[items, ...]`` of the body. ProgramError if it is not what the specs say."""
     try:
         length = int(header_length or "")

@@ -27,6 +27,9 @@ class Replica:
     address: str
     """``IP:PORT``."""
 
+    near: bool = False
+    """Whether it can read this router's memory, as far as is known."""
+
     ongoing: int = 0
     _latency_s: float = UNKNOWN_S
     _at: float = 0.0

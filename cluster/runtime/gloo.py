@@ -142,7 +142,8 @@ class GlooTransport:
     def receive(self, source: int) -> Frame:
         """See :class:`~cluster.runtime.transport.Transport`."""
         with self._peer(source):
-            work, head = self._heads.pop(source, None) or self._next_head(source)
+            ahead = source in self._heads
+            work, head = self._heads.pop(source) if ahead else self._next_head(source)
             work.wait(_FOREVER)
             started = time.perf_counter()
             length = wire.facts_length(head)

@@ -1,6 +1,6 @@
 """What goes down the tree of a route with a request, and what comes back up.
 
-Items  the inputs, and the bodies to ask for them with
+Items  the inputs, and the Body to ask for them with
 Call   deadline, request id, priority, headers    every node hands it on, with less time
 Reply  outputs, and a Report for every target that was asked
 NoAnswerError  why there is none, with the same reports
@@ -11,17 +11,43 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
 from cluster.errors import HeadraceError
-from cluster.protocol.answer import Encoded
-from cluster.protocol.asking import encode_request
+from cluster.protocol.asking import request_parts
 from cluster.routing.branches import Ended
 from cluster.routing.budget import left_s
 from cluster.routing.contracts import Contract
+from cluster.runtime.lent_bodies import Bodies, LentBody
 from cluster.tensors import TensorSpec
+
+
+class Body:
+    """The request for some items, in the two ways in which it is sent."""
+
+    def __init__(self, headers: dict[str, str], parts: tuple[bytes | memoryview, ...]) -> None:
+        self.headers = headers
+        self._parts = parts
+        self._lent: LentBody | None = None
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(len(part) for part in self._parts)
+
+    @cached_property
+    def joined(self) -> bytes:
+        """To be sent as it is."""
+        return b"".join(self._parts)
+
+    def lent(self, bodies: Bodies) -> str:
+        """To be read from memory: a reference, as long as this object is there."""
+        if self._lent is None:
+            self._lent = bodies.lend(self._parts)
+        return self._lent.reference
 
 
 class Items:
@@ -29,7 +55,7 @@ class Items:
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
         self.arrays = tuple(arrays)
-        self._encoded: dict[tuple[TensorSpec, ...], Encoded] = {}
+        self._bodies: dict[tuple[TensorSpec, ...], Body] = {}
 
     @property
     def count(self) -> int:
@@ -46,11 +72,11 @@ class Items:
             return self
         return Items([self.arrays[position] for position in positions])
 
-    def body(self, specs: tuple[TensorSpec, ...]) -> Encoded:
+    def body(self, specs: tuple[TensorSpec, ...]) -> Body:
         """The request for these items; made once, however many are asked."""
-        if specs not in self._encoded:
-            self._encoded[specs] = encode_request(self.arrays, specs)
-        return self._encoded[specs]
+        if specs not in self._bodies:
+            self._bodies[specs] = Body(*request_parts(self.arrays, specs))
+        return self._bodies[specs]
 
 
 @dataclass(frozen=True)

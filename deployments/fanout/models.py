@@ -1,6 +1,7 @@
 """One model as a node: the replica that is expected to answer first is asked, over HTTP.
 
     arrays → body, once for all targets that take the same → POST to a replica
+           on this node: a large body is left in memory, where all of them read it
           200 → outputs          4xx → the client's fault          5xx, no time → NoAnswerError
           connection lost, 503 → once more, elsewhere: to compute changes nothing
 
@@ -17,19 +18,25 @@ import aiohttp
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from cluster.errors import ProgramError
-from cluster.protocol.answer import Encoded
+from cluster.errors import LentBodyError, ProgramError
 from cluster.protocol.asking import decode_answer, error_sentence
 from cluster.protocol.infer import HEADER_LENGTH
 from cluster.routing.contracts import Contract
 from cluster.routing.replicas import Replica, choose
-from deployments.fanout.call import Call, Items, NoAnswerError, Reply
+from cluster.runtime.lent_bodies import Bodies
+from deployments.body import LENT_BODY
+from deployments.fanout.call import Body, Call, Items, NoAnswerError, Reply
 from deployments.fanout.replicas import Replicas
 from deployments.request_guard import DEADLINE_HEADER
 from deployments.server_timing import HEADER as SERVER_TIMING
 from deployments.server_timing import parse_server_timing
 
 _ATTEMPTS = 2
+
+LENT_FROM_BYTES = 2**15
+"""Smaller bodies are sent as quickly as they are written to memory."""
+
+UNREADABLE = LentBodyError.http_status
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class ModelNode:
                 raise NoAnswerError(504, f"{self.name} had no replica in time")
             but = set()  # one that has failed may have been all there was
 
-    async def _ask(self, replica: Replica, body: Encoded, items: int, call: Call) -> Reply:
+    async def _ask(self, replica: Replica, body: Body, items: int, call: Call) -> Reply:
         url = f"http://{replica.address}{self._model.route_prefix}/infer"
         started = time.monotonic()
         headers = {
@@ -108,7 +115,14 @@ class ModelNode:
         replica.ongoing += 1
         try:
             async with asyncio.timeout(call.left_s):
-                status, answer_headers, answer = await self._client.post(url, body.body, headers)
+                status, answer_headers, answer = await self._client.post(
+                    url, body, headers, replica.near
+                )
+                if status == UNREADABLE:
+                    replica.near = False
+                    status, answer_headers, answer = await self._client.post(
+                        url, body, headers, replica.near
+                    )
         except TimeoutError:
             _waited(replica, started)
             raise NoAnswerError(504, f"{self.name}: no answer in time") from None
@@ -157,6 +171,7 @@ class Client:
     """The connections of one router; close it."""
 
     def __init__(self) -> None:
+        self._bodies = Bodies()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4, use_dns_cache=False),
             timeout=aiohttp.ClientTimeout(),  # every request has a deadline of its own
@@ -166,10 +181,18 @@ class Client:
         )
 
     async def post(
-        self, url: str, body: bytes, headers: dict[str, str]
+        self, url: str, body: Body, headers: dict[str, str], near: bool
     ) -> tuple[int, CIMultiDictProxy[str], bytes]:
-        """Status, headers and body of the answer."""
-        async with self._session.post(URL(url, encoded=True), data=body, headers=headers) as answer:
+        """Status, headers and body of the answer.
+
+        ``near``: whether the other end runs on this node; it then reads a large body from memory.
+        """
+        data = b""
+        if near and body.size >= LENT_FROM_BYTES:
+            headers = {**headers, LENT_BODY: body.lent(self._bodies)}
+        else:
+            data = body.joined
+        async with self._session.post(URL(url, encoded=True), data=data, headers=headers) as answer:
             return answer.status, answer.headers, await answer.read()
 
     async def close(self) -> None:

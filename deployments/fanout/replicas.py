@@ -91,7 +91,7 @@ class Replicas:
         for prefix, found in named.items():
             self._unnamed_since.pop(prefix, None)
             known = self._by_prefix.get(prefix, {})
-            self._by_prefix[prefix] = {each: known.get(each) or Replica(each) for each in found}
+            self._by_prefix[prefix] = {each: known.get(each) or _replica(each) for each in found}
         self._told.set()
         if before != self._addresses():
             self._changed()
@@ -126,6 +126,10 @@ class Replicas:
                 logger.warning("Serve's controller does not say where replicas are: %s", error)
                 controller = None
             await asyncio.sleep(POLL_S)
+
+
+def _replica(address: str) -> Replica:
+    return Replica(address, near=address.startswith(f"{LOCALHOST}:"))
 
 
 def _addresses(groups: Iterable[TargetGroup], own_ip: str) -> dict[str, list[str]]:
