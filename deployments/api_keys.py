@@ -117,8 +117,9 @@ def _parsed(text: str) -> Clients:
         return parse(yaml.safe_load(text), Clients, VARIABLE)
     except yaml.YAMLError as error:
         # Without the text, which holds the keys.
-        place = getattr(error, "problem_mark", None)
-        raise ConfigError(f"{VARIABLE}: not valid YAML{f', {place}' if place else ''}") from None
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{VARIABLE}: not valid YAML{place}") from None
 
 
 class ApiKeys:

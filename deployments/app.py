@@ -10,6 +10,9 @@ applications:
   route_prefix: /
   import_path: deployments.app:router
   args: {routes: [{name: both, kind: ensemble, targets: [digits, others]}]}   → RouterArgs
+
+Each of them also reads the API keys: if it cannot, Serve's status says why, and not just that no
+replica opens.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from deployments import placement, routing_plan, serve_config
+from deployments import api_keys, placement, routing_plan, serve_config
 from deployments.catalog import Catalog
 from deployments.model import ModelReplica
 from deployments.names import MODEL_DEPLOYMENT_PREFIX, ROUTER_DEPLOYMENT
@@ -32,6 +35,7 @@ def model(args: dict[str, Any]) -> Application:
     Raises ConfigError naming the field, the value and what is allowed, and PlanError for a cut
     that the artifact does not hold or the cluster has no devices for.
     """
+    api_keys.configured()
     checked = serve_config.model_args(args, "args")
     scale: dict[str, Any] = (
         {"num_replicas": checked.replicas}
@@ -58,6 +62,7 @@ def model(args: dict[str, Any]) -> Application:
 
 def catalog(args: dict[str, Any]) -> Application:
     """The server's own paths, behind ``/v2``. ConfigError if it is given arguments."""
+    api_keys.configured()
     serve_config.check_catalog_args(args, "args")
     deployment = serve.deployment(
         name="catalog",
@@ -73,6 +78,7 @@ def router(args: dict[str, Any]) -> Application:
 
     Raises ConfigError naming the route, and what does not fit.
     """
+    api_keys.configured()
     checked = serve_config.router_args(args, "args")
     plan = routing_plan.planned(checked, routing_plan.deployed_models())
     deployment = serve.deployment(

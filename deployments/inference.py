@@ -31,6 +31,7 @@ from cluster.protocol.predict import (
 )
 from cluster.runtime.batcher import Answer
 from cluster.runtime.waiting_line import Priority
+from deployments import tracing
 from deployments.body import read_body
 from deployments.errors import json_response
 from deployments.metrics import ModelMetrics
@@ -77,9 +78,8 @@ async def infer(model: Model, request: Request) -> Response:
     encoded = encode_infer(model.name, model.version, decoded, answer.outputs, manifest.outputs)
     encode_s = time.perf_counter() - started
     model.metrics.answered(answer, preprocess_s, encode_s)
-    return Response(
-        encoded.body, headers={**encoded.headers, **_timing(answer, preprocess_s, encode_s)}
-    )
+    timing = _timing(answer, preprocess_s, encode_s)
+    return Response(encoded.body, headers={**encoded.headers, **timing})
 
 
 async def predict(model: Model, request: Request, k: int | None) -> Response:
@@ -120,14 +120,16 @@ async def predict(model: Model, request: Request, k: int | None) -> Response:
 
 
 def _timing(answer: Answer, preprocess_s: float, encode_s: float) -> dict[str, str]:
-    """The answer's header that says where its time went."""
+    """The answer's header that says where its time went; the same as spans."""
     seconds = {
         "preprocess": preprocess_s,
         "queue": answer.queue_s,
         "compute": answer.compute_s,
         "encode": encode_s,
     }
-    return {SERVER_TIMING: server_timing({name: each * 1e3 for name, each in seconds.items()})}
+    ms = {name: each * 1e3 for name, each in seconds.items()}
+    tracing.phases(ms)
+    return {SERVER_TIMING: server_timing(ms)}
 
 
 def _preprocess(model: Model, wanted: PredictRequest) -> list[np.ndarray]:

@@ -18,6 +18,10 @@ MODEL_NAME = rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH - 1}}}$"
 """What a model, recipe or artifact name may look like: it becomes part of a URL and of a path."""
 
 
+SECRET = object()
+"""In the ``Annotated`` of a field: no error shows what was given to its config."""
+
+
 class Config(BaseModel):
     """Base of every config: immutable, and a field nobody knows is an error."""
 
@@ -62,7 +66,7 @@ def parse(raw: Any, kind: type[C], where: str) -> C:
     """Validate plain data as ``kind``.
 
     Every problem becomes one line of the :class:`ConfigError`: ``where``, the YAML path, what
-    is wrong, and the value that was given.
+    is wrong, and the value that was given, unless a field of ``kind`` is secret.
     """
     if not isinstance(raw, dict):
         raise ConfigError(f"{where}: expected a mapping of fields, got {type(raw).__name__}")
@@ -89,7 +93,9 @@ def _problem(problem: Any, kind: type[Config]) -> str:
             given, message = given[field], f"expected one of {allowed}"
         else:
             message = f"Field required, one of {allowed}"
-    shown = "" if isinstance(given, dict) else f" (given: {given!r:.100})"
+    shown = f" (given: {given!r:.100})"
+    if isinstance(given, dict) or _holds_secret(kind):
+        shown = ""
     return f"{path or '(top level)'}: {message}{shown}"
 
 
@@ -115,6 +121,16 @@ def _configs_in(annotation: Any) -> list[type[Config]]:
     if isinstance(annotation, type) and issubclass(annotation, Config):
         return [annotation]
     return [config for inner in get_args(annotation) for config in _configs_in(inner)]
+
+
+def _holds_secret(annotation: Any) -> bool:
+    """Whether what stands there is secret, or a part of it."""
+    if annotation is SECRET:
+        return True
+    inner = get_args(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        inner = tuple(field.annotation for field in annotation.model_fields.values())
+    return any(_holds_secret(each) for each in inner)
 
 
 def _has_value(config: type[Config], value: object) -> bool:

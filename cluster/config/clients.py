@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from cluster.config.base import MODEL_NAME, Config
+from cluster.config.base import MODEL_NAME, SECRET, Config
 
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
@@ -16,8 +16,11 @@ class Client(Config):
     """One key, and what it opens."""
 
     name: str = Field(pattern=MODEL_NAME, description="For logs; also what its quota counts by.")
-    key: str | None = Field(
-        default=None, min_length=16, description="The key itself, 16 characters at least."
+    key: Annotated[str, SECRET] | None = Field(
+        default=None,
+        min_length=16,
+        repr=False,
+        description="The key itself, 16 characters at least.",
     )
     key_sha256: str | None = Field(
         default=None,

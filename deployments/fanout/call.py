@@ -106,6 +106,10 @@ class Call:
         """The same, where others may answer instead."""
         return replace(self, patient=False)
 
+    def with_headers(self, headers: Mapping[str, str]) -> Call:
+        """With these headers, too, or instead."""
+        return replace(self, headers={**self.headers, **headers}) if headers else self
+
     @property
     def left_s(self) -> float:
         """What is left of its time."""

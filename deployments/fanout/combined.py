@@ -14,6 +14,7 @@ from cluster.routing.combining import mean, vote
 from cluster.routing.contracts import Contract
 from cluster.routing.parts import parts
 from cluster.tensors import TensorSpec
+from deployments import tracing
 from deployments.fanout.branches import Ask, Gathered, gather
 from deployments.fanout.call import Call, Items, Node, Reply
 from deployments.fanout.scores import distribution
@@ -69,7 +70,7 @@ class CombinedNode:
         return Reply(
             outputs,
             gathered.reports,
-            timing={"combine": (time.perf_counter() - started) * 1e3},
+            timing=_combining(started),
             partial=_partial(gathered, self._policy.enough),
         )
 
@@ -180,11 +181,18 @@ class ScatterNode:
         return Reply(
             outputs,
             gathered.reports,
-            timing={"combine": (time.perf_counter() - started) * 1e3},
+            timing=_combining(started),
             partial=_partial(gathered, len(cuts)),
             missing=frozenset().union(*(r.missing for r in gathered.replies if r is not None)),
             facts={"parts": len(cuts)},
         )
+
+
+def _combining(started: float) -> dict[str, float]:
+    """The phase that has begun at that time of the performance counter, and ends now."""
+    timing = {"combine": (time.perf_counter() - started) * 1e3}
+    tracing.phases(timing)
+    return timing
 
 
 def _sender(node: Node, items: Items) -> Callable[[Call], Awaitable[Reply]]:

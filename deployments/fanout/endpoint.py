@@ -22,6 +22,7 @@ from cluster.protocol.infer import HEADER_LENGTH, InferRequest, decode_infer, pa
 from cluster.protocol.metadata import error_body
 from cluster.routing.answers import content_key
 from cluster.routing.budget import own_deadline
+from deployments import tracing
 from deployments.body import read_body
 from deployments.errors import RETRY_AFTER_S, json_response
 from deployments.fanout.call import Call, Items, NoAnswerError, Reply, Report
@@ -66,13 +67,14 @@ class RouteEndpoint:
                 f"the request holds {decoded.batch} items, this route takes at most "
                 f"{contract.max_items} in one request; split it"
             )
-        ingress_ms = (time.monotonic() - started) * 1e3
+        timing = {"ingress": (time.monotonic() - started) * 1e3}
+        tracing.phases(timing)
         call = self._call(request, decoded, started)
         try:
             reply = await self._answer(Items(decoded.arrays), call)
         except NoAnswerError as error:
             return self._refused(error, started)
-        response = self._response(decoded, reply, {"ingress": ingress_ms}, started)
+        response = self._response(decoded, reply, timing, started)
         outcome = "partial" if reply.partial else "cached" if "cached" in reply.facts else "ok"
         self.served.metrics.answered(outcome, time.monotonic() - started, reply.reports)
         return response

@@ -24,6 +24,7 @@ from cluster.protocol.infer import HEADER_LENGTH
 from cluster.routing.contracts import Contract
 from cluster.routing.replicas import Replica, choose
 from cluster.runtime.lent_bodies import Bodies
+from deployments import tracing
 from deployments.body import LENT_BODY
 from deployments.fanout.call import Body, Call, Items, NoAnswerError, Reply
 from deployments.fanout.replicas import Replicas
@@ -77,7 +78,9 @@ class ModelNode:
             if call.apart is not None:
                 call.apart.add(replica.address)
             try:
-                return await self._ask(replica, body, items.count, call)
+                with tracing.asking(self.name, replica.address) as headers:
+                    call = call.with_headers(headers)
+                    return await self._ask(replica, body, items.count, call)
             except _ElsewhereError as error:
                 failed.add(replica.address)
                 if len(failed) == _ATTEMPTS:

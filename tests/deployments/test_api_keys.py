@@ -189,6 +189,23 @@ def test_wrong_keys_close_the_server(
         configured()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "clients: [{name: a, key: hunter2}]",
+        "clients: [{name: a, kye: hunter2}]",
+        "clients: hunter2",
+        "clients: [hunter2]",
+        "clients: [hunter2",
+    ],
+)
+def test_no_error_shows_a_key(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(VARIABLE, text)
+    with pytest.raises(ConfigError) as error:
+        configured()
+    assert "hunter2" not in str(error.value)
+
+
 def test_both_sources_or_a_missing_file_are_refused(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

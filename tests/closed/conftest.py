@@ -1,0 +1,171 @@
+"""A cluster that asks for keys, and tells a collector of OpenTelemetry what it does."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from deployments.api_keys import FILE_VARIABLE
+from deployments.local import LocalCluster, ports
+
+KEYS = {
+    "all": "a-key-for-everything",
+    "routes": "a-key-for-the-routes",
+    "slow": "a-key-with-a-quota-0",
+}
+CLIENTS = [
+    {"name": "all", "key": KEYS["all"]},
+    {"name": "routes", "key": KEYS["routes"], "models": ["mean", "chain-*"]},
+    {"name": "slow", "key": KEYS["slow"], "requests_per_s": 0.01, "burst": 3},
+]
+ROUTES: list[dict[str, Any]] = [
+    {"name": "mean", "kind": "ensemble", "targets": ["one", "cut"]},
+    {"name": "nested", "kind": "cascade", "targets": ["one", "mean"], "thresholds": 1.0},
+    {"name": "watched", "kind": "shadow", "target": "one", "shadow": "cut"},
+]
+
+
+@dataclass
+class Collector:
+    """What a collector was sent, over OTLP in HTTP."""
+
+    spans: list[Span] = field(default_factory=list)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def of(self, trace_id: str, enough: set[str], within_s: float = 30) -> dict[str, list[Span]]:
+        """The spans of a trace by name, as soon as there is one of each name of ``enough``."""
+
+        def found() -> dict[str, list[Span]]:
+            by_name: dict[str, list[Span]] = {}
+            for span in self.spans:
+                if span.trace_id.hex() == trace_id:
+                    by_name.setdefault(span.name, []).append(span)
+            return by_name
+
+        with self.changed:
+            assert self.changed.wait_for(lambda: enough <= set(found()), within_s), found()
+            return found()
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The cluster, its keys in a file, and its collector."""
+
+    cluster: LocalCluster
+    keys: Path
+    config: dict[str, Any]
+    collector: Collector
+
+    @property
+    def models(self) -> str:
+        return f"{self.cluster.http}/v2/models"
+
+
+@pytest.fixture(scope="session")
+def collector() -> Iterator[tuple[Collector, int]]:
+    found = Collector()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            sent = ExportTraceServiceRequest()
+            sent.ParseFromString(self.rfile.read(int(self.headers["content-length"])))
+            with found.changed:
+                for each in sent.resource_spans:
+                    for scope in each.scope_spans:
+                        found.spans.extend(scope.spans)
+                found.changed.notify_all()
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield found, server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(scope="session")
+def closed(
+    int8_artifact_store: Path,
+    cut_artifact_store: Path,
+    collector: tuple[Collector, int],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Closed]:
+    directory = tmp_path_factory.mktemp("closed")
+    keys = directory / "keys.yaml"
+    keys.write_text(yaml.safe_dump({"clients": CLIENTS}))
+    spans, collector_port = collector
+    http_port, dashboard_port = ports.free_ports(2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FILE_VARIABLE, str(keys))
+        patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector_port}")
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+        cluster = LocalCluster.start(
+            http_port=http_port,
+            dashboard_port=dashboard_port,
+            num_cpus=5,
+            state_dir=directory / "state",
+        )
+    try:
+        config = _config(str(int8_artifact_store), str(cut_artifact_store))
+        path = directory / "serve.yaml"
+        path.write_text(yaml.safe_dump(config))
+        cluster.deploy(path, timeout_s=120)
+        yield Closed(cluster, keys, config, spans)
+    finally:
+        cluster.stop()
+
+
+def _config(store: str, cut_store: str) -> dict[str, Any]:
+    models = [
+        {"name": "one", "artifact": "tiny-int8", "store": store},
+        {"name": "cut", "artifact": "tiny-cut", "store": cut_store, "parallel": {"pipeline": 2}},
+    ]
+    applications: list[dict[str, Any]] = [
+        {
+            "name": args["name"],
+            "route_prefix": f"/v2/models/{args['name']}",
+            "import_path": "deployments.app:model",
+            "args": args,
+        }
+        for args in models
+    ]
+    router = {
+        "name": "router",
+        "route_prefix": "/",
+        "import_path": "deployments.app:router",
+        "args": {"routes": ROUTES},
+    }
+    tracing = {
+        "enabled": True,
+        "exporter_import_path": "deployments.tracing:otlp",
+        "sampling_ratio": 0.0,  # beside those whose client asks for it
+    }
+    return {"tracing_config": tracing, "applications": [*applications, router]}
+
+
+@pytest.fixture(scope="session")
+def body() -> bytes:
+    """An infer request of one item."""
+    data = np.random.default_rng(0).uniform(-1, 1, 256).tolist()
+    tensor = {"name": "input", "datatype": "FP32", "shape": [1, 1, 16, 16], "data": data}
+    return json.dumps({"inputs": [tensor]}).encode()

@@ -1,0 +1,143 @@
+"""A closed server lets in who has a key, at every door, and nobody else."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tritonclient.http as triton
+import yaml
+from conftest import CLIENTS, KEYS
+from http_client import ask
+from tritonclient.utils import InferenceServerException
+
+from cluster.errors import ClusterError
+from deployments.api_keys import LOOK_AGAIN_S, ROUTER_HEADER
+
+JSON = {"Content-Type": "application/json"}
+CLUSTER_PATHS = ["/v2", "/v2/models", "/openapi.json", "/v2/shadow/watched"]
+
+
+def key(client: str) -> dict[str, str]:
+    return {**JSON, "Authorization": f"Bearer {KEYS[client]}"}
+
+
+@pytest.mark.parametrize("target", ["one", "cut", "mean", "nested"])
+def test_models_and_routes_answer_who_has_a_key(closed, body: bytes, target: str) -> None:
+    url = f"{closed.models}/{target}/infer"
+    assert ask(url, body, key("all")).status == 200
+    assert ask(url, body, {**JSON, "x-api-key": KEYS["all"]}).status == 200
+    for headers in (
+        {},
+        {"Authorization": "Bearer another"},
+        {"Authorization": f"Basic {base64.b64encode(KEYS['all'].encode()).decode()}"},
+        {"x-api-key": ""},
+        {ROUTER_HEADER: "0" * 64},
+        {ROUTER_HEADER: KEYS["all"]},
+    ):
+        answer = ask(url, body, {**JSON, **headers})
+        assert answer.status == 401, headers
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert "key" in answer.error
+
+
+@pytest.mark.parametrize("path", CLUSTER_PATHS)
+def test_the_servers_own_paths_ask_for_a_key_too(closed, path: str) -> None:
+    assert ask(f"{closed.cluster.http}{path}").status == 401
+    assert ask(f"{closed.cluster.http}{path}", headers=key("all")).status == 200
+
+
+@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready"])
+def test_probes_need_no_key(closed, path: str) -> None:
+    assert ask(f"{closed.cluster.http}{path}").status == 200
+
+
+def test_a_key_for_a_route_opens_it_and_not_the_models_behind_it(closed, body: bytes) -> None:
+    assert ask(f"{closed.models}/mean/infer", body, key("routes")).status == 200
+    for other in ("one", "cut", "nested"):
+        answer = ask(f"{closed.models}/{other}/infer", body, key("routes"))
+        assert (answer.status, answer.error) == (
+            403, f"the key of routes is not for {other}",
+        )  # fmt: skip
+    shadow = ask(f"{closed.cluster.http}/v2/shadow/watched", headers=key("routes"))
+    assert shadow.status == 403
+
+
+def test_a_quota_is_one_for_all_models_and_routes(closed, body: bytes) -> None:
+    targets = ["one", "mean", "cut", "one", "nested"]
+    answers = [ask(f"{closed.models}/{each}/infer", body, key("slow")) for each in targets]
+    assert [answer.status for answer in answers] == [200, 200, 200, 429, 429]
+    for refused in answers[3:]:
+        assert refused.error.startswith("slow may ask 0.01 times per second; try again in ")
+        assert 1 <= int(refused.headers["retry-after"]) <= 100
+    # What is no inference costs nothing.
+    assert ask(f"{closed.models}/one", headers=key("slow")).status == 200
+
+
+def test_a_client_of_the_protocol_sends_its_key_as_a_header(closed) -> None:
+    client = triton.InferenceServerClient(f"127.0.0.1:{closed.cluster.record.http_port}")
+    try:
+        headers = {"Authorization": f"Bearer {KEYS['all']}"}
+        assert client.is_model_ready("mean", headers=headers)
+        assert client.get_model_metadata("mean", headers=headers)["name"] == "mean"
+        with pytest.raises(InferenceServerException, match="asks for a key"):
+            client.get_model_metadata("mean")
+    finally:
+        client.close()
+
+
+def test_a_changed_file_counts_at_once_and_a_broken_one_not_at_all(closed, body: bytes) -> None:
+    url = f"{closed.models}/mean/infer"
+
+    def status(of: str) -> int:
+        return ask(url, body, {**JSON, "x-api-key": of}).status
+
+    def within(wanted: int, of: str) -> bool:
+        deadline = time.monotonic() + 20 * LOOK_AGAIN_S
+        while status(of) != wanted and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return status(of) == wanted
+
+    def write(content: Any) -> None:
+        closed.keys.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+
+    new = {"name": "new", "key": "a-key-that-came-later"}
+    try:
+        write({"clients": [*CLIENTS, new]})
+        assert within(200, new["key"])
+        write("clients: [")
+        time.sleep(2 * LOOK_AGAIN_S)
+        assert status(new["key"]) == 200
+        assert status("none") == 401
+    finally:
+        write({"clients": CLIENTS})
+    assert within(401, new["key"])
+    assert status(KEYS["all"]) == 200
+
+
+def test_keys_that_cannot_be_read_keep_new_replicas_from_opening(
+    closed, body: bytes, tmp_path: Path
+) -> None:
+    more = copy.deepcopy(closed.config)
+    (one, *_) = more["applications"]
+    another = copy.deepcopy(one) | {"name": "another", "route_prefix": "/v2/models/another"}
+    another["args"]["name"] = "another"
+    more["applications"].append(another)
+    config, before = tmp_path / "more.yaml", tmp_path / "before.yaml"
+    config.write_text(yaml.safe_dump(more))
+    before.write_text(yaml.safe_dump(closed.config))
+    try:
+        closed.keys.write_text("clients: [{name: web, key: short}]")
+        with pytest.raises(ClusterError, match=r"another(.|\n)*at least 16 characters") as error:
+            closed.cluster.deploy(config, timeout_s=120)
+        assert "short" not in str(error.value)
+        answer = ask(f"{closed.models}/one/infer", body, key("all"))
+        assert answer.status == 200
+        assert ask(f"{closed.models}/another/infer", body, key("all")).status != 200
+    finally:
+        closed.keys.write_text(yaml.safe_dump({"clients": CLIENTS}))
+        closed.cluster.deploy(before, timeout_s=120)
