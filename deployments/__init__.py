@@ -3,6 +3,7 @@ point, the local cluster and the command line.
 
     app.py       builders for `import_path:` in a Serve config: the composition root
     model.py     one replica of a model        endpoints.py  its HTTP paths
+    router.py    routes over models            fanout/       a node for each kind of route
     catalog.py   the server's own paths        request_guard.py  in front of every replica
     compress.py  the Ray job                   local/        a cluster on this machine
     cli/         the `headrace` command

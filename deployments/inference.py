@@ -125,6 +125,7 @@ def _timing(answer: Answer, preprocess_s: float, encode_s: float) -> dict[str, s
         "preprocess": preprocess_s,
         "queue": answer.queue_s,
         "compute": answer.compute_s,
+        **{f"compute.stage-{number}": each for number, each in enumerate(answer.stage_s)},
         "encode": encode_s,
     }
     ms = {name: each * 1e3 for name, each in seconds.items()}

@@ -115,7 +115,7 @@ class ModelReplica:
         sizes = {1, args.batching.max_batch_size, *(args.batching.buckets or ())}
         for size in sorted(sizes):  # the first run of a size sets up its kernels
             program.run([spec.zeros(size) for spec in inputs])
-        self._batcher = Batcher(program.run, inputs, args.batching)
+        self._batcher = Batcher(lambda arrays: (program.run(arrays), ()), inputs, args.batching)
         entry = program.entry
         what = f"program {entry.file}: kind {entry.kind}, {choice.why}; {program.runner} runner"
         return _Serving(entry.kind, what)

@@ -95,9 +95,9 @@ class ShardedProgram:
         self._watcher = threading.Thread(target=self._watch, name="shards", daemon=True)
         self._watcher.start()
 
-    def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """See :meth:`cluster.runtime.shard_group.ShardGroup.run`."""
-        return self._group.run(arrays)
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[list[np.ndarray], tuple[float, ...]]:
+        """See :meth:`cluster.runtime.shard_group.ShardGroup.run_timed`."""
+        return self._group.run_timed(arrays)
 
     @property
     def broken(self) -> str | None:

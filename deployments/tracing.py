@@ -44,12 +44,20 @@ def otlp() -> list[SpanProcessor]:
 
 
 def phases(ms: Mapping[str, float]) -> None:
-    """Add a span for each: they came one after the other, and the last one has just ended."""
+    """Add a span for each: they came one after the other, and the last one has just ended.
+
+    A part of a phase, ``PHASE.PART``, becomes an attribute of that phase's span: what is known of
+    it is how long it took, not when it began.
+    """
     if not trace.get_current_span().is_recording():
         return
-    at = time.time_ns() - round(sum(ms.values()) * 1e6)
-    for name, took_ms in ms.items():
+    whole = {name: took_ms for name, took_ms in ms.items() if "." not in name}
+    at = time.time_ns() - round(sum(whole.values()) * 1e6)
+    for name, took_ms in whole.items():
         span = _tracer.start_span(name, start_time=at)
+        for part, part_ms in ms.items():
+            if part.startswith(f"{name}."):
+                span.set_attribute(f"headrace.{part}.ms", part_ms)
         at += round(took_ms * 1e6)
         span.end(at)
 

@@ -37,7 +37,7 @@ class Feeder:
         artifact = open_store(args.store).open(args.artifact)
         self._figures: Sequence[ShardFigures] = ()
         self._sharded: ShardedProgram | None = None
-        self._run: Callable[[list[np.ndarray]], list[np.ndarray]]
+        self._run: Callable[[list[np.ndarray]], object]
         self._under_way = 1
         if layout is None:
             entry = choose_program(artifact).entry

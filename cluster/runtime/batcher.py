@@ -30,8 +30,8 @@ from cluster.tensors import TensorSpec
 
 logger = logging.getLogger(__name__)
 
-Run = Callable[[list[np.ndarray]], list[np.ndarray]]
-
+Run = Callable[[list[np.ndarray]], tuple[Sequence[np.ndarray], tuple[float, ...]]]
+"""Inputs → outputs, and the seconds that each stage computed: none of a program that is whole."""
 
 _CLOSED = "the replica is shutting down; send the request again"
 
@@ -43,6 +43,9 @@ class Answer:
     outputs: tuple[np.ndarray, ...]
     queue_s: float
     compute_s: float
+    stage_s: tuple[float, ...]
+    """The part of ``compute_s`` in every stage of a pipelined program."""
+
     batch_size: int
     first: bool
     """Whether this is the first answer of its batch: the one to count the batch by."""
@@ -206,7 +209,7 @@ class Batcher:
         started = time.perf_counter()
         rows = sum(item.rows for item in batch)
         try:
-            outputs = self._run(self._joined(batch, rows, buffers))
+            outputs, stage_s = self._run(self._joined(batch, rows, buffers))
         except GroupLostError as error:
             # No request did that, and there is nothing left to try one by one on.
             _deliver([(item, error) for item in batch])
@@ -228,7 +231,7 @@ class Batcher:
             taken = tuple(output[start : start + item.rows] for output in outputs)
             queue_s = started - item.queued_at
             first = item is batch[0]
-            results.append((item, Answer(taken, queue_s, compute_s, rows, first)))
+            results.append((item, Answer(taken, queue_s, compute_s, stage_s, rows, first)))
             start += item.rows
         _deliver(results)
 

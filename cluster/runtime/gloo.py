@@ -166,7 +166,7 @@ class GlooTransport:
             for work in works:
                 work.wait(_FOREVER)
             arriving_s = time.perf_counter() - started
-        return Frame(facts.number, arrays, facts.error, facts.entered_at, arriving_s)
+        return Frame(facts.number, arrays, facts.error, facts.entered_at, facts.stage_s, arriving_s)
 
     def sub_group(self, ranks: Sequence[int]) -> Any:
         """A ``ProcessGroupGloo`` among ``ranks``, for reductions between the shards of a stage.

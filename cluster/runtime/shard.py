@@ -136,15 +136,16 @@ class Shard:
             computed = replace(frame, arrays=tuple(self._run(list(frame.arrays))))
         except ProgramError as error:
             computed = replace(frame, arrays=(), error=str(error))
+        took_s = time.perf_counter() - started
         figures, _ = self._so_far
         figures = replace(
             figures,
             micro_batches=figures.micro_batches + 1,
             items=figures.items + (len(frame.arrays[0]) if frame.arrays else 0),
-            compute_s=figures.compute_s + time.perf_counter() - started,
+            compute_s=figures.compute_s + took_s,
         )
         self._so_far = (figures, None)
-        return computed
+        return replace(computed, stage_s=(*frame.stage_s, took_s))
 
     def _pass_on(self, frame: Frame) -> None:
         started = time.perf_counter()

@@ -70,7 +70,13 @@ class ShardGroup:
             thread.start()
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The program's outputs for one micro-batch; any thread may call it.
+        """The program's outputs for one micro-batch; see :meth:`run_timed`."""
+        return self.run_timed(arrays)[0]
+
+    def run_timed(self, arrays: Sequence[np.ndarray]) -> tuple[list[np.ndarray], tuple[float, ...]]:
+        """The program's outputs for one micro-batch, and the seconds that each stage computed.
+
+        Any thread may call it.
 
         Raises ProgramError if a shard refuses this micro-batch, and GroupLostError if the group
         is broken or closed, or breaks meanwhile.
@@ -87,7 +93,7 @@ class ShardGroup:
             raise found
         if found.error is not None:
             raise ProgramError(found.error)
-        return list(found.arrays)
+        return list(found.arrays), found.stage_s
 
     def fail(self, reason: str) -> None:
         """Break the group, from any thread: whoever waits for it stops waiting at once."""

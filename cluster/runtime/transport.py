@@ -34,6 +34,8 @@ class Frame:
     """Why a stage refused this micro-batch; it goes on to the pipeline's end without arrays."""
     entered_at: float = 0.0
     """Wall-clock seconds at which it entered the pipeline, by the clock of that node."""
+    stage_s: tuple[float, ...] = ()
+    """Seconds that every stage so far has computed it."""
     arriving_s: float = field(default=0.0, compare=False)
     """How long the last hop took from the frame's announcement to its last byte."""
 

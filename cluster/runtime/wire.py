@@ -36,13 +36,16 @@ class Facts:
     entered_at: float
     error: str | None
     shapes: tuple[tuple[np.dtype, tuple[int, ...]], ...]
+    stage_s: tuple[float, ...] = ()
     slot: int | None = None
     """Of shared memory that the arrays that do not ride lie in; None: they are messages."""
 
     def written(self) -> bytes:
         """As :func:`parse_facts` reads them."""
         shapes = [(dtype.str, shape) for dtype, shape in self.shapes]
-        return orjson.dumps((self.number, self.entered_at, self.error, shapes, self.slot))
+        return orjson.dumps(
+            (self.number, self.entered_at, self.error, shapes, self.stage_s, self.slot)
+        )
 
     def lies_in_slot(self, size: int) -> bool:
         """Whether an array of so many bytes is in the slot."""
@@ -71,7 +74,7 @@ def pack(frame: Frame, lender: Lender | None) -> list[np.ndarray]:
     """
     shapes = tuple((array.dtype, array.shape) for array in frame.arrays)
     flat = [array.reshape(-1).view(np.uint8) for array in frame.arrays]
-    facts = Facts(frame.number, frame.entered_at, frame.error, shapes)
+    facts = Facts(frame.number, frame.entered_at, frame.error, shapes, frame.stage_s)
     large = [data for data in flat if data.size > HEAD_BYTES]
     if lender is not None and large:
         # What rides is known only once the facts are written, and these name the slot: so it
@@ -111,9 +114,9 @@ def read_facts(head: np.ndarray, length: int) -> Facts:
 
 
 def parse_facts(written: np.ndarray) -> Facts:
-    number, entered_at, error, shapes, slot = orjson.loads(written.data)
+    number, entered_at, error, shapes, stage_s, slot = orjson.loads(written.data)
     typed = tuple((np.dtype(name), tuple(shape)) for name, shape in shapes)
-    return Facts(number, entered_at, error, typed, slot)
+    return Facts(number, entered_at, error, typed, tuple(stage_s), slot)
 
 
 def arrays_of(

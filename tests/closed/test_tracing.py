@@ -71,7 +71,17 @@ def test_a_route_is_one_trace_with_the_models_that_it_asked(closed, body: bytes)
     assert asking.kind == Span.SPAN_KIND_CLIENT
     model = replica(spans, "cut")
     assert model.parent_span_id == asking.span_id
-    assert inside(model, asking)
+    # It ends a little later: Serve closes it once the answer has been sent.
+    assert asking.start_time_unix_nano <= model.start_time_unix_nano < asking.end_time_unix_nano
+
+
+def test_a_model_in_stages_tells_what_each_took(closed, body: bytes) -> None:
+    trace_id, _ = asked(closed, body, "cut/infer")
+    (compute,) = closed.collector.of(trace_id, PHASES)["compute"]
+    parts = {each.key: each.value.double_value for each in compute.attributes}
+    assert set(parts) == {"headrace.compute.stage-0.ms", "headrace.compute.stage-1.ms"}
+    took_ms = (compute.end_time_unix_nano - compute.start_time_unix_nano) / 1e6
+    assert 0 < sum(parts.values()) < took_ms
 
 
 @pytest.mark.parametrize("path", ["one/infer", "mean/infer"])

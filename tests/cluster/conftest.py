@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from doubler import INPUT
+from doubler import INPUT, whole
 
 from cluster.config.serving import Batching
 from cluster.runtime.batcher import Batcher
@@ -55,7 +55,7 @@ def make_batcher() -> Iterator[Callable[..., Batcher]]:
     made: list[Batcher] = []
 
     def make(run: Callable, inputs: Sequence[TensorSpec] = (INPUT,), **settings: object) -> Batcher:
-        made.append(Batcher(run, inputs, Batching.model_validate(settings)))
+        made.append(Batcher(whole(run), inputs, Batching.model_validate(settings)))
         return made[-1]
 
     yield make

@@ -18,6 +18,11 @@ WAIT_S = 20
 """No awaited answer takes this long: a test that would hang fails instead."""
 
 
+def whole(run: Callable) -> Callable:
+    """A program that is not cut into stages, as the batcher runs it."""
+    return lambda arrays: (run(arrays), ())
+
+
 class Doubler:
     """A program that answers twice its input, remembers its batches and can be held up."""
 

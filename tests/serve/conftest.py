@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from http_client import Answer, ask
-from served_routes import ROUTES
+from served_routes import routes
 
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.local import LocalStore
@@ -22,6 +22,7 @@ from cluster.config.sources import DataSource
 from cluster.data import load_data
 from cluster.data.samples import Samples
 from cluster.program.program import Program, load
+from cluster.routing.combining import probabilities
 from cluster.tensors import TensorSpec
 from deployments.local import LocalCluster, ports, processes
 
@@ -43,6 +44,9 @@ class Served:
     """The artifact's program in this process: what the served one must agree with."""
 
     cut_artifact: Artifact
+
+    threshold: float
+    """Of the routes' cascades: `tiny` is surer than that of half of all random inputs."""
 
     started_at: float
     """When it was deployed, on the monotonic clock."""
@@ -82,8 +86,7 @@ class Served:
 
     def random_input(self, rows: int, seed: int = 0) -> np.ndarray:
         """Float32 ``[rows, ...]`` that the model takes."""
-        random = np.random.default_rng(seed)
-        return random.standard_normal((rows, *self.input.item_shape)).astype(self.input.dtype)
+        return _random(self.input, rows, seed)
 
     def run(self, array: np.ndarray) -> np.ndarray:
         """Logits ``[rows, classes]``, computed in this process."""
@@ -155,10 +158,11 @@ def served(
 ) -> Iterator[Served]:
     directory = tmp_path_factory.mktemp("served")
     artifact = LocalStore(int8_artifact_store).open(ARTIFACT)
+    program = load(artifact, compute_threads=1)
+    threshold = _middling(program, artifact.manifest.inputs[0])
     config = directory / "serve.yaml"
-    config.write_text(
-        yaml.safe_dump(_config(str(int8_artifact_store), str(cut_artifact_store)), sort_keys=False)
-    )
+    raw = _config(str(int8_artifact_store), str(cut_artifact_store), threshold)
+    config.write_text(yaml.safe_dump(raw, sort_keys=False))
     http_port, dashboard_port = ports.free_ports(2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
@@ -170,14 +174,25 @@ def served(
         )
     try:
         cluster.deploy(config, timeout_s=120)
-        program = load(artifact, compute_threads=1)
         cut = LocalStore(cut_artifact_store).open("tiny-cut")
-        yield Served(cluster, artifact, program, cut, time.monotonic())
+        yield Served(cluster, artifact, program, cut, threshold, time.monotonic())
     finally:
         cluster.stop()
 
 
-def _config(store: str, cut_store: str) -> dict[str, object]:
+def _middling(program: Program, spec: TensorSpec) -> float:
+    """What the program thinks of the likeliest label, in the middle of random inputs."""
+    items = _random(spec, 64, 0)
+    logits = np.concatenate([program.run([item[None]])[0] for item in items])
+    return round(float(np.median(probabilities(logits).max(axis=1))), 6)
+
+
+def _random(spec: TensorSpec, rows: int, seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    return random.standard_normal((rows, *spec.item_shape)).astype(spec.dtype)
+
+
+def _config(store: str, cut_store: str, threshold: float) -> dict[str, object]:
     def model(name: str, **args: object) -> dict[str, object]:
         return {
             "name": name,
@@ -190,7 +205,7 @@ def _config(store: str, cut_store: str) -> dict[str, object]:
         "name": "router",
         "route_prefix": "/",
         "import_path": "deployments.app:router",
-        "args": {"routes": ROUTES},
+        "args": {"routes": routes(threshold)},
     }
     limits = {"body_bytes": BODY_BYTES, "json_bytes": JSON_BYTES}
     batching = {"max_batch_size": BATCH}

@@ -7,9 +7,18 @@ from typing import Any
 
 import numpy as np
 
-THRESHOLD = 0.3  # about what a classifier of one epoch thinks likely
-
 NO_TIME_S = 1e-6  # so little that no model can answer within it
+
+
+def routes(threshold: float) -> list[dict[str, Any]]:
+    """``threshold``: of the cascades, so that `tiny` is sure of some random inputs, not of all."""
+    cascade = {"kind": "cascade", "thresholds": threshold}
+    return [
+        *ROUTES,
+        {"name": "sure", "targets": ["tiny", "cut"], **cascade},
+        {"name": "nested", "targets": ["tiny", "mean"], **cascade},
+    ]
+
 
 ROUTES: list[dict[str, Any]] = [
     {"name": "mean", "kind": "ensemble", "targets": ["tiny", {"target": "cut", "weight": 3}]},
@@ -44,8 +53,6 @@ ROUTES: list[dict[str, Any]] = [
         "min_answers": 1,
     },
     {"name": "first", "kind": "quorum", "k": 1, "targets": ["tiny", "cut"]},
-    {"name": "sure", "kind": "cascade", "targets": ["tiny", "cut"], "thresholds": THRESHOLD},
-    {"name": "nested", "kind": "cascade", "targets": ["tiny", "mean"], "thresholds": THRESHOLD},
     {
         "name": "unsure",
         "kind": "cascade",

@@ -10,13 +10,14 @@ import pytest
 import yaml
 
 from cluster.config.base import parse
+from cluster.config.clients import Clients
 from cluster.config.recipe import Recipe
 from deployments import serve_config
 from deployments.cli.main import parser
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-RECIPE, SERVE, OWN_MODEL = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+RECIPE, SERVE, OWN_MODEL, ROUTER, CLIENTS = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
 (PYTHON,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = re.findall(r"^(?:\.venv/bin/)?headrace (.+)$", README, re.MULTILINE)
 
@@ -27,6 +28,16 @@ COMMANDS = re.findall(r"^(?:\.venv/bin/)?headrace (.+)$", README, re.MULTILINE)
 )
 def test_the_yaml_shown_is_the_file_it_names(shown: str, file: str) -> None:
     assert yaml.safe_load(shown) == yaml.safe_load((ROOT / "deployments" / file).read_text())
+
+
+def test_the_router_shown_is_the_one_that_comes_with_headrace() -> None:
+    config = yaml.safe_load((ROOT / "deployments/configs/digits-routes.yaml").read_text())
+    assert yaml.safe_load(ROUTER) == config["applications"][:1]
+
+
+def test_the_clients_shown_are_valid() -> None:
+    (client,) = parse(yaml.safe_load(CLIENTS), Clients, "README").clients
+    assert client.name == "web"
 
 
 @pytest.mark.parametrize("shown", [RECIPE, OWN_MODEL])

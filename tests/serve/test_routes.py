@@ -14,7 +14,6 @@ import pytest
 import tritonclient.http as triton
 from http_client import Answer, ask
 from prometheus import labelled
-from served_routes import THRESHOLD
 from tritonclient.utils import InferenceServerException
 
 from cluster.program.program import Program, load
@@ -152,13 +151,14 @@ def test_a_quorum_takes_the_first(served, tiny, cut) -> None:
 @pytest.mark.parametrize("route", ["sure", "nested"])
 def test_a_cascade_asks_on_item_by_item(served, tiny, cut, route: str) -> None:
     many = served.random_input(200, seed=4)
-    sure = np.concatenate([tiny(part).max(axis=1) for part in np.split(many, 25)]) - THRESHOLD
-    # Some of each, in turn, none of them so near that the last bits decide.
-    chosen = [np.flatnonzero(sure > 0.01)[:4], np.flatnonzero(sure < -0.01)[:4]]
+    likeliest = np.concatenate([tiny(part).max(axis=1) for part in np.split(many, 25)])
+    order = np.argsort(likeliest)
+    # The surest and the least sure, in turn: none so near that the last bits decide.
+    chosen = [order[-4:], order[:4]]
     array = many[np.stack(chosen, axis=1).ravel()]
     small, large = tiny(array), cut(array)
     teacher = large if route == "sure" else mean([small, large], [1, 3])
-    goes_on = small.max(axis=1) < THRESHOLD
+    goes_on = small.max(axis=1) < served.threshold
     assert goes_on.tolist() == [False, True] * 4
     answer = infer(served, route, array)
     wanted = np.where(goes_on[:, None], teacher, small)
@@ -260,6 +260,8 @@ def test_server_timing_shows_the_critical_path(served) -> None:
     )
     assert spans["tiny.compute"] < spans["tiny"] < spans["total"]
     assert max(spans["tiny"], spans["cut"]) + spans["combine"] <= spans["total"] + 0.1
+    stages = [spans[f"cut.compute.stage-{number}"] for number in (0, 1)]
+    assert 0 < sum(stages) < spans["cut.compute"] < spans["cut"]
     model = timing(infer(served, "tiny", served.random_input(1)))
     assert list(model) == ["preprocess", "queue", "compute", "encode"]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from doubler import INPUT, answer, row, until
+from doubler import INPUT, answer, row, until, whole
 
 from cluster.config.serving import Batching
 from cluster.errors import GroupLostError, ProgramError
@@ -21,7 +21,10 @@ Make = Callable[..., Batcher]
 
 @pytest.fixture
 def make_lanes() -> Iterator[Make]:
-    """``make_lanes(run, lanes, **batching)``: batchers that are closed after the test."""
+    """``make_lanes(run, lanes, **batching)``: batchers that are closed after the test.
+
+    ``run`` is :func:`doubler.whole`, or a group's ``run_timed``.
+    """
     made: list[Batcher] = []
 
     def make(run: Callable, lanes: int, **settings: object) -> Batcher:
@@ -57,7 +60,7 @@ class Held:
 @pytest.mark.parametrize("lanes", [1, 2, 3])
 def test_as_many_batches_are_under_way_as_there_are_lanes(make_lanes: Make, lanes: int) -> None:
     program = Held()
-    batcher = make_lanes(program, lanes, max_batch_size=2)
+    batcher = make_lanes(whole(program), lanes, max_batch_size=2)
 
     async def scenario() -> None:
         asked = [asyncio.create_task(answer(batcher, row(value, rows=2))) for value in range(8)]
@@ -78,7 +81,7 @@ def test_lanes_do_not_share_their_batch_buffers(make_lanes: Make) -> None:
         np.testing.assert_array_equal(arrays[0], before)
         return [arrays[0] * 2]
 
-    batcher = make_lanes(slow, 4, max_batch_size=4, buckets=[4])
+    batcher = make_lanes(whole(slow), 4, max_batch_size=4, buckets=[4])
 
     async def scenario() -> None:
         found = await asyncio.gather(*(answer(batcher, row(value)) for value in range(200)))
@@ -96,7 +99,7 @@ def test_a_pipeline_behind_lanes_answers_everyone_and_is_filled(make_lanes: Make
         return [arrays[0] * 2]
 
     group = LocalShardGroup([[stage], [stage]], max_inflight=2, timeout_s=10)
-    batcher = make_lanes(group.run, 2, max_batch_size=4)
+    batcher = make_lanes(group.run_timed, 2, max_batch_size=4)
 
     async def scenario() -> None:
         asked = [answer(batcher, row(-1 if value == 50 else value)) for value in range(100)]
@@ -107,6 +110,9 @@ def test_a_pipeline_behind_lanes_answers_everyone_and_is_filled(make_lanes: Make
             else:
                 assert isinstance(each, Answer)
                 assert each.outputs[0].tolist() == [[4 * value] * 2]
+                assert len(each.stage_s) == 2
+                assert min(each.stage_s) >= 0.002
+                assert sum(each.stage_s) <= each.compute_s
 
     asyncio.run(scenario())
     batcher.close()
@@ -125,7 +131,7 @@ def test_a_lost_group_reaches_every_caller_as_it_is_and_nothing_is_tried_again(
         assert free.wait(20)
         raise GroupLostError("a shard is gone")
 
-    batcher = make_lanes(lost, lanes, max_batch_size=8)
+    batcher = make_lanes(whole(lost), lanes, max_batch_size=8)
 
     async def scenario() -> None:
         asked = [asyncio.create_task(answer(batcher, row(value))) for value in range(24)]
@@ -143,7 +149,7 @@ def test_a_lost_group_reaches_every_caller_as_it_is_and_nothing_is_tried_again(
 
 def test_an_abandoned_request_frees_its_place_and_its_memory(make_lanes: Make) -> None:
     program = Held()
-    batcher = make_lanes(program, 1, max_batch_size=4)
+    batcher = make_lanes(whole(program), 1, max_batch_size=4)
 
     async def scenario() -> None:
         first = asyncio.create_task(answer(batcher, row(100)))
@@ -169,7 +175,7 @@ def test_callers_that_give_up_at_every_moment_never_end_a_lane(
         time.sleep(0.001)
         return [arrays[0] * 2]
 
-    batcher = make_lanes(run, lanes, max_batch_size=4)
+    batcher = make_lanes(whole(run), lanes, max_batch_size=4)
 
     async def impatient(value: int) -> None:
         try:
@@ -188,7 +194,7 @@ def test_callers_that_give_up_at_every_moment_never_end_a_lane(
 
 def test_closing_ends_all_lanes_busy_and_idle(make_lanes: Make) -> None:
     program = Held()
-    batcher = make_lanes(program, 3, max_batch_size=1)
+    batcher = make_lanes(whole(program), 3, max_batch_size=1)
 
     async def scenario() -> None:
         running = [asyncio.create_task(answer(batcher, row(value))) for value in range(2)]

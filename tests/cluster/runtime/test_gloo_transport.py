@@ -29,7 +29,7 @@ def made(dtype: np.dtype, *shape: int) -> np.ndarray:
 
 FRAMES = [
     Frame(0, tuple(made(dtype, 3, 5) for dtype in DATATYPES.values()), entered_at=12.25),
-    Frame(1),
+    Frame(1, stage_s=(0.25, 1e-6)),
     Frame(2, (), "refused: größer als 3 €", 1.5),
     Frame(3, (), "long " * 20_000),
     *(Frame(4, (made(np.dtype("f4"), batch, 512),)) for batch in (1, 2, 7, 8, 64, 3)),
@@ -43,8 +43,8 @@ FRAMES = [
 
 
 def same(frame: Frame, sent: Frame) -> None:
-    assert (frame.number, frame.error, frame.entered_at) == (
-        sent.number, sent.error, sent.entered_at,
+    assert (frame.number, frame.error, frame.entered_at, frame.stage_s) == (
+        sent.number, sent.error, sent.entered_at, sent.stage_s,
     )  # fmt: skip
     assert len(frame.arrays) == len(sent.arrays)
     for array, given in zip(frame.arrays, sent.arrays, strict=True):
