@@ -47,12 +47,16 @@ CASES = {
     "fan-out": Case("Ensemble of two int8 ResNet-18", fan_out.prepared, fan_out.goals),
     "rate": Case("A model that costs nothing", rate.prepared, rate.goals),
     "cascade": Case(
-        "Cascade of ResNet-20 and ResNet-56, float32, on CIFAR-10",
-        partial(cascade.prepared, False), cascade.goals, cascade.NOTES,
+        "Cascade on CIFAR-10: ResNet-20 in int8, ResNet-56",
+        partial(cascade.prepared, True, False), cascade.goals, cascade.NOTES,
+    ),
+    "cascade-float32": Case(
+        "Cascade on CIFAR-10: ResNet-20, ResNet-56",
+        partial(cascade.prepared, False, False), cascade.goals, cascade.NOTES,
     ),
     "cascade-int8": Case(
-        "Cascade of ResNet-20 and ResNet-56, both int8, on CIFAR-10",
-        partial(cascade.prepared, True), cascade.goals, cascade.NOTES,
+        "Cascade on CIFAR-10: ResNet-20 in int8, ResNet-56 in int8",
+        partial(cascade.prepared, True, True), cascade.goals, cascade.NOTES,
     ),
     "hedge": Case(
         "Two replicas of ResNet-18, one ten times slower", hedge.prepared, hedge.goals,

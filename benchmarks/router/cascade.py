@@ -41,9 +41,12 @@ DROP_POINTS, SPEED_UP = 0.2, 1.8
 NOTES = (f"Batches of {_BATCH}, {_UNDER_WAY} under way, {_REPLICAS} replicas of each model.",)
 
 
-def prepared(int8: bool, builder: Builder, scratch: Path, seconds: int) -> Callable[[], Figures]:
+def prepared(
+    student_int8: bool, teacher_int8: bool, builder: Builder, scratch: Path, seconds: int
+) -> Callable[[], Figures]:
     """One round: all photographs once, however many ``seconds`` that takes."""
-    student, teacher = artifacts.student(builder, int8), artifacts.teacher(builder, int8)
+    student = artifacts.student(builder, student_int8)
+    teacher = artifacts.teacher(builder, teacher_int8)
     models = [_model("student", student), _model("teacher", teacher)]
     route = {
         "name": _ROUTE,

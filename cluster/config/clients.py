@@ -7,7 +7,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from cluster.config.base import MODEL_NAME, SECRET, Config
+from cluster.config.base import MODEL_NAME, Config
+from cluster.config.problems import SECRET
 
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 

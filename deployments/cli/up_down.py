@@ -15,9 +15,9 @@ def up(config: Path | None) -> int:
     """Start a local cluster, or take the one that runs, and deploy ``config`` to it.
 
     A cluster that was started for a config which cannot be deployed is stopped. ConfigError if
-    the config asks for another port than the running cluster has; and, before a cluster starts,
-    PlanError for a cut that this machine has no devices for or the artifact does not hold, and
-    ConfigError for a route that does not fit its models.
+    the config asks for another port than the running cluster has, or a route does not fit its
+    models; and, before a cluster starts, PlanError for a cut that this machine has no devices for
+    or the artifact does not hold.
     """
     checked = serve_config.check(config) if config is not None else None
     port = checked.port if checked is not None else None
@@ -30,8 +30,8 @@ def up(config: Path | None) -> int:
     if running is None and checked is not None:
         for model in checked.models:
             placement.require_room_here(model)
-        if checked.router is not None:
-            routing_plan.planned(checked.router, checked.models)
+    if checked is not None and checked.router is not None:
+        routing_plan.planned(checked.router, checked.models)
     cluster = running or LocalCluster.start(http_port=port or HTTP_PORT)
     if config is not None:
         try:

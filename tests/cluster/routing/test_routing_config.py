@@ -49,7 +49,7 @@ CASCADE = {"kind": "cascade", "targets": ["a", "b"]}
         ({**ENSEMBLE, "targets": ["a", {"target": "b", "weight": 0}]}, "weight: .*greater than 0"),
         ({**ENSEMBLE, "targets": ["a", {"target": "b", "timeout_s": -1}]}, "timeout_s: .*greater"),
         ({**ENSEMBLE, "targets": ["a", {"target": "b", "wieght": 1}]}, "wieght: no such field"),
-        ({**ENSEMBLE, "targets": ["a", "../b"]}, r"targets\[1\].target: "),
+        ({**ENSEMBLE, "targets": ["a", "../b"]}, r"targets\[1\]: "),
         ({**ENSEMBLE, "min_answers": 3}, "min_answers=3 is more than the 2 targets of route r"),
         ({**ENSEMBLE, "combine": "median"}, "combine: "),
         ({**ENSEMBLE, "combine": "python:m:f"}, "combine python:m:f needs outputs"),
