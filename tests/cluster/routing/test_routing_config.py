@@ -82,6 +82,41 @@ def test_a_wrong_route_is_refused_with_its_place(fields: dict[str, Any], message
         route(**fields)
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {"targets": ["a", {"target": "b", "weight": "heavy"}]},
+            "routes[0].targets[1].weight: Input should be a valid number, unable to parse string "
+            "as a number (given: 'heavy'), in 'both'",
+        ),
+        (
+            {"kind": "cascade", "targets": ["a", "b"], "thresholds": 1.5},
+            "routes[0].thresholds: Input should be less than or equal to 1 (given: 1.5), in 'both'",
+        ),
+        (
+            {"kind": "cascade", "targets": ["a", "b"], "thresholds": "often"},
+            "routes[0].thresholds: Input should be 'calibrated' (given: 'often'), in 'both'",
+        ),
+        (
+            {"kind": "shadow", "target": "a", "shadow": "b", "share": 2},
+            "routes[0].share: Input should be less than or equal to 1 (given: 2), in 'both'",
+        ),
+        ({"kind": "shadow", "target": "a"}, "routes[0].shadow: Field required, in 'both'"),
+        (
+            {"kind": "quorum", "targets": ["a", "b"], "k": 3},
+            "routes[0]: k=3 is more than the 2 targets of route both; give at most 2",
+        ),
+    ],
+)
+def test_one_sentence_names_the_route_and_the_path_as_written(
+    fields: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse({"routes": [{"name": "both", "kind": "ensemble", **fields}]}, RouterArgs, "args")
+    assert str(error.value) == f"args: {said}"
+
+
 def test_names_of_routes_differ_and_there_is_one() -> None:
     twice = [{"name": "r", **ENSEMBLE}, {"name": "r", **CASCADE, "thresholds": 0.5}]
     with pytest.raises(ConfigError, match="two routes are called r"):
