@@ -26,7 +26,7 @@ from benchmarks.images import request_images
 from benchmarks.in_process import COMPUTE_THREADS
 from benchmarks.results import Load
 from benchmarks.router import artifacts
-from benchmarks.router.results import Figures
+from benchmarks.router.results import ERRORS, Figures
 from benchmarks.startup import StartupWatch
 from benchmarks.verify import TOLERANCE, ask, difference
 from cluster.artifact.store import default_store
@@ -59,7 +59,7 @@ def prepared(builder: Builder, scratch: Path, seconds: int) -> Callable[[], Figu
         alone = load.post(endpoint, bodies[0], 1, seconds)
         many = load.post(endpoint, bodies[0], _MANY, seconds)
         return {**_latency(alone), f"req/s at c={_MANY}": many.requests_per_s,
-                "errors": alone.errors + many.errors}  # fmt: skip
+                ERRORS: alone.errors + many.errors}  # fmt: skip
 
     def ours() -> Figures:
         port = free_ports(1)[0]

@@ -16,7 +16,7 @@ from benchmarks.compression_build import Builder
 from benchmarks.contenders import headrace
 from benchmarks.goal import Goal
 from benchmarks.router import artifacts
-from benchmarks.router.results import Figures
+from benchmarks.router.results import ERRORS, Figures
 from cluster.artifact.store import default_store
 from deployments.local.ports import free_ports
 
@@ -67,7 +67,7 @@ def _measured(port: int, name: str, body: Path, router: int, seconds: int) -> di
     found = {
         "p50 ms at c=1": alone.p50_ms,
         f"req/s at c={_UNDER_WAY}": many.requests_per_s,
-        "errors": alone.errors + many.errors,
+        ERRORS: alone.errors + many.errors,
     }
     if name not in _MODELS:
         found["req per CPU second of the router"] = many.requests / spent

@@ -8,6 +8,9 @@ from typing import Any
 
 from benchmarks.goal import Goal
 
+ERRORS = "errors"
+"""A figure that no median may hide."""
+
 Figures = dict[str, dict[str, float]]
 """Who → what → how much."""
 
@@ -49,8 +52,11 @@ class Run:
 
 
 def medians(rounds: tuple[Figures, ...]) -> Figures:
-    """Of every figure of every subject."""
+    """Of every figure of every subject; of errors, all of them."""
     return {
-        who: {what: median(one[who][what] for one in rounds) for what in figures}
+        who: {
+            what: (sum if what == ERRORS else median)([one[who][what] for one in rounds])
+            for what in figures
+        }
         for who, figures in rounds[0].items()
     }

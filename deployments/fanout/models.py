@@ -3,7 +3,8 @@
     arrays → body, once for all targets that take the same → POST to a replica
            on this node: a large body is left in memory, where all of them read it
           200 → outputs          4xx → the client's fault          5xx, no time → NoAnswerError
-          connection lost, 503 → once more, elsewhere: to compute changes nothing
+          connection broken, 503 → once more, elsewhere; to compute changes nothing
+          nobody opens → elsewhere, or as soon as there is another
 
 Serve's own handles were tried first: one costs a request 3 ms more than asking the replica itself.
 """
@@ -31,8 +32,6 @@ from deployments.fanout.replicas import Replicas
 from deployments.request_guard import DEADLINE_HEADER
 from deployments.server_timing import HEADER as SERVER_TIMING
 from deployments.server_timing import parse_server_timing
-
-_ATTEMPTS = 2
 
 LENT_FROM_BYTES = 2**15
 """Smaller bodies are sent as quickly as they are written to memory."""
@@ -71,29 +70,42 @@ class ModelNode:
 
     async def answer(self, items: Items, call: Call) -> Reply:
         """See :meth:`deployments.fanout.call.Node.answer`."""
-        failed: set[str] = set()
+        closed: set[str] = set()
+        tried: set[str] = set()
         body = items.body(self.contract.inputs)
+        failure: _FailedError | None = None
         while True:
-            replica = await self._replica(call, failed)
+            replica = await self._replica(call, closed, tried, failure)
             if call.apart is not None:
                 call.apart.add(replica.address)
             try:
                 with tracing.asking(self.name, replica.address) as headers:
-                    call = call.with_headers(headers)
-                    return await self._ask(replica, body, items.count, call)
-            except _ElsewhereError as error:
-                failed.add(replica.address)
-                if len(failed) == _ATTEMPTS:
+                    return await self._ask(replica, body, items.count, call.with_headers(headers))
+            except aiohttp.ClientConnectorError:
+                # Nothing was sent: that is no attempt.
+                self._replicas.lost(self._model.route_prefix, replica.address)
+                closed.add(replica.address)
+            except _FailedError as error:
+                if failure is not None:
                     raise NoAnswerError(error.status, f"{self.name}: {error}") from None
+                failure = error
+                tried.add(replica.address)
 
-    async def _replica(self, call: Call, failed: set[str]) -> Replica:
-        """Whom to ask; NoAnswerError if there is nobody, or nobody that takes more."""
-        but = failed | (call.apart or set())
+    async def _replica(
+        self, call: Call, closed: set[str], tried: set[str], failure: _FailedError | None
+    ) -> Replica:
+        """Whom to ask, rather one that was not tried; NoAnswerError if there is nobody."""
+        apart = call.apart or set()
         while True:
             known = self._replicas.of(self._model.route_prefix)
             most = self._model.capacity
             free = [each for each in known if most is None or each.ongoing < most]
-            chosen = choose(free, time.monotonic(), but)
+            now = time.monotonic()
+            chosen = choose(free, now, closed | tried | apart)
+            if chosen is None and failure is not None:
+                if failure.status == 503:  # it refuses work, and there is no other
+                    raise NoAnswerError(503, f"{self.name}: {failure}")
+                chosen = choose(free, now, closed | apart)
             if chosen is not None:
                 return chosen
             if known and not free:
@@ -104,7 +116,7 @@ class ModelNode:
             # It restarts, or is on its way: the request has time, and would wait there as well.
             if not await self._replicas.changed(call.left_s):
                 raise NoAnswerError(504, f"{self.name} had no replica in time")
-            but = set()  # one that has failed may have been all there was
+            closed.clear()
 
     async def _ask(self, replica: Replica, body: Body, items: int, call: Call) -> Reply:
         url = f"http://{replica.address}{self._model.route_prefix}/infer"
@@ -132,9 +144,10 @@ class ModelNode:
         except asyncio.CancelledError:
             _waited(replica, started)
             raise
+        except aiohttp.ClientConnectorError:
+            raise
         except (aiohttp.ClientError, ConnectionError) as error:
-            self._replicas.lost(self._model.route_prefix, replica.address)
-            raise _ElsewhereError(502, f"no connection: {error}") from None
+            raise _FailedError(502, f"the connection broke: {error}") from None
         finally:
             replica.ongoing -= 1
         if status == 200:
@@ -149,7 +162,7 @@ class ModelNode:
             return Reply(outputs, timing=parse_server_timing(answer_headers.get(SERVER_TIMING)))
         said = error_sentence(answer) or f"status {status}"
         if status == 503:
-            raise _ElsewhereError(503, said)
+            raise _FailedError(503, said)
         if status in (408, 504):
             raise NoAnswerError(504, f"{self.name}: {said}")
         if status in (404, 401, 403, 429) or status >= 500:  # no fault of this request's content
@@ -162,8 +175,8 @@ def _waited(replica: Replica, started: float) -> None:
     replica.waited(now - started, now)
 
 
-class _ElsewhereError(Exception):
-    """Another replica may be asked instead."""
+class _FailedError(Exception):
+    """One attempt that may be made again: to compute changes nothing."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
