@@ -5,7 +5,7 @@
 
 The keys stand in the YAML file that ``HEADRACE_API_KEYS_FILE`` names, or themselves, as the same
 YAML, in ``HEADRACE_API_KEYS``; with neither, everybody may ask everything. Health checks need no
-key. A router is let in to the models by a key that it and they derive from all others.
+key. A router is let in to the models by a random key that the processes of the cluster share.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import re
+import secrets
 import tempfile
 import time
 from collections.abc import Callable
@@ -41,6 +42,8 @@ VARIABLE = "HEADRACE_API_KEYS"
 ROUTER_HEADER = "x-headrace-router"
 """How a router says that it has let the client in."""
 
+_ROUTER_KEY = b"headrace-router-key"
+
 LOOK_AGAIN_S = 1.0
 """How often the file is looked at for another modification time."""
 
@@ -62,8 +65,6 @@ class Keys:
 
     def _set(self, clients: Clients) -> None:
         self._clients = clients.clients
-        material = b"".join(sorted(client.digest for client in clients.clients))
-        self.router_key = hmac.new(material, b"headrace router", sha256).hexdigest()
 
     def refresh(self) -> None:
         """Read a changed file again; one that cannot be read leaves the keys as they are."""
@@ -87,10 +88,6 @@ class Keys:
             if hmac.compare_digest(client.digest, digest):
                 found = client
         return found
-
-    def is_router(self, key: str) -> bool:
-        """Whether a router has sent that."""
-        return hmac.compare_digest(key.encode(), self.router_key.encode())
 
 
 def configured() -> Keys | None:
@@ -125,10 +122,11 @@ def _parsed(text: str) -> Clients:
 class ApiKeys:
     """ASGI middleware; see the top of this file."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, quotas: Quotas) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, quotas: Quotas, router_key: str) -> None:
         self._app = app
         self._keys = keys
         self._quotas = quotas
+        self._router_key = router_key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or _OPEN.match(scope["path"]):
@@ -156,7 +154,7 @@ class ApiKeys:
         self._keys.refresh()
         headers = Headers(scope=scope)
         router = headers.get(ROUTER_HEADER)
-        if router is not None and self._keys.is_router(router):
+        if router is not None and hmac.compare_digest(router.encode(), self._router_key):
             return None
         key = _key(headers)
         if key is None:
@@ -185,6 +183,14 @@ def _key(headers: Headers) -> str | None:
         kind, _, key = given.partition(" ")
         return key.strip() if kind.lower() == "bearer" and key.strip() else None
     return headers.get("x-api-key")
+
+
+def router_key() -> str:
+    """By which models know the router: random, kept where only the cluster's processes reach."""
+    from ray.experimental import internal_kv  # the command line has no need of Ray
+
+    internal_kv._internal_kv_put(_ROUTER_KEY, secrets.token_hex(32).encode(), overwrite=False)
+    return str(internal_kv._internal_kv_get(_ROUTER_KEY).decode())
 
 
 def quota_directory() -> Path:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.store import open_store
-from cluster.config.routing import Cascade, Ensemble, Quorum, Route
+from cluster.config.routing import Cascade, Ensemble, Route
 from cluster.config.serving import ModelArgs
 from cluster.errors import ConfigError
 from cluster.routing.calibration import Calibration
@@ -44,15 +44,18 @@ class Targets:
         parts = [f"{target.weight:g}*{self.identity(target.target)}" for target in route.targets]
         return f"{route.combine}({', '.join(parts)})"
 
-    def combining(self, name: str) -> Ensemble | Quorum:
-        """The route of that name; ConfigError unless it combines by mean or vote."""
+    def combining(self, name: str) -> Ensemble:
+        """The route of that name; ConfigError unless all its targets are combined by mean or vote.
+
+        A quorum is none: which of its targets answer is another matter every time.
+        """
         route = self.routes.get(name)
-        if isinstance(route, Ensemble | Quorum) and route.combine in ("mean", "vote"):
+        if isinstance(route, Ensemble) and route.combine in ("mean", "vote"):
             return route
         what = f"a {route.kind}" if route is not None else "neither a model nor a route"
         raise ConfigError(
-            f"{name} is {what}; a cascade is calibrated over models, and over ensembles and "
-            "quorums of them that combine by mean or vote. Give the thresholds as numbers"
+            f"{name} is {what}; a cascade is calibrated over models, and over ensembles of them "
+            "that combine by mean or vote. Give the thresholds as numbers"
         )
 
 

@@ -87,7 +87,8 @@ def middlewares() -> list[Middleware]:
     if keys is None:
         return [guard]
     quotas = Quotas(api_keys.quota_directory())
-    return [Middleware(ApiKeys, keys=keys, quotas=quotas), guard]
+    router_key = api_keys.router_key()
+    return [Middleware(ApiKeys, keys=keys, quotas=quotas, router_key=router_key), guard]
 
 
 class RequestGuard:

@@ -60,11 +60,14 @@ class RouterApp:
         self._routes: dict[str, RouteNode] = {}
         self._apps: dict[str, ModelApp] = {}
         self._paths = self._server_paths()
-        self._keys = api_keys.configured()
+        # What tells the models that this router has let the client in.
+        closed = api_keys.configured() is not None
+        self._own_headers = {api_keys.ROUTER_HEADER: api_keys.router_key()} if closed else {}
 
     async def start(self) -> None:
-        """Connect to the models, in the running loop; once."""
+        """Connect to the models, in the running loop; after that, make sure that it lasts."""
         if self._routes:
+            self._replicas.require_following()
             return
         self._replicas.start()
         self._routes = route_nodes(self._plan, self._replicas, Client(), self._background)
@@ -101,13 +104,6 @@ class RouterApp:
             ready=lambda: served.node.there,
             failed=served.metrics.failed,
         )
-
-    def _own_headers(self) -> dict[str, str]:
-        """What tells the models that this router has let the client in."""
-        if self._keys is None:
-            return {}
-        self._keys.refresh()
-        return {api_keys.ROUTER_HEADER: self._keys.router_key}
 
     def _server_paths(self) -> FastAPI:
         app = FastAPI(title="Headrace", version=__version__, responses=openapi.ERRORS)

@@ -87,7 +87,19 @@ def contracts(
                 f"route {route.name}: a model of that name is served, too; give the route another"
             )
         resolved(route.name, ())
+        canaries = [each for each in _below(route, by_name) if isinstance(each, Canary)]
+        if route.cache_bytes and canaries:
+            raise ConfigError(
+                f"route {route.name}: cache_bytes keeps answers of the canary {canaries[0].name} "
+                "beyond its return to the old version; remove cache_bytes"
+            )
     return found
+
+
+def _below(route: Route, by_name: Mapping[str, Route]) -> list[Route]:
+    """The route, and all routes that it asks; there is no circle."""
+    asked = [by_name[target.target] for target in route.asked if target.target in by_name]
+    return [route, *(each for inner in asked for each in _below(inner, by_name))]
 
 
 def _unknown(route: str, name: str, routes: Mapping[str, Route], served: Collection[str]) -> str:

@@ -17,7 +17,10 @@ FORGET_S = 10.0
 """After so many seconds 1/e of what was known of a latency is left."""
 
 UNKNOWN_S = 1e-6
-"""The latency of a replica that nobody has asked: it is asked first."""
+"""The least latency, to which what is known of one fades."""
+
+FAILED_S = 1.0
+"""The latency of a replica that has just failed: to fail fast is not to be fast."""
 
 
 @dataclass(eq=False)
@@ -33,6 +36,7 @@ class Replica:
     ongoing: int = 0
     _latency_s: float = UNKNOWN_S
     _at: float = 0.0
+    _known: bool = False
 
     def latency_s(self, now: float) -> float:
         """What an answer takes, as far as is still known."""
@@ -46,14 +50,24 @@ class Replica:
         kept = min(faded, 0.9) if seconds < known else 0.0
         self._latency_s = kept * known + (1 - kept) * seconds
         self._at = now
+        self._known = True
 
     def waited(self, seconds: float, now: float) -> None:
         """It was given up after so long: it would have taken longer still."""
         if seconds > self.latency_s(now):
             self.took(seconds, now)
 
+    def failed(self, now: float) -> None:
+        """It has broken off, or answered with an error of its own."""
+        self.waited(FAILED_S, now)
+
     def expected_s(self, now: float) -> float:
-        """When it would have answered one request more."""
+        """When it would have answered one request more.
+
+        One of which nothing is known is tried at once, with one request until it has answered.
+        """
+        if not self._known:
+            return math.inf if self.ongoing else 0.0
         return self.latency_s(now) * (self.ongoing + 1)
 
 

@@ -93,7 +93,7 @@ class Batcher:
         self._closed = False
         self._closing = threading.Lock()
         self.last_finished = time.monotonic()
-        """When a compute thread last finished a batch, on the monotonic clock."""
+        """When a program last computed a batch without an error, on the monotonic clock."""
         self._threads = [
             threading.Thread(target=self._compute, name=f"compute-{lane}", daemon=True)
             for lane in range(lanes)
@@ -159,7 +159,6 @@ class Batcher:
         while (batch := self._next_batch()) is not None:
             if live := [item for item in batch if not item.abandoned]:
                 self._answer(live, buffers)
-            self.last_finished = time.monotonic()
 
     def _next_batch(self) -> list[_Item] | None:
         with self._gathering:
@@ -225,6 +224,7 @@ class Batcher:
             _deliver([(batch[0], failure)])
             return
         compute_s = time.perf_counter() - started
+        self.last_finished = time.monotonic()
         results: list[tuple[_Item, Answer | HeadraceError]] = []
         start = 0
         for item in batch:

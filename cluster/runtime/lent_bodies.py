@@ -11,7 +11,9 @@ again: every use has a number, and a copy whose number has changed meanwhile is 
 
 from __future__ import annotations
 
+import hmac
 import os
+import re
 import secrets
 import struct
 from collections.abc import Sequence
@@ -22,7 +24,10 @@ _NAME = "headrace-body"
 _LINK = f"/memfd:{_NAME}"
 _TOKEN_BYTES = 16
 _HEAD = struct.Struct(f"<{_TOKEN_BYTES}sQ")
-_NUMBERS = 4
+_REFERENCE = re.compile(r"(\d{1,10}):(\d{1,10}):(\d{1,15}):(\d{1,15}):([0-9a-f]{32})", re.ASCII)
+
+_UNREADABLE = "there is no such body here: its owner runs elsewhere, is gone, or has given it up"
+"""One sentence for all: who guesses learns nothing of what other processes have open."""
 
 _IDLE = 8
 """Memory that waits to be used again, at most; the rest is given back."""
@@ -59,10 +64,10 @@ def read_lent(reference: str, limit_bytes: int) -> bytearray:
     LentBodyError if this process cannot read it: its owner runs elsewhere, is gone, or has given
     the request up. PayloadTooLargeError if it is over the limit.
     """
-    *numbers, token = reference.split(":")
-    if len(numbers) != _NUMBERS or not all(each.isascii() and each.isdigit() for each in numbers):
+    match = _REFERENCE.fullmatch(reference)
+    if match is None:
         raise LentBodyError("this is no reference to a body")
-    pid, number, use, length = (int(each) for each in numbers)
+    pid, number, use, length = (int(each) for each in match.groups()[:-1])
     if length > limit_bytes:
         raise PayloadTooLargeError(
             f"the body is {length} bytes, this model reads at most {limit_bytes}"
@@ -71,26 +76,22 @@ def read_lent(reference: str, limit_bytes: int) -> bytearray:
     try:
         # Whatever else a process has open is none of the client's business.
         if not os.readlink(path).startswith(_LINK):
-            raise LentBodyError("there is no body of that reference")
+            raise LentBodyError(_UNREADABLE)
         opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise LentBodyError("the owner of that body is out of reach") from error
+        raise LentBodyError(_UNREADABLE) from error
+    expected = _HEAD.pack(bytes.fromhex(match[5]), use)
     try:
-        head, body = bytearray(_HEAD.size), bytearray(length)
-        read = os.preadv(opened, [head, body], 0)
-        expected = (token.lower(), use)
         # Looked at before and after: what is written meanwhile begins with another number.
-        for seen in (head, os.pread(opened, _HEAD.size, 0)):
-            if read != _HEAD.size + length or _numbers(seen) != expected:
-                raise LentBodyError("that body is not lent any more")
+        if not hmac.compare_digest(os.pread(opened, _HEAD.size, 0), expected):
+            raise LentBodyError(_UNREADABLE)
+        body = bytearray(length)
+        read = os.preadv(opened, [body], _HEAD.size)
+        if read != length or os.pread(opened, _HEAD.size, 0) != expected:
+            raise LentBodyError(_UNREADABLE)
         return body
     finally:
         os.close(opened)
-
-
-def _numbers(head: bytes | bytearray) -> tuple[str, int]:
-    token, use = _HEAD.unpack(head)
-    return token.hex(), use
 
 
 class _Slot:

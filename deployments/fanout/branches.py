@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from cluster.routing.branches import Branch, Ended, Policy
 from deployments.fanout.call import Call, NoAnswerError, Reply, Report
 
+NAMED = 16
+"""Branches that an error names, at most: of a scattered batch there may be thousands."""
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -156,13 +159,12 @@ def _no_answer(gathered: Gathered) -> NoAnswerError:
         return NoAnswerError(refused.http_status, str(refused), gathered.reports)
     ended = [report.ended for report in gathered.reports]
     failed = [r for r in gathered.reports if r.ended in (Ended.FAILED, Ended.LATE)]
-    said = "; ".join(f"{report.name}: {report.reason}" for report in failed)
+    said = "; ".join(f"{report.name}: {report.reason}" for report in failed[:NAMED])
+    reports = gathered.reports if len(gathered.reports) <= NAMED else tuple(failed[:NAMED])
     if Ended.LATE in ended:
         status = 504
     else:
         # Nobody there at all is worth asking again soon; a failure may be one every time.
         statuses = {error.http_status for error in gathered.errors}
         status = 503 if statuses == {503} else 502
-    return NoAnswerError(
-        status, f"too few answers: {said or 'the time was over'}", gathered.reports
-    )
+    return NoAnswerError(status, f"too few answers: {said or 'the time was over'}", reports)

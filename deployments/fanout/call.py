@@ -93,8 +93,11 @@ class Call:
     patient: bool = True
     """Whether a model without replicas is waited for: no, where the answer can do without it."""
 
-    apart: set[str] | None = None
-    """Addresses that were asked already, if this one is to be asked elsewhere."""
+    asked: set[str] | None = None
+    """Takes the addresses that are asked, for who wants to know."""
+
+    apart: frozenset[str] = frozenset()
+    """Addresses that are not to be asked: another one's answer is wanted."""
 
     def within(self, timeout_s: float | None) -> Call:
         """With so many seconds at most."""

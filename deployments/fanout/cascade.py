@@ -56,6 +56,7 @@ class CascadeNode:
         by = {target.target: 0 for target, _, _ in self._targets}
         reports: list[Report] = []
         error: NoAnswerError | None = None
+        partial = False
         for index, (target, node, threshold) in enumerate(self._targets):
             last = index + 1 == len(self._targets)
             part = items if len(todo) == items.count else items.rows(todo)
@@ -70,6 +71,7 @@ class CascadeNode:
                     raise NoAnswerError(failure.http_status, str(failure), reports) from None
                 continue
             reports.append(_report(target, started, reply))
+            partial = partial or reply.partial
             error = None
             scores = distribution(node.contract, reply.outputs)
             output[todo] = scores
@@ -89,7 +91,7 @@ class CascadeNode:
         for name, count in by.items():
             self._answered_by(name, count)
         facts = {f"answered_by.{name}": count for name, count in by.items()}
-        return Reply((output,), tuple(reports), partial=bool(len(todo)), facts=facts)
+        return Reply((output,), tuple(reports), partial=partial or bool(len(todo)), facts=facts)
 
     def _stands(self, reports: Sequence[Report], answered: np.ndarray) -> bool:
         """Whether unsure answers are enough."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -16,8 +19,13 @@ from cluster.routing.parts import parts
 from cluster.tensors import TensorSpec
 from deployments import tracing
 from deployments.fanout.branches import Ask, Gathered, gather
-from deployments.fanout.call import Call, Items, Node, Reply
+from deployments.fanout.call import Call, Items, NoAnswerError, Node, Reply
 from deployments.fanout.scores import distribution
+
+PARTS_UNDER_WAY = 32
+"""Parts of one batch that are asked for at once."""
+
+logger = logging.getLogger("ray.serve")
 
 Combine = Callable[[Sequence[Sequence[np.ndarray]], Sequence[float]], Sequence[np.ndarray]]
 """The outputs of each target that answered, and their weights → the route's outputs."""
@@ -66,7 +74,15 @@ class CombinedNode:
             )
             if reply is not None
         ]
-        outputs = self._combined(answered, items.count)
+        try:
+            outputs = self._combined(answered, items.count)
+        except Exception:
+            logger.exception("route %s: %s failed", self.name, self._route.combine)
+            raise NoAnswerError(
+                502,
+                f"route {self.name}: what combines the answers failed; the server's log has why",
+                gathered.reports,
+            ) from None
         return Reply(
             outputs,
             gathered.reports,
@@ -145,7 +161,7 @@ class MultiTaskNode:
         return Reply(
             tuple(outputs),
             gathered.reports,
-            partial=bool(missing),
+            partial=_partial(gathered, len(asks)),
             missing=frozenset(missing),
         )
 
@@ -168,11 +184,14 @@ class ScatterNode:
     async def answer(self, items: Items, call: Call) -> Reply:
         """See :meth:`deployments.fanout.call.Node.answer`."""
         cuts = parts(items.count, self._part_items)
-        name = self._route.target.target
-        asks = [
-            Ask(f"{name}.{i}", self._route.target.timeout_s, _sender(self._target, items.rows(cut)))
-            for i, cut in enumerate(cuts)
-        ]
+        places = asyncio.Semaphore(PARTS_UNDER_WAY)
+
+        async def part(cut: slice, call: Call) -> Reply:
+            async with places:
+                return await self._target.answer(items.rows(cut), call)
+
+        target = self._route.target
+        asks = [Ask(target.target, target.timeout_s, partial(part, cut)) for cut in cuts]
         policy = Gather(len(cuts), len(cuts))
         gathered = await gather(lambda: policy, asks, call, _nothing)
         started = time.perf_counter()
@@ -180,7 +199,8 @@ class ScatterNode:
         outputs = tuple(np.concatenate(column) for column in zip(*replies, strict=True))
         return Reply(
             outputs,
-            gathered.reports,
+            # One for all: there may be thousands, and the slowest is what was waited for.
+            (max(gathered.reports, key=lambda report: report.ms),),
             timing=_combining(started),
             partial=_partial(gathered, len(cuts)),
             missing=frozenset().union(*(r.missing for r in gathered.replies if r is not None)),

@@ -7,9 +7,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from starlette.requests import Request
@@ -38,6 +39,7 @@ FORWARDED = (PRIORITY_HEADER, "traceparent", "tracestate")
 
 REQUEST_ID = "x-request-id"
 _ID_LENGTH = 128
+_UNPRINTABLE = re.compile(r"[^ -~]")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class RouteEndpoint:
     limits: Limits
     replicas: Replicas
     version: str
-    own_headers: Callable[[], Mapping[str, str]]
+    own_headers: Mapping[str, str]
     """What the router itself adds for the models."""
 
     async def infer(self, request: Request) -> Response:
@@ -85,8 +87,9 @@ class RouteEndpoint:
         request_id = decoded.id or request.headers.get(REQUEST_ID) or uuid.uuid4().hex
         return Call(
             deadline=own_deadline(started, given, self.served.route.timeout_s),
-            request_id=request_id[:_ID_LENGTH],
-            headers={**headers, **self.own_headers()},
+            # It becomes a header, in which not everything may stand that JSON holds.
+            request_id=_UNPRINTABLE.sub("_", request_id[:_ID_LENGTH]),
+            headers={**headers, **self.own_headers},
         )
 
     async def _answer(self, items: Items, call: Call) -> Reply:

@@ -12,6 +12,7 @@ Serve's own handles were tried first: one costs a request 3 ms more than asking 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 
@@ -76,8 +77,8 @@ class ModelNode:
         failure: _FailedError | None = None
         while True:
             replica = await self._replica(call, closed, tried, failure)
-            if call.apart is not None:
-                call.apart.add(replica.address)
+            if call.asked is not None:
+                call.asked.add(replica.address)
             try:
                 with tracing.asking(self.name, replica.address) as headers:
                     return await self._ask(replica, body, items.count, call.with_headers(headers))
@@ -95,17 +96,16 @@ class ModelNode:
         self, call: Call, closed: set[str], tried: set[str], failure: _FailedError | None
     ) -> Replica:
         """Whom to ask, rather one that was not tried; NoAnswerError if there is nobody."""
-        apart = call.apart or set()
         while True:
             known = self._replicas.of(self._model.route_prefix)
             most = self._model.capacity
             free = [each for each in known if most is None or each.ongoing < most]
             now = time.monotonic()
-            chosen = choose(free, now, closed | tried | apart)
+            chosen = choose(free, now, closed | tried | call.apart)
             if chosen is None and failure is not None:
                 if failure.status == 503:  # it refuses work, and there is no other
                     raise NoAnswerError(503, f"{self.name}: {failure}")
-                chosen = choose(free, now, closed | apart)
+                chosen = choose(free, now, closed | call.apart)
             if chosen is not None:
                 return chosen
             if known and not free:
@@ -147,6 +147,7 @@ class ModelNode:
         except aiohttp.ClientConnectorError:
             raise
         except (aiohttp.ClientError, ConnectionError) as error:
+            replica.failed(time.monotonic())
             raise _FailedError(502, f"the connection broke: {error}") from None
         finally:
             replica.ongoing -= 1
@@ -161,8 +162,9 @@ class ModelNode:
                 raise NoAnswerError(502, f"{self.name}: {error}") from None
             return Reply(outputs, timing=parse_server_timing(answer_headers.get(SERVER_TIMING)))
         said = error_sentence(answer) or f"status {status}"
-        if status == 503:
-            raise _FailedError(503, said)
+        if status in (500, 502, 503):
+            replica.failed(time.monotonic())
+            raise _FailedError(503 if status == 503 else 502, said)
         if status in (408, 504):
             raise NoAnswerError(504, f"{self.name}: {said}")
         if status in (404, 401, 403, 429) or status >= 500:  # no fault of this request's content
@@ -203,10 +205,11 @@ class Client:
 
         ``near``: whether the other end runs on this node; it then reads a large body from memory.
         """
-        data = b""
+        data = None
         if near and body.size >= LENT_FROM_BYTES:
-            headers = {**headers, LENT_BODY: body.lent(self._bodies)}
-        else:
+            with contextlib.suppress(OSError):  # no memory, or no descriptor: then as it is
+                headers, data = {**headers, LENT_BODY: body.lent(self._bodies)}, b""
+        if data is None:
             data = body.joined
         async with self._session.post(URL(url, encoded=True), data=data, headers=headers) as answer:
             return answer.status, answer.headers, await answer.read()

@@ -6,6 +6,7 @@ What runs beside a request, for comparison, runs in :class:`Background`: bounded
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -36,19 +37,14 @@ class Background:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-        """Begin ``work``, unless too much is waiting already: then False."""
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None] | None:
+        """Begin ``work``, unless too much is waiting already: then None."""
         if len(self._tasks) >= WAITING:
-            return False
+            return None
         task = asyncio.ensure_future(work())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return True
-
-    def stop(self) -> None:
-        """Cancel all."""
-        for task in list(self._tasks):
-            task.cancel()
+        return task
 
 
 class HedgeNode:
@@ -76,14 +72,16 @@ class HedgeNode:
         """See :meth:`deployments.fanout.call.Node.answer`."""
         self._budget.earn()
         # A second replica of the same model must be another one than was asked.
-        apart: set[str] | None = set() if self._route.backup is None else call.apart
-        here = replace(call.impatient() if self._route.backup else call, apart=apart)
+        at = call.asked if call.asked is not None else set()
+        elsewhere = self._route.backup is None
+        here = call if elsewhere else call.impatient()
         second = self._route.backup or self._route.target
         asks = [
             Ask(self._route.target.target, self._route.target.timeout_s,
-                lambda call: self._first.answer(items, call)),
+                lambda call: self._first.answer(items, replace(call, asked=at))),
             Ask(f"{second.target}.hedge" if self._route.backup is None else second.target,
-                second.timeout_s, lambda call: self._second.answer(items, call)),
+                second.timeout_s, lambda call: self._second.answer(
+                    items, replace(call, apart=call.apart | at) if elsewhere else call)),
         ]  # fmt: skip
         spent = False
 
@@ -135,14 +133,17 @@ class ShadowNode:
     async def answer(self, items: Items, call: Call) -> Reply:
         """See :meth:`deployments.fanout.call.Node.answer`."""
         live: asyncio.Future[tuple[Reply, float]] = asyncio.get_running_loop().create_future()
+        beside: asyncio.Task[None] | None = None
         if takes_part(call.request_id, self._route.share, f"shadow {self.name}"):
-            started = self._background.start(lambda: self._compare(items, call, live))
-            self.agreement.skipped += not started
+            beside = self._background.start(lambda: self._compare(items, call, live))
+            self.agreement.skipped += beside is None
         begun = time.monotonic()
         try:
             reply = await self._live.answer(items, call.within(self._route.target.timeout_s))
         except BaseException:
-            live.cancel()  # there is nothing to compare with
+            live.cancel()
+            if beside is not None:
+                beside.cancel()  # there is nothing to compare with
             raise
         taken_s = time.monotonic() - begun
         live.set_result((reply, taken_s))
@@ -195,18 +196,21 @@ class CanaryNode:
     async def answer(self, items: Items, call: Call) -> Reply:
         """A request that the new version fails on is answered by the old one."""
         reports: tuple[Report, ...] = ()
-        if self.judge.verdict is None and takes_part(
-            call.request_id, self._route.share, f"canary {self.name}"
-        ):
+        takes_part_here = takes_part(call.request_id, self._route.share, f"canary {self.name}")
+        # One that is not there is on its way, or is being replaced: that is no error of its.
+        if self.judge.verdict is None and self._new.there and takes_part_here:
             begun = time.monotonic()
+            # The old version must have time left to answer.
+            timeout_s = min(self._route.candidate.timeout_s or math.inf, call.left_s / 2)
             try:
-                reply = await self._new.answer(
-                    items, call.impatient().within(self._route.candidate.timeout_s)
-                )
+                reply = await self._new.answer(items, call.impatient().within(timeout_s))
             except NoAnswerError as error:
                 if error.http_status < 500:
                     raise
-                self._judged(lambda: self.judge.answered(ok=False))
+                # Nor is it to be at capacity, or late by a deadline that is the client's.
+                own_time = timeout_s == self._route.candidate.timeout_s
+                if error.http_status == 502 or (error.http_status == 504 and own_time):
+                    self._judged(lambda: self.judge.answered(ok=False))
                 ms = (time.monotonic() - begun) * 1e3
                 name = self._route.candidate.target
                 reports = (Report(name, error.ended, ms, str(error), {}, error.reports),)
@@ -249,7 +253,8 @@ def aside(call: Call, target: Target) -> Call:
         call.impatient(),
         deadline=time.monotonic() + timeout_s,
         headers={**call.headers, PRIORITY_HEADER: Priority.BATCH.value},
-        apart=None,
+        apart=frozenset(),
+        asked=None,
     )
 
 

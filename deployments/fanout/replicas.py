@@ -55,12 +55,10 @@ class Replicas:
         if self._task is None:
             self._task = asyncio.ensure_future(self._follow())
 
-    async def stop(self) -> None:
-        """Stop following."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+    def require_following(self) -> None:
+        """Raise what ended the following, if anything has: the picture would stay as it is."""
+        if self._task is not None and self._task.done():
+            self._task.result()
 
     def of(self, route_prefix: str) -> list[Replica]:
         """The replicas behind that prefix; none where there are none, or nothing was heard yet."""

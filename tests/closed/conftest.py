@@ -13,22 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from let_in import CLIENTS
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from deployments.api_keys import FILE_VARIABLE
 from deployments.local import LocalCluster, ports
 
-KEYS = {
-    "all": "a-key-for-everything",
-    "routes": "a-key-for-the-routes",
-    "slow": "a-key-with-a-quota-0",
-}
-CLIENTS = [
-    {"name": "all", "key": KEYS["all"]},
-    {"name": "routes", "key": KEYS["routes"], "models": ["mean", "chain-*"]},
-    {"name": "slow", "key": KEYS["slow"], "requests_per_s": 0.01, "burst": 3},
-]
 ROUTES: list[dict[str, Any]] = [
     {"name": "mean", "kind": "ensemble", "targets": ["one", "cut"]},
     {"name": "nested", "kind": "cascade", "targets": ["one", "mean"], "thresholds": 1.0},

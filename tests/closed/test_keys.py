@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import tritonclient.http as triton
 import yaml
-from conftest import CLIENTS, KEYS
 from http_client import ask
+from let_in import CLIENTS, KEYS
 from tritonclient.utils import InferenceServerException
 
 from cluster.errors import ClusterError

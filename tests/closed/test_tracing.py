@@ -5,8 +5,8 @@ from __future__ import annotations
 import secrets
 
 import pytest
-from conftest import KEYS
 from http_client import ask
+from let_in import KEYS
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 PHASES = {"preprocess", "queue", "compute", "encode"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import os
 import subprocess
@@ -34,6 +35,7 @@ CLIENTS = [
     },
     {"name": "slow", "key": SLOW, "requests_per_s": 0.5, "burst": 2},
 ]
+ROUTER = "what-the-router-says"
 INFER = "/v2/models/digits/infer"
 
 
@@ -61,7 +63,7 @@ def ask(keys: Keys, tmp_path: Path) -> Door:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"{}"})
 
-    door = ApiKeys(app, keys, Quotas(tmp_path / "quotas"))
+    door = ApiKeys(app, keys, Quotas(tmp_path / "quotas"), ROUTER)
 
     def one(path: str, method: str = "POST", **headers: str) -> tuple[int, dict[str, str], Any]:
         sent: list[Message] = []
@@ -131,9 +133,14 @@ def test_a_quota_counts_inferences_alone(ask: Door) -> None:
 
 def test_a_router_comes_in_uncounted(ask: Door, keys: Keys) -> None:
     for _ in range(4):
-        assert ask(INFER, x_headrace_router=keys.router_key)[0] == 200
-    other = Keys(lambda: api_keys._parsed("clients: [{name: a, key: 0123456789abcdef}]"), lambda: 0)
-    assert other.router_key != keys.router_key
+        assert ask(INFER, x_headrace_router=ROUTER)[0] == 200
+
+
+def test_no_client_can_make_the_routers_key_from_what_it_knows(ask: Door, keys: Keys) -> None:
+    digests = b"".join(sorted(client.digest for client in keys._clients))
+    for key in (b"headrace router", sha256(ROUTER.encode()).digest(), WEB.encode()):
+        made = hmac.new(digests, key, sha256).hexdigest()
+        assert ask(INFER, x_headrace_router=made)[0] == 401
 
 
 def test_a_changed_file_is_read_again_and_a_broken_one_is_not(

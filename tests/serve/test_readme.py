@@ -12,6 +12,7 @@ import yaml
 from cluster.config.base import parse
 from cluster.config.clients import Clients
 from cluster.config.recipe import Recipe
+from cluster.errors import ConfigError
 from deployments import serve_config
 from deployments.cli.main import parser
 
@@ -36,7 +37,11 @@ def test_the_router_shown_is_the_one_that_comes_with_headrace() -> None:
 
 
 def test_the_clients_shown_are_valid() -> None:
-    (client,) = parse(yaml.safe_load(CLIENTS), Clients, "README").clients
+    raw = yaml.safe_load(CLIENTS)
+    with pytest.raises(ConfigError, match="key_sha256"):  # nobody is let in by a copy of it
+        parse(raw, Clients, "README")
+    raw["clients"][0]["key_sha256"] = "0" * 64
+    (client,) = parse(raw, Clients, "README").clients
     assert client.name == "web"
 
 

@@ -144,3 +144,33 @@ def test_the_cache_forgets_when_the_models_are_others() -> None:
     # Asked before the models changed, answered after.
     answers.put(0, b"a", [np.zeros(4, np.float32)])
     assert answers.get(1, b"a") is None
+
+
+def test_one_that_fails_fast_is_left_alone() -> None:
+    broken, sound = Replica("broken"), Replica("sound")
+    asked = []
+    for step in range(200):
+        now = step / 100
+        chosen = choose([broken, sound], now)
+        assert chosen is not None
+        asked.append(chosen.address)
+        if chosen is broken:
+            chosen.failed(now)
+        else:
+            chosen.took(0.01, now)
+    assert asked.count("broken") == 1
+
+
+def test_a_new_replica_gets_one_request_until_it_has_answered() -> None:
+    new, known = Replica("new"), Replica("known")
+    known.took(0.005, 0.0)
+    asked = []
+    for _ in range(100):
+        chosen = choose([new, known], 0.1)
+        assert chosen is not None
+        chosen.ongoing += 1
+        asked.append(chosen.address)
+    assert asked.count("new") == 1
+    new.ongoing -= 1
+    new.took(0.005, 0.1)
+    assert choose([new, known], 0.1) is new

@@ -185,3 +185,14 @@ def test_what_cannot_work_is_refused_with_the_routes_name(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         routed(*routes)
+
+
+def test_no_route_keeps_answers_of_a_canary() -> None:
+    canary = {
+        "name": "new", "kind": "canary", "target": "small", "candidate": "large", "share": 0.1,
+    }  # fmt: skip
+    above = {"name": "above", "kind": "scatter", "target": "new"}
+    routed(canary, above)
+    for routes in (({**canary, "cache_bytes": 1},), (canary, {**above, "cache_bytes": 1})):
+        with pytest.raises(ConfigError, match=r"route (new|above): cache_bytes .* canary new"):
+            routed(*routes)

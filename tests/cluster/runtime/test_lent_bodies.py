@@ -47,7 +47,7 @@ def test_every_body_is_read_as_it_was_lent_until_it_is_given_back(
             del lent
             again = bodies.lend([b"another"])  # may lie where the one before lay
             if again.reference.split(":")[1] == reference.split(":")[1]:
-                with pytest.raises(LentBodyError, match="not lent any more"):
+                with pytest.raises(LentBodyError, match="no such body"):
                     read_lent(reference, LIMIT)
         for lent, body in held:
             assert read_lent(lent.reference, LIMIT) == body
@@ -76,7 +76,16 @@ def test_a_body_over_the_limit_is_not_read() -> None:
 
 @pytest.mark.parametrize(
     "reference",
-    ["", ":", "1:2:3:4", "1:2:3:-4:00", "1:2:3:4:00:00", "a:2:3:4:00", "²:2:3:4:00", "1 :2:3:4:00"],
+    [
+        "",
+        ":",
+        "1:2:3:4",
+        *(
+            f"{n}:{'0' * 32}"
+            for n in ("1:2:3:-4", "1:2:3", "a:2:3:4", "²:2:3:4", "1 :2:3:4", "9" * 5000 + ":2:3:4")
+        ),
+        "1:2:3:4:00",
+    ],
 )
 def test_what_is_no_reference_is_refused(reference: str) -> None:
     with pytest.raises(LentBodyError, match="no reference to a body"):
@@ -87,15 +96,18 @@ def test_a_body_whose_owner_is_gone_or_whose_token_is_another_is_refused() -> No
     lent = Bodies().lend([b"body"])
     pid, number, use, length, token = lent.reference.split(":")
     others = {
-        f"{2**22 + 1}:{number}:{use}:{length}:{token}": "out of reach",
-        f"{pid}:99999:{use}:{length}:{token}": "out of reach",
-        f"{pid}:{number}:{use}:{length}:{'0' * len(token)}": "not lent any more",
-        f"{pid}:{number}:{int(use) + 1}:{length}:{token}": "not lent any more",
-        f"{pid}:{number}:{use}:{int(length) + 1}:{token}": "not lent any more",
+        f"{2**22 + 1}:{number}:{use}:{length}:{token}",
+        f"{pid}:99999:{use}:{length}:{token}",
+        f"{pid}:{number}:{use}:{length}:{'0' * len(token)}",
+        f"{pid}:{number}:{int(use) + 1}:{length}:{token}",
+        f"{pid}:{number}:{use}:{int(length) + 1}:{token}",
     }
-    for reference, why in others.items():
-        with pytest.raises(LentBodyError, match=why):
+    said = set()
+    for reference in others:
+        with pytest.raises(LentBodyError) as error:
             read_lent(reference, LIMIT)
+        said.add(str(error.value))
+    assert len(said) == 1  # who guesses learns nothing from the sentence
 
 
 def test_what_else_a_process_has_open_is_never_read() -> None:
@@ -107,7 +119,7 @@ def test_what_else_a_process_has_open_is_never_read() -> None:
         file.flush()
         os.write(writer, head + b"secret")
         for number in (file.fileno(), reader):
-            with pytest.raises(LentBodyError, match="no body of that reference"):
+            with pytest.raises(LentBodyError, match="no such body"):
                 read_lent(f"{os.getpid()}:{number}:1:6:{head[:16].hex()}", LIMIT)
     os.close(reader)
     os.close(writer)

@@ -55,7 +55,7 @@ class Asking:
 
     def __init__(self, replicas: Replicas, client: Client) -> None:
         self.replicas = replicas
-        self._node = ModelNode(ServedModel("m", "id", PREFIX, CONTRACT, None), replicas, client)
+        self.model = ModelNode(ServedModel("m", "id", PREFIX, CONTRACT, None), replicas, client)
 
     def at(self, *addresses: str) -> None:
         """Serve names these replicas from now on."""
@@ -65,7 +65,7 @@ class Asking:
         """Ask for so many items, and check that they come back."""
         given = np.arange(2 * items, dtype=np.float32).reshape(items, 2)
         deadline = asyncio.get_running_loop().time() + timeout_s
-        reply = await self._node.answer(Items([given]), Call(deadline, "r"))
+        reply = await self.model.answer(Items([given]), Call(deadline, "r"))
         np.testing.assert_array_equal(reply.outputs[0], given)
         return reply.outputs[0]
 
