@@ -30,6 +30,7 @@ from cluster.runtime.batcher import Batcher
 from deployments.endpoints import ModelApp, of_model
 from deployments.inference import Model
 from deployments.metrics import ModelMetrics, StageMetrics
+from deployments.names import version_of
 from deployments.sharded import ShardedProgram
 
 logger = logging.getLogger("ray.serve")
@@ -89,7 +90,7 @@ class ModelReplica:
         metrics = ModelMetrics(args.name)
         self._model = Model(
             name=args.name,
-            version=str(artifact.id)[:12],
+            version=version_of(str(artifact.id)),
             platform=f"headrace_{serving.kind}",
             manifest=manifest,
             max_batch_size=args.batching.max_batch_size,

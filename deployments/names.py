@@ -10,8 +10,15 @@ MODEL_DEPLOYMENT_PREFIX = "model-"
 
 ROUTER_DEPLOYMENT = "router"
 
+_VERSION_LENGTH = 12
+
 _REPLICA = rf"#{MODEL_DEPLOYMENT_PREFIX}(?P<model>[^#]+)#(?P<replica>[^#]+)"
 _SHARD = re.compile(_REPLICA + r"#stage-(?P<stage>\d+)\.rank-(?P<rank>\d+)$")
+
+
+def version_of(artifact_id: str) -> str:
+    """The version that a model of this artifact has for its clients."""
+    return artifact_id[:_VERSION_LENGTH]
 
 
 @dataclass(frozen=True, order=True)

@@ -7,16 +7,18 @@ all else               the server's own paths, as the catalog has them
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
+from dataclasses import replace
 
 from fastapi import FastAPI
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from cluster import __version__
-from cluster.errors import UnknownModelError
-from deployments import api_keys, openapi
+from cluster.errors import HeadraceError, UnknownModelError
+from deployments import api_keys, openapi, routing_plan
 from deployments.catalog import ModelIndex, Served, add_server_paths
 from deployments.endpoints import BarePrefix, Endpoint, ModelApp
 from deployments.errors import answer_errors, json_response
@@ -25,6 +27,7 @@ from deployments.fanout.models import Client
 from deployments.fanout.pairs import Background, ShadowNode
 from deployments.fanout.replicas import Replicas
 from deployments.fanout.routes import RouteNode, RoutingPlan, route_nodes
+from deployments.fanout.versions import Versions
 
 logger = logging.getLogger("ray.serve")
 
@@ -54,6 +57,7 @@ class RouterApp:
 
     def __init__(self, plan: RoutingPlan) -> None:
         self._plan = plan
+        self._thresholds = dict(plan.thresholds)
         self._replicas = Replicas()
         self._background = Background()
         self._index = ModelIndex()
@@ -70,7 +74,11 @@ class RouterApp:
             self._replicas.require_following()
             return
         self._replicas.start()
-        self._routes = route_nodes(self._plan, self._replicas, Client(), self._background)
+        planned = {name: model.version for name, model in self._plan.models.items()}
+        self._routes = route_nodes(
+            self._plan, self._thresholds, self._replicas, Client(),
+            Versions(planned, self._replan), self._background,
+        )  # fmt: skip
         version = hashlib.sha256(repr(self._plan).encode()).hexdigest()[:12]
         self._apps = {
             name: ModelApp(self._endpoint(route, version)) for name, route in self._routes.items()
@@ -88,6 +96,21 @@ class RouterApp:
                 await app({**scope, "root_path": prefix + name}, receive, send)
                 return
         await self._paths(scope, receive, send)
+
+    async def _replan(self, model: str) -> str | None:
+        """Plan for the models that are deployed now; why not, if that does not work."""
+        try:
+            plan = await asyncio.to_thread(
+                lambda: routing_plan.planned(self._plan.args, routing_plan.deployed_models())
+            )
+        except HeadraceError as error:
+            logger.error("the routes do not fit what %s serves now: %s", model, error)
+            return str(error) if error.http_status < 500 else "its artifact cannot be read"
+        before, now = self._plan.models[model].contract, plan.models[model].contract
+        if replace(now, max_items=None) != replace(before, max_items=None):
+            return "it takes other inputs, or tells other labels apart"
+        self._thresholds.update(plan.thresholds)
+        return None
 
     def _endpoint(self, served: RouteNode, version: str) -> Endpoint:
         contract, limits = served.node.contract, self._plan.args.limits

@@ -26,6 +26,7 @@ from deployments import serve_config
 from deployments.calibration import Targets, calibrated_thresholds
 from deployments.fanout.models import ServedModel
 from deployments.fanout.routes import PYTHON, RoutingPlan
+from deployments.names import version_of
 
 logger = logging.getLogger("ray.serve")
 
@@ -79,7 +80,7 @@ def _served(model: ModelArgs) -> ServedModel:
     queued = model.max_queued_requests
     return ServedModel(
         name=model.name,
-        artifact=str(artifact.id),
+        version=version_of(str(artifact.id)),
         route_prefix=serve_config.ROUTE + model.name,
         contract=_contract(artifact.manifest, model.batching.max_batch_size),
         capacity=None if queued < 0 else model.ongoing_requests + queued,

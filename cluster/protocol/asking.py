@@ -44,12 +44,15 @@ def request_parts(
 
 def decode_answer(
     body: bytes, header_length: str | None, specs: Sequence[TensorSpec], items: int
-) -> tuple[np.ndarray, ...]:
-    """The outputs of an answer to :func:`request_parts`, in the order of ``specs``: read-only
-    views ``[items, ...]`` of the body. ProgramError if it is not what the specs say."""
+) -> tuple[str, tuple[np.ndarray, ...]]:
+    """The model's version, and the outputs of an answer to :func:`request_parts`, in the order of
+    ``specs``: read-only views ``[items, ...]`` of the body. ProgramError if it is not what the
+    specs say."""
     try:
         length = int(header_length or "")
-        described = {each["name"]: each for each in orjson.loads(body[:length])["outputs"]}
+        said = orjson.loads(body[:length])
+        version = str(said.get("model_version", ""))
+        described = {each["name"]: each for each in said["outputs"]}
         arrays, offset = {}, length
         for name, each in described.items():
             size = each["parameters"]["binary_data_size"]
@@ -70,7 +73,7 @@ def decode_answer(
         if len(arrays[spec.name]) != size:
             raise ProgramError(f"output {spec.name!r} has {len(arrays[spec.name])} of {size} bytes")
         found.append(np.frombuffer(arrays[spec.name], spec.dtype).reshape(shape))
-    return tuple(found)
+    return version, tuple(found)
 
 
 def error_sentence(body: bytes) -> str:

@@ -32,13 +32,14 @@ class CascadeNode:
         route: Cascade,
         contract: Contract,
         targets: Sequence[Node],
-        thresholds: Sequence[float],
+        thresholds: Callable[[], Sequence[float]],
         answered_by: Escalated,
     ) -> None:
-        """``thresholds``: one for each target but the last."""
+        """``thresholds``: for a request, one for each target but the last."""
         self.name = route.name
         self.contract = contract
-        self._targets = list(zip(route.targets, targets, (*thresholds, 0.0), strict=True))
+        self._targets = list(zip(route.targets, targets, strict=True))
+        self._thresholds = thresholds
         self._least = route.min_answers
         self._answered_by = answered_by
 
@@ -53,11 +54,12 @@ class CascadeNode:
         output = np.zeros((items.count, *labels), np.float32)
         todo = np.arange(items.count)
         answered = np.zeros(items.count, bool)
-        by = {target.target: 0 for target, _, _ in self._targets}
+        by = {target.target: 0 for target, _ in self._targets}
         reports: list[Report] = []
         error: NoAnswerError | None = None
         partial = False
-        for index, (target, node, threshold) in enumerate(self._targets):
+        thresholds = (*self._thresholds(), 0.0)
+        for index, (target, node) in enumerate(self._targets):
             last = index + 1 == len(self._targets)
             part = items if len(todo) == items.count else items.rows(todo)
             started = time.monotonic()
@@ -76,7 +78,7 @@ class CascadeNode:
             scores = distribution(node.contract, reply.outputs)
             output[todo] = scores
             answered[todo] = True
-            unsure = np.empty(0, np.int64) if last else going_on(scores, threshold)
+            unsure = np.empty(0, np.int64) if last else going_on(scores, thresholds[index])
             by[target.target] += len(todo) - len(unsure)
             todo = todo[unsure]
             if len(todo) == 0:

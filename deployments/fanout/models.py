@@ -30,6 +30,7 @@ from deployments import tracing
 from deployments.body import LENT_BODY
 from deployments.fanout.call import Body, Call, Items, NoAnswerError, Reply
 from deployments.fanout.replicas import Replicas
+from deployments.fanout.versions import Versions
 from deployments.request_guard import DEADLINE_HEADER
 from deployments.server_timing import HEADER as SERVER_TIMING
 from deployments.server_timing import parse_server_timing
@@ -45,8 +46,8 @@ class ServedModel:
     """A model behind the router, as its application's config describes it."""
 
     name: str
-    artifact: str
-    """Its id."""
+    version: str
+    """As its answers tell it: the beginning of its artifact's id."""
 
     route_prefix: str
     contract: Contract
@@ -57,12 +58,15 @@ class ServedModel:
 class ModelNode:
     """See :class:`deployments.fanout.call.Node`."""
 
-    def __init__(self, model: ServedModel, replicas: Replicas, client: Client) -> None:
+    def __init__(
+        self, model: ServedModel, replicas: Replicas, client: Client, versions: Versions
+    ) -> None:
         self.name = model.name
         self.contract = model.contract
         self._model = model
         self._replicas = replicas
         self._client = client
+        self._versions = versions
 
     @property
     def there(self) -> bool:
@@ -155,11 +159,12 @@ class ModelNode:
             now = time.monotonic()
             replica.took(now - started, now)
             try:
-                outputs = decode_answer(
+                version, outputs = decode_answer(
                     answer, answer_headers.get(HEADER_LENGTH), self.contract.outputs, items
                 )
             except ProgramError as error:
                 raise NoAnswerError(502, f"{self.name}: {error}") from None
+            await self._versions.require(self.name, version)
             return Reply(outputs, timing=parse_server_timing(answer_headers.get(SERVER_TIMING)))
         said = error_sentence(answer) or f"status {status}"
         if status in (500, 502, 503):

@@ -32,6 +32,7 @@ from deployments.fanout.models import Client, ModelNode, ServedModel
 from deployments.fanout.pairs import Background, CanaryNode, HedgeNode, ShadowNode
 from deployments.fanout.replicas import Replicas
 from deployments.fanout.sequences import ChainNode
+from deployments.fanout.versions import Versions
 
 PYTHON = "python:"
 
@@ -48,7 +49,7 @@ class RoutingPlan:
     """Of the routes, by name."""
 
     thresholds: Mapping[str, tuple[float, ...]]
-    """Of the cascades, by name."""
+    """Of the cascades, by name, for the artifacts of ``models``."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,12 @@ class RouteNode:
 
 
 def route_nodes(
-    plan: RoutingPlan, replicas: Replicas, client: Client, background: Background
-) -> dict[str, RouteNode]:
-    """The routes of a plan, by name."""
+    plan: RoutingPlan, thresholds: Mapping[str, tuple[float, ...]], replicas: Replicas,
+    client: Client, versions: Versions, background: Background,
+) -> dict[str, RouteNode]:  # fmt: skip
+    """The routes of a plan, by name. ``thresholds``: looked at anew for every request."""
     nodes: dict[str, Node] = {
-        name: ModelNode(model, replicas, client) for name, model in plan.models.items()
+        name: ModelNode(model, replicas, client, versions) for name, model in plan.models.items()
     }
     by_name = {route.name: route for route in plan.args.routes}
     found: dict[str, RouteNode] = {}
@@ -77,7 +79,7 @@ def route_nodes(
             route = by_name[name]
             targets = [node(target.target) for target in route.asked]
             metrics = RouteMetrics(name)
-            nodes[name] = _node(route, plan, targets, background, metrics)
+            nodes[name] = _node(route, plan, thresholds, targets, background, metrics)
             answers = Answers(route.cache_bytes) if route.cache_bytes else None
             found[name] = RouteNode(route, nodes[name], metrics, answers)
         return nodes[name]
@@ -88,8 +90,8 @@ def route_nodes(
 
 
 def _node(
-    route: Route, plan: RoutingPlan, targets: list[Node], background: Background,
-    metrics: RouteMetrics,
+    route: Route, plan: RoutingPlan, thresholds: Mapping[str, tuple[float, ...]],
+    targets: list[Node], background: Background, metrics: RouteMetrics,
 ) -> Node:  # fmt: skip
     contract = plan.contracts[route.name]
     match route:
@@ -100,8 +102,10 @@ def _node(
         case MultiTask():
             return MultiTaskNode(route, contract, targets)
         case Cascade():
-            thresholds = plan.thresholds[route.name]
-            return CascadeNode(route, contract, targets, thresholds, metrics.answered_by)
+            name = route.name
+            return CascadeNode(
+                route, contract, targets, lambda: thresholds[name], metrics.answered_by
+            )
         case Hedge():
             return HedgeNode(route, contract, targets[0], targets[1], metrics.hedged)
         case Shadow():

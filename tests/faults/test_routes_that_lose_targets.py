@@ -150,14 +150,21 @@ def test_a_frozen_replica_is_hedged_and_then_left_alone(
     assert sum(each > 0.2 for each in took) <= 2, took
 
 
+@pytest.mark.parametrize("route", ["through", "hedged", "all"])
 def test_a_model_is_replaced_under_load_without_a_failed_request(
-    cluster: LocalCluster, deploy: Deploy, capsys: pytest.CaptureFixture[str]
+    cluster: LocalCluster,
+    deploy: Deploy,
+    bf16_artifact_store: Path,
+    capsys: pytest.CaptureFixture[str],
+    route: str,
 ) -> None:
     url = deploy()
     before = set(replicas(cluster, "two"))
-    with Load(f"{url}/through/infer", request_body(ITEM), clients=4) as load:
+    with Load(f"{url}/{route}/infer", request_body(ITEM), clients=4) as load:
         time.sleep(0.5)
-        deploy(batching={"max_batch_size": 4})
+        # The same model in another precision, which the router was not deployed for.
+        assert (bf16_artifact_store / "names" / "tiny-bf16").exists()
+        deploy(artifact="tiny-bf16")
         until(lambda: not before & set(replicas(cluster, "two")))
         time.sleep(0.5)
     seen = Counter(each.status for each in load.asked)

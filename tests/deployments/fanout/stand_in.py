@@ -16,6 +16,7 @@ from cluster.tensors import TensorSpec
 from deployments.fanout.call import Call, Items
 from deployments.fanout.models import Client, ModelNode, ServedModel
 from deployments.fanout.replicas import Replicas
+from deployments.fanout.versions import Versions
 
 SPEC = TensorSpec(name="x", datatype="FP32", shape=(-1, 2))
 CONTRACT = Contract((SPEC,), (SPEC,), (), Scores.NONE, None)
@@ -24,10 +25,10 @@ PREFIX = "/v2/models/m"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def given_back(body: bytes, header_length: str) -> web.Response:
+def given_back(body: bytes, header_length: str, version: str = "1") -> web.Response:
     """The answer of a model that gives back its input."""
     decoded = decode_infer(body, int(header_length), (SPEC,), (SPEC,), 2**20)
-    encoded = encode_infer("m", "1", decoded, decoded.arrays, (SPEC,))
+    encoded = encode_infer("m", version, decoded, decoded.arrays, (SPEC,))
     return web.Response(body=encoded.body, headers=encoded.headers)
 
 
@@ -55,7 +56,20 @@ class Asking:
 
     def __init__(self, replicas: Replicas, client: Client) -> None:
         self.replicas = replicas
-        self.model = ModelNode(ServedModel("m", "id", PREFIX, CONTRACT, None), replicas, client)
+        self.replanned: list[str] = []
+        self.refusal: str | None = None
+        """Why an answer of a version that was not planned for is not used."""
+        self.model = ModelNode(
+            ServedModel("m", "1", PREFIX, CONTRACT, None),
+            replicas,
+            client,
+            Versions({"m": "1"}, self._replan),
+        )
+
+    async def _replan(self, model: str) -> str | None:
+        self.replanned.append(model)
+        await asyncio.sleep(0.01)
+        return self.refusal
 
     def at(self, *addresses: str) -> None:
         """Serve names these replicas from now on."""

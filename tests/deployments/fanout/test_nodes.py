@@ -101,7 +101,7 @@ def asked(node: Any, seconds: float = 5) -> Reply:
 def test_what_is_partial_below_is_partial_above() -> None:
     cascade = route(kind="cascade", targets=["a", "b"], thresholds=0.9)
     for targets in ((Stub(partial()), Stub()), (Stub(), Stub(partial()))):
-        node = CascadeNode(cascade, SCORES, targets, [0.9], lambda name, items: None)
+        node = CascadeNode(cascade, SCORES, targets, lambda: [0.9], lambda name, items: None)
         assert asked(node).partial
     tasks = route(kind="multi_task", tasks={"one": "a", "two": "b"})
     assert asked(MultiTaskNode(tasks, SCORES, [Stub(), Stub(partial())])).partial
