@@ -32,6 +32,7 @@ from cluster.config.base import load, parse
 from cluster.config.clients import Client, Clients
 from cluster.errors import ConfigError
 from cluster.protocol.metadata import error_body
+from deployments.body import LENT_BODY
 from deployments.quotas import Quotas
 
 logger = logging.getLogger("ray.serve")
@@ -43,6 +44,8 @@ ROUTER_HEADER = "x-headrace-router"
 """How a router says that it has let the client in."""
 
 _ROUTER_KEY = b"headrace-router-key"
+
+_LENT_BODY = LENT_BODY.encode()
 
 LOOK_AGAIN_S = 1.0
 """How often the file is looked at for another modification time."""
@@ -135,9 +138,14 @@ class ApiKeys:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
+        if self._from_router(scope):
+            await self._app(scope, receive, send)
+            return
         refusal = self._refusal(scope)
         if refusal is None:
-            await self._app(scope, receive, send)
+            # Only a router has memory that a replica may read.
+            headers = [each for each in scope["headers"] if each[0] != _LENT_BODY]
+            await self._app({**scope, "headers": headers}, receive, send)
             return
         status, said, header = refusal
         body = orjson.dumps(error_body(said))
@@ -149,14 +157,14 @@ class ApiKeys:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
+    def _from_router(self, scope: Scope) -> bool:
+        given = Headers(scope=scope).get(ROUTER_HEADER)
+        return given is not None and hmac.compare_digest(given.encode(), self._router_key)
+
     def _refusal(self, scope: Scope) -> tuple[int, str, dict[str, str]] | None:
         """Status, sentence and headers of the answer to one who may not; None for one who may."""
         self._keys.refresh()
-        headers = Headers(scope=scope)
-        router = headers.get(ROUTER_HEADER)
-        if router is not None and hmac.compare_digest(router.encode(), self._router_key):
-            return None
-        key = _key(headers)
+        key = _key(Headers(scope=scope))
         if key is None:
             said = "this server asks for a key: send it as Authorization: Bearer KEY"
             return 401, said, {"www-authenticate": "Bearer"}

@@ -60,8 +60,9 @@ Door = Any
 @pytest.fixture
 def ask(keys: Keys, tmp_path: Path) -> Door:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        names = [name.decode() for name, _ in scope["headers"]]
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"{}"})
+        await send({"type": "http.response.body", "body": json.dumps(names).encode()})
 
     door = ApiKeys(app, keys, Quotas(tmp_path / "quotas"), ROUTER)
 
@@ -134,6 +135,11 @@ def test_a_quota_counts_inferences_alone(ask: Door) -> None:
 def test_a_router_comes_in_uncounted(ask: Door, keys: Keys) -> None:
     for _ in range(4):
         assert ask(INFER, x_headrace_router=ROUTER)[0] == 200
+
+
+def test_only_a_router_names_memory_to_read(ask: Door) -> None:
+    assert "x-headrace-body" in ask(INFER, x_headrace_router=ROUTER, x_headrace_body="1:2")[2]
+    assert ask(INFER, x_api_key=WEB, x_headrace_body="1:2")[2] == ["x-api-key"]
 
 
 def test_no_client_can_make_the_routers_key_from_what_it_knows(ask: Door, keys: Keys) -> None:
