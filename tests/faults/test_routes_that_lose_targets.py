@@ -29,6 +29,7 @@ ROUTES: list[dict[str, Any]] = [
     {"name": "hedged", "kind": "hedge", "target": "two", "budget": 0.1},
     {"name": "through", "kind": "canary", "target": "two", "candidate": "one", "share": 0},
     {"name": "idle", "kind": "canary", "target": "slow", "candidate": "two", "share": 0},
+    {"name": "late", "kind": "ensemble", "targets": ["two", "slow"]},
     {"name": "first", "kind": "quorum", "k": 1, "targets": ["two", "slow"]},
 ]
 
@@ -194,6 +195,24 @@ def test_a_client_that_leaves_cancels_its_branches(cluster: LocalCluster, deploy
         until(lambda: connections(slow) < before)
     # It would have computed after a whole second, and the connection been kept for four.
     assert time.monotonic() - started < 0.7
+
+
+def test_a_deadline_of_the_clients_is_a_504_with_all_branches(
+    cluster: LocalCluster, deploy: Deploy
+) -> None:
+    url = deploy()
+    started = time.monotonic()
+    answer = ask(
+        f"{url}/late/infer", request_body(ITEM), {**JSON, "x-request-timeout-seconds": "0.4"}
+    )
+    assert time.monotonic() - started < 0.9
+    assert answer.status == 504, answer
+    assert answer.json["error"].startswith("too few answers: slow: ")
+    named = {branch["target"]: branch for branch in answer.json["branches"]}
+    assert {name: branch["outcome"] for name, branch in named.items()} == {
+        "two": "ok", "slow": "late",
+    }  # fmt: skip
+    assert 300 < named["slow"]["ms"] < 500
 
 
 def test_a_quorum_cancels_its_stragglers(cluster: LocalCluster, deploy: Deploy) -> None:
