@@ -196,3 +196,16 @@ def test_a_closed_batcher_refuses_at_once_and_closes_again_in_peace(make_batcher
     batcher.close()
     with pytest.raises(ProgramError, match="shutting down"):
         asyncio.run(answer(batcher, row(1)))
+
+
+def test_a_program_that_only_fails_has_not_finished_anything(make_batcher: Callable) -> None:
+    """Else a replica that answers nothing but errors would pass for healthy while it is asked."""
+
+    def broken(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        raise ProgramError("no")
+
+    batcher = make_batcher(broken)
+    before = batcher.last_finished
+    with pytest.raises(ProgramError, match="no"):
+        asyncio.run(answer(batcher, row(1)))
+    assert batcher.last_finished == before
