@@ -1,0 +1,196 @@
+"""A real Prometheus beside the cluster: every query of the dashboard, of the alerts and of their
+runbooks finds what it asks for.
+
+All models and routes are asked all the time, one of them twice the same, so that every kind of
+outcome is there: a rate needs a series that changes, or has at least been seen twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from http_client import ask
+from monitoring_files import (
+    Query,
+    blocks,
+    filled_in,
+    panel_queries,
+    rules,
+    selectors,
+    variables,
+    without_comparisons,
+)
+from prometheus import EXPORTED_WITHIN_S
+from real_prometheus import Pod, Prometheus, prometheus
+from served_routes import routes
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("prometheus") is None,
+    reason="no prometheus: install it (Debian, Ubuntu: apt-get install prometheus)",
+)
+
+RATE_INTERVAL = "1m"  # what Grafana makes of a scrape interval of 15 s: four of them
+HEAD = {"ray.io/cluster": "here", "ray.io/node-type": "head"}
+PAUSE_S = 0.5
+
+
+@pytest.fixture(scope="module")
+def traffic(served) -> Iterator[None]:
+    """Requests for all models and routes, until the tests of this file are done."""
+    names = ["tiny", "tight", "cut", *(each["name"] for each in routes(served.threshold))]
+    ended = threading.Event()
+
+    def send() -> None:
+        asked = 0
+        while not ended.wait(PAUSE_S):
+            asked += 1
+            for name in names:
+                # Every second time what was asked before: `kept` has that answer.
+                body = served.binary(served.random_input(4, seed=asked // 2))
+                with contextlib.suppress(OSError):
+                    ask(f"{served.url}/models/{name}/infer", *body)
+
+    thread = threading.Thread(target=send, name="traffic")
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def watched(served, traffic: None) -> Iterator[Prometheus]:
+    """Prometheus, scraping the cluster as if it were the head's pod."""
+    with prometheus([_pod(served)]) as running:
+        yield running
+
+
+def _pod(served) -> Pod:
+    """The ports by the names that they have in a pod.
+
+    There is no ``as-metrics``: a local cluster has no autoscaler, as a pod of a worker has none.
+    """
+    ray_dir = served.cluster.record.ray_dir
+    listed = json.loads((ray_dir / "prom_metrics_service_discovery.json").read_text())
+    addresses = [address for group in listed for address in group["targets"]]
+    (dashboard,) = [each for each in addresses if _says(each, "ray_dashboard_")]
+    (agent,) = [each for each in addresses if each != dashboard]
+    haproxy = f"127.0.0.1:{served.cluster.record.metrics_port}"
+    return Pod(
+        "head", HEAD, {"metrics": agent, "dash-metrics": dashboard, "haproxy-metrics": haproxy}
+    )
+
+
+def _says(address: str, text: str) -> bool:
+    return text in ask(f"http://{address}/metrics").body.decode()
+
+
+def test_the_pod_monitor_finds_every_port_of_the_pod(watched: Prometheus) -> None:
+    watched.without_data([Query("up", "sum(up) == 3")], EXPORTED_WITHIN_S)
+    targets = watched.get("targets")["activeTargets"]
+    assert {target["labels"]["endpoint"] for target in targets} == {
+        "metrics", "dash-metrics", "haproxy-metrics"
+    }  # fmt: skip
+    for target in targets:
+        assert target["health"] == "up", target["lastError"]
+        labels = target["labels"]
+        assert (labels["ray_io_cluster"], labels["ray_io_node_type"]) == ("here", "head")
+
+
+def test_a_pod_of_no_ray_cluster_is_left_alone(served) -> None:
+    pod = Pod("other", {"app": "other"}, _pod(served).ports)
+    with prometheus([pod]) as alone:
+        assert alone.get("targets")["activeTargets"] == []
+
+
+def test_every_query_of_the_dashboard_returns_data(watched: Prometheus) -> None:
+    values: dict[str, list[str]] = {}
+    for name, query in variables().items():
+        match = re.fullmatch(r"label_values\((.+), (\w+)\)", query)
+        assert match is not None, query
+        series = filled_in(match[1], values, RATE_INTERVAL)
+        assert not watched.without_data([Query(name, series)], EXPORTED_WITHIN_S * 2)
+        values[name] = watched.get(f"label/{match[2]}/values", **{"match[]": series})
+    assert values["model"] == ["cut", "tight", "tiny"]
+    missing = watched.without_data(panel_queries(values, RATE_INTERVAL), EXPORTED_WITHIN_S * 2)
+    assert not missing
+    # The same with one model and one route chosen, whose names go into other queries alone.
+    one = {**values, "model": ["cut"], "route": ["kept"]}
+    of_one = [each for each in panel_queries(one, RATE_INTERVAL) if "Answers kept" in each.where]
+    of_one += [each for each in panel_queries(one, RATE_INTERVAL) if "phase" in each.where]
+    assert len(of_one) == 10
+    assert not watched.without_data(of_one, EXPORTED_WITHIN_S)
+
+
+def test_every_alert_looks_at_something(watched: Prometheus) -> None:
+    """Each series it reads is there, and so is what it compares with a number."""
+    queries = []
+    for name, rule in {**rules("alert"), **rules("record")}.items():
+        assert selectors(rule["expr"]), name
+        queries += [Query(name, each) for each in selectors(rule["expr"])]
+        queries.append(Query(name, without_comparisons(rule["expr"])))
+        if "record" in rule:
+            queries.append(Query(name, name))
+    assert not watched.without_data(queries, EXPORTED_WITHIN_S * 2)
+
+
+def test_prometheus_finds_no_fault_with_the_rules_and_the_right_alert_rings(
+    watched: Prometheus,
+) -> None:
+    returned = 'ALERTS{alertname="HeadraceCanaryReturned", alertstate="firing", route="doomed"}'
+    assert not watched.without_data([Query("doomed", returned)], EXPORTED_WITHIN_S * 2)
+    states = {}
+    for group in watched.get("rules")["groups"]:
+        for rule in group["rules"]:
+            assert rule["health"] == "ok", rule
+            if rule["type"] == "alerting":
+                states[rule["name"]] = rule["state"]
+    assert states.keys() == rules("alert").keys()
+    healthy = {
+        "HeadraceNoReplica", "HeadraceReplicasMissing", "HeadraceReplicaRestarting",
+        "HeadraceModelLoadSlow", "HeadraceHeadDown", "HeadraceMetricsAbsent", "HeadraceNodeSilent",
+        "HeadraceTrafficStopped",
+    }  # fmt: skip
+    assert {name: states[name] for name in healthy} == dict.fromkeys(healthy, "inactive")
+
+
+def test_every_query_of_the_runbooks_returns_data(watched: Prometheus) -> None:
+    assert not watched.without_data(blocks("promql"), EXPORTED_WITHIN_S * 2)
+
+
+def test_every_command_of_the_runbooks_runs(served) -> None:
+    commands = {query.expr for query in blocks("sh")}
+    assert commands
+    client = {**os.environ, **served.cluster.environment()}
+    for command in sorted(commands):
+        here = command.replace("http://localhost:8000", served.cluster.http)
+        ended = subprocess.run(
+            ["bash", "-c", here], env=client, capture_output=True, text=True, timeout=60,
+            check=False,
+        )  # fmt: skip
+        assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
+
+
+def test_prometheus_ends_with_its_data_whatever_happens() -> None:
+    folder: list[Path] = []
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def fail() -> None:
+        with prometheus([]) as running:
+            folder.append(running.folder)
+            processes.append(running.process)
+            assert running.get("status/config")
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fail()
+    assert processes[0].poll() is not None
+    assert not folder[0].exists()
