@@ -60,7 +60,9 @@ def filled_in(expr: str, values: Mapping[str, Sequence[str]], rate_interval: str
 def panel_queries(values: Mapping[str, Sequence[str]], rate_interval: str) -> list[Query]:
     """Every query of every panel."""
     return [
-        Query(f"{panel['title']} {target['refId']}", filled_in(target["expr"], values, rate_interval))
+        Query(
+            f"{panel['title']} {target['refId']}", filled_in(target["expr"], values, rate_interval)
+        )
         for panel in panels()
         for target in panel["targets"]
     ]

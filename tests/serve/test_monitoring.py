@@ -172,6 +172,7 @@ def test_every_command_of_the_runbooks_runs(served) -> None:
     client = {**os.environ, **served.cluster.environment()}
     for command in sorted(commands):
         here = command.replace("http://localhost:8000", served.cluster.http)
+        here = here.replace("ROUTE", "watched")
         ended = subprocess.run(
             ["bash", "-c", here], env=client, capture_output=True, text=True, timeout=60,
             check=False,
