@@ -105,6 +105,11 @@ def without_comparisons(expr: str) -> str:
     return re.sub(rf"\s*(?:==|!=|>=|<=|>|<)\s*{_NUMBER}", "", expr)
 
 
+def rings_by_absence(expr: str) -> bool:
+    """Whether an alert's expression has a value only while some series is not there."""
+    return "absent(" in expr or re.search(r"\bunless\b", expr) is not None
+
+
 def selectors(expr: str) -> list[str]:
     """The series that an expression reads, each with its matchers and without its range."""
     expr = re.sub(r"\[[^\]]*\]", "", expr)

@@ -20,6 +20,8 @@ class Case:
     labels: dict[str, str] = field(default_factory=dict)
     at: str = "18m"
     severity: str = "warning"
+    more: tuple[tuple[Series, dict[str, str]], ...] = ()
+    """Other series on which it rings, with the labels it has then."""
 
 
 def _deployment(series: str, more: str = "") -> str:
@@ -39,6 +41,7 @@ POD = {"ray_io_cluster": "c", "pod": "p"}
 LOADED = 'ray_headrace_model_load_s{ray_io_cluster="c", model="m"}'
 GCS = 'ray_gcs_actors_count{ray_io_cluster="c", State="Created"}'
 UP = 'up{ray_io_cluster="c", endpoint="metrics", pod="p"}'
+OF_A_JOB = [each.replace('"c"', '"job"') for each in (UP, GCS)]
 DISK = 'ray_node_disk_utilization_percentage{ray_io_cluster="c", pod="p"}'
 RETURNS = 'ray_headrace_canary_returns_total{ray_io_cluster="c", route="r"}'
 
@@ -176,11 +179,21 @@ CASES = {
         ROUTE,
     ),
     "HeadraceCanaryReturned": Case({RETURNS: "1x80"}, ({}, {RETURNS: "0x80"}), ROUTE),
-    "HeadraceHeadDown": Case({GCS: "1x20"}, ({GCS: "1x80"}, {GCS: "0x80"}), severity="critical"),
+    "HeadraceHeadDown": Case(
+        # That of a job's cluster answers.
+        {UP: "1x80", GCS: "1x20", OF_A_JOB[0]: "1x80", OF_A_JOB[1]: "1x80"},
+        ({UP: "1x80", GCS: "1x80"}, {UP: "1x80", GCS: "0x80"}),
+        {"ray_io_cluster": "c"},
+        severity="critical",
+        more=(
+            ({UP: "0x80"}, {"ray_io_cluster": "c"}),
+            ({UP: "1x20", GCS: "1x20"}, {"endpoint": "metrics"}),
+        ),
+    ),
     "HeadraceMetricsAbsent": Case({LOADED: "1x20"}, ({LOADED: "1x80"},)),
     "HeadraceNodeSilent": Case(
         {UP: "0x80"},
-        ({UP: "1x80"}, {UP.replace("metrics", "haproxy-metrics"): "0x80"}),
+        ({UP: "1x80"}, {UP.replace("metrics", "dash-metrics"): "0x80"}),
         {**POD, "endpoint": "metrics"},
     ),
     "HeadraceNodeMemory": Case(_shares(*MEMORY, 92), (_shares(*MEMORY, 88),), POD),

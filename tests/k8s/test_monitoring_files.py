@@ -58,8 +58,9 @@ def test_every_alert_has_its_cases() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_an_alert_rings_when_it_should(name: str, tmp_path: Path) -> None:
     case = CASES[name]
-    labels = {**case.labels, "severity": case.severity}
-    _test_rules(tmp_path, name, case.rings, case.at, [{"exp_labels": labels}])
+    for series, labels in ((case.rings, case.labels), *case.more):
+        expected = [{"exp_labels": {**labels, "severity": case.severity}}]
+        _test_rules(tmp_path, name, series, case.at, expected)
 
 
 @promtool
