@@ -28,10 +28,13 @@ def _deployment(series: str, more: str = "") -> str:
     return f'{series}{{ray_io_cluster="c", application="a", deployment="model-a"{more}}}'
 
 
+def _replica(number: int) -> str:
+    return _deployment("ray_serve_deployment_replica_healthy", f', replica="r{number}"')
+
+
 WANTED = _deployment("ray_serve_autoscaling_target_replicas")
 HEALTHY = _deployment("ray_serve_deployment_replica_healthy", ', replica="r1"')
 OTHER = _deployment("ray_serve_deployment_replica_healthy", ', replica="r2"')
-STARTS = _deployment("ray_serve_replica_startup_latency_ms_count")
 ONGOING = _deployment("ray_serve_replica_processing_queries", ', replica="r1"')
 DEPLOYMENT = {"ray_io_cluster": "c", "application": "a", "deployment": "model-a"}
 APPLICATION = {"ray_io_cluster": "c", "application": "a"}
@@ -110,11 +113,14 @@ CASES = {
         DEPLOYMENT,
     ),
     "HeadraceReplicaRestarting": Case(
-        {WANTED: "1x80", STARTS: "1+1x80"},
+        # One after the other, none of which ever gets ready.
+        {WANTED: "1x80"} | {_replica(n): f"_x{20 + 10 * n} 0x5" for n in range(5)},
         (
-            {WANTED: "1x80", STARTS: "1x30 3x50"},
+            {WANTED: "1x80"} | {_replica(n): f"_x{20 + 10 * n} 0x5" for n in range(4)},
             # A rolling upgrade of ten.
-            {WANTED: "10x80", STARTS: "10x40 20x40"},
+            {WANTED: "10x80"}
+            | {_replica(n): "1x40" for n in range(10)}
+            | {_replica(n): "_x40 1x40" for n in range(10, 20)},
         ),
         DEPLOYMENT,
     ),

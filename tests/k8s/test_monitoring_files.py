@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from alert_cases import CASES, Series
+from alert_cases import CASES
 from monitoring_files import (
     MONITORING,
     ROOT,
@@ -54,50 +54,42 @@ def test_every_alert_has_its_cases() -> None:
     assert CASES.keys() == ALERTS.keys()
 
 
-@promtool
-@pytest.mark.parametrize("name", CASES)
-def test_an_alert_rings_when_it_should(name: str, tmp_path: Path) -> None:
-    case = CASES[name]
-    for series, labels in ((case.rings, case.labels), *case.more):
-        expected = [{"exp_labels": {**labels, "severity": case.severity}}]
-        _test_rules(tmp_path, name, series, case.at, expected)
-
-
-@promtool
-@pytest.mark.parametrize("name", CASES)
-def test_an_alert_is_silent_otherwise(name: str, tmp_path: Path) -> None:
-    for series in CASES[name].silent:
-        _test_rules(tmp_path, name, series, CASES[name].at, [])
-
-
-def _test_rules(
-    folder: Path, alert: str, series: Series, at: str, expected: list[dict[str, Any]]
-) -> None:
-    for path in rule_files(folder):
-        # promtool would compare the annotations word by word; what they say is not tested here.
+@pytest.fixture(scope="module")
+def bare_rules(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The rules without annotations, which promtool would compare word by word."""
+    files = rule_files(tmp_path_factory.mktemp("rules"))
+    for path in files:
         raw = yaml.safe_load(path.read_text())
         for group in raw["groups"]:
             for rule in group["rules"]:
                 rule.pop("annotations", None)
         path.write_text(yaml.safe_dump(raw))
-    test = {
-        "rule_files": [each.name for each in rule_files_in(folder)],
-        "evaluation_interval": "15s",
-        "tests": [
-            {
-                "interval": "15s",
-                "input_series": [{"series": k, "values": v} for k, v in series.items()],
-                "alert_rule_test": [{"eval_time": at, "alertname": alert, "exp_alerts": expected}],
-            }
-        ],
-    }
-    path = folder / "case.yml"
-    path.write_text(yaml.safe_dump(test))
+    return [str(path) for path in files]
+
+
+@promtool
+@pytest.mark.parametrize("name", CASES)
+def test_an_alert_rings_when_it_should_and_not_otherwise(
+    name: str, bare_rules: list[str], tmp_path: Path
+) -> None:
+    case = CASES[name]
+    rings = [
+        (series, [{"exp_labels": {**labels, "severity": case.severity}}])
+        for series, labels in ((case.rings, case.labels), *case.more)
+    ]
+    assert case.silent
+    tests = [
+        {
+            "interval": "15s",
+            "input_series": [{"series": each, "values": v} for each, v in series.items()],
+            "alert_rule_test": [{"eval_time": case.at, "alertname": name, "exp_alerts": expected}],
+        }
+        for series, expected in [*rings, *((each, []) for each in case.silent)]
+    ]
+    path = tmp_path / "case.yml"
+    whole = {"rule_files": bare_rules, "evaluation_interval": "15s", "tests": tests}
+    path.write_text(yaml.safe_dump(whole))
     _promtool("test", "rules", str(path))
-
-
-def rule_files_in(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.yaml"))
 
 
 def _promtool(*arguments: str) -> None:
