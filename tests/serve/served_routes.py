@@ -79,6 +79,15 @@ ROUTES: list[dict[str, Any]] = [
         "window": 10,
         "min_requests": 5,
     },
+    {  # the same, for the tests of its metrics
+        "name": "gone-back",
+        "kind": "canary",
+        "target": "tiny",
+        "candidate": {"target": "cut", "timeout_s": NO_TIME_S},
+        "share": 1.0,
+        "window": 10,
+        "min_requests": 5,
+    },
     {"name": "spread", "kind": "scatter", "target": "tiny", "part_items": 3},
     {"name": "kept", "kind": "hedge", "target": "tiny", "cache_bytes": 100_000},
 ]  # fmt: skip
