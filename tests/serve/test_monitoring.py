@@ -125,6 +125,9 @@ def test_every_query_of_the_dashboard_returns_data(watched: Prometheus) -> None:
     assert values["model"] == ["cut", "tight", "tiny"]
     missing = watched.without_data(panel_queries(values, RATE_INTERVAL), WITHIN_S)
     assert not missing
+    # What the PodMonitor drops is not there either.
+    assert not watched.values('count({__name__=~"ray_grpc_server_.+"})')
+    assert not watched.values('count({otel_scope_name!=""})')
     # The same with one model and one route chosen, whose names go into other queries alone.
     one = {**values, "model": ["cut"], "route": ["kept"]}
     of_one = [each for each in panel_queries(one, RATE_INTERVAL) if "Answers kept" in each.where]
