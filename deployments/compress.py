@@ -2,8 +2,11 @@
 
     headrace compress → Ray job: python -m deployments.compress → job.run → exit status
 
+    KubeRay's RayJob  → Ray job: python -m deployments.compress RECIPE → the same
+
 What to do stands in the environment variable ``HEADRACE_JOB``: JSON with the recipe as plain
-data and the store. Exit status: 0 accepted, 3 rejected by the gate, 2 wrong recipe or source,
+data and the store; or in a recipe's file, and then ``HEADRACE_STORE`` says where to keep the
+artifact. Exit status: 0 accepted, 3 rejected by the gate, 2 wrong recipe or source,
 1 failed.
 """
 
@@ -14,9 +17,11 @@ import logging
 import os
 import sys
 import warnings
+from pathlib import Path
 
-from cluster.artifact.store import open_store
-from cluster.config.base import parse
+from cluster.artifact.store import default_store, open_store
+from cluster.config.base import load, parse
+from cluster.config.locate import located
 from cluster.config.recipe import Recipe
 from cluster.errors import ConfigError, HeadraceError, PlanError, SourceError
 from cluster.progress import to_stdout
@@ -41,10 +46,9 @@ def main() -> int:
     from cluster.compression import job
 
     try:
-        task = json.loads(os.environ[JOB_VARIABLE])
-        recipe = parse(task["recipe"], Recipe, "recipe")
+        recipe, store = _task(sys.argv[1:])
         with RayLauncher() as launcher:
-            outcome = job.run(recipe, open_store(task["store"]), to_stdout, launcher)
+            outcome = job.run(recipe, open_store(store), to_stdout, launcher)
     except (ConfigError, PlanError, SourceError) as error:
         to_stdout(f"error: {error}")
         return WRONG
@@ -52,6 +56,15 @@ def main() -> int:
         to_stdout(f"error: {error}")
         return FAILED
     return ACCEPTED if outcome.artifact is not None else REJECTED
+
+
+def _task(arguments: list[str]) -> tuple[Recipe, str]:
+    """The recipe and the store: of the file that is given, or of the environment."""
+    if arguments:
+        path = Path(arguments[0])
+        return located(load(path, Recipe), path.parent.absolute()), default_store()
+    task = json.loads(os.environ[JOB_VARIABLE])
+    return parse(task["recipe"], Recipe, "recipe"), task["store"]
 
 
 def _quieten_torch() -> None:

@@ -7,7 +7,8 @@ Ray's nodes        ─┘
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -17,8 +18,12 @@ from cluster.artifact.store import open_store
 from cluster.config.parallel import Parallel
 from cluster.config.serving import ModelArgs
 from cluster.errors import PlanError
-from cluster.parallel.devices import Device, this_machine
+from cluster.parallel.devices import Device, parse_devices, this_machine
 from cluster.parallel.plan import ShardPlan, plan
+
+DEVICES_VARIABLE = "HEADRACE_DEVICES"
+"""Environment variable with the devices of a cluster that grows on demand, as for `headrace plan
+--devices`; without it they are those of the nodes that are there when a model is deployed."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,13 @@ def planned(args: ModelArgs, manifest: Manifest, devices: list[Device]) -> Shard
 
 
 def _devices(args: ModelArgs, manifest: Manifest) -> list[Device]:
-    """What the cluster's nodes have, busy or not."""
+    """What the cluster's nodes have, busy or not; or what they will have, where that is written.
+
+    A pod that the autoscaler brings when a replica asks for it is no node yet.
+    """
     memory = args.parallel.device_memory if args.parallel else None
+    if written := os.environ.get(DEVICES_VARIABLE):
+        return [replace(each, memory_bytes=memory) for each in parse_devices(written)]
     cuda = next((e.target for e in manifest.programs if e.target.startswith("cuda-")), None)
     found: list[Device] = []
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]

@@ -42,13 +42,17 @@ def check(path: Path) -> ServeConfig:
 
     Applications whose ``import_path`` is none of ours are left to Serve.
     """
-    config = read_yaml(path)
+    return check_content(read_yaml(path), str(path))
+
+
+def check_content(config: Any, path: str) -> ServeConfig:
+    """The same of a Serve config's plain data, which messages call ``path``."""
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: expected a mapping with `applications`, got {config!r:.60}")
     try:
         ServeDeploySchema.model_validate(config)
     except ValidationError as error:
-        raise _config_error(error, str(path)) from None
+        raise _config_error(error, path) from None
     _known_fields(config, ServeDeploySchema, f"{path}: ")
     http_options: dict[str, Any] = config.get("http_options") or {}
     _known_fields(http_options, HTTPOptionsSchema, f"{path}: http_options.")

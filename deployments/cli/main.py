@@ -80,6 +80,23 @@ def parser() -> argparse.ArgumentParser:
         "--data", help="a data source; default: that of the first target's recipe"
     )
 
+    k8s = commands.add_parser("k8s", help="write manifests for KubeRay")
+    k8s_commands = k8s.add_subparsers(dest="k8s_command", required=True, metavar="COMMAND")
+    render = k8s_commands.add_parser("render", help="those of one model, checked")
+    render.add_argument("--model", required=True, help="name, id, or beginning of an artifact's id")
+    render.add_argument("--name", help="in URLs; default: the artifact's")
+    render.add_argument("--plan", type=Path, metavar="FILE", help="of `headrace plan --json`")
+    render.add_argument(
+        "--overlay", default="cpu-dev", help="one of k8s/overlays, or a directory; default cpu-dev"
+    )
+    render.add_argument("--image", required=True, help="NAME@sha256:... of the serving image")
+    render.add_argument(
+        "--store",
+        help="directory or URI to read the manifest from; replicas read from a URI, too, and else "
+        "from the claim",
+    )
+    render.add_argument("--out", type=Path, metavar="DIR", help="default: standard output")
+
     up = commands.add_parser("up", help="start a local cluster and serve a config on it")
     up.add_argument("config", type=Path, nargs="?", help="serve.yaml")
     commands.add_parser("down", help="stop the local cluster")
@@ -141,6 +158,12 @@ def _run(args: argparse.Namespace) -> int:
 
             return calibrate.run(
                 args.config, args.route, args.agreement, args.max_accuracy_drop, args.data
+            )
+        case "k8s":
+            from deployments.cli import k8s
+
+            return k8s.render(
+                args.model, args.name, args.plan, args.overlay, args.image, args.store, args.out
             )
         case "up":
             from deployments.cli import up_down

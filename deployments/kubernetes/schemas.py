@@ -1,10 +1,10 @@
 """The structure of the kinds that k8s/ uses, as data: made once from what the projects publish.
 
-    CRDs (OpenAPI) ────────────┐
-    Kubernetes' JSON Schemas ──┴→ no descriptions, unknown fields refused, equal parts once
-                                  → schemas.json.gz, read by structure.py
+CRDs (OpenAPI) ────────────┐
+Kubernetes' JSON Schemas ──┴→ no descriptions, unknown fields refused, equal parts once
+                              → schemas.json.gz, read by structure.py
 
-    python -m deployments.kubernetes.schemas CRD_DIR     writes it anew (needs kubernetes-validate)
+python -m deployments.kubernetes.schemas CRD_DIR     writes it anew (needs kubernetes-validate)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An object's fields and types, as the API server would take them, without one.
 
-    object → defaults of its kind → JSON Schema → one line per problem, with the path and, for a
-                                                  field nobody knows, the nearest that there is
+object → defaults of its kind → JSON Schema → one line per problem, with the path and, for a
+                                              field nobody knows, the nearest that there is
 """
 
 from __future__ import annotations
@@ -55,9 +55,7 @@ def problems(obj: Object) -> list[str]:
     return sorted(set(lines))
 
 
-def _keys(
-    validator: Any, keys: list[str], items: Any, schema: Object
-) -> Iterator[ValidationError]:
+def _keys(validator: Any, keys: list[str], items: Any, schema: Object) -> Iterator[ValidationError]:
     """``x-keys``: no two entries of a list have the same values in these fields."""
     seen: list[list[Any]] = []
     for item in items if isinstance(items, list) else []:
@@ -90,8 +88,8 @@ def _lines(error: ValidationError) -> Iterator[str]:
         wanted = " or ".join(kinds) if isinstance(kinds, list) else kinds
         yield f"{path}: must be {wanted} (given: {error.instance!r:.60})"
     elif error.validator == "enum":
-        allowed = ", ".join(map(str, error.validator_value))
-        yield f"{path}: must be one of {allowed} (given: {error.instance!r:.60})"
+        listed = ", ".join(map(str, error.validator_value))
+        yield f"{path}: must be one of {listed} (given: {error.instance!r:.60})"
     else:
         yield f"{path}: {error.message:.200}"
 

@@ -27,25 +27,17 @@ _ANSWER_MARGIN_S = 5  # how much later than a replica HAProxy gives a request up
 _FOREIGN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS", "RAY_AUTH_TOKEN")
 
 
-def cluster_environment(record: Record) -> dict[str, str]:
-    """The whole environment to run ``ray start`` in: this process's, and the cluster's settings.
+def serving_environment() -> dict[str, str]:
+    """What `ray start` must have set wherever models are served: here, and in k8s/base.
 
     Raises :class:`ConfigError` if the maximum request timeout in the environment is no number.
     """
-    haproxy = record.haproxy_dir
     timeout_s = math.ceil(max_request_timeout_s()) + _ANSWER_MARGIN_S
-    inherited = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
-    return inherited | {
-        # Inherited by everything the cluster ever starts: how stop() finds it all.
-        MARK: record.cluster_id,
-        # Temporary files of a process that is killed go with the run directory.
-        "TMPDIR": str(record.temporary_dir),
+    return {
         # Requests go client → HAProxy → replica, without a Python proxy between.
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         # User code shares the replica's event loop, and access logs are written in bulk.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        # Whoever reaches the dashboard or the GCS can run code: only with the token.
-        **_token(record.token_path),
         # Ray runs its workers at niceness 15, behind everything else on the machine: a replica
         # would wait for a core while HAProxy, and any shell command, go first.
         "RAY_worker_niceness": "0",
@@ -61,6 +53,24 @@ def cluster_environment(record: Record) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "1",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(HAPROXY_BUFFER_BYTES),
+    }
+
+
+def cluster_environment(record: Record) -> dict[str, str]:
+    """The whole environment to run ``ray start`` in: this process's, and the cluster's settings.
+
+    Raises :class:`ConfigError` if the maximum request timeout in the environment is no number.
+    """
+    haproxy = record.haproxy_dir
+    inherited = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
+    shared = inherited | serving_environment()
+    return shared | {
+        # Inherited by everything the cluster ever starts: how stop() finds it all.
+        MARK: record.cluster_id,
+        # Temporary files of a process that is killed go with the run directory.
+        "TMPDIR": str(record.temporary_dir),
+        # Whoever reaches the dashboard or the GCS can run code: only with the token.
+        **_token(record.token_path),
         # All of HAProxy's files apart from any other cluster's, where only this user can reach
         # its control socket, which Ray opens to everybody.
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),

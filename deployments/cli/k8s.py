@@ -1,0 +1,82 @@
+"""``headrace k8s render``: manifests for a model and a plan, checked before they are written."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.errors import ConfigError
+from deployments.cli.inspect import open_artifact
+from deployments.kubernetes import overlay, structure, validate
+from deployments.kubernetes.render import Asked, read_plan, rendered
+
+_OBJECT_STORE = "object-store"
+
+
+def render(
+    ref: str,
+    name: str | None,
+    plan: Path | None,
+    overlay_name: str,
+    image: str,
+    store: str | None,
+    out: Path | None,
+) -> int:
+    """Print the manifests, or write one file for each object to ``out``.
+
+    ConfigError naming what does not fit (overlay, plan, image, a field) and PlanError if the
+    overlay has no room for the plan; then nothing is written.
+    """
+    folder = overlay.overlay_dir(overlay_name)
+    artifact = open_artifact(ref, store)
+    remote = store if store is not None and "://" in store else None
+    components = [overlay.k8s_dir() / "components" / _OBJECT_STORE] if remote else []
+    base = overlay.build(folder, components)
+    validate.require_known_fields(base)  # before anything is looked for in them
+    asked = Asked(
+        artifact=artifact,
+        name=name or artifact.manifest.name,
+        image=image,
+        plan=None if plan is None else read_plan(plan, artifact),
+        store=remote,
+    )
+    objects = rendered(base, asked)
+    validate.require_valid(objects)
+    if out is None:
+        print(yaml.safe_dump_all(objects, sort_keys=False), end="")
+    else:
+        write(objects, out)
+        print(f"{len(objects)} objects in {out}: `kubectl apply -k {out}`")
+    if unchecked := validate.unknown(objects):
+        print(f"headrace: not checked: {', '.join(unchecked)}", file=sys.stderr)
+    return 0
+
+
+def write(objects: list[dict[str, Any]], out: Path) -> None:
+    """One file per object, named ``kind.name.yaml``, and a kustomization.yaml of them all.
+
+    ConfigError if the directory cannot be written.
+    """
+    files = {_file(each): yaml.safe_dump(each, sort_keys=False) for each in objects}
+    whole = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": list(files),
+    }
+    files["kustomization.yaml"] = yaml.safe_dump(whole, sort_keys=False)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (out / name).write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"--out {out}: cannot be written: {error.strerror}; give a directory of yours"
+        ) from error
+
+
+def _file(obj: dict[str, Any]) -> str:
+    kind, _, name = structure.name(obj).lower().partition("/")
+    return f"{kind}.{name}.yaml"
