@@ -1,0 +1,86 @@
+"""The overlays, each put together once, and a store with made-up artifacts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_artifacts import layout, publish
+
+from deployments.cli.main import main
+from deployments.kubernetes import overlay
+
+Objects = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+
+Headrace = Callable[..., Ran]
+
+
+@pytest.fixture(scope="session")
+def overlays() -> dict[str, Objects]:
+    """Every overlay's objects, as kustomize makes them."""
+    if not any(shutil.which(tool) for tool in ("kubectl", "kustomize")):
+        pytest.skip("neither kubectl nor kustomize is installed")
+    return {
+        name: overlay.build(overlay.k8s_dir() / "overlays" / name) for name in overlay.overlays()
+    }
+
+
+@pytest.fixture(scope="session")
+def crds() -> Path:
+    """KubeRay's CRDs, as its release has them."""
+    beside = Path(__file__).parents[3] / "shared" / "crds"
+    folder = Path(os.environ.get("HEADRACE_CRDS", beside))
+    if not folder.is_dir():
+        pytest.skip(f"KubeRay's CRDs are not at {folder}; set HEADRACE_CRDS")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with ``plain`` and ``cut`` for CPUs, and ``large`` for H100s, in eight stages."""
+    root = tmp_path_factory.mktemp("k8s-store")
+    publish(root, "plain", "cpu-x86")
+    publish(root, "cut", "cpu-x86", layout("cpu-x86", 2, 1))
+    publish(root, "large", "cuda-sm90", layout("cuda-sm90", 8, 1), layout("cuda-sm90", 8, 4))
+    return root
+
+
+@pytest.fixture
+def headrace(capsys: pytest.CaptureFixture[str]) -> Headrace:
+    """Runs the command in this process."""
+
+    def run(*arguments: object) -> Ran:
+        status = main([str(each) for each in arguments])
+        captured = capsys.readouterr()
+        return Ran(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def plan(headrace: Headrace, store: Path, tmp_path: Path) -> Callable[..., Path]:
+    """``plan(artifact, *arguments)``: the file of ``headrace plan --json``."""
+
+    def write(artifact: str, *arguments: str) -> Path:
+        made = headrace("plan", artifact, "--store", store, "--json", *arguments)
+        assert made.status == 0, made.err
+        path = tmp_path / f"{artifact}-plan.json"
+        path.write_text(made.out)
+        return path
+
+    return write
