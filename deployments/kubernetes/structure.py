@@ -85,8 +85,8 @@ def _lines(error: ValidationError) -> Iterator[str]:
                 yield f"{where([*error.absolute_path, field])}: no such field; {hint}"
     elif error.validator == "type":
         kinds = error.validator_value
-        listed = dict.fromkeys([kinds] if isinstance(kinds, str) else kinds)
-        wanted = " or ".join(each for each in listed if each != "null")
+        named = dict.fromkeys([kinds] if isinstance(kinds, str) else kinds)
+        wanted = " or ".join(each for each in named if each != "null")
         yield f"{path}: must be {wanted} (given: {error.instance!r:.60})"
     elif error.validator == "enum":
         listed = ", ".join(map(str, error.validator_value))

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# The digit classifier on a kind cluster, from nothing: cluster, KubeRay, images, compression job,
+# service. Needs docker, kind, helm, kubectl and openssl. RAY_IMAGE: the base, by digest.
+# What is there already is left as it is, so it may be run again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+CLUSTER=headrace NAMESPACE=headrace KUBERAY=1.7.0 RAY=rayproject/ray:2.60.0
+
+for tool in docker kind helm kubectl openssl; do
+  command -v "$tool" > /dev/null || { echo "kind.sh: $tool is not installed" >&2; exit 1; }
+done
+
+kind get clusters | grep -qx "$CLUSTER" || kind create cluster --name "$CLUSTER"
+kubectl config use-context "kind-$CLUSTER"
+helm upgrade --install kuberay-operator kuberay-operator --version "$KUBERAY" \
+  --repo https://ray-project.github.io/kuberay-helm/ \
+  --namespace kuberay-operator --create-namespace --wait
+
+if [ -z "${RAY_IMAGE:-}" ]; then
+  docker pull "$RAY"
+  RAY_IMAGE=$(docker inspect --format '{{index .RepoDigests 0}}' "$RAY")
+fi
+for target in serving compression; do
+  docker build --file k8s/Dockerfile --build-arg "RAY_IMAGE=$RAY_IMAGE" --target "$target" \
+    --tag "headrace-$target:dev" .
+  kind load docker-image "headrace-$target:dev" --name "$CLUSTER"
+done
+
+kubectl get namespace "$NAMESPACE" > /dev/null 2>&1 || kubectl create namespace "$NAMESPACE"
+kubectl --namespace "$NAMESPACE" get secret headrace-ray-token > /dev/null 2>&1 ||
+  kubectl --namespace "$NAMESPACE" create secret generic headrace-ray-token \
+    --from-literal="auth_token=$(openssl rand -hex 32)"
+
+overlay=$(mktemp -d k8s/.kind-XXXXXX)
+trap 'rm -rf "$overlay"' EXIT
+cat > "$overlay/kustomization.yaml" << YAML
+namespace: $NAMESPACE
+resources: [../overlays/cpu-dev]
+images:
+- {name: headrace-serving, newTag: dev}
+- {name: headrace-compression, newTag: dev}
+YAML
+
+# The artifact first: replicas would look for it in vain.
+kubectl apply -k "$overlay" --selector 'app.kubernetes.io/component!=serving'
+kubectl --namespace "$NAMESPACE" patch rayjob headrace-compression --type merge \
+  --patch '{"spec": {"suspend": false}}'
+kubectl --namespace "$NAMESPACE" wait rayjob/headrace-compression --timeout 60m \
+  --for 'jsonpath={.status.jobStatus}=SUCCEEDED'
+kubectl apply -k "$overlay" --selector 'app.kubernetes.io/component=serving'
+kubectl --namespace "$NAMESPACE" wait rayservice/headrace --timeout 20m --for condition=Ready
+echo "kubectl --namespace $NAMESPACE port-forward service/headrace-serve-svc 8000"
+echo "curl http://127.0.0.1:8000/v2/models/digits"

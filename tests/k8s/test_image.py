@@ -1,0 +1,160 @@
+"""The Dockerfile's steps, run as far as they go without an engine, and the wheel they install."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import dockerfile
+import pytest
+import yaml
+from made_artifacts import publish
+
+ROOT = Path(__file__).parents[2]
+BEFORE, STAGES = dockerfile.stages(ROOT / "k8s" / "Dockerfile")
+DIGEST = "rayproject/ray@sha256:" + "0123456789abcdef" * 4
+
+
+def run(step: str, path: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    """One RUN step, in the shell that the Dockerfile names."""
+    environment = {"PATH": str(path) if path is not None else os.environ["PATH"], **variables}
+    return subprocess.run(
+        [*dockerfile.shell(STAGES), step], env=environment, capture_output=True, text=True
+    )
+
+
+def test_the_base_is_an_argument_without_a_default() -> None:
+    assert BEFORE == ["ARG RAY_IMAGE"]
+    assert STAGES["base"].base == "${RAY_IMAGE}"
+    assert [stage.base for stage in STAGES.values()][1:] == ["base", "base", *["installed"] * 2]
+    assert list(STAGES)[-1] == "serving"  # what a build without --target gives
+
+
+@pytest.mark.parametrize(
+    ("image", "taken"),
+    [
+        (DIGEST, True),
+        ("", False),
+        ("rayproject/ray:2.60.0", False),
+        ("rayproject/ray@sha256:0123", False),
+        (f"{DIGEST}0", False),
+        ("@sha256:" + "0" * 64, False),
+    ],
+)
+def test_the_first_step_refuses_a_base_without_a_digest(image: str, taken: bool) -> None:
+    instruction, step = STAGES["base"].steps[2]
+    assert instruction == "RUN"
+    done = run(step, RAY_IMAGE=image)
+    assert (done.returncode == 0) is taken
+    assert taken or f"RAY_IMAGE={image} has no digest; give NAME@sha256:" in done.stderr
+
+
+def test_a_base_without_wget_is_refused(tmp_path: Path) -> None:
+    step = STAGES["base"].all("RUN")[1]
+    for tool in ("bash", "grep"):
+        (tmp_path / tool).symlink_to(shutil.which(tool) or "")
+    done = run(step, tmp_path)
+    assert done.returncode == 1
+    assert "the base has no wget, which KubeRay's probes call" in done.stderr
+    (tmp_path / "wget").symlink_to("/bin/true")
+    assert run(step, tmp_path).returncode == 0
+
+
+def test_only_the_compression_image_has_a_compiler(tmp_path: Path) -> None:
+    installing = {
+        name: [step for step in stage.all("RUN") if "apt-get install" in step]
+        for name, stage in STAGES.items()
+    }
+    assert [name for name, steps in installing.items() if steps] == ["compression"]
+    assert "g++" in installing["compression"][0]
+    purge, check = STAGES["serving"].all("RUN")
+    for tool in ("bash", "grep", "xargs"):
+        (tmp_path / tool).symlink_to(shutil.which(tool) or "")
+    assert run(check, tmp_path).returncode == 0
+    (tmp_path / "g++").symlink_to("/bin/true")
+    done = run(check, tmp_path)
+    assert done.returncode == 1
+    assert "the serving image has g++" in done.stderr
+    # What goes: exactly the compilers among the packages.
+    packages = "bash cpp cpp-13 g++ g++-13 g++-13-x86-64-linux-gnu gcc gcc-13 gcc-13-base libgcc-s1"
+    (tmp_path / "dpkg-query").write_text(f"#!{tmp_path}/bash\nprintf '%s\\n' {packages}\n")
+    (tmp_path / "apt-get").write_text(f'#!{tmp_path}/bash\necho "$@"\n')
+    for tool in ("dpkg-query", "apt-get"):
+        (tmp_path / tool).chmod(0o755)
+    done = run(purge, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        "purge --yes --auto-remove cpp cpp-13 g++ g++-13 g++-13-x86-64-linux-gnu gcc gcc-13\n"
+    )
+    (tmp_path / "dpkg-query").write_text(f"#!{tmp_path}/bash\necho bash\n")
+    assert run(purge, tmp_path).stdout == ""  # and nothing where there is none
+
+
+def test_nobody_ends_as_root() -> None:
+    for name in ("serving", "compression"):
+        assert STAGES[name].all("USER") == ["root", "1000"]
+        assert STAGES[name].steps[-1] == ("USER", "1000")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, by the Dockerfile's own COPY and RUN steps."""
+    pytest.importorskip("hatchling", reason="hatchling is not installed: nothing builds the wheel")
+    root = tmp_path_factory.mktemp("image")
+    for step in STAGES["wheel"].all("COPY"):
+        *sources, to = step.split()
+        for source in sources:
+            target = root / to.strip("/")
+            if (ROOT / source).is_dir():
+                ignore = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(ROOT / source, target, ignore=ignore)
+            else:
+                target.mkdir(exist_ok=True)
+                shutil.copy(ROOT / source, target)
+    (step,) = STAGES["wheel"].all("RUN")
+    # What a build would fetch for it is installed here.
+    step = step.replace(" --no-deps", " --no-deps --no-build-isolation")
+    step = step.replace("/tmp/wheels", f"{root}/wheels").replace("/src", f"{root}/src")
+    done = run(step, HOME=str(root), PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = (root / "wheels").glob("*.whl")
+    return built
+
+
+def test_the_build_copies_all_that_it_may(wheel: Path) -> None:
+    allowed = (ROOT / "k8s" / "Dockerfile.dockerignore").read_text().split()
+    copied = [word for step in STAGES["wheel"].all("COPY") for word in step.split()[:-1]]
+    assert {f"!{each}" for each in copied} == {each for each in allowed if each.startswith("!")}
+    names = zipfile.ZipFile(wheel).namelist()
+    for wanted in (
+        "deployments/app.py", "deployments/configs/digits.yaml",
+        "deployments/recipes/digits-int8.yaml", "deployments/kubernetes/schemas.json.gz",
+        "deployments/kubernetes/k8s/base/rayservice.serving.yaml",
+        "deployments/kubernetes/k8s/overlays/ha/redis/kustomization.yaml",
+    ):  # fmt: skip
+        assert wanted in names
+
+
+def test_the_installed_wheel_renders(wheel: Path, tmp_path: Path) -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed")
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)  # what `pip install --no-deps --target` does
+    publish(tmp_path / "store", "plain", "cpu-x86")
+    code = (
+        "import sys, deployments; from deployments.cli.main import main; "
+        f"assert deployments.__file__.startswith({str(site)!r}), deployments.__file__; "
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "k8s", "render", "--model", "plain", "--store",
+         tmp_path / "store", "--image", DIGEST, "--overlay", "ha/rocksdb"],
+        env={**os.environ, "PYTHONPATH": str(site)}, cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    kinds = [each["kind"] for each in yaml.safe_load_all(done.stdout)]
+    assert "RayService" in kinds
