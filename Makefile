@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow check format clean compiler
+.PHONY: demo test test-slow check format clean compiler kind
 
 demo: compiler $(STAMP)
 	$(BIN)/headrace demo
@@ -38,6 +38,10 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $(STAMP)
+
+# The digit classifier on a kind cluster; see k8s/README.md.
+kind:
+	k8s/kind.sh
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

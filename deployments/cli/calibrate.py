@@ -14,6 +14,7 @@ from cluster.routing.calibration import Calibration, Goal
 from deployments import serve_config
 from deployments.calibrating import calibrate
 from deployments.calibration import Targets
+from deployments.local import permissions
 
 
 def run(
@@ -32,12 +33,14 @@ def run(
         raise ConfigError(
             f"{config}: no cascade is called {name!r}; there are: {', '.join(cascades) or 'none'}"
         )
+    store = checked.router.store if checked.router else None
+    permissions.require_writable(store)  # before hours of work, not after
     found = calibrate(
         cascade,
         Targets(routes, {model.name: model for model in checked.models}),
         Goal(agreement, max_accuracy_drop),
         None if data is None else parse({"source": data}, DataSource, "--data"),
-        checked.router.store if checked.router else None,
+        store,
         to_stdout,
     )
     print(described(cascade, found))

@@ -27,7 +27,7 @@ from cluster.errors import ClusterError
 from cluster.progress import Terminal
 from deployments import compress
 from deployments.cli.job_cluster import job_cluster
-from deployments.local import LocalCluster
+from deployments.local import LocalCluster, permissions
 
 _POLL_S = 0.2
 
@@ -38,6 +38,7 @@ def run(recipe_path: Path, store: str | None, address: str | None) -> int:
     store = absolute(store or default_store())
     if address or os.environ.get("RAY_ADDRESS"):
         return submit(recipe, recipe_path.parent, store, address, python="python")
+    permissions.require_writable(store)
     requirements.check(recipe.programs)  # the job runs on this machine: missing tools are named now
     with job_cluster() as cluster:
         reach(cluster)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from cluster.errors import ConfigError
 from deployments import placement, routing_plan, serve_config
 from deployments.cli.job_cluster import stop_job_clusters
-from deployments.local import LocalCluster
+from deployments.local import LocalCluster, permissions
 from deployments.local.cluster import HTTP_PORT
 
 
@@ -16,10 +17,13 @@ def up(config: Path | None) -> int:
 
     A cluster that was started for a config which cannot be deployed is stopped. ConfigError if
     the config asks for another port than the running cluster has, or a route does not fit its
-    models; and, before a cluster starts, PlanError for a cut that this machine has no devices for
-    or the artifact does not hold.
+    models, others can read a file with secrets, or a store cannot be read; and, before a cluster
+    starts, PlanError for a cut that this machine has no devices for or the artifact does not hold.
     """
     checked = serve_config.check(config) if config is not None else None
+    permissions.require_private(os.environ)
+    for model in checked.models if checked is not None else ():
+        permissions.require_readable(model.store, f"{config}: model {model.name}")
     port = checked.port if checked is not None else None
     running = LocalCluster.running()
     if running is not None and port not in (None, running.record.http_port):

@@ -12,6 +12,7 @@
     rest.py         the dashboard's REST API
     processes.py    finding the cluster's processes, and ending them
     ports.py        free ports, and who holds one that is not
+    permissions.py  files that must be private, stores that must be readable or writable
 
 ``cluster.json`` is written before anything starts, and every process of a cluster inherits a
 variable that names it. So what a crash leaves behind, at any moment, the next start or stop

@@ -278,3 +278,15 @@ def test_every_file_is_used() -> None:
         if path.name != "kustomization.yaml" and (folder / "kustomization.yaml").is_file():
             whole = yaml.safe_load((folder / "kustomization.yaml").read_text())
             assert path.name in whole["resources"], path
+
+
+def test_the_job_s_recipe_is_the_one_of_the_readme(overlays: dict[str, Objects]) -> None:
+    (recipe,) = [o for o in overlays["cpu-dev"] if o["metadata"]["name"] == "headrace-recipe"]
+    ours = Path(__file__).parents[2] / "deployments" / "recipes" / "digits-int8.yaml"
+    assert yaml.safe_load(recipe["data"]["recipe.yaml"]) == yaml.safe_load(ours.read_text())
+
+
+def test_the_readme_of_k8s_names_every_overlay_and_component() -> None:
+    text = (overlay.k8s_dir() / "README.md").read_text()
+    for name in (*NAMES, *PARTS):
+        assert name in text
