@@ -10,6 +10,7 @@ from ray.job_submission import JobDetails, JobStatus, JobType
 
 from cluster.config.recipe import Recipe
 from cluster.errors import ClusterError
+from deployments import compress as job
 from deployments.cli import compress
 from deployments.local import ports
 
@@ -58,3 +59,22 @@ def test_a_cluster_that_went_away(capfd: pytest.CaptureFixture[str]) -> None:
     client = BrokenLog(details(JobStatus.RUNNING), ConnectionError("refused"))
     with pytest.raises(ClusterError, match="job job-1 may still run there: refused"):
         compress.wait(client, "job-1")
+
+
+def test_a_job_may_be_given_a_recipe_s_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # As KubeRay's RayJob does: the store is the environment's, paths are taken from the file's.
+    monkeypatch.setenv("HEADRACE_STORE", "/store")
+    (tmp_path / "mine.safetensors").touch()
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "{name: any, model: {source: 'torchvision:resnet18', weights: mine.safetensors}}"
+    )
+    recipe, store = job._task([str(path)])
+    assert (recipe.name, store) == ("any", "/store")
+    assert recipe.model.weights == str(tmp_path / "mine.safetensors")
+    path.write_text("{name: any, modle: {}}")
+    monkeypatch.setattr("sys.argv", ["compress", str(path)])
+    assert job.main() == job.WRONG
+    assert f"{path}: modle" in capfd.readouterr().out

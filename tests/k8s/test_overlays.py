@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
+from ray.serve._private import constants
 from ray.serve.schema import ServeDeploySchema
 
-from deployments.kubernetes import overlay, schemas, structure, validate
+from deployments import request_guard
+from deployments.kubernetes import leave, overlay, own_rules, schemas, structure, validate
 from deployments.kubernetes.own_rules import containers
 from deployments.kubernetes.rules import groups, pod_spec
 from deployments.local.environment import serving_environment
@@ -242,6 +244,19 @@ def test_no_pod_but_the_autoscaler_has_a_token_of_kubernetes(
         if obj["kind"] == "ServiceAccount":
             assert obj["automountServiceAccountToken"] is False
         assert obj["kind"] not in ("Secret", "Role", "RoleBinding", "ClusterRole")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pod_of_replicas_drains_before_it_ends(overlays: dict[str, Objects], name: str) -> None:
+    (service,) = [each for each in overlays[name] if each["kind"] == "RayService"]
+    _, *found = groups(service)
+    for path, group in found:
+        pod = pod_spec(group)
+        command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        assert command == ["python", "-m", leave.__name__], path
+        assert pod["terminationGracePeriodSeconds"] > own_rules.DRAIN_S
+    drain_s = constants.RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S
+    assert drain_s + request_guard.MAX_REQUEST_TIMEOUT_S <= own_rules.DRAIN_S
 
 
 def test_gpu_groups_name_their_nodes_and_what_they_tolerate(overlays: dict[str, Objects]) -> None:
