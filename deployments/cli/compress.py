@@ -38,8 +38,8 @@ def run(recipe_path: Path, store: str | None, address: str | None) -> int:
     store = absolute(store or default_store())
     if address or os.environ.get("RAY_ADDRESS"):
         return submit(recipe, recipe_path.parent, store, address, python="python")
-    permissions.require_writable(store)
     requirements.check(recipe.programs)  # the job runs on this machine: missing tools are named now
+    permissions.require_writable(store)
     with job_cluster() as cluster:
         reach(cluster)
         return submit(recipe, recipe_path.parent, store, cluster.dashboard)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from ray.serve._private import constants
 from ray.serve.schema import ServeDeploySchema
 
 from deployments import request_guard
+from deployments.cli.main import parser
 from deployments.kubernetes import leave, overlay, own_rules, schemas, structure, validate
 from deployments.kubernetes.own_rules import containers
 from deployments.kubernetes.rules import groups, pod_spec
@@ -299,6 +302,26 @@ def test_the_job_s_recipe_is_the_one_of_the_readme(overlays: dict[str, Objects])
     (recipe,) = [o for o in overlays["cpu-dev"] if o["metadata"]["name"] == "headrace-recipe"]
     ours = Path(__file__).parents[2] / "deployments" / "recipes" / "digits-int8.yaml"
     assert yaml.safe_load(recipe["data"]["recipe.yaml"]) == yaml.safe_load(ours.read_text())
+
+
+def test_the_ingress_leads_to_the_service_that_kuberay_makes() -> None:
+    root = overlay.k8s_dir()
+    objects = overlay.build(root / "overlays" / "cpu-dev", [root / "components" / "ingress"])
+    (ingress,) = [each for each in objects if each["kind"] == "Ingress"]
+    (service,) = [each for each in objects if each["kind"] == "RayService"]
+    (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
+    backend = path["backend"]["service"]
+    assert backend["name"] == f"{service['metadata']['name']}-serve-svc"
+    assert backend["port"]["number"] == validate.SERVE_PORT
+    assert ingress["spec"]["tls"][0]["secretName"] in MADE_BEFOREHAND
+
+
+def test_the_commands_of_the_readme_of_k8s_exist() -> None:
+    text = (overlay.k8s_dir() / "README.md").read_text()
+    commands = re.findall(r"^headrace (.+)$", text, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        parser().parse_args(shlex.split(command.partition(" > ")[0]))
 
 
 def test_the_readme_of_k8s_names_every_overlay_and_component() -> None:
