@@ -32,11 +32,11 @@ kubectl --namespace "$NAMESPACE" get secret headrace-ray-token > /dev/null 2>&1 
   kubectl --namespace "$NAMESPACE" create secret generic headrace-ray-token \
     --from-literal="auth_token=$(openssl rand -hex 32)"
 
-overlay=$(mktemp -d k8s/.kind-XXXXXX)
+overlay=$(mktemp -d .kind-XXXXXX)
 trap 'rm -rf "$overlay"' EXIT
 cat > "$overlay/kustomization.yaml" << YAML
 namespace: $NAMESPACE
-resources: [../overlays/cpu-dev]
+resources: [../k8s/overlays/cpu-dev]
 images:
 - {name: headrace-serving, newTag: dev}
 - {name: headrace-compression, newTag: dev}

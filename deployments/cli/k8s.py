@@ -46,7 +46,7 @@ def render(
     objects = rendered(base, asked)
     validate.require_valid(objects)
     if out is None:
-        print(yaml.safe_dump_all(objects, sort_keys=False), end="")
+        print("---\n".join(_text(each) for each in objects), end="")
     else:
         write(objects, out)
         print(f"{len(objects)} objects in {out}: `kubectl apply -k {out}`")
@@ -60,7 +60,7 @@ def write(objects: list[dict[str, Any]], out: Path) -> None:
 
     ConfigError if the directory cannot be written.
     """
-    files = {_file(each): yaml.safe_dump(each, sort_keys=False) for each in objects}
+    files = {_file(each): _text(each) for each in objects}
     whole = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
@@ -80,3 +80,19 @@ def write(objects: list[dict[str, Any]], out: Path) -> None:
 def _file(obj: dict[str, Any]) -> str:
     kind, _, name = structure.name(obj).lower().partition("/")
     return f"{kind}.{name}.yaml"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text of several lines, such as the Serve config, as lines."""
+
+
+def _lines(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _lines)
+
+
+def _text(obj: dict[str, Any]) -> str:
+    return str(yaml.dump(obj, Dumper=_Dumper, sort_keys=False, allow_unicode=True))

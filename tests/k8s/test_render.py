@@ -34,6 +34,7 @@ def test_a_model_without_a_plan(headrace: Headrace, store: Path) -> None:
     assert ran.status == 0, ran.err
     objects = list(yaml.safe_load_all(ran.out))
     assert validate.problems(objects) == []
+    assert "\n  serveConfigV2: |\n    applications:\n" in ran.out  # for people, too
     spec = service(objects)
     assert model(spec)["route_prefix"] == "/v2/models/plain"
     args = model(spec)["args"]
