@@ -7,7 +7,8 @@
     │   └── LostProcessError           500   a process that worked for the job died
     ├── ArtifactError                  500
     │   ├── ArtifactNotFoundError      404   no artifact of that name or id in the store
-    │   └── ArtifactCorruptError       500   a file does not have the bytes its manifest names
+    │   ├── ArtifactCorruptError       500   a file does not have the bytes its manifest names
+    │   └── ArtifactUntrustedError     500   no trusted key has signed it, and one must have
     ├── ProgramError                   500   no program of the artifact runs on this node
     ├── PlanError                      400   a model cannot be cut as asked, with what would work
     ├── TransportError                 500   the process at the other end of a transport is gone
@@ -65,6 +66,10 @@ class ArtifactNotFoundError(ArtifactError):
 
 class ArtifactCorruptError(ArtifactError):
     """A file of an artifact does not have the sha256 its manifest names."""
+
+
+class ArtifactUntrustedError(ArtifactError):
+    """A signature is required, and the artifact has none by a trusted key."""
 
 
 class ProgramError(HeadraceError):

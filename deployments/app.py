@@ -22,6 +22,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
+from cluster.artifact.served import open_served
 from deployments import api_keys, placement, routing_plan, serve_config
 from deployments.catalog import Catalog
 from deployments.model import ModelReplica
@@ -33,10 +34,13 @@ def model(args: dict[str, Any]) -> Application:
     """One model behind ``/v2/models/NAME``; ``args`` are those of ``ModelArgs``.
 
     Raises ConfigError naming the field, the value and what is allowed, and PlanError for a cut
-    that the artifact does not hold or the cluster has no devices for.
+    that the artifact does not hold or the cluster has no devices for, and ArtifactUntrustedError
+    for an artifact that lacks a signature it must have.
     """
     api_keys.configured()
     checked = serve_config.model_args(args, "args")
+    if checked.require_signature:  # refused here, not once per replica; each checks it again
+        open_served(checked)
     scale: dict[str, Any] = (
         {"num_replicas": checked.replicas}
         if checked.autoscaling is None

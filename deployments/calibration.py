@@ -14,6 +14,7 @@ from hashlib import sha256
 from pydantic import ValidationError
 
 from cluster.artifact.artifact import Artifact
+from cluster.artifact.served import open_served
 from cluster.artifact.store import open_store
 from cluster.config.routing import Cascade, Ensemble, Route
 from cluster.config.serving import ModelArgs
@@ -31,7 +32,7 @@ class Targets:
     def artifact(self, name: str) -> Artifact:
         """The artifact that a model serves."""
         model = self.models[name]
-        return open_store(model.store).open(model.artifact)
+        return open_served(model)
 
     def identity(self, name: str) -> str:
         """What a target's answers depend on: its artifact, or those that it combines and how.

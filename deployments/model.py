@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import ray
 
 from cluster.artifact.artifact import TOKENIZER, Artifact
-from cluster.artifact.store import open_store
+from cluster.artifact.served import open_served
 from cluster.config.serving import ModelArgs
 from cluster.errors import GroupLostError, ProgramError
 from cluster.preprocess import TextEncoder
@@ -76,7 +76,7 @@ class ModelReplica:
         """``layout``: key of the cut that the replica runs; None: the whole program."""
         started = time.perf_counter()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        artifact = open_store(args.store).open(args.artifact)
+        artifact = open_served(args)
         manifest = artifact.manifest
         self._probe = [spec.zeros(1) for spec in manifest.inputs]
         self._sharded: ShardedProgram | None = None

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from cluster.artifact.manifest import Manifest
-from cluster.artifact.store import open_store
+from cluster.artifact.served import open_served
 from cluster.config.parallel import Parallel
 from cluster.config.serving import ModelArgs
 from cluster.errors import PlanError
@@ -45,7 +45,7 @@ def placed(args: ModelArgs) -> Placed | None:
     """
     if args.parallel is None:
         return None
-    manifest = open_store(args.store).open(args.artifact).manifest
+    manifest = open_served(args).manifest
     made = planned(args, manifest, _devices(args, manifest))
     if made.layout is None:
         return None
@@ -59,7 +59,7 @@ def require_room_here(args: ModelArgs) -> None:
     """
     if args.parallel is None:
         return
-    manifest = open_store(args.store).open(args.artifact).manifest
+    manifest = open_served(args).manifest
     if not any(entry.target.startswith("cuda-") for entry in manifest.programs):
         devices = this_machine(args.compute_threads, args.parallel.device_memory)
         planned(args, manifest, list(devices))

@@ -16,7 +16,7 @@ from typing import Any
 from ray.serve.context import _get_global_client
 
 from cluster.artifact.manifest import Manifest
-from cluster.artifact.store import open_store
+from cluster.artifact.served import open_served
 from cluster.config.routing import Cascade, RouterArgs
 from cluster.config.serving import ModelArgs
 from cluster.errors import ClusterError
@@ -76,7 +76,7 @@ def deployed_models() -> list[ModelArgs]:
 
 
 def _served(model: ModelArgs) -> ServedModel:
-    artifact = open_store(model.store).open(model.artifact)
+    artifact = open_served(model)
     queued = model.max_queued_requests
     return ServedModel(
         name=model.name,

@@ -18,7 +18,7 @@ from typing import Any
 
 import ray
 
-from cluster.artifact.store import open_store
+from cluster.artifact.served import open_served
 from cluster.config.serving import ModelArgs
 from cluster.program import program as programs
 from cluster.program.aoti import create_group, open_group, runner_of
@@ -73,7 +73,7 @@ class ShardActor:
         ``load`` returned, for the others.
         """
         spec = self._spec
-        artifact = open_store(spec.model.store).open(spec.artifact_id)
+        artifact = open_served(spec.model, spec.artifact_id)
         layout = artifact.manifest.layout(spec.layout)
         shard = layout.shard(spec.stage, spec.tp_rank)
         self._topology = Topology(layout.pipeline, layout.tensor)

@@ -8,4 +8,5 @@ report.json          what was measured, beside the baseline
 manifest.py   the schema                artifact.py   one opened artifact, files checked
 store.py      where artifacts are kept  local.py      in a directory
 workspace.py  where one is built        remote.py     behind an fsspec URI, cached in a directory
+signature.py  who vouches for one       served.py     opened for serving, signature checked
 """

@@ -5,6 +5,7 @@ names/NAME              the id of the newest artifact built under that name
 builds/RECIPE_KEY       the id that this exact build produced: it is not built twice
 rejected/NAME-KEY.json  the report of a build that the gate refused, and .html
 kept/KEY/               checkpoints and journals of a build that was killed, or may be taken up
+signatures/ID/KEYID     ed25519 signature of an artifact's id by a key
 calibrations/KEY.json   thresholds of a cascade of certain artifacts
 steps/KEY.safetensors   float weights after a recipe's first steps, for those that begin alike
 building/KEY/           a build or a write under way; KEY.lock is held by its process
@@ -28,6 +29,9 @@ from cluster.config.base import MODEL_NAME
 from cluster.errors import ArtifactError, ArtifactNotFoundError
 
 MIN_ID_PREFIX = 8
+
+KEY_ID = r"[0-9a-f]{32}"
+"""The name of a signing key, and of the file with its signature."""
 
 KEPT_S = 14 * 24 * 3600
 """What a build kept goes if nobody takes it up again for so long."""
@@ -110,6 +114,14 @@ class LocalStore:
 
     def drop_kept(self, key: str) -> None:
         shutil.rmtree(self.root / "kept" / key, ignore_errors=True)
+
+    def signatures(self, artifact_id: str) -> dict[str, bytes]:
+        folder = self.root / "signatures" / checked_id(artifact_id, "the artifact asked for")
+        files = [path for path in folder.glob("*") if re.fullmatch(KEY_ID, path.name)]
+        return {path.name: path.read_bytes() for path in sorted(files)}
+
+    def keep_signature(self, artifact_id: str, key_id: str, content: bytes) -> None:
+        self._write(f"signatures/{artifact_id}/{key_id}", content)
 
     def calibration(self, key: str) -> bytes | None:
         path = self.root / "calibrations" / f"{key}.json"

@@ -19,7 +19,7 @@ from typing import Any
 import fsspec
 
 from cluster.artifact.artifact import MANIFEST, Artifact, check_file, check_id
-from cluster.artifact.local import MIN_ID_PREFIX, LocalStore, checked_id, not_found
+from cluster.artifact.local import KEY_ID, MIN_ID_PREFIX, LocalStore, checked_id, not_found
 from cluster.artifact.manifest import Manifest
 from cluster.config.base import MODEL_NAME
 from cluster.errors import ArtifactCorruptError, ArtifactError, ArtifactNotFoundError
@@ -127,6 +127,16 @@ class RemoteStore:
 
     def drop_kept(self, key: str) -> None:
         self._cache.drop_kept(key)
+
+    def signatures(self, artifact_id: str) -> dict[str, bytes]:
+        folder = f"signatures/{checked_id(artifact_id, 'the artifact asked for')}"
+        # Never from the cache: a signature that was taken away there must not count here.
+        signers = [name for name in self._list(folder) if re.fullmatch(KEY_ID, name)]
+        found = {name: self._read(f"{folder}/{name}") for name in signers}
+        return {name: content for name, content in found.items() if content is not None}
+
+    def keep_signature(self, artifact_id: str, key_id: str, content: bytes) -> None:
+        self._put(f"signatures/{artifact_id}/{key_id}", content)
 
     def calibration(self, key: str) -> bytes | None:
         return self._read(f"calibrations/{key}.json")

@@ -43,6 +43,12 @@ class ArtifactStore(Protocol):
     def drop_kept(self, key: str) -> None:
         """Remove that directory: the build is finished."""
 
+    def signatures(self, artifact_id: str) -> dict[str, bytes]:
+        """Key id → signature of the artifact of that (whole) id, as they were kept; unchecked."""
+
+    def keep_signature(self, artifact_id: str, key_id: str, content: bytes) -> None:
+        """Keep a key's signature beside the artifact, in place of an earlier one of that key."""
+
     def calibration(self, key: str) -> bytes | None:
         """What was kept under this key by :meth:`keep_calibration`, if anything."""
 

@@ -67,6 +67,11 @@ class ModelArgs(Config):
         description="Absolute directory or fsspec URI (s3://..., gs://...) of the artifact store; "
         "null takes HEADRACE_STORE, else ~/.headrace/store.",
     )
+    require_signature: bool = Field(
+        default=False,
+        description="Serve the artifact only if a key in the directory HEADRACE_TRUSTED_KEYS has "
+        "signed it (`headrace sign`).",
+    )
     batching: Batching = Field(default=Batching(), description="How requests are joined.")
     limits: Limits = Field(default=Limits(), description="The largest request.")
     compute_threads: int = Field(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.artifact.artifact import MANIFEST, Artifact
 from cluster.artifact.entries import ProgramEntry
 from cluster.artifact.layout import Layout
 from cluster.artifact.manifest import Manifest, Measurement, content_id
+from cluster.artifact.served import trusted_directory
 from cluster.artifact.store import open_store
 from cluster.compression.report.table import BASELINE, header, row, table
 from deployments.cli.compress import absolute
@@ -18,25 +20,46 @@ def run(ref: str, store: str | None, as_json: bool) -> int:
     """Print the artifact of that name, id or directory, after checking every file's hash."""
     artifact = open_artifact(ref, store)
     artifact.verify()
+    signers = signed_by(artifact, ref, store)
     if as_json:
-        print(
-            json.dumps({"id": artifact.id, **artifact.manifest.model_dump(mode="json")}, indent=1)
-        )
+        facts = {"id": artifact.id, "signatures": signers}
+        print(json.dumps({**facts, **artifact.manifest.model_dump(mode="json")}, indent=1))
     else:
-        print(describe(artifact))
+        print(describe(artifact, signers))
     return 0
 
 
 def open_artifact(ref: str, store: str | None) -> Artifact:
     """The artifact of that name, id, beginning of an id, or directory."""
     directory = Path(ref)
-    if (directory / MANIFEST).is_file():
+    if _is_directory(ref):
         return Artifact.read(directory, content_id((directory / MANIFEST).read_bytes()))
     return open_store(absolute(store) if store else None).open(ref)
 
 
-def describe(artifact: Artifact) -> str:
-    """The artifact for people."""
+def signed_by(artifact: Artifact, ref: str, store: str | None) -> dict[str, str]:
+    """Key id → what its signature is worth here. Of a directory, the default store is asked.
+
+    ConfigError if trusted keys are named that cannot be read.
+    """
+    place = absolute(store) if store and not _is_directory(ref) else None
+    given = open_store(place).signatures(str(artifact.id))
+    if not given:
+        return {}
+    from cluster.artifact import signature  # with the library for signatures
+
+    directory = trusted_directory()
+    trusted = {} if directory is None else signature.read_trusted_keys(directory)
+    found = signature.judge(str(artifact.id), given, trusted)
+    return {signer: verdict.value for signer, verdict in found.items()}
+
+
+def _is_directory(ref: str) -> bool:
+    return (Path(ref) / MANIFEST).is_file()
+
+
+def describe(artifact: Artifact, signers: Mapping[str, str]) -> str:
+    """The artifact for people; ``signers``: key id → what its signature is worth."""
     manifest = artifact.manifest
     steps = [_step(step) for step in manifest.recipe["steps"]]
     lines = [
@@ -49,6 +72,7 @@ def describe(artifact: Artifact) -> str:
         ),
         f"labels     {len(manifest.labels)}: {', '.join(manifest.labels[:10])}"
         + (", ..." if len(manifest.labels) > 10 else ""),
+        *(f"signed     {signer} ({worth})" for signer, worth in signers.items()),
         f"quantized  {manifest.quantized_operators} operators",
     ]
     lines += [_program(manifest, entry) for entry in manifest.programs]

@@ -47,6 +47,15 @@ def parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument("--json", action="store_true", help="for programs")
 
+    sign = commands.add_parser("sign", help="vouch for an artifact with an ed25519 key")
+    sign.add_argument("artifact", help="name, id or beginning of an id")
+    sign.add_argument(
+        "--key", type=Path, required=True, help="private key: `openssl genpkey -algorithm ed25519`"
+    )
+    sign.add_argument(
+        "--store", help="directory or URI; default HEADRACE_STORE or ~/.headrace/store"
+    )
+
     plan = commands.add_parser("plan", help="say how an artifact would spread over devices")
     plan.add_argument("artifact", help="name, id, beginning of an id, or directory")
     plan.add_argument(
@@ -146,6 +155,10 @@ def _run(args: argparse.Namespace) -> int:
             return compress.run(args.recipe, args.store, args.address)
         case "inspect":
             return _inspect(args)
+        case "sign":
+            from deployments.cli import sign
+
+            return sign.run(args.artifact, args.key, args.store)
         case "plan":
             from deployments.cli import plan
 

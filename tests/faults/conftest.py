@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.artifact.served import TRUSTED_KEYS
 from deployments.local import LocalCluster, ports
 from deployments.request_guard import MAX_REQUEST_TIMEOUT_VARIABLE
 
@@ -19,10 +21,24 @@ MAX_REQUEST_TIMEOUT_S = 2
 
 
 @pytest.fixture(scope="package")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+def signing_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A private key; its public key lies alone in the directory ``trusted`` beside it."""
+    directory = tmp_path_factory.mktemp("keys")
+    key = directory / "key.pem"
+    (directory / "trusted").mkdir()
+    public = directory / "trusted" / "key.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True)
+    key.chmod(0o600)
+    subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", public], check=True)
+    return key
+
+
+@pytest.fixture(scope="package")
+def cluster(tmp_path_factory: pytest.TempPathFactory, signing_key: Path) -> Iterator[LocalCluster]:
     http_port, dashboard_port = ports.free_ports(2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MAX_REQUEST_TIMEOUT_VARIABLE, str(MAX_REQUEST_TIMEOUT_S))
+        patch.setenv(TRUSTED_KEYS, str(signing_key.with_name("trusted")))
         started = LocalCluster.start(
             http_port=http_port,
             dashboard_port=dashboard_port,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,7 +66,47 @@ def test_inspect_prints_the_artifact(headrace: Headrace, int8_artifact_store: Pa
         data = headrace("inspect", ref, "--json")
         document = json.loads(data.stdout)
         assert document.pop("id") == artifact.id
+        assert document.pop("signatures") == {}
         assert document == artifact.manifest.model_dump(mode="json")
+
+
+def test_signing_and_who_has_signed(
+    headrace: Headrace, int8_artifact_store: Path, tmp_path: Path
+) -> None:
+    store, key, trusted = tmp_path / "store", tmp_path / "key.pem", tmp_path / "trusted"
+    shutil.copytree(int8_artifact_store, store)
+    trusted.mkdir()
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True)
+    key.chmod(0o644)
+    refused = headrace("sign", "tiny-int8", "--key", key, "--store", store)
+    assert refused.returncode == 2
+    assert f"`chmod 600 {key}`" in refused.stderr
+    key.chmod(0o600)
+    signed = headrace("sign", "tiny-int8", "--key", key, "--store", store)
+    assert signed.returncode == 0, signed.stderr
+    signer, export = re.findall(r"signed by ([0-9a-f]{32});.*\n  (openssl .*)", signed.stdout)[0]
+    subprocess.run(export.replace("TRUSTED", str(trusted)).split(), check=True)
+    for environment, worth in (
+        ({}, "not trusted here"),
+        ({"HEADRACE_TRUSTED_KEYS": str(trusted)}, "trusted"),
+    ):
+        shown = headrace("inspect", "tiny-int8", "--store", store, **environment)
+        assert f"signed     {signer} ({worth})\n" in shown.stdout, shown
+    config = tmp_path / "serve.yaml"
+    args = {"name": "m", "artifact": "tiny-int8", "require_signature": True}
+    application = {
+        "name": "m",
+        "route_prefix": "/v2/models/m",
+        "import_path": "deployments.app:model",
+        "args": args,
+    }
+    config.write_text(yaml.safe_dump({"applications": [application]}))
+    up = headrace("up", config, HEADRACE_TRUSTED_KEYS=str(trusted))
+    assert up.returncode == 1
+    assert "is not signed, and require_signature is true" in up.stderr
+    up = headrace("up", config)
+    assert up.returncode == 2
+    assert "HEADRACE_TRUSTED_KEYS is not set" in up.stderr
 
 
 def test_inspect_of_what_is_not_there(headrace: Headrace) -> None:

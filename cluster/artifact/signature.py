@@ -1,0 +1,183 @@
+"""Who vouches for an artifact: ed25519 signatures over its content id.
+
+    private key (PEM) + artifact id → sign  → Signature, kept beside the artifact, never in it
+    public keys (PEM) + signatures  → judge → whose each is, and whether it holds
+                                    → require: one by a trusted key, or ArtifactUntrustedError
+
+The id is the sha256 of the manifest, which names the sha256 of every file: whoever signs the id
+signs them all. Keys are those of ``openssl genpkey -algorithm ed25519``.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import sha256
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+
+from cluster.errors import ArtifactUntrustedError, ConfigError
+
+_DOMAIN = b"headrace artifact signature 1\n"
+"""What is signed begins with it, so that no signature made for something else fits an artifact."""
+
+_MAKE_KEY = "`openssl genpkey -algorithm ed25519 -out FILE` makes one"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One signature and the key that made it."""
+
+    key_id: str
+    """32 hex digits: the beginning of the sha256 of the raw public key."""
+
+    content: bytes
+    """The signature itself, 64 bytes."""
+
+
+class Verdict(Enum):
+    """What a signature is worth here."""
+
+    TRUSTED = "trusted"
+    UNKNOWN = "not trusted here"
+    WRONG = "wrong: it does not fit this artifact"
+
+
+def message(artifact_id: str) -> bytes:
+    """The bytes that are signed for the artifact of that id (64 hex digits)."""
+    return _DOMAIN + artifact_id.encode("ascii")
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    """The name of a public key."""
+    return sha256(key.public_bytes_raw()).hexdigest()[:32]
+
+
+def sign(artifact_id: str, key: Ed25519PrivateKey) -> Signature:
+    """Sign the artifact of that id."""
+    return Signature(key_id(key.public_key()), key.sign(message(artifact_id)))
+
+
+def read_private_key(path: Path) -> Ed25519PrivateKey:
+    """The private key in a PEM file.
+
+    Raises ConfigError if others than its owner may read the file, or it holds no such key.
+    """
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            raise ConfigError(
+                f"{path}: others may read this private key (its mode is {mode:03o}); "
+                f"`chmod 600 {path}`, and make another key if somebody may have copied it"
+            )
+        pem = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; {_MAKE_KEY}") from error
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except TypeError:
+        raise ConfigError(
+            f"{path}: the key is encrypted; give one without a passphrase: `openssl pkey -in "
+            "FILE -out PLAIN.pem`, in a directory that only you can read"
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigError(f"{path}: holds no private key in PEM; {_MAKE_KEY}") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigError(f"{path}: expected an ed25519 key, got {_kind(key)}; {_MAKE_KEY}")
+    return key
+
+
+def read_trusted_keys(directory: Path) -> dict[str, Ed25519PublicKey]:
+    """Key id → key of every ``*.pem`` file in a directory.
+
+    Raises ConfigError, naming it, for a file that holds no ed25519 public key, or if there is no
+    file at all.
+    """
+    found = {}
+    try:
+        files = sorted(path for path in directory.iterdir() if path.suffix == ".pem")
+        for path in files:
+            key = _public_key(path)
+            found[key_id(key)] = key
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or directory}: trusted keys cannot be read: {error.strerror}"
+        ) from error
+    if not found:
+        raise ConfigError(
+            f"{directory}: holds no trusted key; put public keys there as NAME.pem, made by "
+            "`openssl pkey -in PRIVATE.pem -pubout -out NAME.pem`"
+        )
+    return found
+
+
+def judge(
+    artifact_id: str, signatures: Mapping[str, bytes], trusted: Mapping[str, Ed25519PublicKey]
+) -> dict[str, Verdict]:
+    """Key id → what its signature of that artifact is worth."""
+    return {
+        signer: _verdict(artifact_id, content, trusted.get(signer))
+        for signer, content in signatures.items()
+    }
+
+
+def require(
+    artifact_id: str,
+    name: str,
+    signatures: Mapping[str, bytes],
+    trusted: Mapping[str, Ed25519PublicKey],
+) -> None:
+    """ArtifactUntrustedError, saying who has signed, unless a trusted key has; ``name``: of the
+    artifact, for the message."""
+    verdicts = judge(artifact_id, signatures, trusted)
+    if Verdict.TRUSTED in verdicts.values():
+        return
+    who = f"artifact {name} ({artifact_id})"
+    fix = f"sign it with `headrace sign {artifact_id[:12]} --key PRIVATE.pem`"
+    wrong = [signer for signer, verdict in verdicts.items() if verdict is Verdict.WRONG]
+    if wrong:
+        raise ArtifactUntrustedError(
+            f"{who}: the signature of the trusted key {_several(wrong)} does not fit it: the "
+            f"signature or the artifact was changed; {fix}, if it is the one you built"
+        )
+    if verdicts:
+        raise ArtifactUntrustedError(
+            f"{who} is signed by {_several(list(verdicts))}, which is none of the trusted keys "
+            f"{_several(list(trusted))}; {fix} of a trusted key, or add the signer's public key"
+        )
+    raise ArtifactUntrustedError(f"{who} is not signed, and require_signature is true; {fix}")
+
+
+def _verdict(artifact_id: str, content: bytes, key: Ed25519PublicKey | None) -> Verdict:
+    if key is None:
+        return Verdict.UNKNOWN
+    try:
+        key.verify(content, message(artifact_id))
+    except InvalidSignature:
+        return Verdict.WRONG
+    return Verdict.TRUSTED
+
+
+def _public_key(path: Path) -> Ed25519PublicKey:
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigError(
+            f"{path}: holds no public key in PEM; `openssl pkey -in PRIVATE.pem -pubout` makes it"
+        ) from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise ConfigError(f"{path}: expected an ed25519 public key, got {_kind(key)}")
+    return key
+
+
+def _kind(key: object) -> str:
+    return type(key).__name__.removeprefix("_")
+
+
+def _several(signers: Sequence[str]) -> str:
+    return ", ".join(signers)

@@ -1,0 +1,26 @@
+"""``headrace sign``: vouch for an artifact with a private key of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster.artifact import signature
+from cluster.artifact.store import open_store
+from deployments.cli.compress import absolute
+
+
+def run(ref: str, key: Path, store: str | None) -> int:
+    """Sign the artifact after checking every file's hash, and keep the signature in its store.
+
+    ConfigError for a key that cannot be used or that others may read.
+    """
+    private = signature.read_private_key(key)
+    place = open_store(absolute(store) if store else None)
+    artifact = place.open(ref)
+    artifact.verify()
+    made = signature.sign(str(artifact.id), private)
+    place.keep_signature(str(artifact.id), made.key_id, made.content)
+    print(f"{artifact.manifest.name}  {artifact.id}")
+    print(f"signed by {made.key_id}; who is to trust it needs the public key:")
+    print(f"  openssl pkey -in {key} -pubout -out TRUSTED/{key.stem}.pem")
+    return 0

@@ -1,0 +1,252 @@
+"""Who has signed an artifact, and when that is enough to serve it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from cluster.artifact import signature
+from cluster.artifact.local import LocalStore
+from cluster.artifact.remote import RemoteStore
+from cluster.artifact.served import TRUSTED_KEYS, open_served
+from cluster.artifact.signature import Verdict
+from cluster.artifact.store import ArtifactStore
+from cluster.config.serving import ModelArgs
+from cluster.errors import ArtifactUntrustedError, ConfigError
+
+Finished = Callable[..., bytes]
+KEY = "a" * 64
+
+
+def openssl(*arguments: object) -> None:
+    done = subprocess.run(
+        ["openssl", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def private_key(path: Path) -> Path:
+    """A key as the documentation has people make it."""
+    openssl("genpkey", "-algorithm", "ed25519", "-out", path)
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    return private_key(tmp_path / "mine.pem")
+
+
+@pytest.fixture
+def trusted(tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of trusted keys, with mine in it, in the environment."""
+    directory = tmp_path / "trusted"
+    directory.mkdir()
+    openssl("pkey", "-in", mine, "-pubout", "-out", directory / "mine.pem")
+    monkeypatch.setenv(TRUSTED_KEYS, str(directory))
+    return directory
+
+
+@pytest.fixture(params=["local", "remote"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Location of a store of each kind."""
+    if request.param == "local":
+        yield str(tmp_path / "store")
+        return
+    filesystem = fsspec.filesystem("memory")
+    yield "memory://headrace-signed/store"
+    if filesystem.exists("/headrace-signed"):
+        filesystem.rm("/headrace-signed", recursive=True)
+
+
+@pytest.fixture
+def store(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return LocalStore(Path(place)) if "://" not in place else RemoteStore.at(place)
+
+
+@pytest.fixture
+def artifact_id(store: ArtifactStore, finished: Finished) -> str:
+    return published(store, finished, "digits")
+
+
+def published(store: ArtifactStore, finished: Finished, name: str) -> str:
+    with store.building(KEY) as room:
+        finished(room / "artifact", name=name, key=KEY)
+        return str(store.publish(room / "artifact").id)
+
+
+def sign(store: ArtifactStore, artifact_id: str, key: Path) -> str:
+    made = signature.sign(artifact_id, signature.read_private_key(key))
+    store.keep_signature(artifact_id, made.key_id, made.content)
+    return made.key_id
+
+
+def args(place: str, **fields: object) -> ModelArgs:
+    return ModelArgs.model_validate(
+        {"name": "m", "artifact": "digits", "store": place, "require_signature": True} | fields
+    )
+
+
+def test_what_a_trusted_key_has_signed_is_served(
+    store: ArtifactStore, place: str, artifact_id: str, mine: Path, trusted: Path
+) -> None:
+    sign(store, artifact_id, mine)
+    assert open_served(args(place)).id == artifact_id
+    assert open_served(args(place, artifact="other"), artifact_id).id == artifact_id  # a shard's
+
+
+def test_the_unsigned_is_refused_where_a_signature_is_required(
+    store: ArtifactStore, place: str, artifact_id: str, trusted: Path
+) -> None:
+    with pytest.raises(
+        ArtifactUntrustedError,
+        match=f"digits .{artifact_id}. is not signed.*headrace sign {artifact_id[:12]} --key",
+    ):
+        open_served(args(place))
+    assert open_served(args(place, require_signature=False)).id == artifact_id
+
+
+def test_a_key_that_is_not_trusted_is_not_enough_and_does_no_harm(
+    store: ArtifactStore, place: str, artifact_id: str, mine: Path, trusted: Path, tmp_path: Path
+) -> None:
+    stranger = sign(store, artifact_id, private_key(tmp_path / "stranger.pem"))
+    with pytest.raises(ArtifactUntrustedError, match=f"is signed by {stranger}, which is none of"):
+        open_served(args(place))
+    own = sign(store, artifact_id, mine)
+    assert set(store.signatures(artifact_id)) == {stranger, own}
+    assert open_served(args(place)).id == artifact_id
+
+
+@pytest.mark.parametrize("content", [b"", b"x", bytes(64), bytes(1000)])
+def test_a_signature_that_does_not_fit_is_refused(
+    store: ArtifactStore, place: str, artifact_id: str, mine: Path, trusted: Path, content: bytes
+) -> None:
+    signer = sign(store, artifact_id, mine)
+    store.keep_signature(artifact_id, signer, content)
+    with pytest.raises(ArtifactUntrustedError, match=f"trusted key {signer} does not fit it"):
+        open_served(args(place))
+
+
+def test_the_signature_of_another_artifact_does_not_fit(
+    store: ArtifactStore, place: str, artifact_id: str, mine: Path, trusted: Path,
+    finished: Finished,
+) -> None:  # fmt: skip
+    other = published(store, finished, "other")
+    signer = sign(store, other, mine)
+    store.keep_signature(artifact_id, signer, store.signatures(other)[signer])
+    with pytest.raises(ArtifactUntrustedError, match="does not fit it"):
+        open_served(args(place))
+
+
+def test_a_signature_of_the_bare_id_does_not_fit(artifact_id: str, mine: Path) -> None:
+    # A key may sign other things, too: none of them must pass for an artifact's signature.
+    key = signature.read_private_key(mine)
+    signer = signature.key_id(key.public_key())
+    trusted = {signer: key.public_key()}
+    given = {signer: key.sign(artifact_id.encode())}
+    assert signature.judge(artifact_id, given, trusted) == {signer: Verdict.WRONG}
+    given = {signer: key.sign(signature.message(artifact_id))}
+    assert signature.judge(artifact_id, given, trusted) == {signer: Verdict.TRUSTED}
+    assert signature.judge(artifact_id, given, {}) == {signer: Verdict.UNKNOWN}
+
+
+def test_a_signature_that_was_taken_away_counts_no_more(
+    store: ArtifactStore, place: str, artifact_id: str, mine: Path, trusted: Path
+) -> None:
+    signer = sign(store, artifact_id, mine)
+    open_served(args(place))  # a remote store has it in the cache now
+    if isinstance(store, LocalStore):
+        (store.root / "signatures" / artifact_id / signer).unlink()
+    else:
+        fsspec.filesystem("memory").rm(f"/headrace-signed/store/signatures/{artifact_id}/{signer}")
+    with pytest.raises(ArtifactUntrustedError, match="is not signed"):
+        open_served(args(place))
+
+
+def test_signing_changes_nothing_of_the_artifact(tmp_path: Path, finished: Finished) -> None:
+    store = LocalStore(tmp_path / "store")
+    artifact_id = published(store, finished, "digits")
+    artifact = store.open("digits")
+    before = {path: path.read_bytes() for path in artifact.path.rglob("*") if path.is_file()}
+    signer = sign(store, artifact_id, private_key(tmp_path / "key.pem"))
+    assert before == {p: p.read_bytes() for p in artifact.path.rglob("*") if p.is_file()}
+    kept = store.root / "signatures" / artifact_id / signer
+    assert kept.stat().st_size == 64
+    (kept.parent / "notes.txt").write_text("no signature")
+    assert list(store.signatures(artifact_id)) == [signer]
+
+
+def test_openssl_agrees(tmp_path: Path, mine: Path, artifact_id: str) -> None:
+    made = signature.sign(artifact_id, signature.read_private_key(mine))
+    (tmp_path / "message").write_bytes(signature.message(artifact_id))
+    (tmp_path / "signature").write_bytes(made.content)
+    openssl(
+        "pkeyutl", "-verify", "-rawin", "-inkey", mine, "-in", tmp_path / "message",
+        "-sigfile", tmp_path / "signature",
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------ keys
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
+def test_a_private_key_that_others_can_read_is_refused(mine: Path, mode: int) -> None:
+    mine.chmod(mode)
+    with pytest.raises(ConfigError, match=rf"mode is {mode:o}\); `chmod 600 {mine}`"):
+        signature.read_private_key(mine)
+
+
+def test_what_is_no_signing_key_is_refused(tmp_path: Path, mine: Path) -> None:
+    files = {name: tmp_path / f"{name}.pem" for name in ("none", "ec", "public", "locked")}
+    with pytest.raises(ConfigError, match=r"none\.pem: cannot be read: No such file"):
+        signature.read_private_key(files["none"])
+    openssl(
+        "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", files["ec"]
+    )
+    openssl("pkey", "-in", mine, "-pubout", "-out", files["public"])
+    openssl("pkey", "-in", mine, "-aes256", "-passout", "pass:secret", "-out", files["locked"])
+    files["none"].write_text("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
+    for name, expected in (
+        ("ec", "expected an ed25519 key, got E"),
+        ("public", "holds no private key in PEM"),
+        ("locked", "the key is encrypted"),
+        ("none", "holds no private key in PEM"),
+    ):
+        files[name].chmod(0o600)
+        with pytest.raises(ConfigError, match=expected):
+            signature.read_private_key(files[name])
+
+
+@pytest.mark.parametrize("given", [None, ""])
+def test_no_trusted_keys_is_said_by_the_variables_name(
+    store: ArtifactStore, place: str, artifact_id: str, mine: Path,
+    monkeypatch: pytest.MonkeyPatch, given: str | None,
+) -> None:  # fmt: skip
+    sign(store, artifact_id, mine)
+    monkeypatch.delenv(TRUSTED_KEYS, raising=False)
+    if given is not None:
+        monkeypatch.setenv(TRUSTED_KEYS, given)
+    with pytest.raises(ConfigError, match="model m: require_signature is true, and HEADRACE_TRUST"):
+        open_served(args(place))
+
+
+def test_a_directory_of_trusted_keys_that_is_none(
+    trusted: Path, mine: Path, tmp_path: Path
+) -> None:
+    assert len(signature.read_trusted_keys(trusted)) == 1
+    (trusted / "README").write_text("not a key, and not named like one")
+    assert len(signature.read_trusted_keys(trusted)) == 1
+    os.symlink(mine, trusted / "private.pem")
+    with pytest.raises(ConfigError, match=r"private\.pem: holds no public key in PEM"):
+        signature.read_trusted_keys(trusted)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="holds no trusted key; put public keys there"):
+        signature.read_trusted_keys(tmp_path / "empty")
+    with pytest.raises(ConfigError, match="cannot be read: No such file or directory"):
+        signature.read_trusted_keys(tmp_path / "absent")

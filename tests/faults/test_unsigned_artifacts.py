@@ -1,0 +1,44 @@
+"""A model that must be signed: refused with the reason until a trusted key has signed it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from http_client import ask
+
+from cluster.artifact import signature
+from cluster.artifact.local import LocalStore
+from cluster.errors import ClusterError
+from deployments.local import LocalCluster
+
+
+def test_only_what_a_trusted_key_has_signed_is_served(
+    cluster: LocalCluster,
+    signing_key: Path,
+    cut_artifact_store: Path,
+    write_config: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(cut_artifact_store, tmp_path / "store")
+    store = LocalStore(tmp_path / "store")
+    artifact_id = str(store.open("tiny-cut").id)
+    signed = {"artifact": "tiny-cut", "store": str(store.root), "require_signature": True}
+    config = write_config(
+        {"name": "whole", **signed}, {"name": "cut", **signed, "parallel": {"pipeline": 2}}
+    )
+    for wrong in (None, bytes(64)):
+        if wrong is not None:
+            made = signature.sign(artifact_id, signature.read_private_key(signing_key))
+            store.keep_signature(artifact_id, made.key_id, wrong)
+        expected = "is not signed" if wrong is None else "does not fit it"
+        with pytest.raises(ClusterError, match=rf"failed:(.|\n)*{artifact_id}(.|\n)*{expected}"):
+            cluster.deploy(config, timeout_s=60)
+        assert ask(f"{cluster.http}/v2/models/whole").status != 200
+
+    store.keep_signature(artifact_id, made.key_id, made.content)
+    cluster.deploy(config, timeout_s=60)
+    for name in ("whole", "cut"):
+        assert ask(f"{cluster.http}/v2/models/{name}").status == 200
