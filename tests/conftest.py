@@ -95,9 +95,7 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyRecipe
 
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        patch.setenv(
-            "PYTHONPATH", str(folder), prepend=os.pathsep
-        )  # the evaluation is a process of its own
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)  # the evaluation is a process
         yield recipe
     sys.modules.pop("headrace_tiny", None)
 

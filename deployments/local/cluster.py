@@ -17,6 +17,7 @@ from typing import Any, Self
 from cluster.config.base import read_yaml
 from cluster.errors import ClusterError, ConfigError
 from deployments.local import ports, processes, rest
+from deployments.local.edge import write_haproxy
 from deployments.local.environment import client_environment, cluster_environment
 from deployments.local.record import Record, locked
 
@@ -130,8 +131,7 @@ class LocalCluster:
 
     @property
     def gcs(self) -> str:
-        """Address for ``ray.init``, ``HOST:PORT``; the host is this machine's, not loopback."""
-        # Ray chooses the host itself and writes what it chose.
+        """Address for ``ray.init``, ``HOST:PORT``, as Ray wrote it down."""
         return (self.record.ray_dir / "ray_current_cluster").read_text().strip()
 
     def environment(self) -> dict[str, str]:
@@ -211,6 +211,7 @@ class LocalCluster:
     def _start_ray(self, num_cpus: int | None) -> None:
         record = self.record
         log_path = record.run_dir / "start.log"
+        write_haproxy(record.haproxy_script)
         # -P: a directory named ray where this runs must not be taken for the package.
         command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head"]
         command += [f"--port={record.gcs_port}", f"--temp-dir={record.ray_dir}"]

@@ -26,6 +26,11 @@ _ANSWER_MARGIN_S = 5  # how much later than a replica HAProxy gives a request up
 # What a user's shell may hold that would send `ray start`, or a client, elsewhere.
 _FOREIGN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS", "RAY_AUTH_TOKEN")
 
+# Ray's processes listen on loopback alone, as they do on systems where Ray makes no cluster of
+# several machines. Given an address, 127.0.0.1 included, they would listen on every interface.
+# A client, too, must take 127.0.0.1 for this machine's address, or it finds no node of its own.
+_ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
 
 def serving_environment() -> dict[str, str]:
     """What `ray start` must have set wherever models are served: here, and in k8s/base.
@@ -53,6 +58,8 @@ def serving_environment() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "1",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(HAPROXY_BUFFER_BYTES),
+        # A client that stays silent amid a request, or takes nothing of an answer, is cut off.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(timeout_s),
     }
 
 
@@ -71,6 +78,9 @@ def cluster_environment(record: Record) -> dict[str, str]:
         "TMPDIR": str(record.temporary_dir),
         # Whoever reaches the dashboard or the GCS can run code: only with the token.
         **_token(record.token_path),
+        **_ON_LOOPBACK,
+        # Mends what Serve has no setting for, then runs HAProxy: see edge.py.
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(record.haproxy_script),
         # All of HAProxy's files apart from any other cluster's, where only this user can reach
         # its control socket, which Ray opens to everybody.
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
@@ -93,6 +103,7 @@ def client_environment(record: Record, gcs: str) -> dict[str, str]:
         "RAY_ADDRESS": gcs,
         "RAY_API_SERVER_ADDRESS": record.dashboard,
         "RAY_DASHBOARD_ADDRESS": record.dashboard,
+        **_ON_LOOPBACK,
         **_token(record.token_path),
     }
 

@@ -4,6 +4,7 @@ state directory (0700)   lock          held while a cluster starts or stops
                          auth_token    the token, 0600
                          cluster.json  the Record, 0600, written before anything starts
 run directory (0700)     r/  Ray's sessions and logs      h/  HAProxy's files and sockets
+                         haproxy  the script that runs it
 """
 
 from __future__ import annotations
@@ -113,6 +114,10 @@ class Record:
     @property
     def haproxy_dir(self) -> Path:
         return self.run_dir / "h"
+
+    @property
+    def haproxy_script(self) -> Path:
+        return self.run_dir / "haproxy"
 
     @property
     def temporary_dir(self) -> Path:

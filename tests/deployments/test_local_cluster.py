@@ -20,6 +20,7 @@ import yaml
 
 from cluster.errors import ClusterError, ConfigError
 from deployments.local import LocalCluster, ports, processes
+from deployments.local.edge import HEADERS_S
 from deployments.request_guard import MAX_REQUEST_TIMEOUT_VARIABLE
 
 APPLICATION = """
@@ -150,14 +151,165 @@ def test_only_the_token_opens_the_dashboard(cluster: LocalCluster) -> None:
     assert ask({"Authorization": f"Bearer {token}"}) == 200
 
 
-def test_only_loopback_reaches_models_and_dashboard(cluster: LocalCluster) -> None:
-    for port in (cluster.record.http_port, cluster.record.dashboard_port):
-        listening = {
-            line.split()[1].partition(":")[0]
-            for line in Path("/proc/net/tcp").read_text().splitlines()
-            if f":{port:04X} 00000000:0000 0A" in line
-        }
-        assert listening == {"0100007F"}
+def ask_dashboard(
+    cluster: LocalCluster, method: str, path: str, body: object = None, **headers: str
+) -> tuple[int, str]:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{cluster.dashboard}{path}", data=data, method=method)
+    for name, value in ({"Content-Type": "application/json"} | headers).items():
+        request.add_header(name.replace("_", "-"), value)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_without_the_token_there_is_no_job(cluster: LocalCluster, tmp_path: Path) -> None:
+    token = cluster.record.token_path.read_text()
+    job = {"entrypoint": f"touch {tmp_path / 'ran'}"}
+    for headers, status in (
+        ({}, 401),
+        ({"Authorization": f"Bearer {token[::-1]}"}, 403),
+        ({"x_ray_authorization": f"Bearer {token[::-1]}"}, 403),
+        ({"Authorization": "Bearer "}, 403),
+        ({"Authorization": token}, 403),
+    ):
+        assert ask_dashboard(cluster, "POST", "/api/jobs/", job, **headers)[0] == status, headers
+    known = ask_dashboard(cluster, "GET", "/api/jobs/", Authorization=f"Bearer {token}")
+    assert known == (200, "[]")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "sent_by_a_browser",
+    [
+        {"Origin": "http://elsewhere.example"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"User_Agent": "Mozilla/5.0"},
+    ],
+)
+def test_a_page_elsewhere_changes_nothing_even_with_the_token(
+    cluster: LocalCluster, sent_by_a_browser: dict[str, str]
+) -> None:
+    token = cluster.record.token_path.read_text()
+    applications = "/api/serve/applications/"
+    for login in (
+        {"Authorization": f"Bearer {token}"},
+        {"Cookie": f"ray-authentication-token={token}"},
+    ):
+        for method, path, body in (
+            ("DELETE", applications, None),
+            ("PUT", applications, {"applications": []}),
+            ("POST", "/api/jobs/", {"entrypoint": "true"}),
+        ):
+            headers = login | sent_by_a_browser
+            assert ask_dashboard(cluster, method, path, body, **headers)[0] == 405
+    assert post(f"{cluster.http}/length", b"1")[0] == 200
+
+
+def test_a_name_that_was_rebound_to_this_machine_opens_nothing(cluster: LocalCluster) -> None:
+    # A page from there has no cookie for that name, and cannot read the token file.
+    for method in ("GET", "DELETE"):
+        asked = ask_dashboard(
+            cluster, method, "/api/serve/applications/", Host="rebound.example:8265"
+        )
+        assert asked == (401, "Unauthorized: Missing authentication token")
+
+
+ON_EVERY_INTERFACE = {
+    "ray::ServeRepli": "gRPC between deployments, for which Serve has no address setting; it asks "
+    "for the token before it reads anything (the test below)",
+}
+"""Processes of a local cluster with a port that is not on loopback, and why that may be."""
+
+
+def listening(pid: int) -> list[tuple[bool, int]]:
+    """Whether each listening TCP socket of a process is on loopback, and its port."""
+    links = set(processes.open_files(pid))
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in links:
+                address, _, port = fields[1].partition(":")
+                # Four bytes at a time, each in this machine's order; IPv4 is mapped into IPv6.
+                words = bytes.fromhex(address)
+                last = words[-4:][::-1]
+                loopback = last[0] == 127 or address == "00000000000000000000000001000000"
+                found.append((loopback, int(port, 16)))
+    return found
+
+
+def test_nothing_listens_beyond_loopback_but_what_is_listed(cluster: LocalCluster) -> None:
+    sockets = [(p.name, *socket) for p in found(cluster) for socket in listening(p.pid)]
+    ports_found = {port for _, _, port in sockets}
+    expected = {"http", "dashboard", "gcs", "agent", "client", "stats", "metrics", "fallback"}
+    missing = {p: name for p, name in cluster.record.ports.items() if p not in ports_found}
+    assert not missing
+    assert set(cluster.record.ports.values()) == expected
+    assert len(sockets) > 15  # Ray's own, too
+    open_to_all = {name for name, loopback, _ in sockets if not loopback}
+    assert open_to_all <= set(ON_EVERY_INTERFACE), sorted(s for s in sockets if not s[1])
+
+
+PICKLE = """
+import os, pickle, sys
+import grpc
+from ray.serve.generated.serve_pb2 import ASGIRequest
+from ray.serve.generated.serve_pb2_grpc import ASGIServiceStub
+
+class Touch:
+    def __reduce__(self):
+        return os.system, (f"touch {sys.argv[2]}",)
+
+code = pickle.dumps(Touch())
+channel = grpc.insecure_channel(sys.argv[1])
+metadata = [("authorization", sys.argv[3])] if sys.argv[3] else []
+try:
+    ASGIServiceStub(channel).HandleRequest(
+        ASGIRequest(pickled_request_metadata=code, request_args=code), metadata=metadata, timeout=10
+    )
+except grpc.RpcError as error:
+    print(error.code().name)
+"""
+
+
+@pytest.mark.parametrize(("token", "runs"), [("", False), ("wrong", False), ("right", True)])
+def test_a_pickle_sent_to_a_replica_does_not_run_without_the_token(
+    cluster: LocalCluster, tmp_path: Path, token: str, runs: bool
+) -> None:
+    own = listening(pid_of(cluster, "ray::ServeRepli"))
+    (port,) = [port for loopback, port in own if not loopback]
+    right = cluster.record.token_path.read_text()
+    value = {"": "", "wrong": f"Bearer {right[::-1]}", "right": f"Bearer {right}"}[token]
+    result = subprocess.run(
+        [sys.executable, "-c", PICKLE, f"127.0.0.1:{port}", str(tmp_path / "ran"), value],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    # The right one shows that the question was well put, and what a token is worth.
+    assert (tmp_path / "ran").exists() == runs, result
+    if not runs:
+        assert result.stdout.strip() == "UNAUTHENTICATED", result
+    assert post(f"{cluster.http}/length", b"1")[0] == 200
+
+
+def test_a_client_that_never_ends_its_headers_is_cut_off(cluster: LocalCluster) -> None:
+    with socket.create_connection(("127.0.0.1", cluster.record.http_port), timeout=10) as raw:
+        raw.sendall(b"GET /length HTTP/1.1\r\nX-Slow: ")
+        raw.settimeout(0.5)
+        started, answer = time.monotonic(), b""
+        while time.monotonic() - started < 3 * HEADERS_S:
+            try:
+                answer = raw.recv(65536)
+                break
+            except TimeoutError:
+                raw.sendall(b"a")  # never silent for long
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert time.monotonic() - started < HEADERS_S + 2
 
 
 def test_the_environment_lets_a_driver_in(cluster: LocalCluster) -> None:
