@@ -1,0 +1,77 @@
+"""What atheris runs: bodies of /infer, guided by what of the parser they reach.
+
+    python fuzzed_infer.py CORPUS -runs=N -max_total_time=S      as libFuzzer takes it
+
+    input  [ 2 bytes: length of the JSON, all ones for none ][ body ]
+
+RequestError is how the parser refuses; anything else that it raises ends the run with the input.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["cluster.protocol"]):
+    from cluster.protocol import infer
+from cluster.errors import RequestError
+from cluster.tensors import TensorSpec
+
+INPUTS = (
+    TensorSpec(name="a", datatype="FP32", shape=(-1, 2)),
+    TensorSpec(name="b", datatype="BOOL", shape=(-1, 3)),
+    TensorSpec(name="c", datatype="INT64", shape=(-1,)),
+)
+OUTPUTS = (TensorSpec(name="y", datatype="FP32", shape=(-1, 2)),)
+ONE = INPUTS[:1]
+NO_LENGTH = 0xFFFF
+
+
+def one_input(data: bytes) -> None:
+    """Decode one body, for a model with three inputs and for one with one."""
+    length, body = int.from_bytes(data[:2], "big"), data[2:]
+    for inputs in (INPUTS, ONE):
+        try:
+            found = infer.decode_infer(
+                body, None if length == NO_LENGTH else length, inputs, OUTPUTS, 1 << 16
+            )
+        except RequestError:
+            continue
+        for spec, array in zip(inputs, found.arrays, strict=True):
+            if array.dtype != spec.dtype or array.shape != (found.batch, *spec.item_shape):
+                raise AssertionError(f"{spec.name}: {array.dtype} {array.shape}")
+            array.sum()  # reads every byte that it says it has
+
+
+def seeds() -> list[bytes]:
+    """Good requests, from which the fuzzer goes on."""
+    binary = (
+        b'{"inputs":[{"name":"a","datatype":"FP32","shape":[1,2],'
+        b'"parameters":{"binary_data_size":8}},{"name":"b","datatype":"BOOL","shape":[1,3],'
+        b'"parameters":{"binary_data_size":3}},{"name":"c","datatype":"INT64","shape":[1],'
+        b'"parameters":{"binary_data_size":8}}],"outputs":[{"name":"y",'
+        b'"parameters":{"binary_data":true}}]}'
+    )
+    json = b'{"id":"1","inputs":[{"name":"a","datatype":"FP32","shape":[1,2],"data":[1,2.5e-3]}]}'
+    return [
+        len(binary).to_bytes(2, "big") + binary + bytes(19),
+        NO_LENGTH.to_bytes(2, "big") + json,
+        bytes(2) + bytes(16),
+    ]
+
+
+def main() -> None:
+    """Fill the corpus and fuzz; libFuzzer ends the process, with a status other than 0 if it
+    found something."""
+    corpus = Path(sys.argv[1])
+    for number, seed in enumerate(seeds()):
+        one_input(seed)
+        (corpus / f"seed-{number}").write_bytes(seed)
+    atheris.Setup(sys.argv, one_input)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
