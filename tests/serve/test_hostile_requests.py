@@ -29,7 +29,7 @@ class Bad:
 
     what: str
     sent: bytes
-    status: tuple[int, ...]
+    status: int
 
 
 def http(method: str, path: str, *headers: str, body: bytes = b"", length: bool = True) -> bytes:
@@ -63,78 +63,78 @@ INFER = "/v2/models/tiny/infer"
 
 CASES = [
     # names
-    Bad("a name that climbs", named("../../x"), (404,)),
-    Bad("a name that climbs to the dashboard", named("../../api/serve/applications/"), (404,)),
-    Bad("a name that climbs to a file", named("../../../../etc/passwd"), (404,)),
-    Bad("dots, encoded", named("%2e%2e/%2e%2e/x"), (404,)),
-    Bad("slashes, encoded", named("..%2f..%2fx", "POST", "/infer"), (404,)),
-    Bad("dots, encoded twice", named("%252e%252e%252fx"), (404,)),
-    Bad("a NUL, encoded", named("tiny%00", "POST", "/infer"), (404,)),
-    Bad("a NUL", http("GET", "/v2/models/tiny\0"), (400,)),
-    Bad("1 KB", named(NAME_1K), (404,)),
-    Bad("1 KB to infer", named(NAME_1K, "POST", "/infer"), (404,)),
-    Bad("a version of 1 KB", named(f"tiny/versions/{NAME_1K}"), (404,)),
-    Bad("a version that climbs", named("tiny/versions/..%2f..%2fx"), (404,)),
-    Bad("line feeds, encoded", named("tiny%0d%0aX-Evil:%201"), (404,)),
-    Bad("bytes that are no UTF-8", named("%ff%fe"), (404,)),
-    Bad("a URL for a name", named("http:%2f%2felsewhere.example%2fm", "POST", "/infer"), (404,)),
-    Bad("an s3 URL for a name", named("s3:%2f%2fbucket%2fm"), (404,)),
-    Bad("a proxy request", http("GET", "http://elsewhere.example/v2/models/tiny/x"), (400, 404)),
+    Bad("a name that climbs", named("../../x"), 404),
+    Bad("a name that climbs to the dashboard", named("../../api/serve/applications/"), 404),
+    Bad("a name that climbs to a file", named("../../../../etc/passwd"), 404),
+    Bad("dots, encoded", named("%2e%2e/%2e%2e/x"), 404),
+    Bad("slashes, encoded", named("..%2f..%2fx", "POST", "/infer"), 404),
+    Bad("dots, encoded twice", named("%252e%252e%252fx"), 404),
+    Bad("a NUL, encoded", named("tiny%00", "POST", "/infer"), 404),
+    Bad("a NUL", http("GET", "/v2/models/tiny\0"), 400),
+    Bad("1 KB", named(NAME_1K), 404),
+    Bad("1 KB to infer", named(NAME_1K, "POST", "/infer"), 404),
+    Bad("a version of 1 KB", named(f"tiny/versions/{NAME_1K}"), 404),
+    Bad("a version that climbs", named("tiny/versions/..%2f..%2fx"), 404),
+    Bad("line feeds, encoded", named("tiny%0d%0aX-Evil:%201"), 404),
+    Bad("bytes that are no UTF-8", named("%ff%fe"), 404),
+    Bad("a URL for a name", named("http:%2f%2felsewhere.example%2fm", "POST", "/infer"), 404),
+    Bad("an s3 URL for a name", named("s3:%2f%2fbucket%2fm"), 404),
+    Bad("a proxy request", http("GET", "http://elsewhere.example/v2/models/tiny/x"), 400),
     # JSON
-    Bad("5,000 levels", infer(b'{"inputs":' + b"[" * 5000 + b"]" * 5000 + b"}"), (400,)),
-    Bad("50,000 open brackets", infer(b"[" * 50_000), (400,)),
-    Bad("10^400", infer(GOOD.replace(b"0.0", b"1" + b"0" * 400, 1)), (400,)),
-    Bad("1e400", infer(GOOD.replace(b"0.0", b"1e400", 1)), (400,)),
-    Bad("10^400 items", infer(GOOD.replace(b"[1, 1", b"[1" + b"0" * 400 + b", 1")), (400,)),
-    Bad("NaN", infer(GOOD.replace(b"0.0", b"NaN", 1)), (400,)),
+    Bad("5,000 levels", infer(b'{"inputs":' + b"[" * 5000 + b"]" * 5000 + b"}"), 400),
+    Bad("50,000 open brackets", infer(b"[" * 50_000), 400),
+    Bad("10^400", infer(GOOD.replace(b"0.0", b"1" + b"0" * 400, 1)), 400),
+    Bad("1e400", infer(GOOD.replace(b"0.0", b"1e400", 1)), 400),
+    Bad("10^400 items", infer(GOOD.replace(b"[1, 1", b"[1" + b"0" * 400 + b", 1")), 400),
+    Bad("NaN", infer(GOOD.replace(b"0.0", b"NaN", 1)), 400),
     Bad("duplicate keys, the last one bad",
         infer(GOOD.replace(b'"datatype"', b'"shape": [1, 1, 16, 16], "shape": [2], "datatype"')
-              .replace(b', "shape": [1, 1, 16, 16], "data"', b', "data"')), (400,)),
-    Bad("half a surrogate", infer(tensor(name="\ud800")), (400,)),
-    Bad("a pickle", infer(PICKLE), (400,)),
-    Bad("a URL for a tensor", infer(tensor(data="http://elsewhere.example/x")), (400,)),
+              .replace(b', "shape": [1, 1, 16, 16], "data"', b', "data"')), 400),
+    Bad("half a surrogate", infer(tensor(name="\ud800")), 400),
+    Bad("a pickle", infer(PICKLE), 400),
+    Bad("a URL for a tensor", infer(tensor(data="http://elsewhere.example/x")), 400),
     Bad("shared memory",
-        infer(tensor(data=None, parameters={"shared_memory_region": "/etc/passwd"})), (400,)),
+        infer(tensor(data=None, parameters={"shared_memory_region": "/etc/passwd"})), 400),
     Bad("binary bytes that are not there",
-        infer(tensor(data=None, parameters={"binary_data_size": 1024})), (400,)),
-    Bad("a negative size", infer(tensor(data=None, parameters={"binary_data_size": -1})), (400,)),
+        infer(tensor(data=None, parameters={"binary_data_size": 1024})), 400),
+    Bad("a negative size", infer(tensor(data=None, parameters={"binary_data_size": -1})), 400),
     Bad("a JSON length beyond the body",
-        infer(GOOD, "Inference-Header-Content-Length: 99999999999999999999"), (400,)),
+        infer(GOOD, "Inference-Header-Content-Length: 99999999999999999999"), 400),
     # images and texts
-    Bad("an image by URL", predict(b'{"image": "http://elsewhere.example/a.png"}'), (400,)),
-    Bad("an image by path", predict(b'{"image": "file:///etc/passwd"}'), (400,)),
+    Bad("an image by URL", predict(b'{"image": "http://elsewhere.example/a.png"}'), 400),
+    Bad("an image by path", predict(b'{"image": "file:///etc/passwd"}'), 400),
     Bad("an SVG that includes a file", predict(
         b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
-        "image/svg+xml"), (400, 415)),
+        "image/svg+xml"), 415),
     Bad("PostScript", predict(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image/png"),
-        (400,)),
+        400),
     # smuggling
     Bad("Content-Length and Transfer-Encoding",
         http("POST", INFER, "Transfer-Encoding: chunked", body=b"0\r\n\r\nGET /v2 HTTP/1.1\r\n"),
-        (400,)),
-    Bad("two lengths", http("POST", INFER, "Content-Length: 1", body=b"ab"), (400,)),
-    Bad("a list of lengths", http("POST", INFER, "Content-Length: 2, 3", length=False), (400,)),
-    Bad("a length with a sign", http("POST", INFER, "Content-Length: +2", length=False), (400,)),
-    Bad("a negative length", http("POST", INFER, "Content-Length: -1", length=False), (400,)),
+        400),
+    Bad("two lengths", http("POST", INFER, "Content-Length: 1", body=b"ab"), 400),
+    Bad("a list of lengths", http("POST", INFER, "Content-Length: 2, 3", length=False), 400),
+    Bad("a length with a sign", http("POST", INFER, "Content-Length: +2", length=False), 400),
+    Bad("a negative length", http("POST", INFER, "Content-Length: -1", length=False), 400),
     Bad("a space before the colon",
-        http("POST", INFER, "Transfer-Encoding : chunked", body=b"0\r\n\r\n"), (400,)),
+        http("POST", INFER, "Transfer-Encoding : chunked", body=b"0\r\n\r\n"), 400),
     Bad("an encoding nobody knows",
-        http("POST", INFER, "Transfer-Encoding: xchunked", body=b"0\r\n\r\n"), (400, 422, 501)),
-    Bad("a NUL in a header", http("GET", "/v2", "X-Note: a\0b"), (400,)),
-    Bad("a bare line feed for an end", b"GET /v2 HTTP/1.1\nHost: x\nX: \rY: z\n\n", (400,)),
+        http("POST", INFER, "Transfer-Encoding: xchunked", body=b"0\r\n\r\n"), 400),
+    Bad("a NUL in a header", http("GET", "/v2", "X-Note: a\0b"), 400),
+    Bad("a bare line feed for an end", b"GET /v2 HTTP/1.1\nHost: x\nX: \rY: z\n\n", 400),
     Bad("a chunk size that is none", http("POST", INFER, "Transfer-Encoding: chunked",
-        length=False) + b"zz\r\n\r\n", (400,)),
+        length=False) + b"zz\r\n\r\n", 400),
     Bad("a chunk size that overflows", http("POST", INFER, "Transfer-Encoding: chunked",
-        length=False) + b"fffffffffffffffff\r\n\r\n", (400,)),
-    Bad("a header of 128 KB", http("GET", "/v2", "X-Large: " + "x" * 2**17), (400, 431)),
-    Bad("5,000 headers", http("GET", "/v2", *(f"X-{n}: 1" for n in range(5000))), (400, 431)),
-    Bad("a path of 128 KB", http("GET", "/v2/" + "x" * 2**17), (400, 414)),
-    Bad("a version of HTTP that is none", b"GET /v2 HTTP/x.y\r\nHost: x\r\n\r\n", (400,)),
-    Bad("a method of odd characters", b"G(E)T /v2 HTTP/1.1\r\nHost: x\r\n\r\n", (400, 501)),
-    Bad("TRACE", http("TRACE", "/v2"), (405, 501)),
-    Bad("CONNECT", http("CONNECT", "elsewhere.example:443"), (400, 404, 405)),
-    Bad("a compressed body", infer(b"\x1f\x8b" + bytes(100), "Content-Encoding: gzip"), (415,)),
-    Bad("a lent body of nobody", infer(b"", "x-headrace-body: /etc/passwd"), (400, 412)),
+        length=False) + b"fffffffffffffffff\r\n\r\n", 400),
+    Bad("a header of 128 KB", http("GET", "/v2", "X-Large: " + "x" * 2**17), 400),
+    Bad("5,000 headers", http("GET", "/v2", *(f"X-{n}: 1" for n in range(5000))), 400),
+    Bad("a path of 128 KB", http("GET", "/v2/" + "x" * 2**17), 400),
+    Bad("a version of HTTP that is none", b"GET /v2 HTTP/x.y\r\nHost: x\r\n\r\n", 400),
+    Bad("a method of odd characters", b"G(E)T /v2 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    Bad("TRACE", http("TRACE", "/v2"), 405),
+    Bad("CONNECT", http("CONNECT", "elsewhere.example:443"), 400),
+    Bad("a compressed body", infer(b"\x1f\x8b" + bytes(100), "Content-Encoding: gzip"), 415),
+    Bad("a lent body of nobody", infer(b"", "x-headrace-body: /etc/passwd"), 412),
 ]  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def test_a_bad_request_is_refused_and_shows_nothing(served, case: Bad) -> None:
     with Raw(served.port) as raw:
         raw.send(case.sent)
         answer = raw.answer()
-    assert answer.status in case.status, answer
+    assert answer.status == case.status, answer
     assert not SHOWS_THE_SERVER.search(answer.body), answer
     assert served.replica_pid("tiny") == pid
 
