@@ -29,15 +29,12 @@ def test_only_what_a_trusted_key_has_signed_is_served(
     config = write_config(
         {"name": "whole", **signed}, {"name": "cut", **signed, "parallel": {"pipeline": 2}}
     )
-    for wrong in (None, bytes(64)):
-        if wrong is not None:
-            made = signature.sign(artifact_id, signature.read_private_key(signing_key))
-            store.keep_signature(artifact_id, made.key_id, wrong)
-        expected = "is not signed" if wrong is None else "does not fit it"
-        with pytest.raises(ClusterError, match=rf"failed:(.|\n)*{artifact_id}(.|\n)*{expected}"):
-            cluster.deploy(config, timeout_s=60)
-        assert ask(f"{cluster.http}/v2/models/whole").status != 200
+    with pytest.raises(ClusterError, match=rf"failed:(.|\n)*{artifact_id}(.|\n)*is not signed"):
+        cluster.deploy(config, timeout_s=60)
+    for name in ("whole", "cut"):
+        assert ask(f"{cluster.http}/v2/models/{name}").status != 200
 
+    made = signature.sign(artifact_id, signature.read_private_key(signing_key))
     store.keep_signature(artifact_id, made.key_id, made.content)
     cluster.deploy(config, timeout_s=60)
     for name in ("whole", "cut"):

@@ -21,6 +21,8 @@ from cluster.artifact.manifest import content_id
 from cluster.artifact.served import TRUSTED_KEYS, open_served
 from cluster.config.serving import ModelArgs
 from cluster.errors import ArtifactCorruptError, ArtifactUntrustedError
+from deployments.model import ModelReplica
+from deployments.shard_actor import ShardActor, ShardSpec
 
 Finished = Callable[..., bytes]
 PROGRAM = "programs/cpu-x86.pt2"
@@ -77,6 +79,16 @@ def args(store: LocalStore) -> ModelArgs:
     return ModelArgs(name="m", artifact="digits", store=str(store.root), require_signature=True)
 
 
+def load_in_replica(model: ModelArgs) -> None:
+    ModelReplica(model)
+
+
+def load_in_shard(model: ModelArgs) -> None:
+    artifact_id = str(open_served(model.model_copy(update={"require_signature": False})).id)
+    spec = ShardSpec(model, artifact_id, "cpu-x86/aoti/pp2.tp1", 0, 0, 1, 1)
+    ShardActor(spec).load(same_node=True, group=None)
+
+
 def test_a_program_put_in_place_of_the_signed_one_is_not_read(
     store: LocalStore, forged_pt2: bytes, ran: Path
 ) -> None:
@@ -122,6 +134,7 @@ def test_a_whole_forged_artifact_under_the_name_of_the_signed_one_is_refused(
     for given, reason in ((None, "is not signed"), (content, "does not fit")):
         if given is not None:
             store.keep_signature(forged_id, signer, given)
-        with pytest.raises(ArtifactUntrustedError, match=reason):
-            open_served(args(store))
+        for load in (open_served, load_in_replica, load_in_shard):
+            with pytest.raises(ArtifactUntrustedError, match=reason):
+                load(args(store))
     assert not ran.exists()
