@@ -48,10 +48,13 @@ def model(args: dict[str, Any]) -> Application:
     )
     shards = placement.placed(checked)
     if shards is None:
-        scale["ray_actor_options"] = {"num_cpus": checked.compute_threads}
+        scale["ray_actor_options"] = {"num_cpus": checked.compute_threads, **placement.OFF_HEAD}
     else:  # one placement group per replica: all its shards at once, or none
         scale["ray_actor_options"] = {"num_cpus": 0}  # it only feeds them
         scale["placement_group_bundles"] = shards.bundles
+        scale["placement_group_bundle_label_selector"] = [placement.NOT_THE_HEAD] * len(
+            shards.bundles
+        )
         scale["placement_group_strategy"] = shards.strategy
     deployment = serve.deployment(
         name=MODEL_DEPLOYMENT_PREFIX + checked.name,
@@ -70,7 +73,7 @@ def catalog(args: dict[str, Any]) -> Application:
     serve_config.check_catalog_args(args, "args")
     deployment = serve.deployment(
         name="catalog",
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, **placement.OFF_HEAD},
         max_ongoing_requests=100,
     )(serve.ingress()(Catalog))
     return deployment.bind()
@@ -87,7 +90,8 @@ def router(args: dict[str, Any]) -> Application:
     plan = routing_plan.planned(checked, routing_plan.deployed_models())
     deployment = serve.deployment(
         name=ROUTER_DEPLOYMENT,
-        ray_actor_options={"num_cpus": 0},  # it waits for the models, which have theirs
+        # It waits for the models, which have their CPUs.
+        ray_actor_options={"num_cpus": 0, **placement.OFF_HEAD},
         max_ongoing_requests=checked.max_ongoing_requests,
         health_check_period_s=2,
     )(serve.ingress()(RouterReplica))

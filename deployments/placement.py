@@ -25,6 +25,14 @@ DEVICES_VARIABLE = "HEADRACE_DEVICES"
 """Environment variable with the devices of a cluster that grows on demand, as for `headrace plan
 --devices`; without it they are those of the nodes that are there when a model is deployed."""
 
+NOT_THE_HEAD = {"ray.io/node-group": "!headgroup"}
+"""Which nodes serve: what takes no CPU would else be put on a head that has none to give, and a
+lost head would take it along. KubeRay labels the pods of a cluster so; elsewhere a head is started
+with ``--labels ray.io/node-group=headgroup``, or serves like any node."""
+
+OFF_HEAD = {"label_selector": NOT_THE_HEAD}
+"""The same among ``ray_actor_options``."""
+
 
 @dataclass(frozen=True)
 class Placed:
