@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
 # The digit classifier on a kind cluster, from nothing: cluster, KubeRay, images, compression job,
-# service. Needs docker, kind, helm, kubectl and openssl. RAY_IMAGE: the base, by digest.
+# service. Needs docker, git, kind, helm, kubectl and openssl. RAY_IMAGE: the base, by digest.
 # What is there already is left as it is, so it may be run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 CLUSTER=headrace NAMESPACE=headrace KUBERAY=1.7.0 RAY=rayproject/ray:2.60.0
 
-for tool in docker kind helm kubectl openssl; do
+for tool in docker git kind helm kubectl openssl; do
   command -v "$tool" > /dev/null || { echo "kind.sh: $tool is not installed" >&2; exit 1; }
 done
 
 kind get clusters | grep -qx "$CLUSTER" || kind create cluster --name "$CLUSTER"
 kubectl config use-context "kind-$CLUSTER"
-helm upgrade --install kuberay-operator kuberay-operator --version "$KUBERAY" \
-  --repo https://ray-project.github.io/kuberay-helm/ \
+operator=$(mktemp -d)
+trap 'rm -rf "$operator"' EXIT
+git clone --quiet --depth 1 --branch "v$KUBERAY" https://github.com/ray-project/kuberay "$operator"
+helm upgrade --install kuberay-operator "$operator/helm-chart/kuberay-operator" \
   --namespace kuberay-operator --create-namespace --wait
 
 if [ -z "${RAY_IMAGE:-}" ]; then
@@ -33,7 +35,7 @@ kubectl --namespace "$NAMESPACE" get secret headrace-ray-token > /dev/null 2>&1 
     --from-literal="auth_token=$(openssl rand -hex 32)"
 
 overlay=$(mktemp -d .kind-XXXXXX)
-trap 'rm -rf "$overlay"' EXIT
+trap 'rm -rf "$operator" "$overlay"' EXIT
 cat > "$overlay/kustomization.yaml" << YAML
 namespace: $NAMESPACE
 resources: [../k8s/overlays/cpu-dev]

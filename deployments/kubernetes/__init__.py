@@ -7,5 +7,5 @@ overlay.py    the k8s/ folder and kustomize          render.py    model, plan an
 sizes.py      pods large enough for a plan           validate.py  every check below, on all objects
 structure.py  fields and types, by schemas.json.gz   rules.py     what KubeRay's and Kubernetes' own
 schemas.py    makes that file from the CRDs                       code asks, own_rules.py what
-leave.py      runs in a pod that ends                             Headrace asks
+                                                                  Headrace asks
 """

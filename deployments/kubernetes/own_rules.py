@@ -6,12 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from deployments.drain import DEADLINE_S
 from deployments.kubernetes.rules import cluster, groups, pod_spec
 
 Object = dict[str, Any]
-
-DRAIN_S = 30 + 60
-"""What a pod needs to go without losing a request: Serve's drain, then the longest request."""
 
 _DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
 
@@ -43,10 +41,10 @@ def drains(obj: Object) -> Iterator[str]:
         return
     for path, group in groups(obj):
         seconds = pod_spec(group).get("terminationGracePeriodSeconds") or 30
-        if seconds <= DRAIN_S:
+        if seconds <= DEADLINE_S:
             yield (
-                f"{path}.template.spec.terminationGracePeriodSeconds: must be over {DRAIN_S}, what "
-                f"draining takes (given: {seconds})"
+                f"{path}.template.spec.terminationGracePeriodSeconds: must be over {DEADLINE_S}, "
+                f"what draining takes (given: {seconds})"
             )
 
 

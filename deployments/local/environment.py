@@ -63,6 +63,23 @@ def serving_environment() -> dict[str, str]:
     }
 
 
+def network_environment() -> dict[str, str]:
+    """What `ray start` must have set besides where a cluster has several nodes.
+
+    A node that nobody hears any more, whose link is cut and resets no connection, is lost after
+    about ten seconds of silence, instead of over a minute with Ray's own settings.
+    """
+    return {
+        # The head asks each node every second, and waits for an answer; three without are enough.
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_timeout_ms": "2500",
+        "RAY_health_check_failure_threshold": "3",
+        # Calls on their way to it end, too: one that asks for room there would hold up all others.
+        "RAY_grpc_client_keepalive_time_ms": "5000",
+        "RAY_grpc_client_keepalive_timeout_ms": "5000",
+    }
+
+
 def cluster_environment(record: Record) -> dict[str, str]:
     """The whole environment to run ``ray start`` in: this process's, and the cluster's settings.
 

@@ -12,7 +12,7 @@ import yaml
 from deployments.kubernetes import overlay
 
 SCRIPT = overlay.k8s_dir() / "kind.sh"
-TOOLS = ("docker", "kind", "helm", "kubectl")
+TOOLS = ("docker", "git", "kind", "helm", "kubectl")
 
 
 @pytest.fixture
@@ -45,7 +45,8 @@ def test_the_steps_are_taken_in_order(tools: Path) -> None:
     log = (tools / "log").read_text()
     order = [
         "kind create cluster --name headrace",
-        "helm upgrade --install kuberay-operator kuberay-operator --version 1.7.0",
+        "git clone --quiet --depth 1 --branch v1.7.0",
+        "helm upgrade --install kuberay-operator",
         "docker build --file k8s/Dockerfile --build-arg RAY_IMAGE=rayproject/ray@sha256:0123 "
         "--target serving",
         "kind load docker-image headrace-serving:dev",

@@ -14,12 +14,12 @@ import yaml
 from ray.serve._private import constants
 from ray.serve.schema import ServeDeploySchema
 
-from deployments import request_guard
+from deployments import drain, request_guard
 from deployments.cli.main import parser
-from deployments.kubernetes import leave, overlay, own_rules, schemas, structure, validate
+from deployments.kubernetes import overlay, schemas, structure, validate
 from deployments.kubernetes.own_rules import containers
 from deployments.kubernetes.rules import groups, pod_spec
-from deployments.local.environment import serving_environment
+from deployments.local.environment import network_environment, serving_environment
 
 Objects = list[dict[str, Any]]
 
@@ -108,7 +108,7 @@ def test_ray_starts_with_the_settings_of_a_local_cluster(
     for path, group in groups(service):
         given = {each["name"]: each["value"] for each in pod_spec(group)["containers"][0]["env"]}
         ours = {key: given.pop(key) for key in list(given) if key.startswith("RAY_")}
-        assert ours == serving_environment(), path
+        assert ours == serving_environment() | network_environment(), path
         assert set(given) == {"HOME", "XDG_CACHE_HOME", "HEADRACE_TRUSTED_KEYS"}
 
 
@@ -256,10 +256,10 @@ def test_a_pod_of_replicas_drains_before_it_ends(overlays: dict[str, Objects], n
     for path, group in found:
         pod = pod_spec(group)
         command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-        assert command == ["python", "-m", leave.__name__], path
-        assert pod["terminationGracePeriodSeconds"] > own_rules.DRAIN_S
+        assert command == ["python", "-m", drain.__name__], path
+        assert pod["terminationGracePeriodSeconds"] > drain.DEADLINE_S
     drain_s = constants.RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S
-    assert drain_s + request_guard.MAX_REQUEST_TIMEOUT_S <= own_rules.DRAIN_S
+    assert drain_s + request_guard.MAX_REQUEST_TIMEOUT_S <= drain.DEADLINE_S
 
 
 def test_gpu_groups_name_their_nodes_and_what_they_tolerate(overlays: dict[str, Objects]) -> None:
