@@ -10,7 +10,7 @@ demo: compiler $(STAMP)
 	$(BIN)/headrace demo
 
 # Tests of a running cluster have the machine to themselves; the others share it, a process per core.
-CLUSTER_TESTS := tests/deployments tests/serve tests/closed tests/faults
+CLUSTER_TESTS := tests/deployments tests/serve tests/closed tests/faults tests/kuberay tests/nodes
 test: compiler $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile \
 	  $(CLUSTER_TESTS:%=--ignore=%)

@@ -1,0 +1,53 @@
+"""A head and three nodes with addresses of their own, and what they serve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import figures
+import pytest
+from network import missing
+from ray_nodes import Nodes
+from served_nodes import Served
+
+from deployments.request_guard import MAX_REQUEST_TIMEOUT_VARIABLE
+
+NODES = 3
+
+
+@pytest.fixture(scope="package")
+def cluster(
+    bf16_artifact_store: Path, cut_artifact_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Nodes]:
+    if (reason := missing()) is not None:
+        pytest.skip(reason)
+    with pytest.MonkeyPatch.context() as patch:
+        # A minute by default, for which a request to a silent node would be waited for.
+        patch.setenv(MAX_REQUEST_TIMEOUT_VARIABLE, "10")
+        with Nodes(tmp_path_factory.mktemp("nodes")) as started:
+            for _ in range(NODES):
+                started.add()
+            yield started
+
+
+@pytest.fixture
+def served(cluster: Nodes, bf16_artifact_store: Path, cut_artifact_store: Path) -> Served:
+    """Three nodes; ``tiny`` on two of them, ``cut`` in two stages on different ones."""
+    if not cluster.head.runs:
+        cluster.start_head()
+    cluster.wait(cluster.alive, "the head knows no node", 30)
+    for node in cluster.running:
+        node.host.mend()
+        if node.host.address not in cluster.alive():  # given up, and about to end by itself
+            node.kill()
+    for _ in range(NODES - len(cluster.running)):
+        cluster.add()
+    served = Served(cluster, bf16_artifact_store, cut_artifact_store)
+    served.deploy()
+    return served
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in figures.table():
+        terminalreporter.write_line(line)

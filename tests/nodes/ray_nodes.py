@@ -1,0 +1,233 @@
+"""Ray on several hosts: a head that computes nothing, and nodes, each a `ray start` of its own.
+
+A node runs in namespaces of its own for processes, mounts and network, as a machine does: its
+temporary files and shared memory are its own, and killing its first process ends all of it at
+once, without a word to anybody.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from network import Host, Network
+
+from cluster.errors import ClusterError
+from deployments.local import rest
+from deployments.local.environment import network_environment, serving_environment
+
+GCS_PORT, DASHBOARD_PORT, HTTP_PORT = 6379, 8265, 8000
+
+_OWN = Path("/mnt")
+"""Where a node has its own files: a short path, for a socket's may have about 100 bytes."""
+
+NODE_BACK_S = 15
+"""Goal: all replicas run again so long after a node was lost, in seconds."""
+
+_START_S = 90
+_POLL_S = 0.25
+
+
+@dataclass
+class Node:
+    """A `ray start --block` on a host."""
+
+    host: Host
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def kill(self) -> None:
+        """End every process of the node at once, as a power cut does."""
+        self.process.kill()
+        self.process.wait()
+        while self.host.processes:  # the kernel ends those of a namespace after its first
+            time.sleep(0.02)
+
+    @property
+    def runs(self) -> bool:
+        return self.process.poll() is None
+
+
+@dataclass
+class Nodes:
+    """The cluster; use as a context manager."""
+
+    directory: Path
+
+    def __enter__(self) -> Nodes:
+        self.network = Network().__enter__()
+        self.nodes: list[Node] = []
+        self.token_path = self.directory / "token"
+        with os.fdopen(os.open(self.token_path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        try:
+            self.client = self.network.add()
+            self.head_host = self.network.add()
+            self.head = self.start_head()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for node in reversed(self.nodes):
+            node.kill()
+        self.network.__exit__()
+
+    # ------------------------------------------------------------------------------- the nodes
+
+    def start_head(self) -> Node:
+        """Start the head, or start it again with what its storage holds."""
+        storage = self.directory / "gcs"
+        storage.mkdir(exist_ok=True)
+        self.head = self._start(
+            self.head_host,
+            *("--head", f"--port={GCS_PORT}", "--dashboard-host=0.0.0.0", "--num-cpus=0"),
+            f"--temp-dir={_OWN / 'ray'}",
+            "--labels=ray.io/node-group=headgroup",
+            RAY_gcs_storage="rocksdb",
+            RAY_gcs_storage_path=str(storage),
+        )
+        self.wait(
+            lambda: self.client.call(self.dashboard.is_reached),
+            "the dashboard does not answer",
+            _START_S,
+        )
+        return self.head
+
+    def add(self, cpus: int = 10) -> Node:
+        """Start a node on a new host, and wait until the head knows it."""
+        host = self.network.add()
+        node = self._start(
+            host, f"--address={self.head_host.address}:{GCS_PORT}", f"--num-cpus={cpus}"
+        )
+        self.wait(lambda: host.address in self.alive(), "the node does not join", _START_S)
+        return node
+
+    def alive(self) -> list[str]:
+        """Addresses of the nodes that the head takes for alive, itself excepted."""
+        rows = self.ask_head("/api/v0/nodes")["data"]["result"]["result"]
+        return [r["node_ip"] for r in rows if r["state"] == "ALIVE" and not r["is_head_node"]]
+
+    @property
+    def running(self) -> list[Node]:
+        """The nodes that have not been killed, the head excepted."""
+        return [node for node in self.nodes if node.runs and node.host is not self.head_host]
+
+    def node_at(self, address: str) -> Node:
+        return next(node for node in self.running if node.host.address == address)
+
+    def run_on(self, node: Node, *command: str) -> subprocess.CompletedProcess[str]:
+        """A command on a node, among its processes and with its files."""
+        first = Path(f"/proc/{node.process.pid}/task/{node.process.pid}/children").read_text()
+        inside = ["nsenter", f"--target={first.strip()}", "--net", "--mount", "--pid"]
+        return subprocess.run(
+            [*inside, *command],
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    def _start(self, host: Host, *arguments: str, **variables: str) -> Node:
+        own = self.directory / host.name
+        for name in ("ray", "tmp", "haproxy"):
+            (own / name).mkdir(parents=True, exist_ok=True)
+        log = own / f"start-{len(self.nodes)}.log"
+        mounts = f'mount --bind {own} {_OWN} && mount -t tmpfs tmpfs /dev/shm && exec "$@"'
+        # However this process ends, the node ends with it.
+        command = ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", host.name]
+        command += ["unshare", "-mpf", "--kill-child", "--mount-proc"]
+        command += ["sh", "-c", mounts, "node"]
+        command += [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block"]
+        command += [f"--node-ip-address={host.address}", "--disable-usage-stats"]
+        command += ["--object-store-memory=100000000", "--log-style=record", *arguments]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                env=self._environment() | variables,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        node = Node(host, process, log)
+        self.nodes.append(node)
+        return node
+
+    def _environment(self) -> dict[str, str]:
+        haproxy = _OWN / "haproxy"
+        common = serving_environment() | network_environment()
+        return (
+            os.environ
+            | common
+            | {
+                "TMPDIR": str(_OWN / "tmp"),
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN_PATH": str(self.token_path),
+                "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
+                "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
+                "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
+                "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
+                "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+                # What the other nodes' HAProxies need to hear of it; 30 s would be waited out.
+                "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
+            }
+        )
+
+    # -------------------------------------------------------------------------------- the head
+
+    @property
+    def dashboard(self) -> rest.Dashboard:
+        return rest.Dashboard(f"http://{self.head_host.address}:{DASHBOARD_PORT}", self.token_path)
+
+    def ask_head(self, path: str) -> Any:
+        """The JSON that the dashboard answers a GET with."""
+        request = urllib.request.Request(self.dashboard.url + path)
+        request.add_header("Authorization", f"Bearer {self.token_path.read_text()}")
+        answer = self.client.call(rest.send, request, 20)
+        assert answer.status == 200, answer
+        return json.loads(answer.text)
+
+    def client_environment(self) -> dict[str, str]:
+        """What `ray`, `serve` and `headrace` need to reach the head from the client's host."""
+        return self._environment() | {
+            "RAY_ADDRESS": f"{self.head_host.address}:{GCS_PORT}",
+            "RAY_API_SERVER_ADDRESS": self.dashboard.url,
+            "RAY_DASHBOARD_ADDRESS": self.dashboard.url,
+        }
+
+    def run(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+        """``python -m ARGUMENTS`` on the client's host."""
+        return subprocess.run(
+            ["ip", "netns", "exec", self.client.name, sys.executable, "-P", "-m", *arguments],
+            env=self.client_environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+
+    def wait(self, ready: Callable[[], Any], otherwise: str, timeout_s: float) -> float:
+        """Ask until it is so; returns the seconds that took."""
+        started = time.monotonic()
+        reason = ""
+        while time.monotonic() - started < timeout_s:
+            try:
+                if ready():
+                    return time.monotonic() - started
+                reason = ""
+            except (OSError, HTTPException, ClusterError, AssertionError, LookupError) as error:
+                reason = f": {error}"  # who does not answer yet may be still starting
+            time.sleep(_POLL_S)
+        logs = [f"{node.host.address}: {node.log.read_text()[-600:]}" for node in self.nodes]
+        raise AssertionError(f"{otherwise} after {timeout_s} s{reason}\n" + "\n".join(logs))

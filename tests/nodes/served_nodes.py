@@ -1,0 +1,138 @@
+"""What the nodes serve: ``tiny`` whole on two of them, ``cut`` in two stages on different ones."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from http_client import Answer, ask
+from ray_nodes import HTTP_PORT, Nodes
+from steady_load import SteadyLoad, binary_request
+
+ITEM_SHAPE = (1, 16, 16)
+
+STATS_PORT = 8404
+"""Of HAProxy, on every node that serves."""
+
+REPLICA_PORTS = range(30000, 31000)
+"""Where replicas listen for HAProxies."""
+
+Replica = dict[str, Any]
+
+
+@dataclass
+class Served:
+    """The cluster's two applications, as a client and as Serve sees them."""
+
+    cluster: Nodes
+    store: Path
+    cut_store: Path
+
+    def deploy(
+        self,
+        *,
+        artifact: str = "tiny-int8",
+        replicas: int = 2,
+        per_node: int = 1,
+        with_cut: bool = True,
+    ) -> None:
+        """PUT both applications and wait until clients are answered on the replicas' nodes."""
+        tiny = _model(
+            "tiny", self.store, artifact, replicas=replicas, batching={"max_batch_size": 4}
+        )
+        tiny["deployments"] = [{"name": "model-tiny", "max_replicas_per_node": per_node}]
+        parallel = {"pipeline": 2, "placement": "SPREAD"}
+        cut = _model("cut", self.cut_store, "tiny-cut", parallel=parallel)
+        config = {
+            "proxy_location": "EveryNode",
+            "http_options": {"host": "0.0.0.0", "port": HTTP_PORT},
+            "applications": [tiny, cut] if with_cut else [tiny],
+        }
+        self.cluster.client.call(self.cluster.dashboard.deploy, config)
+        self.wait_for(replicas)
+
+    def wait_for(self, replicas: int, *, timeout_s: float = 120) -> float:
+        """Until both applications run, with all their replicas reached; the seconds it took."""
+
+        def ready() -> bool:
+            homes, found = self.homes("tiny"), self.statuses()
+            return (
+                set(found.values()) == {"RUNNING"}
+                and len(homes) == replicas == len(self.replicas("tiny"))
+                and set(homes) <= set(self.cluster.alive())
+                and all(self.answers(address, "tiny") for address in homes)
+                and ("cut" not in found or all(map(self._answers_cut, self.homes("cut"))))
+            )
+
+        return self.cluster.wait(ready, f"not all of {replicas} replicas run", timeout_s)
+
+    def applications(self) -> dict[str, dict[str, Any]]:
+        return self.cluster.client.call(self.cluster.dashboard.applications)
+
+    def statuses(self) -> dict[str, str]:
+        return {name: details["status"] for name, details in self.applications().items()}
+
+    def replicas(self, application: str) -> list[Replica]:
+        """Serve's word on every replica of an application, in whatever state."""
+        deployments = self.applications()[application]["deployments"].values()
+        return [replica for deployment in deployments for replica in deployment["replicas"]]
+
+    def homes(self, application: str) -> list[str]:
+        """The addresses of the nodes where its replicas run."""
+        found = self.replicas(application)
+        return [replica["node_ip"] for replica in found if replica["state"] == "RUNNING"]
+
+    def replica_ids(self, application: str) -> set[str]:
+        """Those of its replicas that run."""
+        found = self.replicas(application)
+        return {replica["replica_id"] for replica in found if replica["state"] == "RUNNING"}
+
+    def answers(self, address: str, model: str) -> bool:
+        return self.ask(address, f"/v2/models/{model}/ready").status == 200
+
+    def _answers_cut(self, address: str) -> bool:
+        return self.answers(address, "cut")
+
+    def ask(self, address: str, path: str, *request: Any, port: int = HTTP_PORT) -> Answer:
+        """A request from the client's host to a node."""
+        return self.cluster.client.call(ask, f"http://{address}:{port}{path}", *request)
+
+    def requests_by_server(self, entry: str) -> dict[str, int]:
+        """How many requests for ``tiny`` the HAProxy of a node has sent to each replica so far."""
+        text = self.ask(entry, "/stats;csv", port=STATS_PORT).body.decode()
+        return {
+            server["svname"]: int(server["stot"])
+            for server in csv.DictReader(text.splitlines())
+            if "tiny" in server["# pxname"]
+            and server["svname"].startswith("SERVE_REPLICA_")
+            and server["status"] == "UP"
+        }
+
+    def shard_homes(self) -> list[str]:
+        """The addresses of the nodes where the shards of ``cut`` are, by stage."""
+        done = self.cluster.run("deployments.cli.main", "inspect", "--replicas", "--json")
+        assert done.returncode == 0, done.stderr
+        nodes = self.cluster.ask_head("/api/v0/nodes")["data"]["result"]["result"]
+        address = {node["node_id"][:12]: node["node_ip"] for node in nodes}
+        shards = sorted(json.loads(done.stdout)["shards"], key=lambda shard: shard["stage"])
+        return [address[shard["node"]] for shard in shards]
+
+    def load(self, model: str, *addresses: str, clients: int = 2, keep: bool = True) -> SteadyLoad:
+        """Clients of a model by way of these nodes, until the block ends."""
+        array = np.random.default_rng(0).standard_normal((1, *ITEM_SHAPE)).astype(np.float32)
+        body, headers = binary_request("input", array)
+        path = f"/v2/models/{model}/infer"
+        return SteadyLoad(self.cluster.client, list(addresses), path, body, headers, clients, keep)
+
+
+def _model(name: str, store: Path, artifact: str, **args: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "route_prefix": f"/v2/models/{name}",
+        "import_path": "deployments.app:model",
+        "args": {"name": name, "artifact": artifact, "store": str(store), **args},
+    }

@@ -1,0 +1,112 @@
+"""A node that is gone at once, or that nobody hears any more: the others answer on."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from figures import measured
+from ray_nodes import NODE_BACK_S
+from served_nodes import Served
+
+REPLICA_BACK_S = 5
+
+
+@pytest.mark.parametrize("retried", [False, True])
+def test_a_killed_replica_fails_at_most_what_it_had_and_is_replaced(
+    served: Served, retried: bool
+) -> None:
+    """HAProxy asks once more where a connection is new; on a kept one it closes the client's."""
+    entry, other = served.homes("tiny")
+    clients, before = 4, served.replica_ids("tiny")
+    with served.load("tiny", entry, clients=clients, keep=not retried) as load:
+        time.sleep(1)
+        started = time.monotonic()
+        killed = served.cluster.run_on(
+            served.cluster.node_at(other), "pkill", "-KILL", "-f", "^ray::ServeReplica:tiny"
+        )
+        assert killed.returncode == 0, killed
+        served.cluster.wait(
+            lambda: len(served.replica_ids("tiny")) == 2 and served.replica_ids("tiny") != before,
+            "the replica is not replaced",
+            60,
+        )
+        seconds = time.monotonic() - started
+        served.wait_for(2)
+    how = "each on a connection of its own" if retried else "on kept connections"
+    goal = 0 if retried else clients
+    # A second attempt may go to the dead replica again, which has the fewest connections.
+    measured(f"a replica is killed: requests failed, {how}", load.failures, f"≤ {goal}")
+    measured("... another one runs", f"{seconds:.1f} s", f"≤ {REPLICA_BACK_S} s")
+    assert len(load.failed) <= clients, load.told()
+    assert seconds <= 2 * REPLICA_BACK_S
+
+
+def test_a_killed_node_fails_what_it_had_in_flight_and_is_made_up_for(served: Served) -> None:
+    entry, other = served.homes("tiny")
+    clients = 4
+    with served.load("tiny", entry, clients=clients) as load:
+        time.sleep(1)
+        served.cluster.node_at(other).kill()
+        seconds = served.wait_for(2, timeout_s=60)
+    assert len(load.failed) <= clients, load.told()
+    assert other not in served.homes("tiny")
+    measured("a node loses its power: requests failed", len(load.failed), f"≤ {clients}")
+    measured("... both applications whole again", f"{seconds:.1f} s", f"≤ {NODE_BACK_S} s")
+    assert seconds <= 2 * NODE_BACK_S  # with clients and other nodes on the same two cores
+
+
+def test_a_node_whose_link_is_cut_is_given_up_and_does_not_come_back_as_a_ghost(
+    served: Served,
+) -> None:
+    """No connection is closed: only silence tells. What was on its way there waits in vain."""
+    entry, other = served.homes("tiny")
+    node = served.cluster.node_at(other)
+    clients = 6
+    with served.load("tiny", entry, clients=clients) as load:
+        time.sleep(1)
+        cut_at = time.monotonic()
+        node.host.cut()
+        seconds = served.wait_for(2, timeout_s=90)
+        node.host.mend()
+        # Its raylet hears that it was declared dead and ends, with all that it had started.
+        served.cluster.wait(lambda: not node.runs, "the node goes on by itself", 60)
+    # Those that HAProxy had sent there by then, whose clients ask nothing else meanwhile.
+    assert len(load.failed) <= clients, load.told()
+    assert all(asked.started < cut_at + 5 for asked in load.failed), load.told()
+    assert other not in served.cluster.alive()
+    measured("a node's link is cut: requests failed", len(load.failed), f"≤ {clients}")
+    measured("... both applications whole again", f"{seconds:.1f} s", f"≤ {NODE_BACK_S} s")
+    assert seconds <= 2 * NODE_BACK_S  # with clients and other nodes on the same two cores
+
+
+@pytest.mark.slow
+def test_a_link_that_loses_a_third_of_its_packets_fails_no_request(served: Served) -> None:
+    entry, other = served.homes("tiny")
+    lossy = served.cluster.node_at(other).host
+    with served.load("tiny", entry, clients=4) as load:
+        lossy.lose(30)
+        time.sleep(12)
+        lossy.mend()
+    slowest = max(asked.ended - asked.started for asked in load.asked)
+    assert not load.failed, load.told()
+    assert len(load.asked) > 100
+    measured("30 % of packets lost one way: requests failed", len(load.failed), "0")
+    measured("... slowest request", f"{slowest:.1f} s")
+
+
+@pytest.mark.slow
+def test_stages_that_a_lossy_link_parts_go_on(served: Served) -> None:
+    (entry,) = served.homes("cut")
+    # The link of a shard that is not where the replica's own process is.
+    apart = next(home for home in served.shard_homes() if home != entry)
+    lossy = served.cluster.node_at(apart).host
+    with served.load("cut", entry) as load:
+        lossy.lose(30)
+        time.sleep(10)
+        lossy.mend()
+        time.sleep(1)
+    # A shard that is silent for `failure_timeout_s` takes its replica with it: 503, ask again.
+    assert all(asked.status == 503 for asked in load.failed), load.told()
+    measured("30 % lost between two stages: failed, of all", load.failures)
+    served.wait_for(2, timeout_s=60)

@@ -1,0 +1,62 @@
+"""What an operator does on purpose loses no request: another version, fewer replicas, a drain."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from figures import measured
+from served_nodes import Served
+
+
+def test_a_rolling_upgrade_fails_no_request(served: Served) -> None:
+    old = served.ask(served.homes("tiny")[0], "/v2/models/tiny").json["versions"]
+    homes = served.homes("tiny")
+    started = time.monotonic()
+    with served.load("tiny", *homes) as load:
+        time.sleep(1)
+        served.deploy(artifact="tiny-bf16")
+        time.sleep(1)
+    assert not load.failed, load.told()
+    assert served.ask(served.homes("tiny")[0], "/v2/models/tiny").json["versions"] != old
+    measured("rolling upgrade to another artifact: requests failed", load.failures, "0")
+    measured("... took", f"{time.monotonic() - started:.0f} s")
+
+
+def test_scaling_down_fails_no_request(served: Served) -> None:
+    served.deploy(replicas=3)
+    with served.load("tiny", *served.homes("tiny")) as load:
+        time.sleep(1)
+        served.deploy(replicas=1)
+        time.sleep(1)
+    assert not load.failed, load.told()
+    measured("scale-down from 3 replicas to 1: requests failed", load.failures, "0")
+
+
+def test_a_drained_node_is_left_before_it_stops(served: Served) -> None:
+    """``python -m deployments.drain`` on the node, as a pod's ``preStop`` runs it."""
+    staying, leaving = served.homes("tiny")
+    node = served.cluster.node_at(leaving)
+    started = time.monotonic()
+    with served.load("tiny", staying) as load:
+        # Clients of the leaving node's own HAProxy, until Kubernetes takes it off its Service.
+        with served.load("tiny", leaving) as last:
+            time.sleep(1)
+            done = served.cluster.run_on(node, sys.executable, "-P", "-m", "deployments.drain")
+        assert done.returncode == 0, done.stderr
+        node.kill()
+        seconds = time.monotonic() - started
+        served.wait_for(2)
+        time.sleep(1)
+    assert "has no replica left" in done.stdout
+    assert not last.failed, last.told()
+    assert not load.failed, load.told()
+    assert leaving not in served.homes("tiny")
+    measured("node drain: requests failed", load.failures, "0")
+    measured("... of those sent by way of the node itself", last.failures, "0")
+    measured("... until the node may stop", f"{seconds:.0f} s")
+
+
+def test_a_drain_that_finds_no_ray_says_so(served: Served) -> None:
+    done = served.cluster.run("deployments.drain")  # the client's host is no node
+    assert done.returncode != 0

@@ -1,0 +1,61 @@
+"""Several nodes as one cluster: stages apart, a store they share, a node that joins."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from figures import measured
+from served_nodes import ITEM_SHAPE, Served
+from steady_load import binary_request
+
+from cluster.artifact.local import LocalStore
+from cluster.program.program import load
+
+
+def test_stages_on_different_nodes_compute_what_the_whole_model_does(served: Served) -> None:
+    if len(set(served.shard_homes())) == 1:  # as when fewer nodes were there: placed once more
+        served.deploy(with_cut=False)
+        served.deploy()
+    first, second = served.shard_homes()
+    assert first != second
+    (home,) = served.homes("cut")
+    whole = load(LocalStore(served.cut_store).open("tiny-cut"), compute_threads=1)
+    items = np.random.default_rng(1).standard_normal((3, *ITEM_SHAPE)).astype(np.float32)
+
+    answer = served.ask(home, "/v2/models/cut/infer", *binary_request("input", items))
+
+    assert answer.status == 200, answer
+    length = int(answer.headers["inference-header-content-length"])
+    logits = np.frombuffer(answer.body[length:], np.float32).reshape(3, -1)
+    np.testing.assert_array_equal(logits, whole.run([items])[0])
+
+
+@pytest.mark.slow
+def test_every_node_answers_from_the_one_store(served: Served) -> None:
+    served.deploy(replicas=3)
+    versions = {served.ask(home, "/v2/models/tiny").body for home in served.homes("tiny")}
+    assert len(versions) == 1  # the same artifact, read by three nodes
+
+
+def test_load_spreads_to_a_node_that_joins(served: Served) -> None:
+    entry = served.homes("tiny")[0]
+    started = time.monotonic()
+    joined = served.cluster.add()
+    joining_s = time.monotonic() - started
+    with served.load("tiny", entry, clients=8) as load:
+        served.deploy(replicas=4)  # one on each node, so also on the new one
+        served.cluster.wait(
+            lambda: len(served.requests_by_server(entry)) == 4, "HAProxy knows not all", 20
+        )
+        before = served.requests_by_server(entry)
+        time.sleep(4)
+        after = served.requests_by_server(entry)
+    assert not load.failed, load.told()
+    assert joined.host.address in served.homes("tiny")
+    gained = [after[server] - before[server] for server in before]
+    # A quarter each, were all nodes alike.
+    assert min(gained) > 0.1 * sum(gained), gained
+    measured("a node joins: `ray start` to known to the head", f"{joining_s:.1f} s")
+    measured("... least share of the requests, of four", f"{min(gained) / sum(gained):.0%}", "25 %")

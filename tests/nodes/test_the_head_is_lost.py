@@ -1,0 +1,50 @@
+"""The head dies and comes back with what its storage holds; requests do not notice.
+
+The last of these tests, on purpose: Ray 2.60's GCS ends by itself when, after it has come back, a
+node is lost that has a part of a placement group from before, and comes back once more then.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from figures import measured
+from served_nodes import Served
+
+HEAD_BACK_S = 60
+
+
+def test_traffic_goes_on_without_a_head_and_the_head_recovers(served: Served) -> None:
+    homes = served.homes("tiny")
+    (cut_home,) = served.homes("cut")
+    before = {replica["actor_id"] for replica in served.replicas("tiny")}
+    with served.load("tiny", *homes) as load, served.load("cut", cut_home) as cut_load:
+        time.sleep(1)
+        served.cluster.head.kill()
+        time.sleep(5)
+        started = time.monotonic()
+        served.cluster.start_head()
+        served.wait_for(2, timeout_s=HEAD_BACK_S)
+        seconds = time.monotonic() - started
+        time.sleep(3)  # its controller looks after the replicas again
+    assert not load.failed, load.told()
+    assert not cut_load.failed, cut_load.told()
+    assert {replica["actor_id"] for replica in served.replicas("tiny")} == before
+    assert seconds <= HEAD_BACK_S
+    measured("the head is killed: requests failed", load.failures, "0")
+    measured("... of a model in stages on two nodes", cut_load.failures, "0")
+    measured(
+        "... `ray start` to all applications running", f"{seconds:.1f} s", f"≤ {HEAD_BACK_S} s"
+    )
+
+
+@pytest.mark.slow
+def test_a_recovered_head_takes_a_new_config_and_serve_status_tells(served: Served) -> None:
+    served.cluster.head.kill()
+    served.cluster.start_head()
+    served.wait_for(2)
+    served.deploy(replicas=3)
+    done = served.cluster.run("ray.serve.scripts", "status")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("status: RUNNING") == 2, done.stdout
