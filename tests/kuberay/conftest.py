@@ -1,0 +1,53 @@
+"""A head as KubeRay starts one, and manifests as `headrace k8s render` writes them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from operator_calls import Operator, service_config
+
+from deployments.cli.main import main
+from deployments.local import LocalCluster, ports
+
+SERVE_PORT = 8000
+"""A config of KubeRay's names no port: Serve takes its own."""
+
+
+@pytest.fixture(scope="package")
+def serve_config(int8_artifact_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the RayService for ``tiny-int8`` puts to a head, with this machine's store."""
+    if shutil.which("kubectl") is None and shutil.which("kustomize") is None:
+        pytest.skip("neither kubectl nor kustomize is installed")
+    manifests = tmp_path_factory.mktemp("manifests")
+    status = main(
+        [
+            *("k8s", "render", "--model", "tiny-int8", "--name", "tiny"),
+            *("--image", "headrace-serving:test", "--store", str(int8_artifact_store)),
+            *("--out", str(manifests)),
+        ]
+    )
+    assert status == 0
+    return service_config(manifests)
+
+
+@pytest.fixture
+def operator(
+    tmp_path: Path, int8_artifact_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Operator]:
+    monkeypatch.setenv("HEADRACE_STORE", str(int8_artifact_store))
+    ports.require_free(SERVE_PORT, "HTTP")
+    operator = Operator(start(tmp_path / "state"))
+    try:
+        yield operator
+    finally:
+        operator.cluster.stop()
+
+
+def start(state_dir: Path) -> LocalCluster:
+    http_port, dashboard_port = SERVE_PORT, ports.free_ports(1)[0]
+    return LocalCluster.start(
+        http_port=http_port, dashboard_port=dashboard_port, num_cpus=4, state_dir=state_dir
+    )

@@ -1,0 +1,56 @@
+"""A RayJob whose submitter is started twice, and whose cluster is: one artifact."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from operator_calls import Operator, Submitter
+
+from cluster.artifact.local import LocalStore
+
+
+def test_one_submission_id_gives_one_run_and_the_same_job_again_the_same_artifact(
+    operator: Operator, tiny_recipe, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    text = tiny_recipe("tiny-job", "dynamic_int8").model_dump(mode="json", exclude_unset=True)
+    recipe.write_text(yaml.safe_dump(text))
+    store = tmp_path / "store"
+    submitter = Submitter(
+        operator.cluster,
+        {"HEADRACE_STORE": str(store), "PYTHONPATH": os.environ["PYTHONPATH"]},
+    )
+    entrypoint = [sys.executable, "-m", "deployments.compress", str(recipe)]
+
+    first = submitter.run("headrace-compression-x7k2p", entrypoint, timeout_s=300)
+    assert "SUCCEEDED" in submitter.status("headrace-compression-x7k2p").upper(), first
+    (artifact,) = (store / "artifacts").iterdir()
+
+    # The submitter's pod is started again, after an eviction say: it finds the job and its log.
+    again = submitter.run("headrace-compression-x7k2p", entrypoint, timeout_s=60)
+    assert again.splitlines()[-1] == first.splitlines()[-1]
+    # Were it to submit all the same, Ray would refuse.
+    refused = submitter.submit("headrace-compression-x7k2p", entrypoint, check=False)
+    assert refused.returncode != 0
+
+    # Another id, as after the RayJob was deleted and applied again: the build is found.
+    submitter.run("headrace-compression-q9d4m", entrypoint, timeout_s=120)
+    assert "SUCCEEDED" in submitter.status("headrace-compression-q9d4m").upper()
+    assert list((store / "artifacts").iterdir()) == [artifact]
+    assert LocalStore(store).open("tiny-job").id == artifact.name
+
+
+@pytest.mark.parametrize("token", [None, "0" * 64])
+def test_a_submitter_without_the_token_submits_nothing(operator: Operator, token: str) -> None:
+    from http_client import ask
+
+    url = f"{operator.cluster.dashboard}/api/jobs/"
+    headers = {} if token is None else {"x-ray-authorization": f"Bearer {token}"}
+    answer = ask(url, b'{"entrypoint": "true"}', headers | {"Content-Type": "application/json"})
+    assert answer.status == (401 if token is None else 403)
+    right = operator._headers
+    assert ask(url, headers=right).json == []

@@ -1,0 +1,93 @@
+"""A RayService's life as its operator drives it: put, polled, wrong, lost and put again."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import yaml
+from http_client import ask
+from operator_calls import Operator
+
+from deployments.local import LocalCluster, processes
+
+URL = "http://127.0.0.1:8000/v2/models/tiny"
+
+
+def test_a_rendered_service_is_put_runs_and_survives_a_wrong_one(
+    operator: Operator, serve_config: str
+) -> None:
+    names = {each["name"] for each in yaml.safe_load(serve_config)["applications"]}
+    assert operator.poll() == {}  # as the operator finds a new head
+
+    assert operator.put(serve_config).status == 200
+    operator.wait_until_running(names)
+    assert ask(URL).status == 200
+    before = _replica_ids(operator)
+
+    wrong = yaml.safe_load(serve_config)
+    wrong["applications"][-1]["route_prefx"] = "/v2/models/tiny"
+    refused = operator.put(yaml.safe_dump(wrong))
+    assert refused.status == 400, refused
+    assert b"route_prefx" in refused.body
+
+    # The operator puts what it has again and again: nothing may be restarted by that.
+    assert operator.put(serve_config).status == 200
+    operator.wait_until_running(names)
+    assert _replica_ids(operator) == before
+    assert ask(URL).status == 200
+
+
+def test_what_cannot_be_built_is_told_in_the_status_and_the_rest_runs(
+    operator: Operator, serve_config: str
+) -> None:
+    config = yaml.safe_load(serve_config)
+    config["applications"].append(
+        {
+            "name": "missing",
+            "route_prefix": "/v2/models/missing",
+            "import_path": "deployments.app:model",
+            "args": {"name": "missing", "artifact": "missing", "unknown_setting": 1},
+        }
+    )
+    assert operator.put(yaml.safe_dump(config)).status == 200  # Serve sees it only when it builds
+    operator.wait(
+        lambda found: (
+            found.get("missing", {}).get("status") == "DEPLOY_FAILED"
+            and found["tiny"]["status"] == "RUNNING"
+        )
+    )
+    message = operator.poll()["missing"]["message"]
+    assert "args.unknown_setting" in message
+    assert ask(URL).status == 200
+
+
+def test_after_the_head_is_lost_the_config_is_put_again(
+    operator: Operator, serve_config: str
+) -> None:
+    names = {each["name"] for each in yaml.safe_load(serve_config)["applications"]}
+    operator.put(serve_config)
+    operator.wait_until_running(names)
+
+    record = operator.cluster.record
+    for process in processes.find(record.cluster_id, record.run_dir):
+        os.kill(process.pid, signal.SIGKILL)
+    operator.cluster = LocalCluster.start(
+        http_port=record.http_port,
+        dashboard_port=record.dashboard_port,
+        num_cpus=4,
+        state_dir=record.state_dir,
+    )
+    assert operator.poll() == {}  # an empty head is how the operator knows
+    assert operator.put(serve_config).status == 200
+    operator.wait_until_running(names)
+    assert ask(URL).status == 200
+
+
+def _replica_ids(operator: Operator) -> set[str]:
+    return {
+        replica["replica_id"]
+        for application in operator.poll().values()
+        for deployment in application["deployments"].values()
+        for replica in deployment["replicas"]
+    }
