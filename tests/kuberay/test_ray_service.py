@@ -26,10 +26,10 @@ def test_a_rendered_service_is_put_runs_and_survives_a_wrong_one(
     before = _replica_ids(operator)
 
     wrong = yaml.safe_load(serve_config)
-    wrong["applications"][-1]["route_prefx"] = "/v2/models/tiny"
+    del wrong["applications"][-1]["import_path"]
     refused = operator.put(yaml.safe_dump(wrong))
     assert refused.status == 400, refused
-    assert b"route_prefx" in refused.body
+    assert b"import_path" in refused.body
 
     # The operator puts what it has again and again: nothing may be restarted by that.
     assert operator.put(serve_config).status == 200
@@ -58,7 +58,8 @@ def test_what_cannot_be_built_is_told_in_the_status_and_the_rest_runs(
         )
     )
     message = operator.poll()["missing"]["message"]
-    assert "args.unknown_setting" in message
+    assert "unknown_setting" in message
+    assert "given: 1" in message
     assert ask(URL).status == 200
 
 
