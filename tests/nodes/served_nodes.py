@@ -37,14 +37,13 @@ class Served:
         *,
         artifact: str = "tiny-int8",
         replicas: int = 2,
-        per_node: int = 1,
         with_cut: bool = True,
     ) -> None:
         """PUT both applications and wait until clients are answered on the replicas' nodes."""
         tiny = _model(
             "tiny", self.store, artifact, replicas=replicas, batching={"max_batch_size": 4}
         )
-        tiny["deployments"] = [{"name": "model-tiny", "max_replicas_per_node": per_node}]
+        tiny["deployments"] = [{"name": "model-tiny", "max_replicas_per_node": 1}]
         parallel = {"pipeline": 2, "placement": "SPREAD"}
         cut = _model("cut", self.cut_store, "tiny-cut", parallel=parallel)
         config = {

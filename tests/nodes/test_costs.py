@@ -14,7 +14,6 @@ pytestmark = pytest.mark.slow
 MIB = 2**20
 REPLICA, HAPROXY = "ray::ServeReplica:tiny", "haproxy -"
 IDLE_S = 10
-MANY = 24
 
 
 def test_what_the_head_a_node_and_a_replica_take_while_nothing_is_asked(served: Served) -> None:
@@ -57,33 +56,6 @@ def test_what_a_request_and_a_health_check_take(served: Served) -> None:
         checks += served.ask(address, "/-/healthz", port=port).status == 200
     measured("a health check: CPU of the replica", _ms(replica.cpu_s - before_checks, checks))
     assert checks > 100
-
-
-def test_what_each_replica_costs_the_controller_and_the_haproxies(served: Served) -> None:
-    served.deploy(replicas=3, with_cut=False)
-    few = _cpu(served, IDLE_S)
-    served.deploy(replicas=MANY, per_node=MANY // 3, with_cut=False)
-    many = _cpu(served, IDLE_S)
-    for what in few:
-        each = (many[what] - few[what]) / (MANY - 3)
-        measured(f"{what}, idle: of a core for each replica", f"{each:.2%}")
-        assert each < 0.05
-
-
-def _cpu(served: Served, seconds: float) -> dict[str, float]:
-    """Shares of a core that the controller and one node's HAProxy take."""
-    time.sleep(5)  # what the deployment has stirred up
-    home = served.cluster.node_at(served.homes("tiny")[0])
-    found = {
-        "the controller": processes(served.cluster.head, "ray::ServeController"),
-        "a node's HAProxy": processes(home, HAPROXY),
-    }
-    before = {what: sum(each.cpu_s for each in those) for what, those in found.items()}
-    time.sleep(seconds)
-    return {
-        what: (sum(each.cpu_s for each in those) - before[what]) / seconds
-        for what, those in found.items()
-    }
 
 
 def _memory(process: Process) -> int:
