@@ -24,6 +24,7 @@ from cluster.program import program as programs
 from cluster.program.aoti import create_group, open_group, runner_of
 from cluster.program.collective import LateGroup, ProcessGroupSum
 from cluster.program.stage import StageProgram
+from cluster.runtime import gloo
 from cluster.runtime.gloo import Address, GlooTransport
 from cluster.runtime.shard import Shard, ShardFigures
 from cluster.runtime.topology import Topology
@@ -73,6 +74,7 @@ class ShardActor:
         ``load`` returned, for the others.
         """
         spec = self._spec
+        gloo.prepare()
         artifact = open_served(spec.model, spec.artifact_id)
         layout = artifact.manifest.layout(spec.layout)
         shard = layout.shard(spec.stage, spec.tp_rank)

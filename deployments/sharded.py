@@ -29,7 +29,7 @@ from cluster.config.parallel import Parallel
 from cluster.config.serving import ModelArgs
 from cluster.errors import GroupLostError, PlanError, TransportError
 from cluster.parallel.plan import bundles
-from cluster.runtime.gloo import GlooTransport, Rendezvous
+from cluster.runtime.gloo import Address, GlooTransport, Rendezvous
 from cluster.runtime.shard import ShardFigures
 from cluster.runtime.shard_group import ShardGroup
 from cluster.runtime.topology import REPLICA, Topology
@@ -152,12 +152,20 @@ class ShardedProgram:
 
     def _connected(self, warm_up: Callable[[ShardGroup], None]) -> ShardGroup:
         deadline = time.monotonic() + self._settings.start_timeout_s
-        self._load(deadline)
-        meeting = Rendezvous(node_ip())
+        meeting = Rendezvous(node_ip())  # while the shards' processes start
         try:
-            self._serving = {m.actor.serve.remote(meeting.address): m for m in self._members}
+            self._load(deadline)
+            return self._met(meeting.address, deadline, warm_up)
+        finally:
+            meeting.close()  # nobody meets any more
+
+    def _met(
+        self, meeting: Address, deadline: float, warm_up: Callable[[ShardGroup], None]
+    ) -> ShardGroup:
+        try:
+            self._serving = {m.actor.serve.remote(meeting): m for m in self._members}
             transport = GlooTransport(
-                meeting.address,
+                meeting,
                 REPLICA,
                 self._topology.size,
                 node_ip(),
@@ -170,11 +178,9 @@ class ShardedProgram:
                 self.lanes,
                 self._settings.failure_timeout_s * MICRO_BATCH_TIMEOUTS,
             )
-            warm_up(group)  # behind it nobody meets any more
+            warm_up(group)
         except (TransportError, GroupLostError) as error:
             raise TransportError(f"{error}. {self._first_failure()}") from error
-        finally:
-            meeting.close()
         return group
 
     def _load(self, deadline: float) -> None:

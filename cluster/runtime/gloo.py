@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,14 @@ class Address:
 
     host: str
     port: int
+
+
+def prepare() -> None:
+    """Import PyTorch, which connecting needs: two seconds of a core, best spent while others load.
+
+    A serving replica that is not sharded never gets here, and does not pay for it.
+    """
+    import_module("torch.distributed")
 
 
 class Rendezvous:
