@@ -110,6 +110,10 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("config", type=Path, nargs="?", help="serve.yaml")
     commands.add_parser("down", help="stop the local cluster")
 
+    commands.add_parser(
+        "environment", help="print what a shell needs to `ray start` a cluster's node"
+    )
+
     demo = commands.add_parser("demo", help="train, compress, serve and ask a digit classifier")
     demo.add_argument("--keep", action="store_true", help="leave it serving")
     demo.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
@@ -186,6 +190,10 @@ def _run(args: argparse.Namespace) -> int:
             from deployments.cli import up_down
 
             return up_down.down()
+        case "environment":
+            from deployments.cli import environment
+
+            return environment.run()
         case _:
             from deployments.cli import demo
 

@@ -9,7 +9,6 @@
     cluster.py      LocalCluster, which joins the others
     record.py       what is on disk: lock, token file, cluster.json, run directory
     environment.py  every variable the cluster's processes, and its clients, run with
-    edge.py         HAProxy, mended where Serve has no setting
     rest.py         the dashboard's REST API
     processes.py    finding the cluster's processes, and ending them
     ports.py        free ports, and who holds one that is not

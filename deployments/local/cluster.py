@@ -16,8 +16,8 @@ from typing import Any, Self
 
 from cluster.config.base import read_yaml
 from cluster.errors import ClusterError, ConfigError
+from deployments import haproxy
 from deployments.local import ports, processes, rest
-from deployments.local.edge import write_haproxy
 from deployments.local.environment import client_environment, cluster_environment
 from deployments.local.record import Record, locked
 
@@ -211,7 +211,7 @@ class LocalCluster:
     def _start_ray(self, num_cpus: int | None) -> None:
         record = self.record
         log_path = record.run_dir / "start.log"
-        write_haproxy(record.haproxy_script)
+        haproxy.binary()  # better missed now than when the first model is deployed
         # -P: a directory named ray where this runs must not be taken for the package.
         command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head"]
         command += [f"--port={record.gcs_port}", f"--temp-dir={record.ray_dir}"]

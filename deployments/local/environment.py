@@ -11,14 +11,10 @@ import math
 import os
 from pathlib import Path
 
+from deployments import haproxy
 from deployments.local.processes import MARK
 from deployments.local.record import Record
 from deployments.request_guard import max_request_timeout_s
-
-HAPROXY_BUFFER_BYTES = 65536
-"""Size of HAProxy's buffers: what it moves at a time, and the largest request it can repeat.
-
-Each connection holds two."""
 
 _DRAIN_S = 1.0  # 30 by default, which a stopping local cluster would wait out
 _ANSWER_MARGIN_S = 5  # how much later than a replica HAProxy gives a request up
@@ -41,6 +37,8 @@ def serving_environment() -> dict[str, str]:
     return {
         # Requests go client → HAProxy → replica, without a Python proxy between.
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        # Mends what Serve has no setting for, then becomes HAProxy.
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy.PROGRAM),
         # User code shares the replica's event loop, and access logs are written in bulk.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # Ray runs its workers at niceness 15, behind everything else on the machine: a replica
@@ -57,7 +55,7 @@ def serving_environment() -> dict[str, str]:
         # (HAProxy 2.8 does not do it for a connection used before: it closes the client's.)
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "1",
-        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(HAPROXY_BUFFER_BYTES),
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(haproxy.BUFFER_BYTES),
         # A client that stays silent amid a request, or takes nothing of an answer, is cut off.
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(timeout_s),
     }
@@ -67,16 +65,16 @@ def network_environment() -> dict[str, str]:
     """What `ray start` must have set besides where a cluster has several nodes.
 
     A node that nobody hears any more, whose link is cut and resets no connection, is lost after
-    about ten seconds of silence, instead of over a minute with Ray's own settings.
+    about eight seconds of silence, instead of over a minute with Ray's own settings.
     """
     return {
         # The head asks each node every second, and waits for an answer; three without are enough.
         "RAY_health_check_period_ms": "1000",
-        "RAY_health_check_timeout_ms": "2500",
+        "RAY_health_check_timeout_ms": "2000",
         "RAY_health_check_failure_threshold": "3",
         # Calls on their way to it end, too: one that asks for room there would hold up all others.
-        "RAY_grpc_client_keepalive_time_ms": "5000",
-        "RAY_grpc_client_keepalive_timeout_ms": "5000",
+        "RAY_grpc_client_keepalive_time_ms": "2000",
+        "RAY_grpc_client_keepalive_timeout_ms": "4000",
     }
 
 
@@ -85,7 +83,7 @@ def cluster_environment(record: Record) -> dict[str, str]:
 
     Raises :class:`ConfigError` if the maximum request timeout in the environment is no number.
     """
-    haproxy = record.haproxy_dir
+    files = record.haproxy_dir
     inherited = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
     shared = inherited | serving_environment()
     return shared | {
@@ -96,15 +94,14 @@ def cluster_environment(record: Record) -> dict[str, str]:
         # Whoever reaches the dashboard or the GCS can run code: only with the token.
         **_token(record.token_path),
         **_ON_LOOPBACK,
-        # Mends what Serve has no setting for, then runs HAProxy: see edge.py.
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(record.haproxy_script),
+        haproxy.LOOPBACK_VARIABLE: "1",
         # All of HAProxy's files apart from any other cluster's, where only this user can reach
         # its control socket, which Ray opens to everybody.
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(files / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(files / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(files / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(files),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(files / "server-state"),
         # Fixed numbers by default, of which a machine has one each.
         "RAY_SERVE_HAPROXY_STATS_PORT": str(record.stats_port),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(record.metrics_port),

@@ -116,10 +116,6 @@ class Record:
         return self.run_dir / "h"
 
     @property
-    def haproxy_script(self) -> Path:
-        return self.run_dir / "haproxy"
-
-    @property
     def temporary_dir(self) -> Path:
         return self.run_dir / "t"
 

@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from cluster.errors import ClusterError, ConfigError
+from deployments.haproxy import REQUEST_START_S
 from deployments.local import LocalCluster, ports, processes
-from deployments.local.edge import HEADERS_S
 from deployments.request_guard import MAX_REQUEST_TIMEOUT_VARIABLE
 
 APPLICATION = """
@@ -297,19 +297,24 @@ def test_a_pickle_sent_to_a_replica_does_not_run_without_the_token(
     assert post(f"{cluster.http}/length", b"1")[0] == 200
 
 
-def test_a_client_that_never_ends_its_headers_is_cut_off(cluster: LocalCluster) -> None:
+@pytest.mark.parametrize(
+    "start", [b"X-Slow: ", b"Content-Length: 1000\r\n\r\n"], ids=["headers", "body"]
+)
+def test_a_client_that_never_ends_its_request_is_cut_off(
+    cluster: LocalCluster, start: bytes
+) -> None:
     with socket.create_connection(("127.0.0.1", cluster.record.http_port), timeout=10) as raw:
-        raw.sendall(b"GET /length HTTP/1.1\r\nX-Slow: ")
+        raw.sendall(b"POST /length HTTP/1.1\r\nHost: x\r\n" + start)
         raw.settimeout(0.5)
         started, answer = time.monotonic(), b""
-        while time.monotonic() - started < 3 * HEADERS_S:
+        while time.monotonic() - started < 3 * REQUEST_START_S:
             try:
                 answer = raw.recv(65536)
                 break
             except TimeoutError:
                 raw.sendall(b"a")  # never silent for long
     assert answer.startswith(b"HTTP/1.1 408 ")
-    assert time.monotonic() - started < HEADERS_S + 2
+    assert time.monotonic() - started < REQUEST_START_S + 2
 
 
 def test_the_environment_lets_a_driver_in(cluster: LocalCluster) -> None:
@@ -409,6 +414,7 @@ def test_what_a_killed_start_leaves_is_found(environment: None, tmp_path: Path) 
     http_port, dashboard_port = ports.free_ports(2)
     script = f"""
 from pathlib import Path
+from deployments.haproxy import REQUEST_START_S
 from deployments.local import LocalCluster
 LocalCluster.start(
     http_port={http_port}, dashboard_port={dashboard_port}, state_dir=Path({str(tmp_path)!r})

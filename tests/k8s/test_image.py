@@ -71,7 +71,7 @@ def test_only_the_compression_image_has_a_compiler(tmp_path: Path) -> None:
     }
     assert [name for name, steps in installing.items() if steps] == ["compression"]
     assert "g++" in installing["compression"][0]
-    purge, check = STAGES["serving"].all("RUN")
+    _, purge, check = STAGES["serving"].all("RUN")
     for tool in ("bash", "grep", "xargs"):
         (tmp_path / tool).symlink_to(shutil.which(tool) or "")
     assert run(check, tmp_path).returncode == 0
@@ -92,6 +92,16 @@ def test_only_the_compression_image_has_a_compiler(tmp_path: Path) -> None:
     )
     (tmp_path / "dpkg-query").write_text(f"#!{tmp_path}/bash\necho bash\n")
     assert run(purge, tmp_path).stdout == ""  # and nothing where there is none
+
+
+def test_what_serve_starts_as_haproxy_is_where_the_manifests_say(tmp_path: Path) -> None:
+    step = STAGES["serving"].all("RUN")[0]
+    assert "/usr/local/bin/headrace-haproxy" in step
+    for _ in range(2):  # and a second time, as where the base's Python is there
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        done = run(step.replace("/usr/local/bin", str(tmp_path)), PATH=path)
+        assert done.returncode == 0, done.stderr
+    assert os.access(tmp_path / "headrace-haproxy", os.X_OK)
 
 
 def test_nobody_ends_as_root() -> None:

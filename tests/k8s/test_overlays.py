@@ -108,7 +108,8 @@ def test_ray_starts_with_the_settings_of_a_local_cluster(
     for path, group in groups(service):
         given = {each["name"]: each["value"] for each in pod_spec(group)["containers"][0]["env"]}
         ours = {key: given.pop(key) for key in list(given) if key.startswith("RAY_")}
-        assert ours == serving_environment() | network_environment(), path
+        program = {"RAY_SERVE_HAPROXY_BINARY_PATH": "/usr/local/bin/headrace-haproxy"}
+        assert ours == serving_environment() | network_environment() | program, path
         assert set(given) == {"HOME", "XDG_CACHE_HOME", "HEADRACE_TRUSTED_KEYS"}
 
 

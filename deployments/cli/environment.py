@@ -1,0 +1,14 @@
+"""``headrace environment``: what a shell must have set before `ray start`, for ``eval``."""
+
+from __future__ import annotations
+
+import shlex
+
+from deployments.local.environment import network_environment, serving_environment
+
+
+def run() -> int:
+    """Print an ``export`` for each variable of a cluster that is started by hand."""
+    for name, value in (serving_environment() | network_environment()).items():
+        print(f"export {name}={shlex.quote(value)}")
+    return 0
