@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,8 +32,18 @@ def cluster(
             yield started
 
 
+@pytest.fixture(scope="package")
+def first_start_s(cluster: Nodes, bf16_artifact_store: Path, cut_artifact_store: Path) -> float:
+    """How long it takes this machine, which nobody asks for anything else, to start it all."""
+    started = time.monotonic()
+    Served(cluster, bf16_artifact_store, cut_artifact_store).deploy()
+    return time.monotonic() - started
+
+
 @pytest.fixture
-def served(cluster: Nodes, bf16_artifact_store: Path, cut_artifact_store: Path) -> Served:
+def served(
+    cluster: Nodes, first_start_s: float, bf16_artifact_store: Path, cut_artifact_store: Path
+) -> Served:
     """Three nodes; ``tiny`` on two of them, ``cut`` in two stages on different ones."""
     if not cluster.head.runs:
         cluster.start_head()

@@ -58,16 +58,23 @@ class Served:
         """Until both applications run, with all their replicas reached; the seconds it took."""
 
         def ready() -> bool:
-            homes, found = self.homes("tiny"), self.statuses()
+            found = self.statuses()
             return (
                 set(found.values()) == {"RUNNING"}
-                and len(homes) == replicas == len(self.replicas("tiny"))
-                and set(homes) <= set(self.cluster.alive())
-                and all(self.answers(address, "tiny") for address in homes)
+                and self.tiny_is_whole(replicas)
                 and ("cut" not in found or all(map(self._answers_cut, self.homes("cut"))))
             )
 
         return self.cluster.wait(ready, f"not all of {replicas} replicas run", timeout_s)
+
+    def tiny_is_whole(self, replicas: int) -> bool:
+        """Whether so many replicas of ``tiny``, and no others, are answered by on living nodes."""
+        homes = self.homes("tiny")
+        return (
+            len(homes) == replicas == len(self.replicas("tiny"))
+            and set(homes) <= set(self.cluster.alive())
+            and all(self.answers(address, "tiny") for address in homes)
+        )
 
     def applications(self) -> dict[str, dict[str, Any]]:
         return self.cluster.client.call(self.cluster.dashboard.applications)
@@ -91,14 +98,18 @@ class Served:
         return {replica["replica_id"] for replica in found if replica["state"] == "RUNNING"}
 
     def answers(self, address: str, model: str) -> bool:
-        return self.ask(address, f"/v2/models/{model}/ready").status == 200
+        """Whether a model is ready there; a node that nobody hears is not waited for."""
+        return self.ask(address, f"/v2/models/{model}/ready", timeout_s=2).status == 200
 
     def _answers_cut(self, address: str) -> bool:
         return self.answers(address, "cut")
 
-    def ask(self, address: str, path: str, *request: Any, port: int = HTTP_PORT) -> Answer:
+    def ask(
+        self, address: str, path: str, *request: Any, port: int = HTTP_PORT, timeout_s: float = 20
+    ) -> Answer:
         """A request from the client's host to a node."""
-        return self.cluster.client.call(ask, f"http://{address}:{port}{path}", *request)
+        url = f"http://{address}:{port}{path}"
+        return self.cluster.client.call(ask, url, *request, timeout_s=timeout_s)
 
     def requests_by_server(self, entry: str) -> dict[str, int]:
         """How many requests for ``tiny`` the HAProxy of a node has sent to each replica so far."""

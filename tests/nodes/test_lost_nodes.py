@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from figures import measured
-from ray_nodes import NODE_BACK_S
+from ray_nodes import NODE_BACK_S, Nodes
 from served_nodes import Served
 
 REPLICA_BACK_S = 5
@@ -14,7 +16,7 @@ REPLICA_BACK_S = 5
 
 @pytest.mark.parametrize("retried", [False, True])
 def test_a_killed_replica_fails_at_most_what_it_had_and_is_replaced(
-    served: Served, retried: bool
+    served: Served, first_start_s: float, retried: bool
 ) -> None:
     """HAProxy asks once more where a connection is new; on a kept one it closes the client's."""
     entry, other = served.homes("tiny")
@@ -35,14 +37,18 @@ def test_a_killed_replica_fails_at_most_what_it_had_and_is_replaced(
         served.wait_for(2)
     how = "each on a connection of its own" if retried else "on kept connections"
     goal = 0 if retried else clients
-    # A second attempt may go to the dead replica again, which has the fewest connections.
     measured(f"a replica is killed: requests failed, {how}", load.failures, f"≤ {goal}")
     measured("... another one runs", f"{seconds:.1f} s", f"≤ {REPLICA_BACK_S} s")
+    # No second attempt where the client has the beginning of the answer already.
+    begun = [asked for asked in load.failed if asked.reason.startswith("IncompleteRead")]
+    assert len(load.failed) - len(begun) <= goal, load.told()
     assert len(load.failed) <= clients, load.told()
-    assert seconds <= 2 * REPLICA_BACK_S
+    assert seconds <= REPLICA_BACK_S + first_start_s  # which depends on the machine
 
 
-def test_a_killed_node_fails_what_it_had_in_flight_and_is_made_up_for(served: Served) -> None:
+def test_a_killed_node_fails_what_it_had_in_flight_and_is_made_up_for(
+    served: Served, first_start_s: float
+) -> None:
     entry, other = served.homes("tiny")
     clients = 4
     with served.load("tiny", entry, clients=clients) as load:
@@ -53,11 +59,11 @@ def test_a_killed_node_fails_what_it_had_in_flight_and_is_made_up_for(served: Se
     assert other not in served.homes("tiny")
     measured("a node loses its power: requests failed", len(load.failed), f"≤ {clients}")
     measured("... both applications whole again", f"{seconds:.1f} s", f"≤ {NODE_BACK_S} s")
-    assert seconds <= 2 * NODE_BACK_S  # with clients and other nodes on the same two cores
+    assert seconds <= NODE_BACK_S + first_start_s  # which depends on the machine
 
 
 def test_a_node_whose_link_is_cut_is_given_up_and_does_not_come_back_as_a_ghost(
-    served: Served,
+    served: Served, first_start_s: float
 ) -> None:
     """No connection is closed: only silence tells. What was on its way there waits in vain."""
     entry, other = served.homes("tiny")
@@ -67,7 +73,10 @@ def test_a_node_whose_link_is_cut_is_given_up_and_does_not_come_back_as_a_ghost(
         time.sleep(1)
         cut_at = time.monotonic()
         node.host.cut()
-        seconds = served.wait_for(2, timeout_s=90)
+        wait = served.cluster.wait
+        given_up_s = wait(lambda: other not in served.cluster.alive(), "it is not given up", 60)
+        tiny_s = given_up_s + wait(lambda: served.tiny_is_whole(2), "tiny is not whole", 60)
+        seconds = tiny_s + served.wait_for(2)
         node.host.mend()
         # Its raylet hears that it was declared dead and ends, with all that it had started.
         served.cluster.wait(lambda: not node.runs, "the node goes on by itself", 60)
@@ -76,8 +85,21 @@ def test_a_node_whose_link_is_cut_is_given_up_and_does_not_come_back_as_a_ghost(
     assert all(asked.started < cut_at + 5 for asked in load.failed), load.told()
     assert other not in served.cluster.alive()
     measured("a node's link is cut: requests failed", len(load.failed), f"≤ {clients}")
-    measured("... both applications whole again", f"{seconds:.1f} s", f"≤ {NODE_BACK_S} s")
-    assert seconds <= 2 * NODE_BACK_S  # with clients and other nodes on the same two cores
+    measured("... the head gives it up", f"{given_up_s:.1f} s")
+    measured("... the model of two replicas whole again", f"{tiny_s:.1f} s", f"≤ {NODE_BACK_S} s")
+    measured("... the model in two stages, too", f"{seconds:.1f} s", f"≤ {NODE_BACK_S} s")
+    assert given_up_s <= NODE_BACK_S
+    assert seconds <= NODE_BACK_S + first_start_s  # which depends on the machine
+
+
+@pytest.mark.slow
+def test_a_call_between_nodes_may_take_a_minute(cluster: Nodes) -> None:
+    """What ends calls to a silent node must not end those that wait for an answer."""
+    first, second = cluster.running[:2]
+    calling = Path(__file__).with_name("long_call.py")
+    done = cluster.run_on(first, sys.executable, str(calling), second.host.address)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("60\n"), done.stdout
 
 
 @pytest.mark.slow

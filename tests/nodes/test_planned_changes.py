@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from figures import measured
 from served_nodes import Served
@@ -38,11 +39,17 @@ def test_a_drained_node_is_left_before_it_stops(served: Served) -> None:
     staying, leaving = served.homes("tiny")
     node = served.cluster.node_at(leaving)
     started = time.monotonic()
-    with served.load("tiny", staying) as load:
-        # Clients of the leaving node's own HAProxy, until Kubernetes takes it off its Service.
+    with served.load("tiny", staying) as load, ThreadPoolExecutor(1) as aside:
+        # Clients of the leaving node's own HAProxy, which says that it is no more to be asked.
         with served.load("tiny", leaving) as last:
             time.sleep(1)
-            done = served.cluster.run_on(node, sys.executable, "-P", "-m", "deployments.drain")
+            drain = [sys.executable, "-P", "-m", "deployments.drain"]
+            draining = aside.submit(served.cluster.run_on, node, *drain)
+            told_s = served.cluster.wait(
+                lambda: served.ask(leaving, "/-/healthz").status == 503, "it is healthy", 30
+            )
+            time.sleep(5)  # until a load balancer, or Kubernetes, has heard
+        done = draining.result()
         assert done.returncode == 0, done.stderr
         node.kill()
         seconds = time.monotonic() - started
@@ -54,6 +61,7 @@ def test_a_drained_node_is_left_before_it_stops(served: Served) -> None:
     assert leaving not in served.homes("tiny")
     measured("node drain: requests failed", load.failures, "0")
     measured("... of those sent by way of the node itself", last.failures, "0")
+    measured("... its HAProxy says 503 to health checks after", f"{told_s:.1f} s")
     measured("... until the node may stop", f"{seconds:.0f} s")
 
 
