@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
@@ -72,7 +73,8 @@ def test_after_the_head_is_lost_the_config_is_put_again(
 
     record = operator.cluster.record
     for process in processes.find(record.cluster_id, record.run_dir):
-        os.kill(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # whom one before has taken along
+            os.kill(process.pid, signal.SIGKILL)
     operator.cluster = LocalCluster.start(
         http_port=record.http_port,
         dashboard_port=record.dashboard_port,
