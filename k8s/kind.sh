@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-CLUSTER=headrace NAMESPACE=headrace KUBERAY=1.7.0 RAY=rayproject/ray:2.60.0
+CLUSTER=headrace NAMESPACE=headrace KUBERAY=1.7.0 RAY=rayproject/ray:2.60.0-py311
 
 for tool in docker git kind helm kubectl openssl; do
   command -v "$tool" > /dev/null || { echo "kind.sh: $tool is not installed" >&2; exit 1; }
@@ -48,8 +48,19 @@ YAML
 kubectl apply -k "$overlay" --selector 'app.kubernetes.io/component!=serving'
 kubectl --namespace "$NAMESPACE" patch rayjob headrace-compression --type merge \
   --patch '{"spec": {"suspend": false}}'
-kubectl --namespace "$NAMESPACE" wait rayjob/headrace-compression --timeout 60m \
-  --for 'jsonpath={.status.jobStatus}=SUCCEEDED'
+for ((waited = 0; waited < 3600; waited += 5)); do
+  status=$(kubectl --namespace "$NAMESPACE" get rayjob headrace-compression \
+    --output 'jsonpath={.status.jobDeploymentStatus}')
+  case $status in
+    Complete) break ;;
+    Failed)
+      echo "kind.sh: the compression job failed: kubectl --namespace $NAMESPACE describe" \
+        "rayjob headrace-compression, and the logs of its pods" >&2
+      exit 1 ;;
+  esac
+  sleep 5
+done
+[ "$status" = Complete ] || { echo "kind.sh: no artifact after an hour: $status" >&2; exit 1; }
 kubectl apply -k "$overlay" --selector 'app.kubernetes.io/component=serving'
 kubectl --namespace "$NAMESPACE" wait rayservice/headrace --timeout 20m --for condition=Ready
 echo "kubectl --namespace $NAMESPACE port-forward service/headrace-serve-svc 8000"

@@ -31,10 +31,15 @@ Headrace = Callable[..., Ran]
 
 
 @pytest.fixture(scope="session")
-def overlays() -> dict[str, Objects]:
-    """Every overlay's objects, as kustomize makes them."""
+def kustomize() -> None:
+    """For tests that put overlays together."""
     if not any(shutil.which(tool) for tool in ("kubectl", "kustomize")):
         pytest.skip("neither kubectl nor kustomize is installed")
+
+
+@pytest.fixture(scope="session")
+def overlays(kustomize: None) -> dict[str, Objects]:
+    """Every overlay's objects, as kustomize makes them."""
     return {
         name: overlay.build(overlay.k8s_dir() / "overlays" / name) for name in overlay.overlays()
     }

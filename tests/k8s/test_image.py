@@ -53,8 +53,20 @@ def test_the_first_step_refuses_a_base_without_a_digest(image: str, taken: bool)
     assert taken or f"RAY_IMAGE={image} has no digest; give NAME@sha256:" in done.stderr
 
 
-def test_a_base_without_wget_is_refused(tmp_path: Path) -> None:
+def test_a_base_with_an_old_python_is_refused(tmp_path: Path) -> None:
     step = STAGES["base"].all("RUN")[1]
+    assert run(step, Path(sys.executable).parent).returncode == 0
+    (tmp_path / "python").write_text(
+        f"#!{shutil.which('bash')}\n[ $1 = --version ] && echo Python 3.10.19; exit 1\n"
+    )
+    (tmp_path / "python").chmod(0o755)
+    done = run(step, tmp_path)
+    assert done.returncode == 1
+    assert "the base has Python 3.10.19, Headrace needs 3.11 or newer" in done.stderr
+
+
+def test_a_base_without_wget_is_refused(tmp_path: Path) -> None:
+    step = STAGES["base"].all("RUN")[2]
     for tool in ("bash", "grep"):
         (tmp_path / tool).symlink_to(shutil.which(tool) or "")
     done = run(step, tmp_path)

@@ -11,6 +11,7 @@ import yaml
 
 from deployments.kubernetes import overlay
 
+pytestmark = pytest.mark.usefixtures("kustomize")
 SCRIPT = overlay.k8s_dir() / "kind.sh"
 TOOLS = ("docker", "git", "kind", "helm", "kubectl")
 
@@ -25,6 +26,7 @@ def tools(tmp_path: Path) -> Path:
             'case "$*" in\n'
             "  *' get secret'*|'get namespace'*) exit 1 ;;\n"
             "  inspect*) echo rayproject/ray@sha256:0123 ;;\n"
+            "  *'get rayjob'*) echo ${JOB_STATUS:-Complete} ;;\n"
             f'  "apply -k"*) cp "$3/kustomization.yaml" {tmp_path}/applied.yaml ;;\n'
             "esac\n"
         )
@@ -55,7 +57,7 @@ def test_the_steps_are_taken_in_order(tools: Path) -> None:
         "create secret generic headrace-ray-token --from-literal=auth_token=",
         "--selector app.kubernetes.io/component!=serving",
         "patch rayjob headrace-compression",
-        "wait rayjob/headrace-compression",
+        "get rayjob headrace-compression",
         "--selector app.kubernetes.io/component=serving",
         "wait rayservice/headrace",
     ]
@@ -64,6 +66,14 @@ def test_the_steps_are_taken_in_order(tools: Path) -> None:
     assert places == sorted(places), log
     assert not list(SCRIPT.parents[1].glob(".kind-*"))  # cleaned up
     assert (SCRIPT.parent / "Dockerfile").is_file()
+
+
+def test_a_failed_job_ends_it(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOB_STATUS", "Failed")
+    done = start(tools)
+    assert done.returncode == 1
+    assert "the compression job failed: kubectl --namespace headrace describe" in done.stderr
+    assert "wait rayservice" not in (tools / "log").read_text()
 
 
 def test_a_tool_that_is_missing_is_named(tools: Path) -> None:

@@ -21,6 +21,7 @@ from deployments.kubernetes.own_rules import containers
 from deployments.kubernetes.rules import groups, pod_spec
 from deployments.local.environment import network_environment, serving_environment
 
+pytestmark = pytest.mark.usefixtures("kustomize")
 Objects = list[dict[str, Any]]
 
 # Made by the operator of the cluster beforehand, or by Kubernetes itself: k8s/README.md lists them.
@@ -29,7 +30,13 @@ MADE_BEFOREHAND = {
     "headrace-store-credentials", "headrace-redis", "headrace-tls", "kube-root-ca.crt",
 }  # fmt: skip
 NAMES = ("cpu-dev", "gpu", "ha/redis", "ha/rocksdb", "incremental-upgrade", "kueue")
-PARTS = ("api-keys", "ingress", "object-store", "three-replicas")
+PARTS = ("api-keys", "ingress", "loader", "object-store", "three-replicas")
+# Labels of pods that are not ours, in our namespace: clients, Redis, a gateway's.
+OTHERS = (
+    {"headrace-client": "true"},
+    {"app.kubernetes.io/name": "redis"},
+    {"gateway.networking.k8s.io/gateway-name": "headrace-gateway"},
+)
 
 
 def digest(objects: Objects) -> Objects:
@@ -38,6 +45,15 @@ def digest(objects: Objects) -> Objects:
     for name in ("headrace-serving", "headrace-compression"):
         text = text.replace(f"image: {name}\n", f"image: {name}@sha256:{'0' * 64}\n")
     return list(yaml.safe_load_all(text))
+
+
+def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    """If a pod with these labels is among those that a selector names."""
+    expressions = selector.get("matchExpressions", ())
+    assert all(each["operator"] == "Exists" for each in expressions)
+    return selector.get("matchLabels", {}).items() <= labels.items() and all(
+        each["key"] in labels for each in expressions
+    )
 
 
 def pods(obj: dict[str, Any]) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
@@ -179,10 +195,10 @@ def test_every_selector_selects_pods_and_every_pod_is_in_a_policy(
 ) -> None:
     objects = overlays[name]
     labels = [each for each, _ in all_pods(objects)]
+    assert all(each["app.kubernetes.io/part-of"] == "headrace" for each in labels)
 
     def selected(selector: dict[str, Any]) -> list[dict[str, str]]:
-        wanted = selector.get("matchLabels", {}).items()
-        return [each for each in labels if wanted <= each.items()]
+        return [each for each in (*labels, *OTHERS) if selects(selector, each)]
 
     for obj in objects:
         if obj["kind"] == "NetworkPolicy":
@@ -196,6 +212,43 @@ def test_every_selector_selects_pods_and_every_pod_is_in_a_policy(
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_both_ends_of_a_flow_let_it_through(overlays: dict[str, Objects], name: str) -> None:
+    """Between pods of the namespace, ours and others', as the policies name them."""
+    policies = [each["spec"] for each in overlays[name] if each["kind"] == "NetworkPolicy"]
+    pods = [*(each for each, _ in all_pods(overlays[name])), *OTHERS]
+    ends = {"ingress": ("from", "egress"), "egress": ("to", "ingress")}
+    flows = {"ingress": 0, "egress": 0}
+
+    def lets(pod: dict[str, str], way: str, peer: dict[str, str], port: int | None) -> bool:
+        own = [each for each in policies if selects(each["podSelector"], pod)]
+        if not any(way.title() in each["policyTypes"] for each in own):
+            return True
+        return any(
+            (ends[way][0] not in rule or any(is_peer(each, peer) for each in rule[ends[way][0]]))
+            and ("ports" not in rule or port in [each["port"] for each in rule["ports"]])
+            for each in own
+            for rule in each.get(way, ())
+        )
+
+    def is_peer(peer: dict[str, Any], pod: dict[str, str]) -> bool:
+        return "namespaceSelector" not in peer and selects(peer["podSelector"], pod)
+
+    for policy in policies:
+        for way, (side, other) in ends.items():
+            for rule in policy.get(way, ()):
+                ports = [each["port"] for each in rule.get("ports", ())] or [None]
+                for pod in pods:
+                    for peer in pods:
+                        if selects(policy["podSelector"], pod) and any(
+                            is_peer(each, peer) for each in rule.get(side, ())
+                        ):
+                            flows[way] += 1
+                            assert all(lets(peer, other, pod, port) for port in ports), rule
+    assert flows["ingress"] > 5
+    assert flows["egress"] > 5
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_policies_open_ports_that_a_container_names_and_no_others(
     overlays: dict[str, Objects], name: str
 ) -> None:
@@ -205,11 +258,13 @@ def test_policies_open_ports_that_a_container_names_and_no_others(
             continue
         selector = obj["spec"]["podSelector"].get("matchLabels", {})
         for rule in obj["spec"].get("ingress", ()):
-            if "ports" not in rule:  # all, but only from pods of the same Ray cluster
+            if "ports" not in rule:  # all, but only from pods of the same cluster
                 (peer,) = rule["from"]
                 assert peer == {"podSelector": {"matchLabels": selector}}
                 continue
             assert rule["from"]
+            if any(selects(obj["spec"]["podSelector"], each) for each in OTHERS):
+                continue
             named = {
                 port["containerPort"]
                 for labels, pod in all_pods(overlays[name])
@@ -221,15 +276,17 @@ def test_policies_open_ports_that_a_container_names_and_no_others(
                 assert port["port"] in named, obj["metadata"]["name"]
                 open_to.setdefault(port["port"], set()).add(obj["metadata"]["name"])
     # HAProxy's statistics and metrics, replicas, GCS, Ray client: to nobody.
+    gateway = {"gateway"} if name == "incremental-upgrade" else set()
     assert open_to == {
-        8000: {"requests"},
+        8000: {"requests"} | gateway,
         8265: {"operator"},
         8080: {"monitoring"},
         44217: {"monitoring"},
         44227: {"monitoring"},
     }
     (deny,) = [o for o in overlays[name] if o["metadata"]["name"] == "default-deny"]
-    assert deny["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    ours = {"matchLabels": {"app.kubernetes.io/part-of": "headrace"}}
+    assert deny["spec"] == {"podSelector": ours, "policyTypes": ["Ingress", "Egress"]}
 
 
 @pytest.mark.parametrize("name", NAMES)
