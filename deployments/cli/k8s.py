@@ -14,6 +14,7 @@ from deployments.kubernetes import overlay, structure, validate
 from deployments.kubernetes.render import Asked, read_plan, rendered
 
 _OBJECT_STORE = "object-store"
+_BUDGET = "PodDisruptionBudget"
 
 
 def render(
@@ -35,7 +36,7 @@ def render(
     remote = store if store is not None and "://" in store else None
     components = [overlay.k8s_dir() / "components" / _OBJECT_STORE] if remote else []
     base = overlay.build(folder, components)
-    validate.require_known_fields(base)  # before anything is looked for in them
+    validate.require_applicable(base)  # before anything is looked for in them
     asked = Asked(
         artifact=artifact,
         name=name or artifact.manifest.name,
@@ -50,6 +51,14 @@ def render(
     else:
         write(objects, out)
         print(f"{len(objects)} objects in {out}: `kubectl apply -k {out}`")
+    if any(each["kind"] == _BUDGET for each in base) and not any(
+        each["kind"] == _BUDGET for each in objects
+    ):
+        print(
+            "headrace: no PodDisruptionBudget: with one replica at least it would hold up every "
+            "node drain; raise the group's minReplicas to keep one",
+            file=sys.stderr,
+        )
     if unchecked := validate.unknown(objects):
         print(f"headrace: not checked: {', '.join(unchecked)}", file=sys.stderr)
     return 0

@@ -64,7 +64,7 @@ def digests(obj: Object) -> Iterator[str]:
 
 def contained(obj: Object) -> Iterator[str]:
     """Containers run as nobody in particular, and write only where a volume is mounted."""
-    for path, container in containers(obj):
+    for path, container in [*containers(obj), *_autoscaler(obj)]:
         given = container.get("securityContext") or {}
         wanted = {
             "allowPrivilegeEscalation": False,
@@ -88,6 +88,13 @@ def disruption(obj: Object) -> Iterator[str]:
             yield f"spec.{field}: must be an integer (given: {value!r})"
         if field == "maxUnavailable" and value is not None:
             yield "spec.maxUnavailable: does not work for pods of KubeRay's; give minAvailable"
+
+
+def _autoscaler(obj: Object) -> Iterator[tuple[str, Object]]:
+    """The container that KubeRay adds to the head, as far as it is ours to say."""
+    found = cluster(obj)
+    if found is not None and found[1].get("enableInTreeAutoscaling"):
+        yield f"{found[0]}.autoscalerOptions", found[1].get("autoscalerOptions") or {}
 
 
 def containers(obj: Object) -> Iterator[tuple[str, Object]]:

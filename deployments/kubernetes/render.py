@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -33,6 +34,7 @@ STORE = "headrace-store"
 """The ConfigMap that says where artifacts are."""
 
 _ARTIFACTS = "artifacts"  # the volume, where they are in a claim
+_IMAGE = re.compile(r"[A-Za-z0-9][\w.:/-]*(@sha256:[0-9a-f]{64})?")
 _BUILD_ONLY = ("RayJob/headrace-compression", "ConfigMap/headrace-recipe")
 
 
@@ -112,7 +114,16 @@ def read_plan(path: Path, artifact: Artifact) -> Plan:
 
 
 def rendered(objects: list[Object], asked: Asked) -> list[Object]:
-    """The objects of an overlay for one model; PlanError if no group can hold it."""
+    """The objects of an overlay for one model.
+
+    They are such as KubeRay takes. PlanError if no group can hold it; ConfigError for what is no
+    image, or an overlay that does not say what is needed.
+    """
+    if _IMAGE.fullmatch(asked.image) is None:
+        raise ConfigError(
+            f"--image {asked.image!r}: no image is named so; give NAME@sha256:..., as the push "
+            "printed it, or NAME:TAG"
+        )
     made = [copy.deepcopy(each) for each in objects if structure.name(each) not in _BUILD_ONLY]
     services = [each for each in made if each["kind"] == "RayService"]
     if len(services) != 1:
@@ -135,7 +146,15 @@ def rendered(objects: list[Object], asked: Asked) -> list[Object]:
         for each in made:
             if structure.name(each) == f"ConfigMap/{STORE}":
                 each["data"]["HEADRACE_STORE"] = asked.store
-    return made
+    return [each for each in made if _disrupted(each, fitted)]
+
+
+def _disrupted(obj: Object, fitted: Fitted) -> bool:
+    """Make a PodDisruptionBudget leave all replicas but one; False if there is but one."""
+    if obj["kind"] != "PodDisruptionBudget":
+        return True
+    obj["spec"]["minAvailable"] = (fitted.replicas - 1) * fitted.pods
+    return fitted.replicas > 1
 
 
 def _group(groups: list[Object], asked: Asked) -> tuple[Object, str]:

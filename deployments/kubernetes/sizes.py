@@ -56,6 +56,9 @@ class Fitted:
     """A group whose pods fit the replicas, and how many replicas it holds."""
 
     group: Object
+    pods: int
+    """That one replica takes."""
+
     replicas: int
     """With the least number of pods."""
 
@@ -68,9 +71,12 @@ def fit(group: Object, need: Need, target: str) -> Fitted:
     """The group with pods that hold one replica each, or as many pods as one needs.
 
     CPUs and memory grow with the plan; GPUs are those of a machine. PlanError, with the numbers,
-    if the group cannot hold one replica.
+    if the group cannot hold one replica; ConfigError if it does not say how many pods it may have.
     """
-    name, most = group["groupName"], int(group["maxReplicas"])
+    name, least = group["groupName"], int(group.get("minReplicas") or 0)
+    if group.get("maxReplicas") is None:
+        raise ConfigError(f"group {name}: has no maxReplicas; give the most pods it may have")
+    most = int(group["maxReplicas"])
     resources = _container(group).setdefault("resources", {})
     gpus = int(quantity((resources.get("limits") or {}).get(GPU, 0)))
     pods = _pods(name, need, gpus, most)
@@ -82,13 +88,15 @@ def fit(group: Object, need: Need, target: str) -> Fitted:
     _grow(_container(made)["resources"], "memory", memory, f"{math.ceil(memory / 2**20)}Mi")
     # Not what the pod has: Ray would put more replicas in than were reckoned with.
     made["rayStartParams"] = {**(made.get("rayStartParams") or {}), "num-cpus": str(cpus)}
-    replicas = max(1, int(group["minReplicas"]) // pods)
+    replicas = max(1, least // pods)
     made["minReplicas"] = made["replicas"] = replicas * pods
-    return Fitted(made, replicas, most // pods, f"{per_pod}x{target}@{most}")
+    return Fitted(made, pods, replicas, most // pods, f"{per_pod}x{target}@{most}")
 
 
 def _pods(name: str, need: Need, gpus: int, most: int) -> int:
     """Pods that one replica takes."""
+    if most < 1:
+        raise PlanError(f"group {name}: maxReplicas is {most}; a replica needs a pod at least")
     if need.gpus and not gpus:
         raise PlanError(
             f"group {name}: the plan wants {need.gpus} GPUs for a replica, its pods have none; "

@@ -44,9 +44,16 @@ def defaulted(obj: Object) -> Object:
 
 
 def problems(obj: Object) -> list[str]:
-    """What is wrong with its fields and types, a line each; an unknown kind has nothing wrong."""
+    """What is wrong with its fields and types, a line each.
+
+    An unknown kind has nothing wrong, unless it is nearly the name of one that is known.
+    """
     if not known(obj):
-        return []
+        version, kind = str(obj.get("apiVersion")), str(obj.get("kind"))
+        ours = [each.rpartition("/") for each in schemas()["kinds"]]
+        kinds = [each for group, _, each in ours if group == version]
+        near = get_close_matches(kind, kinds, 1, 0.88)
+        return [f"{name(obj)}: no such kind in {version}; did you mean {near[0]}?"] if near else []
     lines = [
         f"{name(obj)}: {line}"
         for error in _validator(key(obj)).iter_errors(defaulted(obj))

@@ -38,7 +38,7 @@ def problems(objects: Sequence[Object]) -> list[str]:
         filled = structure.defaulted(obj)
         found += [f"{name}: {line}" for rule in (*RULES, *OWN_RULES) for line in rule(filled)]
         found += _serve_config(obj)
-    return found
+    return found or _disruption(objects)
 
 
 def require_valid(objects: Sequence[Object]) -> None:
@@ -47,15 +47,41 @@ def require_valid(objects: Sequence[Object]) -> None:
         raise ConfigError("\n".join(found))
 
 
-def require_known_fields(objects: Sequence[Object]) -> None:
-    """ConfigError with all fields that no kind has, or that are of the wrong type."""
-    if found := [line for obj in objects for line in structure.problems(obj)]:
+def require_applicable(objects: Sequence[Object]) -> None:
+    """ConfigError with all that Kubernetes or KubeRay would refuse: fields, types, rules."""
+    found: list[str] = []
+    for obj in objects:
+        wrong = structure.problems(obj)
+        if not wrong:
+            filled = structure.defaulted(obj)
+            wrong = [f"{structure.name(obj)}: {line}" for rule in RULES for line in rule(filled)]
+        found += wrong
+    if found:
         raise ConfigError("\n".join(found))
 
 
 def unknown(objects: Sequence[Object]) -> list[str]:
     """Objects of kinds that have no schema here: Kueue's, the gateway's, Prometheus'."""
     return [structure.name(obj) for obj in objects if not structure.known(obj)]
+
+
+def _disruption(objects: Sequence[Object]) -> list[str]:
+    """A budget that no pod may leave: a node drain would wait for ever."""
+    least = [
+        sum(group.get("minReplicas") or 0 for group in spec.get("workerGroupSpecs") or [])
+        for spec in (obj["spec"]["rayClusterConfig"] for obj in objects if _serves(obj))
+    ]
+    return [
+        f"{structure.name(obj)}: spec.minAvailable: must be under {least[0]}, the least number of "
+        f"pods, or draining a node waits for ever (given: {obj['spec']['minAvailable']})"
+        for obj in objects
+        if obj["kind"] == "PodDisruptionBudget" and least
+        if (obj["spec"].get("minAvailable") or 0) >= least[0]
+    ]
+
+
+def _serves(obj: Object) -> bool:
+    return bool(obj["kind"] == "RayService")
 
 
 def _serve_config(obj: Object) -> list[str]:

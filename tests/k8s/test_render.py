@@ -15,6 +15,7 @@ from made_artifacts import edited, layout, publish
 from cluster.artifact.local import LocalStore
 from deployments.kubernetes import overlay, validate
 
+pytestmark = pytest.mark.usefixtures("kustomize")
 DIGEST = "registry.example.com/headrace@sha256:" + "0123456789abcdef" * 4
 Plan = Callable[..., Path]
 Headrace = Callable[..., Any]
@@ -86,6 +87,25 @@ def test_shards_spread_over_nodes_have_a_pod_each(
     assert group["rayStartParams"]["num-cpus"] == "1"
 
 
+def test_a_budget_leaves_all_replicas_but_one(headrace: Headrace, store: Path, plan: Plan) -> None:
+    arguments = ("k8s", "render", "--store", store, "--image", DIGEST, "--model")
+    ran = headrace(*arguments, "plain", "--overlay", "ha/rocksdb")
+    assert ran.status == 0, ran.err
+    assert budget(ran.out) == 2
+    assert "PodDisruptionBudget" not in ran.err
+    # Two shards apart, so two pods to a replica: the overlay's three pods are one replica.
+    spread = plan("cut", "--devices", "1xcpu-x86@2", "--pipeline", "2", "--placement", "SPREAD")
+    ran = headrace(*arguments, "cut", "--overlay", "ha/rocksdb", "--plan", spread)
+    assert ran.status == 0, ran.err
+    assert budget(ran.out) is None
+    assert "headrace: no PodDisruptionBudget: with one replica at least" in ran.err
+
+
+def budget(text: str) -> int | None:
+    found = [o for o in yaml.safe_load_all(text) if o["kind"] == "PodDisruptionBudget"]
+    return found[0]["spec"]["minAvailable"] if found else None
+
+
 def test_gpus_come_from_the_group_of_their_kind(
     headrace: Headrace, store: Path, plan: Plan
 ) -> None:
@@ -132,32 +152,80 @@ def test_ha_takes_images_by_digest_alone(headrace: Headrace, store: Path, name: 
     assert headrace(*arguments, "--image", DIGEST).status == 0
 
 
-def test_an_unknown_field_of_an_overlay_is_named_with_the_nearest(
-    headrace: Headrace, store: Path, tmp_path: Path
+GROUP = "/spec/rayClusterConfig/workerGroupSpecs/0"
+
+
+@pytest.mark.parametrize(
+    ("patch", "said"),
+    [
+        (
+            {"op": "add", "path": "/spec/rayClusterConfig/rayVerison", "value": "2.60.0"},
+            "RayService/headrace: spec.rayClusterConfig.rayVerison: no such field; did you mean "
+            "rayVersion?",
+        ),
+        (
+            {"op": "remove", "path": f"{GROUP}/maxReplicas"},
+            "group cpu-x86: has no maxReplicas; give the most pods it may have",
+        ),
+        (
+            {"op": "replace", "path": f"{GROUP}/template/spec/containers", "value": []},
+            "spec.rayClusterConfig.workerGroupSpecs[0].template.spec.containers",
+        ),
+        (
+            {"op": "replace", "path": "/kind", "value": "RayServic"},
+            "RayServic/headrace: no such kind in ray.io/v1; did you mean RayService?",
+        ),
+    ],
+)
+def test_what_is_wrong_with_an_overlay_is_named(
+    headrace: Headrace, store: Path, tmp_path: Path, patch: dict[str, Any], said: str
 ) -> None:
-    # Beside a copy of the base: kustomize takes no absolute paths.
-    shutil.copytree(overlay.k8s_dir() / "base", tmp_path / "base")
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    patch = [{"op": "add", "path": "/spec/rayClusterConfig/rayVerison", "value": "2.60.0"}]
-    (mine / "kustomization.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "resources": ["../base"],
-                "patches": [{"target": {"kind": "RayService"}, "patch": yaml.safe_dump(patch)}],
-            }
-        )
-    )
     ran = headrace(
         "k8s", "render", "--model", "plain", "--store", store, "--image", DIGEST,
-        "--overlay", mine, "--out", tmp_path / "out",
+        "--overlay", patched(tmp_path, patch), "--out", tmp_path / "out",
     )  # fmt: skip
     assert ran.status == 2
-    assert (
-        "RayService/headrace: spec.rayClusterConfig.rayVerison: no such field; did you mean "
-        "rayVersion?" in ran.err
-    )
+    assert said in ran.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_group_without_a_least_number_of_pods_has_one_replica(
+    headrace: Headrace, store: Path, tmp_path: Path
+) -> None:
+    mine = patched(tmp_path, {"op": "remove", "path": f"{GROUP}/minReplicas"})
+    ran = headrace(
+        "k8s", "render", "--model", "plain", "--store", store, "--image", DIGEST, "--overlay", mine
+    )
+    assert ran.status == 0, ran.err
+    (group,) = service(list(yaml.safe_load_all(ran.out)))["rayClusterConfig"]["workerGroupSpecs"]
+    assert group["minReplicas"] == 1
+
+
+@pytest.mark.parametrize("image", ["", "two words", "@sha256:0123", "name@sha256:0123"])
+def test_what_is_no_image(headrace: Headrace, store: Path, image: str) -> None:
+    ran = headrace("k8s", "render", "--model", "plain", "--store", store, "--image", image)
+    assert ran.status == 2
+    assert f"--image {image!r}: no image is named so; give NAME@sha256:" in ran.err
+
+
+def patched(folder: Path, patch: dict[str, Any]) -> Path:
+    """An overlay that changes the base's RayService in one place."""
+    # Beside a copy of the base: kustomize takes no absolute paths.
+    shutil.copytree(overlay.k8s_dir() / "base", folder / "base")
+    mine = folder / "mine"
+    mine.mkdir()
+    whole = {
+        "resources": ["../base"],
+        "patches": [
+            {
+                "target": {"kind": "RayService"},
+                "patch": yaml.safe_dump([patch]),
+                "options": {"allowKindChange": True},
+            }
+        ],
+    }
+    (mine / "kustomization.yaml").write_text(yaml.safe_dump(whole))
+    return mine
 
 
 def test_more_gpus_than_the_group_has(

@@ -62,6 +62,16 @@ def test_a_rule(overlays: dict[str, list[dict[str, Any]]], case: dict[str, Any])
     assert any(case["said"] in line for line in lines), lines
 
 
+def test_a_budget_that_no_pod_may_leave(overlays: dict[str, list[dict[str, Any]]]) -> None:
+    objects = [found(overlays, "ha/redis", kind) for kind in ("RayService", "PodDisruptionBudget")]
+    assert validate.problems(objects) == []
+    objects[1]["spec"]["minAvailable"] = 3
+    assert validate.problems(objects) == [
+        "PodDisruptionBudget/headrace-replicas: spec.minAvailable: must be under 3, the least "
+        "number of pods, or draining a node waits for ever (given: 3)"
+    ]
+
+
 def test_two_of_a_name(overlays: dict[str, list[dict[str, Any]]]) -> None:
     obj = found(overlays, "ha/redis", "PodDisruptionBudget")
     assert validate.problems([obj, obj]) == [
