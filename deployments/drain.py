@@ -28,8 +28,11 @@ def main() -> int:
     """Drain this node; the exit status."""
     import ray  # takes a second, and manifests are checked with the deadline alone
 
-    # The head's address: RAY_ADDRESS, else that of the Ray that runs here.
-    ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+    try:  # the head's address: RAY_ADDRESS, else that of the Ray that runs here
+        ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        print(f"nothing is drained: no node of Ray's runs here ({error})", file=sys.stderr)
+        return 1
     node = ray.get_runtime_context().get_node_id()
     gcs = ray.get_runtime_context().gcs_address
     started = time.monotonic()
@@ -56,9 +59,12 @@ def _ask_to_drain(gcs: str, node: str) -> str | None:
     command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=the node is to stop"]
     command += [f"--deadline-remaining-seconds={DEADLINE_S}"]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"the head at {gcs} did not answer within 60 s"
     return None if done.returncode == 0 else done.stderr.strip()[-300:] or done.stdout[-300:]
 
 

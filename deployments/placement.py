@@ -25,7 +25,9 @@ DEVICES_VARIABLE = "HEADRACE_DEVICES"
 """Environment variable with the devices of a cluster that grows on demand, as for `headrace plan
 --devices`; without it they are those of the nodes that are there when a model is deployed."""
 
-NOT_THE_HEAD = {"ray.io/node-group": "!headgroup"}
+_GROUP, _HEAD_GROUP = "ray.io/node-group", "headgroup"
+
+NOT_THE_HEAD = {_GROUP: f"!{_HEAD_GROUP}"}
 """Which nodes serve: what takes no CPU would else be put on a head that has none to give, and a
 lost head would take it along. KubeRay labels the pods of a cluster so; elsewhere a head is started
 with ``--labels ray.io/node-group=headgroup``, or serves like any node."""
@@ -109,7 +111,10 @@ def _devices(args: ModelArgs, manifest: Manifest) -> list[Device]:
     cuda = next((e.target for e in manifest.programs if e.target.startswith("cuda-")), None)
     found: list[Device] = []
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    for number, node in enumerate(each for each in nodes if each["Alive"]):
+    serving = [
+        each for each in nodes if each["Alive"] and each["Labels"].get(_GROUP) != _HEAD_GROUP
+    ]
+    for number, node in enumerate(serving):
         resources = node["Resources"]
         if cuda is not None:
             found += [Device(cuda, memory, number)] * int(resources.get("GPU", 0))

@@ -9,6 +9,7 @@ from deployments.local.environment import network_environment, serving_environme
 
 def run() -> int:
     """Print an ``export`` for each variable of a cluster that is started by hand."""
-    for name, value in (serving_environment() | network_environment()).items():
+    token = {"RAY_AUTH_MODE": "token"}  # without one nothing starts
+    for name, value in (serving_environment() | network_environment() | token).items():
         print(f"export {name}={shlex.quote(value)}")
     return 0

@@ -48,6 +48,9 @@ def serving_environment() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # Checks headers, clamps deadlines, and turns errors into JSON, in every replica.
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.request_guard:middlewares",
+        # A replica that fails its health checks has nothing to finish, and holds what its successor
+        # needs.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         # Deadlines live in the replica; a frozen replica keeps none, so HAProxy has its own.
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(timeout_s),
         # A request may be sent once more, to another replica, if the first one died without an

@@ -24,7 +24,7 @@ def shell(**variables: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_shell_has_all_that_serving_and_the_network_need() -> None:
-    wanted = serving_environment() | network_environment()
+    wanted = serving_environment() | network_environment() | {"RAY_AUTH_MODE": "token"}
     assert len(wanted) > 10
     done = shell()
     assert done.returncode == 0, done.stderr
