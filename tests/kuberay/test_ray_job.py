@@ -37,6 +37,7 @@ def test_one_submission_id_gives_one_run_and_the_same_job_again_the_same_artifac
     # Were it to submit all the same, Ray would refuse.
     refused = submitter.submit("headrace-compression-x7k2p", entrypoint, check=False)
     assert refused.returncode != 0
+    assert "already exists" in refused.stdout + refused.stderr
 
     # Another id, as after the RayJob was deleted and applied again: the build is found.
     submitter.run("headrace-compression-q9d4m", entrypoint, timeout_s=120)

@@ -30,6 +30,8 @@ def cluster(
             for _ in range(NODES):
                 started.add()
             yield started
+        assert not started.processes_left
+        assert not [host.name for host in started.network.hosts if host.is_there]
 
 
 @pytest.fixture(scope="package")

@@ -63,6 +63,11 @@ class Host:
                 raise OSError(ctypes.get_errno(), f"cannot enter {self.name}")
 
     @property
+    def is_there(self) -> bool:
+        """False once its namespace is removed."""
+        return Path(f"/run/netns/{self.name}").exists()
+
+    @property
     def processes(self) -> list[int]:
         """The ids of those that run on it."""
         return [int(pid) for pid in _run("ip", "netns", "pids", self.name).split()]

@@ -7,6 +7,7 @@ once, without a word to anybody.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -138,6 +139,16 @@ class Nodes:
             text=True,
             timeout=120,
         )
+
+    @property
+    def processes_left(self) -> list[int]:
+        """All that were started with this cluster's token, on any of its hosts."""
+        left = []
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):  # it has ended
+                if str(self.token_path).encode() in environ.read_bytes():
+                    left.append(int(environ.parent.name))
+        return left
 
     def _start(self, host: Host, *arguments: str, **variables: str) -> Node:
         own = self.directory / host.name

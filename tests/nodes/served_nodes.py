@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 from dataclasses import dataclass
@@ -37,13 +38,20 @@ class Served:
         *,
         artifact: str = "tiny-int8",
         replicas: int = 2,
+        surge_percent: int = 0,
         with_cut: bool = True,
     ) -> None:
         """PUT both applications and wait until clients are answered on the replicas' nodes."""
         tiny = _model(
             "tiny", self.store, artifact, replicas=replicas, batching={"max_batch_size": 4}
         )
-        tiny["deployments"] = [{"name": "model-tiny", "max_replicas_per_node": 1}]
+        tiny["deployments"] = [
+            {
+                "name": "model-tiny",
+                "max_replicas_per_node": 1,
+                "max_surge_percent": surge_percent,
+            }
+        ]
         parallel = {"pipeline": 2, "placement": "SPREAD"}
         cut = _model("cut", self.cut_store, "tiny-cut", parallel=parallel)
         config = {
@@ -110,6 +118,15 @@ class Served:
         """A request from the client's host to a node."""
         url = f"http://{address}:{port}{path}"
         return self.cluster.client.call(ask, url, *request, timeout_s=timeout_s)
+
+    def ask_replica(self, replica: Replica, path: str) -> Answer:
+        """A request to one replica of ``tiny`` and no other, past every HAProxy."""
+        for port in REPLICA_PORTS[:20]:  # from the first on, as they were started
+            with contextlib.suppress(ConnectionError):
+                answer = self.ask(replica["node_ip"], path, port=port)
+                if answer.status == 200:
+                    return answer
+        raise LookupError(replica)
 
     def requests_by_server(self, entry: str) -> dict[str, int]:
         """How many requests for ``tiny`` the HAProxy of a node has sent to each replica so far."""

@@ -24,6 +24,20 @@ def test_a_rolling_upgrade_fails_no_request(served: Served) -> None:
     measured("... took", f"{time.monotonic() - started:.0f} s")
 
 
+def test_the_only_replica_is_upgraded_without_a_gap(served: Served) -> None:
+    """Where there is room for one more."""
+    served.deploy(replicas=1, surge_percent=20)
+    (home,) = served.homes("tiny")
+    old = served.ask(home, "/v2/models/tiny").json["versions"]
+    with served.load("tiny", home) as load:
+        time.sleep(1)
+        served.deploy(artifact="tiny-bf16", replicas=1, surge_percent=20)
+        time.sleep(1)
+    assert not load.failed, load.told()
+    assert served.ask(served.homes("tiny")[0], "/v2/models/tiny").json["versions"] != old
+    measured("upgrade of the only replica, one more first: requests failed", load.failures, "0")
+
+
 def test_scaling_down_fails_no_request(served: Served) -> None:
     served.deploy(replicas=3)
     with served.load("tiny", *served.homes("tiny")) as load:
@@ -67,4 +81,5 @@ def test_a_drained_node_is_left_before_it_stops(served: Served) -> None:
 
 def test_a_drain_that_finds_no_ray_says_so(served: Served) -> None:
     done = served.cluster.run("deployments.drain")  # the client's host is no node
-    assert done.returncode != 0
+    assert done.returncode == 1
+    assert "nothing is drained: no node of Ray's runs here" in done.stderr

@@ -35,7 +35,9 @@ def test_stages_on_different_nodes_compute_what_the_whole_model_does(served: Ser
 @pytest.mark.slow
 def test_every_node_answers_from_the_one_store(served: Served) -> None:
     served.deploy(replicas=3)
-    versions = {served.ask(home, "/v2/models/tiny").body for home in served.homes("tiny")}
+    replicas = served.replicas("tiny")
+    assert len({replica["node_ip"] for replica in replicas}) == 3
+    versions = {served.ask_replica(replica, "/v2/models/tiny").body for replica in replicas}
     assert len(versions) == 1  # the same artifact, read by three nodes
 
 
