@@ -112,7 +112,7 @@ def rings_by_absence(expr: str) -> bool:
 
 def selectors(expr: str) -> list[str]:
     """The series that an expression reads, each with its matchers and without its range."""
-    expr = re.sub(r"\[[^\]]*\]", "", expr)
+    expr = re.sub(r"\[[^\]]*\]|\boffset\s+\w+", "", expr)
     expr = re.sub(r"\b(?:by|without|on|ignoring)\s*\([^)]*\)", " ", expr)
     found = re.finditer(r"([a-zA-Z_:][\w:]*)\s*(\{[^}]*\})?(\s*\()?", expr)
     return sorted({

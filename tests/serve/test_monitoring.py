@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -183,7 +184,8 @@ def test_every_query_of_the_runbooks_returns_data(watched: Prometheus) -> None:
 def test_every_command_of_the_runbooks_runs(served) -> None:
     commands = {query.expr for query in blocks("sh")}
     assert commands
-    client = {**os.environ, **served.cluster.environment()}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where `ray` and `serve` are
+    client = {**os.environ, **served.cluster.environment(), "PATH": path}
     for command in sorted(commands):
         here = command.replace("http://localhost:8000", served.cluster.http)
         here = here.replace("ROUTE", "watched")
