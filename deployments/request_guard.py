@@ -3,7 +3,7 @@
     HAProxy → uvicorn → RequestGuard → Serve (request id, queue, metrics) → deployment
                              │ ▲
       header not UTF-8 → 400 ┘ └ a plain-text error answer leaves as JSON {"error": ...}
-      deadline passed  → 408
+      deadline passed  → 408, or what an application says that keeps the deadline itself
       client gone      → the request is cancelled
 
 Serve would watch for the deadline and for a disconnect too, with two tasks per request and a
@@ -24,6 +24,7 @@ import logging
 import math
 import os
 import time
+from dataclasses import dataclass
 
 import orjson
 from starlette.datastructures import Headers, MutableHeaders
@@ -39,14 +40,17 @@ DEADLINE_HEADER = "x-request-timeout-seconds"
 """Request header in which a client asks for a deadline, in seconds."""
 
 DEADLINE = "headrace.deadline"
-"""Key of the ASGI scope under which the application finds when its answer must be there, in
-seconds on the monotonic clock."""
+"""Key of the ASGI scope under which the application finds its :class:`Deadline`."""
 
 MAX_REQUEST_TIMEOUT_VARIABLE = "HEADRACE_MAX_REQUEST_TIMEOUT_S"
 """Environment variable that replaces :data:`MAX_REQUEST_TIMEOUT_S`, in seconds."""
 
 MAX_REQUEST_TIMEOUT_S = 60.0
 """Longest time a request may take, waiting included, and what it gets if it asks for nothing."""
+
+ANSWER_GRACE_S = 1.0
+"""How long after its deadline a request is cut off whose application keeps the deadline itself: a
+busy machine may need so long to write down the answer that it decided on in time."""
 
 _DEADLINE = DEADLINE_HEADER.encode()
 _DISCONNECT = b"x-request-disconnect-disabled"
@@ -91,6 +95,18 @@ def middlewares() -> list[Middleware]:
     return [Middleware(ApiKeys, keys=keys, quotas=quotas, router_key=router_key), guard]
 
 
+@dataclass(slots=True)
+class Deadline:
+    """When the answer to a request must be there."""
+
+    at: float
+    """In seconds on the monotonic clock."""
+
+    kept_by_application: bool = False
+    """Set by an application that decides by itself, in time, what to answer: it is left
+    :data:`ANSWER_GRACE_S` to say so."""
+
+
 class RequestGuard:
     """ASGI middleware that checks a request's headers and gives every error one shape.
 
@@ -98,7 +114,8 @@ class RequestGuard:
       before it catches anything, which would be a bare 500.
     - The deadline is what ``x-request-timeout-seconds`` asks for, at most ``max_timeout_s``. A
       request that asks for none, or for something that is no time, has ``max_timeout_s``. When
-      it passes, the request is cancelled and answered with 408.
+      it passes, the request is cancelled and answered with 408; :data:`ANSWER_GRACE_S` later, if
+      the application keeps the deadline by itself.
     - A request whose client has gone is cancelled.
     - An error answer in plain text, as Serve writes them, becomes JSON ``{"error": ...}``. The
       text of a 5xx is replaced, since it may show a path or a traceback. Answers of any other
@@ -130,13 +147,16 @@ class RequestGuard:
             await self._app(scope, receive, send)
             return
         scope["headers"] = [*headers, *_LEAVE_IT_TO_THE_GUARD]
-        scope[DEADLINE] = time.monotonic() + timeout_s
+        scope[DEADLINE] = deadline = Deadline(time.monotonic() + timeout_s)
         answer = _Answer(send, timeout_s)
         client = _Client(receive, answer)
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle | None = None
         try:
-            async with asyncio.timeout(timeout_s) as deadline:
+            async with asyncio.timeout(None) as timeout:
+                timer = loop.call_later(timeout_s, _cut_off, timeout, deadline)
                 await self._app(scope, client, answer)
-            if deadline.expired():  # Serve took the cancellation for its own and returned
+            if timeout.expired():  # Serve took the cancellation for its own and returned
                 await answer.fail(408)
         except TimeoutError:
             await answer.fail(408)
@@ -149,6 +169,8 @@ class RequestGuard:
             _logger.exception("A request failed outside of the deployment.")
             await answer.fail(500)
         finally:
+            if timer is not None:
+                timer.cancel()
             client.forget()
 
     def _clamped(self, value: bytes) -> float:
@@ -157,6 +179,16 @@ class RequestGuard:
         except ValueError:
             return self._max_timeout_s
         return asked if 0 < asked <= self._max_timeout_s else self._max_timeout_s  # NaN is neither
+
+
+def _cut_off(timeout: asyncio.Timeout, deadline: Deadline) -> None:
+    """The deadline has passed: let the request end now, or after the grace it has.
+
+    The grace counts from here, not from the deadline: however long this loop was held up, the
+    application comes first.
+    """
+    now = asyncio.get_running_loop().time()
+    timeout.reschedule(now + ANSWER_GRACE_S if deadline.kept_by_application else now)
 
 
 class _Client:

@@ -30,7 +30,7 @@ from deployments.fanout.call import Call, Items, NoAnswerError, Reply, Report
 from deployments.fanout.replicas import Replicas
 from deployments.fanout.routes import RouteNode
 from deployments.inference import PRIORITY_HEADER, priority_of, require_tensors
-from deployments.request_guard import DEADLINE, MAX_REQUEST_TIMEOUT_S
+from deployments.request_guard import DEADLINE, MAX_REQUEST_TIMEOUT_S, Deadline
 from deployments.server_timing import HEADER as SERVER_TIMING
 from deployments.server_timing import server_timing
 
@@ -82,11 +82,12 @@ class RouteEndpoint:
         return response
 
     def _call(self, request: Request, decoded: InferRequest, started: float) -> Call:
-        given = request.scope.get(DEADLINE, started + MAX_REQUEST_TIMEOUT_S)
+        given = request.scope.get(DEADLINE) or Deadline(started + MAX_REQUEST_TIMEOUT_S)
+        given.kept_by_application = True  # what has come by then is the answer
         headers = {name: request.headers[name] for name in FORWARDED if name in request.headers}
         request_id = decoded.id or request.headers.get(REQUEST_ID) or uuid.uuid4().hex
         return Call(
-            deadline=own_deadline(started, given, self.served.route.timeout_s),
+            deadline=own_deadline(started, given.at, self.served.route.timeout_s),
             # It becomes a header, in which not everything may stand that JSON holds.
             request_id=_UNPRINTABLE.sub("_", request_id[:_ID_LENGTH]),
             headers={**headers, **self.own_headers},

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass, field
 
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.errors import ConfigError
+from deployments import request_guard
 from deployments.request_guard import (
     DEADLINE_HEADER,
     MAX_REQUEST_TIMEOUT_S,
@@ -164,6 +166,40 @@ def test_a_deadline_amid_an_answer_ends_it() -> None:
 
     seen = exchange(app, max_timeout_s=0.02)
     assert [message["type"] for message in seen.sent] == ["http.response.start"]
+
+
+async def keeps(scope: Scope, receive: Receive, send: Send) -> float:
+    """What an app does that keeps the deadline itself; until then, in seconds."""
+    given = scope[request_guard.DEADLINE]
+    given.kept_by_application = True
+    return float(given.at - time.monotonic())
+
+
+def test_what_keeps_the_deadline_itself_has_its_say_however_busy_the_loop_was() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        decides_in_s = await keeps(scope, receive, send) - 0.01
+        asyncio.get_running_loop().call_later(decides_in_s / 2, time.sleep, 0.2)
+        await asyncio.sleep(decides_in_s)
+        await asyncio.sleep(0.01)  # it has more than one step to make
+        await answer(504, [(b"content-type", b"application/json")], b"{}")(scope, receive, send)
+
+    assert exchange(app, max_timeout_s=0.05).status == 504
+
+
+def test_what_says_that_it_keeps_the_deadline_and_does_not_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(request_guard, "ANSWER_GRACE_S", 0.05)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await keeps(scope, receive, send)
+        await never(scope, receive, send)
+
+    started = time.monotonic()
+    seen = exchange(app, max_timeout_s=0.02)
+    assert time.monotonic() - started >= 0.07
+    assert seen.status == 408
+    assert "within its deadline of 0.02 s" in seen.error
 
 
 class Connection:
