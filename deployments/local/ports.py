@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
+import time
 from pathlib import Path
 
 from cluster.errors import ClusterError
@@ -14,6 +16,9 @@ PORT_RANGE = range(20000, 30000)
 choice and its use, and between Ray's own (10002-19999) and Serve's replicas' (30000-31000)."""
 
 _LISTEN = "0A"  # the state of a listening socket in /proc/net/tcp
+_UNSEEN = "a process that is ending, or one in another container"
+_CLOSING_S = 10.0  # of a killed process: it has no files any more, its sockets still close
+_POLL_S = 0.05
 
 
 def free_ports(count: int) -> list[int]:
@@ -34,13 +39,21 @@ def free_ports(count: int) -> list[int]:
 
 
 def require_free(port: int, purpose: str) -> None:
-    """Raise :class:`ClusterError`, naming the holder, if ``port`` cannot be listened on."""
-    refusal = _refusal(port)
-    if refusal is not None:
-        raise ClusterError(
-            f"port {port} ({purpose}) is not free: {holder(port) or refusal}; "
-            "stop that or choose another port"
-        )
+    """Raise :class:`ClusterError`, naming the holder, if ``port`` cannot be listened on.
+
+    A holder that is ending is waited for.
+    """
+    deadline = time.monotonic() + _CLOSING_S
+    while (refusal := _refusal(port)) is not None:
+        found = holder(port)
+        if found is None and _refusal(port) is None:  # closed between the two looks
+            return
+        if found != _UNSEEN or time.monotonic() > deadline:
+            raise ClusterError(
+                f"port {port} ({purpose}) is not free: {found or refusal}; "
+                "stop that or choose another port"
+            )
+        time.sleep(_POLL_S)
 
 
 def _refusal(port: int) -> str | None:
@@ -59,12 +72,13 @@ def _refusal(port: int) -> str | None:
 def holder(port: int) -> str | None:
     """``"NAME (pid PID)"`` of the process that listens on ``port``; None if nobody listens.
 
-    A process of another user is told as ``"a process of another user"``.
+    One that cannot be looked into is told as ``"a process of another user"``, or, if the socket is
+    this user's, as one that is ending or runs in another container.
     """
-    inodes = _listening_inodes(port)
-    if not inodes:
+    listening = _listening(port)
+    if not listening:
         return None
-    links = {f"socket:[{inode}]" for inode in inodes}
+    links = {f"socket:[{inode}]" for inode in listening}
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue
@@ -73,18 +87,20 @@ def holder(port: int) -> str | None:
                 return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
         except OSError:
             continue  # it has ended, or is another user's
-    return "a process of another user"
+    return _UNSEEN if set(listening.values()) == {os.getuid()} else "a process of another user"
 
 
-def _listening_inodes(port: int) -> set[str]:
-    inodes = set()
+def _listening(port: int) -> dict[str, int]:
+    """Inode → user of each socket that listens on ``port``."""
+    found = {}
     for table in ("tcp", "tcp6"):
         path = Path("/proc/net") / table
         if not path.exists():  # a kernel without IPv6
             continue
         for line in path.read_text().splitlines()[1:]:
-            # number, local address:port, remote address:port, state, ..., the tenth is the inode
+            # number, local address:port, remote address:port, state, ..., the eighth is the user,
+            # the tenth the inode
             fields = line.split()
             if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                inodes.add(fields[9])
-    return inodes
+                found[fields[9]] = int(fields[7])
+    return found
