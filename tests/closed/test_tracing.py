@@ -31,21 +31,10 @@ def inside(inner: Span, outer: Span) -> bool:
     )
 
 
-def replica(spans: dict[str, list[Span]], model: str) -> Span:
-    (found,) = [
-        span
-        for name, each in spans.items()
-        if name.startswith("replica_handle_request")
-        for span in each
-        if any(a.key == "app" and a.value.string_value == model for a in span.attributes)
-    ]
-    return found
-
-
 def test_a_model_tells_where_its_time_went(closed, body: bytes) -> None:
     trace_id, span_id = asked(closed, body, "one/infer")
-    spans = closed.collector.of(trace_id, PHASES)
-    whole = replica(spans, "one")
+    spans = closed.collector.of(trace_id, PHASES | {"replica one"})
+    (whole,) = spans["replica one"]
     assert whole.parent_span_id.hex() == span_id
     at = whole.start_time_unix_nano
     for name in ("preprocess", "queue", "compute", "encode"):
@@ -58,18 +47,18 @@ def test_a_model_tells_where_its_time_went(closed, body: bytes) -> None:
 
 def test_a_route_is_one_trace_with_the_models_that_it_asked(closed, body: bytes) -> None:
     trace_id, span_id = asked(closed, body, "nested/infer")
-    wanted = PHASES | {"ask one", "ask cut", "ingress", "combine"}
-    spans = closed.collector.of(trace_id, wanted)
-    router = replica(spans, "router")
+    own = {"ask one", "ask cut", "ingress", "combine"}
+    spans = closed.collector.of(trace_id, own | {"replica router", "replica cut"})
+    (router,) = spans["replica router"]
     assert router.parent_span_id.hex() == span_id
     assert len(spans["ask one"]) == 2  # by the cascade, then by the ensemble inside it
-    for name in ("ask one", "ask cut", "ingress", "combine"):
+    for name in own:
         for span in spans[name]:
             assert span.parent_span_id == router.span_id
             assert inside(span, router)
     (asking,) = spans["ask cut"]
     assert asking.kind == Span.SPAN_KIND_CLIENT
-    model = replica(spans, "cut")
+    (model,) = spans["replica cut"]
     assert model.parent_span_id == asking.span_id
     # It ends a little later: Serve closes it once the answer has been sent.
     assert asking.start_time_unix_nano <= model.start_time_unix_nano < asking.end_time_unix_nano

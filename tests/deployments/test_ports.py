@@ -31,7 +31,9 @@ def hide_all_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_holder_is_named(listener: socket.socket) -> None:
-    with pytest.raises(ClusterError, match=rf"\(HTTP\) is not free: .+ \(pid {os.getpid()}\); stop"):
+    with pytest.raises(
+        ClusterError, match=rf"\(HTTP\) is not free: .+ \(pid {os.getpid()}\); stop"
+    ):
         ports.require_free(port_of(listener), "HTTP")
 
 
