@@ -54,6 +54,9 @@ def served(
         node.host.mend()
         if node.host.address not in cluster.alive():  # given up, and about to end by itself
             node.kill()
+    # Not later, in a test: of a node that was killed the head hears by waiting.
+    addresses = {node.host.address for node in cluster.running}
+    cluster.wait(lambda: set(cluster.alive()) == addresses, "the head knows others", 30)
     for _ in range(NODES - len(cluster.running)):
         cluster.add()
     served = Served(cluster, bf16_artifact_store, cut_artifact_store)

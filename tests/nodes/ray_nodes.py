@@ -58,6 +58,10 @@ class Node:
     def runs(self) -> bool:
         return self.process.poll() is None
 
+    @property
+    def log_end(self) -> str:
+        return self.log.read_text()[-600:]
+
 
 @dataclass
 class Nodes:
@@ -74,7 +78,7 @@ class Nodes:
         try:
             self.client = self.network.add()
             self.head_host = self.network.add()
-            self.head = self.start_head()
+            self.start_head()
         except BaseException:
             self.__exit__()
             raise
@@ -87,8 +91,22 @@ class Nodes:
 
     # ------------------------------------------------------------------------------- the nodes
 
-    def start_head(self) -> Node:
-        """Start the head, or start it again with what its storage holds."""
+    def start_head(self) -> None:
+        """Start the head, or start it again with what its storage holds; wait until it answers."""
+        self._launch_head()
+
+        def answers() -> bool:
+            self.keep_head()
+            return self.client.call(self.dashboard.is_reached)
+
+        self.wait(answers, "the dashboard does not answer", _START_S)
+
+    def keep_head(self) -> None:
+        """Start the head again if it has ended by itself, as Kubernetes would."""
+        if not self.head.runs:
+            self._launch_head()
+
+    def _launch_head(self) -> None:
         storage = self.directory / "gcs"
         storage.mkdir(exist_ok=True)
         self.head = self._start(
@@ -99,12 +117,6 @@ class Nodes:
             RAY_gcs_storage="rocksdb",
             RAY_gcs_storage_path=str(storage),
         )
-        self.wait(
-            lambda: self.client.call(self.dashboard.is_reached),
-            "the dashboard does not answer",
-            _START_S,
-        )
-        return self.head
 
     def add(self, cpus: int = 10) -> Node:
         """Start a node on a new host, and wait until the head knows it."""
@@ -119,6 +131,11 @@ class Nodes:
         """Addresses of the nodes that the head takes for alive, itself excepted."""
         rows = self.ask_head("/api/v0/nodes")["data"]["result"]["result"]
         return [r["node_ip"] for r in rows if r["state"] == "ALIVE" and not r["is_head_node"]]
+
+    @property
+    def head_starts(self) -> int:
+        """How often the head was started, by :meth:`keep_head` too."""
+        return sum(node.host is self.head_host for node in self.nodes)
 
     @property
     def running(self) -> list[Node]:
@@ -240,5 +257,8 @@ class Nodes:
             except (OSError, HTTPException, ClusterError, AssertionError, LookupError) as error:
                 reason = f": {error}"  # who does not answer yet may be still starting
             time.sleep(_POLL_S)
-        logs = [f"{node.host.address}: {node.log.read_text()[-600:]}" for node in self.nodes]
+        logs = [
+            f"{node.host.address}, {'runs' if node.runs else 'has ended'}: {node.log_end}"
+            for node in self.nodes
+        ]
         raise AssertionError(f"{otherwise} after {timeout_s} s{reason}\n" + "\n".join(logs))

@@ -63,17 +63,19 @@ class Served:
         self.wait_for(replicas)
 
     def wait_for(self, replicas: int, *, timeout_s: float = 120) -> float:
-        """Until both applications run, with all their replicas reached; the seconds it took."""
+        """Until :meth:`is_whole`; the seconds it took."""
+        return self.cluster.wait(
+            lambda: self.is_whole(replicas), f"not all of {replicas} replicas run", timeout_s
+        )
 
-        def ready() -> bool:
-            found = self.statuses()
-            return (
-                set(found.values()) == {"RUNNING"}
-                and self.tiny_is_whole(replicas)
-                and ("cut" not in found or all(map(self._answers_cut, self.homes("cut"))))
-            )
-
-        return self.cluster.wait(ready, f"not all of {replicas} replicas run", timeout_s)
+    def is_whole(self, replicas: int) -> bool:
+        """Whether all applications run, with so many replicas of ``tiny``, and all are reached."""
+        found = self.statuses()
+        return (
+            set(found.values()) == {"RUNNING"}
+            and self.tiny_is_whole(replicas)
+            and ("cut" not in found or all(map(self._answers_cut, self.homes("cut"))))
+        )
 
     def tiny_is_whole(self, replicas: int) -> bool:
         """Whether so many replicas of ``tiny``, and no others, are answered by on living nodes."""
