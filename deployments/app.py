@@ -21,14 +21,13 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
-from ray.serve._private import constants
 
 from cluster.artifact.served import open_served
 from deployments import api_keys, placement, routing_plan, serve_config
 from deployments.catalog import Catalog
-from deployments.model import ModelReplica
+from deployments.deadlines import replica_stop_s
+from deployments.model import PROBE_TIMEOUT_S, ModelReplica
 from deployments.names import MODEL_DEPLOYMENT_PREFIX, ROUTER_DEPLOYMENT
-from deployments.request_guard import max_request_timeout_s
 from deployments.router import RouterReplica
 
 
@@ -63,8 +62,8 @@ def model(args: dict[str, Any]) -> Application:
         max_ongoing_requests=checked.ongoing_requests,
         max_queued_requests=checked.max_queued_requests,
         health_check_period_s=2,  # also how soon a dead replica is noticed
-        health_check_timeout_s=30,
-        graceful_shutdown_timeout_s=_stopping_s(),
+        health_check_timeout_s=PROBE_TIMEOUT_S + 2,  # one that froze is replaced after three
+        graceful_shutdown_timeout_s=replica_stop_s(),
         **scale,
     )(serve.ingress()(ModelReplica))
     return deployment.bind(checked, None if shards is None else shards.layout)
@@ -78,7 +77,7 @@ def catalog(args: dict[str, Any]) -> Application:
         name="catalog",
         ray_actor_options={"num_cpus": 0, **placement.OFF_HEAD},
         max_ongoing_requests=100,
-        graceful_shutdown_timeout_s=_stopping_s(),
+        graceful_shutdown_timeout_s=replica_stop_s(),
     )(serve.ingress()(Catalog))
     return deployment.bind()
 
@@ -98,12 +97,6 @@ def router(args: dict[str, Any]) -> Application:
         ray_actor_options={"num_cpus": 0, **placement.OFF_HEAD},
         max_ongoing_requests=checked.max_ongoing_requests,
         health_check_period_s=2,
-        graceful_shutdown_timeout_s=_stopping_s(),
+        graceful_shutdown_timeout_s=replica_stop_s(),
     )(serve.ingress()(RouterReplica))
     return deployment.bind(plan)
-
-
-def _stopping_s() -> float:
-    """How long a replica that is to stop may take: it waits until all HAProxies have heard of it,
-    then for the longest request. By Serve's own setting it is ended after 20 s, or 30."""
-    return constants.RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S + max_request_timeout_s()

@@ -12,9 +12,9 @@ import os
 from pathlib import Path
 
 from deployments import haproxy
+from deployments.deadlines import max_request_timeout_s
 from deployments.local.processes import MARK
 from deployments.local.record import Record
-from deployments.request_guard import max_request_timeout_s
 
 _DRAIN_S = 1.0  # 30 by default, which a stopping local cluster would wait out
 _ANSWER_MARGIN_S = 5  # how much later than a replica HAProxy gives a request up
@@ -61,6 +61,8 @@ def serving_environment() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(haproxy.BUFFER_BYTES),
         # A client that stays silent amid a request, or takes nothing of an answer, is cut off.
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(timeout_s),
+        # Its statistics and metrics tell everybody who reaches them of models, routes and rates.
+        haproxy.LOOPBACK_VARIABLE: "1",
     }
 
 
@@ -97,7 +99,6 @@ def cluster_environment(record: Record) -> dict[str, str]:
         # Whoever reaches the dashboard or the GCS can run code: only with the token.
         **_token(record.token_path),
         **_ON_LOOPBACK,
-        haproxy.LOOPBACK_VARIABLE: "1",
         # All of HAProxy's files apart from any other cluster's, where only this user can reach
         # its control socket, which Ray opens to everybody.
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(files / "haproxy.cfg"),

@@ -10,7 +10,7 @@ from ray.serve._private import constants
 
 from cluster.config.serving import ModelArgs
 from deployments import app, placement
-from deployments.request_guard import MAX_REQUEST_TIMEOUT_VARIABLE
+from deployments.deadlines import MAX_REQUEST_TIMEOUT_VARIABLE
 
 
 def test_a_replica_that_stops_has_time_for_the_longest_request(

@@ -1,0 +1,158 @@
+"""One attempt to drain this node: ``python -m deployments.drain.attempt SECONDS_LEFT``.
+
+The exit status is :data:`DONE`, :data:`ENDED` where another attempt would end alike, else whatever
+ended it: then the head did not answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # Ray takes a second to import, and manifests are checked without it
+    from ray.util.state.common import ActorState
+
+DONE = 0
+ENDED = 1
+AWAY = 3
+"""Exit status: the head did not answer."""
+
+_CONNECT_S = 20.0  # a head that is there answers in less, also on a busy machine
+_SETTLED_S = 10.0  # how much later than a replica's end Serve may know of it
+_POLL_S = 0.5
+_REPLICA = "ServeReplica:"
+
+Deployments = Counter[tuple[str, str]]
+"""(application, deployment) → how many of its replicas are here."""
+
+
+def main(left_s: float) -> int:
+    """Drain this node within ``left_s`` seconds; the exit status."""
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    deadline = time.monotonic() + left_s
+    given_up = threading.Timer(_CONNECT_S, _give_up)
+    given_up.daemon = True
+    given_up.start()
+    try:  # the head's address: RAY_ADDRESS, else that of the Ray that runs here
+        ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+    except AuthenticationError:
+        return _ended(
+            "nothing is drained: the head wants its token: set RAY_AUTH_MODE=token (`headrace "
+            "environment` does) and have the token in ~/.ray/auth_token or RAY_AUTH_TOKEN_PATH"
+        )
+    except ConnectionError as error:
+        return _ended(f"nothing is drained: no node of Ray's runs here ({error})")
+    given_up.cancel()
+    node = ray.get_runtime_context().get_node_id()
+    if (refusal := _ask_to_drain(node, deadline)) is not None:
+        return _ended(f"node {node} is not drained: {refusal}")
+
+    started = time.monotonic()
+    moved: Deployments = Counter()
+    while left := _replicas(node):
+        moved |= left
+        if time.monotonic() > deadline:
+            return _ended(f"still on node {node} after {left_s:.0f} s: {_told(left)}")
+        time.sleep(_POLL_S)
+    print(f"node {node} has no replica left after {time.monotonic() - started:.1f} s")
+    if shards := _actors(node, "ShardActor"):
+        names = ", ".join(sorted(str(shard.name) for shard in shards))
+        print(f"shards of replicas on other nodes end with it: {names}")
+    if short := _short(moved, min(deadline, time.monotonic() + _SETTLED_S)):
+        return _ended(
+            f"missing now, for want of room elsewhere or because new ones do not start: "
+            f"{_told(short)}; `serve status` says why"
+        )
+    return DONE
+
+
+def _give_up() -> None:
+    print(f"the head has not answered within {_CONNECT_S:.0f} s", file=sys.stderr, flush=True)
+    os._exit(AWAY)  # Ray waits for ever, in native code
+
+
+def _ended(why: str) -> int:
+    print(why, file=sys.stderr)
+    return ENDED
+
+
+def _ask_to_drain(node: str, deadline: float) -> str | None:
+    """Tell the head that this node is going to stop; why not, if it refuses."""
+    import ray
+
+    command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "drain-node"]
+    command += [f"--address={ray.get_runtime_context().gcs_address}", f"--node-id={node}"]
+    # Of the two reasons the one that is never refused because something runs here.
+    command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=the node is to stop"]
+    command += [f"--deadline-remaining-seconds={int(deadline - time.monotonic())}"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+    except subprocess.TimeoutExpired:
+        print("the head was not told within 60 s", file=sys.stderr)
+        sys.exit(AWAY)
+    if done.returncode == 0:
+        return None
+    said = (done.stderr.strip() or done.stdout.strip())[-300:]
+    if "not accepted" in said:
+        return said
+    print(f"the head was not told: {said}", file=sys.stderr)
+    sys.exit(AWAY)
+
+
+def _replicas(node: str) -> Deployments:
+    """A node's living replicas, as their class names tell: ``ServeReplica:APP:DEPLOYMENT``."""
+    names = [each.class_name.removeprefix(_REPLICA) for each in _actors(node, _REPLICA)]
+    return Counter((app, deployment) for app, _, deployment in (n.rpartition(":") for n in names))
+
+
+def _actors(node: str, class_prefix: str) -> list[ActorState]:
+    """A node's living actors of such classes."""
+    from ray.util.state import list_actors
+    from ray.util.state.exception import RayStateApiException
+
+    try:
+        found = list_actors(filters=[("node_id", "=", node), ("state", "=", "ALIVE")], limit=10_000)
+    except RayStateApiException as error:
+        print(f"the head does not say what runs here: {error}", file=sys.stderr)
+        sys.exit(AWAY)
+    return [each for each in found if (each.class_name or "").startswith(class_prefix)]
+
+
+def _short(moved: Deployments, deadline: float) -> Deployments:
+    """Those of these deployments that are not whole by then, with how many replicas they lack."""
+    from ray.serve.context import _get_global_client
+
+    short: Deployments = Counter()
+    client = _get_global_client() if moved else None  # which raises where Serve does not run
+    while client is not None:
+        applications = client.get_serve_details()["applications"]
+        short.clear()
+        for application, deployment in moved:
+            served = applications.get(application, {"deployments": {}})["deployments"]
+            if (found := served.get(deployment)) is not None:
+                running = sum(each["state"] == "RUNNING" for each in found["replicas"])
+                short[application, deployment] = found["target_num_replicas"] - running
+        short = +short
+        if not short or time.monotonic() > deadline:
+            break
+        time.sleep(_POLL_S)
+    return short
+
+
+def _told(deployments: Deployments) -> str:
+    return ", ".join(f"{count} of {app}" for (app, _), count in sorted(deployments.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(float(sys.argv[1])))
