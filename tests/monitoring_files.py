@@ -19,7 +19,11 @@ ROOT = Path(__file__).parents[1]
 MONITORING = ROOT / "k8s" / "monitoring"
 RUNBOOKS = ROOT / "docs" / "runbooks.md"
 
+OURS = 'job=~".*headrace"'
+"""What our PodMonitor finds, and others do not: in every selector of what is scraped."""
+
 _NOT_A_SERIES = {"and", "or", "unless", "bool", "offset", "by", "without", "on", "ignoring"}
+_KINDS = ("alert", "record")
 _NUMBER = r"-?\d+(?:\.\d+)?"
 
 
@@ -57,14 +61,20 @@ def filled_in(expr: str, values: Mapping[str, Sequence[str]], rate_interval: str
     return expr
 
 
+def panel(title: str) -> dict[str, Any]:
+    """The panel of that title."""
+    (found,) = [each for each in panels() if each["title"] == title]
+    return found
+
+
 def panel_queries(values: Mapping[str, Sequence[str]], rate_interval: str) -> list[Query]:
     """Every query of every panel."""
     return [
         Query(
-            f"{panel['title']} {target['refId']}", filled_in(target["expr"], values, rate_interval)
+            f"{each['title']} {target['refId']}", filled_in(target["expr"], values, rate_interval)
         )
-        for panel in panels()
-        for target in panel["targets"]
+        for each in panels()
+        for target in each["targets"]
     ]
 
 
@@ -106,8 +116,11 @@ def without_comparisons(expr: str) -> str:
 
 
 def rings_by_absence(expr: str) -> bool:
-    """Whether an alert's expression has a value only while some series is not there."""
-    return "absent(" in expr or re.search(r"\bunless\b", expr) is not None
+    """Whether an alert's expression has a value only while some series is not there.
+
+    ``unless`` alone says nothing of that: it may leave out what was there before.
+    """
+    return "absent(" in expr
 
 
 def selectors(expr: str) -> list[str]:
@@ -147,3 +160,12 @@ def blocks(language: str) -> Iterator[Query]:
         for block in re.findall(rf"^```{language}\n(.*?)^```", runbook.text, re.M | re.S):
             for line in block.splitlines():
                 yield Query(runbook.anchor, line)
+
+
+def expressions() -> list[Query]:
+    """Every expression, as written: of the panels, the alerts, the records and the runbooks."""
+    found = [
+        Query(each["title"], target["expr"]) for each in panels() for target in each["targets"]
+    ]
+    found += [Query(name, each["expr"]) for kind in _KINDS for name, each in rules(kind).items()]
+    return found + list(blocks("promql"))

@@ -14,7 +14,7 @@ from deployments.metrics import MS_BOUNDS
 
 logger = logging.getLogger("ray.serve")
 
-_DRIFTS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
+_DRIFTS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
 
 
 class RouteMetrics:

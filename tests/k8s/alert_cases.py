@@ -10,6 +10,14 @@ from dataclasses import dataclass, field
 
 Series = dict[str, str]
 
+JOB = 'job="models/headrace"'
+"""What the operator sets on everything that our PodMonitor finds."""
+
+
+def of_others(series: Series) -> Series:
+    """The same of another team's Ray cluster, or from a second monitor that finds our pods."""
+    return {each.replace(JOB, 'job="others/ray"'): values for each, values in series.items()}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -20,77 +28,80 @@ class Case:
     labels: dict[str, str] = field(default_factory=dict)
     at: str = "18m"
     severity: str = "warning"
+    every: str = "15s"
+    """How often there is a sample, and the rules are looked at."""
     more: tuple[tuple[Series, dict[str, str]], ...] = ()
     """Other series on which it rings, with the labels it has then."""
 
 
-def _deployment(series: str, more: str = "") -> str:
-    return f'{series}{{ray_io_cluster="c", application="a", deployment="model-a"{more}}}'
-
-
-def _replica(number: int) -> str:
-    return _deployment("ray_serve_deployment_replica_healthy", f', replica="r{number}"')
-
-
-WANTED = _deployment("ray_serve_autoscaling_target_replicas")
-HEALTHY = _deployment("ray_serve_deployment_replica_healthy", ', replica="r1"')
-OTHER = _deployment("ray_serve_deployment_replica_healthy", ', replica="r2"')
-ONGOING = _deployment("ray_serve_replica_processing_queries", ', replica="r1"')
-DEPLOYMENT = {"ray_io_cluster": "c", "application": "a", "deployment": "model-a"}
 APPLICATION = {"ray_io_cluster": "c", "application": "a"}
+DEPLOYMENT = {**APPLICATION, "deployment": "model-a"}
 MODEL = {"ray_io_cluster": "c", "model": "m"}
 ROUTE = {"ray_io_cluster": "c", "route": "r"}
 POD = {"ray_io_cluster": "c", "pod": "p"}
-LOADED = 'ray_headrace_model_load_s{ray_io_cluster="c", model="m"}'
-GCS = 'ray_gcs_actors_count{ray_io_cluster="c", State="Created"}'
-UP = 'up{ray_io_cluster="c", endpoint="metrics", pod="p"}'
-OF_A_JOB = [each.replace('"c"', '"job"') for each in (UP, GCS)]
-DISK = 'ray_node_disk_utilization_percentage{ray_io_cluster="c", pod="p"}'
-RETURNS = 'ray_headrace_canary_returns_total{ray_io_cluster="c", route="r"}'
+
+
+def _series(name: str, labels: dict[str, str], **more: str) -> str:
+    text = ", ".join(f'{label}="{value}"' for label, value in {**labels, **more}.items())
+    return f"{name}{{{JOB}, {text}}}"
+
+
+def _replica(number: int, controller: str = "w") -> str:
+    more = {"replica": f"r{number}", "WorkerId": controller}
+    return _series("ray_serve_deployment_replica_healthy", DEPLOYMENT, **more)
 
 
 def _status(code: int) -> str:
-    return (
-        f'ray_serve_num_http_requests_total{{ray_io_cluster="c", application="a", '
-        f'status_code="{code}"}}'
-    )
+    return _series("ray_serve_num_http_requests_total", APPLICATION, status_code=str(code))
+
+
+def _outcome(outcome: str) -> str:
+    return _series("ray_headrace_requests_total", MODEL, outcome=outcome)
 
 
 def _latencies(series: str, labels: dict[str, str], within: dict[str, float]) -> Series:
-    """A histogram of which so many of a hundred requests per sample are within each bound."""
-    text = ", ".join(f'{name}="{value}"' for name, value in labels.items())
-    return {f'{series}{{{text}, le="{le}"}}': f"0+{n}x80" for le, n in within.items()}
+    """A histogram of which so many requests per sample are within each bound."""
+    return {_series(series, labels, le=le): f"0+{n}x80" for le, n in within.items()}
 
 
-def _stages(first_s: float, second_s: float) -> Series:
-    """What two stages computed, in seconds per sample of 15."""
-    series = "ray_headrace_stage_seconds_total"
-    labels = 'ray_io_cluster="c", model="m", tp_rank="0", doing="compute"'
+def _stages(
+    first_s: float, second_s: float, values: str = "0+{}x140", process: str = "w"
+) -> Series:
+    """What two stages of a replica computed, in seconds per sample of 15."""
     return {
-        f'{series}{{{labels}, stage="0", WorkerId="w0"}}': f"0+{first_s}x140",
-        f'{series}{{{labels}, stage="1", WorkerId="w1"}}': f"0+{second_s}x140",
-    }
+        _series(
+            "ray_headrace_stage_seconds_total", MODEL,
+            stage=str(stage), tp_rank="0", doing="compute", WorkerId=process,
+        ): values.format(seconds)
+        for stage, seconds in enumerate((first_s, second_s))
+    }  # fmt: skip
 
 
 def _route(outcome: str) -> str:
-    return (
-        f'ray_headrace_route_requests_total{{ray_io_cluster="c", route="r", outcome="{outcome}"}}'
-    )
+    return _series("ray_headrace_route_requests_total", ROUTE, outcome=outcome)
 
 
 def _compared(agree: str) -> str:
-    return f'ray_headrace_compared_items_total{{ray_io_cluster="c", route="r", agree="{agree}"}}'
+    return _series("ray_headrace_compared_items_total", ROUTE, agree=agree)
+
+
+def _returns(process: str) -> str:
+    return _series("ray_headrace_canary_returns_total", ROUTE, WorkerId=process)
 
 
 def _shares(first: str, second: str, used: int) -> Series:
-    return {
-        f'{first}{{ray_io_cluster="c", pod="p"}}': f"{used}x80",
-        f'{second}{{ray_io_cluster="c", pod="p"}}': "100x80"
-        if "total" in second
-        else f"{100 - used}x80",
-    }
+    rest = 100 if "total" in second else 100 - used
+    return {_series(first, POD): f"{used}x80", _series(second, POD): f"{rest}x80"}
 
 
+WANTED = _series("ray_serve_autoscaling_target_replicas", DEPLOYMENT)
+HEALTHY, OTHER = _replica(1), _replica(2)
+ONGOING = _series("ray_serve_replica_processing_queries", DEPLOYMENT, replica="r1")
+LOADED = _series("ray_headrace_model_load_s", MODEL)
+UP = _series("up", POD, endpoint="metrics")
+GCS = _series("ray_gcs_actors_count", {"ray_io_cluster": "c"}, State="Created")
+DISK = _series("ray_node_disk_utilization_percentage", POD)
+OF_A_JOB = [each.replace('"c"', '"job"') for each in (UP, GCS)]
 MEMORY = ("ray_node_mem_used", "ray_node_mem_total")
 STORE = ("ray_object_store_used_memory", "ray_object_store_available_memory")
 LATENCY = "ray_serve_http_request_latency_ms_bucket"
@@ -98,10 +109,18 @@ QUEUE = "ray_headrace_queue_wait_ms_bucket"
 
 CASES = {
     "HeadraceNoReplica": Case(
-        {WANTED: "2x80"},
-        ({WANTED: "2x80", HEALTHY: "1x80"}, {WANTED: "0x80"}),
+        # An outage that has lasted for over two hours.
+        {WANTED: "2x150", HEALTHY: "1x10 _x140"},
+        (
+            {WANTED: "2x150", HEALTHY: "1x150"},
+            {WANTED: "0x150", HEALTHY: "1x10 _x140"},
+            # A new cluster, in which none has been ready yet.
+            {WANTED: "_x140 2x10", HEALTHY: "_x145 0x5"},
+        ),
         DEPLOYMENT,
+        at="149m",
         severity="critical",
+        every="1m",
     ),
     "HeadraceReplicasMissing": Case(
         {WANTED: "2x80", HEALTHY: "1x80"},
@@ -111,6 +130,12 @@ CASES = {
             {WANTED: "2x80", HEALTHY: "1x80", OTHER: "_x56 1x24"},
         ),
         DEPLOYMENT,
+        more=(
+            # None has ever been ready.
+            ({WANTED: "2x80"}, DEPLOYMENT),
+            # One replica, as two controllers report it, of which the first has ended.
+            ({WANTED: "2x80", _replica(1, "old"): "1x80", _replica(1, "new"): "1x80"}, DEPLOYMENT),
+        ),
     ),
     "HeadraceReplicaRestarting": Case(
         # One after the other, none of which ever gets ready.
@@ -121,6 +146,8 @@ CASES = {
             {WANTED: "10x80"}
             | {_replica(n): "1x40" for n in range(10)}
             | {_replica(n): "_x40 1x40" for n in range(10, 20)},
+            # A controller that is started again and again beside two replicas.
+            {WANTED: "2x80"} | {_replica(n % 2, f"w{n // 2}"): "1x80" for n in range(10)},
         ),
         DEPLOYMENT,
     ),
@@ -135,15 +162,28 @@ CASES = {
         ),
         APPLICATION,
         severity="critical",
+        more=(({_status(200): "0+97x80", _status(408): "0+3x80"}, APPLICATION),),
     ),
     "HeadraceLatencyHigh": Case(
-        _latencies(LATENCY, APPLICATION, {"1000": 98, "2000": 100, "+Inf": 100}),
-        (_latencies(LATENCY, APPLICATION, {"1000": 99.5, "2000": 100, "+Inf": 100}),),
+        {_status(200): "0+100x80"}
+        | _latencies(LATENCY, APPLICATION, {"1000": 98, "2000": 100, "+Inf": 100}),
+        (
+            {_status(200): "0+100x80"}
+            | _latencies(LATENCY, APPLICATION, {"1000": 99.5, "2000": 100, "+Inf": 100}),
+            # One request in a quarter of a minute.
+            {_status(200): "0+1x80"}
+            | _latencies(LATENCY, APPLICATION, {"1000": 0, "2000": 1, "+Inf": 1}),
+        ),
         APPLICATION,
     ),
     "HeadraceQueueWaitHigh": Case(
-        _latencies(QUEUE, MODEL, {"250": 98, "500": 100, "+Inf": 100}),
-        (_latencies(QUEUE, MODEL, {"250": 99.5, "500": 100, "+Inf": 100}),),
+        {_outcome("ok"): "0+100x80"}
+        | _latencies(QUEUE, MODEL, {"250": 98, "500": 100, "+Inf": 100}),
+        (
+            {_outcome("ok"): "0+100x80"}
+            | _latencies(QUEUE, MODEL, {"250": 99.5, "500": 100, "+Inf": 100}),
+            {_outcome("ok"): "0+1x80"} | _latencies(QUEUE, MODEL, {"250": 0, "500": 1, "+Inf": 1}),
+        ),
         MODEL,
     ),
     "HeadraceQueueGrowing": Case(
@@ -166,6 +206,15 @@ CASES = {
         (_stages(13.5, 12), _stages(1.35, 0.45)),
         MODEL,
         at="30m",
+        # Beside what two replicas have left that ended before.
+        more=(
+            (
+                _stages(13.5, 4.5)
+                | _stages(900, 300, "{}x140", "dead")
+                | _stages(90, 30, "{}x140", "dead, too"),
+                MODEL,
+            ),
+        ),
     ),
     "HeadraceRouteDegraded": Case(
         {_route("ok"): "0+90x80", _route("late"): "0+6x80", _route("partial"): "0+4x80"},
@@ -184,11 +233,23 @@ CASES = {
         ),
         ROUTE,
     ),
-    "HeadraceCanaryReturned": Case({RETURNS: "1x80"}, ({}, {RETURNS: "0x80"}), ROUTE),
+    "HeadraceCanaryReturned": Case(
+        {_returns("w1"): "_x200 1x50"},
+        ({}, {_returns("w1"): "1x250"}),  # ended, six hours after the return
+        ROUTE,
+        at="490m",
+        every="2m",
+        # The router was deployed again, and its new process has returned as well.
+        more=(({_returns("w1"): "1x250", _returns("w2"): "_x200 1x50"}, ROUTE),),
+    ),
     "HeadraceHeadDown": Case(
         # That of a job's cluster answers.
         {UP: "1x80", GCS: "1x20", OF_A_JOB[0]: "1x80", OF_A_JOB[1]: "1x80"},
-        ({UP: "1x80", GCS: "1x80"}, {UP: "1x80", GCS: "0x80"}),
+        (
+            {UP: "1x80", GCS: "1x80"},
+            {UP: "1x80", GCS: "0x80"},
+            {UP: "1x80", GCS: "1x80"} | of_others({OF_A_JOB[0]: "1x80"}),
+        ),
         {"ray_io_cluster": "c"},
         severity="critical",
         more=(
@@ -196,11 +257,13 @@ CASES = {
             ({UP: "1x20", GCS: "1x20"}, {"endpoint": "metrics"}),
         ),
     ),
-    "HeadraceMetricsAbsent": Case({LOADED: "1x20"}, ({LOADED: "1x80"},)),
+    "HeadraceMetricsAbsent": Case(
+        {LOADED: "1x20"}, ({LOADED: "1x80"},), more=((of_others({LOADED: "1x80"}), {}),)
+    ),
     "HeadraceNodeSilent": Case(
         {UP: "0x80"},
         ({UP: "1x80"}, {UP.replace("metrics", "dash-metrics"): "0x80"}),
-        {**POD, "endpoint": "metrics"},
+        {**POD, "job": "models/headrace", "endpoint": "metrics"},
     ),
     "HeadraceNodeMemory": Case(_shares(*MEMORY, 92), (_shares(*MEMORY, 88),), POD),
     "HeadraceObjectStoreFull": Case(_shares(*STORE, 92), (_shares(*STORE, 88),), POD),

@@ -22,8 +22,10 @@ from http.client import HTTPException
 from pathlib import Path
 
 import pytest
+from autoscaler_metrics import autoscaler_metrics
 from http_client import ask
 from monitoring_files import (
+    ROOT,
     Query,
     blocks,
     filled_in,
@@ -78,21 +80,20 @@ def traffic(served) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def watched(served, traffic: None) -> Iterator[Prometheus]:
     """Prometheus, scraping the cluster as if it were the head's pod."""
-    with prometheus([_pod(served)]) as running:
-        yield running
+    with autoscaler_metrics() as autoscaler:
+        pod = Pod("head", HEAD, {**_ports(served), "as-metrics": autoscaler})
+        with prometheus([pod]) as running:
+            yield running
 
 
-def _pod(served) -> Pod:
-    """The ports by the names that they have in a pod.
-
-    There is no ``as-metrics``: a local cluster has no autoscaler, as a pod of a worker has none.
-    """
+def _ports(served) -> dict[str, str]:
+    """The cluster's ports by the names that they have in a pod."""
     ray_dir = served.cluster.record.ray_dir
     listed = json.loads((ray_dir / "prom_metrics_service_discovery.json").read_text())
     addresses = [address for group in listed for address in group["targets"]]
     (dashboard,) = [each for each in addresses if _says(each, "ray_dashboard_")]
     (agent,) = [each for each in addresses if each != dashboard]
-    return Pod("head", HEAD, {"metrics": agent, "dash-metrics": dashboard})
+    return {"metrics": agent, "dash-metrics": dashboard}
 
 
 def _says(address: str, text: str) -> bool:
@@ -100,9 +101,10 @@ def _says(address: str, text: str) -> bool:
 
 
 def test_the_pod_monitor_finds_every_port_of_the_pod(watched: Prometheus) -> None:
-    watched.without_data([Query("up", "sum(up) == 2")], WITHIN_S)
+    assert not watched.without_data([Query("up", "sum(up) == 3")], WITHIN_S)
     targets = watched.get("targets")["activeTargets"]
-    assert {target["labels"]["endpoint"] for target in targets} == {"metrics", "dash-metrics"}
+    endpoints = {target["labels"]["endpoint"] for target in targets}
+    assert endpoints == {"metrics", "as-metrics", "dash-metrics"}
     for target in targets:
         assert target["health"] == "up", target["lastError"]
         labels = target["labels"]
@@ -110,7 +112,7 @@ def test_the_pod_monitor_finds_every_port_of_the_pod(watched: Prometheus) -> Non
 
 
 def test_a_pod_of_no_ray_cluster_is_left_alone(served) -> None:
-    pod = Pod("other", {"app": "other"}, _pod(served).ports)
+    pod = Pod("other", {"app": "other"}, _ports(served))
     with prometheus([pod]) as alone:
         assert alone.get("targets")["activeTargets"] == []
 
@@ -128,13 +130,21 @@ def test_every_query_of_the_dashboard_returns_data(watched: Prometheus) -> None:
     assert not missing
     # What the PodMonitor drops is not there either.
     assert not watched.values('count({__name__=~"ray_grpc_server_.+"})')
-    assert not watched.values('count({otel_scope_name!=""})')
+    assert not watched.values('count({otel_scope_name!=""} or {SessionName!=""})')
     # The same with one model and one route chosen, whose names go into other queries alone.
     one = {**values, "model": ["cut"], "route": ["kept"]}
-    of_one = [each for each in panel_queries(one, RATE_INTERVAL) if "Answers kept" in each.where]
+    of_one = [each for each in panel_queries(one, RATE_INTERVAL) if "Cache" in each.where]
     of_one += [each for each in panel_queries(one, RATE_INTERVAL) if "phase" in each.where]
     assert len(of_one) == 10
     assert not watched.without_data(of_one, WITHIN_S)
+
+
+def test_the_readme_names_every_metric_as_prometheus_has_it(watched: Prometheus) -> None:
+    named = set(re.findall(r"\bray_headrace_\w+", (ROOT / "README.md").read_text()))
+    there = [Query(name, f'count({{__name__=~"{name}(_bucket)?"}})') for name in named]
+    assert not watched.without_data(there, WITHIN_S)
+    exported = watched.get("label/__name__/values", **{"match[]": '{__name__=~"ray_headrace_.+"}'})
+    assert {re.sub("_(bucket|count|sum)$", "", name) for name in exported} == named
 
 
 def test_every_alert_looks_at_something(watched: Prometheus) -> None:
@@ -155,6 +165,13 @@ def test_every_alert_looks_at_something(watched: Prometheus) -> None:
     assert not watched.without_data(queries, WITHIN_S)
 
 
+def test_processes_are_told_apart(watched: Prometheus) -> None:
+    """Counters of one that has ended stay; the rules know by this label which they are."""
+    for series in ("ray_headrace_stage_seconds_total", "ray_headrace_canary_returns_total"):
+        assert not watched.without_data([Query(series, f'{series}{{WorkerId!=""}}')], WITHIN_S)
+        assert not watched.values(f'{series}{{WorkerId=""}}')
+
+
 def test_prometheus_finds_no_fault_with_the_rules_and_the_right_alert_rings(
     watched: Prometheus,
 ) -> None:
@@ -168,7 +185,7 @@ def test_prometheus_finds_no_fault_with_the_rules_and_the_right_alert_rings(
                 evaluated.add(rule["name"])
     assert evaluated == rules("alert").keys()
     for alert in watched.get("alerts")["alerts"]:  # what it says can be filled in
-        assert "error" not in alert["annotations"]["summary"]
+        assert "<error" not in alert["annotations"]["summary"]
     healthy = {
         "HeadraceNoReplica", "HeadraceReplicasMissing", "HeadraceReplicaRestarting",
         "HeadraceModelLoadSlow", "HeadraceHeadDown", "HeadraceMetricsAbsent", "HeadraceNodeSilent",
