@@ -4,8 +4,9 @@
         no key, or none that is known → 401      not for this model → 403      too often → 429
 
 The keys stand in the YAML file that ``HEADRACE_API_KEYS_FILE`` names, or themselves, as the same
-YAML, in ``HEADRACE_API_KEYS``; with neither, everybody may ask everything. Health checks need no
-key. A router is let in to the models by a random key that the processes of the cluster share.
+YAML, in ``HEADRACE_API_KEYS``; with neither, everybody may ask everything. No error shows any of
+that text: errors come into logs, and into Serve's status. Health checks need no key. A router is
+let in to the models by a random key that the processes of the cluster share.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from hashlib import sha256
 from pathlib import Path
 
 import orjson
-import yaml
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.config.base import load, parse
 from cluster.config.clients import Client, Clients
+from cluster.config.guarded_files import require_absolute, require_file
+from cluster.config.plain_yaml import parse_yaml
 from cluster.errors import ConfigError
 from cluster.protocol.metadata import error_body
 from deployments.body import LENT_BODY
@@ -52,7 +54,7 @@ LOOK_AGAIN_S = 1.0
 
 _MODEL = re.compile(r"/v2/(?:models|shadow)/([^/]+)")
 _INFERENCE = re.compile(r"/v2/models/[^/]+(?:/versions/[^/]+)?/(?:infer|predict)/?$")
-_OPEN = re.compile(r"/v2/health/(?:live|ready)$|/-/")
+_OPEN = re.compile(r"/v2/health/(?:live|ready)$|/-/healthz$")
 """Paths without a key: probes, and Serve's own, by which HAProxy finds replicas healthy."""
 
 
@@ -64,6 +66,7 @@ class Keys:
         self._modified = modified
         self._looked = time.monotonic()
         self._version = modified()
+        self._said = ""
         self._set(read())
 
     def _set(self, clients: Clients) -> None:
@@ -80,8 +83,11 @@ class Keys:
             if version != self._version:
                 self._set(self._read())
                 self._version = version
-        except (ConfigError, OSError) as error:
-            logger.error("the API keys stay as they were: %s", error)
+            self._said = ""
+        except ConfigError as error:
+            if self._said != str(error):  # once, and not every second until it is mended
+                self._said = str(error)
+                logger.error("the API keys stay as they were: %s", error)
 
     def find(self, key: str) -> Client | None:
         """Whose key that is. Takes as long for every key of a length, known or not."""
@@ -102,24 +108,24 @@ def configured() -> Keys | None:
     if path and text:
         raise ConfigError(f"{FILE_VARIABLE} and {VARIABLE} are both set; unset one of them")
     if path:
-        file = Path(path)
-        try:
-            return Keys(lambda: load(file, Clients), lambda: file.stat().st_mtime)
-        except OSError as error:
-            raise ConfigError(f"{FILE_VARIABLE}={path}: {error.strerror}") from None
+        file, what = Path(path), f"{FILE_VARIABLE}={path}"
+        require_absolute(file, FILE_VARIABLE)
+        return Keys(lambda: load(file, Clients, secret=True), lambda: _modified(file, what))
     if text:
         return Keys(lambda: _parsed(text), lambda: 0.0)
     return None
 
 
-def _parsed(text: str) -> Clients:
+def _modified(file: Path, what: str) -> float:
+    require_file(file, what)
     try:
-        return parse(yaml.safe_load(text), Clients, VARIABLE)
-    except yaml.YAMLError as error:
-        # Without the text, which holds the keys.
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{VARIABLE}: not valid YAML{place}") from None
+        return file.stat().st_mtime
+    except OSError as error:
+        raise ConfigError(f"{what}: cannot be read: {error.strerror}") from None
+
+
+def _parsed(text: str) -> Clients:
+    return parse(parse_yaml(text, VARIABLE, secret=True), Clients, VARIABLE)
 
 
 class ApiKeys:

@@ -9,4 +9,5 @@ manifest.py   the schema                artifact.py   one opened artifact, files
 store.py      where artifacts are kept  local.py      in a directory
 workspace.py  where one is built        remote.py     behind an fsspec URI, cached in a directory
 signature.py  who vouches for one       served.py     opened for serving, signature checked
+references.py what stands for one       printable.py  its texts, fit for a log or a terminal
 """

@@ -7,10 +7,10 @@ from hashlib import file_digest
 from pathlib import Path
 
 from cluster.artifact.entries import FileEntry
-from cluster.artifact.manifest import Manifest, content_id
+from cluster.artifact.manifest import FILE_NAME, Manifest, content_id
 from cluster.errors import ArtifactCorruptError, ArtifactError
 
-MANIFEST = "manifest.json"
+MANIFEST = FILE_NAME
 WEIGHTS = "weights.safetensors"
 REPORT = "report.json"
 REPORT_PAGE = "report.html"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from cluster.tensors import TensorSpec
 
@@ -13,44 +15,54 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+def _visible(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("holds a line break, or another character that nobody sees")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_visible)]
+"""Text that logs and messages show as it is."""
+
+
 class FileEntry(Record):
     """One file of the artifact, named by its path inside it."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the file's bytes.")
-    size_bytes: int = Field(ge=0)
+    size_bytes: int = Field(ge=0, lt=2**63)
 
 
 class StaticFile(Record):
     """A program compiled for one batch size."""
 
     batch: int
-    file: str = Field(description="Path inside the artifact.")
+    file: Line = Field(description="Path inside the artifact.")
 
 
 class ProgramEntry(Record):
     """One compiled program and what it needs of the node that runs it."""
 
-    kind: str = Field(description="Which loader reads it: an entry of program.PROGRAM_KINDS.")
-    target: str = Field(description="What it was compiled for, such as cpu-x86.")
-    file: str = Field(description="Path of the program (its main file) inside the artifact.")
-    other_files: tuple[str, ...] = Field(
+    kind: Line = Field(description="Which loader reads it: an entry of program.PROGRAM_KINDS.")
+    target: Line = Field(description="What it was compiled for, such as cpu-x86.")
+    file: Line = Field(description="Path of the program (its main file) inside the artifact.")
+    other_files: tuple[Line, ...] = Field(
         default=(), description="Further files it is loaded from, such as OpenVINO's weights."
     )
-    cpu_features: tuple[str, ...] = Field(
+    cpu_features: tuple[Line, ...] = Field(
         description="CPU flags (as in /proc/cpuinfo) that its instructions may use."
     )
-    torch_version: str = Field(description="PyTorch it was compiled against.")
-    native_runner: str | None = Field(
+    torch_version: Line = Field(description="PyTorch it was compiled against.")
+    native_runner: Line | None = Field(
         description="Path of the extension that runs it without Python's lock, if one was built."
     )
-    python_abi: str | None = Field(description="Python ABI of that extension, cpython-311-...")
+    python_abi: Line | None = Field(description="Python ABI of that extension, cpython-311-...")
     static_files: tuple[StaticFile, ...] = Field(
         default=(), description="Programs for one batch size each, where that measured faster."
     )
-    versions: dict[str, str] = Field(
+    versions: dict[Line, Line] = Field(
         default={}, description="Package → version it needs, PyTorch apart, such as openvino."
     )
-    options: dict[str, str] = Field(
+    options: dict[Line, Line] = Field(
         default={}, description="What its loader must know, such as the precision it computes in."
     )
     quantized_operators: int = Field(
@@ -74,9 +86,9 @@ class ProgramEntry(Record):
 class Latency(Record):
     """Time of one run at one batch size, in milliseconds."""
 
-    batch: int
-    p50_ms: float
-    p99_ms: float
+    batch: int = Field(ge=1, lt=2**31)
+    p50_ms: float = Field(gt=0, allow_inf_nan=False)
+    p99_ms: float = Field(gt=0, allow_inf_nan=False)
 
     @property
     def items_per_s(self) -> float:

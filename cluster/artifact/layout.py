@@ -8,9 +8,11 @@ A planner reads these instead of weights.
 
 from __future__ import annotations
 
+from itertools import product
+
 from pydantic import Field, model_validator
 
-from cluster.artifact.entries import Latency, ProgramEntry, Record
+from cluster.artifact.entries import Latency, Line, ProgramEntry, Record
 from cluster.tensors import TensorSpec
 
 
@@ -53,7 +55,7 @@ class Shard(Record):
     tp_rank: int
     program: ProgramEntry = Field(description="Its `inputs` are what the stage uses.")
     outputs: tuple[TensorSpec, ...] = Field(description="What the program makes, in its order.")
-    weights: str = Field(description="Path of its slice of the tensors inside the artifact.")
+    weights: Line = Field(description="Path of its slice of the tensors inside the artifact.")
     weight_bytes: int = Field(description="Tensors of that slice.")
     activation_bytes: int = Field(description="Most that is alive in it, per item of the batch.")
     latency: tuple[Latency, ...] = Field(
@@ -64,10 +66,10 @@ class Shard(Record):
 class Layout(Record):
     """One way the model was cut."""
 
-    target: str
-    kind: str = Field(description="Of all its programs: an entry of program.PROGRAM_KINDS.")
-    pipeline: int = Field(description="Stages.")
-    tensor: int = Field(description="Tensor ranks of every stage.")
+    target: Line
+    kind: Line = Field(description="Of all its programs: an entry of program.PROGRAM_KINDS.")
+    pipeline: int = Field(ge=1, description="Stages.")
+    tensor: int = Field(ge=1, description="Tensor ranks of every stage.")
     crossing: tuple[tuple[TensorSpec, ...], ...] = Field(
         description="What enters each stage, and last what leaves the model."
     )
@@ -79,10 +81,17 @@ class Layout(Record):
     @model_validator(mode="after")
     def _chains(self) -> Layout:
         """Every shard is there, and each stage gets what it takes from those before it."""
-        wanted = [(s, r) for s in range(self.pipeline) for r in range(self.tensor)]
         given = [(shard.stage, shard.tp_rank) for shard in self.shards]
-        if given != wanted:
-            raise ValueError(f"layout {self.key} has the shards {given}, expected {wanted}")
+        stages, ranks = range(self.pipeline), range(self.tensor)
+        # Counted first: whoever wrote the numbers may have written any.
+        if len(given) != self.pipeline * self.tensor or given != [*product(stages, ranks)]:
+            raise ValueError(
+                f"layout {self.key} has the shards {given}, expected one for each of "
+                f"{self.pipeline} stages × {self.tensor} tensor ranks, in order"
+            )
+        batches = {tuple(each.batch for each in shard.latency) for shard in self.shards}
+        if len(batches) > 1:
+            raise ValueError(f"layout {self.key}: shards were measured at other batches: {batches}")
         if len(self.crossing) != self.pipeline + 1:
             raise ValueError(
                 f"layout {self.key} has {self.pipeline} stages, so {self.pipeline + 1} sets of "

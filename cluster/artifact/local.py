@@ -24,11 +24,9 @@ from pathlib import Path
 
 from cluster.artifact.artifact import MANIFEST, Artifact
 from cluster.artifact.manifest import content_id
+from cluster.artifact.references import checked_id, not_found, resolve
 from cluster.artifact.workspace import sweep, workspace
-from cluster.config.base import MODEL_NAME
 from cluster.errors import ArtifactError, ArtifactNotFoundError
-
-MIN_ID_PREFIX = 8
 
 KEY_ID = r"[0-9a-f]{32}"
 """The name of a signing key, and of the file with its signature."""
@@ -50,30 +48,30 @@ class LocalStore:
         self._rooms = root / "building"
 
     def open(self, ref: str) -> Artifact:
-        artifact_id = self.resolve(ref)
-        if artifact_id is None:
-            raise ArtifactNotFoundError(not_found(ref, self.root, self._names()))
-        return Artifact.read(self.root / "artifacts" / artifact_id, artifact_id)
+        return self.fetch(self.find(ref))
 
-    def resolve(self, ref: str) -> str | None:
-        """The id that a name, an id or a beginning of one (8 hex digits or more) stands for."""
-        if re.fullmatch(MODEL_NAME, ref) and (named := _read(self.root / "names" / ref)):
-            return checked_id(named, self.root / "names" / ref)
-        if not re.fullmatch(rf"[0-9a-f]{{{MIN_ID_PREFIX},64}}", ref):
-            return None
-        found = [path.name for path in (self.root / "artifacts").glob(f"{ref}*")]
-        if len(found) > 1:
-            raise ArtifactError(f"{ref!r} begins {len(found)} artifact ids: {', '.join(found)}")
-        return found[0] if found else None
+    def find(self, ref: str) -> str:
+        with _reading(self.root):
+            if (found := resolve(ref, self._ids, self._named)) is None:
+                raise ArtifactNotFoundError(not_found(ref, self.root, self._names()))
+            return found
+
+    def fetch(self, artifact_id: str) -> Artifact:
+        path = self.root / "artifacts" / checked_id(artifact_id, "the artifact asked for")
+        with _reading(path):
+            if not path.is_dir():
+                raise ArtifactNotFoundError(not_found(artifact_id, self.root, self._names()))
+        return Artifact.read(path, artifact_id)
 
     def find_build(self, recipe_key: str) -> Artifact | None:
         named = self.root / "builds" / recipe_key
-        if (value := _read(named)) is None:
-            return None
-        artifact_id = checked_id(value, named)
-        if not (self.root / "artifacts" / artifact_id).is_dir():
-            return None  # somebody deleted it
-        return Artifact.read(self.root / "artifacts" / artifact_id, artifact_id)
+        with _reading(named):
+            if (value := _read(named)) is None:
+                return None
+            artifact_id = checked_id(value, named)
+            if not (self.root / "artifacts" / artifact_id).is_dir():
+                return None  # somebody deleted it
+        return self.fetch(artifact_id)
 
     @contextmanager
     def building(self, recipe_key: str) -> Iterator[Path]:
@@ -85,16 +83,21 @@ class LocalStore:
         artifact_id = content_id((finished / MANIFEST).read_bytes())
         artifact = Artifact.read(finished, artifact_id)
         artifact.verify()
-        final = self.root / "artifacts" / artifact_id
-        final.parent.mkdir(parents=True, exist_ok=True)
-        for path in [finished, *finished.rglob("*")]:
-            _flush(path)
-        if not final.exists():
-            finished.rename(final)
-            _flush(final.parent)
+        artifact = self.adopt(artifact)
         self._write(f"names/{artifact.manifest.name}", artifact_id)
         self._write(f"builds/{artifact.manifest.recipe_key}", artifact_id)
-        return Artifact(final, artifact.manifest, artifact_id)
+        return artifact
+
+    def adopt(self, finished: Artifact) -> Artifact:
+        """Move an artifact whose files were checked in under its id, and no name with it."""
+        final = self.root / "artifacts" / str(finished.id)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        for path in [finished.path, *finished.path.rglob("*")]:
+            _flush(path)
+        if not final.exists():
+            finished.path.rename(final)
+            _flush(final.parent)
+        return Artifact(final, finished.manifest, finished.id)
 
     def reject(self, name: str, recipe_key: str, reports: dict[str, bytes]) -> str:
         written = [
@@ -117,18 +120,24 @@ class LocalStore:
 
     def signatures(self, artifact_id: str) -> dict[str, bytes]:
         folder = self.root / "signatures" / checked_id(artifact_id, "the artifact asked for")
-        files = [path for path in folder.glob("*") if re.fullmatch(KEY_ID, path.name)]
-        return {path.name: path.read_bytes() for path in sorted(files)}
+        with _reading(folder):
+            files = [folder / name for name in _listed(folder) if re.fullmatch(KEY_ID, name)]
+            return {path.name: path.read_bytes() for path in files if path.is_file()}
 
     def keep_signature(self, artifact_id: str, key_id: str, content: bytes) -> None:
-        self._write(f"signatures/{artifact_id}/{key_id}", content)
+        name = f"signatures/{checked_id(artifact_id, 'the artifact to sign')}/{key_id}"
+        with _writing(self.root / name):
+            self._write(name, content)
 
     def calibration(self, key: str) -> bytes | None:
         path = self.root / "calibrations" / f"{key}.json"
-        return path.read_bytes() if path.is_file() else None
+        with _reading(path):
+            return path.read_bytes() if path.is_file() else None
 
     def keep_calibration(self, key: str, content: bytes) -> None:
-        self._write(f"calibrations/{key}.json", content)
+        name = f"calibrations/{key}.json"
+        with _writing(self.root / name):
+            self._write(name, content)
 
     def cached_step(self, key: str) -> Path | None:
         path = self.root / "steps" / f"{key}.safetensors"
@@ -137,8 +146,15 @@ class LocalStore:
     def cache_step(self, key: str, weights: Path) -> None:
         self._write(f"steps/{key}.safetensors", weights.read_bytes())
 
+    def _ids(self) -> list[str]:
+        return _listed(self.root / "artifacts")
+
+    def _named(self, name: str) -> str | None:
+        file = self.root / "names" / name
+        return None if (value := _read(file)) is None else checked_id(value, file)
+
     def _names(self) -> list[str]:
-        return sorted(path.name for path in (self.root / "names").glob("*"))
+        return _listed(self.root / "names")
 
     def _write(self, name: str, content: str | bytes) -> Path:
         """Write a file so that readers see the old content or the new, never a part."""
@@ -152,26 +168,39 @@ class LocalStore:
         return path
 
 
-def checked_id(value: str, where: object) -> str:
-    """``value`` if it can be an artifact's id; ArtifactError if not: it becomes a path."""
-    if re.fullmatch(r"[0-9a-f]{64}", value) is None:
-        raise ArtifactError(
-            f"{where} holds {value!r:.100}, expected an artifact's id: 64 hex digits"
-        )
-    return value
-
-
-def not_found(ref: str, where: object, names: list[str]) -> str:
-    """The message for a reference that a store does not hold."""
-    known = ", ".join(names[:20]) or "none yet"
-    return (
-        f"no artifact {ref!r} in the store {where}; names there: {known}. "
-        "Build it with `headrace compress RECIPE.yaml`"
-    )
-
-
 def _read(path: Path) -> str | None:
-    return path.read_text().strip() if path.is_file() else None
+    return path.read_bytes().decode(errors="replace").strip() if path.is_file() else None
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What reading raises becomes an ArtifactError with the path."""
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(
+            f"{error.filename or path}: cannot be read: {error.strerror}; look at what is there, "
+            "and at the rights to it"
+        ) from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What writing raises becomes an ArtifactError with the path."""
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(
+            f"{error.filename or path}: cannot be written: {error.strerror}; give another store, "
+            "or the rights to this one"
+        ) from error
 
 
 def _flush(path: Path) -> None:

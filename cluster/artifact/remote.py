@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -19,10 +20,13 @@ from typing import Any
 import fsspec
 
 from cluster.artifact.artifact import MANIFEST, Artifact, check_file, check_id
-from cluster.artifact.local import KEY_ID, MIN_ID_PREFIX, LocalStore, checked_id, not_found
+from cluster.artifact.entries import FileEntry
+from cluster.artifact.local import KEY_ID, LocalStore
 from cluster.artifact.manifest import Manifest
-from cluster.config.base import MODEL_NAME
+from cluster.artifact.references import checked_id, not_found, resolve
 from cluster.errors import ArtifactCorruptError, ArtifactError, ArtifactNotFoundError
+
+_CHUNK_BYTES = 8 * 2**20
 
 
 class RemoteStore:
@@ -53,23 +57,22 @@ class RemoteStore:
         return RemoteStore(uri, filesystem, base, LocalStore(cache))
 
     def open(self, ref: str) -> Artifact:
-        artifact_id = self._resolve(ref)
-        if artifact_id is None:
+        return self.fetch(self.find(ref))
+
+    def find(self, ref: str) -> str:
+        found = resolve(ref, lambda: self._list("artifacts"), self._named)
+        if found is None:
             raise ArtifactNotFoundError(not_found(ref, self.uri, self._list("names")))
-        return self._fetch(artifact_id)
+        return found
 
-    def _resolve(self, ref: str) -> str | None:
-        if re.fullmatch(MODEL_NAME, ref) and (named := self._read(f"names/{ref}")):
-            return self._id(named, f"names/{ref}")
-        if not re.fullmatch(rf"[0-9a-f]{{{MIN_ID_PREFIX},64}}", ref):
-            return None
-        found = [name for name in self._list("artifacts") if name.startswith(ref)]
-        if len(found) > 1:
-            raise ArtifactError(f"{ref!r} begins {len(found)} artifact ids: {', '.join(found)}")
-        return found[0] if found else None
+    def _named(self, name: str) -> str | None:
+        value = self._read(f"names/{name}")
+        return None if value is None else self._id(value, f"names/{name}")
 
-    def _fetch(self, artifact_id: str) -> Artifact:
-        final = self._cache.root / "artifacts" / artifact_id
+    def fetch(self, artifact_id: str) -> Artifact:
+        # Nothing of the cache but artifacts/ID is written: whoever made the manifest chose the
+        # name and the build in it.
+        final = self._cache.root / "artifacts" / checked_id(artifact_id, "the artifact asked for")
         if final.is_dir():
             return Artifact.read(final, artifact_id)
         folder = f"artifacts/{artifact_id}"
@@ -83,14 +86,24 @@ class RemoteStore:
             if final.is_dir():  # another process fetched it while this one waited
                 return Artifact.read(final, artifact_id)
             for name, entry in manifest.files.items():
-                if not self._receive(f"{folder}/{name}", room / name):
-                    raise ArtifactCorruptError(
-                        f"{self._at(f'{folder}/{name}')} is named by its manifest and not there; "
-                        "delete the artifact and build it again"
-                    )
-                check_file(room / name, entry, self._at(f"{folder}/{name}"))
+                self._download(f"{folder}/{name}", room / name, entry)
             (room / MANIFEST).write_bytes(raw)
-            return self._cache.publish(room)
+            return self._cache.adopt(Artifact(room, manifest, artifact_id))
+
+    def _download(self, name: str, file: Path, entry: FileEntry) -> None:
+        """One file of an artifact, no more of it than its manifest names, and its hash checked."""
+        where = self._at(name)
+        if not self._receive(name, file, entry.size_bytes):
+            raise ArtifactCorruptError(
+                f"{where} is named by its manifest and not there; "
+                "delete the artifact and build it again"
+            )
+        if file.stat().st_size > entry.size_bytes:
+            raise ArtifactCorruptError(
+                f"{where}: is larger than the {entry.size_bytes} bytes that the manifest names; "
+                "delete the artifact and build it again"
+            )
+        check_file(file, entry, where)
 
     def find_build(self, recipe_key: str) -> Artifact | None:
         named = self._read(f"builds/{recipe_key}")
@@ -100,7 +113,7 @@ class RemoteStore:
         # Asked for even if the cache holds the artifact: nobody else could open it.
         if self._read(f"artifacts/{artifact_id}/{MANIFEST}") is None:
             return None  # somebody deleted it
-        return self._fetch(artifact_id)
+        return self.fetch(artifact_id)
 
     @contextmanager
     def building(self, recipe_key: str) -> Iterator[Path]:
@@ -175,12 +188,19 @@ class RemoteStore:
                 "address, the permissions and the network"
             ) from error
 
-    def _receive(self, name: str, file: Path) -> bool:
-        """Download into ``file``; False if there is no such file in the store."""
-        file.parent.mkdir(parents=True, exist_ok=True)
+    def _receive(self, name: str, file: Path, size_bytes: int | None = None) -> bool:
+        """Download into ``file``; False if there is no such file in the store.
+
+        ``size_bytes``: what it should have; of a larger one, it breaks off after one byte more.
+        """
+        left = sys.maxsize if size_bytes is None else size_bytes + 1
         with self._reaching(name) as path:
+            file.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._fs.get_file(path, str(file))
+                with file.open("wb") as received, self._fs.open(path, "rb") as sent:
+                    while left and (chunk := sent.read(min(left, _CHUNK_BYTES))):
+                        received.write(chunk)
+                        left -= len(chunk)
             except FileNotFoundError:
                 return False
         return True
@@ -205,6 +225,8 @@ class RemoteStore:
     def _list(self, folder: str) -> list[str]:
         with self._reaching(folder) as path:
             try:
+                # What was taken away since, such as a signature, must not be found.
+                self._fs.invalidate_cache(path)
                 found = self._fs.ls(path, detail=False)
             except FileNotFoundError:
                 return []

@@ -5,12 +5,13 @@
                                     → require: one by a trusted key, or ArtifactUntrustedError
 
 The id is the sha256 of the manifest, which names the sha256 of every file: whoever signs the id
-signs them all. Keys are those of ``openssl genpkey -algorithm ed25519``.
+signs them all. Keys are those of ``openssl genpkey -algorithm ed25519``. Who can write to a trusted
+key decides who is trusted, so nobody but its owner may.
 """
 
 from __future__ import annotations
 
-import stat
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -21,12 +22,24 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
+from cluster.config.guarded_files import (
+    require_file,
+    require_private,
+    require_unchanged_by_others,
+)
 from cluster.errors import ArtifactUntrustedError, ConfigError
 
 _DOMAIN = b"headrace artifact signature 1\n"
 """What is signed begins with it, so that no signature made for something else fits an artifact."""
 
 _MAKE_KEY = "`openssl genpkey -algorithm ed25519 -out FILE` makes one"
+
+_FROM_OPENSSH = (
+    "python -c 'import sys; from cryptography.hazmat.primitives.serialization import *; "
+    "sys.stdout.buffer.write(load_ssh_private_key(sys.stdin.buffer.read(), None).private_bytes("
+    "Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))'"
+)
+"""A command: a key as ssh-keygen writes it, without a passphrase → the same as openssl does."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +81,14 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
 
     Raises ConfigError if others than its owner may read the file, or it holds no such key.
     """
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            raise ConfigError(
-                f"{path}: others may read this private key (its mode is {mode:03o}); "
-                f"`chmod 600 {path}`, and make another key if somebody may have copied it"
-            )
-        pem = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}; {_MAKE_KEY}") from error
+    require_private(path, str(path))
+    pem = _read(path)
+    if b"-----BEGIN OPENSSH PRIVATE KEY-----" in pem:
+        raise ConfigError(
+            f"{path}: expected a key as openssl writes it, got one of OpenSSH's; {_MAKE_KEY}, or "
+            f"take off its passphrase and convert it: `(umask 077; {_FROM_OPENSSH} < "
+            f"{shlex.quote(str(path))} > KEY.pem)`"
+        )
     try:
         key = load_pem_private_key(pem, password=None)
     except TypeError:
@@ -95,19 +106,19 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
 def read_trusted_keys(directory: Path) -> dict[str, Ed25519PublicKey]:
     """Key id → key of every ``*.pem`` file in a directory.
 
-    Raises ConfigError, naming it, for a file that holds no ed25519 public key, or if there is no
-    file at all.
+    Raises ConfigError, naming it, for a file that others than its owner can write to, or that does
+    not hold one ed25519 public key and nothing else, and if there is no file at all.
     """
-    found = {}
+    what = f"trusted keys in {directory}"
+    require_unchanged_by_others(directory, what)
     try:
         files = sorted(path for path in directory.iterdir() if path.suffix == ".pem")
-        for path in files:
-            key = _public_key(path)
-            found[key_id(key)] = key
     except OSError as error:
-        raise ConfigError(
-            f"{error.filename or directory}: trusted keys cannot be read: {error.strerror}"
-        ) from error
+        raise ConfigError(f"{what}: cannot be read: {error.strerror}") from error
+    found = {}
+    for path in files:
+        key = _public_key(path)
+        found[key_id(key)] = key
     if not found:
         raise ConfigError(
             f"{directory}: holds no trusted key; put public keys there as NAME.pem, made by "
@@ -128,17 +139,18 @@ def judge(
 
 def require(
     artifact_id: str,
-    name: str,
+    model: str,
     signatures: Mapping[str, bytes],
     trusted: Mapping[str, Ed25519PublicKey],
 ) -> None:
-    """ArtifactUntrustedError, saying who has signed, unless a trusted key has; ``name``: of the
-    artifact, for the message."""
+    """ArtifactUntrustedError, saying who has signed, unless a trusted key has; ``model``: which is
+    to serve it, for the message."""
     verdicts = judge(artifact_id, signatures, trusted)
     if Verdict.TRUSTED in verdicts.values():
         return
-    who = f"artifact {name} ({artifact_id})"
-    fix = f"sign it with `headrace sign {artifact_id[:12]} --key PRIVATE.pem`"
+    who = f"model {model}: artifact {artifact_id}"
+    # The whole id: what merely begins like it may be another artifact by the time it is signed.
+    fix = f"sign it with `headrace sign {artifact_id} --key PRIVATE.pem`"
     wrong = [signer for signer, verdict in verdicts.items() if verdict is Verdict.WRONG]
     if wrong:
         raise ArtifactUntrustedError(
@@ -164,8 +176,19 @@ def _verdict(artifact_id: str, content: bytes, key: Ed25519PublicKey | None) -> 
 
 
 def _public_key(path: Path) -> Ed25519PublicKey:
+    require_file(path, str(path))
+    require_unchanged_by_others(path, str(path))
+    # Of a link: whoever can put another file in the place of its target chooses the key, too.
+    beside = path.resolve().parent
+    require_unchanged_by_others(beside, f"{path}: {beside}")
+    pem = _read(path)
+    if (blocks := pem.count(b"-----BEGIN ")) > 1:
+        raise ConfigError(
+            f"{path}: holds {blocks} keys or certificates, expected one public key, since only the "
+            "first would count; put each into a file of its own"
+        )
     try:
-        key = load_pem_public_key(path.read_bytes())
+        key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
         raise ConfigError(
             f"{path}: holds no public key in PEM; `openssl pkey -in PRIVATE.pem -pubout` makes it"
@@ -173,6 +196,13 @@ def _public_key(path: Path) -> Ed25519PublicKey:
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigError(f"{path}: expected an ed25519 public key, got {_kind(key)}")
     return key
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _kind(key: object) -> str:

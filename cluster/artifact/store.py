@@ -20,6 +20,15 @@ class ArtifactStore(Protocol):
     def open(self, ref: str) -> Artifact:
         """The artifact of that name, id, or beginning of an id; ArtifactNotFoundError if none."""
 
+    def find(self, ref: str) -> str:
+        """The id that a name, an id or the beginning of one stands for; nothing is downloaded.
+
+        ArtifactNotFoundError if there is none, ArtifactError if several begin so.
+        """
+
+    def fetch(self, artifact_id: str) -> Artifact:
+        """The artifact of that (whole) id; ArtifactNotFoundError if there is none."""
+
     def find_build(self, recipe_key: str) -> Artifact | None:
         """The finished artifact of that exact build, if there is one."""
 
@@ -44,7 +53,9 @@ class ArtifactStore(Protocol):
         """Remove that directory: the build is finished."""
 
     def signatures(self, artifact_id: str) -> dict[str, bytes]:
-        """Key id → signature of the artifact of that (whole) id, as they were kept; unchecked."""
+        """Key id → signature of the artifact of that (whole) id, as they were kept; unchecked.
+
+        The artifact itself is not asked for."""
 
     def keep_signature(self, artifact_id: str, key_id: str, content: bytes) -> None:
         """Keep a key's signature beside the artifact, in place of an earlier one of that key."""

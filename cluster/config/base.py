@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 
+from cluster.config.plain_yaml import parse_yaml
 from cluster.config.problems import problems
 from cluster.errors import ConfigError
 
@@ -16,6 +17,22 @@ NAME_LENGTH = 63
 
 MODEL_NAME = rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH - 1}}}$"
 """What a model, recipe or artifact name may look like: it becomes part of a URL and of a path."""
+
+BEGINNING_OF_ID = r"[0-9a-f]{8,64}"
+"""What stands for an artifact by its id, whole or shortened, and so is nobody's name."""
+
+
+def _no_id(name: str) -> str:
+    if re.fullmatch(BEGINNING_OF_ID, name):
+        raise ValueError(
+            "reads like the beginning of an artifact's id; add a letter after f, a dot, a dash or "
+            "an underscore"
+        )
+    return name
+
+
+ArtifactName = Annotated[str, StringConstraints(pattern=MODEL_NAME), AfterValidator(_no_id)]
+"""The name of a recipe and of the artifact that it builds."""
 
 
 class Config(BaseModel):
@@ -43,19 +60,24 @@ def refuse_unused(config: Config, chooser: str, **used_by: tuple[str, ...]) -> N
 C = TypeVar("C", bound=Config)
 
 
-def load(path: Path, kind: type[C]) -> C:
-    """Read a YAML file as ``kind``; :class:`ConfigError` names the file, path and value."""
-    return parse(read_yaml(path), kind, str(path))
+def load(path: Path, kind: type[C], *, secret: bool = False) -> C:
+    """Read a YAML file as ``kind``; :class:`ConfigError` names the file, path and value.
+
+    ``secret``: as of :func:`read_yaml`.
+    """
+    return parse(read_yaml(path, secret=secret), kind, str(path))
 
 
-def read_yaml(path: Path) -> Any:
-    """The plain data of a YAML file; :class:`ConfigError` if it cannot be read or parsed."""
+def read_yaml(path: Path, *, secret: bool = False) -> Any:
+    """The plain data of a YAML file; :class:`ConfigError` if it cannot be read or parsed.
+
+    ``secret``: no error shows any of its text.
+    """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    return parse_yaml(raw, str(path), secret=secret)
 
 
 def parse(raw: Any, kind: type[C], where: str) -> C:

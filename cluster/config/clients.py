@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 from typing import Annotated, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from cluster.config.base import MODEL_NAME, Config
 from cluster.config.problems import SECRET
@@ -21,7 +22,7 @@ class Client(Config):
         default=None,
         min_length=16,
         repr=False,
-        description="The key itself, 16 characters at least.",
+        description="The key itself: 16 or more of ASCII's letters, digits and signs.",
     )
     key_sha256: str | None = Field(
         default=None,
@@ -38,13 +39,24 @@ class Client(Config):
         default=None, ge=1, description="Inferences at once; null: those of one second."
     )
 
+    @field_validator("key")
+    @classmethod
+    def _fits_into_a_header(cls, value: str | None) -> str | None:
+        if value is not None and re.fullmatch(r"[!-~]+", value) is None:
+            raise ValueError(
+                "a key is made of ASCII's letters, digits and signs, without spaces or line "
+                "breaks: no header could carry this one; make one with `openssl rand -hex 32`"
+            )
+        return value
+
+    # No message names the client: a key may have come into the field for its name.
     @model_validator(mode="after")
     def _one_key(self) -> Self:
         if (self.key is None) == (self.key_sha256 is None):
             given = "neither" if self.key is None else "both"
-            raise ValueError(f"give key or key_sha256 of client {self.name}; got {given}")
+            raise ValueError(f"give key or key_sha256; got {given}")
         if self.burst is not None and self.requests_per_s is None:
-            raise ValueError(f"burst of client {self.name} goes with requests_per_s; give that")
+            raise ValueError("burst goes with requests_per_s; give that, too")
         return self
 
     @property
@@ -67,9 +79,15 @@ class Clients(Config):
 
     @model_validator(mode="after")
     def _told_apart(self) -> Self:
-        names = [client.name for client in self.clients]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"two clients are called {', '.join(sorted(twice))}")
-        if len({client.digest for client in self.clients}) < len(self.clients):
-            raise ValueError("two clients have the same key")
+        for what, of_each in (
+            ("name", [client.name for client in self.clients]),
+            ("key", [client.digest for client in self.clients]),
+        ):
+            seen: dict[object, int] = {}
+            for second, one in enumerate(of_each):
+                if (first := seen.setdefault(one, second)) != second:
+                    raise ValueError(
+                        f"clients[{first}] and clients[{second}] have the same {what}; give each "
+                        "its own"
+                    )
         return self

@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 SECRET = object()
-"""In the ``Annotated`` of a field: no error shows what was given to its config."""
+"""In the ``Annotated`` of a field: no error shows what was given to its config, nor the name of a
+field that it does not have: ``{key:hunter2}``, without a space, is such a name."""
 
 Configs = list[type[BaseModel]]
 
@@ -39,6 +40,7 @@ def _counts(problem: Any, all_problems: Sequence[Any], raw: Any, kind: type[Base
 
 def _line(problem: Any, raw: Any, kind: type[BaseModel]) -> str:
     path, name = _written(problem, raw, kind)
+    secret = _holds_secret(kind)
     configs = _expected(problem["loc"], kind)
     message = problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
@@ -46,6 +48,9 @@ def _line(problem: Any, raw: Any, kind: type[BaseModel]) -> str:
         holders = _expected(problem["loc"][:-1], kind)
         known = ", ".join(name for holder in holders for name in holder.model_fields)
         message = f"no such field; known: {known}"
+        if secret:
+            path, name = _written({**problem, "loc": problem["loc"][:-1]}, raw, kind)
+            message = f"a field that there is not; known: {known}"
     elif problem["type"] in ("union_tag_not_found", "union_tag_invalid"):
         field = problem["ctx"]["discriminator"].strip("'")
         path = f"{path}.{field}"
@@ -55,9 +60,11 @@ def _line(problem: Any, raw: Any, kind: type[BaseModel]) -> str:
         else:
             message = f"Field required, one of {allowed}"
     shown = f" (given: {given!r:.100})"
-    if isinstance(given, dict) or _holds_secret(kind):
+    if isinstance(given, dict) or secret:
         shown = ""
-    of = f", in {name!r}" if name is not None and name not in message else ""
+    # A name, too, may be a key that was put into the wrong field.
+    named = name is not None and name not in message and not secret
+    of = f", in {name!r}" if named else ""
     return f"{path or '(top level)'}: {message}{shown}{of}"
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cluster.config.base import MODEL_NAME, NAME_LENGTH, Config
+from cluster.config.base import NAME_LENGTH, ArtifactName, Config
 from cluster.config.parallel import ParallelBuild
 from cluster.config.search import Search
 from cluster.config.sources import DataSource, ModelSource
@@ -119,7 +119,7 @@ WHOLE_SCHEMES = {
 class Recipe(Config):
     """What the compression job does, from the model's source to the artifact."""
 
-    name: str = Field(pattern=MODEL_NAME, description="Name the artifact gets in the store.")
+    name: ArtifactName = Field(description="Name the artifact gets in the store.")
     model: ModelSource = Field(description="The model.")
     data: DataSource = Field(default=DataSource(), description="Labelled samples.")
     steps: tuple[Step, ...] = Field(default=(), description="What is done to the model, in order.")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cluster.artifact.artifact import MANIFEST, Artifact
 from cluster.artifact.entries import ProgramEntry
 from cluster.artifact.layout import Layout
 from cluster.artifact.manifest import Manifest, Measurement, content_id
+from cluster.artifact.printable import printable
 from cluster.artifact.served import trusted_directory
 from cluster.artifact.store import open_store
 from cluster.compression.report.table import BASELINE, header, row, table
+from cluster.errors import ArtifactError
 from deployments.cli.compress import absolute
 
 
@@ -31,10 +34,14 @@ def run(ref: str, store: str | None, as_json: bool) -> int:
 
 def open_artifact(ref: str, store: str | None) -> Artifact:
     """The artifact of that name, id, beginning of an id, or directory."""
-    directory = Path(ref)
-    if _is_directory(ref):
-        return Artifact.read(directory, content_id((directory / MANIFEST).read_bytes()))
-    return open_store(absolute(store) if store else None).open(ref)
+    if not _is_directory(ref):
+        return open_store(absolute(store) if store else None).open(ref)
+    file = Path(ref) / MANIFEST
+    try:
+        artifact_id = content_id(file.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{file}: cannot be read: {error.strerror}") from error
+    return Artifact.read(Path(ref), artifact_id)
 
 
 def signed_by(artifact: Artifact, ref: str, store: str | None) -> dict[str, str]:
@@ -55,16 +62,19 @@ def signed_by(artifact: Artifact, ref: str, store: str | None) -> dict[str, str]
 
 
 def _is_directory(ref: str) -> bool:
-    return (Path(ref) / MANIFEST).is_file()
+    try:
+        return (Path(ref) / MANIFEST).is_file()
+    except OSError:  # no path at all: it is too long
+        return False
 
 
 def describe(artifact: Artifact, signers: Mapping[str, str]) -> str:
     """The artifact for people; ``signers``: key id → what its signature is worth."""
-    manifest = artifact.manifest
-    steps = [_step(step) for step in manifest.recipe["steps"]]
+    # What is printed is what the builder of the artifact wrote, who may be anybody.
+    manifest = Manifest.model_validate(printable(artifact.manifest.model_dump(mode="json")))
     lines = [
         f"{manifest.name}  {artifact.id}",
-        f"model      {manifest.recipe['model']['source']}, steps: {', '.join(steps) or 'none'}",
+        f"model      {_origin(manifest.recipe)}",
         *(f"input      {spec.name} {spec.datatype} {list(spec.shape)}" for spec in manifest.inputs),
         *(
             f"output     {spec.name} {spec.datatype} {list(spec.shape)}"
@@ -98,12 +108,13 @@ def _program(manifest: Manifest, entry: ProgramEntry) -> str:
 
 
 def _layout(layout: Layout) -> str:
-    batch = layout.shards[0].latency[-1].batch
-    stages = " + ".join(f"{ms:.2f}" for ms in layout.stage_ms(batch))
     cut = f", cut after {', '.join(layout.after)}" if layout.after else ""
-    return (
-        f"layout     {layout.key}: {len(layout.shards)} shards{cut}; {stages} ms at batch {batch}"
-    )
+    told = f"layout     {layout.key}: {len(layout.shards)} shards{cut}"
+    if not (measured := layout.shards[0].latency):
+        return told
+    batch = measured[-1].batch
+    stages = " + ".join(f"{ms:.2f}" for ms in layout.stage_ms(batch))
+    return f"{told}; {stages} ms at batch {batch}"
 
 
 def _measured(manifest: Manifest, baseline: Measurement) -> str:
@@ -129,5 +140,15 @@ def _curves(manifest: Manifest) -> str:
     return table(rows, ("latency (p50), items", *(f"batch {batch}" for batch in batches)))
 
 
-def _step(step: dict[str, object]) -> str:
-    return f"{step['kind']} {step['scheme']}" if "scheme" in step else str(step["kind"])
+def _origin(recipe: Mapping[str, Any]) -> str:
+    """The model's source and the steps, as far as the manifest's recipe has them."""
+    model, steps = recipe.get("model"), recipe.get("steps")
+    source = model.get("source") if isinstance(model, dict) else None
+    found = steps if isinstance(steps, list) else []
+    told = [_step(step) for step in found if isinstance(step, dict)]
+    return f"{source or 'not told'}, steps: {', '.join(told) or 'none'}"
+
+
+def _step(step: Mapping[str, Any]) -> str:
+    kind = str(step.get("kind"))
+    return f"{kind} {step['scheme']}" if "scheme" in step else kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from cluster.artifact import signature
@@ -22,5 +23,8 @@ def run(ref: str, key: Path, store: str | None) -> int:
     place.keep_signature(str(artifact.id), made.key_id, made.content)
     print(f"{artifact.manifest.name}  {artifact.id}")
     print(f"signed by {made.key_id}; who is to trust it needs the public key:")
-    print(f"  openssl pkey -in {key} -pubout -out TRUSTED/{key.stem}.pem")
+    given, name = shlex.quote(str(key)), shlex.quote(f"{key.stem}.pem")
+    print(f"  openssl pkey -in {given} -pubout -out TRUSTED/{name}")
+    if ref != artifact.id:
+        print(f"{ref} stands for it in the store now: compare the id with what `compress` printed")
     return 0

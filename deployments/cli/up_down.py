@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cluster.artifact.served import open_served
+from cluster.artifact.served import open_served, trusted_directory
 from cluster.errors import ConfigError
-from deployments import placement, routing_plan, serve_config
+from deployments import api_keys, placement, routing_plan, serve_config
 from deployments.cli.job_cluster import stop_job_clusters
 from deployments.local import LocalCluster, permissions
 from deployments.local.cluster import HTTP_PORT
@@ -18,12 +18,14 @@ def up(config: Path | None) -> int:
 
     A cluster that was started for a config which cannot be deployed is stopped. ConfigError if
     the config asks for another port than the running cluster has, or a route does not fit its
-    models, others can read a file with secrets, or a store cannot be read; and, before a cluster
-    starts, PlanError for a cut that this machine has no devices for or the artifact does not hold,
-    and ArtifactUntrustedError for one that is not signed.
+    models, others can read a file with secrets, the API keys are none, or a store cannot be read;
+    and, before a cluster starts, PlanError for a cut that this machine has no devices for or the
+    artifact does not hold, and ArtifactError for one that is not there, or not signed.
     """
     checked = serve_config.check(config) if config is not None else None
-    permissions.require_private(os.environ)
+    permissions.require_private_secrets(os.environ)
+    api_keys.configured()
+    trusted_directory()
     for model in checked.models if checked is not None else ():
         permissions.require_readable(model.store, f"{config}: model {model.name}")
     port = checked.port if checked is not None else None
@@ -35,8 +37,7 @@ def up(config: Path | None) -> int:
         )
     if running is None and checked is not None:
         for model in checked.models:
-            if model.require_signature:
-                open_served(model)
+            open_served(model)
             placement.require_room_here(model)
     if checked is not None and checked.router is not None:
         routing_plan.planned(checked.router, checked.models)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.artifact.store import default_store
+from cluster.config.guarded_files import require_private
 from cluster.errors import ConfigError
 from deployments.api_keys import FILE_VARIABLE
 
@@ -20,20 +21,11 @@ SECRET_FILES = ("RAY_AUTH_TOKEN_PATH", FILE_VARIABLE)
 """Environment variables that name a file with secrets."""
 
 
-def require_private(environment: Mapping[str, str]) -> None:
+def require_private_secrets(environment: Mapping[str, str]) -> None:
     """ConfigError for a file of :data:`SECRET_FILES` that anybody but its owner can read."""
     for variable in SECRET_FILES:
-        if not (path := environment.get(variable)):
-            continue
-        try:
-            mode = Path(path).stat().st_mode
-        except OSError as error:
-            raise ConfigError(f"{variable}={path}: cannot be read: {error.strerror}") from None
-        if mode & 0o077:
-            raise ConfigError(
-                f"{variable}={path}: others can read it (mode {mode & 0o777:o}), and with it do "
-                f"what you may do: `chmod 600 {path}`"
-            )
+        if path := environment.get(variable):
+            require_private(Path(path), f"{variable}={path}")
 
 
 def require_readable(store: str | None, who: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.entries import Latency
 from cluster.artifact.manifest import Manifest, content_id
+from cluster.artifact.printable import printable
 from cluster.errors import ArtifactCorruptError, ArtifactError
 
 Finished = Callable[..., bytes]
@@ -79,6 +80,8 @@ def test_a_file_the_manifest_does_not_name_is_not_handed_out(
     [
         (None, "cannot be read"),
         (b"\x80", "not JSON"),
+        (b"[" * 200_000, "not JSON"),
+        (b'{"schema_version": 2, "recipe": ' + b"[" * 70 + b"]" * 70 + b"}", "more than 64 deep"),
         (b"[]", "schema_version is None"),
         (b'{"format": "another tool"}', "schema_version is None"),
         (b'{"schema_version": 1}', "schema_version is 1, this Headrace reads 2"),
@@ -107,10 +110,79 @@ def test_a_manifest_never_names_a_file_outside(
         Manifest.from_json(json.dumps(data).encode(), "here")
 
 
+@pytest.mark.parametrize(
+    "path", ["manifest.json", "manifest.json/x", "weights.safetensors/x", "programs"]
+)
+def test_a_manifest_names_no_file_in_the_place_of_another(
+    tmp_path: Path, finished: Finished, path: str
+) -> None:
+    data = json.loads(finished(tmp_path))
+    data["files"][path] = data["files"]["weights.safetensors"]
+    with pytest.raises(ArtifactError, match=r"files: .* and another file cannot both be there"):
+        Manifest.from_json(json.dumps(data).encode(), "here")
+
+
 def test_a_field_nobody_knows_is_refused(tmp_path: Path, finished: Finished) -> None:
     data = json.loads(finished(tmp_path)) | {"weigths": 1}
     with pytest.raises(ArtifactError, match="weigths"):
         Manifest.from_json(json.dumps(data).encode(), "here")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("name", name) for name in ("../x", "/x", "", "a\n", "n" * 64, "3e3347cb", "0" * 64)],
+        *[("recipe_key", key) for key in ("../x", "/x", "", "0" * 63, "A" * 64, "0" * 64 + "\n")],
+        ("metric", "accuracy\nsigned     X (trusted)"),
+        ("fastest", {"cpu-x86\x1b[2J": "aoti"}),
+    ],
+)  # fmt: skip
+def test_what_becomes_a_path_or_a_line_is_checked(
+    tmp_path: Path, finished: Finished, field: str, value: object
+) -> None:
+    data = json.loads(finished(tmp_path)) | {field: value}
+    with pytest.raises(ArtifactError, match=f"not a Headrace manifest: {field}") as caught:
+        Manifest.from_json(json.dumps(data).encode(), "here")
+    assert str(caught.value).isprintable()
+
+
+def test_an_error_is_one_line_whatever_the_manifest_holds(
+    tmp_path: Path, finished: Finished
+) -> None:
+    data = json.loads(finished(tmp_path)) | {"a\nheadrace: signed\x1b[8m": "b\nc", "labels": 1}
+    with pytest.raises(ArtifactError, match="labels: ") as caught:
+        Manifest.from_json(json.dumps(data).encode(), "here")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[2J", "\r", "\u202ecba", "\u2028", "\ud800", "\0"])
+def test_what_a_terminal_would_obey_is_escaped(text: str) -> None:
+    found = printable({text: [text, ("plain é 数", 1, None)]})
+    assert found == {repr(text)[1:-1]: [repr(text)[1:-1], ["plain é 数", 1, None]]}
+    assert str(found).isprintable()
+
+
+def test_measurements_that_cannot_be_compared_are_refused(
+    tmp_path: Path, finished: Finished
+) -> None:
+    data = json.loads(finished(tmp_path))
+
+    def measured(*batches: int) -> dict[str, object]:
+        latency = [{"batch": batch, "p50_ms": 1, "p99_ms": 1} for batch in batches]
+        figures = {"accuracy": 1, "accuracy_low": 1, "accuracy_high": 1, "samples": 1}
+        return {**figures, "latency": latency, "size_bytes": 1}
+
+    def read(baseline: tuple[int, ...], program: tuple[int, ...]) -> None:
+        changed = {
+            "baseline": measured(*baseline),
+            "measured": {"cpu-x86/aoti": measured(*program)},
+        }
+        Manifest.from_json(json.dumps(data | changed).encode(), "here")
+
+    read((1, 8), (1, 8))
+    for baseline, program in (((1,), (1, 8)), ((8,), (8,)), ((), ()), ((1, 0), (1, 0))):
+        with pytest.raises(ArtifactError, match="not a Headrace manifest"):
+            read(baseline, program)
 
 
 def test_throughput_is_items_over_the_median_time() -> None:

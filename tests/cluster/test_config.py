@@ -158,7 +158,7 @@ def serving(**fields: Any) -> dict[str, Any]:
             ["search.space.recovery.losses[0].name: ", "'feature_mse' (given: 'l1')"],
         ),
         (
-            {"name": 55 * "a", "search": {}},
+            {"name": 55 * "n", "search": {}},
             ["has 55 characters", "may have 54", "NAME.front-NUMBER"],
         ),
         ({"search": {"space": {"prune": {"ratios": [1.5]}}}}, ["ratios[0]", "less than 1"]),
@@ -260,9 +260,9 @@ def test_a_misspelt_field_of_the_recovery_is_one_line(kind: dict[str, Any]) -> N
 
 
 def test_a_search_leaves_room_for_the_names_of_its_front() -> None:
-    read = parse(recipe(name=54 * "a", search={}), Recipe, "it.yaml")
+    read = parse(recipe(name=54 * "n", search={}), Recipe, "it.yaml")
     parse(recipe(name=f"{read.name}.front-15"), Recipe, "it.yaml")  # of 5 ratios × 3 schemes
-    parse(recipe(name=63 * "a"), Recipe, "it.yaml")
+    parse(recipe(name=63 * "n"), Recipe, "it.yaml")
 
 
 def test_every_problem_has_a_line_of_its_own() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -67,6 +69,72 @@ def test_another_node_fetches_the_artifact_once(
     remote.rm(f"/headrace-test/store/artifacts/{artifact_id}", recursive=True)
     again = reader.open("digits")  # now from the cache
     assert again.file("programs/cpu-x86.pt2").read_bytes() == b"program"
+
+
+def test_fetching_writes_the_artifact_alone(
+    reader: RemoteStore, artifact_id: str, tmp_path: Path
+) -> None:
+    reader.open("digits")
+    files = ("manifest.json", "programs/cpu-x86.pt2", "weights.safetensors")
+    assert kept(tmp_path) == [f"artifacts/{artifact_id}/{name}" for name in files]
+
+
+@pytest.mark.parametrize("field", ["name", "recipe_key"])
+@pytest.mark.parametrize("value", ["../artifacts/x", "../../../reader/evil", "/evil", "a/b", ""])
+def test_a_manifest_does_not_choose_what_is_written_in_the_cache(
+    reader: RemoteStore, finished: Finished, remote: fsspec.AbstractFileSystem, tmp_path: Path,
+    field: str, value: str,
+) -> None:  # fmt: skip
+    data = json.loads(finished(tmp_path / "made")) | {field: value}
+    raw = json.dumps(data).encode()
+    evil = content_id(raw)
+    put(remote, f"artifacts/{evil}/manifest.json", raw)
+    for name in ("weights.safetensors", "programs/cpu-x86.pt2"):
+        put(remote, f"artifacts/{evil}/{name}", (tmp_path / "made" / name).read_bytes())
+    put(remote, "names/digits", evil.encode())
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ArtifactError, match=f"not a Headrace manifest: {field}: "):
+        reader.open("digits")
+    assert [path for path in sorted(tmp_path.rglob("*")) if path not in before] == []
+
+
+def test_a_file_larger_than_its_manifest_says_is_not_downloaded_to_its_end(
+    reader: RemoteStore, artifact_id: str, remote: fsspec.AbstractFileSystem, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    name = f"artifacts/{artifact_id}/programs/cpu-x86.pt2"
+    put(remote, name, b"program" + bytes(1_000_000))
+    taken: list[int] = []
+    open_file = remote.open
+
+    @contextmanager
+    def counted(path: str, mode: str) -> Iterator[SimpleNamespace]:
+        with open_file(path, mode) as file:
+
+            def read(size: int) -> bytes:
+                taken.append(size)
+                return bytes(file.read(size))
+
+            yield SimpleNamespace(read=read)
+
+    monkeypatch.setattr(remote, "open", counted)
+    with pytest.raises(
+        ArtifactCorruptError, match=f"{URI}/{name}: is larger than the 7 bytes that the manifest"
+    ):
+        reader.open("digits")
+    assert taken == [8]  # a byte more is enough to know
+    assert kept(tmp_path) == []
+
+
+def test_a_listing_is_asked_for_anew(
+    reader: RemoteStore, artifact_id: str, remote: fsspec.AbstractFileSystem,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Object stores' file systems keep listings, in which a signature stays that was taken away."""
+    forgotten: list[str] = []
+    monkeypatch.setattr(remote, "invalidate_cache", forgotten.append)
+    reader.signatures(artifact_id)
+    assert forgotten == [f"/headrace-test/store/signatures/{artifact_id}"]
 
 
 def test_an_artifact_is_found_by_id_beginning_and_build(

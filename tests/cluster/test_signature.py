@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 from cluster.artifact import signature
 from cluster.artifact.local import LocalStore
@@ -17,7 +23,8 @@ from cluster.artifact.served import TRUSTED_KEYS, open_served
 from cluster.artifact.signature import Verdict
 from cluster.artifact.store import ArtifactStore
 from cluster.config.serving import ModelArgs
-from cluster.errors import ArtifactUntrustedError, ConfigError
+from cluster.errors import ArtifactNotFoundError, ArtifactUntrustedError, ConfigError
+from deployments.cli import sign as sign_cli
 
 Finished = Callable[..., bytes]
 KEY = "a" * 64
@@ -46,8 +53,9 @@ def mine(tmp_path: Path) -> Path:
 def trusted(tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The directory of trusted keys, with mine in it, in the environment."""
     directory = tmp_path / "trusted"
-    directory.mkdir()
+    directory.mkdir(mode=0o755)
     openssl("pkey", "-in", mine, "-pubout", "-out", directory / "mine.pem")
+    (directory / "mine.pem").chmod(0o644)
     monkeypatch.setenv(TRUSTED_KEYS, str(directory))
     return directory
 
@@ -104,12 +112,51 @@ def test_what_a_trusted_key_has_signed_is_served(
 def test_the_unsigned_is_refused_where_a_signature_is_required(
     store: ArtifactStore, place: str, artifact_id: str, trusted: Path
 ) -> None:
+    # With the whole id: another artifact could be made to begin with the same digits.
     with pytest.raises(
         ArtifactUntrustedError,
-        match=f"digits .{artifact_id}. is not signed.*headrace sign {artifact_id[:12]} --key",
+        match=f"model m: artifact {artifact_id} is not signed.*headrace sign {artifact_id} --key",
     ):
         open_served(args(place))
     assert open_served(args(place, require_signature=False)).id == artifact_id
+
+
+def test_what_nobody_has_signed_is_not_downloaded(
+    trusted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    filesystem, unsigned = fsspec.filesystem("memory"), "c" * 64
+    filesystem.pipe_file(f"/headrace-unsigned/artifacts/{unsigned}/weights.safetensors", b"x")
+    filesystem.pipe_file("/headrace-unsigned/names/digits", unsigned.encode())
+    try:
+        # There is no manifest: had it been asked for, that is what the error would say.
+        with pytest.raises(ArtifactUntrustedError, match=f"artifact {unsigned} is not signed"):
+            open_served(args("memory://headrace-unsigned"))
+        with pytest.raises(ArtifactNotFoundError):
+            open_served(args("memory://headrace-unsigned", require_signature=False))
+    finally:
+        filesystem.rm("/headrace-unsigned", recursive=True)
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+def test_the_beginning_of_an_id_cannot_be_given_to_another_artifact(
+    store: ArtifactStore, place: str, artifact_id: str, mine: Path, trusted: Path,
+    finished: Finished,
+) -> None:  # fmt: skip
+    """Who may write to the store would have the signer sign, and replicas serve, what they like."""
+    evil = published(store, finished, "evil")
+    for length in (8, 12, 63, 64):
+        if isinstance(store, LocalStore):
+            (store.root / "names" / artifact_id[:length]).write_text(evil)
+        else:
+            names = "/headrace-signed/store/names/"
+            fsspec.filesystem("memory").pipe_file(f"{names}{artifact_id[:length]}", evil.encode())
+        assert store.find(artifact_id[:length]) == artifact_id
+        assert store.open(artifact_id[:length]).id == artifact_id
+    assert sign_cli.run(artifact_id[:12], mine, place) == 0
+    assert list(store.signatures(artifact_id)) != []
+    assert store.signatures(evil) == {}
+    assert open_served(args(place, artifact=artifact_id[:12])).id == artifact_id
 
 
 def test_a_key_that_is_not_trusted_is_not_enough_and_does_no_harm(
@@ -160,12 +207,19 @@ def test_a_signature_that_was_taken_away_counts_no_more(
     store: ArtifactStore, place: str, artifact_id: str, mine: Path, trusted: Path
 ) -> None:
     signer = sign(store, artifact_id, mine)
+    kept = store.signatures(artifact_id)[signer]
     open_served(args(place))  # a remote store has it in the cache now
     if isinstance(store, LocalStore):
         (store.root / "signatures" / artifact_id / signer).unlink()
     else:
         fsspec.filesystem("memory").rm(f"/headrace-signed/store/signatures/{artifact_id}/{signer}")
     with pytest.raises(ArtifactUntrustedError, match="is not signed"):
+        open_served(args(place))
+    # It is no secret: who kept a copy puts it back. What holds is to trust the key no longer.
+    store.keep_signature(artifact_id, signer, kept)
+    open_served(args(place))
+    (trusted / "mine.pem").rename(trusted / "mine.pem.withdrawn")
+    with pytest.raises(ConfigError, match="holds no trusted key"):
         open_served(args(place))
 
 
@@ -198,8 +252,39 @@ def test_openssl_agrees(tmp_path: Path, mine: Path, artifact_id: str) -> None:
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
 def test_a_private_key_that_others_can_read_is_refused(mine: Path, mode: int) -> None:
     mine.chmod(mode)
-    with pytest.raises(ConfigError, match=rf"mode is {mode:o}\); `chmod 600 {mine}`"):
+    with pytest.raises(
+        ConfigError, match=rf"others can read .*mode {mode:o}\): `chmod 600 {mine}`"
+    ):
         signature.read_private_key(mine)
+
+
+def test_what_is_no_file_is_not_to_be_made_private(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in (
+        (tmp_path, "a directory"),
+        (Path(""), "a directory"),
+        (Path("/dev/null"), "a device, pipe or socket"),
+        (tmp_path / "pipe", "a device, pipe or socket"),
+    ):
+        with pytest.raises(ConfigError, match=f"expected a file, got {kind}") as error:
+            signature.read_private_key(path)
+        assert "chmod" not in str(error.value)
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
+def test_a_key_of_openssh_is_refused_with_a_command_that_converts_it(tmp_path: Path) -> None:
+    key = tmp_path / "it's a key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    with pytest.raises(ConfigError, match="expected a key as openssl writes it, got one of O") as e:
+        signature.read_private_key(key)
+    (command,) = re.findall(r"convert it: `(.*)`", str(e.value))
+    assert command.startswith("(umask 077; python -c ")
+    command = command.replace("python", shlex.quote(sys.executable), 1)
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    converted = signature.read_private_key(tmp_path / "KEY.pem").public_key().public_bytes_raw()
+    given = load_ssh_public_key((tmp_path / "it's a key.pub").read_bytes())
+    assert isinstance(given, Ed25519PublicKey)
+    assert converted == given.public_bytes_raw()
 
 
 def test_what_is_no_signing_key_is_refused(tmp_path: Path, mine: Path) -> None:
@@ -245,8 +330,114 @@ def test_a_directory_of_trusted_keys_that_is_none(
     os.symlink(mine, trusted / "private.pem")
     with pytest.raises(ConfigError, match=r"private\.pem: holds no public key in PEM"):
         signature.read_trusted_keys(trusted)
-    (tmp_path / "empty").mkdir()
+    (trusted / "private.pem").unlink()
+    (trusted / "folder.pem").mkdir()
+    with pytest.raises(ConfigError, match=r"folder\.pem: expected a file, got a directory"):
+        signature.read_trusted_keys(trusted)
+    (tmp_path / "empty").mkdir(mode=0o755)
     with pytest.raises(ConfigError, match="holds no trusted key; put public keys there"):
         signature.read_trusted_keys(tmp_path / "empty")
     with pytest.raises(ConfigError, match="cannot be read: No such file or directory"):
         signature.read_trusted_keys(tmp_path / "absent")
+    with pytest.raises(ConfigError, match="cannot be read: Not a directory"):
+        signature.read_trusted_keys(mine)
+
+
+def test_a_second_key_in_a_file_is_refused_since_it_would_not_count(
+    trusted: Path, mine: Path, tmp_path: Path
+) -> None:
+    openssl("pkey", "-in", private_key(tmp_path / "b.pem"), "-pubout", "-out", tmp_path / "b.pub")
+    key = trusted / "mine.pem"
+    for second in (key.read_text(), (tmp_path / "b.pub").read_text(), mine.read_text()):
+        both = trusted / "both.pem"
+        both.write_text(key.read_text() + second)
+        both.chmod(0o644)
+        with pytest.raises(ConfigError, match=r"both\.pem: holds 2 keys .*each into a file of its"):
+            signature.read_trusted_keys(trusted)
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757, 0o777, 0o1777])
+def test_a_directory_that_others_can_put_keys_into_is_refused(trusted: Path, mode: int) -> None:
+    trusted.chmod(mode)
+    with pytest.raises(ConfigError, match=rf"mode {mode:o}\), .*`chmod go-w {trusted}`"):
+        signature.read_trusted_keys(trusted)
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
+def test_a_trusted_key_that_others_can_change_is_refused(trusted: Path, mode: int) -> None:
+    key = trusted / "mine.pem"
+    key.chmod(mode)
+    with pytest.raises(ConfigError, match=rf"mode {mode:o}\), .*`chmod go-w {key}`"):
+        signature.read_trusted_keys(trusted)
+
+
+def test_a_link_to_a_key_in_a_directory_of_others_is_refused(trusted: Path, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (trusted / "mine.pem").rename(shared / "key.pem")
+    os.symlink(shared / "key.pem", trusted / "mine.pem")
+    shared.chmod(0o755)
+    assert len(signature.read_trusted_keys(trusted)) == 1
+    shared.chmod(0o777)
+    with pytest.raises(ConfigError, match=rf"mine\.pem: {shared}: others can change it"):
+        signature.read_trusted_keys(trusted)
+
+
+def as_secret(directory: Path, key: Path, folder_mode: int, mode: int) -> None:
+    """What Kubernetes makes of a Secret: a link to a link into a directory of this version."""
+    version = directory / "..2026_11_24_10_00_00.123"
+    version.mkdir()
+    (version / "team.pem").write_bytes(key.read_bytes())
+    (version / "team.pem").chmod(mode)
+    version.chmod(folder_mode)
+    os.symlink(version.name, directory / "..data")
+    os.symlink("..data/team.pem", directory / "team.pem")
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o440, 0o444, 0o644])
+def test_a_secret_of_kubernetes_is_a_directory_of_trusted_keys(
+    trusted: Path, tmp_path: Path, mode: int
+) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir(mode=0o755)
+    as_secret(secret, trusted / "mine.pem", 0o2755, mode)
+    assert signature.read_trusted_keys(secret).keys() == signature.read_trusted_keys(trusted).keys()
+
+
+def test_the_mode_of_a_mounted_secret_does_not_matter_while_it_is_read_only(
+    trusted: Path, tmp_path: Path
+) -> None:
+    # Kubernetes leaves 1777 on the directory, as it is mounted in the pod: read-only.
+    secret = tmp_path / "secret"
+    secret.mkdir()
+
+    def mount(*options: str) -> subprocess.CompletedProcess[str]:
+        command = ["mount", *options, "tmpfs", secret]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    mounted = mount("-t", "tmpfs", "-o", "mode=1777")
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    try:
+        as_secret(secret, trusted / "mine.pem", 0o755, 0o644)
+        with pytest.raises(ConfigError, match="mode 1777"):
+            signature.read_trusted_keys(secret)
+        assert mount("-o", "remount,ro").returncode == 0
+        assert len(signature.read_trusted_keys(secret)) == 1
+    finally:
+        subprocess.run(["umount", secret], check=True)
+
+
+def test_a_relative_path_is_another_directory_in_a_replica(
+    store: ArtifactStore, place: str, artifact_id: str, mine: Path, trusted: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    sign(store, artifact_id, mine)
+    monkeypatch.chdir(trusted.parent)
+    for given in ("trusted", "./trusted", "~nobody-of-that-name/trusted"):
+        monkeypatch.setenv(TRUSTED_KEYS, given)
+        with pytest.raises(ConfigError, match=f"{TRUSTED_KEYS}=.*expected an absolute path"):
+            open_served(args(place))
+    monkeypatch.setenv("HOME", str(trusted.parent))
+    monkeypatch.setenv(TRUSTED_KEYS, "~/trusted")
+    assert open_served(args(place)).id == artifact_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +117,60 @@ def test_a_name_that_points_nowhere_sensible_is_refused(
     (store.root / "names" / "digits").write_text("../../outside")
     with pytest.raises(ArtifactError, match=r"names/digits holds '\.\./\.\./outside'"):
         store.open("digits")
+
+
+def test_an_id_is_never_looked_up_as_a_name(store: LocalStore, finished: Finished) -> None:
+    good, evil = (publish(store, finished, name) for name in ("digits", "evil"))
+    for ref in (good[:8], good[:12], good):
+        (store.root / "names" / ref).write_text(evil)
+        assert store.find(ref) == good
+    # Nor one that begins no artifact's id.
+    (store.root / "names" / ("f" * 12)).write_text(evil)
+    with pytest.raises(ArtifactNotFoundError):
+        store.find("f" * 12)
+    # What else lies in the directory is no artifact.
+    (store.root / "artifacts" / f"{good[:12]}-copy").mkdir()
+    assert store.find(good[:12]) == good
+
+
+def test_what_is_in_the_way_in_a_store_is_named(store: LocalStore, finished: Finished) -> None:
+    artifact_id = publish(store, finished, "digits")
+    (store.root / "names" / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(
+        ArtifactError, match="names/binary holds '\ufffd\ufffd', expected an artifact"
+    ):
+        store.open("binary")
+    (store.root / "names" / "folder").mkdir()
+    with pytest.raises(ArtifactNotFoundError, match="no artifact 'folder'"):
+        store.open("folder")
+    (store.root / "names" / "a\x1b[2J\nb").touch()
+    with pytest.raises(ArtifactNotFoundError, match=r"names there: a\\x1b\[2J\\nb, binary"):
+        store.open("none")
+
+    signatures = store.root / "signatures" / artifact_id
+    signatures.mkdir(parents=True)
+    (signatures / ("a" * 32)).mkdir()
+    (signatures / ("b" * 32)).symlink_to("/nonexistent")
+    os.mkfifo(signatures / ("c" * 32))
+    (signatures / ("d" * 32)).write_bytes(b"signature")
+    assert store.signatures(artifact_id) == {"d" * 32: b"signature"}
+    shutil.rmtree(signatures)
+    signatures.touch()
+    with pytest.raises(ArtifactError, match=f"{signatures}: cannot be read: Not a directory"):
+        store.signatures(artifact_id)
+    with pytest.raises(ArtifactError, match=f"{signatures}: cannot be written: File exists"):
+        store.keep_signature(artifact_id, "a" * 32, b"signature")
+    (store.root / "calibrations").touch()
+    with pytest.raises(ArtifactError, match="calibrations: cannot be written: File exists"):
+        store.keep_calibration("k", b"{}")
+
+
+def test_a_signature_is_kept_for_an_id_alone(store: LocalStore) -> None:
+    for artifact_id in ("../../outside", "", "A" * 64, "a" * 63):
+        with pytest.raises(ArtifactError, match="expected an artifact's id: 64 hex digits"):
+            store.keep_signature(artifact_id, "a" * 32, b"signature")
+        with pytest.raises(ArtifactError, match="expected an artifact's id: 64 hex digits"):
+            store.fetch(artifact_id)
 
 
 def test_a_corrupt_workspace_is_not_published(store: LocalStore, finished: Finished) -> None:

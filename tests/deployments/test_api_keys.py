@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import os
 import subprocess
 import sys
+import traceback
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -100,7 +102,13 @@ def test_a_key_opens_in_either_header(ask: Door) -> None:
     ],
 )
 def test_anything_else_is_401(ask: Door, headers: dict[str, str]) -> None:
-    for path, method in ((INFER, "POST"), ("/v2/models", "GET"), ("/v2/health/livex", "GET")):
+    for path, method in (
+        (INFER, "POST"),
+        ("/v2/models", "GET"),
+        ("/v2/health/livex", "GET"),
+        ("/-/routes", "GET"),
+        ("/-/healthz/..", "GET"),
+    ):
         status, sent, body = ask(path, method, **headers)
         assert (status, sent["www-authenticate"]) == (401, "Bearer")
         assert list(body) == ["error"]
@@ -117,7 +125,7 @@ def test_a_key_is_for_its_models(ask: Door) -> None:
 
 
 def test_probes_need_no_key(ask: Door) -> None:
-    for path in ("/v2/health/live", "/v2/health/ready", "/-/healthz", "/-/routes"):
+    for path in ("/v2/health/live", "/v2/health/ready", "/-/healthz"):
         assert ask(path, "GET")[0] == 200
 
 
@@ -179,18 +187,27 @@ def test_the_environment_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> Non
     ("text", "message"),
     [
         ("clients: []", "clients: .*at least 1"),
-        ("clients: [{name: a}]", "give key or key_sha256 of client a; got neither"),
+        ("clients: [{name: a}]", r"clients\[0\]: give key or key_sha256; got neither"),
         ("clients: [{name: a, key: short}]", "at least 16 characters"),
-        ("clients: [{name: a, key: 0123456789abcdef, burst: 3}]", "burst of client a goes with"),
+        ("clients: [{name: a, key: 0123456789abcdef, burst: 3}]", "burst goes with requests_per_s"),
         (
             "clients: [{name: a, key: 0123456789abcdef}, {name: a, key: 0123456789abcdeX}]",
-            "two clients are called a",
+            r"clients\[0\] and clients\[1\] have the same name",
         ),
         (
             "clients: [{name: a, key: 0123456789abcdef}, {name: b, key: 0123456789abcdef}]",
-            "two clients have the same key",
+            r"clients\[0\] and clients\[1\] have the same key",
         ),
+        # No header could carry them, so they would never open anything.
+        ("clients: [{name: a, key: 'schlüssel-schlüssel'}]", "no header could carry this one"),
+        ("clients: [{name: a, key: '0123456789abcdef '}]", "no header could carry this one"),
+        ("clients: [{name: a, key: '                '}]", "no header could carry this one"),
+        ('clients: [{name: a, key: "0123456789abcdef\\n"}]', "no header could carry this one"),
+        ('clients: [{name: a, key: "0123456789\\0abcdef"}]', "no header could carry this one"),
         ("clients: [", "not valid YAML"),
+        ("clients: []\nclients: []", "not valid YAML: line 2, column 1: a key is given twice"),
+        ("clients: " + "[" * 20_000, "lie too deep in each other"),
+        ("clients: [{name: 2024-13-45}]", "not valid YAML: line 1, column 18"),
         ("web", "expected a mapping"),
     ],
 )
@@ -202,21 +219,71 @@ def test_wrong_keys_close_the_server(
         configured()
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "clients: [{name: a, key: hunter2}]",
-        "clients: [{name: a, kye: hunter2}]",
-        "clients: hunter2",
-        "clients: [hunter2]",
-        "clients: [hunter2",
-    ],
-)
-def test_no_error_shows_a_key(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setenv(VARIABLE, text)
+SHOWING = [
+    "clients: [{name: a, key: hunter2}]",
+    "clients: [{name: a, kye: hunter2}]",
+    "clients: [{name: a, key:hunter2}]",
+    "clients: [{hunter2: a}]",
+    "hunter2: []",
+    "clients: [{name: hunter2}]",
+    "clients: [{name: hunter2, key: short}]",
+    "clients: [{name: hunter2, kye: short}]",
+    "clients: [{name: 'a hunter2', key: 0123456789abcdef}]",
+    "clients: [{name: a, key: 'hunter2 hunter2 hunter2'}]",
+    "clients: [{name: a, key: 'hunter2-\u00fc-hunter2'}]",
+    "clients: [{name: a, key_sha256: hunter2}]",
+    "clients: [{name: a, key: hunter2-hunter2-hunter2, requests_per_s: hunter2}]",
+    "clients: hunter2",
+    "clients: [hunter2]",
+    "clients: [hunter2",
+    "clients: [{name: a, key: hunter2-hunter2-hunter2",
+    "clients: [{name: a, key: hunter2-hunter2-hunter2}, {name: a, key: hunter2-hunter2-hunter2}]",
+    "clients: [{name: a, hunter2: 1, hunter2: 2}]",
+    'clients:\n- name: a\n  key: "hunter2-hunter2-hunter2\n- name: b\n',
+    "clients:\n- name: a\n\tkey: hunter2\n",
+    "clients:\n- name: a\n  key:hunter2\n",
+    "clients: [{name: a, key: *hunter2}]",
+    "clients: [{name: a, key: !hunter2 b}]",
+    "clients: [{name: a, key: @hunter2}]",
+    "clients: [{name: a, key: %hunter2}]",
+    "clients: [{name: a, key: !!int hunter2}]",
+    "clients: [{name: a, key: !!bool hunter2}]",
+    "clients: [{name: a, key: hunter2\x01}]",
+    "? [hunter2]\n: 1",
+]
+
+
+@pytest.mark.parametrize("text", SHOWING)
+@pytest.mark.parametrize("by_file", [True, False])
+def test_no_error_shows_a_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, by_file: bool
+) -> None:
+    if by_file:
+        (tmp_path / "keys.yaml").write_text(text)
+        monkeypatch.setenv(FILE_VARIABLE, str(tmp_path / "keys.yaml"))
+    else:
+        monkeypatch.setenv(VARIABLE, text)
     with pytest.raises(ConfigError) as error:
         configured()
-    assert "hunter2" not in str(error.value)
+    assert "hunter2" not in "".join(traceback.format_exception(error.value))
+
+
+@pytest.mark.parametrize("text", SHOWING)
+def test_no_log_shows_a_key(
+    keys: Keys, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    text: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(api_keys, "LOOK_AGAIN_S", 0.0)
+    file.write_text(text)
+    os.utime(file, (1, 1))
+    with caplog.at_level(logging.ERROR, "ray.serve"):
+        for _ in range(3):
+            keys.refresh()
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "the API keys stay as they were"  # once, and not at every request
+    ]
+    assert "hunter2" not in caplog.text
+    assert keys.find(WEB) is not None
 
 
 def test_both_sources_or_a_missing_file_are_refused(
@@ -229,6 +296,48 @@ def test_both_sources_or_a_missing_file_are_refused(
     file.unlink()
     with pytest.raises(ConfigError, match="No such file"):
         configured()
+    file.mkdir()
+    with pytest.raises(ConfigError, match=f"{FILE_VARIABLE}={file}: expected a file, got a dir"):
+        configured()
+    monkeypatch.setenv(FILE_VARIABLE, "/dev/null")
+    with pytest.raises(ConfigError, match="/dev/null: expected a file, got a device"):
+        configured()
+
+
+def test_a_relative_path_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    monkeypatch.setenv(FILE_VARIABLE, file.name)
+    with pytest.raises(ConfigError, match=f"keys.yaml: expected an absolute path.*give {file}"):
+        configured()
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o440, 0o644])
+def test_a_secret_of_kubernetes_holds_the_keys(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    """Links into a directory of this version, which a change of the Secret replaces."""
+    secret = tmp_path / "secret"
+    secret.mkdir()
+
+    def mounted(version: str, text: str) -> None:
+        (secret / version).mkdir()
+        (secret / version / "keys.yaml").write_text(text)
+        (secret / version / "keys.yaml").chmod(mode)
+        os.utime(secret / version / "keys.yaml", (len(version), len(version)))
+        (secret / "..new").symlink_to(version)
+        (secret / "..new").replace(secret / "..data")
+
+    mounted("..1", file.read_text())
+    (secret / "keys.yaml").symlink_to("..data/keys.yaml")
+    monkeypatch.setenv(FILE_VARIABLE, str(secret / "keys.yaml"))
+    monkeypatch.setattr(api_keys, "LOOK_AGAIN_S", 0.0)
+    found = configured()
+    assert found is not None
+    assert found.find(WEB) is not None
+    mounted("..22", "clients: [{name: new, key: a-key-that-came-later}]")
+    found.refresh()
+    assert found.find(WEB) is None
+    assert found.find("a-key-that-came-later") is not None
 
 
 @given(

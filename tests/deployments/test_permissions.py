@@ -27,7 +27,10 @@ def _nothing_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr(LocalCluster, "start", start)
     monkeypatch.setattr(LocalCluster, "running", lambda: None)
-    for name in ("RAY_AUTH_TOKEN_PATH", "HEADRACE_API_KEYS_FILE", "RAY_ADDRESS"):
+    for name in (
+        "RAY_AUTH_TOKEN_PATH", "HEADRACE_API_KEYS_FILE", "HEADRACE_API_KEYS",
+        "HEADRACE_TRUSTED_KEYS", "RAY_ADDRESS",
+    ):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HEADRACE_STORE", str(tmp_path))
 
@@ -51,17 +54,84 @@ def test_a_secret_that_others_can_read(
     monkeypatch.setenv(variable, str(secret))
     assert main(["up", str(config)]) == 2
     assert f"{variable}={secret}: cannot be read: No such file" in capsys.readouterr().err
-    secret.write_text("clients: []")
+    secret.write_text("clients: [{name: web, key: 0123456789abcdef}]")
     for mode in (0o644, 0o640, 0o604):
         secret.chmod(mode)
         assert main(["up", str(config)]) == 2
         said = capsys.readouterr().err
-        assert f"{variable}={secret}: others can read it (mode {mode:o})" in said
+        assert f"{variable}={secret}: others can read or change it (mode {mode:o})" in said
         assert f"`chmod 600 {secret}`" in said
     secret.chmod(0o600)
     monkeypatch.setenv("HEADRACE_STORE", str(tmp_path / "none"))
     assert main(["up", str(config)]) == 2  # further on: the store
     assert "cannot be read: No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variable", ["RAY_AUTH_TOKEN_PATH", "HEADRACE_API_KEYS_FILE"])
+def test_a_secret_that_is_no_file(
+    variable: str,
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for path, kind in ((tmp_path, "a directory"), (Path("/dev/null"), "a device, pipe or socket")):
+        monkeypatch.setenv(variable, str(path))
+        assert main(["up", str(config)]) == 2
+        said = capsys.readouterr().err
+        assert f"{variable}={path}: expected a file, got {kind}" in said
+        assert "chmod" not in said
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"HEADRACE_API_KEYS": "clients: ["}, "HEADRACE_API_KEYS: not valid YAML: line 1"),
+        ({"HEADRACE_API_KEYS": "clients: [{name: a, key: short}]"}, "at least 16 characters"),
+        (
+            {"HEADRACE_API_KEYS": "x", "HEADRACE_API_KEYS_FILE": "KEYS"},
+            "HEADRACE_API_KEYS_FILE and HEADRACE_API_KEYS are both set",
+        ),
+        ({"HEADRACE_API_KEYS_FILE": "keys.yaml"}, "keys.yaml: expected an absolute path"),
+        ({"HEADRACE_TRUSTED_KEYS": "trusted"}, "=trusted: expected an absolute path"),
+    ],
+)
+def test_keys_that_no_replica_could_use(
+    environment: dict[str, str],
+    message: str,
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "trusted").mkdir()
+    keys = tmp_path / "keys.yaml"
+    keys.write_text("clients: [{name: web, key: 0123456789abcdef}]")
+    keys.chmod(0o600)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value.replace("KEYS", str(keys)))
+    for arguments in ([str(config)], []):
+        assert main(["up", *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("artifact", ["m", "../../x", "f" * 64])
+def test_an_artifact_that_is_not_there(
+    artifact: str, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(CONFIG.replace("artifact: m", f"artifact: {artifact}"))
+    assert main(["up", str(config)]) == 1
+    assert f"no artifact {artifact!r} in the store" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["- " * 20_000, "a: 2024-13-45", "a: 0x_", "a: 1\na: 2", "\0"])
+def test_a_config_that_is_no_yaml(
+    text: str, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(text)
+    assert main(["up", str(config)]) == 2
+    assert f"headrace: {config}: " in capsys.readouterr().err
 
 
 def test_a_store_that_is_not_there(

@@ -7,25 +7,37 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from safetensors.torch import save_file
 
+from cluster.artifact import artifact as artifact_module
 from cluster.artifact import signature
-from cluster.artifact.artifact import MANIFEST
+from cluster.artifact.artifact import MANIFEST, WEIGHTS
+from cluster.artifact.entries import ProgramEntry
 from cluster.artifact.local import LocalStore
-from cluster.artifact.manifest import content_id
+from cluster.artifact.manifest import Manifest, content_id
 from cluster.artifact.served import TRUSTED_KEYS, open_served
+from cluster.config.recipe import Recipe
 from cluster.config.serving import ModelArgs
-from cluster.errors import ArtifactCorruptError, ArtifactUntrustedError
+from cluster.errors import ArtifactCorruptError, ArtifactUntrustedError, ProgramError
+from cluster.program import node
+from cluster.program import program as programs
+from cluster.program.eager import PRECISION
+from cluster.tensors import TensorSpec
 from deployments.model import ModelReplica
 from deployments.shard_actor import ShardActor, ShardSpec
 
-Finished = Callable[..., bytes]
-PROGRAM = "programs/cpu-x86.pt2"
+GRAPH = "programs/exported.pt2"
+INPUT = TensorSpec(name="input", datatype="FP32", shape=(-1, 1, 16, 16))
+OUTPUT = TensorSpec(name="logits", datatype="FP32", shape=(-1, 10))
 
 
 class Touch:
@@ -43,40 +55,163 @@ def ran(tmp_path: Path) -> Path:
     return tmp_path / "ran"
 
 
-@pytest.fixture
-def forged_pt2(ran: Path) -> bytes:
-    """A package as PyTorch writes them, with code where a pickle is expected."""
-    code = pickle.dumps(Touch(ran))
-    pickle.loads(code)
-    assert ran.exists()  # it would run
-    ran.unlink()
+def entry_of(kind: str, file: str) -> ProgramEntry:
+    return ProgramEntry(
+        kind=kind, target="cpu-x86", file=file, cpu_features=(), torch_version=node.torch_version(),
+        native_runner=None, python_abi=None, options={PRECISION: "f32"} if kind == "eager" else {},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 10)).eval()
+
+
+@pytest.fixture(scope="module")
+def graph(network: torch.nn.Module) -> bytes:
+    """It as an ``exported`` program."""
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as package:
-        for name in ("archive/data.pkl", "archive/data/sample_inputs/model.pt"):
-            package.writestr(name, code)
-        package.writestr("archive/version", "3\n")
+    batch = torch.export.Dim("batch", min=1, max=64)
+    sample = (torch.zeros(2, 1, 16, 16),)
+    torch.export.save(torch.export.export(network, sample, dynamic_shapes=[{0: batch}]), content)
     return content.getvalue()
 
 
 @pytest.fixture
-def store(tmp_path: Path, finished: Finished, monkeypatch: pytest.MonkeyPatch) -> LocalStore:
-    """A store with a signed artifact, and the signer trusted."""
+def forged_graph(graph: bytes, ran: Path) -> bytes:
+    """The same program with code in its sample inputs, which are a pickle."""
+    code, content = io.BytesIO(), io.BytesIO()
+    torch.save(((Touch(ran),), {}), code)
+    with zipfile.ZipFile(io.BytesIO(graph)) as old, zipfile.ZipFile(content, "w") as new:
+        names = old.namelist()
+        assert [name for name in names if name.endswith("sample_inputs/model.pt")]
+        for name in names:
+            sample = name.endswith("sample_inputs/model.pt")
+            new.writestr(name, code.getvalue() if sample else old.read(name))
+    return content.getvalue()
+
+
+@pytest.fixture
+def forged_weights(ran: Path) -> bytes:
+    """Code in place of weights."""
+    code = pickle.dumps(Touch(ran))
+    pickle.loads(code)
+    assert ran.exists()  # it would run
+    ran.unlink()
+    return code
+
+
+@pytest.fixture
+def store(
+    tmp_path: Path, network: torch.nn.Module, graph: bytes, tiny_recipe: Callable[..., Recipe],
+    monkeypatch: pytest.MonkeyPatch,
+) -> LocalStore:  # fmt: skip
+    """A store with a signed artifact that runs, and the signer trusted."""
     store = LocalStore(tmp_path / "store")
     with store.building("a" * 64) as room:
-        finished(room / "artifact", name="digits")
+        (room / "artifact" / "programs").mkdir(parents=True)
+        (room / "artifact" / GRAPH).write_bytes(graph)
+        save_file(
+            {k: v.clone() for k, v in network.state_dict().items()}, room / "artifact" / WEIGHTS
+        )
+        manifest = Manifest(
+            name="digits",
+            recipe=tiny_recipe("digits", None, model="linear").model_dump(mode="json"),
+            recipe_key="a" * 64,
+            inputs=(INPUT,),
+            outputs=(OUTPUT,),
+            image=None,
+            text=None,
+            labels=tuple("0123456789"),
+            files={f: artifact_module.describe(room / "artifact" / f) for f in (GRAPH, WEIGHTS)},
+            programs=(entry_of("exported", GRAPH), entry_of("eager", WEIGHTS)),
+            quantized_operators=0,
+        )
+        (room / "artifact" / MANIFEST).write_bytes(manifest.to_json())
         artifact_id = str(store.publish(room / "artifact").id)
     key = Ed25519PrivateKey.generate()
     made = signature.sign(artifact_id, key)
     store.keep_signature(artifact_id, made.key_id, made.content)
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    (tmp_path / "trusted").mkdir()
+    (tmp_path / "trusted").mkdir(mode=0o755)
     (tmp_path / "trusted" / "key.pem").write_bytes(public)
+    (tmp_path / "trusted" / "key.pem").chmod(0o644)
     monkeypatch.setenv(TRUSTED_KEYS, str(tmp_path / "trusted"))
     return store
 
 
 def args(store: LocalStore) -> ModelArgs:
     return ModelArgs(name="m", artifact="digits", store=str(store.root), require_signature=True)
+
+
+def load(store: LocalStore, kind: str) -> programs.Program:
+    """The signed artifact's program of that kind, as a replica loads it."""
+    artifact = open_served(args(store))
+    entry = next(entry for entry in artifact.manifest.programs if entry.kind == kind)
+    return programs.load_entry(artifact, entry, 1)
+
+
+@pytest.mark.parametrize("kind", ["exported", "eager"])
+def test_the_signed_program_computes(
+    store: LocalStore, network: torch.nn.Module, kind: str
+) -> None:
+    items = np.random.default_rng(0).normal(size=(3, 1, 16, 16)).astype(np.float32)
+    (found,) = load(store, kind).run([items])
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(items)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_program_put_in_place_of_the_signed_one_is_not_read(
+    store: LocalStore, graph: bytes, forged_graph: bytes, ran: Path
+) -> None:
+    (open_served(args(store)).path / GRAPH).write_bytes(forged_graph)
+    found, named = sha256(forged_graph).hexdigest(), sha256(graph).hexdigest()
+    with pytest.raises(
+        ArtifactCorruptError, match=f"sha256 is {found}, the manifest names {named}"
+    ):
+        load(store, "exported")
+    assert not ran.exists()
+
+
+def test_it_is_the_hash_that_keeps_its_code_from_running(
+    store: LocalStore, forged_graph: bytes, ran: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (open_served(args(store)).path / GRAPH).write_bytes(forged_graph)
+    monkeypatch.setattr(artifact_module, "check_file", lambda path, entry, where: None)
+    with suppress(ProgramError):  # what PyTorch says of it comes too late
+        load(store, "exported")
+    assert ran.exists()
+
+
+def test_weights_with_code_in_them_are_not_read(
+    store: LocalStore, forged_weights: bytes, ran: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (open_served(args(store)).path / WEIGHTS).write_bytes(forged_weights)
+    with pytest.raises(
+        ArtifactCorruptError, match=f"sha256 is {sha256(forged_weights).hexdigest()}"
+    ):
+        load(store, "eager")
+    # Nor would it run if nobody looked at the hash: tensors alone are read of such a file.
+    monkeypatch.setattr(artifact_module, "check_file", lambda path, entry, where: None)
+    with pytest.raises(ProgramError, match="cannot be read as safetensors"):
+        load(store, "eager")
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(("kind", "file"), [("exported", GRAPH), ("eager", WEIGHTS)])
+def test_one_byte_of_a_program_is_enough(store: LocalStore, kind: str, file: str) -> None:
+    path = open_served(args(store)).path / file
+    right = path.read_bytes()
+    content = bytearray(right)
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        ArtifactCorruptError, match=f"the manifest names {sha256(right).hexdigest()}"
+    ):
+        load(store, kind)
+    path.write_bytes(right)
+    load(store, kind)
 
 
 def load_in_replica(model: ModelArgs) -> None:
@@ -89,43 +224,21 @@ def load_in_shard(model: ModelArgs) -> None:
     ShardActor(spec).load(same_node=True, group=None)
 
 
-def test_a_program_put_in_place_of_the_signed_one_is_not_read(
-    store: LocalStore, forged_pt2: bytes, ran: Path
-) -> None:
-    artifact = open_served(args(store))
-    (artifact.path / PROGRAM).write_bytes(forged_pt2)
-    found, named = sha256(forged_pt2).hexdigest(), sha256(b"program").hexdigest()
-    with pytest.raises(
-        ArtifactCorruptError, match=f"sha256 is {found}, the manifest names {named}"
-    ):
-        open_served(args(store)).file(PROGRAM)
-    assert not ran.exists()
-
-
-def test_one_byte_of_a_program_is_enough(store: LocalStore) -> None:
-    artifact = open_served(args(store))
-    content = bytearray(b"program")
-    content[3] ^= 1
-    (artifact.path / PROGRAM).write_bytes(content)
-    with pytest.raises(ArtifactCorruptError):
-        artifact.file(PROGRAM)
-
-
 def test_a_whole_forged_artifact_under_the_name_of_the_signed_one_is_refused(
-    store: LocalStore, forged_pt2: bytes, ran: Path
+    store: LocalStore, forged_graph: bytes, ran: Path
 ) -> None:
     """Who may write to the store can make everything agree but the signature."""
     signed = store.open("digits")
     manifest = json.loads((signed.path / MANIFEST).read_text())
-    manifest["files"][PROGRAM] = {
-        "sha256": sha256(forged_pt2).hexdigest(), "size_bytes": len(forged_pt2)
+    manifest["files"][GRAPH] = {
+        "sha256": sha256(forged_graph).hexdigest(), "size_bytes": len(forged_graph)
     }  # fmt: skip
     text = json.dumps(manifest).encode()
     forged_id = content_id(text)
     forged = signed.path.with_name(forged_id)
     (forged / "programs").mkdir(parents=True)
-    (forged / PROGRAM).write_bytes(forged_pt2)
-    (forged / "weights.safetensors").write_bytes(b"weights")
+    (forged / GRAPH).write_bytes(forged_graph)
+    (forged / WEIGHTS).write_bytes((signed.path / WEIGHTS).read_bytes())
     (forged / MANIFEST).write_bytes(text)
     (store.root / "names" / "digits").write_text(forged_id)
     ((signer, content),) = store.signatures(str(signed.id)).items()
@@ -134,7 +247,11 @@ def test_a_whole_forged_artifact_under_the_name_of_the_signed_one_is_refused(
     for given, reason in ((None, "is not signed"), (content, "does not fit")):
         if given is not None:
             store.keep_signature(forged_id, signer, given)
-        for load in (open_served, load_in_replica, load_in_shard):
+        for refused in (open_served, load_in_replica, load_in_shard):
             with pytest.raises(ArtifactUntrustedError, match=reason):
-                load(args(store))
+                refused(args(store))
     assert not ran.exists()
+    # And that is what it would have done.
+    with suppress(ProgramError):
+        programs.load_entry(open_served(unsigned), entry_of("exported", GRAPH), 1)
+    assert ran.exists()

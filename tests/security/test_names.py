@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.artifact import references
 from cluster.artifact.local import LocalStore
+from cluster.artifact.remote import RemoteStore
+from cluster.artifact.store import ArtifactStore
 from cluster.config.base import parse
 from cluster.config.clients import Client
 from cluster.config.recipe import Recipe
 from cluster.config.routing import RouterArgs
 from cluster.config.serving import ModelArgs
-from cluster.errors import ArtifactNotFoundError, ConfigError
+from cluster.errors import ArtifactError, ArtifactNotFoundError, ConfigError
 
 Finished = Callable[..., bytes]
 
@@ -37,11 +42,16 @@ CONFIGS: dict[str, Callable[[str], object]] = {
     "client": lambda name: parse({"name": name, "key": "k" * 16}, Client, "keys"),
 }
 
+TOUCHING = {
+    "open", "os.listdir", "os.scandir", "os.mkdir", "os.rename", "os.link", "os.symlink",
+    "os.remove", "os.rmdir", "os.truncate",
+}  # fmt: skip
+
 _watched: list[tuple[str, Any]] | None = None
 
 
 def _watch(event: str, details: Any) -> None:
-    if _watched is not None and (event.startswith("socket.") or event == "open"):
+    if _watched is not None and (event.startswith("socket.") or event in TOUCHING):
         _watched.append((event, details))
 
 
@@ -52,7 +62,7 @@ def hook() -> None:
 
 @pytest.fixture
 def watched(hook: None) -> Iterator[list[tuple[str, Any]]]:
-    """Every socket and file that Python opens meanwhile."""
+    """Every socket, file and directory that Python opens meanwhile."""
     global _watched
     _watched = found = []
     try:
@@ -71,21 +81,73 @@ def test_no_config_takes_it_for_a_name(
     assert watched == []
 
 
-@pytest.mark.parametrize("ref", NAMES, ids=lambda ref: repr(ref[:20]))
-def test_a_store_finds_no_such_artifact_and_looks_nowhere_else(
-    ref: str, tmp_path: Path, finished: Finished, watched: list[tuple[str, Any]]
-) -> None:
-    store = LocalStore(tmp_path / "store")
-    with store.building("a" * 64) as room:
+@pytest.mark.parametrize("name", ["3e3347cb", "0" * 8, "20261124", "f" * 63, "deadbeefcafe"])
+def test_no_recipe_has_a_name_that_reads_like_an_id(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"name: reads like .* artifact's id.*{name[:50]}"):
+        CONFIGS["recipe"](name)
+    CONFIGS["recipe"](f"v{name[1:]}")
+    CONFIGS["recipe"](name[:7])
+
+
+@pytest.fixture(params=["local", "remote"])
+def baited(
+    request: pytest.FixtureRequest, tmp_path: Path, finished: Finished
+) -> Callable[[str], ArtifactStore]:
+    """A store with one artifact; where a name would lead, joined to a path, stands its id."""
+    root = tmp_path / "in" / "store"
+    local = LocalStore(root)
+    with local.building("a" * 64) as room:
         finished(room / "artifact", name="digits")
-        store.publish(room / "artifact")
-    (tmp_path / "x").write_text("0" * 64)  # where ../../x of the store's names would lead
+        artifact_id = str(local.publish(room / "artifact").id)
+
+    def lay(ref: str) -> ArtifactStore:
+        for joined in (root / "names" / ref, f"{root}/names/{ref}"):
+            with suppress(OSError, ValueError):  # where no file can be, there is nothing to find
+                bait = Path(os.path.realpath(joined))
+                if bait.is_relative_to(tmp_path) and not bait.exists():
+                    bait.parent.mkdir(parents=True, exist_ok=True)
+                    bait.write_text(artifact_id)
+        return local if request.param == "local" else RemoteStore.at(root.as_uri(), root / "cache")
+
+    return lay
+
+
+def outside(watched: list[tuple[str, Any]], root: Path) -> list[str]:
+    """What was touched that does not lie below ``root``, wherever links and dots lead."""
+    paths = [os.path.realpath(details[0]) for event, details in watched if event in TOUCHING]
+    return [path for path in paths if not Path(path).is_relative_to(root)]
+
+
+@pytest.mark.parametrize("ref", [*NAMES, "{tmp_path}/x"], ids=lambda ref: repr(ref[:20]))
+def test_a_store_finds_no_such_artifact_and_looks_nowhere_else(
+    ref: str, tmp_path: Path, baited: Callable[[str], ArtifactStore],
+    watched: list[tuple[str, Any]],
+) -> None:  # fmt: skip
+    ref = ref.replace("{tmp_path}", str(tmp_path))
+    store = baited(ref)
     watched.clear()
     with pytest.raises(ArtifactNotFoundError, match="no artifact"):
         store.open(ref)
-    assert [event for event, _ in watched if event != "open"] == []
-    outside = [path for _, (path, *_) in watched if not str(path).startswith(str(store.root))]
-    assert outside == []
+    assert [event for event, _ in watched if event.startswith("socket.")] == []
+    assert outside(watched, tmp_path / "in" / "store") == []
+
+
+@pytest.mark.parametrize(
+    "ref", ["../../x", "..\\x", "a b", "%2e%2e", "naïve", "-rf", "{tmp_path}/x", "/etc/passwd"]
+)
+def test_it_is_the_check_that_keeps_them_out(
+    ref: str, tmp_path: Path, baited: Callable[[str], ArtifactStore],
+    watched: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What the test above would see if names were joined into paths."""
+    ref = ref.replace("{tmp_path}", str(tmp_path))
+    store = baited(ref)
+    monkeypatch.setattr(references, "MODEL_NAME", "(?s).*")
+    watched.clear()
+    opened = None
+    with suppress(ArtifactError):  # of /etc/passwd, which holds no id
+        opened = store.open(ref)
+    assert opened is not None or outside(watched, tmp_path / "in" / "store") != []
 
 
 def test_the_watch_sees_what_it_is_to_see(watched: list[tuple[str, Any]], tmp_path: Path) -> None:
@@ -94,5 +156,11 @@ def test_the_watch_sees_what_it_is_to_see(watched: list[tuple[str, Any]], tmp_pa
     with socket.socket() as client:
         assert client.connect_ex(("127.0.0.1", 1)) != 0
     (tmp_path / "f").write_text("")
+    list(tmp_path.iterdir())
+    list(os.scandir(tmp_path))
     events = {event for event, _ in watched}
-    assert {"socket.connect", "open"} <= events
+    assert {"socket.connect", "open", "os.listdir", "os.scandir"} <= events
+    assert outside(watched, tmp_path) == []
+    (tmp_path / "in").mkdir()
+    os.listdir(tmp_path / "in" / "..")
+    assert outside(watched, tmp_path / "in") != []

@@ -218,9 +218,16 @@ def test_up_stops_the_cluster_it_started_for_a_config_that_fails(
         pytest.skip(f"`headrace up` needs port {DASHBOARD_PORT}, which {holder} holds")
     (port,) = ports.free_ports(1)
     try:
-        up = headrace("up", write_config(tmp_path, port, artifact="absent"), timeout_s=120)
+        config = write_config(tmp_path, port)
+        raw = yaml.safe_load(config.read_text())
+        # Not one of ours, so that Serve alone finds out.
+        raw["applications"].append(
+            {"name": "other", "route_prefix": "/other", "import_path": "headrace_nowhere:app"}
+        )
+        config.write_text(yaml.safe_dump(raw))
+        up = headrace("up", config, timeout_s=120)
         assert up.returncode == 1, up
-        assert "no artifact 'absent'" in up.stderr
+        assert "No module named 'headrace_nowhere'" in up.stderr
         assert [path.name for path in (home / ".headrace" / "local").iterdir()] == ["lock"]
     finally:
         headrace("down", timeout_s=60)

@@ -94,7 +94,7 @@ def _artifact(
     manifest = Manifest(
         name=recipe.name,
         recipe=recipe.model_dump(mode="json"),
-        recipe_key="",
+        recipe_key="0" * 64,  # of no build
         inputs=model.inputs,
         outputs=model.outputs,
         image=model.preprocess if isinstance(model.preprocess, ImageInput) else None,
