@@ -1,17 +1,19 @@
 """What a client sends → the model's input arrays, in numpy and PIL only.
 
-image file ──► decode_image ──► PIL image, upright ──► image_tensor ──► [channels, size, size]
-               (size limit,                           (the numbers of torchvision's
-                before decoding)                       ImageClassification preset)
+image file ──► ImageFile ──► PIL image, upright ──► image_tensor ──► [channels, size, size]
+               (size limit,                        (the numbers of torchvision's
+                before decoding)                    ImageClassification preset)
 
 text ──► TextEncoder ──► input_ids, attention_mask [max_length]
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -22,8 +24,11 @@ from cluster.errors import ConfigError, PayloadTooLargeError, RequestError
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 """Image formats that are read. PIL knows many more, with less trodden decoders."""
 
-MAX_RESIZED_PIXELS = 64 * 2**20
+MAX_RESIZED_PIXELS = 16 * 2**20
 """Pixels of an image while it is resized: an image of 1 × 10,000,000 would grow without it."""
+
+BAND_PIXELS = 2**20
+"""Pixels that are made RGB or grey at a time: transparent ones take 12 bytes each meanwhile."""
 
 _PAD_TOKENS = ("[PAD]", "<pad>")
 
@@ -31,41 +36,75 @@ _PAD_TOKENS = ("[PAD]", "<pad>")
 # ---------------------------------------------------------------------------- images
 
 
-def decode_image(data: bytes, *, max_pixels: int) -> Image.Image:
-    """Decode an image file, the first frame of an animated one, turned upright by its EXIF tag.
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file of which the header has been read, and no pixel decoded."""
 
-    The size is read from the file's header, so an image over ``max_pixels`` (width × height) is
-    refused with PayloadTooLargeError before any pixel is decoded; so is one over PIL's own limit
-    (``2 * PIL.Image.MAX_IMAGE_PIXELS``, 179 million by default). RequestError for what is none
-    of :data:`IMAGE_FORMATS`, damaged or truncated. The image has the mode its file says.
-    """
-    try:
-        image = Image.open(BytesIO(data), formats=IMAGE_FORMATS)
-        width, height = image.size
-        if width * height > max_pixels:
+    image: Image.Image
+    file_bytes: int
+
+    @classmethod
+    def open(cls, data: bytes, *, max_pixels: int) -> Self:
+        """Read the header of an image file.
+
+        PayloadTooLargeError for an image over ``max_pixels`` (width × height), or over PIL's own
+        limit (``2 * PIL.Image.MAX_IMAGE_PIXELS``, 179 million by default). RequestError for what
+        is none of :data:`IMAGE_FORMATS`, or damaged.
+        """
+        with _refusing_damage(len(data)):
+            try:
+                image = Image.open(BytesIO(data), formats=IMAGE_FORMATS)
+            except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+                raise PayloadTooLargeError(
+                    f"the image is over the limit of {max_pixels} pixels: {error}"
+                ) from None
+            except UnidentifiedImageError:
+                raise RequestError(
+                    f"these {len(data)} bytes are no image in any of {', '.join(IMAGE_FORMATS)}"
+                ) from None
+        opened = cls(image, len(data))
+        if opened.pixels > max_pixels:
             raise PayloadTooLargeError(
-                f"the image has {width} × {height} = {width * height} pixels, "
+                f"the image has {image.width} × {image.height} = {opened.pixels} pixels, "
                 f"the limit is {max_pixels}"
             )
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return image
-    except (PayloadTooLargeError, MemoryError):
+        return opened
+
+    @property
+    def pixels(self) -> int:
+        """Width × height, from the header. To decode one takes up to 16 bytes (WebP)."""
+        return self.image.width * self.image.height
+
+    def decode(self) -> Image.Image:
+        """The image, the first frame of an animated one, turned upright by its EXIF tag.
+
+        RequestError if the file is damaged or truncated. The image has the mode its file says.
+        """
+        with _refusing_damage(self.file_bytes):
+            self.image.load()
+            ImageOps.exif_transpose(self.image, in_place=True)
+        return self.image
+
+
+@contextmanager
+def _refusing_damage(file_bytes: int) -> Iterator[None]:
+    """RequestError for whatever a damaged file leads PIL's decoders to.
+
+    That may be OSError, SyntaxError, ValueError, struct.error, IndexError and others.
+    """
+    try:
+        yield
+    except (RequestError, MemoryError):
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PayloadTooLargeError(
-            f"the image is over the limit of {max_pixels} pixels: {error}"
-        ) from None
-    except UnidentifiedImageError:
-        raise RequestError(
-            f"these {len(data)} bytes are no image in any of {', '.join(IMAGE_FORMATS)}"
-        ) from None
-    # PIL's decoders raise whatever a damaged file leads them to (OSError, SyntaxError, ValueError,
-    # struct.error, IndexError, ...): each means that the client sent a damaged file.
     except Exception as error:
         raise RequestError(
-            f"the image ({len(data)} bytes) is damaged or truncated: {error}"
+            f"the image ({file_bytes} bytes) is damaged or truncated: {error}"
         ) from error
+
+
+def decode_image(data: bytes, *, max_pixels: int) -> Image.Image:
+    """Decode an image file; see :class:`ImageFile`, whose errors it raises."""
+    return ImageFile.open(data, max_pixels=max_pixels).decode()
 
 
 def image_tensor(image: Image.Image, spec: ImageInput) -> np.ndarray:
@@ -77,8 +116,7 @@ def image_tensor(image: Image.Image, spec: ImageInput) -> np.ndarray:
     resized to ``size × size`` instead. PayloadTooLargeError when an image is so long and thin
     that resizing would take more than :data:`MAX_RESIZED_PIXELS`.
     """
-    image = _flatten_mode(image, "L" if spec.channels == 1 else "RGB")
-    image = _resize_and_crop(image, spec)
+    image = _resize_and_crop(image, "L" if spec.channels == 1 else "RGB", spec)
     pixels = np.asarray(image, np.uint8).reshape(spec.size, spec.size, spec.channels)
     out = np.empty((spec.channels, spec.size, spec.size), np.float32)
     # One operation at a time, in the order torchvision does them, for the same roundings.
@@ -88,15 +126,29 @@ def image_tensor(image: Image.Image, spec: ImageInput) -> np.ndarray:
     return out
 
 
-def _flatten_mode(image: Image.Image, mode: str) -> Image.Image:
-    """The image as 8-bit RGB or grey (L).
+def _flattened(image: Image.Image, mode: str) -> Image.Image:
+    """The image as 8-bit RGB or grey (L), a band of rows after the other."""
+    if image.mode == mode and not image.has_transparency_data:
+        return image
+    rows = max(1, BAND_PIXELS // image.width)
+    if image.height <= rows:
+        return _flat(image, mode)
+    flattened = Image.new(mode, image.size)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        flattened.paste(_flat(band, mode), (0, top))
+    return flattened
+
+
+def _flat(image: Image.Image, mode: str) -> Image.Image:
+    """A small image as 8-bit RGB or grey (L).
 
     Transparent parts become white, as viewers show them: a plain conversion would show the
     colours hidden beneath, often black. 16-bit grey is scaled to 8 bits, where PIL would clip it.
     """
     if image.mode.startswith("I"):
-        # value / 257, rounded: in 16 bits, since a large image in 64 would take gigabytes. What is
-        # over the limit becomes 255 anyway and would overflow with the half of 257 added.
+        # value / 257, rounded, in 16 bits. What is over the limit becomes 255 anyway and would
+        # overflow with the half of 257 added.
         deep = np.empty((image.height, image.width), np.uint16)
         np.clip(np.asarray(image), 0, 65535 - 128, out=deep, casting="unsafe")
         deep += 128
@@ -109,7 +161,7 @@ def _flatten_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _resize_and_crop(image: Image.Image, spec: ImageInput) -> Image.Image:
+def _resize_and_crop(image: Image.Image, mode: str, spec: ImageInput) -> Image.Image:
     width, height = image.size
     if spec.resize is None:
         to_width = to_height = spec.size
@@ -125,7 +177,7 @@ def _resize_and_crop(image: Image.Image, spec: ImageInput) -> Image.Image:
             f"an image of {width} × {height} pixels is too long and thin: resizing it to "
             f"{to_width} × {to_height} takes {needed} pixels, the limit is {MAX_RESIZED_PIXELS}"
         )
-    image = image.resize((to_width, to_height), Image.Resampling.BILINEAR)
+    image = _flattened(image, mode).resize((to_width, to_height), Image.Resampling.BILINEAR)
     if spec.resize is None:
         return image
     # round() goes to the even neighbour at .5, as torchvision does.

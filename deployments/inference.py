@@ -18,7 +18,7 @@ from starlette.responses import Response
 from cluster.artifact.manifest import Manifest
 from cluster.config.serving import Limits
 from cluster.errors import PayloadTooLargeError, RequestError, UnsupportedMediaTypeError
-from cluster.preprocess import TextEncoder, decode_image, image_tensor
+from cluster.preprocess import TextEncoder
 from cluster.protocol.answer import encode_infer
 from cluster.protocol.indices import check_indices
 from cluster.protocol.infer import HEADER_LENGTH, decode_infer, parse_header_length
@@ -34,6 +34,7 @@ from cluster.runtime.waiting_line import Priority
 from deployments import tracing
 from deployments.body import read_body
 from deployments.errors import json_response
+from deployments.images import read_image
 from deployments.metrics import ModelMetrics
 from deployments.server_timing import HEADER as SERVER_TIMING
 from deployments.server_timing import server_timing
@@ -102,8 +103,7 @@ async def predict(model: Model, request: Request, k: int | None) -> Response:
         wanted = decode_predict(body, model.limits.json_bytes)
     if k is not None:
         wanted = replace(wanted, top_k=k)
-    # Pixels are decoded in a thread: a large photograph would hold up every other request.
-    arrays = await asyncio.to_thread(_preprocess, model, wanted)
+    arrays = await _preprocess(model, wanted)
     preprocess_s = time.perf_counter() - started
     answer = await model.submit(arrays, priority)
     started = time.perf_counter()
@@ -133,14 +133,18 @@ def _timing(answer: Answer, preprocess_s: float, encode_s: float) -> dict[str, s
     return {SERVER_TIMING: server_timing(ms)}
 
 
-def _preprocess(model: Model, wanted: PredictRequest) -> list[np.ndarray]:
-    """The input arrays ``[1, ...]`` for one item."""
+async def _preprocess(model: Model, wanted: PredictRequest) -> list[np.ndarray]:
+    """The input arrays ``[1, ...]`` for one item.
+
+    Pixels are decoded and texts are cut up in threads: large ones would hold up every other
+    request. JSON is not, so that what was parsed of one request is gone before the next one's.
+    """
     manifest = model.manifest
     if wanted.image is not None:
         if manifest.image is None:
             raise RequestError(f"model {model.name} takes {_takes(manifest)}, got an image")
-        image = decode_image(wanted.image, max_pixels=model.limits.image_pixels)
-        return [image_tensor(image, manifest.image)[None]]
+        image = await read_image(wanted.image, manifest.image, model.limits.image_pixels)
+        return [image[None]]
     if wanted.text is not None:
         if model.text_encoder is None:
             raise RequestError(f"model {model.name} takes {_takes(manifest)}, got a text")
@@ -149,7 +153,7 @@ def _preprocess(model: Model, wanted: PredictRequest) -> list[np.ndarray]:
             raise PayloadTooLargeError(
                 f"the text is {size} bytes, this model reads at most {limit}"
             )
-        encoded = model.text_encoder(wanted.text)
+        encoded = await asyncio.to_thread(model.text_encoder, wanted.text)
         return [encoded[spec.name][None] for spec in manifest.inputs]
     if len(manifest.inputs) != 1:
         raise RequestError(

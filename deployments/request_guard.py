@@ -4,6 +4,7 @@
                              │ ▲
       header not UTF-8 → 400 ┘ └ a plain-text error answer leaves as JSON {"error": ...}
       deadline passed  → 408, or what an application says that keeps the deadline itself
+      body too slow    → 408
       client gone      → the request is cancelled
 
 Serve would watch for the deadline and for a disconnect too, with two tasks per request and a
@@ -21,64 +22,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import os
 import time
-from dataclasses import dataclass
+import uuid
 
 import orjson
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cluster.errors import ConfigError
 from deployments import api_keys
 from deployments.api_keys import ApiKeys
+from deployments.deadlines import MAX_REQUEST_TIMEOUT_S, max_request_timeout_s
+from deployments.pace import DEADLINE, Deadline, Pace, Timer
 from deployments.quotas import Quotas
 
 DEADLINE_HEADER = "x-request-timeout-seconds"
 """Request header in which a client asks for a deadline, in seconds."""
 
-DEADLINE = "headrace.deadline"
-"""Key of the ASGI scope under which the application finds its :class:`Deadline`."""
-
-MAX_REQUEST_TIMEOUT_VARIABLE = "HEADRACE_MAX_REQUEST_TIMEOUT_S"
-"""Environment variable that replaces :data:`MAX_REQUEST_TIMEOUT_S`, in seconds."""
-
-MAX_REQUEST_TIMEOUT_S = 60.0
-"""Longest time a request may take, waiting included, and what it gets if it asks for nothing."""
-
-ANSWER_GRACE_S = 1.0
-"""How long after its deadline a request is cut off whose application keeps the deadline itself: a
-busy machine may need so long to write down the answer that it decided on in time."""
-
 _DEADLINE = DEADLINE_HEADER.encode()
 _DISCONNECT = b"x-request-disconnect-disabled"
+_REQUEST_ID = b"x-request-id"
 _LEAVE_IT_TO_THE_GUARD = ((_DEADLINE, b"0"), (_DISCONNECT, b"?1"))
 """How Serve is told to watch neither the deadline nor the connection of a request."""
 
 _ERROR_TEXT_BYTES = 4096  # what is read of a plain-text error; a longer one is cut
 
 _logger = logging.getLogger("ray.serve")  # ends in the replica's own log
-
-
-def max_request_timeout_s() -> float:
-    """The longest deadline of a request, in seconds, from the environment or the default.
-
-    Raises :class:`ConfigError` if the variable holds no positive, finite number.
-    """
-    given = os.environ.get(MAX_REQUEST_TIMEOUT_VARIABLE)
-    if given is None:
-        return MAX_REQUEST_TIMEOUT_S
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise ConfigError(
-            f"{MAX_REQUEST_TIMEOUT_VARIABLE}={given!r} must be a positive number of seconds"
-        )
-    return seconds
 
 
 def middlewares() -> list[Middleware]:
@@ -95,18 +64,6 @@ def middlewares() -> list[Middleware]:
     return [Middleware(ApiKeys, keys=keys, quotas=quotas, router_key=router_key), guard]
 
 
-@dataclass(slots=True)
-class Deadline:
-    """When the answer to a request must be there."""
-
-    at: float
-    """In seconds on the monotonic clock."""
-
-    kept_by_application: bool = False
-    """Set by an application that decides by itself, in time, what to answer: it is left
-    :data:`ANSWER_GRACE_S` to say so."""
-
-
 class RequestGuard:
     """ASGI middleware that checks a request's headers and gives every error one shape.
 
@@ -114,9 +71,11 @@ class RequestGuard:
       before it catches anything, which would be a bare 500.
     - The deadline is what ``x-request-timeout-seconds`` asks for, at most ``max_timeout_s``. A
       request that asks for none, or for something that is no time, has ``max_timeout_s``. When
-      it passes, the request is cancelled and answered with 408; :data:`ANSWER_GRACE_S` later, if
-      the application keeps the deadline by itself.
+      it passes, the request is cancelled and answered with 408; a grace later, if the application
+      keeps the deadline by itself.
+    - A body that comes too slowly (:class:`Pace`) has its request cancelled and answered with 408.
     - A request whose client has gone is cancelled.
+    - A request without an id (``x-request-id``) gets one, and every error here tells it.
     - An error answer in plain text, as Serve writes them, becomes JSON ``{"error": ...}``. The
       text of a 5xx is replaced, since it may show a path or a traceback. Answers of any other
       type pass as they are.
@@ -131,6 +90,7 @@ class RequestGuard:
             await self._app(scope, receive, send)
             return
         timeout_s = self._max_timeout_s
+        request_id = b""
         headers = []
         for header in scope["headers"]:
             name, value = header
@@ -140,37 +100,41 @@ class RequestGuard:
                 return
             if name == _DEADLINE:
                 timeout_s = self._clamped(value)
+            elif name == _REQUEST_ID:
+                request_id = request_id or value
             elif name != _DISCONNECT:
                 headers.append(header)
+        request_id = request_id or str(uuid.uuid4()).encode()
+        headers.append((_REQUEST_ID, request_id))
         if scope["type"] != "http":
             scope["headers"] = headers  # Serve watches over a WebSocket, by its own deadline
             await self._app(scope, receive, send)
             return
         scope["headers"] = [*headers, *_LEAVE_IT_TO_THE_GUARD]
-        scope[DEADLINE] = deadline = Deadline(time.monotonic() + timeout_s)
-        answer = _Answer(send, timeout_s)
-        client = _Client(receive, answer)
-        loop = asyncio.get_running_loop()
-        timer: asyncio.TimerHandle | None = None
+        started = time.monotonic()
+        scope[DEADLINE] = deadline = Deadline(started + timeout_s)
+        pace = Pace(started)
+        answer = _Answer(send, request_id.decode(), timeout_s)
+        client = _Client(receive, answer, pace)
+        timeout = asyncio.timeout(None)
+        timer = Timer(timeout, deadline, pace)
         try:
-            async with asyncio.timeout(None) as timeout:
-                timer = loop.call_later(timeout_s, _cut_off, timeout, deadline)
+            async with timeout:
                 await self._app(scope, client, answer)
             if timeout.expired():  # Serve took the cancellation for its own and returned
-                await answer.fail(408)
+                await answer.fail(408, pace, too_slow=timer.body_too_slow)
         except TimeoutError:
-            await answer.fail(408)
+            await answer.fail(408, pace, too_slow=timer.body_too_slow)
         except asyncio.CancelledError:
             if not client.gone:
                 raise
         except Exception:
             if answer.begun:
                 raise  # nothing but closing the connection can tell the client now
-            _logger.exception("A request failed outside of the deployment.")
-            await answer.fail(500)
+            _logger.exception("Request %s failed outside of the deployment.", answer.request_id)
+            await answer.fail(500, pace)
         finally:
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
             client.forget()
 
     def _clamped(self, value: bytes) -> float:
@@ -181,31 +145,25 @@ class RequestGuard:
         return asked if 0 < asked <= self._max_timeout_s else self._max_timeout_s  # NaN is neither
 
 
-def _cut_off(timeout: asyncio.Timeout, deadline: Deadline) -> None:
-    """The deadline has passed: let the request end now, or after the grace it has.
-
-    The grace counts from here, not from the deadline: however long this loop was held up, the
-    application comes first.
-    """
-    now = asyncio.get_running_loop().time()
-    timeout.reschedule(now + ANSWER_GRACE_S if deadline.kept_by_application else now)
-
-
 class _Client:
     """The ``receive`` of one request; once the body is in, it watches for the client to leave."""
 
-    __slots__ = ("_answer", "_receive", "_request", "_watch", "gone")
+    __slots__ = ("_answer", "_pace", "_receive", "_request", "_watch", "gone")
 
-    def __init__(self, receive: Receive, answer: _Answer) -> None:
+    def __init__(self, receive: Receive, answer: _Answer, pace: Pace) -> None:
         self._receive = receive
         self._answer = answer
+        self._pace = pace
         self._request = asyncio.current_task()
         self._watch: asyncio.Task[None] | None = None
         self.gone = False
 
     async def __call__(self) -> Message:
+        self._pace.asked(time.monotonic())
         message = await self._receive()
-        if self._watch is None and not message.get("more_body", False):
+        more = message.get("more_body", False)
+        self._pace.came(time.monotonic(), len(message.get("body", b"")), more=more)
+        if self._watch is None and not more:
             self._watch = asyncio.create_task(self._until_gone())
         return message
 
@@ -226,10 +184,11 @@ class _Client:
 class _Answer:
     """The ``send`` of one request: passes answers through, holds plain-text errors back."""
 
-    __slots__ = ("_held", "_send", "_text", "_timeout_s", "begun", "complete")
+    __slots__ = ("_held", "_send", "_text", "_timeout_s", "begun", "complete", "request_id")
 
-    def __init__(self, send: Send, timeout_s: float) -> None:
+    def __init__(self, send: Send, request_id: str, timeout_s: float) -> None:
         self._send = send
+        self.request_id = request_id
         self._timeout_s = timeout_s
         self._held: Message | None = None
         self._text = b""
@@ -256,27 +215,32 @@ class _Answer:
         if not message.get("more_body", False):
             await self._send_held()
 
-    async def fail(self, status: int) -> None:
-        """Answer with an error, unless an answer has begun: then the connection just ends."""
-        if not self.begun:
-            self._held = {"type": "http.response.start", "status": status, "headers": []}
-            await self._send_held()
+    async def fail(self, status: int, pace: Pace, *, too_slow: bool = False) -> None:
+        """Answer with an error, unless an answer has begun: then the connection just ends.
 
-    async def _send_held(self) -> None:
+        It ends behind the error, too, if not all of the request's body has come.
+        """
+        if not self.begun:
+            headers = [] if pace.complete else [(b"connection", b"close")]
+            self._held = {"type": "http.response.start", "status": status, "headers": headers}
+            await self._send_held(pace.refusal(self.request_id) if too_slow else None)
+
+    async def _send_held(self, sentence: str | None = None) -> None:
         held, self._held = self._held, None
         if held is None:
             raise RuntimeError("no answer is held back")
         self.begun = self.complete = True
         headers = MutableHeaders(raw=list(held.get("headers", ())))
-        body = orjson.dumps({"error": self._sentence(held["status"], headers)})
+        body = orjson.dumps({"error": sentence or self._sentence(held["status"])})
         headers["content-type"] = "application/json"
         headers["content-length"] = str(len(body))
+        headers["x-request-id"] = self.request_id
         del headers["transfer-encoding"]
         await self._send({**held, "headers": headers.raw})
         await self._send({"type": "http.response.body", "body": body})
 
-    def _sentence(self, status: int, headers: Headers) -> str:
-        request = f"request {headers['x-request-id']}" if "x-request-id" in headers else "a request"
+    def _sentence(self, status: int) -> str:
+        request = f"request {self.request_id}"
         if status >= 500:
             return f"the server failed to answer {request}; its log has the reason"
         if status == 408:

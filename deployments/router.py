@@ -98,14 +98,14 @@ class RouterApp:
         await self._paths(scope, receive, send)
 
     async def _replan(self, model: str) -> str | None:
-        """Plan for the models that are deployed now; why not, if that does not work."""
+        """Plan for the models that are deployed now; why not, in words for clients."""
         try:
             plan = await asyncio.to_thread(
                 lambda: routing_plan.planned(self._plan.args, routing_plan.deployed_models())
             )
-        except HeadraceError as error:
-            logger.error("the routes do not fit what %s serves now: %s", model, error)
-            return str(error) if error.http_status < 500 else "its artifact cannot be read"
+        except HeadraceError as error:  # for operators: it names directories, and other models
+            logger.error("the routes cannot be planned for what %s serves now: %s", model, error)
+            return "the routes cannot be planned for it, and the router's log says why"
         before, now = self._plan.models[model].contract, plan.models[model].contract
         if replace(now, max_items=None) != replace(before, max_items=None):
             return "it takes other inputs, or tells other labels apart"

@@ -63,8 +63,9 @@ def ask(
 class Raw:
     """A bare connection to a port of this machine."""
 
-    def __init__(self, port: int, timeout_s: float = 20) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
+    def __init__(self, port: int, timeout_s: float = 20, *, host: str = "127.0.0.1") -> None:
+        """``host``: an address of this machine."""
+        self.socket = socket.create_connection((host, port), timeout=timeout_s)
 
     def __enter__(self) -> Self:
         return self

@@ -44,7 +44,11 @@ class Limits(Config):
     """The largest request a replica reads; anything over is refused with status 413."""
 
     body_bytes: int = Field(default=64 * 2**20, ge=1, description="Whole body, in bytes.")
-    json_bytes: int = Field(default=16 * 2**20, ge=1, description="JSON part, in bytes.")
+    json_bytes: int = Field(
+        default=4 * 2**20,
+        ge=1,
+        description="JSON part, in bytes; each may take 46 bytes of memory while it is read.",
+    )
     text_bytes: int = Field(
         default=2**20, ge=1, description="Text of a prediction, in bytes of UTF-8."
     )

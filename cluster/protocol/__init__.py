@@ -3,7 +3,7 @@
     request body ──► infer.decode_infer ──► InferRequest.arrays ──► (the program) ──┐
                        │       │                                                    │
                   json_body    ├─ json_tensor    "data": [[1.5, ...]]               │
-                 (size, depth) └─ binary_tensor  bytes after the JSON, zero-copy    │
+                   (size)      └─ binary_tensor  bytes after the JSON, zero-copy    │
                                                                                     ▼
     answer body, headers ◄─────────────────── answer.encode_infer ◄──────────── arrays
 

@@ -25,12 +25,13 @@ from cluster.routing.answers import content_key
 from cluster.routing.budget import own_deadline
 from deployments import tracing
 from deployments.body import read_body
+from deployments.deadlines import MAX_REQUEST_TIMEOUT_S
 from deployments.errors import RETRY_AFTER_S, json_response
 from deployments.fanout.call import Call, Items, NoAnswerError, Reply, Report
 from deployments.fanout.replicas import Replicas
 from deployments.fanout.routes import RouteNode
 from deployments.inference import PRIORITY_HEADER, priority_of, require_tensors
-from deployments.request_guard import DEADLINE, MAX_REQUEST_TIMEOUT_S, Deadline
+from deployments.pace import DEADLINE, Deadline
 from deployments.server_timing import HEADER as SERVER_TIMING
 from deployments.server_timing import server_timing
 

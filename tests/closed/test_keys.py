@@ -13,12 +13,14 @@ import tritonclient.http as triton
 import yaml
 from http_client import ask
 from let_in import CLIENTS, KEYS
+from listening import REPLICA, sockets
 from tritonclient.utils import InferenceServerException
 
 from cluster.errors import ClusterError
 from deployments.api_keys import LOOK_AGAIN_S, ROUTER_HEADER
 
 JSON = {"Content-Type": "application/json"}
+REPLICA_PORTS = range(30000, 31000)
 CLUSTER_PATHS = ["/v2", "/v2/models", "/openapi.json", "/v2/shadow/watched"]
 
 
@@ -53,7 +55,20 @@ def test_the_servers_own_paths_ask_for_a_key_too(closed, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready"])
 def test_probes_need_no_key(closed, path: str) -> None:
-    assert ask(f"{closed.cluster.http}{path}").status == 200
+    answer = ask(f"{closed.cluster.http}{path}")
+    assert (answer.status, len(answer.json)) == (200, 1)  # yes, and no names
+
+
+def test_a_replicas_own_port_asks_for_a_key_too(closed) -> None:
+    """Past HAProxy, as other machines could where no NetworkPolicy keeps them out."""
+    found = sockets(closed.cluster)
+    own = [s.port for s in found if s.process.startswith(REPLICA) and s.port in REPLICA_PORTS]
+    for port in (*own, closed.cluster.record.fallback_port):
+        url = f"http://127.0.0.1:{port}"
+        for path in ("/-/routes", "/-/routes/", "/v2", "/v2/models/one", "/v2/models/one/infer"):
+            assert ask(f"{url}{path}").status == 401, (port, path)
+        assert ask(f"{url}/-/healthz").status == 200
+    assert len(own) == 3
 
 
 def test_a_key_for_a_route_opens_it_and_not_the_models_behind_it(closed, body: bytes) -> None:

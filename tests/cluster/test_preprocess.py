@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cluster import preprocess
 from cluster.config.sources import ImageInput, TextInput
 from cluster.errors import ConfigError, PayloadTooLargeError, RequestError
 from cluster.preprocess import IMAGE_FORMATS, TextEncoder, decode_image, image_tensor
@@ -295,7 +296,51 @@ def test_a_large_16_bit_image_takes_little_more_memory_than_its_pixels():
     assert peak < 8 * 4000 * 4000
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16"])
+MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("transparent", [False, True])
+@pytest.mark.parametrize("spec", [PLAIN, GREY], ids=["rgb", "grey"])
+def test_a_large_image_has_the_numbers_of_a_small_one(mode, transparent, spec, monkeypatch):
+    image = picture(61, 97).convert("L" if mode.startswith("I") else "RGB").convert(mode)
+    if transparent and mode in ("1", "L", "P", "RGB"):
+        image.info["transparency"] = (9, 9, 9) if mode == "RGB" else 1
+    whole = image_tensor(image, ImageInput(size=40, resize=50, **spec))
+    monkeypatch.setattr(preprocess, "BAND_PIXELS", 61 * 7)
+    in_bands = image_tensor(image, ImageInput(size=40, resize=50, **spec))
+    np.testing.assert_array_equal(in_bands, whole, strict=True)
+
+
+@pytest.mark.parametrize("mode", ["P", "LA", "RGBA", "I;16"])
+def test_a_large_image_takes_its_pixels_twice_at_most(mode, tmp_path):
+    # In a process of its own: PIL's memory shows only in the peak of the whole process.
+    path = tmp_path / "large.png"
+    options = {"transparency": 0} if mode == "P" else {}
+    Image.new(mode, (4000, 4000)).save(path, **options)
+    code = """
+import sys
+from pathlib import Path
+from PIL import Image
+from cluster.config.sources import ImageInput
+from cluster.preprocess import decode_image, image_tensor
+
+def kib(field):
+    return int(Path("/proc/self/status").read_text().split(field + ":")[1].split()[0])
+
+data = Path(sys.argv[1]).read_bytes()
+Image.init()
+before = kib("VmRSS")
+image_tensor(decode_image(data, max_pixels=16_000_000), ImageInput(size=224, resize=256))
+print(kib("VmHWM") - before)
+"""
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    # PIL has 4 bytes for a pixel of most modes, and RGB is one; it was 12 and more.
+    assert int(done.stdout) * 1024 < (2 * 4 + 1.5) * 4000 * 4000
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_mode_becomes_the_channels_of_the_model(mode, channels):
     image = picture(40, 30, "L").convert(mode)

@@ -27,7 +27,7 @@ def status(application: str) -> ServeStatus:
     return ServeStatus(applications={"any": overview})
 
 
-def ask(path: str) -> tuple[int, dict[str, Any]]:
+def ask(path: str, method: str = "POST") -> tuple[int, dict[str, Any]]:
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:
@@ -38,7 +38,7 @@ def ask(path: str) -> tuple[int, dict[str, Any]]:
 
     scope = {
         "type": "http",
-        "method": "POST",
+        "method": method,
         "path": path,
         "root_path": "",
         "query_string": b"",
@@ -60,3 +60,12 @@ def test_a_model_that_is_not_ready(
     code, body = ask(path.replace("digits", "digit"))
     assert code == 404
     assert body["error"] == "no model 'digit' is served here; served: digits"
+
+
+@pytest.mark.parametrize(("application", "ready"), [("DEPLOYING", False), ("RUNNING", True)])
+def test_readiness_names_no_model(
+    monkeypatch: pytest.MonkeyPatch, application: str, ready: bool
+) -> None:
+    monkeypatch.setattr(serve, "status", lambda: status(application))
+    assert ask("/health/ready", "GET") == (200 if ready else 503, {"ready": ready})
+    assert ask("/models", "GET")[1] == {"models": [{"name": "digits", "ready": ready}]}

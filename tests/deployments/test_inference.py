@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,7 +25,8 @@ def ask(text: str) -> list[np.ndarray]:
         limits=Limits(text_bytes=6),
         text_encoder=lambda text: {"input_ids": np.full(4, len(text))},
     )
-    return _preprocess(model, PredictRequest(image=None, text=text, inputs=None, top_k=1))
+    wanted = PredictRequest(image=None, text=text, inputs=None, top_k=1)
+    return asyncio.run(_preprocess(model, wanted))
 
 
 def test_a_text_within_the_limit_is_encoded() -> None:

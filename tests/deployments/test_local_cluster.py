@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import stat
@@ -13,15 +14,18 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
+from http_client import Answer, Raw, ask
+from listening import assert_only_replicas_listen_beyond_loopback, listening, sockets
 
 from cluster.errors import ClusterError, ConfigError
+from deployments.deadlines import MAX_REQUEST_TIMEOUT_VARIABLE
 from deployments.haproxy import REQUEST_START_S
 from deployments.local import LocalCluster, ports, processes
-from deployments.request_guard import MAX_REQUEST_TIMEOUT_VARIABLE
 
 APPLICATION = """
 import asyncio
@@ -135,20 +139,11 @@ def test_only_the_token_opens_the_dashboard(cluster: LocalCluster) -> None:
     assert stat.S_IMODE(cluster.record.token_path.stat().st_mode) == 0o600
     assert stat.S_IMODE(cluster.record.run_dir.stat().st_mode) == 0o700
 
-    def ask(headers: dict[str, str]) -> int:
-        request = urllib.request.Request(f"{cluster.dashboard}/api/serve/applications/")
-        for name, value in headers.items():
-            request.add_header(name, value)
-        try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                return int(answer.status)
-        except urllib.error.HTTPError as error:
-            return error.code
-
     token = cluster.record.token_path.read_text()
-    assert ask({}) == 401
-    assert ask({"Authorization": f"Bearer {token[::-1]}"}) == 403
-    assert ask({"Authorization": f"Bearer {token}"}) == 200
+    url = f"{cluster.dashboard}/api/serve/applications/"
+    assert ask(url).status == 401
+    assert ask(url, headers={"Authorization": f"Bearer {token[::-1]}"}).status == 403
+    assert ask(url, headers={"Authorization": f"Bearer {token}"}).status == 200
 
 
 def ask_dashboard(
@@ -163,6 +158,41 @@ def ask_dashboard(
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+
+
+def test_without_the_token_nothing_is_deployed_or_taken_away(cluster: LocalCluster) -> None:
+    token = cluster.record.token_path.read_text()
+    applications = "/api/serve/applications/"
+    config = {"applications": [LENGTH | {"name": "other", "route_prefix": "/other"}]}
+
+    def deployed() -> set[str]:
+        answer = ask_dashboard(cluster, "GET", applications, Authorization=f"Bearer {token}")
+        return set(json.loads(answer[1])["applications"])
+
+    assert deployed() == {"length"}
+    for headers, status in (({}, 401), ({"Authorization": f"Bearer {token[::-1]}"}, 403)):
+        for method, body in (("PUT", config), ("DELETE", None)):
+            assert ask_dashboard(cluster, method, applications, body, **headers)[0] == status
+    time.sleep(1)  # Serve would have begun by now
+    assert deployed() == {"length"}
+    assert post(f"{cluster.http}/length", b"1")[0] == 200
+
+
+def test_without_the_token_no_agent_does_anything(cluster: LocalCluster, tmp_path: Path) -> None:
+    """Of the dashboard, which starts jobs, and of runtime environments, which installs packages."""
+    (runtime,) = [each.port for each in sockets(cluster) if each.process == "ray::RuntimeEnvAgent"]
+    token = cluster.record.token_path.read_text()
+    job = json.dumps({"entrypoint": f"touch {tmp_path / 'ran'}"}).encode()
+    for port, path in (
+        (cluster.record.agent_port, "/api/job_agent/jobs/"),
+        (cluster.record.agent_port, "/api/job_agent/jobs/any/stop"),
+        (runtime, "/get_or_create_runtime_env"),
+        (runtime, "/delete_runtime_env_if_possible"),
+    ):
+        url = f"http://127.0.0.1:{port}{path}"
+        assert ask(url, job).status == 401, path
+        assert ask(url, job, {"Authorization": f"Bearer {token[::-1]}"}).status == 403, path
+    assert not (tmp_path / "ran").exists()
 
 
 def test_without_the_token_there_is_no_job(cluster: LocalCluster, tmp_path: Path) -> None:
@@ -217,40 +247,18 @@ def test_a_name_that_was_rebound_to_this_machine_opens_nothing(cluster: LocalClu
         assert asked == (401, "Unauthorized: Missing authentication token")
 
 
-ON_EVERY_INTERFACE = {
-    "ray::ServeRepli": "gRPC between deployments, for which Serve has no address setting; it asks "
-    "for the token before it reads anything (the test below)",
-}
-"""Processes of a local cluster with a port that is not on loopback, and why that may be."""
-
-
-def listening(pid: int) -> list[tuple[bool, int]]:
-    """Whether each listening TCP socket of a process is on loopback, and its port."""
-    links = set(processes.open_files(pid))
-    found = []
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and f"socket:[{fields[9]}]" in links:
-                address, _, port = fields[1].partition(":")
-                # Four bytes at a time, each in this machine's order; IPv4 is mapped into IPv6.
-                words = bytes.fromhex(address)
-                last = words[-4:][::-1]
-                loopback = last[0] == 127 or address == "00000000000000000000000001000000"
-                found.append((loopback, int(port, 16)))
-    return found
-
-
 def test_nothing_listens_beyond_loopback_but_what_is_listed(cluster: LocalCluster) -> None:
-    sockets = [(p.name, *socket) for p in found(cluster) for socket in listening(p.pid)]
-    ports_found = {port for _, _, port in sockets}
+    found = sockets(cluster)
+    ports_found = {each.port for each in found}
     expected = {"http", "dashboard", "gcs", "agent", "client", "stats", "metrics", "fallback"}
     missing = {p: name for p, name in cluster.record.ports.items() if p not in ports_found}
     assert not missing
     assert set(cluster.record.ports.values()) == expected
-    assert len(sockets) > 15  # Ray's own, too
-    open_to_all = {name for name, loopback, _ in sockets if not loopback}
-    assert open_to_all <= set(ON_EVERY_INTERFACE), sorted(s for s in sockets if not s[1])
+    assert len(found) > 15  # Ray's own, too
+    # Its one port asks for the token before it reads anything: the test below.
+    assert assert_only_replicas_listen_beyond_loopback(cluster) == [
+        pid_of(cluster, "ray::ServeRepli")
+    ]
 
 
 PICKLE = """
@@ -297,24 +305,33 @@ def test_a_pickle_sent_to_a_replica_does_not_run_without_the_token(
     assert post(f"{cluster.http}/length", b"1")[0] == 200
 
 
-@pytest.mark.parametrize(
-    "start", [b"X-Slow: ", b"Content-Length: 1000\r\n\r\n"], ids=["headers", "body"]
-)
-def test_a_client_that_never_ends_its_request_is_cut_off(
-    cluster: LocalCluster, start: bytes
-) -> None:
-    with socket.create_connection(("127.0.0.1", cluster.record.http_port), timeout=10) as raw:
-        raw.sendall(b"POST /length HTTP/1.1\r\nHost: x\r\n" + start)
-        raw.settimeout(0.5)
-        started, answer = time.monotonic(), b""
+def dripping(port: int, start: bytes, drop: bytes) -> tuple[Answer, float]:
+    """The answer to a request that goes on for ever, a little at a time, and when it came."""
+    with Raw(port) as raw:
+        raw.send(b"POST /length HTTP/1.1\r\nHost: x\r\n" + start)
+        started = time.monotonic()
         while time.monotonic() - started < 3 * REQUEST_START_S:
-            try:
-                answer = raw.recv(65536)
+            if select.select([raw.socket], [], [], 0.5)[0]:
                 break
-            except TimeoutError:
-                raw.sendall(b"a")  # never silent for long
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert time.monotonic() - started < REQUEST_START_S + 2
+            raw.send(drop)  # never silent for long
+        return raw.answer(), time.monotonic() - started
+
+
+def test_a_client_that_never_ends_its_request_is_cut_off(cluster: LocalCluster) -> None:
+    requests = [
+        (b"X-Slow: ", b"a"),
+        (b"Content-Length: 1000\r\n\r\n", b"a"),
+        (b"Content-Length: 10000000\r\n\r\n", b"a"),
+        (b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+    ]
+    with ThreadPoolExecutor(len(requests)) as pool:
+        sent = [pool.submit(dripping, cluster.record.http_port, *each) for each in requests]
+        for each in sent:
+            answer, seconds = each.result()
+            assert answer.status == 408
+            assert REQUEST_START_S - 1 < seconds < REQUEST_START_S + 2
+            # HAProxy's own: the replica, whose deadline here is a second, has heard of none.
+            assert b"Your browser didn't send a complete request in time" in answer.body
 
 
 def test_the_environment_lets_a_driver_in(cluster: LocalCluster) -> None:
@@ -394,22 +411,43 @@ def test_a_failure_shows_its_request_id_and_nothing_else(cluster: LocalCluster) 
     }
 
 
-def test_a_broken_cluster_is_stopped_whole(environment: None, tmp_path: Path) -> None:
+@pytest.mark.fault("a raylet is killed alone")
+def test_haproxy_ends_with_what_started_it(environment: None, tmp_path: Path) -> None:
     shared_memory = set(os.listdir("/dev/shm"))
     cluster = start(tmp_path / "state")
     try:
         cluster.deploy(write_config(tmp_path, LENGTH))
-        for name in ("raylet", "gcs_server", "ray::HAProxyMan"):
-            os.kill(pid_of(cluster, name), signal.SIGKILL)
-        time.sleep(0.2)
-        # HAProxy, orphaned, still holds the port: a stop must find it.
-        assert (ports.holder(cluster.record.http_port) or "").startswith("haproxy")
+        # Each change of what is deployed starts another one, by which the first is replaced.
+        cluster.deploy(write_config(tmp_path, LENGTH, LENGTH | {"name": "b", "route_prefix": "/b"}))
+        assert post(f"{cluster.http}/b", b"1")[0] == 200
+        os.kill(pid_of(cluster, "raylet"), signal.SIGKILL)  # Ray's workers end when it does
+        deadline = time.monotonic() + 10
+        while any(process.name == "haproxy" for process in found(cluster)):
+            assert time.monotonic() < deadline, "HAProxy goes on alone"
+            time.sleep(0.05)
+        assert ports.holder(cluster.record.http_port) is None
         assert LocalCluster.running(cluster.record.state_dir) is None
     finally:
         assert LocalCluster.stop_recorded(cluster.record.state_dir)
     assert_nothing_left(cluster, shared_memory)
 
 
+@pytest.mark.fault("the cluster of `headrace up` loses its GCS")
+def test_a_broken_cluster_is_stopped_whole(environment: None, tmp_path: Path) -> None:
+    shared_memory = set(os.listdir("/dev/shm"))
+    cluster = start(tmp_path / "state")
+    try:
+        cluster.deploy(write_config(tmp_path, LENGTH))
+        for name in ("raylet", "gcs_server"):
+            os.kill(pid_of(cluster, name), signal.SIGKILL)
+        assert found(cluster)
+        assert LocalCluster.running(cluster.record.state_dir) is None
+    finally:
+        assert LocalCluster.stop_recorded(cluster.record.state_dir)
+    assert_nothing_left(cluster, shared_memory)
+
+
+@pytest.mark.fault("`headrace up` is killed while it starts")
 def test_what_a_killed_start_leaves_is_found(environment: None, tmp_path: Path) -> None:
     http_port, dashboard_port = ports.free_ports(2)
     script = f"""

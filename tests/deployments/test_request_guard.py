@@ -11,16 +11,12 @@ import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.errors import ConfigError
-from deployments import request_guard
-from deployments.request_guard import (
-    DEADLINE_HEADER,
-    MAX_REQUEST_TIMEOUT_S,
-    MAX_REQUEST_TIMEOUT_VARIABLE,
-    RequestGuard,
-    middlewares,
-)
+from deployments import pace
+from deployments.deadlines import MAX_REQUEST_TIMEOUT_S, MAX_REQUEST_TIMEOUT_VARIABLE
+from deployments.request_guard import DEADLINE_HEADER, RequestGuard, middlewares
 
 DEADLINE = DEADLINE_HEADER.encode()
+ID: tuple[bytes, bytes] = (b"x-request-id", b"r-1")
 Header = tuple[bytes, bytes]
 
 
@@ -121,6 +117,15 @@ def test_a_websocket_with_a_broken_header_is_closed() -> None:
     assert seen.sent == [{"type": "websocket.close", "code": 1007}]
 
 
+def test_a_request_keeps_its_id_and_gets_one_if_it_has_none() -> None:
+    for given, expected in (((ID,), ID[1]), (((ID[0], b""), ID), ID[1]), ((), None)):
+        for kind in ("http", "websocket"):
+            seen = exchange(OK, *given, kind=kind)
+            assert seen.scope is not None
+            (found,) = [value for name, value in seen.scope["headers"] if name == ID[0]]
+            assert found == expected or (expected is None and len(found) == 36)
+
+
 async def never(scope: Scope, receive: Receive, send: Send) -> None:
     """An app that does not answer."""
     await receive()
@@ -151,7 +156,7 @@ def test_serve_is_told_to_leave_deadline_and_connection_to_the_guard() -> None:
         OK, (DEADLINE, b"2"), (b"x-request-disconnect-disabled", b"?0"), (DEADLINE, b"9")
     )
     assert seen.scope is not None
-    given = [h for h in seen.scope["headers"] if h[0] != b"host"]
+    given = [h for h in seen.scope["headers"] if h[0] not in (b"host", ID[0])]
     assert given == [(DEADLINE, b"0"), (b"x-request-disconnect-disabled", b"?1")]
 
 
@@ -170,7 +175,7 @@ def test_a_deadline_amid_an_answer_ends_it() -> None:
 
 async def keeps(scope: Scope, receive: Receive, send: Send) -> float:
     """What an app does that keeps the deadline itself; until then, in seconds."""
-    given = scope[request_guard.DEADLINE]
+    given = scope[pace.DEADLINE]
     given.kept_by_application = True
     return float(given.at - time.monotonic())
 
@@ -189,7 +194,7 @@ def test_what_keeps_the_deadline_itself_has_its_say_however_busy_the_loop_was() 
 def test_what_says_that_it_keeps_the_deadline_and_does_not_is_cut_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(request_guard, "ANSWER_GRACE_S", 0.05)
+    monkeypatch.setattr(pace, "ANSWER_GRACE_S", 0.05)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await keeps(scope, receive, send)
@@ -217,6 +222,113 @@ class Connection:
             return {"type": "http.request", "body": body, "more_body": bool(self._bodies)}
         await self.left.wait()
         return {"type": "http.disconnect"}
+
+
+@dataclass
+class SlowBody:
+    """A client's side that sends a part of its body every ``every_s`` seconds; 0: never."""
+
+    every_s: float
+    part: bytes = b"x"
+    parts: int = 10**6
+
+    async def receive(self) -> Message:
+        if not self.parts:
+            await asyncio.sleep(60)
+        await asyncio.sleep(self.every_s or 60)
+        self.parts -= 1
+        return {"type": "http.request", "body": self.part, "more_body": self.parts > 0}
+
+
+def slowly(client: SlowBody, app: ASGIApp, max_timeout_s: float = 5) -> Exchange:
+    seen = Exchange()
+
+    async def send(message: Message) -> None:
+        seen.sent.append(message)
+
+    async def run() -> None:
+        scope: Scope = {"type": "http", "headers": [ID]}
+        await RequestGuard(app, max_timeout_s)(scope, client.receive, send)
+
+    asyncio.run(run())
+    return seen
+
+
+async def read_whole(scope: Scope, receive: Receive, send: Send) -> None:
+    while (await receive())["more_body"]:
+        pass
+    await OK(scope, receive, send)
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pace of 0.4 s without a byte, behind a queue 0.2 s, and a second more per 1000 bytes."""
+    monkeypatch.setattr(pace, "PATIENCE_S", 0.4)
+    monkeypatch.setattr(pace, "LEAST_PATIENCE_S", 0.2)
+    monkeypatch.setattr(pace, "BODY_BYTES_PER_S", 1000)
+
+
+@pytest.mark.parametrize("every_s", [0, 0.02], ids=["silent", "a byte now and then"])
+def test_a_body_that_comes_too_slowly_is_cut_off(hurried: None, every_s: float) -> None:
+    started = time.monotonic()
+    seen = slowly(SlowBody(every_s), read_whole)
+    assert 0.4 <= time.monotonic() - started < 2
+    assert seen.status == 408
+    assert seen.error.startswith("the body of request r-1 comes too slowly, ")
+    assert ID in seen.headers
+    assert (b"connection", b"close") in seen.headers  # what may still come is not read
+
+
+@pytest.mark.parametrize("every_s", [0, 0.02], ids=["silent", "a byte now and then"])
+def test_behind_a_queue_it_is_cut_off_sooner(hurried: None, every_s: float) -> None:
+    async def queued(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal taken
+        await asyncio.sleep(0.5)
+        taken = time.monotonic()
+        await read_whole(scope, receive, send)
+
+    taken = 0.0
+    seen = slowly(SlowBody(every_s), queued)
+    assert seen.status == 408
+    assert 0.2 <= time.monotonic() - taken < 0.4
+
+
+@pytest.mark.parametrize(
+    "client",
+    [SlowBody(0.05, b"x" * 100, 20), SlowBody(0.05, parts=3)],
+    ids=["long and fast enough", "short and slow"],
+)
+def test_a_body_that_comes_fast_enough_has_its_time(hurried: None, client: SlowBody) -> None:
+    assert slowly(client, read_whole).status == 200
+
+
+def test_only_the_time_counts_in_which_more_is_waited_for(hurried: None) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.5)  # in Serve's queue
+        await receive()
+        await asyncio.sleep(0.5)
+        await receive()
+        await asyncio.sleep(0.5)  # all is there, and is computed with
+        await OK(scope, receive, send)
+
+    assert slowly(SlowBody(0.01, parts=2), app).status == 200
+
+
+def test_a_loop_that_was_held_up_blames_nobody(hurried: None) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.01, time.sleep, 0.6)
+        await receive()  # comes after 0.03 s, while nobody could look
+        await OK(scope, receive, send)
+
+    assert slowly(SlowBody(0.03, parts=1), app).status == 200
+
+
+def test_a_deadline_before_the_body_is_there_closes_the_connection(hurried: None) -> None:
+    seen = slowly(SlowBody(0.01, b"x" * 100), read_whole, max_timeout_s=0.03)
+    assert seen.status == 408
+    assert "within its deadline of 0.03 s" in seen.error
+    assert (b"connection", b"close") in seen.headers
 
 
 def test_a_request_is_cancelled_when_its_client_leaves() -> None:
@@ -285,18 +397,18 @@ def test_a_body_is_taken_in_no_faster_than_the_app_reads() -> None:
 
 
 def test_plain_text_below_500_becomes_json_and_keeps_its_headers() -> None:
-    headers = [TEXT, (b"retry-after", b"1"), (b"content-length", b"35"), (b"x-request-id", b"r")]
-    seen = exchange(answer(429, headers, b"Request dropped ", b"due to backpressure"))
+    headers = [TEXT, (b"retry-after", b"1"), (b"content-length", b"35")]
+    seen = exchange(answer(429, headers, b"Request dropped ", b"due to backpressure"), ID)
     assert seen.status == 429
     assert seen.error == "Request dropped due to backpressure"
     assert dict(seen.headers)[b"retry-after"] == b"1"
-    assert dict(seen.headers)[b"x-request-id"] == b"r"
+    assert ID in seen.headers
 
 
 @pytest.mark.parametrize("headers", [[TEXT], []])
 def test_plain_text_of_a_5xx_is_replaced(headers: list[Header]) -> None:
     text = b'Traceback (most recent call last):\n  File "/secret/path.py"'
-    seen = exchange(answer(500, [*headers, (b"x-request-id", b"r-1")], text))
+    seen = exchange(answer(500, headers, text), ID)
     assert seen.error == "the server failed to answer request r-1; its log has the reason"
 
 
@@ -338,8 +450,10 @@ def test_an_exception_becomes_a_500(caplog: pytest.LogCaptureFixture) -> None:
 
     seen = exchange(app)
     assert seen.status == 500
-    assert seen.error == "the server failed to answer a request; its log has the reason"
+    request_id = dict(seen.headers)[b"x-request-id"].decode()
+    assert seen.error == f"the server failed to answer request {request_id}; its log has the reason"
     assert "/secret/path" in caplog.text  # the log has the reason, as promised
+    assert request_id in caplog.text
 
 
 def test_an_exception_amid_an_answer_closes_the_connection() -> None:

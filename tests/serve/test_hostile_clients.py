@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from http_client import Raw, ask
+from http_client import Answer, Raw, ask
 from prometheus import requests, wait_for
 
-from deployments.haproxy import SHORT_DIGITS
+from deployments.haproxy import BUFFER_BYTES
+from deployments.pace import PATIENCE_S
 
 HUGE = 10 * 2**30
-LONG = 10**SHORT_DIGITS
-"""HAProxy passes a body on as it comes from here on; it waits for a shorter one."""
+BEGUN = bytes(BUFFER_BYTES)
+"""So much of a body HAProxy waits for; the rest it passes on as it comes."""
 
 
 def post(path: str, *headers: str) -> bytes:
@@ -85,7 +87,7 @@ def test_claimed_bytes_cost_no_memory(served) -> None:
     connections = [Raw(served.port) for _ in range(12)]
     with served.memory("tiny") as memory:
         for raw in connections:
-            raw.send(post("/v2/models/tiny/infer", f"Content-Length: {60 * 2**20}"), b"{}")
+            raw.send(post("/v2/models/tiny/infer", f"Content-Length: {60 * 2**20}"), BEGUN)
         time.sleep(0.5)
         served.assert_answers()
         for raw in connections:
@@ -95,7 +97,7 @@ def test_claimed_bytes_cost_no_memory(served) -> None:
 
 def test_clients_that_leave_do_not_stop_the_others(served) -> None:
     body, headers = served.binary(served.random_input(256))
-    assert len(body) > 2 * LONG
+    assert len(body) > 2 * len(BEGUN)
     (length,) = headers.items()
     head = post(
         "/v2/models/tiny/infer", f"Content-Length: {len(body)}", f"{length[0]}: {length[1]}"
@@ -116,16 +118,51 @@ def test_clients_that_leave_do_not_stop_the_others(served) -> None:
 
 
 def test_a_deadline_passes(served) -> None:
-    length = f"Content-Length: {LONG}"
+    length = f"Content-Length: {2 * len(BEGUN)}"
     late = post("/v2/models/tiny/infer", length, "X-Request-Timeout-Seconds: 0.001")
     for _ in range(5):
         started = time.monotonic()
         with Raw(served.port) as raw:
-            raw.send(late)  # and no body
+            raw.send(late, BEGUN)  # and no more
             answer = raw.answer()
         assert time.monotonic() - started < 5
         assert answer.status == 408
         assert "within its deadline of 0.001 s" in answer.error
+    served.assert_answers()
+
+
+def test_bodies_that_stall_do_not_stop_a_replica(served) -> None:
+    """More of them than it takes requests at a time, each as far as HAProxy waits for."""
+
+    def stall(number: int) -> Answer:
+        chunked = number % 2 == 0
+        form = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {3 * len(BEGUN)}"
+        begun = b"%x\r\n%s\r\n" % (len(BEGUN), BEGUN) if chunked else BEGUN
+        with Raw(served.port, timeout_s=40) as raw:
+            raw.send(post("/v2/models/tight/infer", form, "Content-Type: application/json"), begun)
+            if number % 4 > 1:  # a byte now and then
+                with contextlib.suppress(OSError):
+                    for _ in range(8):
+                        time.sleep(1)
+                        raw.send(b"1\r\na\r\n" if chunked else b"a")
+            return raw.answer()
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(40) as pool:
+        stalled = [pool.submit(stall, number) for number in range(40)]
+        time.sleep(1)
+        body, headers = served.binary(served.random_input(1))
+        answer = ask(f"{served.tight}/infer", body, headers, timeout_s=40)
+        waited = time.monotonic() - started
+        refused = [each.result() for each in stalled]
+    assert answer.status == 200
+    # Those in front of it had their patience, those in the queue a second each time.
+    assert waited < PATIENCE_S + 10
+    for refusal in refused:
+        assert refusal.status == 408
+        assert refusal.error.startswith(
+            f"the body of request {refusal.headers['x-request-id']} comes too slowly, "
+        )
     served.assert_answers()
 
 

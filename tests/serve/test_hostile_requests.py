@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 from http_client import Raw, ask
+from listening import assert_only_replicas_listen_beyond_loopback
 
 JSON = {"Content-Type": "application/json"}
 NAME_1K = "n" * 1024
@@ -121,7 +122,14 @@ CASES = [
     Bad("an encoding nobody knows",
         http("POST", INFER, "Transfer-Encoding: xchunked", body=b"0\r\n\r\n"), 400),
     Bad("a NUL in a header", http("GET", "/v2", "X-Note: a\0b"), 400),
-    Bad("a bare line feed for an end", b"GET /v2 HTTP/1.1\nHost: x\nX: \rY: z\n\n", 400),
+    Bad("a carriage return within a header", b"GET /v2 HTTP/1.1\r\nHost: x\r\nX: \rY: z\r\n\r\n",
+        400),
+    Bad("chunks that end with bare line feeds", http("POST", INFER, "Transfer-Encoding: chunked",
+        length=False) + b"2\n{}\n0\n\n", 400),
+    Bad("chunked twice", http("POST", INFER, "Transfer-Encoding: chunked, chunked",
+        length=False) + b"0\r\n\r\n", 400),
+    Bad("two hosts", http("GET", "/v2", "Host: y"), 400),
+    Bad("HTTP/2 with prior knowledge", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9), 400),
     Bad("a chunk size that is none", http("POST", INFER, "Transfer-Encoding: chunked",
         length=False) + b"zz\r\n\r\n", 400),
     Bad("a chunk size that overflows", http("POST", INFER, "Transfer-Encoding: chunked",
@@ -136,6 +144,11 @@ CASES = [
     Bad("a compressed body", infer(b"\x1f\x8b" + bytes(100), "Content-Encoding: gzip"), 415),
     Bad("a lent body of nobody", infer(b"", "x-headrace-body: /etc/passwd"), 412),
 ]  # fmt: skip
+
+
+def test_nothing_of_it_listens_beyond_loopback_but_the_replicas(served) -> None:
+    """With a router and a model in two stages; what each is: tests/deployments."""
+    assert len(assert_only_replicas_listen_beyond_loopback(served.cluster)) == 4
 
 
 def test_they_are_at_least_forty(capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,6 +184,31 @@ def test_the_second_of_two_smuggled_requests_is_not_answered(served) -> None:
             received += part
     assert received.count(b"HTTP/1.1 ") == 1
     assert b"connection: close" in received.lower()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /v2 HTTP/1.1\nHost: x\n\n",
+        b"GET /v2 HTTP/1.1\r\nHost: x\nX-Note: a\r\n\r\n",
+        b"GET /v2 HTTP/1.1\r\nHost: x\r\nX-Note: a\r\n Content-Length: 5\r\n\r\n",
+    ],
+    ids=["bare line feeds", "one bare line feed", "a header over two lines"],
+)
+def test_line_ends_that_readers_take_differently_are_put_right(served, sent: bytes) -> None:
+    # HAProxy writes every request anew: who reads behind it finds one form of each.
+    with Raw(served.port) as raw:
+        raw.send(sent)
+        assert raw.answer().status == 200
+        raw.send(http("GET", "/v2/health/live"))  # nothing of the first was left for a second
+        assert raw.answer().json == {"live": True}
+
+
+def test_an_upgrade_to_http2_is_not_taken_up(served) -> None:
+    upgrade = "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"
+    with Raw(served.port) as raw:
+        raw.send(http("GET", "/v2/health/live", *upgrade))
+        assert raw.answer().json == {"live": True}
 
 
 def test_duplicate_keys_mean_the_last_one_everywhere(served) -> None:
@@ -221,7 +259,8 @@ def bait() -> Iterator[socket.socket]:
 def test_no_request_makes_the_server_connect_anywhere(served, bait: socket.socket) -> None:
     """What looks like a URL, anywhere in a request, is a name that nobody has."""
     port = bait.getsockname()[1]
-    for url in (f"http://127.0.0.1:{port}/m", f"//127.0.0.1:{port}/m", f"hf:127.0.0.1:{port}/m"):
+    for scheme in ("http://", "https://", "ftp://", "//"):
+        url = f"{scheme}127.0.0.1:{port}/m"
         quoted = url.replace("/", "%2f")
         for path in (f"/v2/models/{quoted}", f"/v2/models/tiny/versions/{quoted}"):
             assert ask(f"{served.cluster.http}{path}").status == 404
@@ -231,7 +270,7 @@ def test_no_request_makes_the_server_connect_anywhere(served, bait: socket.socke
             sent = json.dumps({field: url}).encode()
             assert ask(f"{served.tiny}/predict", sent, JSON).status == 400
         with Raw(served.port) as raw:
-            raw.send(http("GET", url.removeprefix("hf:")))
+            raw.send(http("GET", url))
             assert raw.answer().status in (400, 404)
     with pytest.raises(BlockingIOError):
         bait.accept()

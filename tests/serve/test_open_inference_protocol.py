@@ -50,7 +50,7 @@ def test_the_index_lists_models_and_routes(served) -> None:
     models = {"models": [{"name": name, "ready": True} for name in names]}
     assert ask(f"{served.url}/models").json == models
     assert ask(f"{served.url}/health/live").json == {"live": True}
-    assert ask(f"{served.url}/health/ready").json == {"ready": True, "waiting_for": []}
+    assert ask(f"{served.url}/health/ready").json == {"ready": True}
     assert ask(f"{served.tiny}/ready").json == {"name": "tiny", "ready": True}
 
 

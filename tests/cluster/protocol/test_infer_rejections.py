@@ -6,7 +6,6 @@ import pytest
 
 from cluster.errors import PayloadTooLargeError, RequestError
 from cluster.protocol.infer import decode_infer, parse_header_length
-from cluster.protocol.json_body import MAX_JSON_DEPTH
 from cluster.tensors import TensorSpec
 
 LIMIT = 2**20
@@ -54,8 +53,9 @@ def refuse_tensor(fields, match, **options):
         (b'{"inputs": [{"data": [1e999]}]}', "infinity"),
         (b'{"inputs": [1,]}', "cannot be parsed"),
         (b"{} {}", "cannot be parsed"),
-        (b"[" * 1_000_000, "nested 1000000 levels deep, at most 32"),
-        (b'{"a":' * 200_000 + b"1" + b"}" * 200_000, "nested 200000 levels deep"),
+        (b"[" * 1_000_000, "cannot be parsed"),
+        (b'{"a":' * 200_000 + b"1" + b"}" * 200_000, "cannot be parsed"),
+        (b'{"a":' + b"[" * 1024 + b"]" * 1024 + b"}", "cannot be parsed"),
     ],
 )
 def test_json_that_is_none(body, match):
@@ -66,19 +66,10 @@ def test_json_over_the_limit_is_refused_before_parsing():
     refuse(b"[" * 101, "101 bytes, the limit is 100", limit=100, error=PayloadTooLargeError)
 
 
-def test_nesting_is_counted_outside_strings_and_up_to_the_limit():
-    deepest = b"[" * (MAX_JSON_DEPTH - 1) + b"]" * (MAX_JSON_DEPTH - 1)
-    brackets = b'"\\"[[[[' + b"[" * 99 + b'"'
-    good = orjson.dumps(GOOD)
-    body = b'{"extra": %s, "text": %s, "inputs": [%s]}' % (deepest, brackets, good)
+def test_what_is_nested_as_deep_as_the_parser_goes_is_a_request():
+    deepest = b"[" * 1023 + b"]" * 1023
+    body = b'{"extra": %s, "text": "[[[[", "inputs": [%s]}' % (deepest, orjson.dumps(GOOD))
     assert decode_infer(body, None, [X], [Y], LIMIT).batch == 1
-    deeper = b'{"extra": [%s], "text": %s, "inputs": [%s]}' % (deepest, brackets, good)
-    refuse(deeper, "nested 33 levels deep, at most 32")
-
-
-def test_a_string_that_never_ends_is_scanned_in_linear_time():
-    body = b"[" * 40 + b'"' + b'\\"' * 500_000  # quadratic scanning would take minutes
-    refuse(body, "nested 40 levels", limit=2**22)
 
 
 @pytest.mark.parametrize("value", ["-1", "", "abc", "1.0", "1_0", "٣", "+5", "0x10", "9" * 5000])

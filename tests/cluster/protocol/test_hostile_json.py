@@ -1,0 +1,67 @@
+"""JSON that is made to cost much: within the limit on its size it takes little memory and time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.config.serving import Limits
+from cluster.errors import RequestError
+from cluster.protocol.infer import decode_infer
+from cluster.tensors import TensorSpec
+
+SIZE = Limits().json_bytes
+X = TensorSpec(name="x", datatype="FP32", shape=(-1, 2))
+
+
+def filled(start: bytes, item: bytes, end: bytes) -> bytes:
+    """As many items as the limit lets in."""
+    return start + item * ((SIZE - len(start) - len(end)) // len(item)) + end
+
+
+def ragged(rows: int) -> bytes:
+    start = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[%d,2],"data":[' % rows
+    return start + b"[]," * (rows - 1) + b"[]]}]}"
+
+
+HOSTILE = {
+    "brackets": filled(b"", b"[", b""),
+    "brackets and quotes": filled(b"", b'["', b""),
+    "quotes": filled(b"", b'"', b""),
+    "backslashes": filled(b'{"a":"', b"\\", b""),
+    "objects": filled(b'{"inputs":[', b"{},", b"{}]}"),
+    "objects in objects": filled(b'{"inputs":[', b'{"":{}},', b"{}]}"),
+    "arrays in arrays": filled(b'{"inputs":[', b"[[[[]]]],", b"1]}"),
+    "keys": b"{" + b",".join(b'"%x":1' % n for n in range(SIZE // 10)) + b"}",
+    "ragged data": ragged(SIZE // 3 - 40),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_body_costs_little_memory_and_time(name: str) -> None:
+    assert 0.85 * SIZE < len(HOSTILE[name]) <= SIZE
+    # In a process of its own: the parser's memory shows only in the peak of the whole process.
+    done = subprocess.run(
+        [sys.executable, __file__, name], capture_output=True, text=True, check=True, timeout=60
+    )
+    grown_bytes, seconds = map(float, done.stdout.split())
+    assert grown_bytes < 50 * SIZE
+    assert seconds < 3  # and never a multiple of the size
+
+
+def _kib(field: str) -> int:
+    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0])
+
+
+if __name__ == "__main__":
+    body = HOSTILE[sys.argv[1]]
+    Path("/proc/self/clear_refs").write_text("5")  # the highest so far is what it is now
+    before, started = _kib("VmRSS"), time.monotonic()
+    try:
+        decode_infer(body, None, [X], [X], SIZE)
+    except RequestError:
+        print((_kib("VmHWM") - before) * 1024, time.monotonic() - started)
