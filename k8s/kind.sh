@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The digit classifier on a kind cluster, from nothing: cluster, KubeRay, images, compression job,
 # service. Needs docker, git, kind, helm, kubectl and openssl. RAY_IMAGE: the base, by digest.
-# What is there already is left as it is, so it may be run again.
+# What is there already is left as it is, so it may be run again: a compression job that runs goes on,
+# one that has finished stays finished, and only one that failed, or of another recipe, is made anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -36,24 +37,39 @@ kubectl --namespace "$NAMESPACE" get secret headrace-ray-token > /dev/null 2>&1 
 
 overlay=$(mktemp -d .kind-XXXXXX)
 trap 'rm -rf "$operator" "$overlay"' EXIT
+# What decides what the job builds, and how.
+build=$(cat k8s/base/configmap.recipe.yaml k8s/base/rayjob.compression.yaml \
+  k8s/overlays/cpu-dev/kustomization.yaml | sha256sum | cut --characters 1-16)
 cat > "$overlay/kustomization.yaml" << YAML
 namespace: $NAMESPACE
 resources: [../k8s/overlays/cpu-dev]
 images:
 - {name: headrace-serving, newTag: dev}
 - {name: headrace-compression, newTag: dev}
+patches:
+- target: {kind: RayJob}
+  patch: |
+    - {op: add, path: /metadata/annotations, value: {headrace-build: "$build"}}
+    - {op: replace, path: /spec/suspend, value: false}
 YAML
 
 # The artifact first: replicas would look for it in vain.
-kubectl apply -k "$overlay" --selector 'app.kubernetes.io/component!=serving'
-kubectl --namespace "$NAMESPACE" patch rayjob headrace-compression --type merge \
-  --patch '{"spec": {"suspend": false}}'
+kubectl apply -k "$overlay" \
+  --selector 'app.kubernetes.io/component notin (serving, compression)'
+job() {
+  kubectl --namespace "$NAMESPACE" get rayjob headrace-compression --ignore-not-found \
+    --output "jsonpath=$1"
+}
+found=$(job '{.metadata.annotations.headrace-build}/{.status.jobDeploymentStatus}')
+if [[ $found != "$build"/* || $found == *Failed ]]; then
+  kubectl --namespace "$NAMESPACE" delete rayjob headrace-compression --ignore-not-found
+  kubectl apply -k "$overlay" --selector app.kubernetes.io/component=compression
+fi
 for ((waited = 0; waited < 3600; waited += 5)); do
-  status=$(kubectl --namespace "$NAMESPACE" get rayjob headrace-compression \
-    --output 'jsonpath={.status.jobDeploymentStatus}')
+  status=$(job '{.status.jobDeploymentStatus}')
   case $status in
     Complete) break ;;
-    Failed)
+    Failed | ValidationFailed)
       echo "kind.sh: the compression job failed: kubectl --namespace $NAMESPACE describe" \
         "rayjob headrace-compression, and the logs of its pods" >&2
       exit 1 ;;

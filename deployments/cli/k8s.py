@@ -10,8 +10,9 @@ import yaml
 
 from cluster.errors import ConfigError
 from deployments.cli.inspect import open_artifact
-from deployments.kubernetes import overlay, structure, validate
-from deployments.kubernetes.render import Asked, read_plan, rendered
+from deployments.kubernetes import overlay, stores, structure, validate
+from deployments.kubernetes.plan_file import read_plan
+from deployments.kubernetes.render import Asked, rendered
 
 _OBJECT_STORE = "object-store"
 _BUDGET = "PodDisruptionBudget"
@@ -24,25 +25,29 @@ def render(
     overlay_name: str,
     image: str,
     store: str | None,
+    require_signature: bool,
     out: Path | None,
 ) -> int:
     """Print the manifests, or write one file for each object to ``out``.
 
-    ConfigError naming what does not fit (overlay, plan, image, a field) and PlanError if the
+    ConfigError naming what does not fit (overlay, plan, image, store, a field) and PlanError if the
     overlay has no room for the plan; then nothing is written.
     """
     folder = overlay.overlay_dir(overlay_name)
-    artifact = open_artifact(ref, store)
     remote = store if store is not None and "://" in store else None
+    if remote is not None:
+        stores.require_reachable(remote)
+    artifact = open_artifact(ref, store)
     components = [overlay.k8s_dir() / "components" / _OBJECT_STORE] if remote else []
     base = overlay.build(folder, components)
     validate.require_applicable(base)  # before anything is looked for in them
     asked = Asked(
         artifact=artifact,
-        name=name or artifact.manifest.name,
+        name=artifact.manifest.name if name is None else name,
         image=image,
         plan=None if plan is None else read_plan(plan, artifact),
         store=remote,
+        require_signature=require_signature,
     )
     objects = rendered(base, asked)
     validate.require_valid(objects)
@@ -50,18 +55,26 @@ def render(
         print("---\n".join(_text(each) for each in objects), end="")
     else:
         write(objects, out)
-        print(f"{len(objects)} objects in {out}: `kubectl apply -k {out}`")
-    if any(each["kind"] == _BUDGET for each in base) and not any(
-        each["kind"] == _BUDGET for each in objects
-    ):
+        print(f"{len(objects)} objects in {out}: `{_apply(objects)} -k {out}`")
+    for name in _budgets(base) - _budgets(objects):
         print(
-            "headrace: no PodDisruptionBudget: with one replica at least it would hold up every "
-            "node drain; raise the group's minReplicas to keep one",
+            f"headrace: no {name}: with one replica at least it would hold up every node drain; "
+            "raise the group's replicas to keep it, or delete it where it has been applied",
             file=sys.stderr,
         )
     if unchecked := validate.unknown(objects):
         print(f"headrace: not checked: {', '.join(unchecked)}", file=sys.stderr)
     return 0
+
+
+def _apply(objects: list[dict[str, Any]]) -> str:
+    """The command; most overlays leave the namespace to it."""
+    named = all("namespace" in each["metadata"] for each in objects)
+    return "kubectl apply" if named else "kubectl --namespace NAMESPACE apply"
+
+
+def _budgets(objects: list[dict[str, Any]]) -> set[str]:
+    return {structure.name(each) for each in objects if each["kind"] == _BUDGET}
 
 
 def write(objects: list[dict[str, Any]], out: Path) -> None:
@@ -80,9 +93,10 @@ def write(objects: list[dict[str, Any]], out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (out / name).write_text(content, encoding="utf-8")
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        why = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
-            f"--out {out}: cannot be written: {error.strerror}; give a directory of yours"
+            f"--out {out}: cannot be written: {why}; give a directory of yours"
         ) from error
 
 

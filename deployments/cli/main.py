@@ -104,6 +104,12 @@ def parser() -> argparse.ArgumentParser:
         help="directory or URI to read the manifest from; replicas read from a URI, too, and else "
         "from the claim",
     )
+    render.add_argument(
+        "--require-signature",
+        action="store_true",
+        help="replicas load the artifact only if a key of the Secret headrace-trusted-keys has "
+        "signed it",
+    )
     render.add_argument("--out", type=Path, metavar="DIR", help="default: standard output")
 
     up = commands.add_parser("up", help="start a local cluster and serve a config on it")
@@ -180,8 +186,9 @@ def _run(args: argparse.Namespace) -> int:
             from deployments.cli import k8s
 
             return k8s.render(
-                args.model, args.name, args.plan, args.overlay, args.image, args.store, args.out
-            )
+                args.model, args.name, args.plan, args.overlay, args.image, args.store,
+                args.require_signature, args.out,
+            )  # fmt: skip
         case "up":
             from deployments.cli import up_down
 

@@ -28,7 +28,8 @@ def run(
     as_json: bool,
 ) -> int:
     """Print the plan; PlanError, with what would fit, if there is none."""
-    manifest = open_artifact(ref, store).manifest
+    artifact = open_artifact(ref, store)
+    manifest = artifact.manifest
     found = plan(
         manifest,
         parse_devices(devices) if devices is not None else this_machine(1, _memory_of_a_core()),
@@ -39,6 +40,7 @@ def run(
     )
     if as_json:
         figures = {
+            "artifact": artifact.id,
             "latency_ms": found.latency_ms,
             "items_per_s": found.items_per_s,
             "memory_bytes": found.memory_bytes,

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
-from deployments.drain import DEADLINE_S
-from deployments.kubernetes.rules import cluster, groups, pod_spec
+from deployments.deadlines import node_drain_s, replica_stop_s
+from deployments.kubernetes import images
+from deployments.kubernetes.pods import (
+    cluster,
+    containers,
+    environment,
+    groups,
+    pod_spec,
+    ray_container,
+)
 
 Object = dict[str, Any]
 
-_DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
-
-
-def by_digest(image: str) -> bool:
-    """If an image is named by what it contains, and not by a name that may move."""
-    return _DIGEST.fullmatch(image) is not None
+_RAY_STOP_S = 20  # with the drain's own start
 
 
 def tokens(obj: Object) -> Iterator[str]:
@@ -40,11 +42,15 @@ def drains(obj: Object) -> Iterator[str]:
     if obj["kind"] != "RayService":
         return
     for path, group in groups(obj):
-        seconds = pod_spec(group).get("terminationGracePeriodSeconds") or 30
-        if seconds <= DEADLINE_S:
+        pod = pod_spec(group)
+        seconds = pod.get("terminationGracePeriodSeconds") or 30
+        listed = [each for container in pod["containers"] for each in container.get("env") or []]
+        drain_s = node_drain_s({each["name"]: each["value"] for each in listed if "value" in each})
+        if seconds < drain_s + _RAY_STOP_S:
             yield (
-                f"{path}.template.spec.terminationGracePeriodSeconds: must be over {DEADLINE_S}, "
-                f"what draining takes (given: {seconds})"
+                f"{path}.template.spec.terminationGracePeriodSeconds: must be "
+                f"{drain_s + _RAY_STOP_S:.0f} at least, what draining takes and Ray's own stop "
+                f"(given: {seconds})"
             )
 
 
@@ -55,15 +61,47 @@ def digests(obj: Object) -> Iterator[str]:
     if found is None or not found[1].get("gcsFaultToleranceOptions"):
         return
     for path, container in containers(obj):
-        if not by_digest(container.get("image", "")):
+        if not images.by_digest(container.get("image", "")):
             yield (
                 f"{path}.image: {container.get('image')!r} has no digest; give NAME@sha256:..., as "
                 "the push printed it, or a head that restarts may be another program"
             )
 
 
+def named_images(obj: Object) -> Iterator[str]:
+    """What no container engine takes for an image."""
+    for path, container in containers(obj):
+        image = container.get("image", "")
+        if image and not images.is_reference(image):
+            yield (
+                f"{path}.image: {image!r:.160}: no image is named so; give NAME@sha256:... or "
+                "NAME:TAG"
+            )
+
+
+def outlives(obj: Object) -> Iterator[str]:
+    """The old cluster of an upgrade stays until what it has begun is answered: KubeRay deletes its
+    head and its pods at once, so that none of them can be drained."""
+    if obj["kind"] != "RayService":
+        return
+    least = 0
+    for _, group in groups(obj):
+        listed = environment(ray_container(group)).items()
+        written = {name: each["value"] for name, each in listed if "value" in each}
+        least = max(least, round(replica_stop_s(written)))
+    given = obj["spec"].get("rayClusterDeletionDelaySeconds", 60)  # KubeRay's own
+    if given <= least:
+        yield (
+            f"spec.rayClusterDeletionDelaySeconds: must be over {least}, the time in which load "
+            f"balancers hear of an upgrade and that of the longest request (given: {given})"
+        )
+
+
 def contained(obj: Object) -> Iterator[str]:
-    """Containers run as nobody in particular, and write only where a volume is mounted."""
+    """Our containers run as nobody in particular, and write only where a volume is mounted."""
+    labels = obj["metadata"].get("labels") or {}
+    if cluster(obj) is None and labels.get("app.kubernetes.io/part-of") != "headrace":
+        return
     for path, container in [*containers(obj), *_autoscaler(obj)]:
         given = container.get("securityContext") or {}
         wanted = {
@@ -97,16 +135,4 @@ def _autoscaler(obj: Object) -> Iterator[tuple[str, Object]]:
         yield f"{found[0]}.autoscalerOptions", found[1].get("autoscalerOptions") or {}
 
 
-def containers(obj: Object) -> Iterator[tuple[str, Object]]:
-    """Path and content of every container of an object's pods, the submitter's among them."""
-    for path, group in groups(obj):
-        spec = pod_spec(group)
-        for field in ("initContainers", "containers"):
-            for index, container in enumerate(spec.get(field) or []):
-                yield f"{path}.template.spec.{field}[{index}]", container
-    submitter = obj.get("spec", {}).get("submitterPodTemplate") or {}
-    for index, container in enumerate((submitter.get("spec") or {}).get("containers") or []):
-        yield f"spec.submitterPodTemplate.spec.containers[{index}]", container
-
-
-OWN_RULES = (tokens, drains, digests, contained, disruption)
+OWN_RULES = (tokens, drains, digests, named_images, outlives, contained, disruption)

@@ -13,50 +13,19 @@ from typing import Any
 
 import yaml
 
+from deployments.kubernetes.pods import cluster, environment, groups, pod_spec, ray_container
+
 Object = dict[str, Any]
 
 NAME_LENGTH = {"RayService": 47, "RayJob": 47, "RayCluster": 53}
 """KubeRay appends to a name, and what it makes of it must be the name of a Service."""
 
 _LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-_CLUSTER_FIELD = {"RayService": "rayClusterConfig", "RayJob": "rayClusterSpec"}
 _MANAGERS = ("ray.io/kuberay-operator", "kueue.x-k8s.io/multikueue")
+_TRUE = ("1", "true")
+_GCS_PATH = "/data/gcs"
 _REDIS_ONLY = ("redisAddress", "redisUsername", "redisPassword", "externalStorageNamespace")
 _MODES = ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
-
-
-def cluster(obj: Object) -> tuple[str, Object] | None:
-    """The path and content of an object's Ray cluster, if it has one."""
-    spec = obj.get("spec") or {}
-    if obj["kind"] == "RayCluster":
-        return "spec", spec
-    field = _CLUSTER_FIELD.get(obj["kind"])
-    return (f"spec.{field}", spec[field]) if field and spec.get(field) else None
-
-
-def groups(obj: Object) -> Iterator[tuple[str, Object]]:
-    """Path and content of the head group and the worker groups of an object's Ray cluster."""
-    if (found := cluster(obj)) is not None:
-        path, spec = found
-        yield f"{path}.headGroupSpec", spec["headGroupSpec"]
-        for index, group in enumerate(spec.get("workerGroupSpecs") or []):
-            yield f"{path}.workerGroupSpecs[{index}]", group
-
-
-def ray_container(group: Object) -> Object:
-    """The container Ray runs in: the first."""
-    containers = pod_spec(group).get("containers") or [{}]
-    return dict(containers[0])
-
-
-def pod_spec(group: Object) -> Object:
-    """A group's pod."""
-    return dict(group.get("template", {}).get("spec") or {})
-
-
-def environment(container: Object) -> dict[str, Object]:
-    """The variables written out in a container, by name."""
-    return {each["name"]: each for each in container.get("env") or []}
 
 
 def names(obj: Object) -> Iterator[str]:
@@ -81,7 +50,10 @@ def managed_by(obj: Object) -> Iterator[str]:
 
 
 def worker_groups(obj: Object) -> Iterator[str]:
-    """Groups: names of their own, min ≤ replicas ≤ max, resources given once."""
+    """Groups: names of their own, min ≤ max, resources given once.
+
+    `replicas` may be anything: KubeRay keeps it between the two.
+    """
     found = cluster(obj)
     if found is None:
         return
@@ -102,12 +74,14 @@ def worker_groups(obj: Object) -> Iterator[str]:
         if name in seen:
             yield f"{path}.groupName: {name!r} is another group's already"
         seen.add(name)
-        low, now, high = (group.get(f) or 0 for f in ("minReplicas", "replicas", "maxReplicas"))
-        if not 0 <= low <= now <= high:
-            yield (
-                f"{path}: 0 ≤ minReplicas ≤ replicas ≤ maxReplicas must hold (given: {low}, {now}, "
-                f"{high})"
-            )
+        low, high = (group.get(field) or 0 for field in ("minReplicas", "maxReplicas"))
+        if not 0 <= low <= high:
+            yield f"{path}: 0 ≤ minReplicas ≤ maxReplicas must hold (given: {low}, {high})"
+        idle = group.get("idleTimeoutSeconds")
+        if idle is not None and idle < 0:
+            yield f"{path}.idleTimeoutSeconds: must be 0 or more (given: {idle})"
+        if idle is not None and not _autoscaler_v2(found[1]):
+            yield f"{path}.idleTimeoutSeconds: needs autoscalerOptions.version: v2"
         if scales and group.get("suspend"):
             yield f"{path}.suspend: not with the autoscaler; set minReplicas and replicas to 0"
 
@@ -119,16 +93,16 @@ def autoscaler(obj: Object) -> Iterator[str]:
         return
     path, spec = found
     options = spec.get("autoscalerOptions") or {}
-    variable = environment(ray_container(spec["headGroupSpec"])).get("RAY_enable_autoscaler_v2")
-    if not spec.get("enableInTreeAutoscaling"):
-        if variable and variable.get("value") in ("1", "true"):
-            yield f"{path}.enableInTreeAutoscaling: RAY_enable_autoscaler_v2 is set; set this, too"
-        return
-    if options.get("version") is not None and variable is not None:
-        yield f"{path}.autoscalerOptions.version: remove RAY_enable_autoscaler_v2 from the head"
+    variable = _v2_variable(spec)
     if (options.get("idleTimeoutSeconds") or 0) < 0:
         yield f"{path}.autoscalerOptions.idleTimeoutSeconds: must be 0 or more"
-    if options.get("version") != "v2" and variable is None:
+    if not spec.get("enableInTreeAutoscaling"):
+        if variable.get("value") in _TRUE:
+            yield f"{path}.enableInTreeAutoscaling: RAY_enable_autoscaler_v2 is set; set this, too"
+        return
+    if options.get("version") is not None and variable:
+        yield f"{path}.autoscalerOptions.version: remove RAY_enable_autoscaler_v2 from the head"
+    if not _autoscaler_v2(spec):
         return
     for where, group in groups(obj):
         policy = pod_spec(group).get("restartPolicy")
@@ -137,6 +111,16 @@ def autoscaler(obj: Object) -> Iterator[str]:
                 f"{where}.template.spec.restartPolicy: must be Never or left out with autoscaler "
                 f"v2 (given: {policy})"
             )
+
+
+def _v2_variable(spec: Object) -> Object:
+    """How autoscaler v2 was chosen before there was a field for it; {} if it is not there."""
+    return environment(ray_container(spec["headGroupSpec"])).get("RAY_enable_autoscaler_v2", {})
+
+
+def _autoscaler_v2(spec: Object) -> bool:
+    version = (spec.get("autoscalerOptions") or {}).get("version")
+    return version == "v2" or _v2_variable(spec).get("value") in _TRUE
 
 
 def gcs_fault_tolerance(obj: Object) -> Iterator[str]:
@@ -148,6 +132,14 @@ def gcs_fault_tolerance(obj: Object) -> Iterator[str]:
     options = spec.get("gcsFaultToleranceOptions")
     head = ray_container(spec["headGroupSpec"])
     variables = environment(head)
+    start = spec["headGroupSpec"].get("rayStartParams") or {}
+    for name in ("redis-username", *(["redis-password"] if options is not None else [])):
+        if start.get(name):
+            yield (
+                f"{path}.headGroupSpec.rayStartParams.{name}: give it in gcsFaultToleranceOptions"
+            )
+    if "REDIS_USERNAME" in variables:
+        yield f"{path}: give gcsFaultToleranceOptions.redisUsername instead of REDIS_USERNAME"
     if options is None:
         if "RAY_REDIS_ADDRESS" in variables:
             yield f"{path}.gcsFaultToleranceOptions: RAY_REDIS_ADDRESS is set; give redisAddress"
@@ -157,7 +149,7 @@ def gcs_fault_tolerance(obj: Object) -> Iterator[str]:
     for name in ("ray.io/ft-enabled", "ray.io/external-storage-namespace"):
         if annotations.get(name):
             yield f"{path}: remove the annotation {name}, which says it a second time"
-    set_by_kuberay = {"RAY_REDIS_ADDRESS", "REDIS_PASSWORD", "REDIS_USERNAME"}
+    set_by_kuberay = {"RAY_REDIS_ADDRESS", "REDIS_PASSWORD"}
     set_by_kuberay |= {"RAY_gcs_storage", "RAY_gcs_storage_path"}
     for name in sorted(set_by_kuberay & set(variables)):
         yield f"{path}: KubeRay sets {name}; remove it from the head's variables"
@@ -168,6 +160,8 @@ def gcs_fault_tolerance(obj: Object) -> Iterator[str]:
         if not options.get("redisAddress"):
             yield f"{path}.redisAddress: is missing; give host:port of your Redis"
         return
+    if any(each["mountPath"].rstrip("/") == _GCS_PATH for each in head.get("volumeMounts") or []):
+        yield f"{path}: KubeRay mounts the storage at the head's {_GCS_PATH}; mount yours elsewhere"
     for field in _REDIS_ONLY:
         if options.get(field):
             yield f"{path}.{field}: goes with backend redis; remove it"

@@ -23,20 +23,18 @@ FILE = Path(__file__).with_name("schemas.json.gz")
 KUBERAY = "v1.7.0"
 KUBERNETES = "1.32"
 CORE = {
-    "configmap": "v1",
-    "namespace": "v1",
-    "persistentvolumeclaim": "v1",
-    "secret": "v1",
-    "service": "v1",
-    "serviceaccount": "v1",
-    "job": "batch-v1",
-    "ingress": "networking-v1",
-    "networkpolicy": "networking-v1",
-    "poddisruptionbudget": "policy-v1",
-    "role": "rbac-v1",
-    "rolebinding": "rbac-v1",
-}
-"""Core kinds, as kubernetes-validate names their files."""
+    "v1": (
+        "configmap", "endpoints", "limitrange", "namespace", "persistentvolume",
+        "persistentvolumeclaim", "pod", "resourcequota", "secret", "service", "serviceaccount",
+    ),
+    "apps-v1": ("daemonset", "deployment", "statefulset"),
+    "batch-v1": ("cronjob", "job"),
+    "networking-v1": ("ingress", "ingressclass", "networkpolicy"),
+    "policy-v1": ("poddisruptionbudget",),
+    "rbac-v1": ("clusterrole", "clusterrolebinding", "role", "rolebinding"),
+}  # fmt: skip
+"""Kinds of Kubernetes' own groups, as kubernetes-validate names their files. Of these groups an
+overlay may bring these kinds and no others, because a kind without a schema is not checked."""
 
 _KEPT = (
     "type", "enum", "pattern", "minimum", "maximum", "minLength", "maxLength", "minItems",
@@ -81,8 +79,7 @@ def derive(crd_dir: Path) -> dict[str, Any]:
                 key = f"{crd['spec']['group']}/{version['name']}/{crd['spec']['names']['kind']}"
                 root = version["schema"]["openAPIV3Schema"]
                 kinds[key] = _compact(root, parts, definitions, metadata)
-    for kind, version_name in CORE.items():
-        root = _kubernetes(f"{kind}-{version_name}")
+    for root in (_kubernetes(f"{kind}-{group}") for group, names in CORE.items() for kind in names):
         (gvk,) = root["x-kubernetes-group-version-kind"]
         key = f"{gvk['group']}/{gvk['version']}/{gvk['kind']}".lstrip("/")
         kinds[key] = _compact(root, parts, definitions, metadata)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,15 @@ POD_BYTES = 2 * 2**30
 """What Ray's processes, HAProxy and Python take in a pod beside the model. Those of a local cluster
 that serves one model were 1.3 GiB (Pss, README)."""
 
-_UNITS = {"": 1, "m": 1e-3, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
-          "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}  # fmt: skip
+_UNITS = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1,
+          "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18,
+          "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}  # fmt: skip
+# An exponent and the unit E look alike: 1E3 is a thousand, 1E a million million million.
+_QUANTITY = re.compile(
+    r"(?P<number>[+-]?(\d+(\.\d*)?|\.\d+))"
+    r"((?P<exponent>[eE][+-]?\d+)|(?P<unit>[numkMGTPE]|[KMGTPE]i))?",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True)
@@ -70,26 +78,41 @@ class Fitted:
 def fit(group: Object, need: Need, target: str) -> Fitted:
     """The group with pods that hold one replica each, or as many pods as one needs.
 
-    CPUs and memory grow with the plan; GPUs are those of a machine. PlanError, with the numbers,
-    if the group cannot hold one replica; ConfigError if it does not say how many pods it may have.
+    CPUs and memory grow with the plan. GPUs are those of a machine: of a replica that needs fewer,
+    a pod takes its share of the machine, and the group has so many more pods. PlanError, with the
+    numbers, if the group cannot hold one replica; ConfigError if it does not say how many pods it
+    may have, or has pods that come in sets.
     """
-    name, least = group["groupName"], int(group.get("minReplicas") or 0)
+    name = group["groupName"]
     if group.get("maxReplicas") is None:
         raise ConfigError(f"group {name}: has no maxReplicas; give the most pods it may have")
-    most = int(group["maxReplicas"])
-    resources = _container(group).setdefault("resources", {})
+    if group.get("numOfHosts", 1) != 1:
+        raise ConfigError(
+            f"group {name}: numOfHosts is {group['numOfHosts']}: pods that come in sets are not "
+            "reckoned with; remove it, and a replica of several pods gets them one by one"
+        )
+    most, least = int(group["maxReplicas"]), int(group.get("minReplicas") or 0)
+    made = copy.deepcopy(group)
+    resources = _container(made).setdefault("resources", {})
     gpus = int(quantity((resources.get("limits") or {}).get(GPU, 0)))
     pods = _pods(name, need, gpus, most)
+    used = math.ceil(need.gpus / pods)
+    if 0 < used < gpus:
+        _share(resources, used, gpus)
+        most *= gpus // used
     per_pod = math.ceil(need.shards / pods)
     cpus = math.ceil(per_pod * need.cpus / need.shards)
     memory = POD_BYTES + math.ceil(need.memory_bytes / pods)
-    made = copy.deepcopy(group)
-    _grow(_container(made)["resources"], "cpu", cpus, str(cpus))
-    _grow(_container(made)["resources"], "memory", memory, f"{math.ceil(memory / 2**20)}Mi")
+    _grow(resources, "cpu", cpus, str(cpus))
+    _grow(resources, "memory", memory, _mebibytes(memory))
     # Not what the pod has: Ray would put more replicas in than were reckoned with.
     made["rayStartParams"] = {**(made.get("rayStartParams") or {}), "num-cpus": str(cpus)}
-    replicas = max(1, least // pods)
-    made["minReplicas"] = made["replicas"] = replicas * pods
+    # KubeRay, too, keeps `replicas` between the least and the most.
+    wanted = min(max(least, int(group.get("replicas") or 0)), most)
+    replicas = max(1, wanted // pods)
+    made["replicas"] = replicas * pods
+    made["minReplicas"] = min(made["replicas"], math.ceil(least / pods) * pods)
+    made["maxReplicas"] = most
     return Fitted(made, pods, replicas, most // pods, f"{per_pod}x{target}@{most}")
 
 
@@ -122,6 +145,21 @@ def _pods(name: str, need: Need, gpus: int, most: int) -> int:
     return pods
 
 
+def _share(resources: Object, used: int, gpus: int) -> None:
+    """Make a machine's resources those of a pod that uses some of its GPUs."""
+    for given in (resources[field] for field in ("requests", "limits") if resources.get(field)):
+        if "cpu" in given:
+            given["cpu"] = f"{math.floor(quantity(given['cpu']) * 1000 * used / gpus)}m"
+        if "memory" in given:
+            given["memory"] = _mebibytes(quantity(given["memory"]) * used / gpus)
+        if GPU in given:
+            given[GPU] = used
+
+
+def _mebibytes(count: float) -> str:
+    return f"{math.ceil(count / 2**20)}Mi"
+
+
 def _grow(resources: Object, kind: str, least: float, written: str) -> None:
     for field in ("requests", "limits"):
         given = resources.setdefault(field, {})
@@ -136,12 +174,7 @@ def _container(group: Object) -> Object:
 
 def quantity(written: str | int | float) -> float:
     """A Kubernetes quantity as a number: ``500m`` is 0.5, ``4Gi`` is 4 × 2³⁰."""
-    text = str(written)
-    number = text.rstrip("mkMGTi")
-    unit = text[len(number) :]
-    try:
-        return float(number) * _UNITS[unit]
-    except (ValueError, KeyError):
-        raise ConfigError(
-            f"{text!r} is no quantity that Kubernetes knows, such as 500m or 4Gi"
-        ) from None
+    match = _QUANTITY.fullmatch(str(written))
+    if match is None:
+        raise ConfigError(f"{written!r} is no quantity that Kubernetes knows, such as 500m or 4Gi")
+    return float(match["number"] + (match["exponent"] or "")) * _UNITS[match["unit"] or ""]

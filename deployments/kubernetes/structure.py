@@ -46,20 +46,36 @@ def defaulted(obj: Object) -> Object:
 def problems(obj: Object) -> list[str]:
     """What is wrong with its fields and types, a line each.
 
-    An unknown kind has nothing wrong, unless it is nearly the name of one that is known.
+    A kind of a group that is none of ours, such as Kueue's, cannot be checked: nothing is wrong
+    with it, unless the group's name is nearly one of ours.
     """
     if not known(obj):
-        version, kind = str(obj.get("apiVersion")), str(obj.get("kind"))
-        ours = [each.rpartition("/") for each in schemas()["kinds"]]
-        kinds = [each for group, _, each in ours if group == version]
-        near = get_close_matches(kind, kinds, 1, 0.88)
-        return [f"{name(obj)}: no such kind in {version}; did you mean {near[0]}?"] if near else []
+        return [f"{name(obj)}: {line}" for line in _unknown(obj)]
     lines = [
         f"{name(obj)}: {line}"
         for error in _validator(key(obj)).iter_errors(defaulted(obj))
         for line in _lines(error)
     ]
     return sorted(set(lines))
+
+
+def _unknown(obj: Object) -> Iterator[str]:
+    """Why there is no schema for its kind, if that is not because the group is another's."""
+    kind, version = str(obj.get("kind")), str(obj.get("apiVersion"))
+    group = version.rpartition("/")[0]
+    kinds: dict[str, dict[str, str]] = {}  # group → kind → version
+    for each in schemas()["kinds"]:
+        known_version, _, known_kind = each.rpartition("/")
+        kinds.setdefault(known_version.rpartition("/")[0], {})[known_kind] = known_version
+    if group not in kinds:
+        if near := get_close_matches(group, [each for each in kinds if each], 1, 0.88):
+            yield f"no such group: {group}; did you mean {near[0]}?"
+    elif kind in kinds[group]:
+        yield f"apiVersion: must be {kinds[group][kind]} (given: {version})"
+    else:
+        near = get_close_matches(kind, kinds[group], 1, 0.6)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(kinds[group]))}"
+        yield f"no such kind in {version}; {hint}"
 
 
 def _keys(validator: Any, keys: list[str], items: Any, schema: Object) -> Iterator[ValidationError]:

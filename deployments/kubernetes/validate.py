@@ -1,6 +1,7 @@
 """Everything that can be known of manifests before a cluster sees them, in one list.
 
-objects → fields and types → rules of KubeRay and of ours → the Serve config inside → problems
+objects → fields and types → rules of KubeRay and of ours → the Serve config inside ─┐
+        → if each is right: rules of several objects ──────────────────────────────────┴→ problems
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from deployments import serve_config
 from deployments.kubernetes import structure
 from deployments.kubernetes.own_rules import OWN_RULES
 from deployments.kubernetes.rules import RULES
+from deployments.kubernetes.together import RULES_TOGETHER
 
 Object = dict[str, Any]
 
@@ -38,7 +40,8 @@ def problems(objects: Sequence[Object]) -> list[str]:
         filled = structure.defaulted(obj)
         found += [f"{name}: {line}" for rule in (*RULES, *OWN_RULES) for line in rule(filled)]
         found += _serve_config(obj)
-    return found or _disruption(objects)
+    # They may count on each object being right, too.
+    return found or [line for rule in RULES_TOGETHER for line in rule(objects)]
 
 
 def require_valid(objects: Sequence[Object]) -> None:
@@ -63,25 +66,6 @@ def require_applicable(objects: Sequence[Object]) -> None:
 def unknown(objects: Sequence[Object]) -> list[str]:
     """Objects of kinds that have no schema here: Kueue's, the gateway's, Prometheus'."""
     return [structure.name(obj) for obj in objects if not structure.known(obj)]
-
-
-def _disruption(objects: Sequence[Object]) -> list[str]:
-    """A budget that no pod may leave: a node drain would wait for ever."""
-    least = [
-        sum(group.get("minReplicas") or 0 for group in spec.get("workerGroupSpecs") or [])
-        for spec in (obj["spec"]["rayClusterConfig"] for obj in objects if _serves(obj))
-    ]
-    return [
-        f"{structure.name(obj)}: spec.minAvailable: must be under {least[0]}, the least number of "
-        f"pods, or draining a node waits for ever (given: {obj['spec']['minAvailable']})"
-        for obj in objects
-        if obj["kind"] == "PodDisruptionBudget" and least
-        if (obj["spec"].get("minAvailable") or 0) >= least[0]
-    ]
-
-
-def _serves(obj: Object) -> bool:
-    return bool(obj["kind"] == "RayService")
 
 
 def _serve_config(obj: Object) -> list[str]:

@@ -57,11 +57,13 @@ def crds() -> Path:
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with ``plain`` and ``cut`` for CPUs, and ``large`` for H100s, in eight stages."""
+    """A store with ``plain`` and ``cut`` for CPUs; ``large`` for H100s, in eight stages, and
+    ``twelve``, in twelve."""
     root = tmp_path_factory.mktemp("k8s-store")
     publish(root, "plain", "cpu-x86")
     publish(root, "cut", "cpu-x86", layout("cpu-x86", 2, 1))
     publish(root, "large", "cuda-sm90", layout("cuda-sm90", 8, 1), layout("cuda-sm90", 8, 4))
+    publish(root, "twelve", "cuda-sm90", layout("cuda-sm90", 12, 1))
     return root
 
 

@@ -27,8 +27,8 @@ def _entry(file: str, target: str, takes: tuple[TensorSpec, ...] | None = None) 
     )  # fmt: skip
 
 
-def layout(target: str, pipeline: int, tensor: int) -> Layout:
-    """A cut into stages of 40 MiB, each of them in slices."""
+def layout(target: str, pipeline: int, tensor: int, weight_bytes: int = 40 * MIB) -> Layout:
+    """A cut into stages of ``weight_bytes`` each, each of them in slices."""
     crossing = [(INPUT,), *[(MIDDLE,)] * (pipeline - 1), (OUTPUT,)]
     return Layout(
         target=target,
@@ -44,7 +44,7 @@ def layout(target: str, pipeline: int, tensor: int) -> Layout:
                 program=_entry(f"shards/{stage}.{rank}.pt2", target, crossing[stage]),
                 outputs=crossing[stage + 1],
                 weights=f"shards/{stage}.{rank}.safetensors",
-                weight_bytes=40 * MIB,
+                weight_bytes=weight_bytes,
                 activation_bytes=MIB,
                 latency=LATENCY,
             )
@@ -55,7 +55,9 @@ def layout(target: str, pipeline: int, tensor: int) -> Layout:
     )
 
 
-def publish(root: Path, name: str, target: str, *layouts: Layout) -> str:
+def publish(
+    root: Path, name: str, target: str, *layouts: Layout, size_bytes: int = 80 * MIB
+) -> str:
     """An artifact in the store at ``root``; returns its id."""
     store = LocalStore(root)
     key = f"{abs(hash((name, target, len(layouts)))):064x}"
@@ -69,7 +71,7 @@ def publish(root: Path, name: str, target: str, *layouts: Layout) -> str:
             (room / file).write_bytes(file.encode())
         measured = Measurement(
             accuracy=1, accuracy_low=1, accuracy_high=1, samples=1, latency=LATENCY,
-            size_bytes=80 * MIB,
+            size_bytes=size_bytes,
         )  # fmt: skip
         manifest = Manifest(
             name=name,

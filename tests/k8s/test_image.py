@@ -116,6 +116,13 @@ def test_what_serve_starts_as_haproxy_is_where_the_manifests_say(tmp_path: Path)
     assert os.access(tmp_path / "headrace-haproxy", os.X_OK)
 
 
+def test_wheels_may_come_from_another_index_and_none_is_named() -> None:
+    steps = STAGES["installed"].steps
+    before = steps[: [instruction for instruction, _ in steps].index("RUN")]
+    assert ("ARG", "PIP_EXTRA_INDEX_URL=") in before  # an empty one is none to pip
+    assert "://" not in (ROOT / "k8s" / "Dockerfile").read_text()
+
+
 def test_nobody_ends_as_root() -> None:
     for name in ("serving", "compression"):
         assert STAGES[name].all("USER") == ["root", "1000"]

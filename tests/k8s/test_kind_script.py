@@ -18,7 +18,8 @@ TOOLS = ("docker", "git", "kind", "helm", "kubectl")
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
-    """Each writes its arguments into ``log``; kubectl also keeps the overlay it is given."""
+    """Each writes its arguments into ``log``. kubectl keeps the overlay that it is given and knows
+    a job from when it was applied until it is deleted."""
     for tool in TOOLS:
         (tmp_path / tool).write_text(
             "#!/bin/bash\n"
@@ -26,9 +27,18 @@ def tools(tmp_path: Path) -> Path:
             'case "$*" in\n'
             "  *' get secret'*|'get namespace'*) exit 1 ;;\n"
             "  inspect*) echo rayproject/ray@sha256:0123 ;;\n"
-            "  *'get rayjob'*) echo ${JOB_STATUS:-Complete} ;;\n"
-            f'  "apply -k"*) cp "$3/kustomization.yaml" {tmp_path}/applied.yaml ;;\n'
+            f"  *'get rayjob'*) [ -e {tmp_path}/job ] || exit 0\n"
+            f'    case "$*" in *annotations*) printf %s/ "$(cat {tmp_path}/job)" ;; esac\n'
+            "    echo ${JOB_STATUS:-Complete} ;;\n"
+            f"  *'delete rayjob'*) rm -f {tmp_path}/job ;;\n"
+            '  "apply -k"*)\n'
+            f'    cp "{SCRIPT.parents[1]}/$3/kustomization.yaml" {tmp_path}/applied.yaml\n'
+            '    case "$*" in *component=compression)\n'
+            f"      sed -n 's/.*headrace-build: \"\\(.*\\)\".*/\\1/p' {tmp_path}/applied.yaml"
+            f" > {tmp_path}/job ;;\n"
+            "    esac ;;\n"
             "esac\n"
+            "exit 0\n"
         )
         (tmp_path / tool).chmod(0o755)
     return tmp_path
@@ -55,9 +65,9 @@ def test_the_steps_are_taken_in_order(tools: Path) -> None:
         "--target compression",
         "kubectl create namespace headrace",
         "create secret generic headrace-ray-token --from-literal=auth_token=",
-        "--selector app.kubernetes.io/component!=serving",
-        "patch rayjob headrace-compression",
+        "--selector app.kubernetes.io/component notin (serving, compression)",
         "get rayjob headrace-compression",
+        "--selector app.kubernetes.io/component=compression",
         "--selector app.kubernetes.io/component=serving",
         "wait rayservice/headrace",
     ]
@@ -68,12 +78,34 @@ def test_the_steps_are_taken_in_order(tools: Path) -> None:
     assert (SCRIPT.parent / "Dockerfile").is_file()
 
 
-def test_a_failed_job_ends_it(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JOB_STATUS", "Failed")
+def jobs_made(tools: Path) -> int:
+    return (tools / "log").read_text().count("--selector app.kubernetes.io/component=compression")
+
+
+def test_a_second_run_leaves_the_job_alone(tools: Path) -> None:
+    for _ in range(2):
+        done = start(tools)
+        assert done.returncode == 0, done.stderr
+    assert jobs_made(tools) == 1
+    assert (tools / "log").read_text().count("wait rayservice/headrace") == 2
+    # Not of this recipe any more.
+    (tools / "job").write_text("0123456789abcdef\n")
+    assert start(tools).returncode == 0
+    assert jobs_made(tools) == 2
+
+
+@pytest.mark.parametrize("status", ["Failed", "ValidationFailed"])
+def test_a_failed_job_ends_it_and_is_made_anew_by_the_next_run(
+    tools: Path, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    monkeypatch.setenv("JOB_STATUS", status)
     done = start(tools)
     assert done.returncode == 1
     assert "the compression job failed: kubectl --namespace headrace describe" in done.stderr
     assert "wait rayservice" not in (tools / "log").read_text()
+    assert start(tools).returncode == 1
+    assert jobs_made(tools) == 2
+    assert "delete rayjob headrace-compression" in (tools / "log").read_text()
 
 
 def test_a_tool_that_is_missing_is_named(tools: Path) -> None:
@@ -99,6 +131,10 @@ def test_the_overlay_it_writes_is_a_good_one(tools: Path) -> None:
     text = yaml.safe_dump_all(objects)
     assert "image: headrace-serving:dev" in text
     assert "image: headrace-compression:dev" in text
+    # Applied apart: everything else, the job, what serves.
+    (job,) = [each for each in objects if each["kind"] == "RayJob"]
+    assert job["metadata"]["labels"]["app.kubernetes.io/component"] == "compression"
+    assert job["spec"]["suspend"] is False
     serving = [
         o
         for o in objects

@@ -98,3 +98,47 @@ def test_what_the_api_server_would_refuse(kind: str, spec: str, said: str) -> No
     }
     found = structure.problems(obj)
     assert any(said in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("ray.io/v1alpha1 RayService", "apiVersion: must be ray.io/v1 (given: ray.io/v1alpha1)"),
+        ("ray.io/v2 RayJob", "apiVersion: must be ray.io/v1 (given: ray.io/v2)"),
+        ("ray.io/v1 RayServic", "no such kind in ray.io/v1; did you mean RayService?"),
+        ("ray.io/v1 Queue", "no such kind in ray.io/v1; known: RayCluster, RayJob, RayService"),
+        ("apps/v1 Deploymint", "no such kind in apps/v1; did you mean Deployment?"),
+        ("extensions/v1beta1 Ingress", None),  # a group of its own, which is checked by nobody
+        ("v2 ConfigMap", "apiVersion: must be v1 (given: v2)"),
+        ("batch/v1beta1 CronJob", "apiVersion: must be batch/v1 (given: batch/v1beta1)"),
+        ("policy/v1 PodDisruptionBugdet", "did you mean PodDisruptionBudget?"),
+        ("rbac.authorization.k8s.io/v1 Rolle", "did you mean Role?"),
+        (
+            "netwroking.k8s.io/v1 Ingress",
+            "no such group: netwroking.k8s.io; did you mean",
+        ),
+        ("ray.ioo/v1 RayJob", "no such group: ray.ioo; did you mean ray.io?"),
+        ("kueue.x-k8s.io/v1beta1 ClusterQueue", None),
+        ("gateway.networking.k8s.io/v1 Gateway", None),
+        ("monitoring.coreos.com/v1 PodMonitor", None),
+        ("cert-manager.io/v1 Certificate", None),
+    ],
+)
+def test_a_kind_of_a_known_group_is_a_known_kind(kind: str, said: str | None) -> None:
+    version, name = kind.split()
+    obj = {"apiVersion": version, "kind": name, "metadata": {"name": "x"}, "spec": {"replicsa": 1}}
+    found = structure.problems(obj)
+    if said is None:
+        assert found == []
+    else:
+        assert [line.startswith(f"{name}/x: ") and said in line for line in found] == [True], found
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet"])
+def test_what_others_bring_is_checked_too(kind: str) -> None:
+    obj = {
+        "apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "x"},
+        "spec": {"minReadySecond": 1},
+    }  # fmt: skip
+    found = structure.problems(obj)
+    assert any("minReadySecond: no such field; did you mean minReadySeconds?" in e for e in found)
