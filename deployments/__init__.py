@@ -5,7 +5,8 @@ point, the local cluster and the command line.
     model.py     one replica of a model        endpoints.py  its HTTP paths
     router.py    routes over models            fanout/       a node for each kind of route
     catalog.py   the server's own paths        request_guard.py  in front of every replica
-    haproxy.py   what Serve starts as HAProxy  drain.py      a node, before it stops
+    haproxy.py   what Serve starts as HAProxy  deadlines.py  how long things may take
+    drain/       a node, before it stops
     compress.py  the Ray job                   local/        a cluster on this machine
     cli/         the `headrace` command
 """

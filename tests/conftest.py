@@ -193,3 +193,14 @@ def int8_artifact(int8_artifact_store: Path) -> Artifact:
 @pytest.fixture
 def bf16_artifact(bf16_artifact_store: Path) -> Artifact:
     return LocalStore(bf16_artifact_store).open("tiny-bf16")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many tests broke something, and how many of them passed."""
+    stats = terminalreporter.stats
+    passed, failed = (
+        sum("fault" in each.keywords for each in stats.get(outcome, ()) if each.when == "call")
+        for outcome in ("passed", "failed")
+    )
+    if passed + failed:
+        terminalreporter.write_line(f"faults made: {passed + failed}, of which {failed} did harm")

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
+from http_client import ask
+from leftovers import left_behind, read_process, wait_for_nothing_left
 
 from cluster.artifact.served import TRUSTED_KEYS
-from deployments.local import LocalCluster, ports
-from deployments.request_guard import MAX_REQUEST_TIMEOUT_VARIABLE
+from deployments.deadlines import MAX_REQUEST_TIMEOUT_VARIABLE
+from deployments.local import LocalCluster, ports, processes, rest
 
 WriteConfig = Callable[..., Path]
 
@@ -49,6 +51,32 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, signing_key: Path) -> Iter
         yield started
     finally:
         started.stop()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(cluster: LocalCluster) -> Iterator[None]:
+    """After every test: no process, actor or placement group that serves nobody."""
+    yield
+    wait_for_nothing_left(lambda: _left(cluster))
+
+
+def _left(cluster: LocalCluster) -> list[str]:
+    found = processes.find(cluster.record.cluster_id, cluster.record.run_dir)
+    running = [read_process(each.pid, "here") for each in found]
+    actors = [row | {"node": "here"} for row in _listed(cluster, "actors")]
+    return left_behind(
+        rest.Dashboard(cluster.dashboard, cluster.record.token_path).applications(),
+        actors,
+        _listed(cluster, "placement_groups"),
+        [each for each in running if each is not None],
+    )
+
+
+def _listed(cluster: LocalCluster, kind: str) -> list[dict[str, Any]]:
+    url = f"{cluster.dashboard}/api/v0/{kind}?limit=10000&detail=1"
+    token = cluster.record.token_path.read_text()
+    answer = ask(url, headers={"Authorization": f"Bearer {token}"})
+    return answer.json["data"]["result"]["result"]
 
 
 @pytest.fixture

@@ -36,6 +36,8 @@ REPLACED_WITHIN_S = 60
 ITEM = (1, 16, 16)
 CUT = {"pipeline": 2, "tensor": 1}
 WriteConfig = Callable[..., Path]
+KILLED = pytest.mark.fault("a shard is killed")
+FROZEN = pytest.mark.fault("a shard freezes")
 
 
 def cut_args(store: Path, **changes: object) -> dict[str, object]:
@@ -93,10 +95,10 @@ def check_failed_requests(load: Load, hit: float) -> Counter[int | None]:
 @pytest.mark.parametrize(
     ("how", "stage"),
     [
-        pytest.param(signal.SIGKILL, 0, id="killed-0"),
-        pytest.param(signal.SIGSTOP, 1, id="frozen-1"),
-        pytest.param(signal.SIGKILL, 1, id="killed-1", marks=pytest.mark.slow),
-        pytest.param(signal.SIGSTOP, 0, id="frozen-0", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, 0, id="killed-0", marks=KILLED),
+        pytest.param(signal.SIGSTOP, 1, id="frozen-1", marks=FROZEN),
+        pytest.param(signal.SIGKILL, 1, id="killed-1", marks=[pytest.mark.slow, KILLED]),
+        pytest.param(signal.SIGSTOP, 0, id="frozen-0", marks=[pytest.mark.slow, FROZEN]),
     ],
 )
 def test_a_lost_shard_fails_its_replica_at_once_and_all_of_it_is_replaced(
@@ -124,6 +126,7 @@ def test_a_lost_shard_fails_its_replica_at_once_and_all_of_it_is_replaced(
         assert not Path(f"/proc/{pid}").exists(), "a shard of the lost replica is left"
 
 
+@pytest.mark.fault("a shard of one of two replicas is killed")
 def test_other_replicas_go_on_answering(cluster: LocalCluster, deploy: Callable[..., str]) -> None:
     url = deploy(replicas=2)
     before = shard_pids(cluster)
@@ -138,6 +141,7 @@ def test_other_replicas_go_on_answering(cluster: LocalCluster, deploy: Callable[
     assert {each.status for each in after} == {200}
 
 
+@pytest.mark.fault("a shard is killed while it starts")
 def test_a_shard_killed_while_it_starts_is_no_obstacle(
     cluster: LocalCluster, deploy: Callable[..., str]
 ) -> None:
@@ -177,6 +181,7 @@ def test_nothing_is_left_of_a_model_that_is_no_longer_served(
     assert shard_pids(cluster) == []
 
 
+@pytest.mark.fault("an item makes a shard raise")
 def test_an_item_that_a_shard_refuses_fails_alone(
     cluster: LocalCluster, write_config: WriteConfig, tmp_path: Path, tiny_recipe
 ) -> None:
@@ -232,6 +237,7 @@ def test_replicas_of_a_group_come_and_go_with_the_load(
 
 
 @pytest.mark.slow
+@pytest.mark.fault("a replica finds no room")
 def test_a_replica_without_room_says_which_bundle_lacks_what(
     cluster: LocalCluster, cut_artifact_store: Path, write_config: WriteConfig
 ) -> None:

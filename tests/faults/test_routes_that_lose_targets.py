@@ -105,6 +105,7 @@ def answered(url: str, route: str) -> bool:
     return answer.status == 200 and "partial" not in answer.json.get("parameters", {})
 
 
+@pytest.mark.fault("a target of a route is killed")
 def test_a_killed_target_leaves_the_others_and_comes_back(
     cluster: LocalCluster, deploy: Deploy
 ) -> None:
@@ -130,6 +131,7 @@ def test_a_killed_target_leaves_the_others_and_comes_back(
     assert max(each.ended - each.started for each in load.asked) < 2
 
 
+@pytest.mark.fault("a replica behind a route freezes")
 def test_a_frozen_replica_is_hedged_and_then_left_alone(
     cluster: LocalCluster, deploy: Deploy
 ) -> None:
@@ -151,6 +153,7 @@ def test_a_frozen_replica_is_hedged_and_then_left_alone(
     assert sum(each > 0.2 for each in took) <= 2, took
 
 
+@pytest.mark.fault("a model behind a route is replaced")
 @pytest.mark.parametrize("route", ["through", "hedged", "all"])
 def test_a_model_is_replaced_under_load_without_a_failed_request(
     cluster: LocalCluster,
@@ -175,6 +178,7 @@ def test_a_model_is_replaced_under_load_without_a_failed_request(
     assert seen[200] > 100
 
 
+@pytest.mark.fault("a client leaves a route amid its request")
 def test_a_client_that_leaves_cancels_its_branches(cluster: LocalCluster, deploy: Deploy) -> None:
     url = deploy()
     (slow,) = replicas(cluster, "slow")
@@ -197,6 +201,7 @@ def test_a_client_that_leaves_cancels_its_branches(cluster: LocalCluster, deploy
     assert time.monotonic() - started < 0.7
 
 
+@pytest.mark.fault("a target of a route answers too late")
 def test_a_deadline_of_the_clients_is_a_504_with_all_branches(
     cluster: LocalCluster, deploy: Deploy
 ) -> None:

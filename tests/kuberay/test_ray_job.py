@@ -14,6 +14,7 @@ from operator_calls import Operator, Submitter
 from cluster.artifact.local import LocalStore
 
 
+@pytest.mark.fault("a compression job's submitter is started twice, or the job")
 def test_one_submission_id_gives_one_run_and_the_same_job_again_the_same_artifact(
     operator: Operator, tiny_recipe, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 
+import pytest
 import yaml
 from http_client import ask
 from operator_calls import Operator
@@ -15,6 +16,7 @@ from deployments.local import LocalCluster, processes
 URL = "http://127.0.0.1:8000/v2/models/tiny"
 
 
+@pytest.mark.fault("a config that Serve refuses")
 def test_a_rendered_service_is_put_runs_and_survives_a_wrong_one(
     operator: Operator, serve_config: str
 ) -> None:
@@ -31,6 +33,10 @@ def test_a_rendered_service_is_put_runs_and_survives_a_wrong_one(
     refused = operator.put(yaml.safe_dump(wrong))
     assert refused.status == 400, refused
     assert b"import_path" in refused.body
+    # What runs goes on, and is not started anew, before anything else is put.
+    answer = ask(URL)
+    assert answer.status == 200, answer
+    assert _replica_ids(operator) == before
 
     # The operator puts what it has again and again: nothing may be restarted by that.
     assert operator.put(serve_config).status == 200
@@ -39,6 +45,7 @@ def test_a_rendered_service_is_put_runs_and_survives_a_wrong_one(
     assert ask(URL).status == 200
 
 
+@pytest.mark.fault("a model that cannot be built, beside others")
 def test_what_cannot_be_built_is_told_in_the_status_and_the_rest_runs(
     operator: Operator, serve_config: str
 ) -> None:
@@ -64,6 +71,7 @@ def test_what_cannot_be_built_is_told_in_the_status_and_the_rest_runs(
     assert ask(URL).status == 200
 
 
+@pytest.mark.fault("the head is lost without its storage")
 def test_after_the_head_is_lost_the_config_is_put_again(
     operator: Operator, serve_config: str
 ) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import figures
 import pytest
+from leftovers import left_behind, wait_for_nothing_left
 from network import missing
 from ray_nodes import Nodes
 from served_nodes import Served
 
-from deployments.request_guard import MAX_REQUEST_TIMEOUT_VARIABLE
+from deployments.deadlines import MAX_REQUEST_TIMEOUT_VARIABLE
 
 NODES = 3
 
@@ -30,7 +31,6 @@ def cluster(
             for _ in range(NODES):
                 started.add()
             yield started
-        assert not started.processes_left
         assert not [host.name for host in started.network.hosts if host.is_there]
 
 
@@ -62,6 +62,25 @@ def served(
     served = Served(cluster, bf16_artifact_store, cut_artifact_store)
     served.deploy()
     return served
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(cluster: Nodes) -> Iterator[None]:
+    """After every test: no process, actor or placement group that serves nobody."""
+    yield
+
+    def left() -> list[str]:
+        cluster.keep_head()
+        homes = {row["node_id"]: row["node_ip"] for row in cluster.listed("nodes")}
+        actors = [row | {"node": homes.get(row["node_id"])} for row in cluster.listed("actors")]
+        return left_behind(
+            cluster.client.call(cluster.dashboard.applications),
+            actors,
+            cluster.listed("placement_groups"),
+            cluster.processes(),
+        )
+
+    wait_for_nothing_left(left)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

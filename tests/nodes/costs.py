@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,13 @@ class Process:
 
     @property
     def cpu_s(self) -> float:
-        """Seconds of a core that it has used so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) * _TICK_S
+        """Seconds of a core that it has used so far, with those of its children that have ended;
+        0 if it has ended itself."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return 0
+        return sum(map(int, fields[11:15])) * _TICK_S
 
     @property
     def ports(self) -> list[int]:
@@ -34,13 +39,32 @@ class Process:
         open_files = {str(path.readlink()) for path in Path(f"/proc/{self.pid}/fd").iterdir()}
         return [port for inode, port in listening.items() if f"socket:[{inode}]" in open_files]
 
-    @property
-    def memory_bytes(self) -> int:
-        """Its own memory, and its share of what it has in common with others (Pss)."""
-        for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-        return 0
+
+def memory_bytes(processes: Iterable[Process]) -> int:
+    """What these processes need where nobody else runs: pages of their own, and each page of a
+    file once, though the other nodes here have it mapped, too."""
+    own = 0
+    of_files: dict[tuple[str, ...], int] = {}
+    for process in processes:
+        try:
+            lines = Path(f"/proc/{process.pid}/smaps").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+        mapping: tuple[str, ...] = ()
+        resident = 0
+        for line in lines:
+            name, _, value = line.partition(":")
+            if re.fullmatch(r"[0-9a-f]+-[0-9a-f]+", line.split(maxsplit=1)[0]):
+                fields = line.split()
+                mapping = tuple(fields[2:5])  # offset, device, inode
+            elif name == "Rss":
+                resident = int(value.split()[0]) * 1024
+            elif name == "Anonymous":
+                anonymous = int(value.split()[0]) * 1024
+                own += anonymous if mapping[2] != "0" else resident
+                if mapping[2] != "0":
+                    of_files[mapping] = max(of_files.get(mapping, 0), resident - anonymous)
+    return own + sum(of_files.values())
 
 
 def processes(node: Node, *commands: str) -> list[Process]:

@@ -3,8 +3,8 @@
     Network ── bridge (a namespace too) ── veth ── Host 10.77.0.2, 10.77.0.3, ...
 
 Nothing is added to the machine's own network, so nothing here can reach past the bridge. What a
-link loses is decided by the kernel's packet filter inside the host: a host that is cut off sends
-and receives nothing, and nobody is told.
+link loses is decided by the kernel's packet filter inside the host (`tc netem` would do, but not
+every kernel has it): a host that is cut off sends and receives nothing, and nobody is told.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,11 +35,12 @@ def missing() -> str | None:
     for command in ("ip", "nft", "unshare", "nsenter", "setpriv"):
         if shutil.which(command) is None:
             return f"no `{command}`: install iproute2, nftables and util-linux"
-    name = f"{_PREFIX}{os.getpid()}probe"
-    tried = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
-    if tried.returncode != 0:
-        return f"no network namespaces: {tried.stderr.strip()}"
-    _run("ip", "netns", "del", name)
+    try:
+        with Network() as network:
+            network.add().cut()
+        _run("unshare", "-mpf", "--mount-proc", "mount", "-t", "tmpfs", "tmpfs", "/mnt")
+    except OSError as error:
+        return f"no namespaces with a bridge, veth, a packet filter and mounts here: {error}"
     return None
 
 
@@ -118,8 +120,9 @@ class Network:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in [*(host.name for host in self.hosts), self._bridge]:
-            _run("ip", "netns", "del", name)  # and with it its end of the cable
+        with ExitStack() as after:  # each, whatever became of those before it
+            for name in [*(host.name for host in self.hosts), self._bridge]:
+                after.callback(_run, "ip", "netns", "del", name)  # and its end of the cable
 
     def add(self) -> Host:
         """One more host, reachable from all others."""

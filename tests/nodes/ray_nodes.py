@@ -7,7 +7,6 @@ once, without a word to anybody.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
@@ -16,11 +15,13 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from leftovers import Process, read_process
 from network import Host, Network
 
 from cluster.errors import ClusterError
@@ -36,6 +37,9 @@ NODE_BACK_S = 15
 """Goal: all replicas run again so long after a node was lost, in seconds."""
 
 _START_S = 90
+_KILLED_S = 30
+_MOST_STARTS = 8
+"""Of the head, in all tests together, each of which may kill it once."""
 _POLL_S = 0.25
 
 
@@ -48,10 +52,12 @@ class Node:
     log: Path
 
     def kill(self) -> None:
-        """End every process of the node at once, as a power cut does."""
+        """End every process of the node at once. Its kernel lives, and resets its connections."""
         self.process.kill()
         self.process.wait()
-        while self.host.processes:  # the kernel ends those of a namespace after its first
+        deadline = time.monotonic() + _KILLED_S
+        while left := self.host.processes:  # the kernel ends those of a namespace after its first
+            assert time.monotonic() < deadline, f"{self.host.address} still runs {left}"
             time.sleep(0.02)
 
     @property
@@ -85,25 +91,30 @@ class Nodes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for node in reversed(self.nodes):
-            node.kill()
-        self.network.__exit__()
+        with ExitStack() as after:  # each, whatever became of those before it
+            after.callback(self.network.__exit__)
+            after.callback(self._require_ended, self.client)
+            for node in self.nodes:
+                after.callback(node.kill)
+
+    def _require_ended(self, host: Host) -> None:
+        assert not host.processes, f"processes are left on {host.address}: {host.processes}"
 
     # ------------------------------------------------------------------------------- the nodes
 
     def start_head(self) -> None:
         """Start the head, or start it again with what its storage holds; wait until it answers."""
         self._launch_head()
+        self.wait(self._head_answers, "the dashboard does not answer", _START_S)
 
-        def answers() -> bool:
-            self.keep_head()
-            return self.client.call(self.dashboard.is_reached)
-
-        self.wait(answers, "the dashboard does not answer", _START_S)
+    def _head_answers(self) -> bool:
+        self.keep_head()
+        return self.client.call(self.dashboard.is_reached)
 
     def keep_head(self) -> None:
         """Start the head again if it has ended by itself, as Kubernetes would."""
         if not self.head.runs:
+            assert self.head_starts < _MOST_STARTS, f"the head ends and ends: {self.head.log_end}"
             self._launch_head()
 
     def _launch_head(self) -> None:
@@ -129,8 +140,20 @@ class Nodes:
 
     def alive(self) -> list[str]:
         """Addresses of the nodes that the head takes for alive, itself excepted."""
-        rows = self.ask_head("/api/v0/nodes")["data"]["result"]["result"]
+        rows = self.listed("nodes")
         return [r["node_ip"] for r in rows if r["state"] == "ALIVE" and not r["is_head_node"]]
+
+    def listed(self, kind: str) -> list[dict[str, Any]]:
+        """The rows of Ray's state API: ``nodes``, ``actors``, ``placement_groups``."""
+        answer = self.ask_head(f"/api/v0/{kind}?limit=10000&detail=1")
+        rows: list[dict[str, Any]] = answer["data"]["result"]["result"]
+        return rows
+
+    def processes(self) -> list[Process]:
+        """Those that run on the hosts, the client's excepted, whoever started them."""
+        hosts = {node.host.name: node.host for node in self.nodes}.values()
+        found = [read_process(pid, host.address) for host in hosts for pid in host.processes]
+        return [each for each in found if each is not None]
 
     @property
     def head_starts(self) -> int:
@@ -156,16 +179,6 @@ class Nodes:
             text=True,
             timeout=120,
         )
-
-    @property
-    def processes_left(self) -> list[int]:
-        """All that were started with this cluster's token, on any of its hosts."""
-        left = []
-        for environ in Path("/proc").glob("[0-9]*/environ"):
-            with contextlib.suppress(OSError):  # it has ended
-                if str(self.token_path).encode() in environ.read_bytes():
-                    left.append(int(environ.parent.name))
-        return left
 
     def _start(self, host: Host, *arguments: str, **variables: str) -> Node:
         own = self.directory / host.name
@@ -256,6 +269,7 @@ class Nodes:
                 reason = ""
             except (OSError, HTTPException, ClusterError, AssertionError, LookupError) as error:
                 reason = f": {error}"  # who does not answer yet may be still starting
+                self.keep_head()
             time.sleep(_POLL_S)
         logs = [
             f"{node.host.address}, {'runs' if node.runs else 'has ended'}: {node.log_end}"

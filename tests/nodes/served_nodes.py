@@ -39,6 +39,7 @@ class Served:
         artifact: str = "tiny-int8",
         replicas: int = 2,
         surge_percent: int = 0,
+        on_a_node: int = 1,
         with_cut: bool = True,
     ) -> None:
         """PUT both applications and wait until clients are answered on the replicas' nodes."""
@@ -48,7 +49,7 @@ class Served:
         tiny["deployments"] = [
             {
                 "name": "model-tiny",
-                "max_replicas_per_node": 1,
+                "max_replicas_per_node": on_a_node,
                 "max_surge_percent": surge_percent,
             }
         ]
@@ -78,12 +79,14 @@ class Served:
         )
 
     def tiny_is_whole(self, replicas: int) -> bool:
-        """Whether so many replicas of ``tiny``, and no others, are answered by on living nodes."""
+        """Whether so many replicas of ``tiny``, and no others, are on living nodes, and each of
+        their HAProxies answers and has all of them to send requests to."""
         homes = self.homes("tiny")
         return (
             len(homes) == replicas == len(self.replicas("tiny"))
             and set(homes) <= set(self.cluster.alive())
             and all(self.answers(address, "tiny") for address in homes)
+            and all(len(self.requests_by_server(address)) == replicas for address in homes)
         )
 
     def applications(self) -> dict[str, dict[str, Any]]:
@@ -132,7 +135,8 @@ class Served:
 
     def requests_by_server(self, entry: str) -> dict[str, int]:
         """How many requests for ``tiny`` the HAProxy of a node has sent to each replica so far."""
-        text = self.ask(entry, "/stats;csv", port=STATS_PORT).body.decode()
+        host = self.cluster.node_at(entry).host  # on loopback, there alone
+        text = host.call(ask, f"http://127.0.0.1:{STATS_PORT}/stats;csv").body.decode()
         return {
             server["svname"]: int(server["stot"])
             for server in csv.DictReader(text.splitlines())
@@ -141,12 +145,20 @@ class Served:
             and server["status"] == "UP"
         }
 
+    def spread_cut(self) -> list[str]:
+        """See to it that the two shards of ``cut`` are on different nodes; their addresses."""
+        if len(set(self.shard_homes())) == 1:  # as when fewer nodes were there: placed once more
+            self.deploy(with_cut=False)
+            self.deploy()
+        first, second = self.shard_homes()
+        assert first != second
+        return [first, second]
+
     def shard_homes(self) -> list[str]:
         """The addresses of the nodes where the shards of ``cut`` are, by stage."""
         done = self.cluster.run("deployments.cli.main", "inspect", "--replicas", "--json")
         assert done.returncode == 0, done.stderr
-        nodes = self.cluster.ask_head("/api/v0/nodes")["data"]["result"]["result"]
-        address = {node["node_id"][:12]: node["node_ip"] for node in nodes}
+        address = {node["node_id"][:12]: node["node_ip"] for node in self.cluster.listed("nodes")}
         shards = sorted(json.loads(done.stdout)["shards"], key=lambda shard: shard["stage"])
         return [address[shard["node"]] for shard in shards]
 

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
-from costs import Process, processes
+from costs import Process, memory_bytes, processes
 from figures import measured
 from served_nodes import REPLICA_PORTS, Served
 
 pytestmark = pytest.mark.slow
 
 MIB = 2**20
-REPLICA, HAPROXY = "ray::ServeReplica:tiny", "haproxy -"
-IDLE_S = 10
+REPLICA, HAPROXY, CONTROLLER = "ray::ServeReplica:tiny", "haproxy -", "ray::ServeController"
+IDLE_S = 20
 
 
 def test_what_the_head_a_node_and_a_replica_take_while_nothing_is_asked(served: Served) -> None:
     home = served.cluster.node_at(served.homes("tiny")[0])
+    time.sleep(2)
     head = processes(served.cluster.head)
     replicas = processes(home, REPLICA)
     node = [each for each in processes(home) if "ServeReplica" not in each.command]
     node = [each for each in node if "ShardActor" not in each.command]
-    time.sleep(2)
     before = {each.pid: each.cpu_s for each in [*head, *node, *replicas]}
     time.sleep(IDLE_S)
     for what, found in (("the head", head), ("a node", node), ("a replica", replicas)):
-        alive = [each for each in found if _memory(each)]
-        memory = sum(map(_memory, alive)) / MIB
-        cpu = sum(each.cpu_s - before[each.pid] for each in alive) / IDLE_S
+        memory = memory_bytes(found) / MIB
+        cpu = sum(max(0, each.cpu_s - before[each.pid]) for each in found) / IDLE_S
         measured(f"{what}, idle: memory", f"{memory:.0f} MiB")
         measured("... of a core", f"{cpu:.1%}")
         assert 0 < memory < 2500
@@ -39,15 +39,16 @@ def test_what_a_request_and_a_health_check_take(served: Served) -> None:
     served.deploy(replicas=1)  # so that every request goes to the one that is watched
     (address,) = served.homes("tiny")
     home = served.cluster.node_at(address)
+    time.sleep(2)  # its HAProxy has been told, and was started anew for it
     (replica,) = processes(home, REPLICA)
     haproxies = processes(home, HAPROXY)
-    before = replica.cpu_s, sum(each.cpu_s for each in haproxies)
+    before = replica.cpu_s, _cpu_s(haproxies)
     with served.load("tiny", address, clients=4) as load:
         time.sleep(6)
     assert not load.failed, load.told()
     asked = len(load.asked)
     measured("a request of 1 KB: CPU of the replica", _ms(replica.cpu_s - before[0], asked))
-    measured("... of HAProxy", _ms(sum(e.cpu_s for e in haproxies) - before[1], asked))
+    measured("... of HAProxy", _ms(_cpu_s(haproxies) - before[1], asked))
 
     (port,) = [each for each in replica.ports if each in REPLICA_PORTS]
     before_checks, started = replica.cpu_s, time.monotonic()
@@ -58,11 +59,38 @@ def test_what_a_request_and_a_health_check_take(served: Served) -> None:
     assert checks > 100
 
 
-def _memory(process: Process) -> int:
-    try:
-        return process.memory_bytes
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
+def test_what_one_more_replica_takes_of_the_controller_and_of_each_haproxy(served: Served) -> None:
+    few, many = 2, 8
+
+    def idle(replicas: int) -> tuple[float, float]:
+        """Seconds of a core a second: of the controller, of one node's HAProxy."""
+        served.deploy(replicas=replicas, on_a_node=5)
+        (entry, *_) = served.homes("tiny")
+        time.sleep(5)
+        node = served.cluster.node_at(entry)
+        return _rate(lambda: processes(served.cluster.head, CONTROLLER)), _rate(
+            lambda: processes(node, HAPROXY)
+        )
+
+    before = idle(few)
+    after = idle(many)
+    for what, less, more in zip(("Serve's controller", "an HAProxy"), before, after, strict=True):
+        slope = (more - less) / (many - few)
+        measured(f"{what}, idle: of a core, {few} and {many} replicas", f"{less:.2%}, {more:.2%}")
+        measured("... for one more replica", f"{1e3 * slope:.2f} ms/s")
+    served.deploy()
+
+
+def _rate(find: Callable[[], list[Process]]) -> float:
+    found = find()
+    before = _cpu_s(found)
+    time.sleep(IDLE_S)
+    assert {each.pid for each in find()} == {each.pid for each in found}, "started anew meanwhile"
+    return (_cpu_s(found) - before) / IDLE_S
+
+
+def _cpu_s(found: list[Process]) -> float:
+    return sum(each.cpu_s for each in found)
 
 
 def _ms(seconds: float, count: int) -> str:

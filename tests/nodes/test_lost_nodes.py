@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ REPLICA_BACK_S = 5
 
 
 @pytest.mark.parametrize("retried", [False, True])
+@pytest.mark.fault("a replica is killed")
 def test_a_killed_replica_fails_at_most_what_it_had_and_is_replaced(
     served: Served, first_start_s: float, retried: bool
 ) -> None:
@@ -29,7 +31,7 @@ def test_a_killed_replica_fails_at_most_what_it_had_and_is_replaced(
         )
         assert killed.returncode == 0, killed
         served.cluster.wait(
-            lambda: len(served.replica_ids("tiny")) == 2 and served.replica_ids("tiny") != before,
+            lambda: served.replica_ids("tiny") != before and served.tiny_is_whole(2),
             "the replica is not replaced",
             60,
         )
@@ -38,7 +40,11 @@ def test_a_killed_replica_fails_at_most_what_it_had_and_is_replaced(
     how = "each on a connection of its own" if retried else "on kept connections"
     goal = 0 if retried else clients
     measured(f"a replica is killed: requests failed, {how}", load.failures, f"≤ {goal}")
-    measured("... another one runs", f"{seconds:.1f} s", f"≤ {REPLICA_BACK_S} s")
+    measured(
+        "... another one runs, and every HAProxy knows it",
+        f"{seconds:.1f} s",
+        f"≤ {REPLICA_BACK_S} s",
+    )
     # No second attempt where the client has the beginning of the answer already.
     begun = [asked for asked in load.failed if asked.reason.startswith("IncompleteRead")]
     assert len(load.failed) - len(begun) <= goal, load.told()
@@ -46,6 +52,7 @@ def test_a_killed_replica_fails_at_most_what_it_had_and_is_replaced(
     assert seconds <= REPLICA_BACK_S + first_start_s  # which depends on the machine
 
 
+@pytest.mark.fault("all processes of a node are killed")
 def test_a_killed_node_fails_what_it_had_in_flight_and_is_made_up_for(
     served: Served, first_start_s: float
 ) -> None:
@@ -57,11 +64,14 @@ def test_a_killed_node_fails_what_it_had_in_flight_and_is_made_up_for(
         seconds = served.wait_for(2, timeout_s=60)
     assert len(load.failed) <= clients, load.told()
     assert other not in served.homes("tiny")
-    measured("a node loses its power: requests failed", len(load.failed), f"≤ {clients}")
+    measured(
+        "all processes of a node are killed: requests failed", len(load.failed), f"≤ {clients}"
+    )
     measured("... both applications whole again", f"{seconds:.1f} s", f"≤ {NODE_BACK_S} s")
     assert seconds <= NODE_BACK_S + first_start_s  # which depends on the machine
 
 
+@pytest.mark.fault("a node's link is cut, no reset")
 def test_a_node_whose_link_is_cut_is_given_up_and_does_not_come_back_as_a_ghost(
     served: Served, first_start_s: float
 ) -> None:
@@ -103,13 +113,17 @@ def test_a_call_between_nodes_may_take_a_minute(cluster: Nodes) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault("30 % of packets lost, one way")
 def test_a_link_that_loses_a_third_of_its_packets_fails_no_request(served: Served) -> None:
     entry, other = served.homes("tiny")
     lossy = served.cluster.node_at(other).host
     with served.load("tiny", entry, clients=4) as load:
         lossy.lose(30)
+        before = served.requests_by_server(entry)
         time.sleep(12)
+        after = served.requests_by_server(entry)
         lossy.mend()
+    assert all(after[server] > before[server] + 10 for server in before), (before, after)
     slowest = max(asked.ended - asked.started for asked in load.asked)
     assert not load.failed, load.told()
     assert len(load.asked) > 100
@@ -118,17 +132,23 @@ def test_a_link_that_loses_a_third_of_its_packets_fails_no_request(served: Serve
 
 
 @pytest.mark.slow
+@pytest.mark.fault("30 % of packets lost between two stages of a model")
 def test_stages_that_a_lossy_link_parts_go_on(served: Served) -> None:
+    homes = served.spread_cut()
     (entry,) = served.homes("cut")
     # The link of a shard that is not where the replica's own process is.
-    apart = next(home for home in served.shard_homes() if home != entry)
+    apart = next(home for home in homes if home != entry)
     lossy = served.cluster.node_at(apart).host
     with served.load("cut", entry) as load:
         lossy.lose(30)
         time.sleep(10)
         lossy.mend()
         time.sleep(1)
-    # A shard that is silent for `failure_timeout_s` takes its replica with it: 503, ask again.
-    assert all(asked.status == 503 for asked in load.failed), load.told()
+    # A shard that is silent for `failure_timeout_s` takes its replica with it: 503, ask again. What
+    # is on its way there when its process ends has Serve's own 500.
+    failed = Counter(asked.status for asked in load.failed)
+    assert failed[500] <= load.clients, load.told()
+    assert set(failed) <= {500, 503}, load.told()
+    assert len(load.asked) - len(load.failed) > 20, load.told()
     measured("30 % lost between two stages: failed, of all", load.failures)
     served.wait_for(2, timeout_s=60)

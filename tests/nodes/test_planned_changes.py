@@ -6,8 +6,11 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from figures import measured
 from served_nodes import Served
+
+from deployments.deadlines import DRAIN_START_VARIABLE
 
 
 def test_a_rolling_upgrade_fails_no_request(served: Served) -> None:
@@ -82,3 +85,63 @@ def test_a_drained_node_is_left_before_it_stops(served: Served) -> None:
     measured("... of those sent by way of the node itself", last.failures, "0")
     measured("... its HAProxy says 503 to health checks after", f"{told_s:.1f} s")
     measured("... until the node may stop", f"{seconds:.0f} s")
+
+
+@pytest.mark.slow
+@pytest.mark.fault("a node drains, and there is no room elsewhere")
+def test_a_drain_without_room_elsewhere_says_so(served: Served) -> None:
+    served.deploy(replicas=3)  # at most one on a node, and there are three nodes
+    entry, *_, leaving = served.homes("tiny")
+    node = served.cluster.node_at(leaving)
+    with served.load("tiny", entry) as load:
+        drain = [sys.executable, "-P", "-m", "deployments.drain"]
+        done = served.cluster.run_on(node, "env", f"{DRAIN_START_VARIABLE}=5", *drain)
+    assert done.returncode == 1, done
+    assert "missing now" in done.stderr, done.stderr
+    assert "1 of tiny" in done.stderr, done.stderr
+    assert not load.failed, load.told()
+    node.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.fault("a node drains that has shards alone")
+def test_a_drain_names_the_shards_that_it_does_not_move(served: Served) -> None:
+    homes = served.spread_cut()
+    (entry,) = served.homes("cut")
+    apart = next(home for home in homes if home != entry)
+    node = served.cluster.node_at(apart)
+    before = served.replica_ids("cut")
+    with served.load("cut", entry) as load:
+        drain = [sys.executable, "-P", "-m", "deployments.drain"]
+        done = served.cluster.run_on(node, *drain)
+        assert not load.failed, load.told()
+        started = time.monotonic()
+        node.kill()
+        served.cluster.wait(
+            lambda: served.replica_ids("cut") not in (before, set()), "it is not replaced", 60
+        )
+        served.wait_for(2, timeout_s=60)
+        seconds = time.monotonic() - started
+    assert done.returncode == 0, done.stderr
+    assert "shards of replicas on other nodes end with it: " in done.stdout
+    measured("a node drains that has shards alone: failed, of all", load.failures)
+    measured("... their model whole again", f"{seconds:.1f} s")
+
+
+@pytest.mark.fault("a node drains while the head is away")
+def test_a_drain_waits_for_a_head_that_is_away(served: Served) -> None:
+    staying, leaving = served.homes("tiny")
+    node = served.cluster.node_at(leaving)
+    drain = [sys.executable, "-P", "-m", "deployments.drain"]
+    with served.load("tiny", staying) as load, ThreadPoolExecutor(1) as aside:
+        served.cluster.head.kill()
+        draining = aside.submit(
+            served.cluster.run_on, node, "env", f"{DRAIN_START_VARIABLE}=60", *drain
+        )
+        time.sleep(3)
+        served.cluster.start_head()
+        done = draining.result()
+        assert done.returncode == 0, done
+        node.kill()
+        served.wait_for(2)
+    assert not load.failed, load.told()

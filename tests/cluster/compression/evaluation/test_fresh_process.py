@@ -86,6 +86,7 @@ answer(static=[1, 8])
 
 
 @pytest.mark.parametrize("hang", ["time.sleep(300)", "os.close(1); os.close(2); time.sleep(300)"])
+@pytest.mark.fault("a program hangs in its evaluation")
 def test_a_program_that_hangs_fails_and_leaves_no_orphan(
     play: Play, monkeypatch: pytest.MonkeyPatch, hang: str
 ) -> None:

@@ -78,6 +78,7 @@ def start(folder: Path, mode: str, optimizer: str) -> subprocess.Popen:
     )
 
 
+@pytest.mark.fault("a compression job is killed amid its training")
 def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     optimizer = "adamw"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -230,6 +231,7 @@ def test_weights_spoilt_by_the_very_last_update_are_not_handed_on(bench: Bench) 
     torch.testing.assert_close(made.work.weights(), before, rtol=0, atol=0)
 
 
+@pytest.mark.fault("the disk is full while a training is kept")
 def test_a_full_disk_is_told_and_leaves_no_half_file(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,143 @@
+"""What a fault may leave behind: processes and actors that serve nobody, room held for nobody.
+
+    Serve: its replicas ────────────┐
+    GCS: actors, placement groups ──┼→ left_behind → a sentence for each that does not fit
+    kernel: processes ──────────────┘
+
+A port is held by a process, so one that nobody serves on is found with its process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deployments.names import parse_replica, parse_shard_actor
+
+_SETTLED_S = 60  # a replica that was told to stop has this long
+_OF_ACTORS = r"ray::(ServeReplica|ShardActor|HAProxyManager|ServeController)\b"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of a cluster; ``pid`` and ``parent`` as its node counts them."""
+
+    node: str
+    pid: int
+    parent: int
+    command: str
+
+
+def read_process(pid: int, node: str) -> Process | None:
+    """The process of that id here; None if it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = dict(each.split(":\t", 1) for each in status.splitlines() if ":\t" in each)
+    if fields["State"].startswith("Z"):
+        return None
+    return Process(
+        node,
+        pid=_inner(pid),
+        parent=_inner(int(fields["PPid"])),
+        command=line.replace(b"\0", b" ").decode(errors="replace"),
+    )
+
+
+def _inner(pid: int) -> int:
+    """A process's id in its own namespace."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("NSpid:"):
+                return int(line.split()[-1])
+    return 0  # of who has ended, or is outside
+
+
+def left_behind(
+    applications: dict[str, dict[str, Any]],
+    actors: Iterable[dict[str, Any]],
+    groups: Iterable[dict[str, Any]],
+    processes: Iterable[Process],
+) -> list[str]:
+    """A sentence for each process, actor and placement group that belongs to nobody.
+
+    ``applications``: Serve's details. ``actors``: rows of Ray's state API, each with the ``node``
+    that its processes have.
+    """
+    alive = [actor for actor in actors if actor["state"] == "ALIVE"]
+    homes = {(actor["node"], actor["pid"]): actor["class_name"] for actor in alive}
+    served = [
+        replica
+        for details in applications.values()
+        for deployment in details["deployments"].values()
+        for replica in deployment["replicas"]
+    ]
+    replicas = {replica["replica_id"] for replica in served}
+    # While Serve builds an application anew, or could not, it does not name what runs on of it.
+    unnamed = {name for name, details in applications.items() if not details["deployments"]}
+    judged = [actor for actor in alive if _application(actor) not in unnamed]
+    held = [group for group in groups if _application(group) not in unnamed]
+    return [
+        *_orphaned_processes(processes, homes),
+        *_forgotten_actors(judged, {replica.get("actor_id") for replica in served}, replicas),
+        *_held_room(held, replicas),
+    ]
+
+
+def _application(row: dict[str, Any]) -> str | None:
+    """Whose replica an actor or a group is of, as its name begins; None if of none."""
+    found = re.match(r"SERVE_REPLICA::([^#]+)#", row["name"] or "")
+    return None if found is None else found[1]
+
+
+def _orphaned_processes(
+    processes: Iterable[Process], homes: dict[tuple[str, int], str]
+) -> Iterator[str]:
+    for process in processes:
+        at = f"process {process.pid} on {process.node}"
+        if actor := re.match(_OF_ACTORS, process.command):
+            if not homes.get((process.node, process.pid), "").startswith(actor[1]):
+                yield f"{at}, {process.command.strip()!r}: no living actor"
+        elif "/haproxy " in process.command and " -db " in process.command:
+            parent = homes.get((process.node, process.parent))
+            if parent != "HAProxyManager":
+                yield f"{at}: an HAProxy whose manager is gone"
+
+
+def _forgotten_actors(
+    alive: Iterable[dict[str, Any]], actor_ids: set[str], replicas: set[str]
+) -> Iterator[str]:
+    for actor in alive:
+        shard = parse_shard_actor(actor["name"] or "")
+        if actor["class_name"].startswith("ServeReplica:") and actor["actor_id"] not in actor_ids:
+            yield f"actor {actor['name']}: a replica that Serve does not know"
+        elif shard is not None and shard.replica not in replicas:
+            yield f"actor {actor['name']}: a shard of a replica that is gone"
+
+
+def _held_room(groups: Iterable[dict[str, Any]], replicas: set[str]) -> Iterator[str]:
+    for group in groups:
+        named = parse_replica(group["name"] or "")
+        if group["state"] != "REMOVED" and named is not None and named[1] not in replicas:
+            yield f"placement group {group['name']}: of a replica that is gone"
+
+
+def wait_for_nothing_left(look: Callable[[], list[str]]) -> None:
+    """Until ``look`` finds nothing; AssertionError with what it found last."""
+    deadline = time.monotonic() + _SETTLED_S
+    found = ["never asked"]
+    while found:
+        try:
+            found = look()
+        except (OSError, LookupError) as error:  # it is still coming back
+            found = [repr(error)]
+        assert not found or time.monotonic() < deadline, "left behind:\n" + "\n".join(found)
+        if found:
+            time.sleep(0.5)

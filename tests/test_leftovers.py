@@ -1,0 +1,74 @@
+"""What the tests of faults would find, were anything left behind."""
+
+from __future__ import annotations
+
+import pytest
+from leftovers import Process, left_behind, wait_for_nothing_left
+
+REPLICA = "SERVE_REPLICA::tiny#model-tiny#abc123"
+APPLICATIONS = {
+    "tiny": {
+        "deployments": {"model-tiny": {"replicas": [{"replica_id": "abc123", "actor_id": "a1"}]}}
+    }
+}
+
+
+def actor(pid: int, class_name: str, name: str, actor_id: str, state: str = "ALIVE") -> dict:
+    return {
+        "node": "n", "pid": pid, "class_name": class_name, "name": name, "actor_id": actor_id,
+        "state": state,
+    }  # fmt: skip
+
+
+ACTORS = [
+    actor(10, "ServeReplica:tiny:model-tiny", REPLICA, "a1"),
+    actor(11, "ShardActor", f"{REPLICA}#stage-0.rank-0", "a2"),
+    actor(12, "HAProxyManager", "proxy", "a3"),
+]
+PROCESSES = [
+    Process("n", 10, 1, "ray::ServeReplica:tiny:model-tiny "),
+    Process("n", 11, 1, "ray::ShardActor.run "),
+    Process("n", 12, 1, "ray::HAProxyManager "),
+    Process("n", 13, 12, "/bin/haproxy -db -f x "),
+    Process("n", 14, 1, "ray::IDLE "),
+]
+GROUPS = [{"name": REPLICA, "state": "CREATED"}]
+
+
+def test_what_serves_is_not_left_behind() -> None:
+    assert left_behind(APPLICATIONS, ACTORS, GROUPS, PROCESSES) == []
+
+
+@pytest.mark.parametrize(
+    ("actors", "groups", "processes", "said"),
+    [
+        (ACTORS[1:], GROUPS, PROCESSES, "'ray::ServeReplica:tiny:model-tiny': no living actor"),
+        (ACTORS, GROUPS, [Process("n", 20, 1, "ray::ShardActor ")], "no living actor"),
+        (ACTORS, GROUPS, [Process("m", 11, 1, "ray::ShardActor ")], "no living actor"),
+        (ACTORS, GROUPS, [Process("n", 13, 1, "/bin/haproxy -db ")], "whose manager is gone"),
+        ([actor(30, "ServeReplica:tiny:model-tiny", REPLICA, "a9")], GROUPS, [],
+         "that Serve does not know"),
+        ([actor(31, "ShardActor", REPLICA[:-1] + "9#stage-0.rank-0", "a8")], GROUPS, [],
+         "a shard of a replica that is gone"),
+        (ACTORS, [{"name": REPLICA + "x", "state": "PENDING"}], [], "a replica that is gone"),
+    ],
+)  # fmt: skip
+def test_what_belongs_to_nobody_is_named(actors, groups, processes, said: str) -> None:
+    (found,) = left_behind(APPLICATIONS, actors, groups, processes)
+    assert said in found
+
+
+def test_what_serve_does_not_name_now_is_not_judged() -> None:
+    unnamed = {"tiny": {"deployments": {}}}
+    assert left_behind(unnamed, ACTORS, GROUPS, PROCESSES) == []
+
+
+def test_a_group_that_was_removed_holds_nothing() -> None:
+    removed = [{"name": REPLICA + "x", "state": "REMOVED"}]
+    assert left_behind(APPLICATIONS, ACTORS, removed, PROCESSES) == []
+
+
+def test_what_stays_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leftovers._SETTLED_S", 0.1)
+    with pytest.raises(AssertionError, match="left behind:\nan orphan"):
+        wait_for_nothing_left(lambda: ["an orphan"])
