@@ -1,4 +1,4 @@
-"""How long a request may take, and what it follows for whoever has to wait for one, in seconds.
+"""How long a request may take, and what follows from it for whoever waits for one, in seconds.
 
     request ≤ max_request_timeout_s
     replica that stops = every HAProxy hears of it + the longest request           replica_stop_s

@@ -1,10 +1,8 @@
 """What a fault may leave behind: processes and actors that serve nobody, room held for nobody.
 
-    Serve: its replicas ────────────┐
-    GCS: actors, placement groups ──┼→ left_behind → a sentence for each that does not fit
-    kernel: processes ──────────────┘
-
-A port is held by a process, so one that nobody serves on is found with its process.
+Serve: its replicas ────────────┐
+GCS: actors, placement groups ──┼→ left_behind → a sentence for each that does not fit
+kernel: processes ──────────────┘
 """
 
 from __future__ import annotations
@@ -14,9 +12,11 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from cluster.errors import ClusterError
 from deployments.names import parse_replica, parse_shard_actor
 
 _SETTLED_S = 60  # a replica that was told to stop has this long
@@ -136,7 +136,8 @@ def wait_for_nothing_left(look: Callable[[], list[str]]) -> None:
     while found:
         try:
             found = look()
-        except (OSError, LookupError) as error:  # it is still coming back
+        except (OSError, HTTPException, ClusterError, AssertionError, LookupError) as error:
+            # Who does not answer yet may still be coming back.
             found = [repr(error)]
         assert not found or time.monotonic() < deadline, "left behind:\n" + "\n".join(found)
         if found:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from leftovers import Process, left_behind, wait_for_nothing_left
 
+from cluster.errors import ClusterError
+
 REPLICA = "SERVE_REPLICA::tiny#model-tiny#abc123"
 APPLICATIONS = {
     "tiny": {
@@ -45,6 +47,8 @@ def test_what_serves_is_not_left_behind() -> None:
         (ACTORS[1:], GROUPS, PROCESSES, "'ray::ServeReplica:tiny:model-tiny': no living actor"),
         (ACTORS, GROUPS, [Process("n", 20, 1, "ray::ShardActor ")], "no living actor"),
         (ACTORS, GROUPS, [Process("m", 11, 1, "ray::ShardActor ")], "no living actor"),
+        (ACTORS, GROUPS, [Process("n", 20, 1, "ray::HAProxyManager ")], "no living actor"),
+        (ACTORS, GROUPS, [Process("n", 20, 1, "ray::ServeController.run ")], "no living actor"),
         (ACTORS, GROUPS, [Process("n", 13, 1, "/bin/haproxy -db ")], "whose manager is gone"),
         ([actor(30, "ServeReplica:tiny:model-tiny", REPLICA, "a9")], GROUPS, [],
          "that Serve does not know"),
@@ -66,6 +70,20 @@ def test_what_serve_does_not_name_now_is_not_judged() -> None:
 def test_a_group_that_was_removed_holds_nothing() -> None:
     removed = [{"name": REPLICA + "x", "state": "REMOVED"}]
     assert left_behind(APPLICATIONS, ACTORS, removed, PROCESSES) == []
+
+
+def test_who_does_not_answer_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([ClusterError("not yet"), ["an orphan"], []])
+
+    def look() -> list[str]:
+        answer = next(answers)
+        if isinstance(answer, ClusterError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("leftovers.time.sleep", lambda _: None)
+    wait_for_nothing_left(look)
+    assert list(answers) == []
 
 
 def test_what_stays_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

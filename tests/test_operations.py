@@ -48,6 +48,10 @@ def failures() -> dict[str, str]:
     return shown
 
 
+def test_nothing_is_left_to_be_filled_in() -> None:
+    assert not re.findall(r"@[A-Z]+@", TEXT)
+
+
 def test_every_fault_that_a_test_makes_has_its_line() -> None:
     shown = failures()
     assert len(faults()) >= FEWEST_FAULTS

@@ -33,7 +33,7 @@ def main() -> int:
         except subprocess.TimeoutExpired:
             break
         if done.returncode in (DONE, ENDED):
-            return done.returncode
+            return int(done.returncode == ENDED)
         time.sleep(_RETRY_S)  # the head is away, and may come back
     print(f"given up after {deadline_s:.0f} s; what is still here ends with it", file=sys.stderr)
     return 1

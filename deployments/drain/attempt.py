@@ -19,9 +19,11 @@ if TYPE_CHECKING:  # Ray takes a second to import, and manifests are checked wit
     from ray.util.state.common import ActorState
 
 DONE = 0
-ENDED = 1
 AWAY = 3
 """Exit status: the head did not answer."""
+
+ENDED = 4
+"""Exit status; not 1, with which Python and Ray end a process that lost the head."""
 
 _CONNECT_S = 20.0  # a head that is there answers in less, also on a busy machine
 _SETTLED_S = 10.0  # how much later than a replica's end Serve may know of it
@@ -56,9 +58,7 @@ def main(left_s: float) -> int:
         return _ended(f"node {node} is not drained: {refusal}")
 
     started = time.monotonic()
-    moved: Deployments = Counter()
     while left := _replicas(node):
-        moved |= left
         if time.monotonic() > deadline:
             return _ended(f"still on node {node} after {left_s:.0f} s: {_told(left)}")
         time.sleep(_POLL_S)
@@ -66,7 +66,7 @@ def main(left_s: float) -> int:
     if shards := _actors(node, "ShardActor"):
         names = ", ".join(sorted(str(shard.name) for shard in shards))
         print(f"shards of replicas on other nodes end with it: {names}")
-    if short := _short(moved, min(deadline, time.monotonic() + _SETTLED_S)):
+    if short := _short(min(deadline, time.monotonic() + _SETTLED_S)):
         return _ended(
             f"missing now, for want of room elsewhere or because new ones do not start: "
             f"{_told(short)}; `serve status` says why"
@@ -129,18 +129,17 @@ def _actors(node: str, class_prefix: str) -> list[ActorState]:
     return [each for each in found if (each.class_name or "").startswith(class_prefix)]
 
 
-def _short(moved: Deployments, deadline: float) -> Deployments:
-    """Those of these deployments that are not whole by then, with how many replicas they lack."""
+def _short(deadline: float) -> Deployments:
+    """Which deployments lack replicas then, and how many. All are looked at: which of them had one
+    here is not known any more where another attempt has moved it."""
     from ray.serve.context import _get_global_client
 
     short: Deployments = Counter()
-    client = _get_global_client() if moved else None  # which raises where Serve does not run
-    while client is not None:
-        applications = client.get_serve_details()["applications"]
+    client = _get_global_client(raise_if_no_controller_running=False)
+    while client is not None:  # as where Serve does not run
         short.clear()
-        for application, deployment in moved:
-            served = applications.get(application, {"deployments": {}})["deployments"]
-            if (found := served.get(deployment)) is not None:
+        for application, details in client.get_serve_details()["applications"].items():
+            for deployment, found in details["deployments"].items():
                 running = sum(each["state"] == "RUNNING" for each in found["replicas"])
                 short[application, deployment] = found["target_num_replicas"] - running
         short = +short
@@ -151,7 +150,7 @@ def _short(moved: Deployments, deadline: float) -> Deployments:
 
 
 def _told(deployments: Deployments) -> str:
-    return ", ".join(f"{count} of {app}" for (app, _), count in sorted(deployments.items()))
+    return ", ".join(f"{count} of {app}'s {name}" for (app, name), count in deployments.items())
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from cluster.errors import ConfigError
 from deployments.deadlines import node_drain_s, replica_stop_s
 from deployments.kubernetes import images
 from deployments.kubernetes.pods import (
@@ -42,16 +43,29 @@ def drains(obj: Object) -> Iterator[str]:
     if obj["kind"] != "RayService":
         return
     for path, group in groups(obj):
-        pod = pod_spec(group)
-        seconds = pod.get("terminationGracePeriodSeconds") or 30
-        listed = [each for container in pod["containers"] for each in container.get("env") or []]
-        drain_s = node_drain_s({each["name"]: each["value"] for each in listed if "value" in each})
+        seconds = pod_spec(group).get("terminationGracePeriodSeconds") or 30
+        try:
+            drain_s = node_drain_s(_written(group))
+        except ConfigError as error:
+            yield f"{path}.template.spec.containers[0].env: {error}"
+            continue
+        if "workerGroupSpecs" in path and not ray_container(group).get("lifecycle"):
+            yield (
+                f"{path}.template.spec.containers[0].lifecycle: is missing; "
+                "preStop: {exec: {command: [python, -m, deployments.drain]}} moves replicas away"
+            )
         if seconds < drain_s + _RAY_STOP_S:
             yield (
                 f"{path}.template.spec.terminationGracePeriodSeconds: must be "
                 f"{drain_s + _RAY_STOP_S:.0f} at least, what draining takes and Ray's own stop "
                 f"(given: {seconds})"
             )
+
+
+def _written(group: Object) -> dict[str, str]:
+    """The variables that a group's Ray has by its manifest, those of Secrets and the like apart."""
+    listed = environment(ray_container(group)).items()
+    return {name: str(each["value"]) for name, each in listed if "value" in each}
 
 
 def digests(obj: Object) -> Iterator[str]:
@@ -86,9 +100,10 @@ def outlives(obj: Object) -> Iterator[str]:
         return
     least = 0
     for _, group in groups(obj):
-        listed = environment(ray_container(group)).items()
-        written = {name: each["value"] for name, each in listed if "value" in each}
-        least = max(least, round(replica_stop_s(written)))
+        try:
+            least = max(least, round(replica_stop_s(_written(group))))
+        except ConfigError:
+            return  # said of the drain
     given = obj["spec"].get("rayClusterDeletionDelaySeconds", 60)  # KubeRay's own
     if given <= least:
         yield (

@@ -19,6 +19,8 @@ from deployments.deadlines import (
     node_drain_s,
     replica_stop_s,
 )
+from deployments.drain import __main__ as drain
+from deployments.drain.attempt import AWAY, ENDED
 
 
 def _drain(tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -34,6 +36,8 @@ def _drain(tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]
 
 
 def test_where_no_ray_runs_it_says_so(tmp_path: Path) -> None:
+    if subprocess.run(["pgrep", "-x", "raylet"], capture_output=True, check=False).returncode == 0:
+        pytest.skip("another Ray runs on this machine, and would be found")
     done = _drain(tmp_path)
     assert done.returncode == 1
     assert "nothing is drained: no node of Ray's runs here" in done.stderr
@@ -49,10 +53,21 @@ def test_a_head_that_never_answers_is_waited_for_as_long_as_was_said(tmp_path: P
     )
     assert done.returncode == 1
     assert "given up after 6 s" in done.stderr, done
-    assert 4 < time.monotonic() - started < 30
+    assert 4 < time.monotonic() - started < 20  # a few seconds more, in which it says so
 
 
-def test_a_time_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_lost_head_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python and Ray end an attempt with 1 when the head is lost."""
+    ended = iter([1, AWAY, ENDED])
+    monkeypatch.setattr(drain, "_RETRY_S", 0.01)
+    monkeypatch.setattr(
+        drain.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=next(ended))
+    )
+    assert drain.main() == 1
+    assert list(ended) == []
+
+
+def test_a_time_that_is_no_number_is_refused(tmp_path: Path) -> None:
     done = _drain(tmp_path, **{DRAIN_START_VARIABLE: "soon"})
     assert done.returncode == 1
     assert f"{DRAIN_START_VARIABLE}='soon' must be a positive number of seconds" in done.stderr

@@ -26,7 +26,7 @@ SETTLED_WITHIN_S = 60
 ROUTES: list[dict[str, Any]] = [
     {"name": "some", "kind": "ensemble", "targets": ["two", "one"], "min_answers": 1},
     {"name": "all", "kind": "ensemble", "targets": ["two", "one"]},
-    {"name": "hedged", "kind": "hedge", "target": "two", "budget": 0.1},
+    {"name": "hedged", "kind": "hedge", "target": "two", "budget": 0.5},
     {"name": "through", "kind": "canary", "target": "two", "candidate": "one", "share": 0},
     {"name": "idle", "kind": "canary", "target": "slow", "candidate": "two", "share": 0},
     {"name": "late", "kind": "ensemble", "targets": ["two", "slow"]},

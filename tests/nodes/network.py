@@ -75,7 +75,7 @@ class Host:
         return [int(pid) for pid in _run("ip", "netns", "pids", self.name).split()]
 
     def lose(self, percent: int) -> None:
-        """Lose that share of the packets that arrive from other hosts; 0 loses none again."""
+        """Lose that share of the packets that arrive from other hosts; 0: lose none any more."""
         self._filter(f"numgen random mod 100 < {percent} drop" if percent else "", "")
 
     def cut(self) -> None:

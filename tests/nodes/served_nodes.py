@@ -39,7 +39,6 @@ class Served:
         artifact: str = "tiny-int8",
         replicas: int = 2,
         surge_percent: int = 0,
-        on_a_node: int = 1,
         with_cut: bool = True,
     ) -> None:
         """PUT both applications and wait until clients are answered on the replicas' nodes."""
@@ -49,7 +48,7 @@ class Served:
         tiny["deployments"] = [
             {
                 "name": "model-tiny",
-                "max_replicas_per_node": on_a_node,
+                "max_replicas_per_node": 1,
                 "max_surge_percent": surge_percent,
             }
         ]

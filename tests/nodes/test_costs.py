@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import pytest
 from costs import Process, memory_bytes, processes
@@ -13,7 +12,7 @@ from served_nodes import REPLICA_PORTS, Served
 pytestmark = pytest.mark.slow
 
 MIB = 2**20
-REPLICA, HAPROXY, CONTROLLER = "ray::ServeReplica:tiny", "haproxy -", "ray::ServeController"
+REPLICA, HAPROXY = "ray::ServeReplica:tiny", "haproxy -"
 IDLE_S = 20
 
 
@@ -57,36 +56,6 @@ def test_what_a_request_and_a_health_check_take(served: Served) -> None:
         checks += served.ask(address, "/-/healthz", port=port).status == 200
     measured("a health check: CPU of the replica", _ms(replica.cpu_s - before_checks, checks))
     assert checks > 100
-
-
-def test_what_one_more_replica_takes_of_the_controller_and_of_each_haproxy(served: Served) -> None:
-    few, many = 2, 8
-
-    def idle(replicas: int) -> tuple[float, float]:
-        """Seconds of a core a second: of the controller, of one node's HAProxy."""
-        served.deploy(replicas=replicas, on_a_node=5)
-        (entry, *_) = served.homes("tiny")
-        time.sleep(5)
-        node = served.cluster.node_at(entry)
-        return _rate(lambda: processes(served.cluster.head, CONTROLLER)), _rate(
-            lambda: processes(node, HAPROXY)
-        )
-
-    before = idle(few)
-    after = idle(many)
-    for what, less, more in zip(("Serve's controller", "an HAProxy"), before, after, strict=True):
-        slope = (more - less) / (many - few)
-        measured(f"{what}, idle: of a core, {few} and {many} replicas", f"{less:.2%}, {more:.2%}")
-        measured("... for one more replica", f"{1e3 * slope:.2f} ms/s")
-    served.deploy()
-
-
-def _rate(find: Callable[[], list[Process]]) -> float:
-    found = find()
-    before = _cpu_s(found)
-    time.sleep(IDLE_S)
-    assert {each.pid for each in find()} == {each.pid for each in found}, "started anew meanwhile"
-    return (_cpu_s(found) - before) / IDLE_S
 
 
 def _cpu_s(found: list[Process]) -> float:
