@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from cluster.errors import ClusterError
-from deployments.local.processes import open_files
+from deployments.local.processes import is_ending, open_files
 
 PORT_RANGE = range(20000, 30000)
 """Below the ports the kernel lends to outgoing connections, which could take a port between its
@@ -82,9 +82,11 @@ def holder(port: int) -> str | None:
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue
+        pid = int(process.name)
         try:
-            if not links.isdisjoint(open_files(int(process.name))):
-                return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
+            if not links.isdisjoint(open_files(pid)):
+                name = (process / "comm").read_text().strip()
+                return _UNSEEN if is_ending(pid) else f"{name} (pid {pid})"
         except OSError:
             continue  # it has ended, or is another user's
     return _UNSEEN if set(listening.values()) == {os.getuid()} else "a process of another user"

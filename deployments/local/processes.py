@@ -3,7 +3,8 @@
 A process belongs to a cluster if its environment names it (see :data:`MARK`), if its command
 line names the cluster's run directory, or if it has a file open there. The environment alone
 would do but for Ray's habit of renaming processes, which can overwrite it in /proc; all those
-keep a log file open in the run directory.
+keep a log file open in the run directory. By that, too, a process is known that was killed and is
+taken apart: the kernel frees its memory first, and with it all else.
 """
 
 from __future__ import annotations
@@ -57,6 +58,14 @@ def end(cluster_id: str, run_dir: Path) -> list[Process]:
     return []
 
 
+def is_ending(pid: int) -> bool:
+    """Whether a process has no memory any more: it was killed, and its files close next."""
+    try:
+        return (Path("/proc") / str(pid) / "statm").read_text().startswith("0 ")
+    except OSError:
+        return True  # it has ended
+
+
 def open_files(pid: int) -> Iterator[str]:
     """What a process has open: paths, and ``socket:[INODE]``; ``OSError`` if it has ended."""
     for fd in (Path("/proc") / str(pid) / "fd").iterdir():
@@ -80,12 +89,27 @@ def _own_processes() -> Iterator[Process]:
 
 
 def _belongs(pid: int, mark: bytes, inside: str) -> bool:
-    entry = Path("/proc") / str(pid)
+    return (
+        mark in _memory(pid, "environ").split(b"\0")
+        or inside.encode() in _memory(pid, "cmdline")
+        or _has_open(pid, inside)
+    )
+
+
+def _memory(pid: int, what: str) -> bytes:
+    """``environ`` or ``cmdline`` of a process; empty if it may not be looked into or has ended.
+
+    Also of one that is ending: the kernel frees a killed process's memory first, for tens of
+    milliseconds, and closes its files and ports after that.
+    """
     try:
-        if mark in (entry / "environ").read_bytes().split(b"\0"):
-            return True
-        if inside.encode() in (entry / "cmdline").read_bytes():
-            return True
+        return (Path("/proc") / str(pid) / what).read_bytes()
+    except OSError:
+        return b""
+
+
+def _has_open(pid: int, inside: str) -> bool:
+    try:
         return any(target.startswith(inside) for target in open_files(pid))
     except OSError:
         return False  # ended meanwhile, or a process that may not be looked into

@@ -1,0 +1,66 @@
+"""A killed process: as long as the kernel still takes it apart, it is there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from deployments.local import ports, processes
+
+# 256 MiB in pages of 4 KiB: taking them back keeps the kernel busy for tens of milliseconds, in
+# which the process has no memory any more but still has its files.
+HOLDER = """
+import ctypes, socket, sys, time
+PR_SET_THP_DISABLE = 41
+ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+listener = socket.socket()
+listener.bind(("127.0.0.1", 0))
+listener.listen()
+memory = bytearray(1 << 28)
+memory[::4096] = bytes([1]) * (1 << 16)
+log = open(sys.argv[1] + "/log", "w")
+print(listener.getsockname()[1], flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def killed_holder(run_dir: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process of the cluster that has been killed a moment ago, and the port it listened on."""
+    command = [sys.executable, "-c", HOLDER, str(run_dir)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        process.kill()
+        yield process, port
+
+
+def test_a_process_counts_until_its_files_are_closed(tmp_path: Path) -> None:
+    with killed_holder(tmp_path) as (process, port):
+        deadline = time.monotonic() + 10
+        while found := processes.find("0123456789abcdef", tmp_path):
+            assert [each.pid for each in found] == [process.pid]
+            assert time.monotonic() < deadline
+        holder = ports.holder(port)
+    # Its socket may take a moment longer than its files; nobody is named for that.
+    assert holder is None or "pid" not in holder
+
+
+def test_a_port_of_a_killed_process_is_waited_for(tmp_path: Path) -> None:
+    with killed_holder(tmp_path) as (_, port):
+        ports.require_free(port, "HTTP")
+        assert ports.holder(port) is None
+
+
+def test_the_process_that_asks_is_not_ending() -> None:
+    assert not processes.is_ending(os.getpid())
+    with pytest.raises(ProcessLookupError):
+        os.kill(2**22 + 1, 0)  # no such process: above the kernel's highest id
+    assert processes.is_ending(2**22 + 1)
