@@ -61,7 +61,7 @@ def model(args: dict[str, Any]) -> Application:
         name=MODEL_DEPLOYMENT_PREFIX + checked.name,
         max_ongoing_requests=checked.ongoing_requests,
         max_queued_requests=checked.max_queued_requests,
-        health_check_period_s=2,  # also how soon a dead replica is noticed
+        health_check_period_s=1,  # also how soon a dead replica is noticed
         health_check_timeout_s=PROBE_TIMEOUT_S + 2,  # one that froze is replaced after three
         graceful_shutdown_timeout_s=replica_stop_s(),
         **scale,
@@ -96,7 +96,7 @@ def router(args: dict[str, Any]) -> Application:
         # It waits for the models, which have their CPUs.
         ray_actor_options={"num_cpus": 0, **placement.OFF_HEAD},
         max_ongoing_requests=checked.max_ongoing_requests,
-        health_check_period_s=2,
+        health_check_period_s=1,
         graceful_shutdown_timeout_s=replica_stop_s(),
     )(serve.ingress()(RouterReplica))
     return deployment.bind(plan)

@@ -96,7 +96,7 @@ def test_the_capacity_is_what_the_measured_figures_make_of_it() -> None:
         near("cores for HAProxy", 0.66 * 4 / request_ms * haproxy_ms)
         near("memory of Ray's own", count * node_mib / 1024)
         near("the head asks for signs", count)
-        near("Serve's controller checks replicas", replicas / 2)
+        near("Serve's controller checks replicas", replicas)
         near("health checks that each HAProxy makes", replicas / 5)
         near("… that each replica answers", count / 5 * check_ms / 1e3 * 100)
 
