@@ -9,12 +9,18 @@ STAMP := $(VENV)/.installed
 demo: compiler $(STAMP)
 	$(BIN)/headrace demo
 
-# Tests of a running cluster have the machine to themselves; the others share it, a process per core.
+# Tests of a running cluster have the machine to themselves, so each folder of them is a run of its
+# own, at whose end its cluster ends; the others share the machine, a process per core. Artifacts
+# that many of them serve are built once for all.
 CLUSTER_TESTS := tests/deployments tests/serve tests/closed tests/faults tests/kuberay tests/nodes
 test: compiler $(STAMP)
+	@export HEADRACE_TEST_STORES=$$(mktemp -d); \
+	trap 'rm -rf "$$HEADRACE_TEST_STORES"' EXIT; trap 'exit 130' INT TERM; set -x; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile \
-	  $(CLUSTER_TESTS:%=--ignore=%)
-	$(BIN)/python -m pytest -m "not slow" $(CLUSTER_TESTS)
+	  $(CLUSTER_TESTS:%=--ignore=%) || exit 1; \
+	for folder in $(CLUSTER_TESTS); do \
+	  $(BIN)/python -m pytest -m "not slow" $$folder || exit 1; \
+	done
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -129,9 +129,14 @@ def cut_artifact_store(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Ti
 
 
 def _shared(factory: pytest.TempPathFactory, name: str) -> Path:
-    """A directory that all processes of this run have; the store lets one of them build."""
+    """A directory that all processes of this run have, or all runs of `make test`; the store lets
+    one of them build."""
     base = factory.getbasetemp()
-    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    if given := os.environ.get("HEADRACE_TEST_STORES"):
+        base = Path(given)
+    elif "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    root = base / name
     root.mkdir(exist_ok=True)
     return root
 

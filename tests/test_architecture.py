@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -208,3 +209,9 @@ def test_a_module_says_what_it_is_for(module: str) -> None:
         and UNCLEAR.search(re.sub(r"(?<!^)(?=[A-Z])", "_", node.name).lower())
     ]
     assert not named, f"{module}: {named} say nothing about their role"
+
+
+def test_every_module_of_tests_has_a_name_of_its_own() -> None:
+    """By which pytest imports it, whatever its folder; `make test-slow` imports all of them."""
+    names = Counter(path.name for path in ROOT.glob("tests/**/test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

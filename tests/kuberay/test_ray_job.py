@@ -19,7 +19,8 @@ def test_one_submission_id_gives_one_run_and_the_same_job_again_the_same_artifac
     operator: Operator, tiny_recipe, tmp_path: Path
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
-    text = tiny_recipe("tiny-job", "dynamic_int8").model_dump(mode="json", exclude_unset=True)
+    made = tiny_recipe("tiny-job", None, programs=[{"kinds": ["exported"]}])
+    text = made.model_dump(mode="json", exclude_unset=True)
     recipe.write_text(yaml.safe_dump(text))
     store = tmp_path / "store"
     submitter = Submitter(
