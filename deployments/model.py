@@ -31,7 +31,7 @@ from deployments.endpoints import ModelApp, of_model
 from deployments.inference import Model
 from deployments.metrics import ModelMetrics, StageMetrics
 from deployments.names import version_of
-from deployments.sharded import ShardedProgram
+from deployments.shards.program import ShardedProgram
 
 logger = logging.getLogger("ray.serve")
 
@@ -141,6 +141,8 @@ class ModelReplica:
             raise ProgramError("the compute thread has ended")
         if self._sharded is not None and self._sharded.broken is not None:
             raise GroupLostError(self._sharded.broken)
+        if self._sharded is not None and self._sharded.moving:
+            return  # which has its own deadlines, and what is asked meanwhile waits
         if time.monotonic() - self._batcher.last_finished < IDLE_BEFORE_PROBE_S:
             return
         try:

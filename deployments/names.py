@@ -13,7 +13,9 @@ ROUTER_DEPLOYMENT = "router"
 _VERSION_LENGTH = 12
 
 _REPLICA = rf"#{MODEL_DEPLOYMENT_PREFIX}(?P<model>[^#]+)#(?P<replica>[^#]+)"
-_SHARD = re.compile(_REPLICA + r"#stage-(?P<stage>\d+)\.rank-(?P<rank>\d+)$")
+_SHARD = re.compile(_REPLICA + r"#stage-(?P<stage>\d+)\.rank-(?P<rank>\d+)(?:\.move-\d+)?$")
+_MOVE = r"(?:#move-\d+)?"
+_MOVED = "HEADRACE_MOVED::"
 
 
 def version_of(artifact_id: str) -> str:
@@ -31,9 +33,19 @@ class ShardName:
     tp_rank: int
 
 
-def shard_actor(replica_actor: str, stage: int, tp_rank: int) -> str:
-    """The name of a shard's actor; ``replica_actor``: that of its replica's, as Serve gives it."""
-    return f"{replica_actor}#stage-{stage}.rank-{tp_rank}"
+def shard_actor(replica_actor: str, stage: int, tp_rank: int, move: int = 0) -> str:
+    """The name of a shard's actor; ``replica_actor``: that of its replica's, as Serve gives it;
+    ``move``: the number of the move that brought it where it runs, 0 for none."""
+    moved = f".move-{move}" if move else ""
+    return f"{replica_actor}#stage-{stage}.rank-{tp_rank}{moved}"
+
+
+def moved_shards(replica_actor: str, move: int) -> str:
+    """The name of the placement group of shards that have moved away from their replica's.
+
+    It does not begin as a replica's: such groups Serve removes where there is no actor of the name.
+    """
+    return f"{_MOVED}{replica_actor}#move-{move}"
 
 
 def parse_shard_actor(name: str) -> ShardName | None:
@@ -45,6 +57,6 @@ def parse_shard_actor(name: str) -> ShardName | None:
 
 
 def parse_replica(name: str) -> tuple[str, str] | None:
-    """Model and replica, from what Serve calls a model's replica actor and its placement group."""
-    match = re.search(_REPLICA + "$", name)
+    """Model and replica, from the name of a model's replica actor or a placement group of it."""
+    match = re.search(_REPLICA + _MOVE + "$", name)
     return None if match is None else (match["model"], match["replica"])

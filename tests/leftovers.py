@@ -87,13 +87,13 @@ def left_behind(
     return [
         *_orphaned_processes(processes, homes),
         *_forgotten_actors(judged, {replica.get("actor_id") for replica in served}, replicas),
-        *_held_room(held, replicas),
+        *_held_room(held, replicas, {actor["placement_group_id"] for actor in alive}),
     ]
 
 
 def _application(row: dict[str, Any]) -> str | None:
     """Whose replica an actor or a group is of, as its name begins; None if of none."""
-    found = re.match(r"SERVE_REPLICA::([^#]+)#", row["name"] or "")
+    found = re.search(r"SERVE_REPLICA::([^#]+)#", row["name"] or "")
     return None if found is None else found[1]
 
 
@@ -114,19 +114,29 @@ def _orphaned_processes(
 def _forgotten_actors(
     alive: Iterable[dict[str, Any]], actor_ids: set[str], replicas: set[str]
 ) -> Iterator[str]:
+    seen: set[object] = set()
     for actor in alive:
         shard = parse_shard_actor(actor["name"] or "")
         if actor["class_name"].startswith("ServeReplica:") and actor["actor_id"] not in actor_ids:
             yield f"actor {actor['name']}: a replica that Serve does not know"
         elif shard is not None and shard.replica not in replicas:
             yield f"actor {actor['name']}: a shard of a replica that is gone"
+        elif shard in seen:
+            yield f"actor {actor['name']}: another one is the same shard"
+        seen.add(shard or actor["name"])
 
 
-def _held_room(groups: Iterable[dict[str, Any]], replicas: set[str]) -> Iterator[str]:
+def _held_room(
+    groups: Iterable[dict[str, Any]], replicas: set[str], used: set[str]
+) -> Iterator[str]:
     for group in groups:
         named = parse_replica(group["name"] or "")
-        if group["state"] != "REMOVED" and named is not None and named[1] not in replicas:
+        if group["state"] == "REMOVED" or named is None:
+            continue
+        if named[1] not in replicas:
             yield f"placement group {group['name']}: of a replica that is gone"
+        elif group["state"] == "CREATED" and group["placement_group_id"] not in used:
+            yield f"placement group {group['name']}: nothing of its replica runs in it"
 
 
 def wait_for_nothing_left(look: Callable[[], list[str]]) -> None:

@@ -6,6 +6,7 @@ import pytest
 from leftovers import Process, left_behind, wait_for_nothing_left
 
 from cluster.errors import ClusterError
+from deployments.names import moved_shards
 
 REPLICA = "SERVE_REPLICA::tiny#model-tiny#abc123"
 APPLICATIONS = {
@@ -18,7 +19,7 @@ APPLICATIONS = {
 def actor(pid: int, class_name: str, name: str, actor_id: str, state: str = "ALIVE") -> dict:
     return {
         "node": "n", "pid": pid, "class_name": class_name, "name": name, "actor_id": actor_id,
-        "state": state,
+        "state": state, "placement_group_id": "g1",
     }  # fmt: skip
 
 
@@ -34,7 +35,11 @@ PROCESSES = [
     Process("n", 13, 12, "/bin/haproxy -db -f x "),
     Process("n", 14, 1, "ray::IDLE "),
 ]
-GROUPS = [{"name": REPLICA, "state": "CREATED"}]
+MOVED = moved_shards(REPLICA, 1)
+GROUPS = [
+    {"name": REPLICA, "state": "CREATED", "placement_group_id": "g1"},
+    {"name": MOVED, "state": "PENDING", "placement_group_id": "g2"},
+]
 
 
 def test_what_serves_is_not_left_behind() -> None:
@@ -54,7 +59,11 @@ def test_what_serves_is_not_left_behind() -> None:
          "that Serve does not know"),
         ([actor(31, "ShardActor", REPLICA[:-1] + "9#stage-0.rank-0", "a8")], GROUPS, [],
          "a shard of a replica that is gone"),
+        ([*ACTORS, actor(32, "ShardActor", f"{REPLICA}#stage-0.rank-0.move-1", "a7")], [], [],
+         "another one is the same shard"),
         (ACTORS, [{"name": REPLICA + "x", "state": "PENDING"}], [], "a replica that is gone"),
+        (ACTORS, [{"name": MOVED, "state": "CREATED", "placement_group_id": "g2"}], [],
+         "nothing of its replica runs in it"),
     ],
 )  # fmt: skip
 def test_what_belongs_to_nobody_is_named(actors, groups, processes, said: str) -> None:

@@ -1,7 +1,7 @@
 """A replica's place in a cluster, without HTTP: what it would run, fed in the same process.
 
     ModelArgs ┬→ whole: the artifact's program, in this process, one thread
-              └→ cut:   deployments.sharded.ShardedProgram, its shards actors of their own,
+              └→ cut:   deployments.shards.program.ShardedProgram, its shards actors of their own,
                         ShardGroup.run from as many threads as micro-batches fit in
 
 The actor is the replica's bundle of the placement group, as the replica is.
@@ -24,7 +24,8 @@ from cluster.config.serving import ModelArgs
 from cluster.program import program as programs
 from cluster.runtime.shard import ShardFigures
 from deployments.model import SWITCH_INTERVAL_S, choose_program
-from deployments.sharded import SIGN_OF_LIFE_S, ShardedProgram
+from deployments.shards.program import ShardedProgram
+from deployments.shards.watch import SIGN_OF_LIFE_S
 
 _DISTINCT = 8
 

@@ -48,7 +48,8 @@ class ShardFigures:
 class Shard:
     """Computes what ``source`` sends and passes it on to each of ``targets``.
 
-    At most ``ahead`` frames wait here while another one is computed.
+    At most ``ahead`` frames wait here while another one is computed. ``figures``: what the shard
+    has done before, with other peers or in another process.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Shard:
         source: int,
         targets: Sequence[int],
         ahead: int = 1,
+        figures: ShardFigures = ShardFigures(),
     ) -> None:
         if ahead < 1:
             raise ValueError(f"ahead={ahead}: expected 1 or more frames")
@@ -70,7 +72,7 @@ class Shard:
         self._ended = False
         # The figures, and since when it has been waiting. Replaced as a whole by serve() alone, so
         # that any thread reads what belongs together.
-        self._so_far: tuple[ShardFigures, float | None] = (ShardFigures(), None)
+        self._so_far: tuple[ShardFigures, float | None] = (figures, None)
 
     def figures(self) -> ShardFigures:
         """The figures so far, from any thread."""

@@ -115,22 +115,24 @@ class ShardGroup:
         """How many micro-batches are in the pipeline."""
         return len(self._answered)
 
-    def close(self) -> None:
+    def close(self, timeout_s: float | None = None) -> None:
         """Let what is in flight be answered, stop the shards and close the transport.
 
-        A broken group is parted from at once: shards that still live see it and end.
+        After ``timeout_s`` (by default as long as a micro-batch may take), or at once from a broken
+        group, it is parted from the shards: those that still live see it and end.
         """
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
         with self._changed:
             first, self._closing = not self._closing, True
             self._changed.notify_all()
         if not first:
             return
         with self._changed:
-            drained = self._changed.wait_for(lambda: not self._answered, self._timeout_s)
+            drained = self._changed.wait_for(lambda: not self._answered, timeout_s)
         if drained and self._broken is None:
             self._entering.put(Frame(STOP))
             for thread in self._threads:
-                thread.join(self._timeout_s)
+                thread.join(timeout_s)
         self.fail("it was closed")
         self._entering.put(None)
         self._transport.close()
@@ -214,9 +216,9 @@ class LocalShardGroup(ShardGroup):
         """Each shard's, in the order of their transport ranks."""
         return [shard.figures() for shard in self._shards]
 
-    def close(self) -> None:
+    def close(self, timeout_s: float | None = None) -> None:
         """See :class:`ShardGroup`. Waits for the shards, but not for one that hangs in a run."""
-        super().close()
+        super().close(timeout_s)
         for thread in self._serving:
             thread.join(_HANGS_AFTER_S)
 

@@ -29,6 +29,7 @@ _CONNECT_S = 20.0  # a head that is there answers in less, also on a busy machin
 _SETTLED_S = 10.0  # how much later than a replica's end Serve may know of it
 _POLL_S = 0.5
 _REPLICA = "ServeReplica:"
+_SHARD = "ShardActor"
 
 Deployments = Counter[tuple[str, str]]
 """(application, deployment) → how many of its replicas are here."""
@@ -58,14 +59,11 @@ def main(left_s: float) -> int:
         return _ended(f"node {node} is not drained: {refusal}")
 
     started = time.monotonic()
-    while left := _replicas(node):
+    while left := _left(node):
         if time.monotonic() > deadline:
-            return _ended(f"still on node {node} after {left_s:.0f} s: {_told(left)}")
+            return _ended(f"still on node {node} after {left_s:.0f} s: {left}")
         time.sleep(_POLL_S)
-    print(f"node {node} has no replica left after {time.monotonic() - started:.1f} s")
-    if shards := _actors(node, "ShardActor"):
-        names = ", ".join(sorted(str(shard.name) for shard in shards))
-        print(f"shards of replicas on other nodes end with it: {names}")
+    print(f"node {node} has no replica and no shard left after {time.monotonic() - started:.1f} s")
     if short := _short(min(deadline, time.monotonic() + _SETTLED_S)):
         return _ended(
             f"missing now, for want of room elsewhere or because new ones do not start: "
@@ -110,23 +108,29 @@ def _ask_to_drain(node: str, deadline: float) -> str | None:
     sys.exit(AWAY)
 
 
-def _replicas(node: str) -> Deployments:
-    """A node's living replicas, as their class names tell: ``ServeReplica:APP:DEPLOYMENT``."""
-    names = [each.class_name.removeprefix(_REPLICA) for each in _actors(node, _REPLICA)]
-    return Counter((app, deployment) for app, _, deployment in (n.rpartition(":") for n in names))
+def _left(node: str) -> str:
+    """Which replicas live on a node, as their class names tell (``ServeReplica:APP:DEPLOYMENT``),
+    and which shards, those of replicas on other nodes too; empty if none does."""
+    actors = _actors(node)
+    names = [each.class_name or "" for each in actors]
+    found = [name.removeprefix(_REPLICA) for name in names if name.startswith(_REPLICA)]
+    replicas = Counter(
+        (app, deployment) for app, _, deployment in (each.rpartition(":") for each in found)
+    )
+    shards = sorted(str(each.name) for each in actors if each.class_name == _SHARD)
+    return ", ".join([*filter(None, [_told(replicas)]), *(f"shard {name}" for name in shards)])
 
 
-def _actors(node: str, class_prefix: str) -> list[ActorState]:
-    """A node's living actors of such classes."""
+def _actors(node: str) -> list[ActorState]:
+    """A node's living actors."""
     from ray.util.state import list_actors
     from ray.util.state.exception import RayStateApiException
 
     try:
-        found = list_actors(filters=[("node_id", "=", node), ("state", "=", "ALIVE")], limit=10_000)
+        return list_actors(filters=[("node_id", "=", node), ("state", "=", "ALIVE")], limit=10_000)
     except RayStateApiException as error:
         print(f"the head does not say what runs here: {error}", file=sys.stderr)
         sys.exit(AWAY)
-    return [each for each in found if (each.class_name or "").startswith(class_prefix)]
 
 
 def _short(deadline: float) -> Deployments:

@@ -20,6 +20,7 @@ from deployments.deadlines import (
     replica_stop_s,
 )
 from deployments.drain import __main__ as drain
+from deployments.drain import attempt
 from deployments.drain.attempt import AWAY, ENDED
 
 
@@ -71,6 +72,24 @@ def test_a_time_that_is_no_number_is_refused(tmp_path: Path) -> None:
     done = _drain(tmp_path, **{DRAIN_START_VARIABLE: "soon"})
     assert done.returncode == 1
     assert f"{DRAIN_START_VARIABLE}='soon' must be a positive number of seconds" in done.stderr
+
+
+def test_replicas_and_shards_that_are_left_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = "SERVE_REPLICA::cut#model-cut#xk3f9a2b#stage-1.rank-0"
+    alive = [
+        SimpleNamespace(class_name=class_name, name=name)
+        for class_name, name in [
+            ("ServeReplica:tiny:model-tiny", "one"),
+            ("ShardActor", shard),
+            ("ServeReplica:tiny:model-tiny", "another"),
+            ("ServeController", "SERVE_CONTROLLER_ACTOR"),
+            (None, None),
+        ]
+    ]
+    monkeypatch.setattr(attempt, "_actors", lambda node: alive)
+    assert attempt._left("node") == f"2 of tiny's model-tiny, shard {shard}"
+    alive = alive[3:]
+    assert attempt._left("node") == ""
 
 
 @pytest.mark.parametrize("longest", ["1", "60", "600"])

@@ -1,7 +1,9 @@
-"""Which of an artifact's programs a replica takes, by what Ray has given it of its node."""
+"""Which of an artifact's programs a replica takes, and when it is asked whether it is well."""
 
 from __future__ import annotations
 
+import asyncio
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +11,7 @@ import ray
 
 from cluster.errors import ProgramError
 from cluster.program import node, program
-from deployments.model import choose_program
+from deployments.model import ModelReplica, choose_program
 
 
 class Entry(SimpleNamespace):
@@ -59,3 +61,21 @@ def test_a_replica_without_a_gpu_says_what_to_set_where_there_is_no_other_progra
     with pytest.raises(ProgramError, match="none is built for cuda-sm90") as caught:
         choose_program(artifact("cuda-sm80"))
     assert "num_gpus" not in str(caught.value)
+
+
+def test_a_replica_whose_shards_move_is_not_probed() -> None:
+    """What is asked meanwhile waits, and the health checks would end the replica."""
+    replica = ModelReplica.__new__(ModelReplica)
+    replica._model = SimpleNamespace(metrics=SimpleNamespace(loaded=lambda seconds: None))
+    replica._load_s, replica._probe = 1.0, []
+    replica._batcher = SimpleNamespace(
+        alive=True,
+        last_finished=-math.inf,
+        submit=lambda probe: pytest.fail("it was probed"),
+        close=lambda: None,
+    )
+    replica._sharded = SimpleNamespace(broken=None, moving=True, close=lambda: None)
+    asyncio.run(replica.check_health())
+    replica._sharded.moving = False
+    with pytest.raises(pytest.fail.Exception, match="it was probed"):
+        asyncio.run(replica.check_health())

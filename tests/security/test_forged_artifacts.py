@@ -33,7 +33,7 @@ from cluster.program import program as programs
 from cluster.program.eager import PRECISION
 from cluster.tensors import TensorSpec
 from deployments.model import ModelReplica
-from deployments.shard_actor import ShardActor, ShardSpec
+from deployments.shards.actor import ShardActor, ShardSpec
 
 GRAPH = "programs/exported.pt2"
 INPUT = TensorSpec(name="input", datatype="FP32", shape=(-1, 1, 16, 16))
@@ -220,7 +220,7 @@ def load_in_replica(model: ModelArgs) -> None:
 
 def load_in_shard(model: ModelArgs) -> None:
     artifact_id = str(open_served(model.model_copy(update={"require_signature": False})).id)
-    spec = ShardSpec(model, artifact_id, "cpu-x86/aoti/pp2.tp1", 0, 0, 1, 1)
+    spec = ShardSpec(model, artifact_id, "cpu-x86/aoti/pp2.tp1", 0, 0, failure_timeout_s=1)
     ShardActor(spec).load(same_node=True, group=None)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.errors import ProgramError, TransportError
 from cluster.runtime.in_process import InProcessTransport, connected
-from cluster.runtime.shard import Run, Shard
+from cluster.runtime.shard import Run, Shard, ShardFigures
 from cluster.runtime.transport import STOP, Frame
 
 Started = Callable[..., tuple[Shard, threading.Thread]]
@@ -87,6 +87,21 @@ def test_a_refused_batch_goes_on_as_an_error_and_the_shard_lives(
     assert (refused.number, refused.error, refused.arrays) == (0, "a value is negative", ())
     assert fine.arrays[0][0, 0] == 6
     assert shard.figures().micro_batches == 2
+
+
+def test_a_shard_that_was_connected_before_goes_on_counting(
+    ends: list[InProcessTransport],
+) -> None:
+    before = ShardFigures(micro_batches=5, items=9, compute_s=2.0, wait_s=3.0)
+    shard = Shard(doubled, ends[1], 0, [2], figures=before)
+    assert shard.figures() == before
+    ends[0].send(1, frame(0))
+    ends[0].send(1, Frame(STOP))
+    shard.serve()
+    figures = shard.figures()
+    assert (figures.micro_batches, figures.items) == (6, 11)
+    assert figures.compute_s > 2.0
+    assert figures.wait_s > 3.0
 
 
 def test_an_error_of_an_earlier_stage_passes_without_being_computed(

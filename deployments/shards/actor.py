@@ -1,7 +1,8 @@
 """One shard as a Ray actor: its program, its end of the transport, its thread.
 
 load()     artifact → this shard's program alone, hashes checked; its stage's ranks joined
-serve()    transport connected → Shard.serve, until the group stops or a peer is lost
+serve()    transport connected → Shard.serve, until the group stops or a peer is lost; once more
+           when shards beside it have moved
 figures()  what it has done; also the sign of life that the replica asks for
 
 Ray places, starts, watches and ends it. What it computes with never passes through Ray.
@@ -41,7 +42,6 @@ class ShardSpec:
     layout: str
     stage: int
     tp_rank: int
-    start_timeout_s: float
     failure_timeout_s: float
 
 
@@ -97,10 +97,11 @@ class ShardActor:
         self._late = LateGroup()
         return self._late
 
-    def serve(self, meeting: Address) -> None:
+    def serve(self, meeting: Address, timeout_s: float, figures: ShardFigures) -> None:
         """Meet the other processes, then compute until the group ends.
 
-        TransportError if a peer does not come, or is lost.
+        ``figures``: what the shard has done before, here or elsewhere. TransportError if a peer
+        does not come within ``timeout_s``, or is lost.
         """
         spec, topology = self._spec, self._topology
         transport = GlooTransport(
@@ -108,7 +109,7 @@ class ShardActor:
             topology.rank(spec.stage, spec.tp_rank),
             topology.size,
             node_ip(),
-            spec.start_timeout_s,
+            timeout_s,
         )
         if self._late is not None:
             between = transport.sub_group(topology.tensor_group(spec.stage))
@@ -119,6 +120,7 @@ class ShardActor:
             transport,
             topology.source(spec.stage, spec.tp_rank),
             topology.targets(spec.stage, spec.tp_rank),
+            figures=figures,
         )
         self._shard.serve()
 
