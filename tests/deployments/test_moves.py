@@ -32,6 +32,14 @@ def says(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return said
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Time passes when a test says so."""
+    clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
+    monkeypatch.setattr(moves_module, "time", clock)
+    return clock
+
+
 class Moved(Moves):
     """Says what it would do."""
 
@@ -92,10 +100,8 @@ def test_shards_return_when_all_their_bundles_are_on_nodes_that_stay(
 
 
 def test_shards_make_room_where_there_is_no_other_for_long(
-    says: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    says: SimpleNamespace, clock: SimpleNamespace
 ) -> None:
-    clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
-    monkeypatch.setattr(moves_module, "time", clock)
     moves = Moved(away := member(1, ELSEWHERE, OTHER))
     says.stays, says.bundles, says.placed = {HERE, ELSEWHERE}, {1: HERE, 2: ""}, False
     assert moves.step() == []
@@ -111,10 +117,8 @@ def test_shards_make_room_where_there_is_no_other_for_long(
 
 
 def test_a_move_back_ends_the_search_for_room(
-    says: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    says: SimpleNamespace, clock: SimpleNamespace
 ) -> None:
-    clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
-    monkeypatch.setattr(moves_module, "time", clock)
     moves = Moved(away := member(1, ELSEWHERE, OTHER))
     says.stays, says.bundles, says.placed = {HERE, ELSEWHERE}, {1: HERE, 2: ""}, False
     assert moves.step() == []
@@ -126,11 +130,9 @@ def test_a_move_back_ends_the_search_for_room(
 
 
 def test_no_room_is_made_while_another_node_has_yet_to_stop(
-    says: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    says: SimpleNamespace, clock: SimpleNamespace
 ) -> None:
     """Whose bundle is no better for it: both would wait for that node."""
-    clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
-    monkeypatch.setattr(moves_module, "time", clock)
     away = [member(0, ELSEWHERE, OTHER), member(1, ELSEWHERE, OTHER)]
     moves = Moved(*away)
     says.drains, says.placed, says.bundles = {THERE}, False, {1: "", 2: THERE}

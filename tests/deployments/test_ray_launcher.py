@@ -9,13 +9,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deployments.local import LocalCluster, ports
+from deployments.local import LocalCluster
 
 TASKS = '''
 """What the drivers of this test run in other processes."""
@@ -184,21 +184,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "launcher_tasks.py").write_text(TASKS)
     (folder / "launcher_models.py").write_text(MODELS)
     return folder
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    http_port, dashboard_port = ports.free_ports(2)
-    started = LocalCluster.start(
-        http_port=http_port,
-        dashboard_port=dashboard_port,
-        num_cpus=4,
-        state_dir=tmp_path_factory.mktemp("ray") / "state",
-    )
-    try:
-        yield started
-    finally:
-        started.stop()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,7 @@ import pytest
 
 from benchmarks.parallelism.cases import CASES
 from cluster.artifact.local import LocalStore
-from deployments.local import LocalCluster, ports
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    http_port, dashboard_port = ports.free_ports(2)
-    started = LocalCluster.start(
-        http_port=http_port,
-        dashboard_port=dashboard_port,
-        num_cpus=6,
-        state_dir=tmp_path_factory.mktemp("ray") / "state",
-    )
-    try:
-        yield started
-    finally:
-        started.stop()
+from deployments.local import LocalCluster
 
 
 def moved(cluster: LocalCluster, store: Path, name: str, key: str, stage: int) -> dict[str, Any]:
