@@ -1,4 +1,4 @@
-"""What a fault may leave behind: processes and actors that serve nobody, room held for nobody.
+"""What a fault may leave behind: who serves nobody, room held for nobody, shards not at home.
 
 Serve: its replicas ────────────┐
 GCS: actors, placement groups ──┼→ left_behind → a sentence for each that does not fit
@@ -19,7 +19,7 @@ from typing import Any
 from cluster.errors import ClusterError
 from deployments.names import parse_replica, parse_shard_actor
 
-_SETTLED_S = 60  # a replica that was told to stop has this long
+_SETTLED_S = 90  # a replica that was told to stop has this long, and shards to move back
 _OF_ACTORS = r"ray::(ServeReplica|ShardActor|HAProxyManager|ServeController)\b"
 
 
@@ -66,7 +66,8 @@ def left_behind(
     groups: Iterable[dict[str, Any]],
     processes: Iterable[Process],
 ) -> list[str]:
-    """A sentence for each process, actor and placement group that belongs to nobody.
+    """A sentence for each process, actor and placement group that belongs to nobody, or to a move
+    of shards that is not over: whoever looks next would find one of them twice.
 
     ``applications``: Serve's details. ``actors``: rows of Ray's state API, each with the ``node``
     that its processes have.
@@ -137,6 +138,8 @@ def _held_room(
             yield f"placement group {group['name']}: of a replica that is gone"
         elif group["state"] == "CREATED" and group["placement_group_id"] not in used:
             yield f"placement group {group['name']}: nothing of its replica runs in it"
+        elif "#move-" in group["name"]:
+            yield f"placement group {group['name']}: a move of its shards is not over"
 
 
 def wait_for_nothing_left(look: Callable[[], list[str]]) -> None:

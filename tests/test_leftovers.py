@@ -16,10 +16,10 @@ APPLICATIONS = {
 }
 
 
-def actor(pid: int, class_name: str, name: str, actor_id: str, state: str = "ALIVE") -> dict:
+def actor(pid: int, class_name: str, name: str, actor_id: str, group: str = "g1") -> dict:
     return {
         "node": "n", "pid": pid, "class_name": class_name, "name": name, "actor_id": actor_id,
-        "state": state, "placement_group_id": "g1",
+        "state": "ALIVE", "placement_group_id": group,
     }  # fmt: skip
 
 
@@ -36,10 +36,7 @@ PROCESSES = [
     Process("n", 14, 1, "ray::IDLE "),
 ]
 MOVED = moved_shards(REPLICA, 1)
-GROUPS = [
-    {"name": REPLICA, "state": "CREATED", "placement_group_id": "g1"},
-    {"name": MOVED, "state": "PENDING", "placement_group_id": "g2"},
-]
+GROUPS = [{"name": REPLICA, "state": "CREATED", "placement_group_id": "g1"}]
 
 
 def test_what_serves_is_not_left_behind() -> None:
@@ -64,6 +61,11 @@ def test_what_serves_is_not_left_behind() -> None:
         (ACTORS, [{"name": REPLICA + "x", "state": "PENDING"}], [], "a replica that is gone"),
         (ACTORS, [{"name": MOVED, "state": "CREATED", "placement_group_id": "g2"}], [],
          "nothing of its replica runs in it"),
+        ([*ACTORS, actor(33, "ShardActor", f"{REPLICA}#stage-1.rank-0.move-1", "a7", group="g2")],
+         [{"name": MOVED, "state": "CREATED", "placement_group_id": "g2"}], [],
+         "a move of its shards is not over"),
+        (ACTORS, [*GROUPS, {"name": MOVED, "state": "PENDING", "placement_group_id": "g2"}], [],
+         "a move of its shards is not over"),
     ],
 )  # fmt: skip
 def test_what_belongs_to_nobody_is_named(actors, groups, processes, said: str) -> None:

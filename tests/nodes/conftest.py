@@ -66,7 +66,8 @@ def served(
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(cluster: Nodes) -> Iterator[None]:
-    """After every test: no process, actor or placement group that serves nobody."""
+    """After every test: no process, actor or placement group that serves nobody, and no shard that
+    is away from its replica's placement group."""
     yield
 
     def left() -> list[str]:

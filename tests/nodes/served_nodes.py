@@ -153,6 +153,12 @@ class Served:
         assert first != second
         return [first, second]
 
+    def is_cut_at_home(self) -> bool:
+        """Whether both shards of ``cut`` run, and no move of any shard is under way."""
+        groups = self.cluster.listed("placement_groups")
+        moves = [row for row in groups if "#move-" in row["name"] and row["state"] != "REMOVED"]
+        return not moves and len(self.shard_homes()) == 2
+
     def shard_homes(self) -> list[str]:
         """The addresses of the nodes where the shards of ``cut`` are, by stage."""
         done = self.cluster.run("deployments.cli.main", "inspect", "--replicas", "--json")

@@ -122,7 +122,7 @@ def test_shards_move_from_a_node_that_drains_and_back_when_there_is_room(served:
         assert apart not in served.shard_homes()
         node.kill()
         # Ray places the bundle that was there anew, and the shard has no need of another then.
-        served.cluster.wait(lambda: not _groups_of_moves(served), "it does not move back", 60)
+        served.cluster.wait(served.is_cut_at_home, "it does not move back", 60)
         served.wait_for(2)
         assert apart not in served.shard_homes()
         time.sleep(1)
@@ -133,12 +133,6 @@ def test_shards_move_from_a_node_that_drains_and_back_when_there_is_room(served:
     measured("a node drains that has shards alone: requests failed", load.failures, "0")
     measured("... until the node may stop", f"{drained_s:.0f} s")
     measured("... slowest request, of two moves", f"{longest:.1f} s")
-
-
-def _groups_of_moves(served: Served) -> list[str]:
-    groups = served.cluster.listed("placement_groups")
-    there = [each["name"] for each in groups if each["state"] != "REMOVED"]
-    return [name for name in there if "#move-" in name]
 
 
 @pytest.mark.slow
@@ -156,7 +150,7 @@ def test_shards_that_have_no_room_twice_wait_for_their_own(served: Served) -> No
         done = served.cluster.run_on(node, sys.executable, "-P", "-m", "deployments.drain")
         assert done.returncode == 0, done.stderr
         node.kill()
-        served.cluster.wait(lambda: not _groups_of_moves(served), "it does not move back", 60)
+        served.cluster.wait(served.is_cut_at_home, "it does not move back", 60)
         served.wait_for(2)
     assert not load.failed, load.told()
     assert served.replica_ids("cut") == before
