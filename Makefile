@@ -10,20 +10,24 @@ demo: compiler $(STAMP)
 	$(BIN)/headrace demo
 
 # Tests of a running cluster have the machine to themselves, so each folder of them is a run of its
-# own, at whose end its cluster ends; the others share the machine, a process per core. Artifacts
-# that many of them serve are built once for all.
+# own, at whose end its cluster ends. The others come first, and share the machine, a process per
+# core, in their order: compilers run in the first ones, so no core waits for one at the end. Those
+# marked slow run one after another. Artifacts that many serve are built once for all. What fails
+# keeps nothing after it from running.
 CLUSTER_TESTS := tests/deployments tests/serve tests/closed tests/faults tests/kuberay tests/nodes
-test: compiler $(STAMP)
+test: MARKED := not slow
+test: FIRST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test-slow: MARKED := slow
+test-slow: FIRST := $(BIN)/python -m pytest
+test-slow: NONE_IN_THIS_FOLDER := || [ $$? = 5 ]
+test test-slow: compiler $(STAMP)
 	@export HEADRACE_TEST_STORES=$$(mktemp -d); \
-	trap 'rm -rf "$$HEADRACE_TEST_STORES"' EXIT; trap 'exit 130' INT TERM; set -x; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile \
-	  $(CLUSTER_TESTS:%=--ignore=%) || exit 1; \
+	trap 'rm -rf "$$HEADRACE_TEST_STORES"' EXIT; trap 'exit 130' INT TERM; set -x; failed=0; \
+	$(FIRST) -m "$(MARKED)" $(CLUSTER_TESTS:%=--ignore=%) || failed=1; \
 	for folder in $(CLUSTER_TESTS); do \
-	  $(BIN)/python -m pytest -m "not slow" $$folder || exit 1; \
-	done
-
-test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	  $(BIN)/python -m pytest -m "$(MARKED)" $$folder $(NONE_IN_THIS_FOLDER) || failed=1; \
+	done; \
+	exit $$failed
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -129,8 +129,8 @@ def cut_artifact_store(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Ti
 
 
 def _shared(factory: pytest.TempPathFactory, name: str) -> Path:
-    """A directory that all processes of this run have, or all runs of `make test`; the store lets
-    one of them build."""
+    """A directory that all processes of this run have, or all runs of `make test` or `make
+    test-slow`; the store lets one of them build."""
     base = factory.getbasetemp()
     if given := os.environ.get("HEADRACE_TEST_STORES"):
         base = Path(given)

@@ -212,6 +212,6 @@ def test_a_module_says_what_it_is_for(module: str) -> None:
 
 
 def test_every_module_of_tests_has_a_name_of_its_own() -> None:
-    """By which pytest imports it, whatever its folder; `make test-slow` imports all of them."""
+    """By which pytest imports it, whatever its folder; one run of `pytest` imports all of them."""
     names = Counter(path.name for path in ROOT.glob("tests/**/test_*.py"))
     assert [name for name, count in names.items() if count > 1] == []

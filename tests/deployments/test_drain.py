@@ -44,6 +44,7 @@ def test_where_no_ray_runs_it_says_so(tmp_path: Path) -> None:
     assert "nothing is drained: no node of Ray's runs here" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_head_that_never_answers_is_waited_for_as_long_as_was_said(tmp_path: Path) -> None:
     started = time.monotonic()
     done = _drain(

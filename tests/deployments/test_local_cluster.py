@@ -317,6 +317,7 @@ def dripping(port: int, start: bytes, drop: bytes) -> tuple[Answer, float]:
         return raw.answer(), time.monotonic() - started
 
 
+@pytest.mark.slow
 def test_a_client_that_never_ends_its_request_is_cut_off(cluster: LocalCluster) -> None:
     requests = [
         (b"X-Slow: ", b"a"),
@@ -411,6 +412,7 @@ def test_a_failure_shows_its_request_id_and_nothing_else(cluster: LocalCluster) 
     }
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a raylet is killed alone")
 def test_haproxy_ends_with_what_started_it(environment: None, tmp_path: Path) -> None:
     shared_memory = set(os.listdir("/dev/shm"))
@@ -432,6 +434,7 @@ def test_haproxy_ends_with_what_started_it(environment: None, tmp_path: Path) ->
     assert_nothing_left(cluster, shared_memory)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("the cluster of `headrace up` loses its GCS")
 def test_a_broken_cluster_is_stopped_whole(environment: None, tmp_path: Path) -> None:
     shared_memory = set(os.listdir("/dev/shm"))

@@ -220,6 +220,7 @@ def drive(cluster: LocalCluster, home: Path, tmp_path: Path) -> Drive:
 ANSWER = "\nPath(sys.argv[2]).write_text(json.dumps(answer))\n"
 
 
+@pytest.mark.slow
 def test_a_gang_runs_at_once_and_each_process_knows_its_cpus(drive: Drive) -> None:
     answer = drive(
         """
@@ -275,6 +276,7 @@ answer["alive"] = [alive(path.name) for path in folder.iterdir()]
     assert answer["alive"] == [False, False]
 
 
+@pytest.mark.slow
 def test_tasks_run_a_few_at_once_and_a_dead_one_is_told(drive: Drive) -> None:
     answer = drive(
         """

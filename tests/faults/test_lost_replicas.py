@@ -87,6 +87,7 @@ def test_a_killed_replica_is_replaced(
     assert seen[None] <= 1, "only what was with the replica when it died may go unanswered"
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a replica freezes")
 def test_a_frozen_replica_makes_no_client_wait_for_ever_and_is_replaced(
     cluster: LocalCluster, url: str, capsys: pytest.CaptureFixture[str]

@@ -96,7 +96,7 @@ def check_failed_requests(load: Load, hit: float) -> Counter[int | None]:
     ("how", "stage"),
     [
         pytest.param(signal.SIGKILL, 0, id="killed-0", marks=KILLED),
-        pytest.param(signal.SIGSTOP, 1, id="frozen-1", marks=FROZEN),
+        pytest.param(signal.SIGSTOP, 1, id="frozen-1", marks=[pytest.mark.slow, FROZEN]),
         pytest.param(signal.SIGKILL, 1, id="killed-1", marks=[pytest.mark.slow, KILLED]),
         pytest.param(signal.SIGSTOP, 0, id="frozen-0", marks=[pytest.mark.slow, FROZEN]),
     ],
@@ -126,6 +126,7 @@ def test_a_lost_shard_fails_its_replica_at_once_and_all_of_it_is_replaced(
         assert not Path(f"/proc/{pid}").exists(), "a shard of the lost replica is left"
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a shard of one of two replicas is killed")
 def test_other_replicas_go_on_answering(cluster: LocalCluster, deploy: Callable[..., str]) -> None:
     url = deploy(replicas=2)
@@ -141,6 +142,7 @@ def test_other_replicas_go_on_answering(cluster: LocalCluster, deploy: Callable[
     assert {each.status for each in after} == {200}
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a shard is killed while it starts")
 def test_a_shard_killed_while_it_starts_is_no_obstacle(
     cluster: LocalCluster, deploy: Callable[..., str]
@@ -181,6 +183,7 @@ def test_nothing_is_left_of_a_model_that_is_no_longer_served(
     assert shard_pids(cluster) == []
 
 
+@pytest.mark.slow
 @pytest.mark.fault("an item makes a shard raise")
 def test_an_item_that_a_shard_refuses_fails_alone(
     cluster: LocalCluster, write_config: WriteConfig, tmp_path: Path, tiny_recipe

@@ -105,6 +105,7 @@ def answered(url: str, route: str) -> bool:
     return answer.status == 200 and "partial" not in answer.json.get("parameters", {})
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a target of a route is killed")
 def test_a_killed_target_leaves_the_others_and_comes_back(
     cluster: LocalCluster, deploy: Deploy
@@ -154,7 +155,14 @@ def test_a_frozen_replica_is_hedged_and_then_left_alone(
 
 
 @pytest.mark.fault("a model behind a route is replaced")
-@pytest.mark.parametrize("route", ["through", "hedged", "all"])
+@pytest.mark.parametrize(
+    "route",
+    [
+        "through",
+        pytest.param("hedged", marks=pytest.mark.slow),
+        pytest.param("all", marks=pytest.mark.slow),
+    ],
+)
 def test_a_model_is_replaced_under_load_without_a_failed_request(
     cluster: LocalCluster,
     deploy: Deploy,
@@ -178,6 +186,7 @@ def test_a_model_is_replaced_under_load_without_a_failed_request(
     assert seen[200] > 100
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a client leaves a route amid its request")
 def test_a_client_that_leaves_cancels_its_branches(cluster: LocalCluster, deploy: Deploy) -> None:
     url = deploy()
@@ -246,6 +255,7 @@ def connections(pid: int) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_a_route_that_does_not_fit_is_refused_and_the_others_go_on(
     cluster: LocalCluster, deploy: Deploy, tmp_path: Path
 ) -> None:

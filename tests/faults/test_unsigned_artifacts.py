@@ -15,6 +15,7 @@ from cluster.errors import ClusterError
 from deployments.local import LocalCluster
 
 
+@pytest.mark.slow
 @pytest.mark.fault("an artifact is not signed")
 def test_only_what_a_trusted_key_has_signed_is_served(
     cluster: LocalCluster,

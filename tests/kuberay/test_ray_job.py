@@ -14,6 +14,7 @@ from operator_calls import Operator, Submitter
 from cluster.artifact.local import LocalStore
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a compression job's submitter is started twice, or the job")
 def test_one_submission_id_gives_one_run_and_the_same_job_again_the_same_artifact(
     operator: Operator, tiny_recipe, tmp_path: Path
@@ -48,12 +49,12 @@ def test_one_submission_id_gives_one_run_and_the_same_job_again_the_same_artifac
     assert LocalStore(store).open("tiny-job").id == artifact.name
 
 
-@pytest.mark.parametrize("token", [None, "0" * 64])
-def test_a_submitter_without_the_token_submits_nothing(operator: Operator, token: str) -> None:
+def test_a_submitter_without_the_token_submits_nothing(operator: Operator) -> None:
     url = f"{operator.cluster.dashboard}/api/jobs/"
-    headers = {} if token is None else {"x-ray-authorization": f"Bearer {token}"}
-    answer = ask(url, b'{"entrypoint": "true"}', headers | {"Content-Type": "application/json"})
-    assert answer.status == (401 if token is None else 403)
+    wrong = {"x-ray-authorization": "Bearer " + "0" * 64}
+    for headers, status in [({}, 401), (wrong, 403)]:
+        answer = ask(url, b'{"entrypoint": "true"}', headers | {"Content-Type": "application/json"})
+        assert answer.status == status
     right = operator._headers
     assert ask(url, headers=right).json == []
 

@@ -45,6 +45,7 @@ def test_a_rendered_service_is_put_runs_and_survives_a_wrong_one(
     assert ask(URL).status == 200
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a model that cannot be built, beside others")
 def test_what_cannot_be_built_is_told_in_the_status_and_the_rest_runs(
     operator: Operator, serve_config: str
@@ -71,6 +72,7 @@ def test_what_cannot_be_built_is_told_in_the_status_and_the_rest_runs(
     assert ask(URL).status == 200
 
 
+@pytest.mark.slow
 @pytest.mark.fault("the head is lost without its storage")
 def test_after_the_head_is_lost_the_config_is_put_again(
     operator: Operator, serve_config: str

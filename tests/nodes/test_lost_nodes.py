@@ -71,6 +71,7 @@ def test_a_killed_node_fails_what_it_had_in_flight_and_is_made_up_for(
     assert seconds <= NODE_BACK_S + first_start_s  # which depends on the machine
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a node's link is cut, no reset")
 def test_a_node_whose_link_is_cut_is_given_up_and_does_not_come_back_as_a_ghost(
     served: Served, first_start_s: float

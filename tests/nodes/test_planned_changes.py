@@ -30,6 +30,7 @@ def test_a_rolling_upgrade_fails_no_request(served: Served) -> None:
     measured("... took", f"{time.monotonic() - started:.0f} s")
 
 
+@pytest.mark.slow
 def test_the_only_replica_is_upgraded_without_a_gap(served: Served) -> None:
     """Where there is room for one more."""
     served.deploy(replicas=1, surge_percent=20)
@@ -49,6 +50,7 @@ def test_the_only_replica_is_upgraded_without_a_gap(served: Served) -> None:
     measured("upgrade of the only replica, one more first: requests failed", load.failures, "0")
 
 
+@pytest.mark.slow
 def test_scaling_down_fails_no_request(served: Served) -> None:
     served.deploy(replicas=3)
     with served.load("tiny", *served.homes("tiny")) as load:
@@ -197,6 +199,7 @@ def _filled(served: Served, spare: dict[str, int]) -> Iterator[None]:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a node drains while the head is away for some seconds")
 def test_a_drain_waits_for_a_head_that_is_away(served: Served) -> None:
     staying, leaving = served.homes("tiny")

@@ -37,6 +37,7 @@ def test_every_node_answers_from_the_one_store(served: Served) -> None:
     assert len(versions) == 1  # the same artifact, read by three nodes
 
 
+@pytest.mark.slow
 def test_load_spreads_to_a_node_that_joins(served: Served) -> None:
     entry = served.homes("tiny")[0]
     started = time.monotonic()

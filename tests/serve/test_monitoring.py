@@ -203,6 +203,7 @@ def test_every_query_of_the_runbooks_returns_data(watched: Prometheus) -> None:
     assert not watched.without_data(blocks("promql"), WITHIN_S)
 
 
+@pytest.mark.slow
 def test_every_command_of_the_runbooks_runs(served) -> None:
     commands = {query.expr for query in blocks("sh")}
     assert commands
@@ -218,6 +219,7 @@ def test_every_command_of_the_runbooks_runs(served) -> None:
         assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
 
 
+@pytest.mark.slow
 def test_a_replica_that_ends_is_missed_and_the_next_one_seen(served, watched: Prometheus) -> None:
     tight = '{deployment="model-tight"}'
     os.kill(served.replica_pid("tight"), signal.SIGKILL)

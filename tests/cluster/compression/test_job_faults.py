@@ -50,6 +50,7 @@ def below(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a compression job is killed while it compiles")
 def test_a_job_killed_while_it_compiles_leaves_nothing_and_two_later_ones_build_once(
     tiny_recipe: Callable[..., Recipe], tmp_path: Path

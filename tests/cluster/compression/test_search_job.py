@@ -32,6 +32,7 @@ def recipe(tiny_recipe: Callable[..., Recipe]) -> Recipe:
     return tiny_recipe("found", None, search=SEARCH, gate=gate, programs=programs)
 
 
+@pytest.mark.slow
 def test_what_the_gate_refuses_leaves_its_place_to_the_next(recipe: Recipe, tmp_path: Path) -> None:
     store, lines = LocalStore(tmp_path / "store"), list[str]()
     outcome = job.run(recipe, store, lines.append)

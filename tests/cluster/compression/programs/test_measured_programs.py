@@ -52,6 +52,7 @@ def test_all_kinds_compute_the_model_and_the_fastest_wins(bench: Bench, assemble
     assert sum("scores of the baseline" in line for line in made.lines) == 1
 
 
+@pytest.mark.slow
 def test_a_program_that_computes_another_model_fails_and_the_rest_is_measured(
     bench: Bench, assemble: Assemble
 ) -> None:
@@ -78,6 +79,7 @@ def test_a_program_that_computes_another_model_fails_and_the_rest_is_measured(
     assert (assembled.artifact.path / "weights.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_when_no_program_works_the_baseline_is_still_measured(
     bench: Bench, assemble: Assemble
 ) -> None:

@@ -42,7 +42,7 @@ def random_input(artifact: Artifact, rows: int) -> np.ndarray:
     return np.random.default_rng(rows).standard_normal((rows, *spec.item_shape)).astype(spec.dtype)
 
 
-@pytest.mark.parametrize("name", ["cut", "exported"])
+@pytest.mark.parametrize("name", ["cut", pytest.param("exported", marks=pytest.mark.slow)])
 def test_the_shards_answer_as_the_whole_program_to_the_bit(
     name: str, request: pytest.FixtureRequest
 ) -> None:
@@ -68,6 +68,7 @@ def require_same(artifact: Artifact, cut: Run, whole: Run) -> None:
     same()
 
 
+@pytest.mark.slow
 def test_each_shard_has_its_own_part_of_the_tensors(exported: Artifact) -> None:
     whole = load_file(exported.path / WEIGHTS)
     for layout in exported.manifest.layouts:

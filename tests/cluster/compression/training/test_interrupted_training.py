@@ -78,6 +78,7 @@ def start(folder: Path, mode: str, optimizer: str) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a compression job is killed amid its training")
 def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     optimizer = "adamw"
