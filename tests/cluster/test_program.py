@@ -77,18 +77,17 @@ def test_every_batch_size_gives_what_the_stored_weights_give(
     artifact: Artifact = request.getfixturevalue(fixture)
     loaded = program.load(only(artifact, kind), 1)
     assert loaded.runner == {"aoti": "native", "openvino": "openvino"}[kind]
+    if kind == "aoti" and not any("vnni" in feature for feature in node.cpu_features()):
+        # Such a CPU adds int8 products two by two in 16 bits; with less contrast all sums fit.
+        images = images * np.float32(0.4)
     expected = eager(artifact, images)
-    share = 0.0
-    if kind == "openvino":  # NNCF sets ranges of its own, so its int8 is not torchao's
-        share = 0.1
-    elif fixture == "int8_artifact" and not any("vnni" in each for each in node.cpu_features()):
-        share = 0.03  # such a CPU adds int8 products two by two in 16 bits, which saturate
-    tolerance = max(np.ptp(expected) * share, 0.05)
+    # NNCF sets ranges of its own, so its int8 is not torchao's.
+    tolerance = np.ptp(expected) * (0.1 if (fixture, kind) == ("int8_artifact", "openvino") else 0)
     for batch in BATCHES:
         (logits,) = loaded.run([images[:batch]])
         assert logits.dtype == np.float32
         assert logits.shape == (batch, 10)
-        np.testing.assert_allclose(logits, expected[:batch], atol=tolerance)
+        np.testing.assert_allclose(logits, expected[:batch], atol=max(tolerance, 0.05))
 
 
 @pytest.mark.parametrize("kind", ["aoti", "openvino"])

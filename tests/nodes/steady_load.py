@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import threading
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from network import Host
 from ray_nodes import HTTP_PORT
 
 _TIMEOUT_S = 70
+_NICE = 10
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Asked:
 
 @dataclass
 class SteadyLoad:
-    """``clients`` of each of ``addresses``.
+    """``clients`` of each of ``addresses``, which take what the nodes leave of the CPUs: real ones
+    have machines of their own.
 
     ``keep``: on connections that are kept, as a pool has them; else each request has its own.
     """
@@ -63,6 +66,7 @@ class SteadyLoad:
 
     def _ask(self, address: str) -> None:
         self.host.enter()
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         connection = http.client.HTTPConnection(address, HTTP_PORT, timeout=_TIMEOUT_S)
         while not self._over.is_set():
             started = time.monotonic()

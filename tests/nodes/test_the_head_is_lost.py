@@ -16,9 +16,7 @@ HEAD_BACK_S = 60
 
 
 @pytest.mark.fault("the head is killed, and started again")
-def test_traffic_goes_on_without_a_head_and_the_head_recovers(
-    served: Served, first_start_s: float
-) -> None:
+def test_traffic_goes_on_without_a_head_and_the_head_recovers(served: Served) -> None:
     homes = served.homes("tiny")
     (cut_home,) = served.homes("cut")
     before = {replica["actor_id"] for replica in served.replicas("tiny")}
@@ -34,7 +32,7 @@ def test_traffic_goes_on_without_a_head_and_the_head_recovers(
         started = time.monotonic()
         starts = served.cluster.head_starts
         served.cluster.start_head()
-        served.cluster.wait(back, "not all is back", HEAD_BACK_S + first_start_s)
+        served.cluster.wait(back, "not all is back", HEAD_BACK_S)
         seconds = time.monotonic() - started
         starts = served.cluster.head_starts - starts
         time.sleep(3)  # its controller looks after the replicas again
@@ -50,7 +48,7 @@ def test_traffic_goes_on_without_a_head_and_the_head_recovers(
         "... `ray start` to all applications running", f"{seconds:.1f} s", f"≤ {HEAD_BACK_S} s"
     )
     measured("... how often it ended by itself meanwhile", starts - 1)
-    assert seconds <= HEAD_BACK_S + first_start_s  # which depends on the machine
+    assert seconds <= HEAD_BACK_S
 
 
 @pytest.mark.slow
@@ -59,3 +57,5 @@ def test_a_recovered_head_takes_a_new_config(served: Served) -> None:
     served.cluster.start_head()
     served.wait_for(2)
     served.deploy(replicas=3)
+    assert len(served.homes("tiny")) == 3
+    assert set(served.statuses().values()) == {"RUNNING"}

@@ -15,13 +15,13 @@ def test_many_hold_it_together() -> None:
     lock = SharedLock()
     meeting = threading.Barrier(3, timeout=5)
 
-    def hold() -> None:
+    def hold() -> int:
         with lock.shared():
-            meeting.wait()  # all three are inside
+            return meeting.wait()  # until all three are inside
 
     with ThreadPoolExecutor(3) as pool:
-        for each in [pool.submit(hold) for _ in range(3)]:
-            each.result()
+        arrived = [pool.submit(hold) for _ in range(3)]
+    assert sorted(each.result() for each in arrived) == [0, 1, 2]
 
 
 def test_one_holds_it_alone_and_all_others_after_that() -> None:
