@@ -22,7 +22,7 @@ from cluster.errors import ConfigError
 from cluster.program import program as programs
 from cluster.progress import Print
 from cluster.routing.calibration import Calibration, Goal, figures, smallest_threshold
-from cluster.routing.combining import mean, probabilities, vote
+from cluster.routing.ensemble import mean, probabilities, vote
 from deployments.calibration import Targets, calibration_key
 
 _BATCH = 8

@@ -30,7 +30,7 @@ from benchmarks.router.results import ERRORS, Figures
 from benchmarks.startup import StartupWatch
 from benchmarks.verify import TOLERANCE, ask, difference
 from cluster.artifact.store import default_store
-from cluster.routing.combining import probabilities
+from cluster.routing.ensemble import probabilities
 from deployments.local.ports import free_ports
 
 _MODELS = ("one", "other")

@@ -1,11 +1,18 @@
-"""What a router decides, without a network in it: every function here is one of its arguments.
+"""Decisions of a router, as pure functions: no network, no clock.
 
-contracts.py   what each route takes and gives, or why it cannot be deployed
-branches.py    whom to ask now, when it is done, and when to look again
-budget.py      what is left of a request's time        hedging.py   when to ask a second one
-replicas.py    which replica of a model to ask          canary.py    old version or new
-combining.py   several answers as one                   cascading.py which items go on
-parts.py       a batch in parts, and whole again        agreement.py two versions compared
-calibration.py the threshold that keeps a wanted accuracy
-answers.py     the cache: answers by the content of the input
+contracts.py     inputs and outputs of each route, or the reason it cannot be deployed
+branches.py      which targets to call now, when the request is done, when to check again
+deadline.py      remaining time of a request
+replicas.py      which replica of a model to call
+answer_cache.py  cached answers, by the content of the input
+
+One file per kind of route, named as in the config:
+
+ensemble.py      several answers combined into one (ensemble, quorum)
+cascade.py       items that continue to a larger model
+calibration.py   threshold of a cascade that keeps an accuracy goal
+hedge.py         when to send a second request
+shadow.py        two versions compared
+canary.py        old version or new
+scatter.py       a batch split over replicas
 """

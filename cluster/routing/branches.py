@@ -1,9 +1,9 @@
-"""Several targets of one request: whom to ask now, when it is done, when to look again.
+"""Several targets of one request: which to call now, when it is done, when to check again.
 
-    states of the branches, seconds since the start → step → ask, give up, done?, look again at
+    states of the branches, seconds since the start → step → ask, late, done, look_again_s
 
-A step is a function of what has happened so far. Whoever carries it out asks, waits and comes
-back; in whatever order answers, failures and time arrive, no branch is asked twice.
+A step is a pure function of the branches' states. The caller sends the requests, waits, and asks
+for the next step. No branch is called twice, in whatever order answers and failures arrive.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from enum import Enum
 
 
 class Ended(Enum):
-    """How a branch ended."""
+    """Outcome of a branch."""
 
     ANSWERED = "ok"
     FAILED = "failed"
@@ -25,10 +25,10 @@ class Ended(Enum):
 
 @dataclass(frozen=True)
 class Branch:
-    """One target: times are in seconds since the request began; None: not yet."""
+    """One target of a request. Times are in seconds since the request began; None: not yet."""
 
     timeout_s: float = math.inf
-    """How long its answer is waited for, from when it is asked."""
+    """Timeout of its answer, from the moment of the call."""
 
     asked_s: float | None = None
     ended: Ended | None = None
@@ -39,64 +39,65 @@ class Branch:
 
     @property
     def due_s(self) -> float:
-        """When it is late, since the request began."""
+        """Time at which its answer is late."""
         return math.inf if self.asked_s is None else self.asked_s + self.timeout_s
 
 
 @dataclass(frozen=True)
 class Step:
-    """What to do now."""
+    """Next actions of a request."""
 
     ask: tuple[int, ...] = ()
-    """Branches to ask, none of which was asked before."""
+    """Branches to call, for the first time."""
 
     late: tuple[int, ...] = ()
-    """Branches to cancel: their time is over."""
+    """Branches to cancel, because their timeout is over."""
 
     done: bool = False
-    """Nothing that may still come can matter: all that are pending are to be cancelled."""
+    """Whether the request is decided; all pending branches are to be cancelled."""
 
     look_again_s: float = math.inf
-    """Come back then, since the request began, even if nothing has happened."""
+    """Time of the next step if nothing happens before."""
 
 
 @dataclass(frozen=True)
-class Gather:
-    """All at once, until ``enough`` have answered; ``least`` are an answer when no more come.
+class GatherPolicy:
+    """Policy that calls all branches at once, until ``enough`` have answered.
 
-    1 ≤ least ≤ enough ≤ number of branches.
+    ``least`` answers suffice when no more can come. 1 ≤ least ≤ enough ≤ number of branches.
     """
 
     enough: int
     least: int
 
     def step(self, branches: Sequence[Branch], now_s: float, deadline_s: float) -> Step:
-        """See :class:`Step`; ``deadline_s``: when the request itself must be answered."""
+        """Return the next :class:`Step`. ``deadline_s``: the request's deadline."""
         seen = _Seen.of(branches, now_s, deadline_s)
         ask = seen.unasked
         may_come = seen.answered + len(seen.waited_for) + len(ask)
         over = now_s >= deadline_s or seen.answered >= self.enough or may_come < self.least
         if over or not (ask or seen.waited_for):
             return Step(late=seen.late, done=True)
-        # Those that are about to be asked may have less time than the ones that were.
+        # New branches may have shorter timeouts than pending ones.
         soonest = min((now_s + branches[i].timeout_s for i in ask), default=math.inf)
         return Step(ask, seen.late, look_again_s=min(seen.next_s, soonest, deadline_s))
 
     def enough_answered(self, branches: Sequence[Branch]) -> bool:
-        """Whether there is an answer, be it a partial one."""
+        """Whether there are enough answers for a reply, at least a partial one."""
         return _count(branches, Ended.ANSWERED) >= self.least
 
 
 @dataclass(frozen=True)
-class Hedged:
-    """The first branch; the second when the first has failed, or is not there after ``after_s``
-    and the budget allows it. One answer is enough."""
+class HedgePolicy:
+    """Policy of a hedge: the second branch if the first fails or takes longer than ``after_s``.
+
+    The second call needs ``allowed``, the budget's consent. One answer is enough."""
 
     after_s: float
     allowed: bool
 
     def step(self, branches: Sequence[Branch], now_s: float, deadline_s: float) -> Step:
-        """See :class:`Step`."""
+        """Return the next :class:`Step`."""
         seen = _Seen.of(branches, now_s, deadline_s)
         if seen.answered or now_s >= deadline_s:
             return Step(late=seen.late, done=True)
@@ -116,11 +117,11 @@ class Hedged:
         return Step((), seen.late, look_again_s=min(seen.next_s, deadline_s))
 
     def enough_answered(self, branches: Sequence[Branch]) -> bool:
-        """Whether there is an answer."""
+        """Whether a branch has answered."""
         return _count(branches, Ended.ANSWERED) >= 1
 
 
-Policy = Gather | Hedged
+Policy = GatherPolicy | HedgePolicy
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class _Seen:
     late: tuple[int, ...]
     waited_for: tuple[int, ...]
     next_s: float
-    """When the next of those that are waited for is late."""
+    """Earliest time at which a pending branch is late."""
 
     @staticmethod
     def of(branches: Sequence[Branch], now_s: float, deadline_s: float) -> _Seen:

@@ -1,7 +1,7 @@
-"""The threshold of a cascade that keeps a wanted agreement or accuracy, at the least cost.
+"""Threshold of a cascade that keeps an agreement or accuracy goal at the least cost.
 
-scores of every target on labelled samples → for each threshold: who answers, how well
-    → the smallest threshold that reaches the goal: fewer items go on than at any larger one
+scores of every target on labelled samples → for each threshold: agreement, accuracy, cost
+    → the smallest threshold that reaches the goal: fewer items continue than at any larger one
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from cluster.errors import ConfigError
-from cluster.routing.cascading import confidence
+from cluster.routing.cascade import confidence
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What the cascade must keep; exactly one of the two."""
+    """Goal of a cascade; exactly one of the two fields is set."""
 
     agreement: float | None = None
-    """Share of the items that get the label that the last target gives them, 0..1."""
+    """Smallest share of items with the same label as from the last target, 0..1."""
 
     max_accuracy_drop: float | None = None
-    """How much lower its accuracy may be than the last target's, in shares of 1."""
+    """Largest drop of the accuracy below the last target's, 0..1."""
 
     def __str__(self) -> str:
         if self.agreement is not None:
@@ -33,7 +33,7 @@ class Goal:
 
 
 class Figures(BaseModel):
-    """How a cascade does on some samples."""
+    """Figures of a cascade on a set of samples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,7 +53,7 @@ class Figures(BaseModel):
 
 
 class Calibration(BaseModel):
-    """What was found for a cascade of certain artifacts; kept in the store."""
+    """Thresholds of a cascade of certain artifacts, as kept in the store."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,13 +62,13 @@ class Calibration(BaseModel):
     thresholds: tuple[float, ...]
     chosen_on: Figures
     held_out: Figures
-    """The same thresholds on samples that they were not chosen by."""
+    """Figures of the same thresholds on held-out samples."""
 
 
 def figures(
     scores: Sequence[np.ndarray], labels: np.ndarray, threshold: float, item_ms: Sequence[float]
 ) -> Figures:
-    """How a cascade with one threshold does.
+    """Return the figures of a cascade with one threshold.
 
     ``scores``: every target's probabilities ``[samples, classes]``, cheapest first; ``labels``:
     int64 ``[samples]``; ``item_ms``: what one item costs each target.
@@ -76,7 +76,7 @@ def figures(
     answers = np.stack([each.argmax(axis=1) for each in scores])
     sure = np.stack([confidence(each) >= threshold for each in scores])
     sure[-1] = True
-    by = sure.argmax(axis=0)  # the first that is sure
+    by = sure.argmax(axis=0)  # the first confident target
     chosen = np.take_along_axis(answers, by[None], axis=0)[0]
     asked = [float((by >= target).mean()) for target in range(len(scores))]
     spent = sum(share * ms for share, ms in zip(asked, item_ms, strict=True))
@@ -93,11 +93,11 @@ def figures(
 def smallest_threshold(
     scores: Sequence[np.ndarray], labels: np.ndarray, goal: Goal, item_ms: Sequence[float]
 ) -> float:
-    """The smallest threshold, the same for all targets but the last, that reaches the goal.
+    """Return the smallest threshold, the same for all targets but the last, that reaches ``goal``.
 
-    Arguments as of :func:`figures`. ConfigError, with what is reached, if none does.
+    Arguments as of :func:`figures`. ConfigError, with the best figures, if none does.
     """
-    # Between two confidences nothing changes; at 0 the first target answers everything.
+    # Results change only at a confidence; at 0 the first target answers everything.
     steps = np.unique(np.concatenate([confidence(each) for each in scores[:-1]]))
     for threshold in (0.0, *steps.tolist(), 1.0):
         if _reaches(figures(scores, labels, threshold, item_ms), goal):

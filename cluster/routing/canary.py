@@ -1,7 +1,7 @@
-"""Old version or new: who answers a request, and when the new one has proved worse.
+"""Canary: which version answers a request, and when the new one has proved worse.
 
-request id → side        the same id, the same version, on every router
-outcomes → Judge → verdict: a reason to return to the old version, or None
+request id → version     the same id, the same version, on every router
+outcomes → Judge → verdict: the reason to return to the old version, or None
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _BITS = 64
 
 
 def takes_part(request_id: str, share: float, salt: str) -> bool:
-    """Whether a request is among the ``share`` of all, by its id.
+    """Whether a request belongs to the ``share`` of all request ids.
 
     ``salt`` makes choices for different purposes independent of each other.
     """
@@ -22,7 +22,7 @@ def takes_part(request_id: str, share: float, salt: str) -> bool:
 
 
 class Judge:
-    """Looks at the last ``window`` outcomes of the new version; once it has spoken, it stays."""
+    """Judge of the last ``window`` outcomes of the new version; its first verdict is final."""
 
     def __init__(
         self, max_error_rate: float, max_disagreement: float | None, window: int, min_requests: int
@@ -33,10 +33,10 @@ class Judge:
         self._failed: deque[bool] = deque(maxlen=window)
         self._compared: deque[tuple[int, int]] = deque(maxlen=window)
         self.verdict: str | None = None
-        """Why the new version is not asked any more; None while it is."""
+        """Reason that the new version is disabled; None while it is enabled."""
 
     def answered(self, ok: bool) -> None:
-        """The new version has answered a request, or failed to."""
+        """Record whether the new version answered a request."""
         self._failed.append(not ok)
         count, failures = len(self._failed), sum(self._failed)
         if count >= self._min_requests and failures > self._max_error_rate * count:
@@ -46,7 +46,7 @@ class Judge:
             )
 
     def compared(self, items: int, differing: int) -> None:
-        """Both versions have answered a request of so many items."""
+        """Record a request that both versions answered: its items, and how many labels differ."""
         if self._max_disagreement is None:
             return
         self._compared.append((items, differing))

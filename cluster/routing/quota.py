@@ -1,6 +1,6 @@
-"""How often a client may ask: a token bucket, as a function of what it held before.
+"""Token bucket of one client, as a pure function of its last state.
 
-It fills by ``rate`` per second up to ``most``; a request takes one, or has to wait until there is.
+It fills by ``rate`` tokens per second up to ``most``. A request takes one token or has to wait.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Bucket:
-    """What a client has left, and when that was."""
+    """Tokens of a client, and the time of that count in seconds."""
 
     tokens: float
     at: float
@@ -18,16 +18,16 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Taken:
-    """The bucket afterwards; ``wait_s``: 0 if the request may go on, else when the next one may."""
+    """Result of a request. ``wait_s``: 0 if it is within the quota, else seconds until a token."""
 
     bucket: Bucket
     wait_s: float
 
 
 def take(bucket: Bucket | None, rate: float, most: float, now: float) -> Taken:
-    """Take one token. ``bucket``: None for a client that has not asked before."""
+    """Take one token. ``bucket``: None for a new client."""
     before = bucket or Bucket(most, now)
-    # A clock that went back, as after a restart of the machine, fills nothing.
+    # A clock that goes back, as after a reboot, adds no tokens.
     tokens = min(most, before.tokens + rate * max(0.0, now - before.at))
     if tokens >= 1:
         return Taken(Bucket(tokens - 1, now), 0.0)

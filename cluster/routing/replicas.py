@@ -1,10 +1,10 @@
-"""Which replica of a model to ask: the one that is expected to answer first.
+"""Choice of a replica: the one with the shortest expected response time.
 
-    answer took … → its replica's latency, a mean that forgets
-    choose → min over replicas of latency × (requests under way there + 1)
+    latency of an answer → moving average of its replica
+    choose → min over replicas of latency × (in-flight requests + 1)
 
-A slow replica is asked rarely, not never: what is known of it fades, so that it comes back when it
-has recovered. (Finagle's peak EWMA: a rise counts at once, a fall only gradually.)
+A slow replica still gets a few requests: its average decays, so that it recovers. (Finagle's peak
+EWMA: a rise counts at once, a fall only gradually.)
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 FORGET_S = 10.0
-"""After so many seconds 1/e of what was known of a latency is left."""
+"""Time constant of the decay, in seconds."""
 
 UNKNOWN_S = 1e-6
-"""The least latency, to which what is known of one fades."""
+"""Latency to which an average decays, in seconds."""
 
 FAILED_S = 1.0
-"""The latency of a replica that has just failed: to fail fast is not to be fast."""
+"""Latency of a replica that has just failed, so that failing fast does not look fast."""
 
 
 @dataclass(eq=False)
 class Replica:
-    """One replica of a model, as one router sees it."""
+    """Replica of a model, as one router sees it."""
 
     address: str
     """``IP:PORT``."""
 
     near: bool = False
-    """Whether it can read this router's memory, as far as is known."""
+    """Whether it is known to run on this router's node, and can read its memory."""
 
     ongoing: int = 0
     _latency_s: float = UNKNOWN_S
@@ -39,32 +39,32 @@ class Replica:
     _known: bool = False
 
     def latency_s(self, now: float) -> float:
-        """What an answer takes, as far as is still known."""
+        """Return the decayed average latency, in seconds."""
         return max(UNKNOWN_S, self._latency_s * math.exp(-(now - self._at) / FORGET_S))
 
     def took(self, seconds: float, now: float) -> None:
-        """It has answered, after so long."""
+        """Record an answer after so many seconds."""
         known = self.latency_s(now)
         faded = math.exp(-(now - self._at) / FORGET_S)
-        # A rise counts at once; a fall by as much as there was time to forget, at least a tenth.
+        # A rise counts at once; a fall by the decay since the last answer, at least by a tenth.
         kept = min(faded, 0.9) if seconds < known else 0.0
         self._latency_s = kept * known + (1 - kept) * seconds
         self._at = now
         self._known = True
 
     def waited(self, seconds: float, now: float) -> None:
-        """It was given up after so long: it would have taken longer still."""
+        """Record a request that was cancelled after so many seconds: a lower bound."""
         if seconds > self.latency_s(now):
             self.took(seconds, now)
 
     def failed(self, now: float) -> None:
-        """It has broken off, or answered with an error of its own."""
+        """Record a broken connection or a server error."""
         self.waited(FAILED_S, now)
 
     def expected_s(self, now: float) -> float:
-        """When it would have answered one request more.
+        """Return the expected response time of one more request, in seconds.
 
-        One of which nothing is known is tried at once, with one request until it has answered.
+        A new replica is tried at once, with a single request until its first answer.
         """
         if not self._known:
             return math.inf if self.ongoing else 0.0
@@ -72,9 +72,9 @@ class Replica:
 
 
 def choose(replicas: Iterable[Replica], now: float, but: Collection[str] = ()) -> Replica | None:
-    """The replica to ask; None if there is none beside those at the addresses ``but``.
+    """Return the replica to call; None if all are at the addresses ``but``.
 
-    Of replicas that are expected to answer alike, the one with the fewest requests under way.
+    Ties go to the replica with the fewest in-flight requests.
     """
     possible = [replica for replica in replicas if replica.address not in but]
     return min(possible, key=lambda each: (each.expected_s(now), each.ongoing), default=None)

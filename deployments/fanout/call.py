@@ -19,8 +19,8 @@ import numpy as np
 from cluster.errors import HeadraceError
 from cluster.protocol.asking import request_parts
 from cluster.routing.branches import Ended
-from cluster.routing.budget import left_s
 from cluster.routing.contracts import Contract
+from cluster.routing.deadline import left_s
 from cluster.runtime.lent_bodies import Bodies, LentBody
 from cluster.tensors import TensorSpec
 

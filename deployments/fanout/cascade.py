@@ -15,7 +15,7 @@ import numpy as np
 
 from cluster.config.routing import Cascade, Target
 from cluster.routing.branches import Ended
-from cluster.routing.cascading import going_on
+from cluster.routing.cascade import going_on
 from cluster.routing.contracts import Contract
 from deployments.fanout.call import Call, Items, NoAnswerError, Node, Reply, Report
 from deployments.fanout.scores import distribution

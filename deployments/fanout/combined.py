@@ -12,10 +12,10 @@ import numpy as np
 
 from cluster.config.routing import Ensemble, MultiTask, Quorum, Scatter
 from cluster.errors import ProgramError
-from cluster.routing.branches import Gather
-from cluster.routing.combining import mean, vote
+from cluster.routing.branches import GatherPolicy
 from cluster.routing.contracts import Contract
-from cluster.routing.parts import parts
+from cluster.routing.ensemble import mean, vote
+from cluster.routing.scatter import parts
 from cluster.tensors import TensorSpec
 from deployments import tracing
 from deployments.fanout.branches import Ask, Gathered, gather
@@ -49,7 +49,7 @@ class CombinedNode:
         self._weights = [target.weight for target in route.targets]
         self._combine = combine
         enough = route.k if isinstance(route, Quorum) else len(targets)
-        self._policy = Gather(enough, route.min_answers or enough)
+        self._policy = GatherPolicy(enough, route.min_answers or enough)
 
     @property
     def there(self) -> bool:
@@ -129,7 +129,7 @@ class MultiTaskNode:
         self._targets = tuple(targets)
         names = [spec.name for spec in contract.inputs]
         self._inputs = [[names.index(s.name) for s in t.contract.inputs] for t in targets]
-        self._policy = Gather(len(targets), route.min_answers or len(targets))
+        self._policy = GatherPolicy(len(targets), route.min_answers or len(targets))
 
     @property
     def there(self) -> bool:
@@ -192,7 +192,7 @@ class ScatterNode:
 
         target = self._route.target
         asks = [Ask(target.target, target.timeout_s, partial(part, cut)) for cut in cuts]
-        policy = Gather(len(cuts), len(cuts))
+        policy = GatherPolicy(len(cuts), len(cuts))
         gathered = await gather(lambda: policy, asks, call, _nothing)
         started = time.perf_counter()
         replies = [reply.outputs for reply in gathered.replies if reply is not None]

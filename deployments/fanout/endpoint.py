@@ -21,8 +21,8 @@ from cluster.errors import RequestError
 from cluster.protocol.answer import encode_infer
 from cluster.protocol.infer import HEADER_LENGTH, InferRequest, decode_infer, parse_header_length
 from cluster.protocol.metadata import error_body
-from cluster.routing.answers import content_key
-from cluster.routing.budget import own_deadline
+from cluster.routing.answer_cache import content_key
+from cluster.routing.deadline import own_deadline
 from deployments import tracing
 from deployments.body import read_body
 from deployments.deadlines import MAX_REQUEST_TIMEOUT_S

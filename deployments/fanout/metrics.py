@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ray.util import metrics
 
-from cluster.routing.agreement import Compared
+from cluster.routing.shadow import Compared
 from deployments.fanout.call import Report
 from deployments.metrics import MS_BOUNDS
 

@@ -13,11 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.config.routing import Canary, Hedge, Shadow, Target
-from cluster.routing.agreement import Agreement, Compared
-from cluster.routing.branches import Ended, Hedged
+from cluster.routing.branches import Ended, HedgePolicy
 from cluster.routing.canary import Judge, takes_part
 from cluster.routing.contracts import Contract, Scores
-from cluster.routing.hedging import HedgeBudget, Latencies
+from cluster.routing.hedge import HedgeBudget, Latencies
+from cluster.routing.shadow import Agreement, Compared
 from cluster.runtime.waiting_line import Priority
 from deployments.fanout.branches import Ask, gather
 from deployments.fanout.call import Call, Items, NoAnswerError, Node, Reply, Report
@@ -92,9 +92,9 @@ class HedgeNode:
                 self._budget.spend()
                 self._hedged()
 
-        def policy() -> Hedged:
+        def policy() -> HedgePolicy:
             # What this request has spent is its own to the end.
-            return Hedged(self._after_s(), spent or self._budget.allows)
+            return HedgePolicy(self._after_s(), spent or self._budget.allows)
 
         gathered = await gather(policy, asks, here, asked)
         first = gathered.reports[0]

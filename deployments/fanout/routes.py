@@ -22,7 +22,7 @@ from cluster.config.routing import (
     Shadow,
 )
 from cluster.factory import find_factory
-from cluster.routing.answers import Answers
+from cluster.routing.answer_cache import AnswerCache
 from cluster.routing.contracts import Contract
 from deployments.fanout.call import Node
 from deployments.fanout.cascade import CascadeNode
@@ -59,7 +59,7 @@ class RouteNode:
     route: Route
     node: Node
     metrics: RouteMetrics
-    answers: Answers | None
+    answers: AnswerCache | None
     """The answers kept; None if the route keeps none."""
 
 
@@ -80,7 +80,7 @@ def route_nodes(
             targets = [node(target.target) for target in route.asked]
             metrics = RouteMetrics(name)
             nodes[name] = _node(route, plan, thresholds, targets, background, metrics)
-            answers = Answers(route.cache_bytes) if route.cache_bytes else None
+            answers = AnswerCache(route.cache_bytes) if route.cache_bytes else None
             found[name] = RouteNode(route, nodes[name], metrics, answers)
         return nodes[name]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cluster.routing.combining import probabilities
 from cluster.routing.contracts import Contract, Scores
+from cluster.routing.ensemble import probabilities
 
 
 def distribution(contract: Contract, outputs: Sequence[np.ndarray]) -> np.ndarray:

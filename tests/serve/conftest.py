@@ -22,7 +22,7 @@ from cluster.config.sources import DataSource
 from cluster.data import load_data
 from cluster.data.samples import Samples
 from cluster.program.program import Program, load
-from cluster.routing.combining import probabilities
+from cluster.routing.ensemble import probabilities
 from cluster.tensors import TensorSpec
 from deployments.local import LocalCluster, ports, processes
 

@@ -17,7 +17,7 @@ from prometheus import labelled
 from tritonclient.utils import InferenceServerException
 
 from cluster.program.program import Program, load
-from cluster.routing.combining import mean, probabilities, vote
+from cluster.routing.ensemble import mean, probabilities, vote
 
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}  # a row computed beside others ends in other last bits
 

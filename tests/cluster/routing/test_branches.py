@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.routing.branches import Branch, Ended, Gather, Hedged, Policy, Step
+from cluster.routing.branches import Branch, Ended, GatherPolicy, HedgePolicy, Policy, Step
 
 NEVER = math.inf
 
@@ -82,12 +82,12 @@ def answers_by(fate: Fate, asked_s: float, moment: float) -> bool:
 
 
 @given(data=st.data())
-def test_gather_asks_each_once_and_stops_exactly_when_it_is_decided(data: st.DataObject) -> None:
+def test_gather_calls_each_once_and_stops_when_decided(data: st.DataObject) -> None:
     chosen = data.draw(st.lists(fates, min_size=1, max_size=6))
     enough = data.draw(st.integers(1, len(chosen)))
     least = data.draw(st.integers(1, enough))
     deadline_s = data.draw(st.floats(0.001, 12))
-    policy = Gather(enough, least)
+    policy = GatherPolicy(enough, least)
 
     played = play(lambda now: policy, chosen, deadline_s)
 
@@ -121,10 +121,10 @@ def test_gather_asks_each_once_and_stops_exactly_when_it_is_decided(data: st.Dat
     allowed=st.booleans(),
     deadline_s=st.floats(0.001, 12),
 )
-def test_a_hedge_asks_the_second_only_when_it_may_and_takes_the_first_answer(
+def test_hedge_calls_the_second_within_its_budget_only(
     first: Fate, second: Fate, after_s: float, allowed: bool, deadline_s: float
 ) -> None:
-    policy = Hedged(after_s, allowed)
+    policy = HedgePolicy(after_s, allowed)
 
     played = play(lambda now: policy, [first, second], deadline_s)
 
@@ -147,22 +147,22 @@ def test_a_hedge_asks_the_second_only_when_it_may_and_takes_the_first_answer(
 
 def test_a_hedge_whose_budget_runs_out_waits_for_the_first() -> None:
     fates = [Fate(5.0, answers=True), Fate(1.0, answers=True)]
-    assert play(lambda now: Hedged(0.1, allowed=False), fates, 10).took_s == 5.0
-    assert play(lambda now: Hedged(0.1, allowed=True), fates, 10).took_s == pytest.approx(1.1)
+    assert play(lambda now: HedgePolicy(0.1, allowed=False), fates, 10).took_s == 5.0
+    assert play(lambda now: HedgePolicy(0.1, allowed=True), fates, 10).took_s == pytest.approx(1.1)
 
 
 def test_a_quorum_does_not_wait_for_stragglers() -> None:
     fates = [Fate(1.0, True), Fate(NEVER, True), Fate(2.0, True)]
-    assert play(lambda now: Gather(2, 2), fates, 10).took_s == 2.0
+    assert play(lambda now: GatherPolicy(2, 2), fates, 10).took_s == 2.0
 
 
 def test_it_ends_as_soon_as_too_few_are_left() -> None:
     fates = [Fate(0.5, False), Fate(NEVER, True), Fate(0.7, False)]
-    assert play(lambda now: Gather(2, 2), fates, 10).took_s == 0.7
+    assert play(lambda now: GatherPolicy(2, 2), fates, 10).took_s == 0.7
 
 
 def test_a_late_branch_is_given_up_while_the_others_go_on() -> None:
     fates = [Fate(5.0, True, timeout_s=1.0), Fate(3.0, True)]
-    played = play(lambda now: Gather(2, 1), fates, 10)
+    played = play(lambda now: GatherPolicy(2, 1), fates, 10)
     assert [branch.ended for branch in played.branches] == [Ended.LATE, Ended.ANSWERED]
     assert played.took_s == 3.0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.routing.answers import Answers, content_key
+from cluster.routing.answer_cache import AnswerCache, content_key
 from cluster.routing.canary import Judge, takes_part
 from cluster.routing.replicas import Replica, choose
 
@@ -121,7 +121,7 @@ def test_answers_are_found_by_content_alone() -> None:
 
 
 def test_the_cache_stays_within_its_bytes_and_drops_what_was_used_longest_ago() -> None:
-    answers = Answers(capacity_bytes=100)
+    answers = AnswerCache(capacity_bytes=100)
     kept = [np.full(10, value, np.float32) for value in range(4)]  # 40 bytes each
     answers.put(0, b"a", [kept[0]])
     answers.put(0, b"b", [kept[1]])
@@ -137,7 +137,7 @@ def test_the_cache_stays_within_its_bytes_and_drops_what_was_used_longest_ago() 
 
 
 def test_the_cache_forgets_when_the_models_are_others() -> None:
-    answers = Answers(capacity_bytes=100)
+    answers = AnswerCache(capacity_bytes=100)
     answers.put(0, b"a", [np.zeros(4, np.float32)])
     assert answers.get(1, b"a") is None
     assert answers.bytes == 0

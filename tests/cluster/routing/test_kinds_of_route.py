@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.routing.agreement import Agreement, Compared
-from cluster.routing.cascading import going_on
-from cluster.routing.combining import mean, probabilities, vote
-from cluster.routing.parts import parts
+from cluster.routing.cascade import going_on
+from cluster.routing.ensemble import mean, probabilities, vote
+from cluster.routing.scatter import parts
+from cluster.routing.shadow import Agreement, Compared
 
 
 def test_probabilities_are_the_softmax_and_do_not_overflow() -> None:

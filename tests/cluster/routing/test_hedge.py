@@ -1,4 +1,4 @@
-"""Time that is left, percentiles, and how many second requests there may be."""
+"""Remaining time, percentiles, and the budget of second requests."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.routing.budget import left_s, own_deadline
-from cluster.routing.hedging import LATENCIES, MAX_SAVED, MIN_LATENCIES, HedgeBudget, Latencies
+from cluster.routing.deadline import left_s, own_deadline
+from cluster.routing.hedge import LATENCIES, MAX_SAVED, MIN_LATENCIES, HedgeBudget, Latencies
 
 moments = st.floats(0, 1e6)
 
 
 @given(deadline=moments, now=moments)
-def test_what_is_left_is_never_negative(deadline: float, now: float) -> None:
+def test_remaining_time_is_never_negative(deadline: float, now: float) -> None:
     assert left_s(deadline, now) == max(0, deadline - now)
 
 
@@ -42,7 +42,7 @@ def test_second_requests_never_exceed_their_share(wanted: list[bool], share: flo
         assert made <= share * count + 1e-6
 
 
-def test_every_twentieth_request_may_be_hedged_at_five_percent() -> None:
+def test_budget_of_five_percent_hedges_each_twentieth_request() -> None:
     budget, made = HedgeBudget(0.05), 0
     for _ in range(2000):
         budget.earn()
@@ -52,7 +52,7 @@ def test_every_twentieth_request_may_be_hedged_at_five_percent() -> None:
     assert made == 100
 
 
-def test_only_so_many_are_saved_up() -> None:
+def test_budget_saves_up_a_limited_number() -> None:
     budget = HedgeBudget(1.0)
     for _ in range(100):
         budget.earn()

@@ -1,6 +1,6 @@
-"""Answers kept by the content of the input: the same input again costs no model.
+"""Cache of answers by the content of the input.
 
-arrays → key (blake2b over names, dtypes, shapes, bytes) → kept answer, or None
+arrays → key (blake2b over dtypes, shapes, bytes) → cached answer, or None
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import numpy as np
 
 
 def content_key(arrays: Sequence[np.ndarray]) -> bytes:
-    """The same for the same dtypes, shapes and bytes, in the same order; else another, but for
-    one chance in 2^128."""
+    """Return a 256-bit digest of the arrays' dtypes, shapes and bytes, in order."""
     digest = blake2b(digest_size=32)
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -22,12 +21,11 @@ def content_key(arrays: Sequence[np.ndarray]) -> bytes:
     return digest.digest()
 
 
-class Answers:
-    """The answers used last, in ``capacity_bytes`` at most, of one generation of the models.
+class AnswerCache:
+    """Least recently used answers, within ``capacity_bytes``, of one generation of the models.
 
-    Every look and every answer names the generation it belongs to; one of another generation than
-    what is kept empties it, or is not kept: what a model answered before it was replaced is not
-    found after.
+    Every lookup and every answer names its generation. A lookup of another generation empties the
+    cache; an answer of another one is dropped. So no answer outlives the model that computed it.
     """
 
     def __init__(self, capacity_bytes: int) -> None:
@@ -35,27 +33,27 @@ class Answers:
         self._kept: OrderedDict[bytes, tuple[np.ndarray, ...]] = OrderedDict()
         self._generation = 0
         self.bytes = 0
-        """What the kept arrays take."""
+        """Size of the cached arrays."""
 
     def get(self, generation: int, key: bytes) -> tuple[np.ndarray, ...] | None:
-        """The answer kept under that key; it is now the one used last."""
+        """Return the cached answer, which becomes the most recently used, or None."""
         if generation != self._generation:
             self._kept.clear()
             self.bytes = 0
             self._generation = generation
-        found = self._kept.get(key)
-        if found is not None:
+        answer = self._kept.get(key)
+        if answer is not None:
             self._kept.move_to_end(key)
-        return found
+        return answer
 
     def put(self, generation: int, key: bytes, outputs: Sequence[np.ndarray]) -> None:
-        """Keep an answer, unless it alone is larger than there is room; the oldest make place.
+        """Cache an answer, and evict the least recently used ones to make room.
 
-        ``generation``: when it was asked for.
+        An answer larger than the capacity is dropped. ``generation``: that of its request.
         """
         if generation != self._generation:
             return
-        # Copies: a view would keep the whole body alive that it was read from.
+        # A view would keep the whole request body alive.
         copies = tuple(np.array(output) for output in outputs)
         size = _bytes(copies)
         if size > self._capacity:

@@ -1,4 +1,4 @@
-"""Several answers as one: probabilities and votes, ``[items, classes]`` float32 each."""
+"""Several answers combined into one: probabilities and votes, ``[items, classes]`` float32."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
-    """The softmax of ``[items, classes]`` of any float dtype, in float32.
+    """Return the softmax of ``[items, classes]`` of any float dtype, in float32.
 
         p_i = exp(z_i - max z) / sum_j exp(z_j - max z)
 
-    where subtracting the maximum changes nothing but keeps exp from overflowing.
+    Subtracting the maximum does not change the result and keeps exp from overflowing.
     """
     scores = logits.astype(np.float32)
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -21,7 +21,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def mean(answers: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """The weighted mean of distributions, each ``[items, classes]``: a distribution again."""
+    """Return the weighted mean of distributions, each ``[items, classes]``."""
     shares = np.asarray(weights, np.float32) / np.float32(sum(weights))
     total: np.ndarray = sum(
         (share * answer for share, answer in zip(shares, answers, strict=True)),
@@ -31,11 +31,10 @@ def mean(answers: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
 
 
 def vote(answers: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """The share of the votes that each class gets, ``[items, classes]``.
+    """Return the share of the votes of each class, ``[items, classes]``.
 
-    Every answer votes, by its weight, for its likeliest class. Of classes with as many votes the
-    one that the answers think likelier together gets a millionth more, so that the largest share
-    says who has won.
+    Every answer votes, by its weight, for its likeliest class. A millionth of the result is the
+    weighted mean of the probabilities, which breaks ties.
     """
     votes = [np.eye(answer.shape[1], dtype=np.float32)[answer.argmax(axis=1)] for answer in answers]
     tie = np.float32(1e-6)

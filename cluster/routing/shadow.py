@@ -1,6 +1,6 @@
-"""Two versions of a model on the same requests: how often they agree, how far their scores drift.
+"""Comparison of two versions of a model on the same requests: agreement and drift of scores.
 
-Sums alone are kept, so that figures over any time take as much memory as over a second.
+Only sums are kept, so memory does not grow with the number of requests.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ from typing import Any
 import numpy as np
 
 _LATENCIES = 500
-"""Of how many of the last requests the median latencies are taken."""
+"""Window of the median latencies, in requests."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One request that both versions answered."""
+    """Comparison of one request that both versions answered."""
 
     items: int
     agreeing: int
     drift: float
-    """Sum over its items of the total variation distance of the two distributions, 0..1 each:
-    half the sum over classes of |p - q|."""
+    """Sum over the items of the total variation distance of the two distributions, 0..1 each.
+
+    Half the sum over the classes of |p - q|."""
 
     @staticmethod
     def of(live: np.ndarray, shadow: np.ndarray) -> Compared:
-        """``live``, ``shadow``: probabilities ``[items, classes]``."""
+        """Compare two answers: probabilities ``[items, classes]`` each."""
         return Compared(
             items=live.shape[0],
             agreeing=int((live.argmax(axis=1) == shadow.argmax(axis=1)).sum()),
@@ -38,23 +39,23 @@ class Compared:
 
 @dataclass
 class Agreement:
-    """All requests so far."""
+    """Totals of all requests."""
 
     requests: int = 0
     items: int = 0
     agreeing: int = 0
     drift: float = 0.0
     failures: int = 0
-    """Requests that the other version did not answer."""
+    """Requests that the shadow did not answer."""
 
     skipped: int = 0
-    """Requests it was not asked, because too many were waiting for it already."""
+    """Requests not sent to the shadow, because its queue was full."""
 
     _live_s: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
     _shadow_s: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
 
     def add(self, compared: Compared, live_s: float, shadow_s: float) -> None:
-        """Both have answered, in so many seconds."""
+        """Record a request that both versions answered, and their latencies in seconds."""
         self.requests += 1
         self.items += compared.items
         self.agreeing += compared.agreeing
@@ -63,13 +64,12 @@ class Agreement:
         self._shadow_s.append(shadow_s)
 
     def summary(self) -> dict[str, Any]:
-        """As plain data; null where nothing was compared yet."""
-        some = self.items > 0
+        """Return the figures as plain data; null before the first comparison."""
         return {
             "requests": self.requests,
             "items": self.items,
-            "agreement": self.agreeing / self.items if some else None,
-            "mean_drift": self.drift / self.items if some else None,
+            "agreement": self.agreeing / self.items if self.items else None,
+            "mean_drift": self.drift / self.items if self.items else None,
             "failures": self.failures,
             "skipped": self.skipped,
             "live_p50_ms": median(self._live_s) * 1e3 if self._live_s else None,
