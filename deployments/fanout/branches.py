@@ -161,7 +161,8 @@ def _no_answer(gathered: Gathered) -> NoAnswerError:
     failed = [r for r in gathered.reports if r.ended in (Ended.FAILED, Ended.LATE)]
     said = "; ".join(f"{report.name}: {report.reason}" for report in failed[:NAMED])
     reports = gathered.reports if len(gathered.reports) <= NAMED else tuple(failed[:NAMED])
-    if Ended.LATE in ended:
+    # Without an error, nothing failed: the time was over before any branch could be asked.
+    if Ended.LATE in ended or not gathered.errors:
         status = 504
     else:
         # Nobody there at all is worth asking again soon; a failure may be one every time.

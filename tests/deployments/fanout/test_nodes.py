@@ -126,6 +126,23 @@ def test_a_function_that_raises_is_one_failed_branch() -> None:
     assert [report.ended.value for report in found.reports] == ["ok", "failed"]
 
 
+@pytest.mark.parametrize("kind", ["ensemble", "multi_task", "hedge", "scatter"])
+def test_route_without_time_left_is_504(kind: str) -> None:
+    targets = [Stub(), Stub()]
+    if kind == "ensemble":
+        node: Any = CombinedNode(route(kind=kind, targets=["a", "b"]), SCORES, targets, None)
+    elif kind == "multi_task":
+        node = MultiTaskNode(route(kind=kind, tasks={"x": "a", "y": "b"}), SCORES, targets)
+    elif kind == "hedge":
+        node = HedgeNode(route(kind=kind, target="a"), SCORES, *targets, lambda: None)
+    else:
+        node = ScatterNode(route(kind=kind, target="a", part_items=1), SCORES, targets[0], 1)
+    with pytest.raises(NoAnswerError, match="too few answers: the time was over") as error:
+        asked(node, seconds=0)
+    assert error.value.http_status == 504
+    assert [target.asked for target in targets] == [0, 0]
+
+
 # ---------------------------------------------------------------------- canary, shadow
 
 
