@@ -8,6 +8,8 @@ them, then becomes the HAProxy that comes with Serve:
   requests at a time, hears of none whose body does not come; and HAProxy can send a request once
   more, to another replica, only if it had all of it before the first one got any;
 * requests come in HTTP/1 alone, which is what these limits are for;
+* HAProxy's own 502, 503 and 504 are JSON like every error of a replica; Serve would make a plain
+  500 of them, so that no client could know that it may repeat its request;
 * with API keys, Serve's list of routes (``/-/routes``) is for this machine alone;
 * with :data:`LOOPBACK_VARIABLE` set, so are statistics and metrics.
 
@@ -67,6 +69,14 @@ _NO_ROUTES = (
 )
 
 
+_ERRORS = {
+    502: "the replica ended before it answered; send the request again",
+    503: "no replica could be reached; send the request again",
+    504: "the replica did not answer in time; send less per request, or send it again later",
+}
+"""HAProxy's own errors: status → sentence."""
+
+
 @dataclass(frozen=True)
 class _Change:
     """What becomes of a line of the configuration."""
@@ -84,7 +94,17 @@ class _Change:
     """Whether there must be such a section."""
 
 
+def _error(status: int, sentence: str) -> _Change:
+    """Return the change that makes an error of HAProxy's own JSON, with its right status."""
+    retry = ' hdr retry-after "1"' if status == 503 else ""
+    body = f""" content-type application/json{retry} string '{{"error":"{sentence}"}}'"""
+    return _Change(
+        "defaults", rf"    errorfile {status} \S+", f"    http-error status {status}{body}"
+    )
+
+
 _CHANGES = (
+    *(_error(status, sentence) for status, sentence in _ERRORS.items()),
     _Change("defaults", "defaults", rf"\g<0>\n    timeout http-request {REQUEST_START_S}s"),
     _Change("frontend http_frontend", r"    bind \S+", r"\g<0> proto h1"),
     _Change(  # every backend of replicas: the others answer by themselves, or are Serve's for gRPC

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from http_client import Answer, Raw
 from ray.serve._private.common import RequestProtocol
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions, gRPCOptions
+from support.wait import until
 
 from cluster.errors import ClusterError
 from deployments import api_keys, haproxy
@@ -76,8 +78,13 @@ def added(before: str, after: str) -> list[str]:
 
 def test_what_is_mended(tmp_path: Path) -> None:
     config = serve_writes(tmp_path, 8000)
-    mark, start, only_http1, wait = added(config, haproxy.mended(config, {}))
+    mark, start, *errors, only_http1, wait = added(config, haproxy.mended(config, {}))
     assert mark.startswith("#")
+    assert [line.split(" content-type")[0] for line in errors] == [
+        "http-error status 502",
+        "http-error status 503",
+        "http-error status 504",
+    ]
     assert start == f"timeout http-request {haproxy.REQUEST_START_S}s"
     assert only_http1 == "bind 127.0.0.1:8000 proto h1"
     assert wait.startswith(f"http-request wait-for-body time {haproxy.REQUEST_START_S}s if ")
@@ -173,7 +180,10 @@ def test_its_version_and_checks_are_haproxys(tmp_path: Path) -> None:
 
 @dataclass
 class Replica:
-    """Stands behind HAProxy, answers every request at its head, and keeps what it received."""
+    """Stands behind HAProxy, answers every request at its head, and keeps what it received.
+
+    One with the header ``x-end`` has its connection closed instead.
+    """
 
     received: list[bytes] = field(default_factory=list)
 
@@ -181,6 +191,8 @@ class Replica:
         with contextlib.suppress(OSError), connection:
             while part := connection.recv(65536):
                 self.received.append(part)
+                if b"\r\nx-end: " in part:
+                    return
                 if b"\r\n\r\n" in part:
                     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
@@ -194,6 +206,8 @@ class Replica:
 class Running:
     port: int
     replica: Replica
+    server: socket.socket
+    """Where the replica listens."""
 
     def ask(self, *parts: bytes, host: str = "127.0.0.1") -> Answer:
         with Raw(self.port, host=host) as raw:
@@ -218,7 +232,7 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
         path.write_text(quick.replace(f" {haproxy.REQUEST_START_S}s", f" {START_S}s"))
         process = subprocess.Popen([haproxy.PROGRAM, "-db", "-f", path], stderr=subprocess.DEVNULL)
         try:
-            found = Running(port, replica)
+            found = Running(port, replica, server)
             _wait_until_up(found)
             yield found
         finally:
@@ -234,13 +248,7 @@ def _serve(server: socket.socket, replica: Replica) -> None:
 
 
 def _wait_until_up(running: Running) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        with contextlib.suppress(OSError):
-            if running.ask(head("GET")).status == 200:
-                break
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: running.ask(head("GET")).status == 200, passing=(OSError,))
     running.replica.received.clear()
 
 
@@ -310,6 +318,27 @@ def test_a_client_that_asks_before_it_sends_is_told_to(running: Running) -> None
         assert raw.answer().status == 200
 
 
+def test_errors_of_haproxy_are_json_with_their_status(running: Running) -> None:
+    # Serve's own configuration answers both with a plain 500. On a connection that was used before,
+    # HAProxy closes the client's without an answer, and a header of this kind ends the replica's.
+    ended = until(lambda: _ask_and_end(running, 502))
+    assert ended.error == "the replica ended before it answered; send the request again"
+    running.server.shutdown(socket.SHUT_RDWR)  # the thread that accepts ends, and the port closes
+    running.server.close()
+    gone = until(lambda: _ask_and_end(running, 503))
+    assert gone.error == "no replica could be reached; send the request again"
+    assert gone.headers["retry-after"] == "1"
+
+
+def _ask_and_end(running: Running, status: int) -> Answer | None:
+    """Ask a replica that closes the connection; the answer if it has that status."""
+    try:
+        answer = running.ask(head("GET", "x-end: 1"))
+    except (ConnectionError, HTTPException):
+        return None
+    return answer if answer.status == status else None
+
+
 def test_http2_is_not_spoken(running: Running) -> None:
     with Raw(running.port, timeout_s=5) as raw:
         raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5))
@@ -337,17 +366,11 @@ def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     try:
-        deadline = time.monotonic() + 20
-        while not (ports.holder(port) or "").startswith("haproxy"):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: (ports.holder(port) or "").startswith("haproxy"))
     finally:
         parent.kill()
         parent.wait()
-    deadline = time.monotonic() + 5
-    while ports.holder(port) is not None:
-        assert time.monotonic() < deadline, f"haproxy {child} goes on alone"
-        time.sleep(0.05)
+    until(lambda: ports.holder(port) is None, f"haproxy {child} goes on alone: not ended")
 
 
 def test_one_whose_parent_has_ended_before_it_could_ask_is_not_started() -> None:
@@ -389,8 +412,7 @@ def test_a_reload_lets_the_old_one_finish(tmp_path: Path) -> None:
         command = [haproxy.PROGRAM, "-db", "-f", tmp_path / "haproxy.cfg"]
         processes = [subprocess.Popen(command, stderr=subprocess.DEVNULL)]
         try:
-            while ports.holder(port) is None:
-                time.sleep(0.05)
+            until(lambda: ports.holder(port) is not None)
             with Raw(port) as raw:
                 raw.send(head("GET"))
                 assert arrived.wait(10)

@@ -1,0 +1,4 @@
+"""What tests of several rooms share.
+
+wait     conditions, polled until they hold
+"""
