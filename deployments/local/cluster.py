@@ -163,14 +163,17 @@ class LocalCluster:
 
     def _unready(self, wanted: dict[str, str | None]) -> str | None:
         """What is not ready yet, as a sentence; None if all is. Raises if one has failed."""
-        found = self._dashboard.applications()
+        applications = self._dashboard.applications()
+        waiting = None
         for name in wanted:
-            details = found.get(name, {})
+            details = applications.get(name, {})
             status = details.get("status", "not known to Serve")
             if status == "DEPLOY_FAILED":
                 raise ClusterError(f"application {name!r} failed: {_reasons(details)}")
-            if status != "RUNNING":
-                return f"application {name!r} is {status}: {_reasons(details)}"
+            if status != "RUNNING" and waiting is None:  # another one may have failed already
+                waiting = f"application {name!r} is {status}: {_reasons(details)}"
+        if waiting is not None:
+            return waiting
         # RUNNING is the controller's word; HAProxy hears of it a moment later.
         routes = self._routes()
         missing = [route for route in wanted.values() if route and route not in routes]
