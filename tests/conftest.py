@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from cluster.artifact.artifact import MANIFEST, Artifact, describe
@@ -15,6 +16,10 @@ from cluster.artifact.manifest import Manifest
 from cluster.config.base import parse
 from cluster.config.recipe import Recipe
 from cluster.tensors import TensorSpec
+
+# An example takes as long as the machine needs: a slow one finds no fault.
+hypothesis.settings.register_profile("headrace", deadline=None)
+hypothesis.settings.load_profile("headrace")
 
 TinyRecipe = Callable[..., Recipe]
 Finished = Callable[..., bytes]

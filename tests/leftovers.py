@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from support.wait import WITHIN_S, until
+
 from cluster.errors import ClusterError
 from deployments.names import parse_replica, parse_shard_actor
 
-_SETTLED_S = 90  # a replica that was told to stop has this long, and shards to move back
 _OF_ACTORS = r"ray::(ServeReplica|ShardActor|HAProxyManager|ServeController)\b"
 
 
@@ -142,16 +142,23 @@ def _held_room(
             yield f"placement group {group['name']}: a move of its shards is not over"
 
 
-def wait_for_nothing_left(look: Callable[[], list[str]]) -> None:
-    """Until ``look`` finds nothing; AssertionError with what it found last."""
-    deadline = time.monotonic() + _SETTLED_S
-    found = ["never asked"]
-    while found:
+def wait_for_nothing_left(
+    look: Callable[[], list[str]], *, within_s: float = WITHIN_S, poll_s: float = 0.5
+) -> None:
+    """Wait until ``look`` finds nothing; AssertionError with the last findings."""
+    remains: list[str] = ["not looked at yet"]
+
+    def nothing() -> bool:
+        nonlocal remains
         try:
-            found = look()
+            remains = look()
         except (OSError, HTTPException, ClusterError, AssertionError, LookupError) as error:
-            # Who does not answer yet may still be coming back.
-            found = [repr(error)]
-        assert not found or time.monotonic() < deadline, "left behind:\n" + "\n".join(found)
-        if found:
-            time.sleep(0.5)
+            remains = [repr(error)]  # a process without an answer may still be coming back
+        return not remains
+
+    until(
+        nothing,
+        lambda: "left behind:\n" + "\n".join(remains),
+        within_s=within_s,
+        poll_s=poll_s,
+    )

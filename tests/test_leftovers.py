@@ -83,7 +83,7 @@ def test_a_group_that_was_removed_holds_nothing() -> None:
     assert left_behind(APPLICATIONS, ACTORS, removed, PROCESSES) == []
 
 
-def test_who_does_not_answer_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_does_not_answer_yet_is_asked_again() -> None:
     answers = iter([ClusterError("not yet"), ["an orphan"], []])
 
     def look() -> list[str]:
@@ -92,12 +92,10 @@ def test_who_does_not_answer_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch)
             raise answer
         return answer
 
-    monkeypatch.setattr("leftovers.time.sleep", lambda _: None)
-    wait_for_nothing_left(look)
+    wait_for_nothing_left(look, poll_s=0)
     assert list(answers) == []
 
 
-def test_what_stays_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leftovers._SETTLED_S", 0.1)
+def test_what_stays_is_told() -> None:
     with pytest.raises(AssertionError, match="left behind:\nan orphan"):
-        wait_for_nothing_left(lambda: ["an orphan"])
+        wait_for_nothing_left(lambda: ["an orphan"], within_s=0)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from support.wait import WITHIN_S, until
 
 from cluster.artifact.artifact import MANIFEST
 from cluster.artifact.local import LocalStore
@@ -74,7 +74,7 @@ def test_none_of_them_is_served_and_each_says_why(
     absent = {"name": "absent", "store": str(int8_artifact_store), "artifact": "tiny-int9"}
     wrong_args = {"name": "wrong", "artifact": "tiny-int8", "batching": {"max_batch_size": 0}}
     with pytest.raises(ClusterError, match="failed:"):
-        cluster.deploy(write_config(*models, absent, wrong_args), timeout_s=60)
+        cluster.deploy(write_config(*models, absent, wrong_args), timeout_s=WITHIN_S)
 
     said = wait_for_failures(cluster, len(expected))
     for name, message in expected.items():
@@ -83,13 +83,12 @@ def test_none_of_them_is_served_and_each_says_why(
 
 
 def wait_for_failures(cluster: LocalCluster, count: int) -> dict[str, str]:
-    """What Serve says of each application, once that many have failed."""
+    """Return Serve's details of each application, once that many have failed."""
     dashboard = Dashboard(cluster.record.dashboard, cluster.record.token_path)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        applications = dashboard.applications()
-        failed = [one for one in applications.values() if one["status"] == "DEPLOY_FAILED"]
-        if len(failed) == count:
-            return {name: json.dumps(one) for name, one in applications.items()}
-        time.sleep(0.2)
-    raise AssertionError({name: one["status"] for name, one in applications.items()})
+
+    def statuses() -> list[str]:
+        return [details["status"] for details in dashboard.applications().values()]
+
+    # A deployment fails after its replicas have failed three times, with a backoff in between.
+    until(lambda: statuses().count("DEPLOY_FAILED") == count, statuses)
+    return {name: json.dumps(details) for name, details in dashboard.applications().items()}

@@ -12,28 +12,20 @@ from pathlib import Path
 
 import pytest
 from http_client import ask
+from support.wait import WITHIN_S, until
 
 from deployments.local import LocalCluster, processes
 
 ANSWERED_WITHIN_S = 12
-REPLACED_WITHIN_S = 40
-THAWED_WITHIN_S = 90
-"""A frozen one is found out by three health checks that it does not answer."""
-
-ENDED_WITHIN_S = 20
-"""So long Ray waits for its process before it kills it."""
 
 
 @pytest.fixture
 def url(cluster: LocalCluster, int8_artifact_store: Path, write_config: Callable[..., Path]) -> str:
     args = {"name": "tiny", "artifact": "tiny-int8", "store": str(int8_artifact_store)}
-    cluster.deploy(write_config(args), timeout_s=60)
+    cluster.deploy(write_config(args), timeout_s=WITHIN_S)
     url = f"{cluster.http}/v2/models/tiny"
     # Serve says RUNNING until its health check notices that a test before this one killed.
-    deadline = time.monotonic() + REPLACED_WITHIN_S
-    while metadata(url) != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: metadata(url) == 200)
     return url
 
 
@@ -73,12 +65,15 @@ def test_a_killed_replica_is_replaced(
     started = time.monotonic()
     seen: Counter[int | None] = Counter()
     in_a_row = 0
-    while in_a_row < 10:
-        assert time.monotonic() - started < REPLACED_WITHIN_S, seen
+
+    def answers_again() -> bool:
+        nonlocal in_a_row
         status = metadata(url)
         seen[status] += 1
         in_a_row = in_a_row + 1 if status == 200 else 0
-        time.sleep(0.05)
+        return in_a_row == 10
+
+    until(answers_again, lambda: seen, poll_s=0.05)
     with capsys.disabled():
         print(
             f"\n  replaced {time.monotonic() - started:.1f} s after the kill, answers {dict(seen)}"
@@ -96,16 +91,16 @@ def test_a_frozen_replica_makes_no_client_wait_for_ever_and_is_replaced(
     os.kill(frozen, signal.SIGSTOP)
     started = time.monotonic()
     seen: Counter[int | None] = Counter()
-    while not seen[200]:
-        assert time.monotonic() - started < THAWED_WITHIN_S, seen
+
+    def answers_again() -> bool:
         seen[metadata(url)] += 1
-        time.sleep(0.1)
+        return seen[200] > 0
+
+    # Three health checks without an answer find it out.
+    until(answers_again, lambda: seen)
     with capsys.disabled():
         print(
             f"\n  replaced {time.monotonic() - started:.1f} s after it froze, answers {dict(seen)}"
         )
-    deadline = time.monotonic() + ENDED_WITHIN_S
-    while Path(f"/proc/{frozen}").exists():  # it never went on
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: not Path(f"/proc/{frozen}").exists())  # Ray waits for it, then kills it
     assert replica_pid(cluster) != frozen

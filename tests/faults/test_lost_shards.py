@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from http_client import ask
 from shards import Load, request_body, shard_at, shard_pids
+from support.wait import until
 
 from cluster.artifact.local import LocalStore
 from cluster.compression import job
@@ -32,7 +33,6 @@ from deployments.local import LocalCluster
 FAILED_WITHIN_S = 5.0
 """How long a request that was in flight may wait for its 503."""
 
-REPLACED_WITHIN_S = 60
 ITEM = (1, 16, 16)
 CUT = {"pipeline": 2, "tensor": 1}
 WriteConfig = Callable[..., Path]
@@ -56,7 +56,7 @@ def deploy(
         args = cut_args(cut_artifact_store, replicas=replicas, parallel={**CUT, **parallel})
         cluster.deploy(write_config(args), timeout_s=120)
         url = f"{cluster.http}/v2/models/cut/infer"
-        wait_until(lambda: len(shard_pids(cluster)) == 2 * replicas and answers(url))
+        until(lambda: len(shard_pids(cluster)) == 2 * replicas and answers(url))
         return url
 
     return deployed
@@ -64,13 +64,6 @@ def deploy(
 
 def answers(url: str) -> bool:
     return ask(url, request_body(ITEM), {"Content-Type": "application/json"}).status == 200
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + REPLACED_WITHIN_S
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def check_failed_requests(load: Load, hit: float) -> Counter[int | None]:
@@ -115,8 +108,8 @@ def test_a_lost_shard_fails_its_replica_at_once_and_all_of_it_is_replaced(
         time.sleep(0.5)
         hit = time.monotonic()
         os.kill(target, how)
-        wait_until(lambda: not set(before) & set(shard_pids(cluster)))
-        wait_until(lambda: any(a.status == 200 and a.started > hit + 1 for a in load.asked))
+        until(lambda: not set(before) & set(shard_pids(cluster)))
+        until(lambda: any(a.status == 200 and a.started > hit + 1 for a in load.asked))
     seen = check_failed_requests(load, hit)
     recovered = min(a.ended for a in load.asked if a.status == 200 and a.started > hit + 1) - hit
     with capsys.disabled():
@@ -179,7 +172,7 @@ def test_nothing_is_left_of_a_model_that_is_no_longer_served(
     deploy()
     whole = {"name": "whole", "artifact": "tiny-cut", "store": str(cut_artifact_store)}
     cluster.deploy(write_config(whole), timeout_s=120)
-    wait_until(lambda: not shard_pids(cluster))  # fails after its time
+    until(lambda: not shard_pids(cluster))  # fails after its time
     assert shard_pids(cluster) == []
 
 
@@ -231,11 +224,11 @@ def test_replicas_of_a_group_come_and_go_with_the_load(
     first = set(shard_pids(cluster))
     assert len(first) == 2
     with Load(url, request_body(ITEM), clients=16) as load:
-        wait_until(lambda: len(shard_pids(cluster)) == 4)
+        until(lambda: len(shard_pids(cluster)) == 4)
         time.sleep(3)  # the second group answers, too
     assert {each.status for each in load.asked} == {200}
     assert first < set(shard_pids(cluster))
-    wait_until(lambda: len(shard_pids(cluster)) == 2)
+    until(lambda: len(shard_pids(cluster)) == 2)
     assert answers(url)
 
 

@@ -16,12 +16,12 @@ import pytest
 import yaml
 from http_client import Answer, Raw, ask
 from shards import Load, request_body
+from support.wait import until
 
 from deployments.local import LocalCluster, processes
 
 ITEM = (1, 16, 16)
 JSON = {"Content-Type": "application/json"}
-SETTLED_WITHIN_S = 60
 
 ROUTES: list[dict[str, Any]] = [
     {"name": "some", "kind": "ensemble", "targets": ["two", "one"], "min_answers": 1},
@@ -73,13 +73,6 @@ def deploy(cluster: LocalCluster, int8_artifact_store: Path, tmp_path: Path) -> 
         return url
 
     return deployed
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SETTLED_WITHIN_S
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def replicas(cluster: LocalCluster, app: str) -> list[int]:

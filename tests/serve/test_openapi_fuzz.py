@@ -29,9 +29,11 @@ def test_no_request_made_from_the_openapi_page_is_a_5xx(
     def try_out(operation: Any) -> None:
         @given(case=operation.as_strategy())
         @settings(
-            max_examples=EXAMPLES, deadline=None, database=None, derandomize=True,
+            max_examples=EXAMPLES,
+            database=None,
+            derandomize=True,
             suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
+        )
         def check(case: Any) -> None:
             answer = case.call(base_url=base)
             statuses[answer.status_code] = statuses.get(answer.status_code, 0) + 1

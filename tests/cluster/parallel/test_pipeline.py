@@ -44,7 +44,7 @@ def chained(stages: list[Stage], inputs: list[torch.Tensor]) -> torch.Tensor:
 @pytest.mark.parametrize(
     "family", [pytest.param(f, marks=() if f in QUICK else pytest.mark.slow) for f in FAMILIES]
 )
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
+@settings(max_examples=EXAMPLES, derandomize=True, database=None)
 @given(data=st.data())
 def test_stages_compute_the_whole_model_to_the_bit(family: str, data: st.DataObject) -> None:
     torch.manual_seed(0)

@@ -33,7 +33,7 @@ def test_other_processes_read_what_was_written_once() -> None:
     assert read == [b"".join(parts)] * 4
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.lists(st.binary(max_size=300), max_size=4), min_size=1, max_size=12), st.data())
 def test_every_body_is_read_as_it_was_lent_until_it_is_given_back(
     all_parts: list[list[bytes]], data: st.DataObject

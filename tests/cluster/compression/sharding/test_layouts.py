@@ -59,7 +59,7 @@ def test_the_shards_answer_as_the_whole_program_to_the_bit(
 
 
 def require_same(artifact: Artifact, cut: Run, whole: Run) -> None:
-    @settings(max_examples=20, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=20, derandomize=True, database=None)
     @given(rows=st.integers(1, 16))
     def same(rows: int) -> None:
         array = random_input(artifact, rows)
