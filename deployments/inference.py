@@ -30,7 +30,7 @@ from cluster.protocol.predict import (
     top_k,
 )
 from cluster.runtime.batcher import Answer
-from cluster.runtime.waiting_line import Priority
+from cluster.runtime.priority_queue import Priority
 from deployments import tracing
 from deployments.body import read_body
 from deployments.errors import json_response

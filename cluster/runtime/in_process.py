@@ -1,4 +1,4 @@
-"""Frames between threads of one process: queues, for shards that need no process of their own.
+"""Transport between threads of one process, over queues.
 
 connected(3) → [transport 0, transport 1, transport 2], one for each thread
 """
@@ -15,7 +15,7 @@ _Pipes = dict[tuple[int, int], "SimpleQueue[Frame | None]"]
 
 
 def connected(size: int) -> list[InProcessTransport]:
-    """``size`` ends, each of which reaches all others; their ranks are their places."""
+    """Return ``size`` transports, each connected to all others; list index is the rank."""
     pipes: _Pipes = {(a, b): SimpleQueue() for a in range(size) for b in range(size) if a != b}
     return [InProcessTransport(rank, size, pipes) for rank in range(size)]
 
@@ -32,8 +32,8 @@ class InProcessTransport:
     def send(self, to: int, frame: Frame) -> None:
         """See :class:`~cluster.runtime.transport.Transport`."""
         if self._closed:
-            raise self._gone(to)
-        # A copy, as between processes: the receiver may write to it, and the sender to its own.
+            raise self._unavailable(to)
+        # Copies, as between processes: receiver and sender may each write to their arrays.
         copies = tuple(array.copy() for array in frame.arrays)
         self._pipe(self.rank, to).put(replace(frame, arrays=copies))
 
@@ -42,8 +42,8 @@ class InProcessTransport:
         pipe = self._pipe(source, self.rank)
         frame = pipe.get()
         if frame is None:
-            pipe.put(None)  # for whoever asks again
-            raise self._gone(source)
+            pipe.put(None)  # for the next call
+            raise self._unavailable(source)
         return frame
 
     def close(self) -> None:
@@ -55,9 +55,11 @@ class InProcessTransport:
 
     def _pipe(self, source: int, target: int) -> SimpleQueue[Frame | None]:
         if (source, target) not in self._pipes:
-            raise ValueError(f"rank {self.rank} of {self.size}: no way from {source} to {target}")
+            raise ValueError(f"rank {self.rank} of {self.size}: no pipe from {source} to {target}")
         return self._pipes[source, target]
 
-    def _gone(self, peer: int) -> TransportError:
-        who = "this transport" if self._closed else "it"
-        return TransportError(f"rank {self.rank} of {self.size}: rank {peer}: {who} was closed")
+    def _unavailable(self, peer: int) -> TransportError:
+        closed = "this transport" if self._closed else "its transport"
+        return TransportError(
+            f"rank {self.rank} of {self.size}: rank {peer} is unavailable: {closed} was closed"
+        )

@@ -1,10 +1,10 @@
-"""Memory for large arrays that come and go: used again, rather than given back and asked for anew.
+"""Buffer pool for large arrays: memory is reused, not returned to the system.
 
-    Buffers.take(bytes) → array → views of it … → the last one is gone → idle → the next take
-    lent(memory, returned) → the same for any memory: returned() is called when no view is left
+    Buffers.take(bytes) → array → views of it … → the last view is released → idle → the next take
+    lent(memory, returned) → the same for any memory: returned() runs when no view remains
 
-What the system hands out is filled with zeros first, which for some megabytes takes as long as
-receiving them.
+The system fills new memory with zeros first, which for some megabytes takes as long as receiving
+them.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Any
 import numpy as np
 
 _IDLE = 8
-"""Buffers that wait to be used again, at most; those that have waited longest go."""
+"""Maximum number of idle buffers; the oldest are released."""
 
 
 class Buffers:
-    """Thread-safe."""
+    """Pool of flat buffers. Thread-safe."""
 
     def __init__(self) -> None:
         self._idle: deque[np.ndarray] = deque(maxlen=_IDLE)
 
     def take(self, size: int) -> np.ndarray:
-        """A flat, writeable array of ``size`` bytes, of any contents, that nobody else holds."""
-        memory = self._found(size)
+        """Return a flat, writeable array of ``size`` bytes, with arbitrary content, not shared."""
+        memory = self._idle_or_new(size)
         return lent(memory, lambda: self._idle.append(memory))
 
-    def _found(self, size: int) -> np.ndarray:
+    def _idle_or_new(self, size: int) -> np.ndarray:
         for _ in range(len(self._idle)):
             with contextlib.suppress(IndexError):  # another thread took the last one
                 memory = self._idle.popleft()
@@ -42,13 +42,15 @@ class Buffers:
 
 
 def lent(memory: np.ndarray, returned: Callable[[], None]) -> np.ndarray:
-    """``memory`` as another array; ``returned`` is called, by any thread, once neither that array
-    nor a view of it is left."""
+    """Return ``memory`` as another array; call ``returned`` once no view of that array remains.
+
+    Any thread may run ``returned``.
+    """
     return np.asarray(_Lent(memory, returned))
 
 
 class _Lent:
-    """What every view of the memory holds; it ends with the last of them."""
+    """Owner that every view of the memory refers to; it ends with the last of them."""
 
     def __init__(self, memory: np.ndarray, returned: Callable[[], None]) -> None:
         self.__array_interface__: dict[str, Any] = memory.__array_interface__

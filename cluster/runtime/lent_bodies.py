@@ -1,12 +1,12 @@
-"""A request's body for several processes of one node: written once, read by each of them.
+"""Request bodies shared between processes of one node: written once, read by each receiver.
 
-    asker    Bodies.lend(parts) → LentBody → its reference, in a header of requests without a body
-    asked    read_lent(reference) → a copy of its own
-    asker    the LentBody goes, with the request → its memory is used for the next one
+    sender     Bodies.lend(parts) → LentBody → its reference, in a header of requests without a body
+    receiver   read_lent(reference) → a private copy
+    sender     the LentBody ends with the request → its memory is reused for the next one
 
-The memory is a memfd, which the asked process opens by the asker's /proc entry: it has no name that
-could be left behind, and ends with the asker. Who was given up may read on while the memory is used
-again: every use has a number, and a copy whose number has changed meanwhile is thrown away.
+The memory is a memfd, which the receiver opens by the sender's /proc entry. It has no name that
+could be left behind, and ends with the sender. The receiver of a cancelled request may still read
+while the memory is reused: every use has a number, and a copy with a changed one is discarded.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ _TOKEN_BYTES = 16
 _HEAD = struct.Struct(f"<{_TOKEN_BYTES}sQ")
 _REFERENCE = re.compile(r"(\d{1,10}):(\d{1,10}):(\d{1,15}):(\d{1,15}):([0-9a-f]{32})", re.ASCII)
 
-_UNREADABLE = "there is no such body here: its owner runs elsewhere, is gone, or has given it up"
-"""One sentence for all: who guesses learns nothing of what other processes have open."""
+_UNREADABLE = (
+    "the referenced body is unavailable: its sender is on another node, ended or cancelled it"
+)
+"""One message for all cases: a guessed reference reveals nothing about other processes' files."""
 
 _IDLE = 8
-"""Memory that waits to be used again, at most; the rest is given back."""
+"""Maximum number of idle slots; others are released."""
 
 
 class LentBody:
-    """A body that others can read as long as this object is there."""
+    """Body that other processes can read while this object exists."""
 
     def __init__(self, slot: _Slot, idle: list[_Slot], length: int) -> None:
         self.reference = f"{os.getpid()}:{slot.descriptor}:{slot.use}:{length}:{slot.token.hex()}"
@@ -47,34 +49,34 @@ class LentBody:
 
 
 class Bodies:
-    """The memory of one asking process, for as many bodies as are lent at once."""
+    """Shared memory of one sending process, for any number of bodies at once."""
 
     def __init__(self) -> None:
         self._idle: list[_Slot] = []
 
     def lend(self, parts: Sequence[bytes | memoryview]) -> LentBody:
-        """Write the parts one behind the other; OSError if there is no memory."""
+        """Write the concatenated parts into shared memory; OSError if there is no memory."""
         slot = self._idle.pop() if self._idle else _Slot()
         return LentBody(slot, self._idle, slot.write(parts))
 
 
 def read_lent(reference: str, limit_bytes: int) -> bytearray:
-    """The body.
+    """Return a copy of the body.
 
-    LentBodyError if this process cannot read it: its owner runs elsewhere, is gone, or has given
-    the request up. PayloadTooLargeError if it is over the limit.
+    LentBodyError if this process cannot read it: its sender is on another node, ended, or cancelled
+    the request. PayloadTooLargeError if it is over the limit.
     """
     match = _REFERENCE.fullmatch(reference)
     if match is None:
-        raise LentBodyError("this is no reference to a body")
-    pid, number, use, length = (int(each) for each in match.groups()[:-1])
+        raise LentBodyError("malformed reference to a body: expected PID:FD:USE:LENGTH:TOKEN")
+    pid, number, use, length = map(int, match.groups()[:-1])
     if length > limit_bytes:
         raise PayloadTooLargeError(
             f"the body is {length} bytes, this model reads at most {limit_bytes}"
         )
     path = f"/proc/{pid}/fd/{number}"
     try:
-        # Whatever else a process has open is none of the client's business.
+        # A client must not reach any other file that a process has open.
         if not os.readlink(path).startswith(_LINK):
             raise LentBodyError(_UNREADABLE)
         opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -82,7 +84,7 @@ def read_lent(reference: str, limit_bytes: int) -> bytearray:
         raise LentBodyError(_UNREADABLE) from error
     expected = _HEAD.pack(bytes.fromhex(match[5]), use)
     try:
-        # Looked at before and after: what is written meanwhile begins with another number.
+        # Compared before and after: a body written meanwhile begins with another number.
         if not hmac.compare_digest(os.pread(opened, _HEAD.size, 0), expected):
             raise LentBodyError(_UNREADABLE)
         body = bytearray(length)
@@ -104,13 +106,13 @@ class _Slot:
         os.close(self.descriptor)
 
     def write(self, parts: Sequence[bytes | memoryview]) -> int:
-        """Returns how many bytes they have."""
+        """Return the number of bytes written."""
         self.use += 1
         os.pwrite(self.descriptor, _HEAD.pack(self.token, self.use), 0)
         end = _HEAD.size
         for part in parts:
-            left = memoryview(part).cast("B")
-            while left:
-                written = os.pwrite(self.descriptor, left, end)
-                left, end = left[written:], end + written
+            remaining = memoryview(part).cast("B")
+            while remaining:
+                written = os.pwrite(self.descriptor, remaining, end)
+                remaining, end = remaining[written:], end + written
         return end - _HEAD.size

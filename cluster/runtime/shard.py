@@ -1,14 +1,13 @@
-"""One shard: a stage of a pipelined program, or its part on one tensor rank.
+"""One shard: a stage of a pipelined program, or one tensor rank's part of it.
 
-    receiver thread: transport.receive → one frame ahead ─┐
-    serve():                        take → run → transport.send to the next stage
+    receiver thread: transport.receive → one prefetched frame ─┐
+    serve():                              take → run → transport.send to the next stage
 
-The next frame arrives and the last one leaves while this one is computed. A batch that the
-program refuses goes on as a frame with an error in place of its arrays; the shard lives.
+While a frame is computed, the next one is received and the previous one is sent. A batch that
+the program refuses is passed on as a frame with an error instead of arrays; the shard continues.
 
-All tensor ranks of a stage are expected to refuse the same batches. If one refuses what
-another computes, that one waits in a reduction for a mate that never comes, until the replica
-gives the group up.
+All tensor ranks of a stage are expected to refuse the same batches. If one rank refuses a batch
+that another computes, the other rank blocks in its reduction until the replica breaks the group.
 """
 
 from __future__ import annotations
@@ -30,26 +29,26 @@ Run = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 @dataclass(frozen=True)
 class ShardFigures:
-    """What a shard has done since it started. Seconds add up over micro-batches."""
+    """Counters of one shard since its start. Seconds are summed over micro-batches."""
 
     micro_batches: int = 0
-    """Computed, or refused by this shard's program."""
+    """Micro-batches that were computed or refused by this shard's program."""
     items: int = 0
     compute_s: float = 0.0
     wait_s: float = 0.0
     """Time without a frame to compute, up to now."""
     bubble_s: float = 0.0
-    """The part of ``wait_s`` during which the next frame was inside the pipeline already. Across
-    nodes it is as good as their clocks agree."""
+    """Part of ``wait_s`` during which the next frame was already inside the pipeline. Across nodes
+    it is as accurate as their clocks agree."""
     transfer_s: float = 0.0
-    """Time that frames took to arrive once announced, and to hand over to the transport."""
+    """Time to receive frames once announced, and to hand frames to the transport."""
 
 
 class Shard:
-    """Computes what ``source`` sends and passes it on to each of ``targets``.
+    """A compute loop between one ``source`` and its ``targets``.
 
-    At most ``ahead`` frames wait here while another one is computed. ``figures``: what the shard
-    has done before, with other peers or in another process.
+    At most ``ahead`` frames are prefetched while another one is computed. ``figures``: counters to
+    continue from, of earlier connections or of another process.
     """
 
     def __init__(
@@ -68,40 +67,40 @@ class Shard:
         self._source = source
         self._targets = tuple(targets)
         self._arrived: SimpleQueue[Frame | Exception] = SimpleQueue()
-        self._places = threading.Semaphore(ahead)
+        self._prefetch = threading.Semaphore(ahead)
         self._ended = False
-        # The figures, and since when it has been waiting. Replaced as a whole by serve() alone, so
-        # that any thread reads what belongs together.
-        self._so_far: tuple[ShardFigures, float | None] = (figures, None)
+        # Counters and the start of the current wait. Only serve() replaces the pair, as a whole, so
+        # that any thread reads a consistent state.
+        self._state: tuple[ShardFigures, float | None] = (figures, None)
 
     def figures(self) -> ShardFigures:
-        """The figures so far, from any thread."""
-        figures, since = self._so_far
+        """Return the counters up to now; from any thread."""
+        figures, since = self._state
         if since is None:
             return figures
         return replace(figures, wait_s=figures.wait_s + time.perf_counter() - since)
 
     def serve(self) -> None:
-        """Compute until a stop frame comes, and pass that on as well. Closes the transport.
+        """Compute until a stop frame arrives, pass that on as well, and close the transport.
 
-        Raises TransportError when a peer is gone, and whatever the program raises that is not a
-        ProgramError: the transport is closed then, too, so that the whole group learns of it.
+        Raises TransportError when a peer is unavailable, and any error of the program other than
+        ProgramError. The transport is closed in both cases, so that the whole group is notified.
         """
         receiver = threading.Thread(target=self._receive, name="receive", daemon=True)
         receiver.start()
         try:
             while not (frame := self._take()).stops:
-                self._pass_on(frame if frame.error is not None else self._computed(frame))
+                self._pass_on(frame if frame.error is not None else self._compute(frame))
             self._pass_on(frame)
         finally:
             self._ended = True
-            self._places.release()
+            self._prefetch.release()
             self._transport.close()
             receiver.join()
 
     def _receive(self) -> None:
         while True:
-            self._places.acquire()
+            self._prefetch.acquire()
             if self._ended:
                 return
             try:
@@ -115,11 +114,11 @@ class Shard:
 
     def _take(self) -> Frame:
         started = time.perf_counter()
-        figures, _ = self._so_far
-        self._so_far = (figures, started)
+        figures, _ = self._state
+        self._state = (figures, started)
         frame = self._arrived.get()
         wait_s = time.perf_counter() - started
-        self._places.release()
+        self._prefetch.release()
         if isinstance(frame, Exception):
             raise frame
         inside_s = 0.0 if frame.stops else max(0.0, time.time() - frame.entered_at)
@@ -129,30 +128,30 @@ class Shard:
             bubble_s=figures.bubble_s + min(wait_s, inside_s),
             transfer_s=figures.transfer_s + frame.arriving_s,
         )
-        self._so_far = (figures, None)
+        self._state = (figures, None)
         return frame
 
-    def _computed(self, frame: Frame) -> Frame:
+    def _compute(self, frame: Frame) -> Frame:
         started = time.perf_counter()
         try:
-            computed = replace(frame, arrays=tuple(self._run(list(frame.arrays))))
+            result = replace(frame, arrays=tuple(self._run(list(frame.arrays))))
         except ProgramError as error:
-            computed = replace(frame, arrays=(), error=str(error))
+            result = replace(frame, arrays=(), error=str(error))
         took_s = time.perf_counter() - started
-        figures, _ = self._so_far
+        figures, _ = self._state
         figures = replace(
             figures,
             micro_batches=figures.micro_batches + 1,
             items=figures.items + (len(frame.arrays[0]) if frame.arrays else 0),
             compute_s=figures.compute_s + took_s,
         )
-        self._so_far = (figures, None)
-        return replace(computed, stage_s=(*frame.stage_s, took_s))
+        self._state = (figures, None)
+        return replace(result, stage_s=(*frame.stage_s, took_s))
 
     def _pass_on(self, frame: Frame) -> None:
         started = time.perf_counter()
         for target in self._targets:
             self._transport.send(target, frame)
-        figures, _ = self._so_far
+        figures, _ = self._state
         spent_s = time.perf_counter() - started
-        self._so_far = (replace(figures, transfer_s=figures.transfer_s + spent_s), None)
+        self._state = (replace(figures, transfer_s=figures.transfer_s + spent_s), None)

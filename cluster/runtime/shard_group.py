@@ -1,12 +1,12 @@
-"""The replica's end of its shards: micro-batches in, answers out, several at once.
+"""The replica's side of its shards: several micro-batches in flight at once.
 
     run(arrays), from several threads
       → a place among max_inflight → number → sender thread ──→ shards ──┐
       ← answer of that number ←────────────── receiver thread ←──────────┘
 
-A group works as a whole or not at all. When a shard is lost, everything in flight and everything
-after it raises GroupLostError, and whoever owns the group puts another one in its place. The
-transport may wait for a frozen shard for ever, so no caller waits for the transport.
+A group works as a whole or not at all. When a shard is lost, all requests in flight and all later
+ones raise GroupLostError, and the owner of the group replaces it. The transport may wait for a
+frozen shard without end, so no caller waits for the transport.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from cluster.runtime.transport import STOP, Frame, Transport
 
 logger = logging.getLogger(__name__)
 
-_HANGS_AFTER_S = 2.0
+_JOIN_TIMEOUT_S = 2.0
 
-_Answered = SimpleQueue[Frame | GroupLostError]
+_Reply = SimpleQueue[Frame | GroupLostError]
 
 
 class ShardGroup:
-    """Streams micro-batches through ``stages`` × ``tensor_ranks`` shards.
+    """Pipeline of ``stages`` × ``tensor_ranks`` shards, fed with micro-batches.
 
-    ``transport`` is that of rank 0, and is the group's from here on. A micro-batch that is not
-    answered within ``timeout_s`` breaks the group: its shards are taken to be frozen.
+    ``transport`` is that of rank 0, owned by the group from here on. A micro-batch without an
+    answer after ``timeout_s`` seconds breaks the group: its shards are considered frozen.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class ShardGroup:
         self.max_inflight = max_inflight
         self._transport = transport
         self._timeout_s = timeout_s
-        # Guards what is in flight, and wakes those who wait for a place there.
+        # Guards the requests in flight, and wakes callers that wait for a place among them.
         self._changed = threading.Condition()
-        self._answered: dict[int, _Answered] = {}
+        self._replies: dict[int, _Reply] = {}
         self._broken: str | None = None
         self._closing = False
         self._numbers = itertools.count()
@@ -70,56 +70,54 @@ class ShardGroup:
             thread.start()
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The program's outputs for one micro-batch; see :meth:`run_timed`."""
+        """Return the program's outputs for one micro-batch; see :meth:`run_timed`."""
         return self.run_timed(arrays)[0]
 
     def run_timed(self, arrays: Sequence[np.ndarray]) -> tuple[list[np.ndarray], tuple[float, ...]]:
-        """The program's outputs for one micro-batch, and the seconds that each stage computed.
+        """Return the program's outputs for one micro-batch, and the seconds computed in each stage.
 
-        Any thread may call it.
-
-        Raises ProgramError if a shard refuses this micro-batch, and GroupLostError if the group
-        is broken or closed, or breaks meanwhile.
+        Any thread may call it. Raises ProgramError if a shard refuses this micro-batch, and
+        GroupLostError if the group is broken or closed, or breaks during the call.
         """
         frame = Frame(next(self._numbers), tuple(arrays))
-        answered: _Answered = SimpleQueue()
-        self._enter(frame, answered)
+        reply: _Reply = SimpleQueue()
+        self._enter(frame, reply)
         try:
-            found = answered.get(timeout=self._timeout_s)
+            answer = reply.get(timeout=self._timeout_s)
         except Empty:
             self.fail(f"micro-batch {frame.number} took longer than {self._timeout_s:g} s")
-            found = answered.get()  # its answer may have come at the last moment
-        if isinstance(found, GroupLostError):
-            raise found
-        if found.error is not None:
-            raise ProgramError(found.error)
-        return list(found.arrays), found.stage_s
+            answer = reply.get()  # the answer may have arrived at the last moment
+        if isinstance(answer, GroupLostError):
+            raise answer
+        if answer.error is not None:
+            raise ProgramError(answer.error)
+        return list(answer.arrays), answer.stage_s
 
     def fail(self, reason: str) -> None:
-        """Break the group, from any thread: whoever waits for it stops waiting at once."""
+        """Break the group, from any thread, and end all waits for it at once."""
         with self._changed:
             if self._broken is None:
                 self._broken = reason
-            for answered in self._answered.values():
-                answered.put(self._lost())
-            self._answered.clear()
+            for reply in self._replies.values():
+                reply.put(self._lost())
+            self._replies.clear()
             self._changed.notify_all()
 
     @property
     def broken(self) -> str | None:
-        """Why the group answers nothing any more, or None while it does."""
+        """Reason for which the group is broken, or None while it works."""
         return self._broken
 
     @property
     def inflight(self) -> int:
-        """How many micro-batches are in the pipeline."""
-        return len(self._answered)
+        """Number of micro-batches in the pipeline."""
+        return len(self._replies)
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Let what is in flight be answered, stop the shards and close the transport.
+        """Wait for the requests in flight, stop the shards and close the transport.
 
-        After ``timeout_s`` (by default as long as a micro-batch may take), or at once from a broken
-        group, it is parted from the shards: those that still live see it and end.
+        After ``timeout_s`` (default: the timeout of a micro-batch), or at once if the group is
+        broken, disconnect from the shards: those that still run notice it and end.
         """
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         with self._changed:
@@ -128,7 +126,7 @@ class ShardGroup:
         if not first:
             return
         with self._changed:
-            drained = self._changed.wait_for(lambda: not self._answered, timeout_s)
+            drained = self._changed.wait_for(lambda: not self._replies, timeout_s)
         if drained and self._broken is None:
             self._entering.put(Frame(STOP))
             for thread in self._threads:
@@ -139,15 +137,15 @@ class ShardGroup:
         for thread in self._threads:
             thread.join()
 
-    def _enter(self, frame: Frame, answered: _Answered) -> None:
-        """Wait for a place in the pipeline and send the micro-batch on its way."""
+    def _enter(self, frame: Frame, reply: _Reply) -> None:
+        """Wait for a place in the pipeline and send the micro-batch."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._refuses() or len(self._answered) < self.max_inflight
+                lambda: self._refuses() or len(self._replies) < self.max_inflight
             )
             if self._refuses():
                 raise self._lost()
-            self._answered[frame.number] = answered
+            self._replies[frame.number] = reply
         self._entering.put(replace(frame, entered_at=time.time()))
 
     def _refuses(self) -> bool:
@@ -155,38 +153,38 @@ class ShardGroup:
 
     def _lost(self) -> GroupLostError:
         return GroupLostError(
-            f"a shard of this replica was lost: {self._broken or 'it is shutting down'}; "
-            "another replica answers, send the request again"
+            f"a shard of this replica is unavailable: {self._broken or 'it is shutting down'}; "
+            "send the request again, another replica answers it"
         )
 
     def _send(self) -> None:
-        # One thread alone: all tensor ranks must get the micro-batches in one order, or their
-        # reductions would join rows of different ones.
+        # One thread only: all tensor ranks must receive the micro-batches in the same order, or
+        # their reductions would combine different ones.
         try:
             while (frame := self._entering.get()) is not None:
                 for entry in self.topology.entries:
                     self._transport.send(entry, frame)
                 if frame.stops:
                     return
-        except Exception as error:  # noqa: BLE001 - such as no memory: those who wait must hear it
+        except Exception as error:  # noqa: BLE001 - e.g. no memory: notify all callers
             self.fail(str(error))
 
     def _receive(self) -> None:
         try:
             while not (frame := self._transport.receive(self.topology.exit)).stops:
                 with self._changed:
-                    answered = self._answered.pop(frame.number, None)
+                    reply = self._replies.pop(frame.number, None)
                     self._changed.notify_all()
-                if answered is not None:
-                    answered.put(frame)
+                if reply is not None:
+                    reply.put(frame)
         except Exception as error:  # noqa: BLE001 - as above
             self.fail(str(error))
 
 
 class LocalShardGroup(ShardGroup):
-    """A group whose shards are threads of this process.
+    """Group whose shards are threads of this process.
 
-    ``runs[stage][tensor_rank]`` computes that shard; every stage has as many tensor ranks.
+    ``runs[stage][tensor_rank]`` computes that shard; every stage has equally many tensor ranks.
     """
 
     def __init__(
@@ -196,7 +194,7 @@ class LocalShardGroup(ShardGroup):
         if len(tensor_ranks) != 1:
             raise ValueError(
                 f"stages of {[len(stage) for stage in runs]} tensor ranks: expected one stage or "
-                "more, all of as many tensor ranks"
+                "more, with equal numbers of tensor ranks"
             )
         topology = Topology(len(runs), tensor_ranks.pop())
         replica, *ends = connected(topology.size)
@@ -213,14 +211,14 @@ class LocalShardGroup(ShardGroup):
         super().__init__(replica, topology.stages, topology.tensor_ranks, max_inflight, timeout_s)
 
     def figures(self) -> list[ShardFigures]:
-        """Each shard's, in the order of their transport ranks."""
+        """Return each shard's counters, in the order of transport ranks."""
         return [shard.figures() for shard in self._shards]
 
     def close(self, timeout_s: float | None = None) -> None:
         """See :class:`ShardGroup`. Waits for the shards, but not for one that hangs in a run."""
         super().close(timeout_s)
         for thread in self._serving:
-            thread.join(_HANGS_AFTER_S)
+            thread.join(_JOIN_TIMEOUT_S)
 
 
 def _serve(shard: Shard) -> None:

@@ -1,4 +1,4 @@
-"""A lock that many hold together, or one alone."""
+"""Readers-writer lock that prefers writers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 class SharedLock:
-    """A readers-writer lock that whoever wants it alone gets before those who come later."""
+    """Writer-preferring readers-writer lock."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -17,7 +17,7 @@ class SharedLock:
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
-        """Held with others inside the block; waits while somebody has or wants it alone."""
+        """Hold the lock in shared mode; wait while it is exclusive, or requested exclusively."""
         with self._changed:
             self._changed.wait_for(lambda: not self._exclusive)
             self._shared += 1
@@ -30,8 +30,10 @@ class SharedLock:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Held alone inside the block; waits for those who have it, not for those who come. One
-        thread at a time may ask for this."""
+        """Hold the lock in exclusive mode; wait for current shared holders only.
+
+        At most one thread at a time may request this.
+        """
         with self._changed:
             self._exclusive = True
             self._changed.wait_for(lambda: self._shared == 0)

@@ -1,10 +1,10 @@
-"""Who is who in a pipeline of stages × tensor ranks: the one place that numbers its processes.
+"""Numbering of the processes of stages × tensor ranks; the only place that assigns ranks.
 
     replica 0 → stage 0: ranks 1..T → stage 1: ranks T+1..2T → … → (last stage, tensor rank 0) → 0
 
 The replica feeds every tensor rank of stage 0. Tensor rank r of a stage feeds tensor rank r of
-the next one, and tensor rank 0 of the last stage answers the replica: within a stage all tensor
-ranks hold the same result, for the reductions inside it have already joined them.
+the next one. Tensor rank 0 of the last stage answers the replica: all tensor ranks of a stage hold
+the same result, because the reductions inside it have already combined them.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ class Topology:
     def __post_init__(self) -> None:
         if self.stages < 1 or self.tensor_ranks < 1:
             raise ValueError(
-                f"{self.stages} stages of {self.tensor_ranks} tensor ranks: give at least 1 of each"
+                f"{self.stages} stages of {self.tensor_ranks} tensor ranks: expected 1 or more "
+                "of each"
             )
 
     @property
     def size(self) -> int:
-        """How many processes there are, with the replica."""
+        """Number of processes, including the replica."""
         return 1 + self.stages * self.tensor_ranks
 
     @property
@@ -39,31 +40,31 @@ class Topology:
         return [(s, r) for s in range(self.stages) for r in range(self.tensor_ranks)]
 
     def rank(self, stage: int, tensor_rank: int) -> int:
-        """Transport rank of a shard."""
+        """Return the transport rank of a shard."""
         if not (0 <= stage < self.stages and 0 <= tensor_rank < self.tensor_ranks):
-            raise ValueError(f"there is no shard ({stage}, {tensor_rank}) in {self}")
+            raise ValueError(f"unknown shard ({stage}, {tensor_rank}) of {self}")
         return 1 + stage * self.tensor_ranks + tensor_rank
 
     def tensor_group(self, stage: int) -> list[int]:
-        """Transport ranks of a stage's shards, in the order of their tensor ranks."""
+        """Return the transport ranks of a stage's shards, in the order of their tensor ranks."""
         return [self.rank(stage, r) for r in range(self.tensor_ranks)]
 
     @property
     def entries(self) -> list[int]:
-        """Whom the replica sends each micro-batch to."""
+        """Ranks that receive each micro-batch from the replica."""
         return self.tensor_group(0)
 
     @property
     def exit(self) -> int:
-        """Whom the replica receives the answers from."""
+        """Rank that sends the answers to the replica."""
         return self.rank(self.stages - 1, 0)
 
     def source(self, stage: int, tensor_rank: int) -> int:
-        """Whom a shard receives from."""
+        """Return the rank from which a shard receives."""
         return REPLICA if stage == 0 else self.rank(stage - 1, tensor_rank)
 
     def targets(self, stage: int, tensor_rank: int) -> list[int]:
-        """Whom a shard sends to: nobody, for the last stage's tensor ranks but the first."""
+        """Return the ranks to which a shard sends; empty for the last tensor ranks above 0."""
         if stage + 1 < self.stages:
             return [self.rank(stage + 1, tensor_rank)]
         return [REPLICA] if tensor_rank == 0 else []

@@ -1,9 +1,9 @@
-"""What moves between the processes of a sharded model, and what has to move it.
+"""Frames, and the transport that moves them between the processes of a sharded model.
 
     Frame(number, arrays) → send(to) → … → receive(source) → Frame(number, arrays)
 
 Two transports exist: :mod:`cluster.runtime.gloo` between processes, on one node or several, and
-:mod:`cluster.runtime.in_process` between threads. Both hand over copies, in the order sent.
+:mod:`cluster.runtime.in_process` between threads. Both deliver copies, in the order of sending.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from cluster.errors import ProgramError
 from cluster.tensors import DATATYPES
 
 STOP = -1
-"""The number of the frame after which nothing comes: whoever receives it passes it on and ends."""
+"""Number of the last frame: its receiver passes it on and ends."""
 
 _DTYPES = frozenset(DATATYPES.values())
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One micro-batch between two stages. Raises ProgramError for arrays that cannot travel."""
+    """One micro-batch between two stages. Raises ProgramError for arrays that cannot be sent."""
 
     number: int
-    """Of the micro-batch, given where it entered the pipeline; or :data:`STOP`."""
+    """Number of the micro-batch, assigned at the entry of the pipeline; or :data:`STOP`."""
     arrays: tuple[np.ndarray, ...] = ()
-    """C-contiguous, each of a dtype of :data:`cluster.tensors.DATATYPES`."""
+    """C-contiguous arrays, each of a dtype of :data:`cluster.tensors.DATATYPES`."""
     error: str | None = None
-    """Why a stage refused this micro-batch; it goes on to the pipeline's end without arrays."""
+    """Reason of a stage's refusal. Later stages pass the frame on without arrays."""
     entered_at: float = 0.0
-    """Wall-clock seconds at which it entered the pipeline, by the clock of that node."""
+    """Wall-clock time of entry into the pipeline, in seconds, by the clock of that node."""
     stage_s: tuple[float, ...] = ()
-    """Seconds that every stage so far has computed it."""
+    """Seconds of computation in every stage so far."""
     arriving_s: float = field(default=0.0, compare=False)
-    """How long the last hop took from the frame's announcement to its last byte."""
+    """Seconds of the last hop, from the frame's announcement to its last byte."""
 
     def __post_init__(self) -> None:
         for array in self.arrays:
             if array.dtype not in _DTYPES or not array.flags.c_contiguous:
                 raise ProgramError(
                     f"an array {array.dtype}{list(array.shape)}"
-                    f"{'' if array.flags.c_contiguous else ' with gaps'} cannot travel between "
-                    f"shards: expected C-contiguous and one of {', '.join(map(str, _DTYPES))}; "
-                    "convert it in the stage that makes it"
+                    f"{'' if array.flags.c_contiguous else ' (not C-contiguous)'} cannot be sent "
+                    f"between shards: expected C-contiguous and one of {', '.join(map(str, _DTYPES))}; "
+                    "convert it in the stage that produces it"
                 )
 
     @property
@@ -55,26 +55,25 @@ class Frame:
 
 
 class Transport(Protocol):
-    """One process's end. Its threads may send and receive at the same time."""
+    """One process's endpoint. Its threads may send and receive at the same time."""
 
     def send(self, to: int, frame: Frame) -> None:
-        """Hand a frame over to rank ``to``, without waiting until it is there; it may wait until
-        the one before it is.
+        """Queue a frame for rank ``to``; wait at most for the delivery of the frame before it.
 
-        The arrays belong to the transport from here on: write to them again only once an answer
-        that was computed from them is back. Any thread may send. Raises TransportError when the
-        peer is known to be gone; it may just as well come out at a later call.
+        The transport owns the arrays from here on: reuse them only after the answer that was
+        computed from them has arrived. Any thread may send. Raises TransportError when the peer is
+        known to be unavailable; a later call may raise it instead.
         """
         ...
 
     def receive(self, source: int) -> Frame:
-        """The next frame of rank ``source``, with arrays that nobody else holds.
+        """Return the next frame of rank ``source``, with arrays that are not shared.
 
-        Waits without a deadline, by one thread per source. Raises TransportError when the peer's
-        process is gone or this end was closed.
+        Waits without a deadline, in one thread per source. Raises TransportError when the peer's
+        process is unavailable or this endpoint is closed.
         """
         ...
 
     def close(self) -> None:
-        """Deliver what was sent, then part from every peer: they and our threads stop waiting."""
+        """Flush sent frames, then disconnect from every peer and end all waits, here and there."""
         ...

@@ -1,11 +1,11 @@
-"""A frame as bytes: a head that small arrays ride in, and the large arrays after it.
+"""Wire format of a frame: a head with the small arrays inline, then the large arrays.
 
-    head  ≤ 16 KiB   length of the facts (4 bytes) · facts · small arrays, each at a multiple of 64
-    tail  messages   [the facts, if the head cannot hold them] · one per array that did not ride,
-                     unless these lie in memory that both sides share
+    head  ≤ 16 KiB   length of the facts (4 bytes) · facts · inline arrays, each at a multiple of 64
+    tail  messages   [the facts, if the head cannot hold them] · one per array that is not inline,
+                     unless it lies in memory that both sides share
 
-Both sides work out from the facts alone which arrays ride, so a frame whose arrays all fit is
-one message: a second one costs a hop as much again as the first.
+Both sides derive from the facts alone which arrays are inline, so a frame whose arrays all fit is
+one message. A second message costs as much again as the first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cluster.runtime.shared_memory import Borrower, Lender
 from cluster.runtime.transport import Frame
 
 HEAD_BYTES = 16 * 1024
-"""Size of the buffer a receiver keeps ready for the next head; a head may be shorter."""
+"""Size of the buffer that a receiver posts for the next head; a head may be shorter."""
 
 _LENGTH = struct.Struct("<I")
 _ALIGNED = 64
@@ -30,7 +30,7 @@ _ALIGNED = 64
 
 @dataclass(frozen=True)
 class Facts:
-    """All of a frame but its arrays' bytes."""
+    """Metadata of a frame: all but the bytes of its arrays."""
 
     number: int
     entered_at: float
@@ -38,57 +38,60 @@ class Facts:
     shapes: tuple[tuple[np.dtype, tuple[int, ...]], ...]
     stage_s: tuple[float, ...] = ()
     slot: int | None = None
-    """Of shared memory that the arrays that do not ride lie in; None: they are messages."""
+    """Slot of shared memory with the arrays that are not inline; None: they are messages."""
 
-    def written(self) -> bytes:
-        """As :func:`parse_facts` reads them."""
+    def encoded(self) -> bytes:
+        """Return the bytes that :func:`parse_facts` reads."""
         shapes = [(dtype.str, shape) for dtype, shape in self.shapes]
         return orjson.dumps(
             (self.number, self.entered_at, self.error, shapes, self.stage_s, self.slot)
         )
 
     def lies_in_slot(self, size: int) -> bool:
-        """Whether an array of so many bytes is in the slot."""
+        """Whether an array of ``size`` bytes lies in the slot."""
         return self.slot is not None and size > HEAD_BYTES
 
     def offsets(self, length: int) -> tuple[list[int | None], int]:
-        """Where each array lies in a head whose facts are ``length`` long, None for those that do
-        not ride; and where the head ends."""
+        """Return each array's offset in a head with ``length`` bytes of facts, and the head's size.
+
+        The offset is None for an array that is not inline.
+        """
         end = _LENGTH.size + length
-        if end > HEAD_BYTES:  # the facts themselves come after the head
+        if end > HEAD_BYTES:  # the facts follow the head
             return [None] * len(self.shapes), _LENGTH.size
-        found: list[int | None] = []
+        offsets: list[int | None] = []
         for dtype, shape in self.shapes:
             start = -(-end // _ALIGNED) * _ALIGNED
             size = _size(dtype, shape)
-            rides = start + size <= HEAD_BYTES
-            found.append(start if rides else None)
-            end = start + size if rides else end
-        return found, end
+            inline = start + size <= HEAD_BYTES
+            offsets.append(start if inline else None)
+            end = start + size if inline else end
+        return offsets, end
 
 
 def pack(frame: Frame, lender: Lender | None) -> list[np.ndarray]:
-    """The frame's messages as flat arrays of bytes: the head, then the tail.
+    """Return the frame's messages as flat arrays of bytes: the head, then the tail.
 
-    Those of large arrays share their memory; with a lender, they go there instead.
+    Messages of large arrays share the arrays' memory. With a lender, these arrays are copied into
+    its slot instead.
     """
     shapes = tuple((array.dtype, array.shape) for array in frame.arrays)
     flat = [array.reshape(-1).view(np.uint8) for array in frame.arrays]
     facts = Facts(frame.number, frame.entered_at, frame.error, shapes, frame.stage_s)
     large = [data for data in flat if data.size > HEAD_BYTES]
     if lender is not None and large:
-        # What rides is known only once the facts are written, and these name the slot: so it
-        # holds what certainly does not ride.
+        # Inline arrays are known only once the facts are encoded, and the facts name the slot.
+        # The slot therefore holds the arrays that cannot be inline.
         facts = replace(facts, slot=lender.lend(large))
-    written = facts.written()
-    offsets, end = facts.offsets(len(written))
+    encoded = facts.encoded()
+    offsets, end = facts.offsets(len(encoded))
     head = np.empty(end, np.uint8)
-    _LENGTH.pack_into(head.data, 0, len(written))
+    _LENGTH.pack_into(head.data, 0, len(encoded))
     messages = [head]
-    if fits(len(written)):
-        head[_LENGTH.size : _LENGTH.size + len(written)] = np.frombuffer(written, np.uint8)
+    if fits(len(encoded)):
+        head[_LENGTH.size : _LENGTH.size + len(encoded)] = np.frombuffer(encoded, np.uint8)
     else:
-        messages.append(np.frombuffer(written, np.uint8))
+        messages.append(np.frombuffer(encoded, np.uint8))
     for data, offset in zip(flat, offsets, strict=True):
         if offset is not None:
             head[offset : offset + len(data)] = data
@@ -98,7 +101,7 @@ def pack(frame: Frame, lender: Lender | None) -> list[np.ndarray]:
 
 
 def facts_length(head: np.ndarray) -> int:
-    """How many bytes the facts of the frame take."""
+    """Return the number of bytes of the frame's facts."""
     (length,) = _LENGTH.unpack_from(head.data)
     return int(length)
 
@@ -109,12 +112,13 @@ def fits(length: int) -> bool:
 
 
 def read_facts(head: np.ndarray, length: int) -> Facts:
-    """The facts in a head that holds them."""
+    """Return the facts from a head that holds them."""
     return parse_facts(head[_LENGTH.size : _LENGTH.size + length])
 
 
-def parse_facts(written: np.ndarray) -> Facts:
-    number, entered_at, error, shapes, stage_s, slot = orjson.loads(written.data)
+def parse_facts(encoded: np.ndarray) -> Facts:
+    """Return the facts from the bytes of :meth:`Facts.encoded`."""
+    number, entered_at, error, shapes, stage_s, slot = orjson.loads(encoded.data)
     typed = tuple((np.dtype(name), tuple(shape)) for name, shape in shapes)
     return Facts(number, entered_at, error, typed, tuple(stage_s), slot)
 
@@ -122,9 +126,9 @@ def parse_facts(written: np.ndarray) -> Facts:
 def arrays_of(
     head: np.ndarray, facts: Facts, length: int, buffers: Buffers, borrower: Borrower | None
 ) -> tuple[tuple[np.ndarray, ...], Sequence[np.ndarray]]:
-    """The frame's arrays, and the flat bytes of those that the tail has yet to fill, in order.
+    """Return the frame's arrays, and flat views of those that the tail has yet to fill, in order.
 
-    What rode shares the head's memory. ``borrower``: needed if the facts name a slot.
+    Inline arrays share the head's memory. ``borrower`` is required if the facts name a slot.
     """
     offsets, _ = facts.offsets(length)
     sizes = [_size(dtype, shape) for dtype, shape in facts.shapes]
@@ -132,7 +136,7 @@ def arrays_of(
     if facts.slot is not None and borrower is not None:
         large = [size for size in sizes if facts.lies_in_slot(size)]
         shared = iter(borrower.arrays(facts.slot, large))
-    arrays, awaited = [], []
+    arrays, pending = [], []
     for (dtype, shape), size, offset in zip(facts.shapes, sizes, offsets, strict=True):
         if offset is not None:
             data = head[offset : offset + size]
@@ -140,13 +144,13 @@ def arrays_of(
             data = next(shared)
         else:
             data = buffers.take(size)
-            awaited.append(data)
+            pending.append(data)
         arrays.append(data.view(dtype).reshape(shape))
-    return tuple(arrays), awaited
+    return tuple(arrays), pending
 
 
 def _size(dtype: np.dtype, shape: tuple[int, ...]) -> int:
     size = dtype.itemsize
-    for each in shape:
-        size *= each
+    for dimension in shape:
+        size *= dimension
     return size

@@ -18,7 +18,7 @@ from cluster.routing.canary import Judge, takes_part
 from cluster.routing.contracts import Contract, Scores
 from cluster.routing.hedge import HedgeBudget, Latencies
 from cluster.routing.shadow import Agreement, Compared
-from cluster.runtime.waiting_line import Priority
+from cluster.runtime.priority_queue import Priority
 from deployments.fanout.branches import Ask, gather
 from deployments.fanout.call import Call, Items, NoAnswerError, Node, Reply, Report
 from deployments.fanout.scores import distribution

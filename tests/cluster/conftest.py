@@ -1,4 +1,4 @@
-"""What several tests of the library share: data files, users' modules, batchers."""
+"""Fixtures shared by tests of the library: data files, users' modules, batchers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cluster.tensors import TensorSpec
 
 @pytest.fixture
 def shared_file() -> Callable[[str], Path]:
-    """Finds a data file by name, in HEADRACE_DATA or ../shared/data, or skips the test."""
+    """Factory of a data file's path by name; skips the test if the file is missing."""
 
     def find(name: str) -> Path:
         beside = Path(__file__).parents[3] / "shared" / "data"
@@ -32,17 +32,17 @@ def shared_file() -> Callable[[str], Path]:
 
 @pytest.fixture
 def module_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Writes a module with a function ``make``, gone after the test; returns its source."""
+    """Factory of a module with a function ``make``, removed after the test; returns its source."""
     monkeypatch.syspath_prepend(tmp_path)
     name = "headrace_test_module"
 
     def write(text: str) -> str:
-        # Set, so that undoing removes whatever is imported under this name later.
+        # Set first, so that undoing removes a later import under this name.
         monkeypatch.setitem(sys.modules, name, sys)
         del sys.modules[name]
         (tmp_path / f"{name}.py").write_text(text)
         importlib.invalidate_caches()
-        # An equal size within the same second would be taken from the bytecode cache.
+        # A file of equal size within the same second would be read from the bytecode cache.
         monkeypatch.setattr(sys, "dont_write_bytecode", True)
         return f"python:{name}:make"
 
@@ -51,13 +51,13 @@ def module_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
 
 @pytest.fixture
 def make_batcher() -> Iterator[Callable[..., Batcher]]:
-    """``make_batcher(run, inputs, **batching)``: batchers that are closed after the test."""
-    made: list[Batcher] = []
+    """Factory ``make_batcher(run, inputs, **batching)`` of batchers, closed after the test."""
+    batchers: list[Batcher] = []
 
     def make(run: Callable, inputs: Sequence[TensorSpec] = (INPUT,), **settings: object) -> Batcher:
-        made.append(Batcher(whole(run), inputs, Batching.model_validate(settings)))
-        return made[-1]
+        batchers.append(Batcher(whole(run), inputs, Batching.model_validate(settings)))
+        return batchers[-1]
 
     yield make
-    for each in made:
-        each.close()
+    for batcher in batchers:
+        batcher.close()

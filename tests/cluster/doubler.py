@@ -1,4 +1,4 @@
-"""A program for tests of the batcher, and what awaits it."""
+"""Program for tests of the batcher, and functions that await its answers."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from cluster.tensors import TensorSpec
 
 INPUT = TensorSpec(name="input", datatype="FP32", shape=(-1, 2))
 WAIT_S = 20
-"""No awaited answer takes this long: a test that would hang fails instead."""
+"""Timeout of an answer in seconds: a test fails instead of hanging."""
 
 
 def whole(run: Callable) -> Callable:
-    """A program that is not cut into stages, as the batcher runs it."""
+    """Return an undivided program in the batcher's form: outputs and no stage times."""
     return lambda arrays: (run(arrays), ())
 
 
 class Doubler:
-    """A program that answers twice its input, remembers its batches and can be held up."""
+    """Program that doubles its input, records its batches and can be blocked."""
 
     def __init__(self) -> None:
         self.batches: list[np.ndarray] = []
@@ -34,7 +34,7 @@ class Doubler:
         self._hold_next = False
 
     def hold_next(self) -> None:
-        """Let the run under way finish and hold the one after it."""
+        """Let the current run finish and block the next one."""
         self._hold_next = True
         self.free.set()
 
@@ -71,7 +71,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 async def occupy(batcher: Batcher, program: Doubler) -> asyncio.Task[Answer]:
-    """Hold the compute thread up in a run, so that what comes next has to queue."""
+    """Block the compute thread in a run, so that later requests have to queue."""
     program.entered.clear()
     program.free.clear()
     task = asyncio.create_task(answer(batcher, row(1)))

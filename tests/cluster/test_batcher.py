@@ -1,4 +1,4 @@
-"""Requests joined into batches come out as if each had been run alone."""
+"""Batcher: batched requests get the same answers as single ones."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from doubler import INPUT, Doubler, answer, occupy, row
 
 from cluster.errors import RequestError
 from cluster.runtime.batcher import Batcher
-from cluster.runtime.waiting_line import Priority
+from cluster.runtime.priority_queue import Priority
 from cluster.tensors import TensorSpec
 
 Make = Callable[..., Batcher]
 
 
-def test_a_request_is_answered(make_batcher: Make) -> None:
-    found = asyncio.run(answer(make_batcher(Doubler()), row(3, rows=2)))
-    np.testing.assert_array_equal(found.outputs[0], np.full((2, 2), 6))
-    assert found.batch_size == 2
-    assert found.queue_s >= 0
-    assert found.compute_s > 0
+def test_batcher_answers_request(make_batcher: Make) -> None:
+    result = asyncio.run(answer(make_batcher(Doubler()), row(3, rows=2)))
+    np.testing.assert_array_equal(result.outputs[0], np.full((2, 2), 6))
+    assert result.batch_size == 2
+    assert result.queue_s >= 0
+    assert result.compute_s > 0
 
 
-def test_what_arrives_during_a_run_makes_the_next_batch(make_batcher: Make) -> None:
+def test_requests_during_run_form_next_batch(make_batcher: Make) -> None:
     program = Doubler()
     batcher = make_batcher(program, max_batch_size=8)
 
     async def scenario() -> None:
         first = await occupy(batcher, program)
-        others = [asyncio.create_task(answer(batcher, row(i))) for i in range(20)]
+        tasks = [asyncio.create_task(answer(batcher, row(i))) for i in range(20)]
         await asyncio.sleep(0.01)
         program.free.set()
         await first
-        for i, found in enumerate(await asyncio.gather(*others)):
-            np.testing.assert_array_equal(found.outputs[0], [[2 * i, 2 * i]])
-            assert found.batch_size == (8 if i < 16 else 4)
+        for i, result in enumerate(await asyncio.gather(*tasks)):
+            np.testing.assert_array_equal(result.outputs[0], [[2 * i, 2 * i]])
+            assert result.batch_size == (8 if i < 16 else 4)
 
     asyncio.run(scenario())
     assert program.sizes == [1, 8, 8, 4]
 
 
-def test_an_interactive_request_overtakes_batch_ones(make_batcher: Make) -> None:
+def test_interactive_request_overtakes_batch_requests(make_batcher: Make) -> None:
     program = Doubler()
     batcher = make_batcher(program, max_batch_size=1)
     order: list[int] = []
 
     async def ask(value: int, priority: Priority) -> None:
-        found = await batcher.submit(row(value), priority)
-        order.append(int(found.outputs[0][0, 0]) // 2)
+        result = await batcher.submit(row(value), priority)
+        order.append(int(result.outputs[0][0, 0]) // 2)
 
     async def scenario() -> None:
         first = await occupy(batcher, program)
@@ -66,11 +66,11 @@ def test_an_interactive_request_overtakes_batch_ones(make_batcher: Make) -> None
     assert order == [3, 1, 2]
 
 
-def test_requests_of_many_rows_keep_their_own_in_order(make_batcher: Make) -> None:
+def test_requests_get_their_own_rows_in_order(make_batcher: Make) -> None:
     program = Doubler()
     batcher = make_batcher(program, max_batch_size=8)
     requests = [np.random.default_rng(n).random((n, 2)).astype(np.float32) for n in (3, 1, 4)]
-    overflow = np.full((5, 2), 7, np.float32)  # does not fit with them any more
+    overflow = np.full((5, 2), 7, np.float32)  # exceeds the batch
 
     async def scenario() -> None:
         first = await occupy(batcher, program)
@@ -78,14 +78,14 @@ def test_requests_of_many_rows_keep_their_own_in_order(make_batcher: Make) -> No
         await asyncio.sleep(0.01)
         program.free.set()
         await first
-        for array, found in zip([*requests, overflow], await asyncio.gather(*tasks), strict=True):
-            np.testing.assert_array_equal(found.outputs[0], array * 2)
+        for array, result in zip([*requests, overflow], await asyncio.gather(*tasks), strict=True):
+            np.testing.assert_array_equal(result.outputs[0], array * 2)
 
     asyncio.run(scenario())
     assert program.sizes == [1, 8, 5]
 
 
-def test_a_batch_never_exceeds_the_maximum_when_sizes_do_not_add_up(make_batcher: Make) -> None:
+def test_batch_stays_within_maximum_size(make_batcher: Make) -> None:
     program = Doubler()
     batcher = make_batcher(program, max_batch_size=8)
 
@@ -95,14 +95,14 @@ def test_a_batch_never_exceeds_the_maximum_when_sizes_do_not_add_up(make_batcher
         await asyncio.sleep(0.01)
         program.free.set()
         await first
-        for n, found in zip((5, 5, 5, 3), await asyncio.gather(*tasks), strict=True):
-            np.testing.assert_array_equal(found.outputs[0], np.full((n, 2), 2 * n))
+        for n, result in zip((5, 5, 5, 3), await asyncio.gather(*tasks), strict=True):
+            np.testing.assert_array_equal(result.outputs[0], np.full((n, 2), 2 * n))
 
     asyncio.run(scenario())
     assert program.sizes == [1, 5, 5, 8]
 
 
-def test_batches_are_padded_with_zeros_to_their_bucket(make_batcher: Make) -> None:
+def test_batch_is_padded_with_zeros_to_bucket(make_batcher: Make) -> None:
     program = Doubler()
     batcher = make_batcher(program, max_batch_size=8, buckets=[2, 8])
 
@@ -110,9 +110,9 @@ def test_batches_are_padded_with_zeros_to_their_bucket(make_batcher: Make) -> No
         full = await answer(batcher, row(9, rows=7))  # leaves its rows in the buffer
         assert full.batch_size == 7
         for rows in (1, 2, 3):
-            found = await answer(batcher, row(rows, rows))
-            np.testing.assert_array_equal(found.outputs[0], np.full((rows, 2), 2 * rows))
-            assert found.batch_size == rows
+            result = await answer(batcher, row(rows, rows))
+            np.testing.assert_array_equal(result.outputs[0], np.full((rows, 2), 2 * rows))
+            assert result.batch_size == rows
 
     asyncio.run(scenario())
     assert program.sizes == [8, 2, 2, 8]
@@ -120,7 +120,7 @@ def test_batches_are_padded_with_zeros_to_their_bucket(make_batcher: Make) -> No
     assert program.batches[3].tolist() == [[3, 3]] * 3 + [[0, 0]] * 5
 
 
-def test_an_idle_batcher_waits_for_mates_and_no_longer_than_told(make_batcher: Make) -> None:
+def test_idle_batcher_waits_at_most_max_wait_ms(make_batcher: Make) -> None:
     program = Doubler()
     batcher = make_batcher(program, max_batch_size=8, max_wait_ms=400)
 
@@ -138,7 +138,7 @@ def test_an_idle_batcher_waits_for_mates_and_no_longer_than_told(make_batcher: M
     assert 0.39 <= took_s < 2
 
 
-def test_what_waited_for_a_run_is_not_held_back_again(make_batcher: Make) -> None:
+def test_queued_request_is_not_delayed_again(make_batcher: Make) -> None:
     program = Doubler()
     batcher = make_batcher(program, max_batch_size=8, max_wait_ms=500)
 
@@ -156,14 +156,14 @@ def test_what_waited_for_a_run_is_not_held_back_again(make_batcher: Make) -> Non
     assert program.sizes == [1, 1]
 
 
-def test_a_full_batch_does_not_wait(make_batcher: Make) -> None:
+def test_full_batch_runs_without_delay(make_batcher: Make) -> None:
     batcher = make_batcher(Doubler(), max_batch_size=2, max_wait_ms=1000)
     started = time.perf_counter()
     asyncio.run(answer(batcher, row(1, rows=2)))
     assert time.perf_counter() - started < 0.9
 
 
-def test_without_a_wait_an_idle_batcher_runs_at_once(make_batcher: Make) -> None:
+def test_idle_batcher_without_wait_runs_at_once(make_batcher: Make) -> None:
     program = Doubler()
     batcher = make_batcher(program, max_batch_size=8)
 
@@ -175,7 +175,7 @@ def test_without_a_wait_an_idle_batcher_runs_at_once(make_batcher: Make) -> None
     assert program.sizes == [1, 1]
 
 
-def test_several_inputs_stay_together(make_batcher: Make) -> None:
+def test_rows_of_several_inputs_stay_together(make_batcher: Make) -> None:
     specs = [INPUT, TensorSpec(name="mask", datatype="INT64", shape=(-1, 1))]
     sizes = []
 
@@ -188,13 +188,13 @@ def test_several_inputs_stay_together(make_batcher: Make) -> None:
     batcher = make_batcher(run, specs, max_batch_size=8, buckets=[4, 8])
 
     async def scenario() -> None:
-        found = await asyncio.gather(
+        results = await asyncio.gather(
             *(answer(batcher, [*row(i), np.full((1, 1), 10 * i)]) for i in range(1, 8))
         )
-        for i, each in enumerate(found, start=1):
-            assert each.outputs[0].tolist() == [[10 * i * i] * 2]
-            assert each.outputs[1].tolist() == [[10 * i]]
-        with pytest.raises(RequestError, match="one number of items"):
+        for i, result in enumerate(results, start=1):
+            assert result.outputs[0].tolist() == [[10 * i * i] * 2]
+            assert result.outputs[1].tolist() == [[10 * i]]
+        with pytest.raises(RequestError, match="equal numbers of items"):
             await answer(batcher, [*row(1, rows=2), np.ones((1, 1), np.int64)])
 
     asyncio.run(scenario())
@@ -202,7 +202,7 @@ def test_several_inputs_stay_together(make_batcher: Make) -> None:
 
 
 @pytest.mark.parametrize("kind", ["unaligned", "strided"])
-def test_arrays_the_program_cannot_borrow_are_copied(make_batcher: Make, kind: str) -> None:
+def test_unusable_arrays_are_copied(make_batcher: Make, kind: str) -> None:
     values = np.arange(4, dtype=np.float32).reshape(2, 2)
     if kind == "unaligned":
         array = np.frombuffer(b"-" + values.tobytes(), np.float32, offset=1).reshape(2, 2)
@@ -216,11 +216,11 @@ def test_arrays_the_program_cannot_borrow_are_copied(make_batcher: Make, kind: s
         assert arrays[0].flags.c_contiguous
         return [arrays[0] * 2]
 
-    found = asyncio.run(answer(make_batcher(run), [array]))
-    np.testing.assert_array_equal(found.outputs[0], values * 2)
+    result = asyncio.run(answer(make_batcher(run), [array]))
+    np.testing.assert_array_equal(result.outputs[0], values * 2)
 
 
-def test_answers_are_not_overwritten_by_the_next_batch(make_batcher: Make) -> None:
+def test_answers_survive_next_batch(make_batcher: Make) -> None:
     batcher = make_batcher(Doubler(), max_batch_size=8, buckets=[8])
 
     async def scenario() -> None:
@@ -231,7 +231,7 @@ def test_answers_are_not_overwritten_by_the_next_batch(make_batcher: Make) -> No
     asyncio.run(scenario())
 
 
-def test_when_it_last_finished_is_known(make_batcher: Make) -> None:
+def test_batcher_records_time_of_last_batch(make_batcher: Make) -> None:
     batcher = make_batcher(Doubler())
     before = time.monotonic()
     asyncio.run(answer(batcher, row(1)))

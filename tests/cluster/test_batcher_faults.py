@@ -1,4 +1,4 @@
-"""Whatever a request or its caller does, the batcher's mates and thread live on."""
+"""Batcher under faults: other requests and the thread survive every failure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cluster.runtime.batcher import Answer, Batcher
 Make = Callable[..., Batcher]
 
 
-def test_a_bad_batch_mate_fails_alone(make_batcher: Make) -> None:
+def test_bad_request_fails_alone_in_its_batch(make_batcher: Make) -> None:
     program = Doubler()
     batcher = make_batcher(program, max_batch_size=8)
 
@@ -38,47 +38,47 @@ def test_a_bad_batch_mate_fails_alone(make_batcher: Make) -> None:
     assert batcher.alive
 
 
-def test_any_failure_of_the_program_reaches_the_caller_and_the_thread_lives_on(
+def test_program_error_reaches_caller_and_thread_survives(
     make_batcher: Make,
 ) -> None:
     def broken(arrays: list[np.ndarray]) -> list[np.ndarray]:
         if arrays[0][0, 0] == 0:
-            raise KeyError("not a kind of failure anyone foresaw")
+            raise KeyError("an unforeseen failure")
         return [arrays[0]]
 
     batcher = make_batcher(broken)
-    with pytest.raises(ProgramError, match="foresaw"):
+    with pytest.raises(ProgramError, match="unforeseen"):
         asyncio.run(answer(batcher, row(0)))
     assert asyncio.run(answer(batcher, row(5))).outputs[0][0, 0] == 5
 
 
-def test_a_cancelled_caller_is_dropped_before_it_is_computed(make_batcher: Make) -> None:
+def test_cancelled_request_is_dropped_before_computation(make_batcher: Make) -> None:
     program = Doubler()
     batcher = make_batcher(program, max_batch_size=8)
 
     async def scenario() -> None:
         first = await occupy(batcher, program)
-        stays, goes = (asyncio.create_task(answer(batcher, row(v))) for v in (2, 3))
+        pending, cancelled = (asyncio.create_task(answer(batcher, row(v))) for v in (2, 3))
         await asyncio.sleep(0.01)
-        goes.cancel()
+        cancelled.cancel()
         await asyncio.sleep(0.01)
         program.free.set()
         await first
-        assert (await stays).outputs[0][0, 0] == 4
+        assert (await pending).outputs[0][0, 0] == 4
 
     asyncio.run(scenario())
     assert [batch[:, 0].tolist() for batch in program.batches] == [[1], [2]]
 
 
-def test_a_caller_cancelled_while_computing_does_not_end_the_loop(make_batcher: Make) -> None:
+def test_thread_survives_cancellation_during_computation(make_batcher: Make) -> None:
     program = Doubler()
     batcher = make_batcher(program)
 
     async def scenario() -> None:
         for _ in range(3):
-            gone = await occupy(batcher, program)
-            gone.cancel()
-            await asyncio.gather(gone, return_exceptions=True)
+            cancelled = await occupy(batcher, program)
+            cancelled.cancel()
+            await asyncio.gather(cancelled, return_exceptions=True)
             program.free.set()
             assert (await answer(batcher, row(4))).outputs[0][0, 0] == 8
 
@@ -86,7 +86,7 @@ def test_a_caller_cancelled_while_computing_does_not_end_the_loop(make_batcher: 
     assert batcher.alive
 
 
-def test_the_mates_of_a_caller_cancelled_while_computing_get_their_answers(
+def test_rest_of_batch_is_answered_after_cancellation(
     make_batcher: Make,
 ) -> None:
     program = Doubler()
@@ -109,7 +109,7 @@ def test_the_mates_of_a_caller_cancelled_while_computing_get_their_answers(
     assert program.sizes == [1, 3]
 
 
-def test_a_caller_that_gives_up_at_every_moment_never_ends_the_loop(make_batcher: Make) -> None:
+def test_thread_survives_cancellation_at_any_moment(make_batcher: Make) -> None:
     def run(arrays: list[np.ndarray]) -> list[np.ndarray]:
         time.sleep(0.001)
         return [arrays[0] * 2]
@@ -118,8 +118,8 @@ def test_a_caller_that_gives_up_at_every_moment_never_ends_the_loop(make_batcher
 
     async def impatient(value: int) -> None:
         try:
-            found = await asyncio.wait_for(batcher.submit(row(value)), value % 7 / 1000)
-            assert found.outputs[0][0, 0] == 2 * value
+            result = await asyncio.wait_for(batcher.submit(row(value)), value % 7 / 1000)
+            assert result.outputs[0][0, 0] == 2 * value
         except TimeoutError:
             pass
 
@@ -130,7 +130,7 @@ def test_a_caller_that_gives_up_at_every_moment_never_ends_the_loop(make_batcher
     asyncio.run(scenario())
 
 
-def test_a_loop_that_ends_during_a_run_does_not_end_the_thread(make_batcher: Make) -> None:
+def test_thread_survives_end_of_event_loop_during_run(make_batcher: Make) -> None:
     program = Doubler()
     batcher = make_batcher(program)
 
@@ -142,7 +142,7 @@ def test_a_loop_that_ends_during_a_run_does_not_end_the_thread(make_batcher: Mak
     assert asyncio.run(answer(batcher, row(2))).outputs[0][0, 0] == 4
 
 
-def test_a_request_larger_than_a_batch_is_refused(make_batcher: Make) -> None:
+def test_batcher_rejects_request_larger_than_batch(make_batcher: Make) -> None:
     program = Doubler()
     with pytest.raises(RequestError, match="holds 9 items, this model takes at most 8"):
         asyncio.run(answer(make_batcher(program, max_batch_size=8), row(1, rows=9)))
@@ -150,23 +150,23 @@ def test_a_request_larger_than_a_batch_is_refused(make_batcher: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arrays", "given"),
+    ("arrays", "actual"),
     [
         ([np.zeros((1, 2))], r"float64\[1, 2\]"),
         ([np.zeros((1, 1), np.float32)], r"float32\[1, 1\]"),
         ([np.zeros(2, np.float32)], r"float32\[2\]"),
         ([np.zeros((1, 2), np.float32)] * 2, r"float32\[1, 2\], float32\[1, 2\]"),
-        ([], "nothing"),
+        ([], "no arrays"),
     ],
 )
-def test_arrays_that_are_not_the_inputs_are_refused(
-    make_batcher: Make, arrays: list[np.ndarray], given: str
+def test_batcher_rejects_mismatched_arrays(
+    make_batcher: Make, arrays: list[np.ndarray], actual: str
 ) -> None:
-    with pytest.raises(RequestError, match=rf"expected input float32\[-1, 2\].*got {given}"):
+    with pytest.raises(RequestError, match=rf"expected input float32\[-1, 2\].*got {actual}"):
         asyncio.run(answer(make_batcher(Doubler()), arrays))
 
 
-def test_closing_finishes_the_run_under_way_fails_what_waits_and_ends_the_thread(
+def test_close_finishes_run_fails_pending_and_ends_thread(
     make_batcher: Make,
 ) -> None:
     program = Doubler()
@@ -174,23 +174,23 @@ def test_closing_finishes_the_run_under_way_fails_what_waits_and_ends_the_thread
 
     async def scenario() -> None:
         running = await occupy(batcher, program)
-        waiting = [asyncio.create_task(answer(batcher, row(i, rows=1))) for i in range(5)]
+        pending = [asyncio.create_task(answer(batcher, row(i, rows=1))) for i in range(5)]
         await asyncio.sleep(0.01)
         closing = asyncio.create_task(asyncio.to_thread(batcher.close))
         await asyncio.sleep(0.05)
         program.free.set()
         await closing
         assert (await running).outputs[0][0, 0] == 2
-        for found in await asyncio.gather(*waiting, return_exceptions=True):
-            assert isinstance(found, ProgramError)
-            assert "shutting down" in str(found)
+        for error in await asyncio.gather(*pending, return_exceptions=True):
+            assert isinstance(error, ProgramError)
+            assert "shutting down" in str(error)
 
     asyncio.run(scenario())
     assert program.sizes == [1]
     assert not batcher.alive
 
 
-def test_a_closed_batcher_refuses_at_once_and_closes_again_in_peace(make_batcher: Make) -> None:
+def test_closed_batcher_rejects_requests_and_second_close_works(make_batcher: Make) -> None:
     batcher = make_batcher(Doubler())
     batcher.close()
     batcher.close()
@@ -198,8 +198,8 @@ def test_a_closed_batcher_refuses_at_once_and_closes_again_in_peace(make_batcher
         asyncio.run(answer(batcher, row(1)))
 
 
-def test_a_program_that_only_fails_has_not_finished_anything(make_batcher: Callable) -> None:
-    """Else a replica that answers nothing but errors would pass for healthy while it is asked."""
+def test_failed_batches_do_not_count_as_finished(make_batcher: Callable) -> None:
+    """A replica that answers only errors must not pass for healthy."""
 
     def broken(arrays: list[np.ndarray]) -> list[np.ndarray]:
         raise ProgramError("no")

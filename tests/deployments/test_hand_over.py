@@ -101,8 +101,8 @@ def test_shards_that_do_not_come_end_the_replica(
 
 
 def test_a_replica_that_ends_moves_nothing(sharded: ShardedProgram) -> None:
-    sharded._give_up("a shard is gone")
+    sharded._give_up("a shard is unavailable")
     with pytest.raises(GroupLostError):
         sharded._hand_over([LEAVES], lambda: pytest.fail("it came"))
-    assert sharded.lost == ["a shard is gone"]
-    assert sharded.broken == "a shard is gone"
+    assert sharded.lost == ["a shard is unavailable"]
+    assert sharded.broken == "a shard is unavailable"

@@ -1,6 +1,6 @@
-"""Processes for tests of the transport: forked in milliseconds from one that has torch loaded.
+"""Processes for tests of the transport, forked in milliseconds from one that has torch loaded.
 
-None outlives its test, nor the test's process: the kernel kills it with the process it came from.
+No process outlives its test, nor the test's process: the kernel kills it with its parent.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from cluster.runtime.transport import Frame
 
 IP = "127.0.0.1"
 START_S = 20.0
-"""Connecting takes milliseconds; starting the first process, with torch, some seconds."""
+"""Timeout in seconds. Connecting takes milliseconds; the first process, with torch, seconds."""
 
 _PR_SET_PDEATHSIG = 1
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch", "shard_processes"])
 
 Body = Callable[..., None]
-"""Run in the process, with its connected transport and the arguments given."""
+"""Function run in the process, with its connected transport and the test's arguments."""
 
 
 @contextmanager
 def peers(body: Body, count: int, *arguments: Any) -> Iterator[tuple[GlooTransport, list]]:
-    """Our transport, rank 0, and ``count`` processes that run ``body``."""
+    """Yield the test's transport, rank 0, and ``count`` processes that run ``body``."""
     rendezvous = Rendezvous(IP)
     processes: list[BaseProcess] = [
         _CONTEXT.Process(
@@ -77,7 +77,7 @@ def _start(body: Body, address: Address, rank: int, size: int, arguments: tuple)
 
 
 def echo(transport: GlooTransport) -> None:
-    """Send everything back to rank 0, until a stop frame."""
+    """Send every frame back to rank 0, until a stop frame."""
     while not (frame := transport.receive(0)).stops:
         transport.send(0, frame)
     transport.send(0, frame)
@@ -85,12 +85,12 @@ def echo(transport: GlooTransport) -> None:
 
 
 def echo_alone(transport: GlooTransport) -> None:
-    """As :func:`echo`, in a process that can map nobody's memory."""
+    """Echo as :func:`echo`, in a process that cannot map the memory of others."""
     echo(transport)
 
 
 def echo_doubled(transport: GlooTransport) -> None:
-    """Send everything back twice as large: what came really belongs to the receiver."""
+    """Send all arrays back doubled in place: the receiver owns them."""
     while not (frame := transport.receive(0)).stops:
         for array in frame.arrays:
             array *= 2
@@ -99,19 +99,19 @@ def echo_doubled(transport: GlooTransport) -> None:
 
 
 def flood(transport: GlooTransport, count: int) -> None:
-    """Send ``count`` frames at once, close, and be gone."""
+    """Send ``count`` frames at once, close and exit."""
     for number in range(count):
         transport.send(0, Frame(number, (np.full((number % 7, 3), number),)))
     transport.close()
 
 
 def silent(transport: GlooTransport) -> None:
-    """Stay connected and do nothing."""
+    """Stay connected and idle."""
     time.sleep(60)
 
 
 def dying(transport: GlooTransport) -> None:
-    """End without a word as soon as a frame comes, as a killed process does."""
+    """Exit as a killed process does, on the first frame."""
     transport.receive(0)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -126,7 +126,7 @@ def summing(transport: GlooTransport) -> None:
     transport.send(0, Frame(transport.rank, (values.numpy(),)))
     try:
         if transport.rank == 1:
-            transport.receive(0)  # the others wait for us until then
+            transport.receive(0)  # the others wait for this rank until then
             os.kill(os.getpid(), signal.SIGKILL)
         group.allreduce([values]).wait()
     except RuntimeError as error:
@@ -135,7 +135,7 @@ def summing(transport: GlooTransport) -> None:
 
 
 def add_stage(transport: GlooTransport, stages: int) -> None:
-    """A shard of a pipeline that adds 1 in every stage, and refuses negative values in its last.
+    """Run a shard of a pipeline whose stages add 1, and whose last stage refuses negative values.
 
     A value of 1000 kills the process, a value of 2000 freezes it.
     """

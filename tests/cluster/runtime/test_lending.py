@@ -1,4 +1,4 @@
-"""Memory that is lent comes back when the last view of it is gone, and not before."""
+"""Buffer pool: memory returns when its last view is released, and not before."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ import numpy as np
 from cluster.runtime.lending import Buffers, lent
 
 
-def place(array: np.ndarray) -> int:
+def address(array: np.ndarray) -> int:
     return int(array.__array_interface__["data"][0])
 
 
-def test_a_buffer_is_used_again_once_no_view_of_it_is_left() -> None:
+def test_buffer_is_reused_after_last_view_ends() -> None:
     buffers = Buffers()
-    taken = buffers.take(1000)
-    first = place(taken)
-    view = taken.view(np.float32).reshape(10, 25)[3:]
-    del taken
+    buffer = buffers.take(1000)
+    first = address(buffer)
+    view = buffer.view(np.float32).reshape(10, 25)[3:]
+    del buffer
     gc.collect()
-    other = buffers.take(1000)
-    assert place(other) != first
+    second = buffers.take(1000)
+    assert address(second) != first
     del view
-    # The allocator would hand freed memory out again, too: only what was kept is not free.
+    # The allocator may reuse freed memory, too, so look at the pool itself.
     (idle,) = buffers._idle
-    assert place(idle) == first
+    assert address(idle) == first
     again = buffers.take(1000)
-    assert place(again) == first
+    assert address(again) == first
     assert not buffers._idle
 
 
-def test_only_a_buffer_of_exactly_that_size_is_used_again() -> None:
+def test_buffer_is_reused_for_equal_size_only() -> None:
     buffers = Buffers()
-    first = place(buffers.take(1000))
+    first = address(buffers.take(1000))
     for size in (999, 1001):
-        taken = buffers.take(size)
-        assert taken.size == size
-        assert taken.flags.writeable
-        assert [place(idle) for idle in buffers._idle].count(first) == 1
-        del taken
-    assert place(buffers.take(1000)) == first
+        buffer = buffers.take(size)
+        assert buffer.size == size
+        assert buffer.flags.writeable
+        assert [address(idle) for idle in buffers._idle].count(first) == 1
+        del buffer
+    assert address(buffers.take(1000)) == first
 
 
-def test_few_buffers_are_kept() -> None:
+def test_pool_bounds_idle_buffers() -> None:
     buffers = Buffers()
-    held = [buffers.take(64) for _ in range(100)]
-    del held
+    arrays = [buffers.take(64) for _ in range(100)]
+    del arrays
     assert len(buffers._idle) == 8
 
 
-def test_what_is_lent_is_returned_once() -> None:
+def test_lent_memory_is_returned_once() -> None:
     returned: list[bool] = []
     memory = np.zeros(8, np.uint8)
     array = lent(memory, lambda: returned.append(True))

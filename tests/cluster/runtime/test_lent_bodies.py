@@ -1,4 +1,4 @@
-"""Bodies in memory: read whole by whom they were lent to, and by nobody else."""
+"""Lent bodies: read whole by their receivers, and by no other process."""
 
 from __future__ import annotations
 
@@ -25,53 +25,53 @@ def in_another_process(reference: str) -> bytes:
     return bytes(read_lent(reference, LIMIT))
 
 
-def test_other_processes_read_what_was_written_once() -> None:
+def test_other_processes_read_lent_body() -> None:
     parts = [b'{"inputs": []}', memoryview(os.urandom(600_000)), b"", b"end"]
-    lent = Bodies().lend(parts)
+    body = Bodies().lend(parts)
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        read = list(pool.map(in_another_process, [lent.reference] * 4))
+        read = list(pool.map(in_another_process, [body.reference] * 4))
     assert read == [b"".join(parts)] * 4
 
 
 @settings(max_examples=200)
 @given(st.lists(st.lists(st.binary(max_size=300), max_size=4), min_size=1, max_size=12), st.data())
-def test_every_body_is_read_as_it_was_lent_until_it_is_given_back(
+def test_bodies_stay_readable_until_released(
     all_parts: list[list[bytes]], data: st.DataObject
 ) -> None:
-    bodies, held = Bodies(), []
+    bodies, lent_bodies = Bodies(), []
     for parts in all_parts:
-        held.append((bodies.lend(parts), b"".join(parts)))
+        lent_bodies.append((bodies.lend(parts), b"".join(parts)))
         if data.draw(st.booleans()):
-            lent, _ = held.pop(data.draw(st.integers(0, len(held) - 1)))
-            reference = lent.reference
-            del lent
-            again = bodies.lend([b"another"])  # may lie where the one before lay
+            lent_body, _ = lent_bodies.pop(data.draw(st.integers(0, len(lent_bodies) - 1)))
+            reference = lent_body.reference
+            del lent_body
+            again = bodies.lend([b"another"])  # may reuse the same slot
             if again.reference.split(":")[1] == reference.split(":")[1]:
-                with pytest.raises(LentBodyError, match="no such body"):
+                with pytest.raises(LentBodyError, match="referenced body is unavailable"):
                     read_lent(reference, LIMIT)
-        for lent, body in held:
-            assert read_lent(lent.reference, LIMIT) == body
+        for lent_body, body in lent_bodies:
+            assert read_lent(lent_body.reference, LIMIT) == body
 
 
-def test_memory_is_used_again_and_given_back() -> None:
+def test_body_memory_is_reused_and_released() -> None:
     before = descriptors()
     bodies = Bodies()
     for _ in range(100):
         bodies.lend([b"body"])
     assert descriptors() == before + 1
-    held = [bodies.lend([b"body"]) for _ in range(50)]
+    lent_bodies = [bodies.lend([b"body"]) for _ in range(50)]
     assert descriptors() == before + 50
-    held.clear()
+    lent_bodies.clear()
     assert descriptors() < before + 20
     del bodies
     assert descriptors() == before
 
 
-def test_a_body_over_the_limit_is_not_read() -> None:
-    lent = Bodies().lend([b"12345"])
-    assert read_lent(lent.reference, 5) == b"12345"
+def test_read_rejects_body_over_limit() -> None:
+    body = Bodies().lend([b"12345"])
+    assert read_lent(body.reference, 5) == b"12345"
     with pytest.raises(PayloadTooLargeError, match="5 bytes, this model reads at most 4"):
-        read_lent(lent.reference, 4)
+        read_lent(body.reference, 4)
 
 
 @pytest.mark.parametrize(
@@ -87,31 +87,31 @@ def test_a_body_over_the_limit_is_not_read() -> None:
         "1:2:3:4:00",
     ],
 )
-def test_what_is_no_reference_is_refused(reference: str) -> None:
-    with pytest.raises(LentBodyError, match="no reference to a body"):
+def test_read_rejects_malformed_reference(reference: str) -> None:
+    with pytest.raises(LentBodyError, match="malformed reference to a body"):
         read_lent(reference, LIMIT)
 
 
-def test_a_body_whose_owner_is_gone_or_whose_token_is_another_is_refused() -> None:
-    lent = Bodies().lend([b"body"])
-    pid, number, use, length, token = lent.reference.split(":")
-    others = {
+def test_read_rejects_wrong_reference_with_one_message() -> None:
+    body = Bodies().lend([b"body"])
+    pid, number, use, length, token = body.reference.split(":")
+    references = {
         f"{2**22 + 1}:{number}:{use}:{length}:{token}",
         f"{pid}:99999:{use}:{length}:{token}",
         f"{pid}:{number}:{use}:{length}:{'0' * len(token)}",
         f"{pid}:{number}:{int(use) + 1}:{length}:{token}",
         f"{pid}:{number}:{use}:{int(length) + 1}:{token}",
     }
-    said = set()
-    for reference in others:
+    messages = set()
+    for reference in references:
         with pytest.raises(LentBodyError) as error:
             read_lent(reference, LIMIT)
-        said.add(str(error.value))
-    assert len(said) == 1  # who guesses learns nothing from the sentence
+        messages.add(str(error.value))
+    assert len(messages) == 1  # a guess learns nothing from the message
 
 
-def test_what_else_a_process_has_open_is_never_read() -> None:
-    # As large as it claims, and beginning with what the reference says: still no lent body.
+def test_read_rejects_other_open_files() -> None:
+    # Files with matching size and head, but not lent bodies.
     head = bytes(range(16)) + (1).to_bytes(8, "little")
     reader, writer = os.pipe()
     with tempfile.TemporaryFile() as file:
@@ -119,7 +119,7 @@ def test_what_else_a_process_has_open_is_never_read() -> None:
         file.flush()
         os.write(writer, head + b"secret")
         for number in (file.fileno(), reader):
-            with pytest.raises(LentBodyError, match="no such body"):
+            with pytest.raises(LentBodyError, match="referenced body is unavailable"):
                 read_lent(f"{os.getpid()}:{number}:1:6:{head[:16].hex()}", LIMIT)
     os.close(reader)
     os.close(writer)

@@ -1,4 +1,4 @@
-"""A shard computes what comes, passes refusals on, ends when told or cut off, and counts."""
+"""Shard: computes frames, passes refusals on, ends on stop or disconnection, and counts."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Started = Callable[..., tuple[Shard, threading.Thread]]
 
 @pytest.fixture
 def ends() -> Iterator[list[InProcessTransport]]:
-    made = connected(3)
-    yield made
-    for each in made:
-        each.close()
+    transports = connected(3)
+    yield transports
+    for transport in transports:
+        transport.close()
 
 
 @pytest.fixture
 def start(ends: list[InProcessTransport]) -> Iterator[Started]:
-    """Starts a shard at rank 1 that receives from 0 and sends to 2; ends it after the test."""
+    """Factory of a running shard at rank 1, from rank 0 to rank 2; it ends after the test."""
     threads = []
 
     def started(run: Run, outcome: list | None = None) -> tuple[Shard, threading.Thread]:
@@ -36,7 +36,7 @@ def start(ends: list[InProcessTransport]) -> Iterator[Started]:
         def serve() -> None:
             try:
                 shard.serve()
-            except Exception as error:  # noqa: BLE001 - looked at by the test
+            except Exception as error:  # noqa: BLE001 - examined by the test
                 (outcome if outcome is not None else []).append(error)
 
         threads.append(threading.Thread(target=serve))
@@ -60,36 +60,36 @@ def frame(number: int, value: float = 1, rows: int = 2) -> Frame:
     return Frame(number, (np.full((rows, 3), value),), None, time.time())
 
 
-def test_frames_are_computed_in_order_and_a_stop_goes_on(
+def test_shard_computes_in_order_and_passes_stop_on(
     ends: list[InProcessTransport], start: Started
 ) -> None:
     _, thread = start(doubled)
     sent = [frame(n, n) for n in range(5)]
-    for each in [*sent, Frame(STOP)]:
-        ends[0].send(1, each)
-    for each in sent:
-        found = ends[2].receive(1)
-        assert (found.number, found.entered_at) == (each.number, each.entered_at)
-        np.testing.assert_array_equal(found.arrays[0], each.arrays[0] * 2)
+    for request in [*sent, Frame(STOP)]:
+        ends[0].send(1, request)
+    for request in sent:
+        result = ends[2].receive(1)
+        assert (result.number, result.entered_at) == (request.number, request.entered_at)
+        np.testing.assert_array_equal(result.arrays[0], request.arrays[0] * 2)
     assert ends[2].receive(1).stops
     thread.join(5)
     with pytest.raises(TransportError):
-        ends[2].receive(1)  # the shard has parted
+        ends[2].receive(1)  # the shard has disconnected
 
 
-def test_a_refused_batch_goes_on_as_an_error_and_the_shard_lives(
+def test_shard_passes_refusal_on_and_continues(
     ends: list[InProcessTransport], start: Started
 ) -> None:
     shard, _ = start(doubled)
-    for each in (frame(0, -1), frame(1, 3)):
-        ends[0].send(1, each)
+    for request in (frame(0, -1), frame(1, 3)):
+        ends[0].send(1, request)
     refused, fine = ends[2].receive(1), ends[2].receive(1)
     assert (refused.number, refused.error, refused.arrays) == (0, "a value is negative", ())
     assert fine.arrays[0][0, 0] == 6
     assert shard.figures().micro_batches == 2
 
 
-def test_a_shard_that_was_connected_before_goes_on_counting(
+def test_shard_continues_earlier_counters(
     ends: list[InProcessTransport],
 ) -> None:
     before = ShardFigures(micro_batches=5, items=9, compute_s=2.0, wait_s=3.0)
@@ -104,25 +104,25 @@ def test_a_shard_that_was_connected_before_goes_on_counting(
     assert figures.wait_s > 3.0
 
 
-def test_an_error_of_an_earlier_stage_passes_without_being_computed(
+def test_shard_passes_earlier_error_on_without_computing(
     ends: list[InProcessTransport], start: Started
 ) -> None:
     shard, _ = start(doubled)
     ends[0].send(1, Frame(7, (), "refused before"))
-    found = ends[2].receive(1)
-    assert (found.number, found.error, found.arrays) == (7, "refused before", ())
+    result = ends[2].receive(1)
+    assert (result.number, result.error, result.arrays) == (7, "refused before", ())
     assert shard.figures().micro_batches == 0
 
 
-def test_outputs_that_cannot_travel_are_an_error_of_that_batch(
+def test_unsupported_output_is_error_of_its_batch(
     ends: list[InProcessTransport], start: Started
 ) -> None:
     start(lambda arrays: [arrays[0].T])
     ends[0].send(1, frame(0))
-    assert "with gaps cannot travel" in str(ends[2].receive(1).error)
+    assert "(not C-contiguous) cannot be sent" in str(ends[2].receive(1).error)
 
 
-def test_a_lost_source_ends_the_shard_and_whoever_listens_to_it(
+def test_lost_source_ends_shard_and_its_targets(
     ends: list[InProcessTransport], start: Started
 ) -> None:
     outcome: list[Exception] = []
@@ -134,11 +134,11 @@ def test_a_lost_source_ends_the_shard_and_whoever_listens_to_it(
         ends[2].receive(1)
 
 
-def test_a_failure_that_is_no_refusal_ends_the_shard(
+def test_unexpected_program_error_ends_shard(
     ends: list[InProcessTransport], start: Started
 ) -> None:
     def broken(arrays: list[np.ndarray]) -> list[np.ndarray]:
-        raise RuntimeError("a member of the reduction is gone")
+        raise RuntimeError("a member of the reduction is unavailable")
 
     outcome: list[Exception] = []
     _, thread = start(broken, outcome)
@@ -150,9 +150,7 @@ def test_a_failure_that_is_no_refusal_ends_the_shard(
         ends[2].receive(1)
 
 
-def test_at_most_one_frame_is_fetched_ahead_of_the_one_computed(
-    ends: list[InProcessTransport], start: Started
-) -> None:
+def test_shard_prefetches_at_most_one_frame(ends: list[InProcessTransport], start: Started) -> None:
     free, fetched = threading.Semaphore(0), []
     receive = ends[1].receive
     ends[1].receive = lambda source: (fetched.append(1), receive(source))[1]  # type: ignore
@@ -171,24 +169,26 @@ def test_at_most_one_frame_is_fetched_ahead_of_the_one_computed(
         ends[2].receive(1)
 
 
-def test_figures_tell_idleness_from_bubbles(ends: list[InProcessTransport], start: Started) -> None:
+def test_figures_separate_idle_time_from_bubbles(
+    ends: list[InProcessTransport], start: Started
+) -> None:
     def slow(arrays: list[np.ndarray]) -> list[np.ndarray]:
         time.sleep(0.05)
         return arrays
 
     shard, _ = start(slow)
     time.sleep(0.2)  # nothing to do: idle, but no bubble
-    assert shard.figures().wait_s > 0.1  # known before a frame comes
+    assert shard.figures().wait_s > 0.1  # counted before a frame arrives
     ends[0].send(1, frame(0, rows=4))
     ends[2].receive(1)
     late = frame(1)
     time.sleep(0.2)  # a frame spends this long in earlier stages: a bubble
     ends[0].send(1, late)
     ends[2].receive(1)
-    found = shard.figures()
-    assert (found.micro_batches, found.items) == (2, 6)
-    assert 0.1 <= found.compute_s < 0.3
+    figures = shard.figures()
+    assert (figures.micro_batches, figures.items) == (2, 6)
+    assert 0.1 <= figures.compute_s < 0.3
     # The threads start some milliseconds after the clock of this one.
-    assert 0.38 <= found.wait_s < 0.8
-    assert 0.18 <= found.bubble_s < 0.3
-    assert found.transfer_s < 0.1
+    assert 0.38 <= figures.wait_s < 0.8
+    assert 0.18 <= figures.bubble_s < 0.3
+    assert figures.transfer_s < 0.1

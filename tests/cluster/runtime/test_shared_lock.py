@@ -1,4 +1,4 @@
-"""Many hold the lock together, and nobody beside one who holds it alone."""
+"""Shared lock: concurrent shared holders, or one exclusive holder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from cluster.runtime.shared_lock import SharedLock
 
 
-def test_many_hold_it_together() -> None:
+def test_shared_holders_overlap() -> None:
     lock = SharedLock()
     meeting = threading.Barrier(3, timeout=5)
 
@@ -20,42 +20,42 @@ def test_many_hold_it_together() -> None:
             return meeting.wait()  # until all three are inside
 
     with ThreadPoolExecutor(3) as pool:
-        arrived = [pool.submit(hold) for _ in range(3)]
-    assert sorted(each.result() for each in arrived) == [0, 1, 2]
+        futures = [pool.submit(hold) for _ in range(3)]
+    assert sorted(future.result() for future in futures) == [0, 1, 2]
 
 
-def test_one_holds_it_alone_and_all_others_after_that() -> None:
-    lock, inside, passed = SharedLock(), set[int](), [0] * 4
+def test_exclusive_holder_excludes_shared_holders() -> None:
+    lock, inside, rounds = SharedLock(), set[int](), [0] * 4
     ended = threading.Event()
 
-    def hold_again_and_again(number: int) -> None:
+    def hold_repeatedly(number: int) -> None:
         while not ended.is_set():
             with lock.shared():
                 inside.add(number)
                 time.sleep(0.0001)
                 inside.remove(number)
-            passed[number] += 1
+            rounds[number] += 1
 
     with ThreadPoolExecutor(4) as pool:
-        running = [pool.submit(hold_again_and_again, number) for number in range(4)]
+        futures = [pool.submit(hold_repeatedly, number) for number in range(4)]
         try:
             for _ in range(50):
                 with lock.exclusive():
                     assert not inside
                     time.sleep(0.0005)
                     assert not inside
-                before = list(passed)
+                before = list(rounds)
                 deadline = time.monotonic() + 5
-                while any(now <= then for now, then in zip(passed, before, strict=True)):
+                while any(now <= then for now, then in zip(rounds, before, strict=True)):
                     assert time.monotonic() < deadline
                     time.sleep(0.0001)
         finally:
             ended.set()
-        for each in running:
-            each.result()
+        for future in futures:
+            future.result()
 
 
-def test_a_block_that_raises_leaves_it_as_it_was() -> None:
+def test_error_inside_block_releases_lock() -> None:
     lock = SharedLock()
     with pytest.raises(KeyError), lock.shared():
         raise KeyError

@@ -1,4 +1,4 @@
-"""What one process writes another one reads in place, and nobody overwrites it meanwhile."""
+"""Shared memory: read in place by another process, and not overwritten meanwhile."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def filled(value: int, size: int) -> np.ndarray:
 
 
 def open_files() -> set[str]:
-    found = set()
-    for each in Path("/proc/self/fd").iterdir():
+    targets = set()
+    for link in Path("/proc/self/fd").iterdir():
         try:
-            found.add(os.readlink(each))
-        except FileNotFoundError:  # the one that lists the others
+            targets.add(os.readlink(link))
+        except FileNotFoundError:  # the descriptor of the listing itself
             continue
-    return found
+    return targets
 
 
 def mapped() -> int:
@@ -41,19 +41,19 @@ def lender():
     lender.close()
 
 
-def test_arrays_are_read_where_they_were_written_and_are_the_readers_own(lender: Lender) -> None:
+def test_borrowed_arrays_are_not_overwritten(lender: Lender) -> None:
     borrower = Borrower(os.getpid())
     number = lender.lend([filled(1, 1000), filled(2, 77), filled(3, 100_000)])
     arrays = borrower.arrays(number, [1000, 77, 100_000])
     assert [set(array.tolist()) for array in arrays] == [{1}, {2}, {3}]
-    assert all(place % 64 == 0 for place in (a.__array_interface__["data"][0] for a in arrays))
+    assert all(address % 64 == 0 for address in (a.__array_interface__["data"][0] for a in arrays))
     arrays[0][:] = 9
     again = lender.lend([filled(4, 1000)])
     assert again != number
     assert set(arrays[0].tolist()) == {9}
 
 
-def test_a_slot_is_used_again_once_its_last_view_is_gone(lender: Lender) -> None:
+def test_slot_is_reused_after_last_view_ends(lender: Lender) -> None:
     borrower = Borrower(os.getpid())
     first = lender.lend([filled(1, 5000)])
     view = borrower.arrays(first, [5000])[0][10:20].reshape(2, 5)
@@ -64,7 +64,7 @@ def test_a_slot_is_used_again_once_its_last_view_is_gone(lender: Lender) -> None
     assert set(borrower.arrays(first, [5000])[0].tolist()) == {3}
 
 
-def test_a_free_slot_grows_before_another_is_made(lender: Lender) -> None:
+def test_free_slot_grows_before_new_slot_is_created(lender: Lender) -> None:
     borrower = Borrower(os.getpid())
     for size in (100, 1_000_000, 50, 3_000_000):
         number = lender.lend([filled(size % 251, size)])
@@ -72,26 +72,26 @@ def test_a_free_slot_grows_before_another_is_made(lender: Lender) -> None:
     assert len(lender._slots) == 1
 
 
-def test_nothing_is_left_of_what_was_lent() -> None:
+def test_shared_memory_leaves_no_mapping_or_file() -> None:
     before = open_files()
     lender, borrower = Lender(), Borrower(os.getpid())
     arrays = borrower.arrays(lender.lend([filled(5, 10_000)]), [10_000])
     lender.close()
-    assert set(arrays[0].tolist()) == {5}  # what is held stays valid
+    assert set(arrays[0].tolist()) == {5}  # held views stay valid
     assert mapped() > 0
     del arrays, borrower, lender
     gc.collect()
     assert mapped() == 0
-    assert open_files() <= before  # what other tests left may be collected meanwhile
+    assert open_files() <= before  # leftovers of other tests may be collected meanwhile
 
 
-def test_a_closed_lender_lends_nothing() -> None:
+def test_closed_lender_rejects_lending() -> None:
     lender = Lender()
     lender.close()
     before = open_files()
     with pytest.raises(TransportError, match="closed"):
         lender.lend([filled(1, 10)])
-    assert open_files() <= before  # what other tests left may be collected meanwhile
+    assert open_files() <= before  # leftovers of other tests may be collected meanwhile
 
 
 def _lends(connection: Connection) -> None:
@@ -102,7 +102,7 @@ def _lends(connection: Connection) -> None:
     connection.send("flushed")
 
 
-def test_a_flush_waits_until_the_receiver_has_what_outlives_the_sender() -> None:
+def test_flush_waits_until_receiver_has_mapped_slot() -> None:
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_lends, args=(theirs,))
     process.start()
@@ -115,23 +115,23 @@ def test_a_flush_waits_until_the_receiver_has_what_outlives_the_sender() -> None
         assert ours.recv() == "flushed"
         process.join(10)
         assert set(array.tolist()) == {6}
-        with pytest.raises(TransportError, match=f"process {pid} is gone with what it sent"):
+        with pytest.raises(TransportError, match=f"process {pid} ended before its frame was read"):
             Borrower(pid).arrays(number, [20_000])
     finally:
         process.kill()
         process.join()
 
 
-def test_memory_of_another_process_is_told_from_that_of_the_same_number_here() -> None:
+def test_probe_identifies_memory_of_its_process_only() -> None:
     probe = Probe()
     pid, descriptor, token = probe.address.split(":")
     assert reaches(probe.address)
-    other = Probe()
-    assert not reaches(f"{pid}:{other.address.split(':')[1]}:{token}")
-    other.close()
+    second = Probe()
+    assert not reaches(f"{pid}:{second.address.split(':')[1]}:{token}")
+    second.close()
     assert not reaches(f"{2**22 + 1}:{descriptor}:{token}")
     assert not reaches(f"{pid}:0:{token}")
-    with tempfile.TemporaryFile() as large:  # nothing of it is read but the beginning
+    with tempfile.TemporaryFile() as large:  # only its beginning is read
         large.truncate(2**40)
         assert not reaches(f"{pid}:{large.fileno()}:{token}")
     probe.close()
