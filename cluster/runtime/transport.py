@@ -42,10 +42,10 @@ class Frame:
     def __post_init__(self) -> None:
         for array in self.arrays:
             if array.dtype not in _DTYPES or not array.flags.c_contiguous:
+                gaps = "" if array.flags.c_contiguous else " (not C-contiguous)"
                 raise ProgramError(
-                    f"an array {array.dtype}{list(array.shape)}"
-                    f"{'' if array.flags.c_contiguous else ' (not C-contiguous)'} cannot be sent "
-                    f"between shards: expected C-contiguous and one of {', '.join(map(str, _DTYPES))}; "
+                    f"an array {array.dtype}{list(array.shape)}{gaps} cannot be sent between "
+                    f"shards: expected C-contiguous and one of {', '.join(map(str, _DTYPES))}; "
                     "convert it in the stage that produces it"
                 )
 
