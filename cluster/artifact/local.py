@@ -4,7 +4,7 @@ artifacts/ID/           finished artifacts: renamed into place whole, never chan
 names/NAME              the id of the newest artifact built under that name
 builds/RECIPE_KEY       the id that this exact build produced: it is not built twice
 rejected/NAME-KEY.json  the report of a build that the gate refused, and .html
-kept/KEY/               checkpoints and journals of a build that was killed, or may be taken up
+kept/KEY/               checkpoints and journal of a build that runs or was killed
 signatures/ID/KEYID     ed25519 signature of an artifact's id by a key
 calibrations/KEY.json   thresholds of a cascade of certain artifacts
 steps/KEY.safetensors   float weights after a recipe's first steps, for those that begin alike

@@ -46,8 +46,7 @@ class ArtifactStore(Protocol):
         first of them is."""
 
     def kept(self, key: str) -> Path:
-        """A local directory for what a later build is to find: of the same recipe after a kill, or
-        of one that goes on behind it."""
+        """Return a local directory for checkpoints, which the same build finds after a kill."""
 
     def drop_kept(self, key: str) -> None:
         """Remove that directory: the build is finished."""

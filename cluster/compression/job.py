@@ -6,8 +6,7 @@
 
 Everything is written below one directory of the store, which goes away with the job: what
 is to stay becomes an artifact by one rename. Checkpoints and the search's journal lie beside,
-where a job that takes up a killed one finds them; behind a search whose models the gate refused,
-also one with other limits.
+where the same job finds them after a kill.
 """
 
 from __future__ import annotations
@@ -40,13 +39,6 @@ from cluster.errors import CompressionError
 from cluster.models import LoadedModel, load_model
 from cluster.progress import Print
 
-LIMITS = {
-    "gate": {"max_accuracy_drop", "min_speedup", "max_size_share", "max_bytes"},
-    "search": {"objective", "time_budget_s", "max_trials", "parallel_trials"},
-}
-"""Settings of a recipe with a search that decide which trials are made and which of them wins, and
-not what a trial finds: jobs that differ in no others go on behind each other's results."""
-
 MOST_BEGUN = 2
 """Times that a model of a search's front is begun, if the job dies every time."""
 
@@ -73,15 +65,14 @@ def run(
     labels.check(recipe, data)
     identity = origin.of(recipe, data, store)
     key = sha256(f"{identity}\n{recipe.model_dump_json()}".encode()).hexdigest()
-    shared = _shared_key(recipe, identity)
-    with store.building(shared) as room:  # a second job that keeps the same files waits here
+    with store.building(key) as room:  # a second job of the same recipe waits here
         if (done := store.find_build(key)) is not None:
             out(f"artifact {done.id} exists already: this recipe was built before")
             return Outcome(done)
         out(f"recipe   {recipe.name}: {recipe.model.source}")
         try:
             artifact = _build(
-                recipe, key, identity, data, store, store.kept(shared), room, out,
+                recipe, key, identity, data, store, store.kept(key), room, out,
                 launcher or InProcess(),
             )  # fmt: skip
         except (OSError, SafetensorError) as error:
@@ -89,15 +80,8 @@ def run(
                 f"the job's files cannot be written or read: {error}; the artifact was not "
                 "published. Free space in the store, or choose another one"
             ) from error
-        if artifact is not None or recipe.search is None:  # else other limits may take it up
-            store.drop_kept(shared)
+        store.drop_kept(key)
         return Outcome(artifact)
-
-
-def _shared_key(recipe: Recipe, identity: str) -> str:
-    """A sha256 in hex of what decides the files that a job keeps for a later one."""
-    limits = LIMITS if recipe.search is not None else {}
-    return sha256(f"{identity}\n{recipe.model_dump_json(exclude=limits)}".encode()).hexdigest()
 
 
 def _build(

@@ -1,10 +1,10 @@
-"""What a search has found so far, in a file that outlives every process that writes it.
+"""Journal of a search: its results so far, in a file that survives a kill.
 
     search/journal.jsonl   {"search": KEY}, then one line per finished stage of a trial
     search/NAME.safetensors  float32 weights, with what led to them in the file's metadata
 
-A line is on disk before the search goes on by it. A process killed while it writes leaves a torn
-last line, which is cut off; a journal with another key is of another search and goes away whole.
+A line is on disk before the search uses its result. A process killed while it writes leaves a torn
+last line, which is cut off. A journal that started from other weights is deleted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.artifact.manifest import Drop, Score
-from cluster.config.search import Search
 from cluster.config.steps import Step
 from cluster.errors import CompressionError
 
@@ -33,7 +32,7 @@ JOURNAL = "journal.jsonl"
 
 
 class TrialResult(BaseModel):
-    """What one stage of one trial measured; everything is on the validation samples."""
+    """Measurements of one stage of one trial, on the validation samples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,26 +61,28 @@ class TrialResult(BaseModel):
     """Why there is no result; empty if there is one."""
 
     passing: bool = False
-    """It failed for a reason that may be gone when the next job tries it, such as a full disk."""
+    """Whether the reason may be transient, such as a full disk: the next job tries it again."""
 
 
-def key_of(search: Search, settings: Mapping[str, object], tensors: Iterable[dict]) -> str:
-    """A sha256 in hex of what decides a trial's result: the space and its batch, the other
-    ``settings`` that take part, and the ``tensors`` that trials start from and compare with."""
-    content = {"space": search.space.model_dump(mode="json"), "batch": search.batch, **settings}
-    found = sha256(json.dumps(content, sort_keys=True).encode())
-    for state in tensors:
+def key_of(*states: Mapping[str, torch.Tensor]) -> str:
+    """Return a sha256 in hex of the tensors that trials start from and compare with.
+
+    The recipe and the data are the same already: the folder belongs to one job.
+    """
+    digest = sha256()
+    for state in states:
         for name, tensor in sorted(state.items()):
-            found.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            found.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+            digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            content = tensor.detach().contiguous().flatten().view(torch.uint8).numpy()
+            digest.update(content.tobytes())
+    return digest.hexdigest()
 
 
 class Journal:
     """The journal of one search, open for appending."""
 
     def __init__(self, folder: Path, key: str) -> None:
-        """Take up the journal in ``folder``, or begin one if it is of another ``key``.
+        """Open the journal in ``folder``, or begin one if it has another ``key``.
 
         CompressionError if it cannot be written.
         """
@@ -114,7 +115,7 @@ class Journal:
             os.fsync(stream.fileno())
 
     def _kept(self, lines: list[str]) -> tuple[TrialResult, ...]:
-        """The results up to the first line that is none, after which the file is cut off."""
+        """Return the results up to the first torn line, and cut the file off there."""
         results, size = [], len(lines[0].encode()) + 1
         for line in lines[1:]:
             try:
@@ -122,7 +123,7 @@ class Journal:
             except ValidationError:
                 break
             size += len(line.encode()) + 1
-            # Weights that somebody deleted are made again, with the trial.
+            # A trial whose weights were deleted runs again.
             if result.failed or (self.folder / result.weights).is_file():
                 results.append(result)
         os.truncate(self._file, size)
@@ -150,6 +151,6 @@ def _flush(folder: Path) -> None:
 
 def _unwritable(file: Path, error: OSError) -> CompressionError:
     return CompressionError(
-        f"{file}: the search's journal cannot be written: {error.strerror}; nothing that it found "
-        "is lost, so run the job again when that is repaired"
+        f"{file}: the search's journal cannot be written: {error.strerror}; earlier results are "
+        "safe, so repair that and run the job again"
     )

@@ -4,9 +4,7 @@
                               ↑ results so far ──────────────────────────────────────┘
                           nothing left, or time is over → Found: the feasible ones, the front
 
-A job finds the results of one that was killed, or whose models the gate refused, in the journal
-and goes on behind them. The time budget is of one run of the job: what an earlier one has spent
-does not count.
+After a kill the same job resumes from the results in the journal. Its time budget starts again.
 """
 
 from __future__ import annotations
@@ -66,13 +64,7 @@ class _Search:
             chance=_chance(work, recipe.evaluation.metrics[0]),
         )
         baseline = Work.of(context.baseline(), work.inputs)
-        settings = {
-            "seed": recipe.seed,
-            "metric": recipe.evaluation.metrics[0],
-            "confidence": recipe.gate.confidence,
-            "program": recipe.programs[0].model_dump(mode="json"),
-        }
-        self._key = key_of(search, settings, (work.weights(), baseline.weights()))
+        self._key = key_of(work.weights(), baseline.weights())
         self._journal = Journal(context.checkpoints / "search", self._key)
         folder = self._journal.folder
         for abandoned in folder.glob(f"*{trial.PARTIAL}"):
@@ -87,7 +79,7 @@ class _Search:
         out, resumed = self._context.out, len(self._results)
         out(f"search   {len(self._combinations)} combinations, at most {self._limits()}")
         if resumed:
-            out(f"search   goes on behind {resumed} results of an earlier job")
+            out(f"search   resumes after {resumed} results of a killed job")
         while attempts := self._next():
             before = len(self._results)
             for result in self._tried(attempts):

@@ -1,4 +1,4 @@
-"""What a search's job publishes, in which order, and what a later job takes from an earlier one.
+"""Artifacts of a job with a search, in their order, and what it resumes from after a kill.
 
 The trials and their programs are real; what fresh processes would measure of them is made up.
 """
@@ -164,29 +164,9 @@ def test_a_model_of_the_front_that_kills_every_job_does_not_keep_the_best_back(
     assert below(tmp_path / "kept") == set()
 
 
-def test_a_job_with_other_limits_goes_on_behind_a_refused_one(
-    searched: Searched, tmp_path: Path
-) -> None:
+def test_refused_search_keeps_no_checkpoints(searched: Searched, tmp_path: Path) -> None:
     store, lines = Store(tmp_path), list[str]()
-    few = searched({"max_trials": 1}, {"max_bytes": 1})
-    assert job.run(few, store, lines.append).artifact is None
-    assert sum(line.startswith("trial") for line in lines) == 2
-    assert len(below(tmp_path / "kept")) == 1
-
-    lines.clear()
-    more = searched({"max_trials": 9, "time_budget_s": 60, "objective": "latency"})
-    best = report(job.run(more, store, lines.append).artifact)
-    assert "search   goes on behind 2 results of an earlier job" in lines
-    assert sum(line.startswith("trial") for line in lines) == 1
-    assert best["search"]["resumed"] == 2
-    assert names(best) == {*store.published}
+    assert job.run(searched(gate={"max_bytes": 1}), store, lines.append).artifact is None
+    assert any("rejected by the gate" in line for line in lines)
+    assert store.published == []
     assert below(tmp_path / "kept") == set()
-
-
-def test_a_job_that_tries_something_else_begins_anew(searched: Searched, tmp_path: Path) -> None:
-    store, lines = Store(tmp_path), list[str]()
-    refused = {"max_bytes": 1}
-    for changed in ({}, {"batch": 2}):
-        assert job.run(searched(changed, refused), store, lines.append).artifact is None
-    assert not any("goes on behind" in line for line in lines)
-    assert len(below(tmp_path / "kept")) == 2
