@@ -164,6 +164,8 @@ def test_the_build_copies_all_that_it_may(wheel: Path) -> None:
         "deployments/recipes/digits-int8.yaml", "deployments/kubernetes/schemas.json.gz",
         "deployments/kubernetes/k8s/base/rayservice.serving.yaml",
         "deployments/kubernetes/k8s/overlays/ha/redis/kustomization.yaml",
+        "cluster/compression/report/templates/page.html.j2",
+        "cluster/compression/report/templates/page.css",
     ):  # fmt: skip
         assert wanted in names
 

@@ -1,50 +1,64 @@
-"""Bars inside table cells: they shrink with the page, and the figure stands beside them.
+"""Bars inside table cells: they shrink with the page, and the row repeats their figures as text.
 
-All are drawn on a scale of percent of the cell's width; what they show is in the row's text.
+Places and widths are percent of the cell's width.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-from cluster.compression.report.markup import Markup, tag
 from cluster.compression.report.scale import Scale
 
 
-def bar(value: float, scale: Scale, look: str = "result") -> Markup:
-    """From 0 to the value, to the left where it is negative; nothing if it is not finite.
+@dataclass(frozen=True)
+class Mark:
+    """One shape on a track; ``look`` is its classes in the style sheet."""
+
+    look: str
+    left: float
+    width: float | None = None
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Tracks above one another in one cell."""
+
+    tracks: tuple[tuple[Mark, ...], ...]
+
+
+def bar(value: float, scale: Scale, look: str = "result") -> Bars:
+    """Return a bar from 0 to ``value``, to the left if negative; an empty track if not finite.
 
     ``look``: result, baseline, or worse.
     """
+    return Bars((_bar(value, scale, look),))
+
+
+def span(low: float, high: float, scale: Scale) -> Bars:
+    """Return a bar from ``low`` to ``high`` with a line at 0."""
+    return Bars((_span(low, high, scale, "result", zero=True),))
+
+
+def interval(value: float, low: float, high: float, scale: Scale, look: str = "result") -> Bars:
+    """Return a confidence interval with its estimate inside."""
+    start, end = scale(low), scale(high)
+    width = round(end - start, 1)
+    return Bars(((Mark(f"range {look}", start, width), Mark(f"dot {look}", scale(value))),))
+
+
+def pair(before: float, after: float, scale: Scale) -> Bars:
+    """Return two bars, the baseline's above the result's."""
+    return Bars((_bar(before, scale, "baseline"), _bar(after, scale, "result")))
+
+
+def _bar(value: float, scale: Scale, look: str) -> tuple[Mark, ...]:
     if not math.isfinite(value):
-        return tag("div", class_="track")
-    return span(min(0.0, value), max(0.0, value), scale, look, zero=scale.low < 0)
+        return ()
+    return _span(min(0.0, value), max(0.0, value), scale, look, zero=scale.low < 0)
 
 
-def span(
-    low: float, high: float, scale: Scale, look: str = "result", *, zero: bool = False
-) -> Markup:
-    """From ``low`` to ``high``. ``zero``: with a line where 0 stands."""
+def _span(low: float, high: float, scale: Scale, look: str, *, zero: bool) -> tuple[Mark, ...]:
     start, end = scale(low), scale(high)
-    return tag(
-        "div",
-        tag("div", class_="zero", style=f"left:{scale(0)}%") if zero else None,
-        tag("div", class_=f"bar {look}", style=f"left:{start}%;width:{round(end - start, 1)}%"),
-        class_="track",
-    )
-
-
-def interval(value: float, low: float, high: float, scale: Scale, look: str = "result") -> Markup:
-    """A confidence interval with its estimate inside."""
-    start, end = scale(low), scale(high)
-    return tag(
-        "div",
-        tag("div", class_=f"range {look}", style=f"left:{start}%;width:{round(end - start, 1)}%"),
-        tag("div", class_=f"dot {look}", style=f"left:{scale(value)}%"),
-        class_="track",
-    )
-
-
-def pair(before: float, after: float, scale: Scale) -> Markup:
-    """Two bars, one above the other: the baseline's and the result's."""
-    return tag("div", bar(before, scale, "baseline"), bar(after, scale), class_="pair")
+    drawn = Mark(f"bar {look}", start, round(end - start, 1))
+    return (Mark("zero", scale(0)), drawn) if zero else (drawn,)

@@ -1,8 +1,8 @@
-"""What a step put down for the report, drawn the way its name asks for.
+"""Findings of a step as data for their drawings; a finding's name decides its drawing.
 
-    losses → curve    sensitivity, pruned, sparsity, ranges → bars by layer    kept → list
+    losses → curve    sensitivity, pruned, sparsity, ranges → bars by layer    kept → names
 
-A finding under another name, or in a form that its drawing cannot show, is written as it is.
+A finding under another name, or in a form that its drawing cannot show, is shown as plain text.
 """
 
 from __future__ import annotations
@@ -10,31 +10,55 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.compression.figures import figure, percent, points
-from cluster.compression.report import bars, charts
-from cluster.compression.report.markup import Markup, Value, facts, folded, joined, table, tag
+from cluster.compression.report import bars
+from cluster.compression.report.charts import CurveChart, losses
+from cluster.compression.report.parts import Cell, Code, Facts, Table
 from cluster.compression.report.scale import Scale, around
 
 ROWS_SHOWN = 20
 """Layers that are shown at once; the others unfold."""
 
 
-def drawn(details: Mapping[str, Any], anchor: str) -> Markup:
-    """All findings of one step. ``anchor``: unique on the page, for the ids of its charts."""
-    left = {name: value for name, value in details.items() if value not in ([], {}, None, "")}
-    parts: list[Markup] = []
-    for name, (fits, draw) in _DRAWINGS.items():
-        if name in left and fits(left[name]):
-            parts.append(draw(left.pop(name), anchor))
-    if left:
-        parts.append(facts((name.replace("_", " "), text(value)) for name, value in left.items()))
-    return joined(parts)
+@dataclass(frozen=True)
+class ByLayer:
+    """A row per layer: the first ones, and the others, which unfold below them."""
+
+    first: Table
+    others: Table | None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """One step's findings, in the order of the page."""
+
+    losses: CurveChart | None
+    by_layer: Sequence[ByLayer]
+    facts: Sequence[Facts]
+
+
+def findings(details: Mapping[str, Any], anchor: str) -> Findings:
+    """Return one step's findings. ``anchor``: unique on the page, for the ids of its charts."""
+    rest = {name: value for name, value in details.items() if value not in ([], {}, None, "")}
+    curve, by_layer, facts = None, [], []
+    if _is_list(rest.get("losses")) and _finite(rest["losses"]):
+        curve = losses(rest.pop("losses"), f"{anchor}-losses")
+    for name, (fits, table) in _BY_LAYER.items():
+        if name in rest and fits(rest[name]):
+            by_layer.append(_split(table(rest.pop(name))))
+    if _is_list(rest.get("kept")):
+        layers = rest.pop("kept")
+        facts.append([_kept(layers)])
+    if rest:
+        facts.append([(name.replace("_", " "), text(value)) for name, value in rest.items()])
+    return Findings(curve, by_layer, facts)
 
 
 def text(value: Any) -> str:
-    """A plain value as one line."""
+    """Return a plain value as one line."""
     if isinstance(value, str):
         return value
     if isinstance(value, float):
@@ -42,76 +66,71 @@ def text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _losses(values: Sequence[float], anchor: str) -> Markup:
-    title = tag("h4", "Training loss, by epoch")
-    return joined([title, charts.losses(values, f"{anchor}-losses")])
+def _kept(layers: Sequence[Any]) -> tuple[str, Cell]:
+    return f"{len(layers)} layers kept in bfloat16", Code(tuple(map(str, layers)))
 
 
-def _sensitivity(drops: Mapping[str, float], anchor: str) -> Markup:
+def _sensitivity(drops: Mapping[str, float]) -> Table:
     ordered = sorted(drops.items(), key=lambda item: -item[1])
     scale = Scale(min(0.0, *drops.values(), 0.0), max(1e-9, *drops.values(), 1e-9), 0, 100)
-    rows = [
-        (name, bars.bar(drop, scale, "worse" if drop > 0 else "result"), points(-drop))
-        for name, drop in ordered
-    ]
-    return _by_layer(
+    return _table(
         "Sensitivity: change of the score when one layer alone is compressed, worst first",
         ("layer", "drop", "change, points"),
-        rows,
+        [
+            (name, bars.bar(drop, scale, "worse" if drop > 0 else "result"), points(-drop))
+            for name, drop in ordered
+        ],
     )
 
 
-def _pruned(widths: Mapping[str, tuple[float, float]], anchor: str) -> Markup:
+def _pruned(widths: Mapping[str, tuple[float, float]]) -> Table:
     scale = Scale(0, max(1.0, *(before for before, _ in widths.values()), 1.0), 0, 100)
-    rows = [
-        (name, bars.pair(before, after, scale), f"{before:g}", f"{after:g}")
-        for name, (before, after) in widths.items()
-    ]
-    return _by_layer(
+    return _table(
         "Channels or features of each layer that became narrower",
         ("layer", "before above, after below", "before", "after"),
-        rows,
+        [
+            (name, bars.pair(before, after, scale), f"{before:g}", f"{after:g}")
+            for name, (before, after) in widths.items()
+        ],
     )
 
 
-def _sparsity(shares: Mapping[str, float], anchor: str) -> Markup:
+def _sparsity(shares: Mapping[str, float]) -> Table:
     scale = Scale(0, 1, 0, 100)
-    rows = [(name, bars.bar(share, scale), percent(share)) for name, share in shares.items()]
-    return _by_layer("Weights that are zero", ("layer", "zeros", "share"), rows)
+    return _table(
+        "Weights that are zero",
+        ("layer", "zeros", "share"),
+        [(name, bars.bar(share, scale), percent(share)) for name, share in shares.items()],
+    )
 
 
-def _ranges(ranges: Mapping[str, tuple[float, float]], anchor: str) -> Markup:
+def _ranges(ranges: Mapping[str, tuple[float, float]]) -> Table:
     scale = around([0.0, *(end for ends in ranges.values() for end in ends)], 0, 100, margin=0.02)
-    rows = [
-        (name, bars.span(low, high, scale, zero=True), figure(low), figure(high))
-        for name, (low, high) in ranges.items()
-    ]
-    return _by_layer(
+    return _table(
         "Calibration of PyTorch's graph, which all programs but OpenVINO's are compiled from "
-        "(OpenVINO's is calibrated anew on the same samples): values that each activation's "
+        "(OpenVINO's is calibrated separately, on the same samples): values that each activation's "
         "integers reach from and to",
         ("activation", "range", "from", "to"),
-        rows,
+        [
+            (name, bars.span(low, high, scale), figure(low), figure(high))
+            for name, (low, high) in ranges.items()
+        ],
     )
 
 
-def _kept(layers: Sequence[str], anchor: str) -> Markup:
-    names = joined((tag("code", each) for each in layers), ", ")
-    return facts([(f"{len(layers)} layers kept in bfloat16", names)])
+def _table(caption: str, header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
+    return Table(caption, header, rows, text_columns=(0, 1))
 
 
-def _by_layer(caption: str, header: Sequence[Value], rows: Sequence[Sequence[Value]]) -> Markup:
-    """The first rows as they are, the others folded below them."""
-    first, others = rows[:ROWS_SHOWN], rows[ROWS_SHOWN:]
-    shown = table(caption, header, first, text_columns=(0, 1))
-    if not others:
-        return shown
-    more = table(f"{caption}, continued", header, others, text_columns=(0, 1))
-    return joined([shown, folded(f"{len(others)} more", more)])
+def _split(table: Table) -> ByLayer:
+    """Return the first rows and the others."""
+    first, others = table.rows[:ROWS_SHOWN], table.rows[ROWS_SHOWN:]
+    continued = _table(f"{table.caption}, continued", table.header, others) if others else None
+    return ByLayer(_table(table.caption, table.header, first), continued)
 
 
 def _finite(values: Any) -> bool:
-    return all(isinstance(each, int | float) and math.isfinite(each) for each in values)
+    return all(isinstance(number, int | float) and math.isfinite(number) for number in values)
 
 
 def _is_list(value: Any) -> bool:
@@ -123,20 +142,16 @@ def _are_numbers(value: Any) -> bool:
 
 
 def _are_spans(value: Any) -> bool:
-    """Whether it reads name → [number, number]."""
+    """Return whether the value maps names to [number, number]."""
     return isinstance(value, dict) and all(
         _is_list(ends) and len(ends) == 2 and _finite(ends) for ends in value.values()
     )
 
 
-_Draw = Callable[[Any, str], Markup]
-
-_DRAWINGS: dict[str, tuple[Callable[[Any], bool], _Draw]] = {
-    "losses": (lambda value: _is_list(value) and _finite(value), _losses),
+_BY_LAYER: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Table]]] = {
     "sensitivity": (_are_numbers, _sensitivity),
     "pruned": (_are_spans, _pruned),
     "sparsity": (_are_numbers, _sparsity),
     "ranges": (_are_spans, _ranges),
-    "kept": (_is_list, _kept),
 }
-"""Finding → the form it must have, and how it is drawn; in the order of the page."""
+"""Finding → its required form and its table, in the order of the page."""

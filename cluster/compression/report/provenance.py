@@ -1,4 +1,4 @@
-"""The page's last part: what is needed to get the same again.
+"""The page's last part as data: everything that is needed to repeat the build.
 
 Versions, seed, data, machine, time, and the whole recipe.
 """
@@ -6,62 +6,63 @@ Versions, seed, data, machine, time, and the whole recipe.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from cluster.compression.figures import duration
 from cluster.compression.record import BuildRecord
-from cluster.compression.report.markup import Markup, Value, facts, folded, section, table, tag
+from cluster.compression.report.parts import Cell, Code, Facts, Section, Table
+
+HASH_LENGTH = 40
+"""A word of this many characters is a hash and is set as code."""
 
 
-def provenance(record: BuildRecord) -> Markup:
-    """Where the figures come from."""
-    seconds = [(phase, duration(taken)) for phase, taken in record.seconds.items()]
+@dataclass(frozen=True)
+class Provenance:
+    """Groups of facts, tables, and the recipe as YAML."""
+
+    groups: Sequence[tuple[str, Facts]]
+    tables: Sequence[Table]
+    recipe: str
+
+
+def provenance(record: BuildRecord) -> Section:
+    """Return the origin of the figures."""
+    seconds = [(phase, duration(spent)) for phase, spent in record.seconds.items()]
     seconds.append(("in all", duration(sum(record.seconds.values()))))
-    return section(
-        "provenance",
-        "How to get the same again",
-        tag(
-            "div",
-            _group("Build", [("seed", str(record.seed)), ("measured at", record.measured_at)]),
-            _group("Data", _pairs(record.data)),
-            _group("Machine", _pairs(record.machine)),
-            class_="groups",
-        ),
-        tag(
-            "div",
-            table("Versions", ("package", "version"), list(record.versions.items())),
-            table("Time of the job", ("phase", "took"), seconds),
-            class_="groups",
-        ),
-        folded("The whole recipe", tag("pre", tag("code", _yaml(record.recipe)))),
+    view = Provenance(
+        groups=[
+            ("Build", [("seed", str(record.seed)), ("measured at", record.measured_at)]),
+            ("Data", _facts(record.data)),
+            ("Machine", _facts(record.machine)),
+        ],
+        tables=[
+            Table("Versions", ("package", "version"), [*record.versions.items()]),
+            Table("Time of the job", ("phase", "took"), seconds),
+        ],
+        recipe=yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True),
     )
+    return Section("provenance", "How to get the same again", "Provenance", view)
 
 
-def _group(title: str, pairs: list[tuple[str, Value]]) -> Markup:
-    return tag("div", tag("h3", title), facts(pairs))
-
-
-def _pairs(values: dict[str, Any]) -> list[tuple[str, Value]]:
+def _facts(values: dict[str, Any]) -> Facts:
     return [
-        (name.replace("_", " "), _value(value))
+        (name.replace("_", " "), _cell(value))
         for name, value in values.items()
         if value is not None
     ]
 
 
-def _value(value: Any) -> Value:
-    if isinstance(value, bool | float) or value is None:
+def _cell(value: Any) -> Cell:
+    if isinstance(value, bool | float):
         return json.dumps(value)
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     if isinstance(value, str):
-        return tag("code", value) if len(value) >= 40 and " " not in value else value
+        return Code((value,)) if len(value) >= HASH_LENGTH and " " not in value else value
     return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _yaml(recipe: dict[str, Any]) -> str:
-    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)

@@ -7,7 +7,6 @@ import math
 import pytest
 
 from cluster.compression import figures
-from cluster.compression.report.markup import joined, table, tag
 from cluster.compression.report.scale import Scale, around
 
 
@@ -73,19 +72,3 @@ def test_a_scale_around_one_value_or_none_still_has_room() -> None:
         assert scale.low < scale.high
     assert around([2.0], 0, 100)(2.0) == 50
     assert around([2.0], 0, 100, log=True)(2.0) == 50
-
-
-def test_text_is_escaped_and_markup_is_not_escaped_twice() -> None:
-    inner = tag("b", "a < b & c")
-    assert inner == "<b>a &lt; b &amp; c</b>"
-    assert tag("p", inner, None, ' "', class_='x"y', hidden=None) == (
-        '<p class="x&quot;y"><b>a &lt; b &amp; c</b> &quot;</p>'
-    )
-    assert joined(["<", tag("br")], "&") == "&lt;&amp;<br>"
-
-
-def test_a_table_aligns_its_numbers() -> None:
-    made = table("Caption", ("name", "count"), [("a", 1), ("b", 2)], marked=frozenset({1}))
-    assert '<th scope="col">name</th><th scope="col" class="number">count</th>' in made
-    assert '<tr class="marked"><th scope="row">b</th><td class="number">2</td></tr>' in made
-    assert "<caption>Caption</caption>" in made

@@ -1,18 +1,20 @@
-"""The page shows the whole build, opens anywhere, and lets nothing in a name run."""
+"""Page of a report: complete, without other files, and inert whatever a name holds."""
 
 from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import UndefinedError
 
 from cluster.artifact.entries import Latency, ProgramEntry
 from cluster.artifact.layout import Layout, Shard
-from cluster.artifact.manifest import Drop
+from cluster.artifact.manifest import Drop, Score
 from cluster.compression.record import BuildRecord, LayerSize, StepRecord
-from cluster.compression.report.html import page
+from cluster.compression.report.html import TEMPLATES, environment, page
 from cluster.tensors import TensorSpec
 
 EVIL = "<script>alert('x')</script>\"onload=\"&"
@@ -58,10 +60,10 @@ class Outline(HTMLParser):
         return [each for each in there if each != "verdict"]
 
 
-def test_the_page_shows_every_part_of_the_build(record: BuildRecord) -> None:
-    found = Outline(page(record))
-    assert found.sections == SECTIONS
-    assert [each["href"] for each in found.all("a")] == [f"#{name}" for name in SECTIONS]
+def test_page_shows_every_part_of_the_build(record: BuildRecord) -> None:
+    outline = Outline(page(record))
+    assert outline.sections == SECTIONS
+    assert [each["href"] for each in outline.all("a")] == [f"#{name}" for name in SECTIONS]
     for shown in (
         "Accepted",
         "84.70 %",  # the winner's score, and its interval
@@ -79,7 +81,7 @@ def test_the_page_shows_every_part_of_the_build(record: BuildRecord) -> None:
         "1.75 points",  # the search's budget
         "12 min 14 s",  # what a step took
         "layer1.0.conv1 input",  # a calibrated range
-        "OpenVINO's is calibrated anew",
+        "OpenVINO's is calibrated separately",
         "layers kept in bfloat16",
         "26 smaller layers",
         "9f2c1f4e" * 8,
@@ -88,11 +90,11 @@ def test_the_page_shows_every_part_of_the_build(record: BuildRecord) -> None:
         "max_accuracy_drop: 0.0175",  # the recipe
         "2026-11-22T14:03:11+00:00",
     ):
-        assert shown in found.text, shown
-    assert "never trained" not in found.text
+        assert shown in outline.text, shown
+    assert "never trained" not in outline.text
 
 
-def test_every_stage_of_a_cut_has_its_row(record: BuildRecord) -> None:
+def test_cut_has_a_row_per_stage(record: BuildRecord) -> None:
     tensors = [TensorSpec(name=name, datatype="FP32", shape=(-1, 256)) for name in "abc"]
 
     def shard(stage: int, ms: float) -> Shard:
@@ -111,57 +113,57 @@ def test_every_stage_of_a_cut_has_its_row(record: BuildRecord) -> None:
         target="cpu-x86", kind="aoti", pipeline=2, tensor=1, after=(EVIL,), reduces=(0, 0),
         crossing=tuple((each,) for each in tensors), shards=(shard(0, 5.0), shard(1, 4.0)),
     )  # fmt: skip
-    found = Outline(page(record.model_copy(update={"layouts": (layout,)})))
-    assert found.sections == [*SECTIONS[:-1], "cuts", "provenance"]
-    assert not found.all("script")
+    outline = Outline(page(record.model_copy(update={"layouts": (layout,)})))
+    assert outline.sections == [*SECTIONS[:-1], "cuts", "provenance"]
+    assert not outline.all("script")
     for shown in (
         "cpu-x86/aoti/pp2.tp1: 2 stages, the slowest 11.1% over the mean at batch 1",
         f"0{EVIL}5.00 ms40.00 ms3.00 MB1.02 kB",
         "1–4.00 ms32.00 ms6.00 MB1.02 kB",
     ):
-        assert shown in found.text, shown
+        assert shown in outline.text, shown
 
 
-def test_every_check_is_a_sentence_and_failures_come_first(record: BuildRecord) -> None:
+def test_verdict_lists_failed_checks_first(record: BuildRecord) -> None:
     slow = record.checks[2].model_copy(
         update={"passed": False, "reason": "Compressed, but slower: 12 ms against 9.4 ms."}
     )
     checks = (*record.checks[:2], slow, *record.checks[3:])
-    found = Outline(page(record.model_copy(update={"accepted": False, "checks": checks})))
-    assert "Rejected1 of 5 checks failed; nothing was published" in found.text
-    order = [found.text.index(each.reason) for each in checks]
+    outline = Outline(page(record.model_copy(update={"accepted": False, "checks": checks})))
+    assert "Rejected1 of 5 checks failed; nothing was published" in outline.text
+    order = [outline.text.index(each.reason) for each in checks]
     assert min(order) == order[2]
-    assert [each.get("class") for each in found.all("li")][:5] == ["failed", *["passed"] * 4]
+    assert [each.get("class") for each in outline.all("li")][:5] == ["failed", *["passed"] * 4]
 
 
-def test_the_page_needs_nothing_but_itself(record: BuildRecord) -> None:
+def test_page_refers_to_no_other_file(record: BuildRecord) -> None:
     document = page(record)
-    found = Outline(document)
-    names = {name for name, _ in found.tags}
+    outline = Outline(document)
+    names = {name for name, _ in outline.tags}
     assert not names & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
     assert not re.search(r"https?:|url\(|@import|//[a-z]", document)
-    policy = next(each for each in found.all("meta") if each.get("http-equiv"))
+    policy = next(each for each in outline.all("meta") if each.get("http-equiv"))
     assert policy["content"] == "default-src 'none'; style-src 'unsafe-inline'"
     assert "prefers-color-scheme: dark" in document
     assert "@media print" in document
-    assert any(each.get("name") == "viewport" for each in found.all("meta"))
+    assert any(each.get("name") == "viewport" for each in outline.all("meta"))
 
 
-def test_what_cannot_be_seen_can_be_read_aloud(record: BuildRecord) -> None:
-    found = Outline(page(record))
-    assert len(found.ids) == len(set(found.ids)), "ids must be unique"
-    assert len(found.all("caption")) == len(found.all("table")) > 8
-    assert len(found.all("svg")) == 4  # latency, trade-off, two losses
-    for each in found.all("svg"):
+def test_page_has_text_for_screen_readers(record: BuildRecord) -> None:
+    outline = Outline(page(record))
+    assert len(outline.ids) == len(set(outline.ids)), "ids must be unique"
+    assert len(outline.all("caption")) == len(outline.all("table")) > 8
+    assert len(outline.all("svg")) == 4  # latency, trade-off, two losses
+    for each in outline.all("svg"):
         assert each["role"] == "img"
-        assert set(str(each["aria-labelledby"]).split()) <= set(found.ids)
-    for each in found.all("th"):
+        assert set(str(each["aria-labelledby"]).split()) <= set(outline.ids)
+    for each in outline.all("th"):
         assert each["scope"] in ("col", "row")
-    for each in found.all("section"):
-        assert each["aria-labelledby"] in found.ids
+    for each in outline.all("section"):
+        assert each["aria-labelledby"] in outline.ids
 
 
-def test_names_from_users_stay_text(record: BuildRecord) -> None:
+def test_hostile_names_stay_text(record: BuildRecord) -> None:
     step = record.steps[1]
     details: dict[str, Any] = {
         "sensitivity": {EVIL: 0.1}, "ranges": {EVIL: [0.0, 1.0]}, "kept": [EVIL],
@@ -174,12 +176,18 @@ def test_names_from_users_stay_text(record: BuildRecord) -> None:
     search = record.search.model_copy(
         update={"trials": trials, "objective": EVIL, "contributions": ((EVIL, 0.1, -1.0),)}
     )
+    others = {EVIL: Score(value=0.5, low=0.4, high=0.6, samples=9)}
     evil = record.model_copy(
         update={
             "name": EVIL,
+            "target": EVIL,
+            "fastest": "x",
+            "random_weights": True,
+            "baseline": record.baseline.model_copy(update={"others": others}),
+            "other_baselines": {f"{EVIL}2": record.baseline},
             "metric": EVIL,
             "measured_at": EVIL,
-            "recipe": {"model": {"source": EVIL}, EVIL: [EVIL]},
+            "recipe": {"model": {"source": f"python:{EVIL}"}, EVIL: [EVIL]},
             "checks": [record.checks[0].model_copy(update={"name": EVIL, "reason": EVIL})],
             "failed_programs": {EVIL: EVIL},
             "left_out_programs": {EVIL: EVIL},
@@ -198,10 +206,10 @@ def test_names_from_users_stay_text(record: BuildRecord) -> None:
         }
     )
     document = page(evil)
-    found = Outline(document)
+    outline = Outline(document)
     assert "<script" not in document
-    assert not [each for _, each in found.tags if "onload" in each]
-    assert found.text.count(EVIL) > 30
+    assert not [each for _, each in outline.tags if "onload" in each]
+    assert outline.text.count(EVIL) > 40
 
 
 @pytest.mark.parametrize(
@@ -215,37 +223,39 @@ def test_names_from_users_stay_text(record: BuildRecord) -> None:
           "failed_programs": {}, "seconds": {}, "recipe": {}}, {"search", "steps", "layers"}),
     ],
 )  # fmt: skip
-def test_what_a_build_does_not_have_is_left_out(
+def test_page_leaves_out_parts_that_a_build_lacks(
     record: BuildRecord, fields: dict[str, Any], missing: set[str]
 ) -> None:
-    found = Outline(page(record.model_copy(update=fields)))
-    assert found.sections == [each for each in SECTIONS if each not in missing]
-    assert [each["href"] for each in found.all("a")] == [f"#{each}" for each in found.sections]
+    outline = Outline(page(record.model_copy(update=fields)))
+    assert outline.sections == [each for each in SECTIONS if each not in missing]
+    assert [each["href"] for each in outline.all("a")] == [f"#{each}" for each in outline.sections]
 
 
-def test_random_weights_are_said_aloud(record: BuildRecord) -> None:
+def test_page_warns_of_random_weights(record: BuildRecord) -> None:
     recipe = {**record.recipe, "model": {"source": "torchvision:resnet18"}}
-    found = Outline(page(record.model_copy(update={"random_weights": True, "recipe": recipe})))
-    assert "The weights were never trained." in found.text
-    assert found.text.index("never trained") < found.text.index("At a glance")
+    outline = Outline(page(record.model_copy(update={"random_weights": True, "recipe": recipe})))
+    assert "The weights were never trained." in outline.text
+    assert outline.text.index("never trained") < outline.text.index("At a glance")
 
 
-def test_a_factory_of_ones_own_may_have_brought_its_weights(record: BuildRecord) -> None:
-    found = Outline(page(record.model_copy(update={"random_weights": True})))
-    assert "No weights were given and none were trained." in found.text
-    assert "Unless python:cifar_resnet:resnet56 fills them in by itself" in found.text
-    assert "never trained" not in found.text
+def test_page_warns_that_a_factory_may_leave_random_weights(record: BuildRecord) -> None:
+    outline = Outline(page(record.model_copy(update={"random_weights": True})))
+    assert "No weights were given and none were trained." in outline.text
+    assert "Unless python:cifar_resnet:resnet56 loads weights itself" in outline.text
+    assert "never trained" not in outline.text
 
 
-def test_programs_that_work_and_are_left_out_are_told_apart(record: BuildRecord) -> None:
+def test_page_separates_left_out_from_failed_programs(record: BuildRecord) -> None:
     out = {"cpu-x86/openvino": "Too big: it is 9 bytes to load."}
-    found = Outline(page(record.model_copy(update={"left_out_programs": out})))
-    titles = [found.text.index(f"Programs that {each}") for each in ("work, but", "do not work")]
-    reasons = [found.text.index(why) for why in ("Too big: it is 9", "the graph holds an operator")]
+    outline = Outline(page(record.model_copy(update={"left_out_programs": out})))
+    titles = [outline.text.index(f"Programs that {each}") for each in ("work, but", "do not work")]
+    reasons = [
+        outline.text.index(why) for why in ("Too big: it is 9", "the graph holds an operator")
+    ]
     assert titles[0] < reasons[0] < titles[1] < reasons[1]
 
 
-def test_speed_ups_are_to_the_baseline_of_the_same_target(record: BuildRecord) -> None:
+def test_speed_up_compares_within_one_target(record: BuildRecord) -> None:
     gpu = record.programs["cpu-x86/openvino"].model_copy(update={"drop": None})
     programs = {**record.programs, "cuda-sm90/aoti": record.programs["cpu-x86/aoti"]}
     document = page(
@@ -258,16 +268,16 @@ def test_speed_ups_are_to_the_baseline_of_the_same_target(record: BuildRecord) -
     assert speed["baseline on cuda-sm90"] == ["1.00×"]
 
 
-def test_a_search_that_measured_nothing_has_no_chart(record: BuildRecord) -> None:
+def test_search_without_measurements_has_no_chart(record: BuildRecord) -> None:
     assert record.search is not None
     failed = record.search.trials[-1]
     search = record.search.model_copy(update={"trials": (failed,), "chosen": None})
-    found = Outline(page(record.model_copy(update={"search": search})))
-    assert "tradeoff-chart-title" not in found.ids
-    assert "chosennone" in found.text
+    outline = Outline(page(record.model_copy(update={"search": search})))
+    assert "tradeoff-chart-title" not in outline.ids
+    assert "chosennone" in outline.text
 
 
-def test_the_winner_and_the_chosen_trial_are_emphasized(record: BuildRecord) -> None:
+def test_page_emphasizes_winner_and_chosen_trial(record: BuildRecord) -> None:
     document = page(record)
     marked = re.findall(r'<tr class="marked"><th scope="row">([^<]*)', document)
     assert marked == [
@@ -278,6 +288,27 @@ def test_the_winner_and_the_chosen_trial_are_emphasized(record: BuildRecord) -> 
     assert document.count('class="trial chosen"') == 2  # its bubble and its number
     assert 'class="envelope"' in document
     assert "accuracy budget" in document
+
+
+def test_tables_align_numbers_right_and_names_left(record: BuildRecord) -> None:
+    document = page(record)
+    assert '<th scope="col">package</th><th scope="col" class="number">version</th>' in document
+    assert re.search(r'<th scope="row">openvino</th><td class="number">2026', document)
+    assert re.search(
+        r'<th scope="row">cpu-x86/aoti</th><td class="number">84\.75 %</td><td>', document
+    )
+
+
+def test_template_with_an_unknown_name_raises(tmp_path: Path) -> None:
+    strict = environment(tmp_path)
+    (tmp_path / "page.html.j2").write_text("{{ view.titel }}{{ name }}")
+    with pytest.raises(UndefinedError, match="titel"):
+        strict.get_template("page.html.j2").render(view={}, name="<b>")
+
+
+def test_templates_never_disable_escaping() -> None:
+    for template in TEMPLATES.iterdir():
+        assert not re.search(r"\bsafe\b|autoescape", template.read_text()), template.name
 
 
 def step_with(record: BuildRecord, **details: Any) -> StepRecord:
@@ -302,35 +333,37 @@ def step_with(record: BuildRecord, **details: Any) -> StepRecord:
         {"losses": [], "sensitivity": {}, "kept": ()},
     ],
 )
-def test_a_strange_finding_does_not_cost_the_page(
-    record: BuildRecord, details: dict[str, Any]
-) -> None:
+def test_page_survives_malformed_findings(record: BuildRecord, details: dict[str, Any]) -> None:
     changed = record.model_copy(update={"steps": (step_with(record, **details),)})
-    found = Outline(page(changed))
-    assert "quantize static_int8" in found.text
+    outline = Outline(page(changed))
+    assert "quantize static_int8" in outline.text
     assert "nan%" not in page(changed)
 
 
-def test_many_layers_fold_away(record: BuildRecord) -> None:
+def test_page_folds_many_layers(record: BuildRecord) -> None:
     drops = {f"layer{i:03}": i / 1000 for i in range(100)}
-    found = Outline(
+    outline = Outline(
         page(record.model_copy(update={"steps": (step_with(record, sensitivity=drops),)}))
     )
-    assert "80 more" in found.text
-    assert found.text.index("layer099") < found.text.index("layer080") < found.text.index("80 more")
+    assert "80 more" in outline.text
+    assert (
+        outline.text.index("layer099")
+        < outline.text.index("layer080")
+        < outline.text.index("80 more")
+    )
 
 
-def test_models_that_are_not_classifiers_show_their_metric_as_it_is(record: BuildRecord) -> None:
-    found = Outline(page(record.model_copy(update={"metric": "cosine"})))
-    assert "0.8470" in found.text
-    assert "84.70 %" not in found.text
+def test_page_shows_other_metrics_without_percent(record: BuildRecord) -> None:
+    outline = Outline(page(record.model_copy(update={"metric": "cosine"})))
+    assert "0.8470" in outline.text
+    assert "84.70 %" not in outline.text
 
 
-def test_a_gain_has_its_sign(record: BuildRecord) -> None:
+def test_gain_has_a_sign(record: BuildRecord) -> None:
     better = record.programs["cpu-x86/openvino"].model_copy(
         update={"drop": Drop(mean=-0.004, upper=0.002, confidence=0.95)}
     )
     programs = {**record.programs, "cpu-x86/openvino": better}
-    found = Outline(page(record.model_copy(update={"programs": programs})))
-    assert "+0.40" in found.text
-    assert "−0.20" in found.text
+    outline = Outline(page(record.model_copy(update={"programs": programs})))
+    assert "+0.40" in outline.text
+    assert "−0.20" in outline.text
