@@ -2,12 +2,12 @@
 point, the local cluster and the command line.
 
     app.py       builders for `import_path:` in a Serve config: the composition root
-    model.py     one replica of a model        endpoints.py  its HTTP paths
-    router.py    routes over models            fanout/       a node for each kind of route
-    shards/      a replica over several devices, and its moves away from a node that drains
-    catalog.py   the server's own paths        request_guard.py  in front of every replica
-    haproxy.py   what Serve starts as HAProxy  deadlines.py  how long things may take
-    drain/       a node, before it stops
-    compress.py  the Ray job                   local/        a cluster on this machine
+    config/      a Serve config, checked before any cluster starts
+    model/       one replica of a model              shards/  a replica over several devices
+    router/      routes over models, nodes/ a file for each kind of route
+    http/        between HAProxy and an application: guard, keys, headers, bodies, errors
+    ray/         all that is private to Ray and Serve, and HAProxy's configuration
+    jobs/        the compression job, calibration    drain/   a node, before it stops
+    local/       a cluster on this machine           kubernetes/  manifests for KubeRay
     cli/         the `headrace` command
 """

@@ -23,12 +23,15 @@ from ray import serve
 from ray.serve import Application
 
 from cluster.artifact.served import open_served
-from deployments import api_keys, placement, routing_plan, serve_config
-from deployments.catalog import Catalog
-from deployments.deadlines import replica_stop_s
-from deployments.model import PROBE_TIMEOUT_S, ModelReplica
-from deployments.names import MODEL_DEPLOYMENT_PREFIX, ROUTER_DEPLOYMENT
-from deployments.router import RouterReplica
+from deployments.config import serve_config
+from deployments.http import auth
+from deployments.http.catalog import Catalog
+from deployments.model.replica import PROBE_TIMEOUT_S, ModelReplica
+from deployments.ray.names import MODEL_DEPLOYMENT_PREFIX, ROUTER_DEPLOYMENT
+from deployments.ray.time_limits import replica_stop_s
+from deployments.router import plan
+from deployments.router.replica import RouterReplica
+from deployments.shards import placement
 
 
 def model(args: dict[str, Any]) -> Application:
@@ -38,7 +41,7 @@ def model(args: dict[str, Any]) -> Application:
     that the artifact does not hold or the cluster has no devices for, and ArtifactUntrustedError
     for an artifact that lacks a signature it must have.
     """
-    api_keys.configured()
+    auth.configured()
     checked = serve_config.model_args(args, "args")
     if checked.require_signature:  # refused here, not once per replica; each checks it again
         open_served(checked)
@@ -71,7 +74,7 @@ def model(args: dict[str, Any]) -> Application:
 
 def catalog(args: dict[str, Any]) -> Application:
     """The server's own paths, behind ``/v2``. ConfigError if it is given arguments."""
-    api_keys.configured()
+    auth.configured()
     serve_config.check_catalog_args(args, "args")
     deployment = serve.deployment(
         name="catalog",
@@ -88,9 +91,9 @@ def router(args: dict[str, Any]) -> Application:
 
     Raises ConfigError naming the route, and what does not fit.
     """
-    api_keys.configured()
+    auth.configured()
     checked = serve_config.router_args(args, "args")
-    plan = routing_plan.planned(checked, routing_plan.deployed_models())
+    routing = plan.planned(checked, plan.deployed_models())
     deployment = serve.deployment(
         name=ROUTER_DEPLOYMENT,
         # It waits for the models, which have their CPUs.
@@ -99,4 +102,4 @@ def router(args: dict[str, Any]) -> Application:
         health_check_period_s=1,
         graceful_shutdown_timeout_s=replica_stop_s(),
     )(serve.ingress()(RouterReplica))
-    return deployment.bind(plan)
+    return deployment.bind(routing)

@@ -18,7 +18,7 @@ from typing import Any
 from support.wait import WITHIN_S, until
 
 from cluster.errors import ClusterError
-from deployments.names import parse_replica, parse_shard_actor
+from deployments.ray.names import parse_replica, parse_shard_actor
 
 _OF_ACTORS = r"ray::(ServeReplica|ShardActor|HAProxyManager|ServeController)\b"
 

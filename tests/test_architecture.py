@@ -15,8 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("cluster", "deployments", "benchmarks")
 MAX_LINES = 350
 
-# Room → the rooms it may import, besides itself. A room is a folder or file of `cluster`; all of
-# `deployments` is one, because it is where everything is put together.
+# Room → the rooms it may import, besides itself. A room is a folder or file of `cluster`.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),
@@ -69,13 +68,41 @@ COMPRESSION_MAY_IMPORT: dict[str, set[str]] = {
     },
 }  # fmt: skip
 
+# The same for `deployments`, whose rooms may import all of `cluster`.
+DEPLOYMENTS_MAY_IMPORT: dict[str, set[str]] = {
+    "ray": set(),
+    "config": set(),
+    "http": {"ray"},
+    "shards": {"ray"},
+    "model": {"shards", "http", "ray"},
+    "router": {"config", "http", "ray"},
+    "jobs": {"router"},
+    "drain": {"ray"},
+    "local": {"http", "ray"},
+    "kubernetes": {"config", "shards", "ray"},
+    "app": {"config", "http", "model", "router", "shards", "ray"},
+    "cli": {"config", "http", "router", "shards", "jobs", "local", "kubernetes", "ray"},
+    "recipes": set(),
+}
+
+# Names that are private to Ray; only the room `deployments/ray` may use them, so that the next
+# release of Ray is checked in one place, by its contract tests.
+PRIVATE_TO_RAY = (
+    "ray._private",
+    "ray._raylet",
+    "ray.core",
+    "ray.experimental",
+    "ray.serve._private",
+    "ray.serve.context",
+)
+
 # Modules that a serving replica imports, directly or not, must not import these: they cost it
 # seconds of start and hundreds of megabytes.
 HEAVY = {
     "torch", "torchvision", "torchao", "torch_pruning", "sklearn", "safetensors", "transformers",
     "openvino", "nncf",
 }  # fmt: skip
-REPLICA = ("deployments.app", "deployments.model", "deployments.catalog")
+REPLICA = ("deployments.app", "deployments.model.replica", "deployments.http.catalog")
 
 UNCLEAR = re.compile(
     r"(^|_)(utils?|helpers?|managers?|handlers?|engines?|workers?|misc|common)(_|$)"
@@ -121,6 +148,10 @@ def room(module: str) -> str:
     return module.split(".")[1]
 
 
+def room_of_deployments(module: str) -> str | None:
+    return room(module) if module.startswith("deployments.") else None
+
+
 CLUSTER = sorted(name for name in MODULES if name.startswith("cluster."))
 
 
@@ -144,6 +175,31 @@ def test_a_room_of_compression_imports_only_the_rooms_below_it(module: str) -> N
     assert not wrong, f"{module} imports {wrong}; its room may import {sorted(allowed)}"
 
 
+DEPLOYMENTS = sorted(name for name in MODULES if name.startswith("deployments."))
+
+
+@pytest.mark.parametrize("module", DEPLOYMENTS)
+def test_deployment_room_imports_only_rooms_below(module: str) -> None:
+    ours = {n for n in imports(module, at_import=False) if n.startswith("deployments.")}
+    allowed = DEPLOYMENTS_MAY_IMPORT[room(module)] | {room(module)}
+    wrong = sorted(name for name in ours if room(name) not in allowed)
+    assert not wrong, f"{module} imports {wrong}; its room may import {sorted(allowed)}"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_only_ray_room_uses_private_names_of_ray(module: str) -> None:
+    if room_of_deployments(module) == "ray":
+        return
+    tree = ast.parse(MODULES[module].read_text())
+    names = {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
+    names |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    names |= {ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+    private = sorted(
+        name for name in names for root in PRIVATE_TO_RAY if f"{name}.".startswith(f"{root}.")
+    )
+    assert not private, f"{module} uses {private}: move the call into deployments/ray"
+
+
 @pytest.mark.parametrize("module", CLUSTER)
 def test_the_library_knows_no_ray_and_no_deployment(module: str) -> None:
     assert not imports(module, at_import=False) & {"ray", "deployments", "fastapi", "starlette"}
@@ -153,6 +209,7 @@ def test_the_library_knows_no_ray_and_no_deployment(module: str) -> None:
 def test_every_room_has_its_line_here() -> None:
     rooms = {room(module) for module in CLUSTER}
     assert rooms == set(MAY_IMPORT)
+    assert {room(module) for module in DEPLOYMENTS} == set(DEPLOYMENTS_MAY_IMPORT)
     assert {module.split(".")[2] for module in COMPRESSION} == set(COMPRESSION_MAY_IMPORT)
 
 

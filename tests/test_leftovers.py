@@ -6,7 +6,7 @@ import pytest
 from leftovers import Process, left_behind, wait_for_nothing_left
 
 from cluster.errors import ClusterError
-from deployments.names import moved_shards
+from deployments.ray.names import moved_shards
 
 REPLICA = "SERVE_REPLICA::tiny#model-tiny#abc123"
 APPLICATIONS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from deployments.deadlines import DRAIN_START_S, MAX_REQUEST_TIMEOUT_S, node_drain_s
+from deployments.ray.time_limits import DRAIN_START_S, MAX_REQUEST_TIMEOUT_S, node_drain_s
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "operations.md").read_text()

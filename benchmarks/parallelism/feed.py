@@ -59,7 +59,7 @@ def main(task: Path, result: Path) -> None:
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     from benchmarks.parallelism.feeder import Feeder
-    from deployments.placement import placed
+    from deployments.shards.placement import placed
 
     given = json.loads(task.read_text())
     args = parse(given["args"], ModelArgs, "args")

@@ -23,7 +23,7 @@ from cluster.artifact.store import open_store
 from cluster.config.serving import ModelArgs
 from cluster.program import program as programs
 from cluster.runtime.shard import ShardFigures
-from deployments.model import SWITCH_INTERVAL_S, choose_program
+from deployments.model.replica import SWITCH_INTERVAL_S, choose_program
 from deployments.shards.program import ShardedProgram
 from deployments.shards.watch import SIGN_OF_LIFE_S
 

@@ -3,7 +3,7 @@
     job.run(..., launcher) → context.launcher.gang(...)  data-parallel training
                            → context.launcher.each(...)  trials side by side
 
-The library knows no Ray: `deployments.ray_launcher` brings the cluster's actors and tasks, and
+The library knows no Ray: `deployments.jobs.launcher` brings the cluster's actors and tasks, and
 :class:`InProcess` stands for them where there is none. Functions are named at the top of their
 module and take one picklable task.
 """

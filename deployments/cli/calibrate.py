@@ -11,10 +11,10 @@ from cluster.config.sources import DataSource
 from cluster.errors import ConfigError
 from cluster.progress import to_stdout
 from cluster.routing.calibration import Calibration, Goal
-from deployments import serve_config
-from deployments.calibrating import calibrate
-from deployments.calibration import Targets
+from deployments.config import serve_config
+from deployments.jobs.calibrate import calibrate
 from deployments.local import permissions
+from deployments.router.thresholds import Targets
 
 
 def run(

@@ -1,7 +1,7 @@
 """``headrace compress``: the recipe becomes a Ray job, and its log comes back.
 
 recipe.yaml, checked → a cluster (given, running here, or one for this job alone)
-    → Ray job: python -m deployments.compress → log lines → exit status
+    → Ray job: python -m deployments.jobs.compress → log lines → exit status
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from cluster.config.locate import located
 from cluster.config.recipe import Recipe
 from cluster.errors import ClusterError
 from cluster.progress import Terminal
-from deployments import compress
 from deployments.cli.job_cluster import job_cluster
+from deployments.jobs import compress
 from deployments.local import LocalCluster, permissions
 
 _POLL_S = 0.2
 
 
 def run(recipe_path: Path, store: str | None, address: str | None) -> int:
-    """Run the recipe's job and return its exit status (see :mod:`deployments.compress`)."""
+    """Run the recipe's job and return its exit status (see :mod:`deployments.jobs.compress`)."""
     recipe = read(recipe_path)
     store = absolute(store or default_store())
     if address or os.environ.get("RAY_ADDRESS"):
@@ -82,7 +82,7 @@ def submit(
     try:
         client = JobSubmissionClient(address)
         job = client.submit_job(
-            entrypoint=f"{shlex.quote(python)} -m deployments.compress",
+            entrypoint=f"{shlex.quote(python)} -m deployments.jobs.compress",
             runtime_env={"env_vars": _environment(recipe, home, store)},
             metadata={"recipe": recipe.name},
         )

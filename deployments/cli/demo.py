@@ -20,9 +20,9 @@ from cluster.compression.report.table import BASELINE, header, row, table
 from cluster.data import load_data
 from cluster.errors import CompressionError, ConfigError
 from cluster.program import node
-from deployments import compress as exit_status
 from deployments.cli import compress
 from deployments.cli.demo_client import Served, ask
+from deployments.jobs import compress as exit_status
 from deployments.local import LocalCluster
 
 _HERE = Path(__file__).parents[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from deployments.local.environment import network_environment, serving_environment
+from deployments.ray.environment import network_environment, serving_environment
 
 
 def run() -> int:

@@ -15,8 +15,8 @@ from typing import Any
 from cluster.compression.report.table import table
 from cluster.errors import ClusterError
 from deployments.local import LocalCluster
-from deployments.names import ShardName, parse_replica, parse_shard_actor
-from deployments.room import Node, Taken, lacking
+from deployments.ray.names import ShardName, parse_replica, parse_shard_actor
+from deployments.shards.vacancy import Node, Taken, lacking
 
 _MOST = 10_000
 _UNPLACED = ("PENDING", "RESCHEDULING")

@@ -7,10 +7,13 @@ from pathlib import Path
 
 from cluster.artifact.served import open_served, trusted_directory
 from cluster.errors import ConfigError
-from deployments import api_keys, placement, routing_plan, serve_config
 from deployments.cli.job_cluster import stop_job_clusters
+from deployments.config import serve_config
+from deployments.http import auth
 from deployments.local import LocalCluster, permissions
 from deployments.local.cluster import HTTP_PORT
+from deployments.router import plan
+from deployments.shards import placement
 
 
 def up(config: Path | None) -> int:
@@ -24,7 +27,7 @@ def up(config: Path | None) -> int:
     """
     checked = serve_config.check(config) if config is not None else None
     permissions.require_private_secrets(os.environ)
-    api_keys.configured()
+    auth.configured()
     trusted_directory()
     for model in checked.models if checked is not None else ():
         permissions.require_readable(model.store, f"{config}: model {model.name}")
@@ -40,7 +43,7 @@ def up(config: Path | None) -> int:
             open_served(model)
             placement.require_room_here(model)
     if checked is not None and checked.router is not None:
-        routing_plan.planned(checked.router, checked.models)
+        plan.planned(checked.router, checked.models)
     cluster = running or LocalCluster.start(http_port=port or HTTP_PORT)
     if config is not None:
         try:

@@ -5,10 +5,10 @@
     → none is left here, and no deployment lacks one → exit 0: the node may stop
 
 A pod's ``preStop`` runs it (``k8s/base``), so that Kubernetes may evict a node; an operator runs it
-before `ray stop`. It returns a few seconds after :func:`deployments.deadlines.node_drain_s` at the
-latest: then exit 1, and what is still here is lost with the node. A replica for which no other
-could be started in :data:`deployments.deadlines.DRAIN_START_S` stops all the same, and the exit
-status is 1. Shards here of a replica whose own process is on another node are moved by that replica
+before `ray stop`. It returns a few seconds after ``time_limits.node_drain_s()`` at the latest: then
+exit 1, and what is still here is lost with the node. A replica for which no other could be started
+in ``time_limits.DRAIN_START_S`` stops all the same, and the exit status is 1. Shards here of a
+replica whose own process is on another node are moved by that replica
 (:mod:`deployments.shards`), since Serve knows only of that process.
 
 A node that was drained takes nothing new until Ray is stopped and started on it.

@@ -11,8 +11,8 @@ import sys
 import time
 
 from cluster.errors import ConfigError
-from deployments.deadlines import node_drain_s
 from deployments.drain.attempt import DONE, ENDED
+from deployments.ray.time_limits import node_drain_s
 
 _RETRY_S = 1.0
 _MARGIN_S = 5.0  # in which an attempt says what is left

@@ -136,16 +136,15 @@ def _actors(node: str) -> list[ActorState]:
 def _short(deadline: float) -> Deployments:
     """Which deployments lack replicas then, and how many. All are looked at: which of them had one
     here is not known any more where another attempt has moved it."""
-    from ray.serve.context import _get_global_client
+    from deployments.ray.controller import serve_details
 
     short: Deployments = Counter()
-    client = _get_global_client(raise_if_no_controller_running=False)
-    while client is not None:  # as where Serve does not run
+    while (details := serve_details()) is not None:  # None: Serve does not run
         short.clear()
-        for application, details in client.get_serve_details()["applications"].items():
-            for deployment, found in details["deployments"].items():
-                running = sum(each["state"] == "RUNNING" for each in found["replicas"])
-                short[application, deployment] = found["target_num_replicas"] - running
+        for name, application in details["applications"].items():
+            for deployment, status in application["deployments"].items():
+                running = sum(row["state"] == "RUNNING" for row in status["replicas"])
+                short[name, deployment] = status["target_num_replicas"] - running
         short = +short
         if not short or time.monotonic() > deadline:
             break

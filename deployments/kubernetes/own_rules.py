@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from cluster.errors import ConfigError
-from deployments.deadlines import node_drain_s, replica_stop_s
 from deployments.kubernetes import images
 from deployments.kubernetes.pods import (
     cluster,
@@ -16,6 +15,7 @@ from deployments.kubernetes.pods import (
     pod_spec,
     ray_container,
 )
+from deployments.ray.time_limits import node_drain_s, replica_stop_s
 
 Object = dict[str, Any]
 

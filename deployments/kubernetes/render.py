@@ -20,7 +20,7 @@ from deployments.kubernetes.plan_file import Plan
 from deployments.kubernetes.pods import containers, group_labels
 from deployments.kubernetes.selectors import selects
 from deployments.kubernetes.sizes import Fitted, Need, fit
-from deployments.placement import DEVICES_VARIABLE
+from deployments.shards.placement import DEVICES_VARIABLE
 
 Object = dict[str, Any]
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.config.serving import Batching
-from deployments import serve_config
+from deployments.config import serve_config
 from deployments.kubernetes.plan_file import Plan
-from deployments.names import MODEL_DEPLOYMENT_PREFIX, ROUTER_DEPLOYMENT
+from deployments.ray.names import MODEL_DEPLOYMENT_PREFIX, ROUTER_DEPLOYMENT
 
 Object = dict[str, Any]
 

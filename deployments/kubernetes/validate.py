@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cluster.errors import ConfigError
-from deployments import serve_config
+from deployments.config import serve_config
 from deployments.kubernetes import structure
 from deployments.kubernetes.own_rules import OWN_RULES
 from deployments.kubernetes.rules import RULES

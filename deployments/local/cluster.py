@@ -16,10 +16,10 @@ from typing import Any, Self
 
 from cluster.config.base import read_yaml
 from cluster.errors import ClusterError, ConfigError
-from deployments import haproxy
 from deployments.local import ports, processes, rest
 from deployments.local.environment import client_environment, cluster_environment
 from deployments.local.record import Record, locked
+from deployments.ray import haproxy
 
 STATE_DIR = Path("~/.headrace/local")
 """Where a local cluster is recorded unless told otherwise; ``~`` is expanded."""

@@ -21,7 +21,7 @@ from cluster.config.parallel import Parallel
 from cluster.config.serving import ModelArgs
 from cluster.errors import TransportError
 from cluster.parallel import plan
-from deployments.names import shard_actor
+from deployments.ray.names import shard_actor
 from deployments.shards.actor import ShardActor, ShardHome, ShardSpec
 
 logger = logging.getLogger("ray.serve")

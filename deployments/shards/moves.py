@@ -24,10 +24,10 @@ from ray.util import placement_group, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
 from cluster.errors import HeadraceError, PlanError
-from deployments.names import moved_shards
-from deployments.placement import NOT_THE_HEAD
-from deployments.shards import nodes
+from deployments.ray import nodes
+from deployments.ray.names import moved_shards
 from deployments.shards.members import Member, Replica, end, load, place
+from deployments.shards.placement import NOT_THE_HEAD
 
 logger = logging.getLogger("ray.serve")
 

@@ -17,7 +17,7 @@ from let_in import CLIENTS
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from deployments.api_keys import FILE_VARIABLE
+from deployments.http.auth import FILE_VARIABLE
 from deployments.local import LocalCluster, ports
 
 ROUTES: list[dict[str, Any]] = [
@@ -158,7 +158,7 @@ def _config(store: str, cut_store: str) -> dict[str, Any]:
     }
     tracing = {
         "enabled": True,
-        "exporter_import_path": "deployments.tracing:otlp",
+        "exporter_import_path": "deployments.http.tracing:otlp",
         "sampling_ratio": 0.0,  # beside those whose client asks for it
     }
     return {"tracing_config": tracing, "applications": [*applications, router]}

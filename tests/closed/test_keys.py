@@ -17,7 +17,8 @@ from listening import REPLICA, sockets
 from tritonclient.utils import InferenceServerException
 
 from cluster.errors import ClusterError
-from deployments.api_keys import LOOK_AGAIN_S, ROUTER_HEADER
+from deployments.http.auth import LOOK_AGAIN_S
+from deployments.http.headers import ROUTER_KEY
 
 JSON = {"Content-Type": "application/json"}
 REPLICA_PORTS = range(30000, 31000)
@@ -38,8 +39,8 @@ def test_models_and_routes_answer_who_has_a_key(closed, body: bytes, target: str
         {"Authorization": "Bearer another"},
         {"Authorization": f"Basic {base64.b64encode(KEYS['all'].encode()).decode()}"},
         {"x-api-key": ""},
-        {ROUTER_HEADER: "0" * 64},
-        {ROUTER_HEADER: KEYS["all"]},
+        {ROUTER_KEY: "0" * 64},
+        {ROUTER_KEY: KEYS["all"]},
     ):
         answer = ask(url, body, {**JSON, **headers})
         assert answer.status == 401, headers

@@ -13,8 +13,8 @@ from http_client import ask
 from leftovers import left_behind, read_process, wait_for_nothing_left
 
 from cluster.artifact.served import TRUSTED_KEYS
-from deployments.deadlines import MAX_REQUEST_TIMEOUT_VARIABLE
 from deployments.local import LocalCluster, ports, processes, rest
+from deployments.ray.time_limits import MAX_REQUEST_TIMEOUT_VARIABLE
 
 WriteConfig = Callable[..., Path]
 

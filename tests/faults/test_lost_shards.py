@@ -27,7 +27,7 @@ from support.wait import until
 from cluster.artifact.local import LocalStore
 from cluster.compression import job
 from cluster.errors import ClusterError
-from deployments.errors import INTERNAL
+from deployments.http.errors import INTERNAL
 from deployments.local import LocalCluster
 
 FAILED_WITHIN_S = 5.0

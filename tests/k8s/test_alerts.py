@@ -96,7 +96,7 @@ def test_the_rules_and_the_panels_count_what_our_monitor_finds() -> None:
 
 
 def test_no_mean_is_made_of_a_histogram_of_rays() -> None:
-    """Its sum is made of the middles of its buckets (``deployments/metrics.py``)."""
+    """Its sum is made of the middles of its buckets (``deployments/model/metrics.py``)."""
     for each in expressions():
         assert not re.search(r"\b(?:ray|autoscaler)_\w+_sum\b", each.expr), each.where
 

@@ -9,7 +9,7 @@ import pytest
 from cluster.config.parallel import Parallel
 from cluster.config.serving import ModelArgs
 from cluster.errors import PlanError
-from deployments import placement
+from deployments.shards import placement
 
 
 def test_a_cut_model_is_placed_before_its_pods_are_there(

@@ -10,10 +10,11 @@ import yaml
 from overlay_objects import MADE_BEFOREHAND, NAMES, PARTS, Objects, all_pods, digest, pods
 from ray.serve.schema import ServeDeploySchema
 
-from deployments import app, deadlines, drain
+from deployments import app, drain
 from deployments.kubernetes import overlay, schemas, serving, structure, validate
 from deployments.kubernetes.pods import containers, groups, pod_spec
-from deployments.local.environment import network_environment, serving_environment
+from deployments.ray import time_limits
+from deployments.ray.environment import network_environment, serving_environment
 
 pytestmark = pytest.mark.usefixtures("kustomize")
 
@@ -174,7 +175,7 @@ def test_a_pod_of_replicas_drains_before_it_ends(overlays: dict[str, Objects], n
         pod = pod_spec(group)
         command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
         assert command == ["python", "-m", drain.__name__], path
-        assert pod["terminationGracePeriodSeconds"] > deadlines.node_drain_s({})
+        assert pod["terminationGracePeriodSeconds"] > time_limits.node_drain_s({})
 
 
 @pytest.mark.parametrize("name", NAMES)

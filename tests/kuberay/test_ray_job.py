@@ -28,7 +28,7 @@ def test_one_submission_id_gives_one_run_and_the_same_job_again_the_same_artifac
         operator.cluster,
         {"HEADRACE_STORE": str(store), "PYTHONPATH": os.environ["PYTHONPATH"]},
     )
-    entrypoint = [sys.executable, "-m", "deployments.compress", str(recipe)]
+    entrypoint = [sys.executable, "-m", "deployments.jobs.compress", str(recipe)]
 
     first = submitter.run("headrace-compression-x7k2p", entrypoint, timeout_s=300)
     assert "SUCCEEDED" in submitter.status("headrace-compression-x7k2p").upper(), first

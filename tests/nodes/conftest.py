@@ -13,7 +13,7 @@ from network import missing
 from ray_nodes import Nodes
 from served_nodes import Served
 
-from deployments.deadlines import MAX_REQUEST_TIMEOUT_VARIABLE
+from deployments.ray.time_limits import MAX_REQUEST_TIMEOUT_VARIABLE
 
 NODES = 3
 

@@ -26,7 +26,7 @@ from network import Host, Network
 
 from cluster.errors import ClusterError
 from deployments.local import rest
-from deployments.local.environment import network_environment, serving_environment
+from deployments.ray.environment import network_environment, serving_environment
 
 GCS_PORT, DASHBOARD_PORT, HTTP_PORT = 6379, 8265, 8000
 

@@ -13,7 +13,7 @@ import pytest
 from figures import measured
 from served_nodes import Served
 
-from deployments.deadlines import DRAIN_START_VARIABLE
+from deployments.ray.time_limits import DRAIN_START_VARIABLE
 
 
 def test_a_rolling_upgrade_fails_no_request(served: Served) -> None:

@@ -32,7 +32,7 @@ from cluster.program import node
 from cluster.program import program as programs
 from cluster.program.eager import PRECISION
 from cluster.tensors import TensorSpec
-from deployments.model import ModelReplica
+from deployments.model.replica import ModelReplica
 from deployments.shards.actor import ShardActor, ShardSpec
 
 GRAPH = "programs/exported.pt2"

@@ -16,7 +16,7 @@ import pytest
 from http_client import Raw, ask
 from PIL import Image
 
-from deployments.images import LARGE_AT_ONCE
+from deployments.model.images import LARGE_AT_ONCE
 
 Change = Callable[[dict[str, Any]], object]
 

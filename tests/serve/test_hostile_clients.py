@@ -10,8 +10,8 @@ import pytest
 from http_client import Answer, Raw, ask
 from prometheus import requests, wait_for
 
-from deployments.haproxy import BUFFER_BYTES
-from deployments.pace import PATIENCE_S
+from deployments.http.body_rate import PATIENCE_S
+from deployments.ray.haproxy import BUFFER_BYTES
 
 HUGE = 10 * 2**30
 BEGUN = bytes(BUFFER_BYTES)

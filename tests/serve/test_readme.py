@@ -13,8 +13,8 @@ from cluster.config.base import parse
 from cluster.config.clients import Clients
 from cluster.config.recipe import Recipe
 from cluster.errors import ConfigError
-from deployments import serve_config
 from deployments.cli.main import parser
+from deployments.config import serve_config
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

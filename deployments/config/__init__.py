@@ -1,0 +1,1 @@
+"""Serve configs, checked before a cluster starts."""

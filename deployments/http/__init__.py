@@ -1,0 +1,1 @@
+"""What stands between HAProxy and an application: guard, keys, headers, bodies, error shape."""

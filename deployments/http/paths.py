@@ -1,0 +1,145 @@
+"""The HTTP paths of one model, or of a route, below /v2/models/NAME.
+
+POST /infer  /predict     see model/infer.py; a route has no /predict
+GET  ""  /ready           metadata, readiness
+GET  /docs  /openapi.json
+and the first four below /versions/VERSION, as the protocol allows
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Query, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cluster.errors import UnknownModelError
+from cluster.protocol.metadata import model_config, model_metadata
+from cluster.protocol.predict import MAX_TOP_K
+from cluster.tensors import TensorSpec
+from deployments.http import openapi
+from deployments.http.errors import Count, answer_errors, error_response, json_response
+
+TopK = Annotated[
+    int | None,
+    Query(alias="top_k", ge=1, le=MAX_TOP_K, description="Labels to answer; before the body's."),
+]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What the paths of a model, or of a route, answer with."""
+
+    name: str
+    version: str
+    platform: str
+    inputs: Sequence[TensorSpec]
+    outputs: Sequence[TensorSpec]
+    max_batch_size: int
+    infer: Callable[[Request], Awaitable[Response]]
+    predict: Callable[[Request, int | None], Awaitable[Response]] | None
+    ready: Callable[[], bool]
+    failed: Count
+
+
+class ModelApp:
+    """The application that answers for one model or route.
+
+    FastAPI's routing, dependencies and middlewares cost a request about 0.4 ms. Every path but
+    one can afford that.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._paths = _paths(endpoint)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if (
+                scope["type"] == "http"
+                and scope["method"] == "POST"
+                and scope["path"] == scope.get("root_path", "") + "/infer"
+            ):
+                await self._infer(scope, receive, send)
+            else:
+                await self._paths(scope, receive, send)
+        except asyncio.CancelledError:
+            self._endpoint.failed("cancelled")
+            raise
+
+    async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            response = await self._endpoint.infer(Request(scope, receive))
+        except Exception as error:  # noqa: BLE001 - answered, and logged if it is ours
+            response = error_response(error, self._endpoint.failed)
+        await response(scope, receive, send)
+
+
+def _paths(endpoint: Endpoint) -> FastAPI:
+    """Every path of the model, /infer among them for its versions and for the OpenAPI page."""
+    name, version, predicted = endpoint.name, endpoint.version, endpoint.predict
+
+    async def infer(request: Request) -> Response:
+        return await endpoint.infer(request)
+
+    async def ready() -> Response:
+        is_ready = endpoint.ready()
+        return json_response({"name": name, "ready": is_ready}, 200 if is_ready else 503)
+
+    async def metadata() -> Response:
+        return json_response(
+            model_metadata(name, [version], endpoint.platform, endpoint.inputs, endpoint.outputs)
+        )
+
+    async def config() -> Response:
+        return json_response(
+            model_config(
+                name, endpoint.platform, endpoint.max_batch_size, endpoint.inputs, endpoint.outputs
+            )
+        )
+
+    def served(version: str) -> None:
+        if version != endpoint.version:
+            raise UnknownModelError(
+                f"model {name} has no version {version!r:.80}, only {endpoint.version!r}"
+            )
+
+    app = FastAPI(title=f"Headrace model {name}", version=version, responses=openapi.ERRORS)
+    for prefix, checks in (("", []), ("/versions/{version}", [Depends(served)])):
+        add = app.add_api_route
+        add(f"{prefix}/infer", infer, methods=["POST"], dependencies=checks,
+            summary="Tensors in, tensors out", openapi_extra=openapi.INFER)  # fmt: skip
+        if predicted is not None:
+            add(f"{prefix}/predict", _predict(predicted), methods=["POST"], dependencies=checks,
+                summary="The likeliest labels", openapi_extra=openapi.PREDICT)  # fmt: skip
+        add(f"{prefix}/ready", ready, dependencies=checks, summary="Whether the model answers")
+        add(f"{prefix}/config", config, dependencies=checks, summary="Triton's configuration")
+        add(prefix or "/", metadata, dependencies=checks, summary="Inputs, outputs, versions")
+    app.add_middleware(BarePrefix)
+    answer_errors(app, endpoint.failed)
+    return app
+
+
+def _predict(
+    answer: Callable[[Request, int | None], Awaitable[Response]],
+) -> Callable[..., Awaitable[Response]]:
+    async def predict(request: Request, k: TopK = None) -> Response:
+        return await answer(request, k)
+
+    return predict
+
+
+class BarePrefix:
+    """Lets the route prefix itself reach the path ``/``: routers match nothing on no path."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == scope.get("root_path"):
+            scope["path"] += "/"
+        await self._app(scope, receive, send)

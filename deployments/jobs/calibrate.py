@@ -1,0 +1,125 @@
+"""Calibrating a cascade: its targets' programs, run here on labelled samples.
+
+route → targets → artifacts → probabilities of the validation samples → threshold
+                            → probabilities of the held-out samples → what it really reaches
+                            → the store, under a key of the artifacts themselves
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from cluster.artifact.artifact import TOKENIZER
+from cluster.artifact.store import open_store
+from cluster.config.recipe import Recipe
+from cluster.config.routing import Cascade
+from cluster.config.sources import DataSource
+from cluster.data import PreparedSamples, load_data
+from cluster.data.samples import Samples
+from cluster.errors import ConfigError
+from cluster.program import program as programs
+from cluster.progress import Print
+from cluster.routing.calibration import Calibration, Goal, figures, smallest_threshold
+from cluster.routing.ensemble import mean, probabilities, vote
+from deployments.router.thresholds import Targets, calibration_key
+
+_BATCH = 8
+"""Items per run while scores are taken, as far as the model takes so many."""
+
+
+def calibrate(
+    cascade: Cascade, targets: Targets, goal: Goal, data: DataSource | None, store: str | None,
+    report: Print,
+) -> Calibration:  # fmt: skip
+    """Find the cascade's threshold, keep it in the store, and say what it reaches.
+
+    ``data``: None takes that of the recipe of the first target's artifact. Raises ConfigError if
+    no threshold reaches the goal, SourceError for data that does not fit the models.
+    """
+    key = calibration_key(cascade, targets)
+    first = _first_model(targets, cascade.targets[0].target)
+    recipe = Recipe.model_validate(targets.artifact(first).manifest.recipe)
+    loaded = load_data(data or recipe.data, recipe.seed)
+    names = [target.target for target in cascade.targets]
+    chosen_by = _Scores(targets, loaded.validation, loaded.labels, report)
+    judged_by = _Scores(targets, loaded.test, loaded.labels, report)
+    scores, labels = [chosen_by.of(name) for name in names], loaded.validation.labels
+    item_ms = [chosen_by.item_ms(name) for name in names]
+    threshold = smallest_threshold(scores, labels, goal, item_ms)
+    held_out = [judged_by.of(name) for name in names]
+    found = Calibration(
+        targets=tuple(targets.identity(name) for name in names),
+        goal=str(goal),
+        thresholds=(threshold,) * (len(names) - 1),
+        chosen_on=figures(scores, labels, threshold, item_ms),
+        held_out=figures(held_out, loaded.test.labels, threshold, item_ms),
+    )
+    open_store(store).keep_calibration(key, found.model_dump_json(indent=1).encode())
+    return found
+
+
+def _first_model(targets: Targets, name: str) -> str:
+    while name not in targets.models:
+        name = targets.combining(name).targets[0].target
+    return name
+
+
+class _Scores:
+    """The targets' probabilities of some samples, each model's computed once."""
+
+    def __init__(
+        self, targets: Targets, samples: Samples, labels: tuple[str, ...], report: Print
+    ) -> None:
+        self._targets = targets
+        self._samples = samples
+        self._labels = labels
+        self._report = report
+        self._found: dict[str, np.ndarray] = {}
+        self._item_ms: dict[str, float] = {}
+
+    def of(self, name: str) -> np.ndarray:
+        """Probabilities ``[samples, labels]`` of a model or a combining route."""
+        if name not in self._found:
+            if name in self._targets.models:
+                self._found[name] = self._run(name)
+            else:
+                route = self._targets.combining(name)
+                combine = mean if route.combine == "mean" else vote
+                answers = [self.of(target.target) for target in route.targets]
+                self._found[name] = combine(answers, [t.weight for t in route.targets])
+        return self._found[name]
+
+    def item_ms(self, name: str) -> float:
+        """What computing one item costs, all models of a route together."""
+        if name in self._targets.models:
+            self.of(name)
+            return self._item_ms[name]
+        route = self._targets.combining(name)
+        return sum(self.item_ms(target.target) for target in route.targets)
+
+    def _run(self, name: str) -> np.ndarray:
+        artifact = self._targets.artifact(name)
+        manifest, args = artifact.manifest, self._targets.models[name]
+        if manifest.labels != self._labels:
+            raise ConfigError(
+                f"{name} tells {len(manifest.labels)} labels apart, the data has "
+                f"{len(self._labels)}, or others; give --data with the model's labels"
+            )
+        program = programs.load(artifact, args.compute_threads)
+        tokenizer = artifact.file(TOKENIZER).read_bytes() if manifest.text is not None else None
+        prepared = PreparedSamples(
+            self._samples, manifest.inputs, manifest.image or manifest.text, tokenizer
+        )
+        size = min(_BATCH, args.batching.max_batch_size)
+        program.run([spec.zeros(size) for spec in manifest.inputs])  # sets up its kernels
+        found, spent_s = [], 0.0
+        for start in range(0, len(prepared), size):
+            arrays, _ = prepared.batch(range(start, min(start + size, len(prepared))))
+            begun = time.perf_counter()
+            found.append(program.run(arrays)[0])
+            spent_s += time.perf_counter() - begun
+        self._item_ms[name] = spent_s / len(prepared) * 1e3
+        self._report(f"{name}: {len(prepared)} samples, {self._item_ms[name]:.2f} ms each")
+        return probabilities(np.concatenate(found))

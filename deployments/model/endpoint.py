@@ -1,0 +1,25 @@
+"""The endpoint of a model: its metadata and the functions that answer its paths."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from deployments.http.paths import Endpoint
+from deployments.model import infer
+from deployments.model.infer import Model
+
+
+def of_model(model: Model) -> Endpoint:
+    """The endpoint of a model in this replica."""
+    return Endpoint(
+        name=model.name,
+        version=model.version,
+        platform=model.platform,
+        inputs=model.manifest.inputs,
+        outputs=model.manifest.outputs,
+        max_batch_size=model.max_batch_size,
+        infer=partial(infer.infer, model),
+        predict=partial(infer.predict, model),
+        ready=lambda: True,  # a replica that is not has no port yet
+        failed=model.metrics.failed,
+    )

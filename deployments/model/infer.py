@@ -1,0 +1,169 @@
+"""Answering one request of a model: body → arrays → batcher → answer body.
+
+infer    body → decode_infer → submit → encode_infer                    for programs
+predict  image | JSON → decode, preprocess → submit → top_k, or vector   for people
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from fastapi import Request
+from starlette.responses import Response
+
+from cluster.artifact.manifest import Manifest
+from cluster.config.serving import Limits
+from cluster.errors import PayloadTooLargeError, RequestError, UnsupportedMediaTypeError
+from cluster.preprocess import TextEncoder
+from cluster.protocol.answer import encode_infer
+from cluster.protocol.indices import check_indices
+from cluster.protocol.infer import HEADER_LENGTH, decode_infer, parse_header_length
+from cluster.protocol.predict import (
+    DEFAULT_TOP_K,
+    PredictRequest,
+    decode_predict,
+    item_array,
+    top_k,
+)
+from cluster.runtime.batcher import Answer
+from cluster.runtime.priority_queue import Priority
+from deployments.http import tracing
+from deployments.http.body import read_body
+from deployments.http.errors import json_response
+from deployments.http.headers import SERVER_TIMING
+from deployments.http.request import content_type, priority_of, require_tensors
+from deployments.http.server_timing import server_timing
+from deployments.model.images import read_image
+from deployments.model.metrics import ModelMetrics
+
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What answering needs of the replica."""
+
+    name: str
+    version: str
+    platform: str
+    manifest: Manifest
+    max_batch_size: int
+    limits: Limits
+    text_encoder: TextEncoder | None
+    submit: Callable[[Sequence[np.ndarray], Priority], Awaitable[Answer]]
+    metrics: ModelMetrics
+
+
+async def infer(model: Model, request: Request) -> Response:
+    """Open Inference Protocol: JSON or binary tensors in, the same out."""
+    require_tensors(request)
+    priority = priority_of(request)
+    body = await read_body(request, model.limits.body_bytes)
+    started = time.perf_counter()
+    manifest = model.manifest
+    header_length = parse_header_length(request.headers.get(HEADER_LENGTH))
+    decoded = decode_infer(
+        body, header_length, manifest.inputs, manifest.outputs, model.limits.json_bytes
+    )
+    check_indices(decoded.arrays, manifest.inputs, manifest.index_limits)
+    preprocess_s = time.perf_counter() - started
+    answer = await model.submit(decoded.arrays, priority)
+    started = time.perf_counter()
+    encoded = encode_infer(model.name, model.version, decoded, answer.outputs, manifest.outputs)
+    encode_s = time.perf_counter() - started
+    model.metrics.answered(answer, preprocess_s, encode_s)
+    timing = _timing(answer, preprocess_s, encode_s)
+    return Response(encoded.body, headers={**encoded.headers, **timing})
+
+
+async def predict(model: Model, request: Request, k: int | None) -> Response:
+    """The likeliest labels for one image file, or for one item in JSON.
+
+    ``k``: how many, as the URL asks; None leaves it to the body.
+    """
+    kind = content_type(request)
+    if kind != "application/json" and kind not in IMAGE_TYPES:
+        raise UnsupportedMediaTypeError(
+            f"Content-Type is {kind!r:.60}, /predict reads {', '.join(IMAGE_TYPES)} or "
+            "application/json"
+        )
+    priority = priority_of(request)
+    body = bytes(await read_body(request, model.limits.body_bytes))
+    started = time.perf_counter()
+    if kind in IMAGE_TYPES:
+        wanted = PredictRequest(image=body, text=None, inputs=None, top_k=DEFAULT_TOP_K)
+    else:
+        wanted = decode_predict(body, model.limits.json_bytes)
+    if k is not None:
+        wanted = replace(wanted, top_k=k)
+    arrays = await _preprocess(model, wanted)
+    preprocess_s = time.perf_counter() - started
+    answer = await model.submit(arrays, priority)
+    started = time.perf_counter()
+    output = answer.outputs[0][0]
+    if model.manifest.labels:
+        said = {"predictions": top_k(output, model.manifest.labels, wanted.top_k)}
+    else:  # an embedding
+        said = {model.manifest.outputs[0].name: output.tolist()}
+    response = json_response({"model_name": model.name, **said})
+    encode_s = time.perf_counter() - started
+    response.headers.update(_timing(answer, preprocess_s, encode_s))
+    model.metrics.answered(answer, preprocess_s, encode_s)
+    return response
+
+
+def _timing(answer: Answer, preprocess_s: float, encode_s: float) -> dict[str, str]:
+    """The answer's header that says where its time went; the same as spans."""
+    seconds = {
+        "preprocess": preprocess_s,
+        "queue": answer.queue_s,
+        "compute": answer.compute_s,
+        **{f"compute.stage-{number}": each for number, each in enumerate(answer.stage_s)},
+        "encode": encode_s,
+    }
+    ms = {name: each * 1e3 for name, each in seconds.items()}
+    tracing.phases(ms)
+    return {SERVER_TIMING: server_timing(ms)}
+
+
+async def _preprocess(model: Model, wanted: PredictRequest) -> list[np.ndarray]:
+    """The input arrays ``[1, ...]`` for one item.
+
+    Pixels are decoded and texts are cut up in threads: large ones would hold up every other
+    request. JSON is not, so that what was parsed of one request is gone before the next one's.
+    """
+    manifest = model.manifest
+    if wanted.image is not None:
+        if manifest.image is None:
+            raise RequestError(f"model {model.name} takes {_takes(manifest)}, got an image")
+        image = await read_image(wanted.image, manifest.image, model.limits.image_pixels)
+        return [image[None]]
+    if wanted.text is not None:
+        if model.text_encoder is None:
+            raise RequestError(f"model {model.name} takes {_takes(manifest)}, got a text")
+        size, limit = len(wanted.text.encode()), model.limits.text_bytes
+        if size > limit:  # it would be tokenized whole before it is cut to the model's length
+            raise PayloadTooLargeError(
+                f"the text is {size} bytes, this model reads at most {limit}"
+            )
+        encoded = await asyncio.to_thread(model.text_encoder, wanted.text)
+        return [encoded[spec.name][None] for spec in manifest.inputs]
+    if len(manifest.inputs) != 1:
+        raise RequestError(
+            f"model {model.name} has {len(manifest.inputs)} inputs; send them to /infer"
+        )
+    arrays = [item_array(wanted.inputs, manifest.inputs[0])]
+    check_indices(arrays, manifest.inputs, manifest.index_limits)
+    return arrays
+
+
+def _takes(manifest: Manifest) -> str:
+    if manifest.image is not None:
+        return "an image file or {'image': base64}"
+    if manifest.text is not None:
+        return "{'text': ...}"
+    return "{'inputs': ...}"

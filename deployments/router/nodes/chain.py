@@ -1,0 +1,57 @@
+"""A chain: what one target answers, the next one is asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from cluster.config.routing import Chain
+from cluster.routing.branches import Ended
+from cluster.routing.contracts import Contract, links
+from deployments.router.call import Call, Items, NoAnswerError, Node, Reply, Report
+
+
+class ChainNode:
+    """See :class:`deployments.router.call.Node`."""
+
+    def __init__(self, route: Chain, contract: Contract, targets: Sequence[Node]) -> None:
+        self.name = route.name
+        self.contract = contract
+        names = [target.target for target in route.targets]
+        taken = [
+            links(route.name, names[index : index + 2], before.contract, after.contract)
+            for index, (before, after) in enumerate(pairwise(targets))
+        ]
+        self._links = [*zip(route.targets, targets, (None, *taken), strict=True)]
+
+    @property
+    def there(self) -> bool:
+        """Whether all of its targets are."""
+        return all(node.there for _, node, _ in self._links)
+
+    async def answer(self, items: Items, call: Call) -> Reply:
+        """See :meth:`deployments.router.call.Node.answer`."""
+        reports: list[Report] = []
+        reply = Reply(items.arrays)
+        partial = False
+        for target, node, taken in self._links:
+            if taken is not None:
+                if reply.missing:
+                    gone = ", ".join(sorted(reply.missing))
+                    raise NoAnswerError(502, f"nothing to ask {node.name} with: no {gone}", reports)
+                items = Items([reply.outputs[position] for position in taken])
+            started = time.monotonic()
+            try:
+                reply = await node.answer(items, call.within(target.timeout_s))
+            except NoAnswerError as error:
+                ms = (time.monotonic() - started) * 1e3
+                report = Report(target.target, error.ended, ms, str(error), {}, error.reports)
+                raise NoAnswerError(error.http_status, str(error), (*reports, report)) from None
+            ms = (time.monotonic() - started) * 1e3
+            reports.append(
+                Report(target.target, Ended.ANSWERED, ms, None, reply.timing, reply.reports)
+            )
+            partial = partial or reply.partial
+        return replace(reply, reports=tuple(reports), timing={}, partial=partial)

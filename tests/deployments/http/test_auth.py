@@ -1,0 +1,387 @@
+"""Who may come in, at the door itself: keys, rights, quotas, and a file that changes."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import os
+import subprocess
+import sys
+import traceback
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.types import Message, Receive, Scope, Send
+
+from cluster.config.clients import Client
+from cluster.errors import ConfigError
+from cluster.routing.quota import Bucket, take
+from deployments.http import auth
+from deployments.http.auth import FILE_VARIABLE, VARIABLE, ApiKeys, Keys, configured
+from deployments.http.quotas import Quotas
+
+WEB, NIGHT, SLOW = "web-key-0123456789", "night-key-0123456789", "slow-key-0123456789"
+CLIENTS = [
+    {"name": "web", "key": WEB},
+    {
+        "name": "night",
+        "key_sha256": sha256(NIGHT.encode()).hexdigest(),
+        "models": ["digits", "cifar-*"],
+    },
+    {"name": "slow", "key": SLOW, "requests_per_s": 0.5, "burst": 2},
+]
+ROUTER = "what-the-router-says"
+INFER = "/v2/models/digits/infer"
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "keys.yaml"
+    path.write_text(yaml.safe_dump({"clients": CLIENTS}))
+    monkeypatch.setenv(FILE_VARIABLE, str(path))
+    return path
+
+
+@pytest.fixture
+def keys(file: Path) -> Keys:
+    found = configured()
+    assert found is not None
+    return found
+
+
+Door = Any
+
+
+@pytest.fixture
+def ask(keys: Keys, tmp_path: Path) -> Door:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        names = [name.decode() for name, _ in scope["headers"]]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps(names).encode()})
+
+    door = ApiKeys(app, keys, Quotas(tmp_path / "quotas"), ROUTER)
+
+    def one(path: str, method: str = "POST", **headers: str) -> tuple[int, dict[str, str], Any]:
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        scope = {"type": "http", "method": method, "path": path, "headers": raw}
+        asyncio.run(door(scope, None, send))  # type: ignore[arg-type]
+        found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        return sent[0]["status"], found, json.loads(sent[1]["body"])
+
+    return one
+
+
+def test_a_key_opens_in_either_header(ask: Door) -> None:
+    assert ask(INFER, authorization=f"Bearer {WEB}")[0] == 200
+    assert ask(INFER, authorization=f"bearer  {WEB} ")[0] == 200
+    assert ask(INFER, x_api_key=NIGHT)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Bearer "},
+        {"authorization": f"Basic {WEB}"},
+        {"authorization": "Bearer wrong-key-0123456789"},
+        {"authorization": f"Bearer {sha256(NIGHT.encode()).hexdigest()}"},
+        {"x_api_key": WEB[:-1]},
+        {"x_headrace_router": "guessed"},
+    ],
+)
+def test_anything_else_is_401(ask: Door, headers: dict[str, str]) -> None:
+    for path, method in (
+        (INFER, "POST"),
+        ("/v2/models", "GET"),
+        ("/v2/health/livex", "GET"),
+        ("/-/routes", "GET"),
+        ("/-/healthz/..", "GET"),
+    ):
+        status, sent, body = ask(path, method, **headers)
+        assert (status, sent["www-authenticate"]) == (401, "Bearer")
+        assert list(body) == ["error"]
+        assert WEB not in body["error"]
+
+
+def test_a_key_is_for_its_models(ask: Door) -> None:
+    for model, status in (("digits", 200), ("cifar-10", 200), ("secret", 403)):
+        assert ask(f"/v2/models/{model}/infer", x_api_key=NIGHT)[0] == status
+        assert ask(f"/v2/models/{model}", "GET", x_api_key=NIGHT)[0] == status
+    assert ask("/v2/shadow/secret", "GET", x_api_key=NIGHT)[0] == 403
+    assert "night is not for secret" in ask("/v2/models/secret/infer", x_api_key=NIGHT)[2]["error"]
+    assert ask("/v2/models", "GET", x_api_key=NIGHT)[0] == 200
+
+
+def test_probes_need_no_key(ask: Door) -> None:
+    for path in ("/v2/health/live", "/v2/health/ready", "/-/healthz"):
+        assert ask(path, "GET")[0] == 200
+
+
+def test_a_quota_counts_inferences_alone(ask: Door) -> None:
+    for _ in range(5):
+        assert ask("/v2/models/digits", "GET", x_api_key=SLOW)[0] == 200
+    assert [ask(INFER, x_api_key=SLOW)[0] for _ in range(3)] == [200, 200, 429]
+    status, headers, body = ask("/v2/models/digits/versions/1/predict", x_api_key=SLOW)
+    assert status == 429
+    assert 1 <= int(headers["retry-after"]) <= 2
+    assert "slow may ask 0.5 times per second" in body["error"]
+    assert ask(INFER, x_api_key=WEB)[0] == 200
+
+
+def test_a_router_comes_in_uncounted(ask: Door, keys: Keys) -> None:
+    for _ in range(4):
+        assert ask(INFER, x_headrace_router=ROUTER)[0] == 200
+
+
+def test_only_a_router_names_memory_to_read(ask: Door) -> None:
+    assert "x-headrace-body" in ask(INFER, x_headrace_router=ROUTER, x_headrace_body="1:2")[2]
+    assert ask(INFER, x_api_key=WEB, x_headrace_body="1:2")[2] == ["x-api-key"]
+
+
+def test_no_client_can_make_the_routers_key_from_what_it_knows(ask: Door, keys: Keys) -> None:
+    digests = b"".join(sorted(client.digest for client in keys._clients))
+    for key in (b"headrace router", sha256(ROUTER.encode()).digest(), WEB.encode()):
+        made = hmac.new(digests, key, sha256).hexdigest()
+        assert ask(INFER, x_headrace_router=made)[0] == 401
+
+
+def test_a_changed_file_is_read_again_and_a_broken_one_is_not(
+    ask: Door, keys: Keys, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "LOOK_AGAIN_S", 0.0)
+    new = "another-key-0123456789"
+    file.write_text(yaml.safe_dump({"clients": [{"name": "web", "key": new}]}))
+    os.utime(file, (1, 1))
+    assert ask(INFER, x_api_key=WEB)[0] == 401
+    assert ask(INFER, x_api_key=new)[0] == 200
+    file.write_text("clients: [")
+    os.utime(file, (2, 2))
+    assert ask(INFER, x_api_key=new)[0] == 200
+    file.unlink()
+    assert ask(INFER, x_api_key=new)[0] == 200
+
+
+def test_the_environment_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert configured() is None
+    monkeypatch.setenv(VARIABLE, "clients: [{name: web, key: 0123456789abcdef}]")
+    found = configured()
+    assert found is not None
+    client = found.find("0123456789abcdef")
+    assert client is not None
+    assert client.name == "web"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("clients: []", "clients: .*at least 1"),
+        ("clients: [{name: a}]", r"clients\[0\]: give key or key_sha256; got neither"),
+        ("clients: [{name: a, key: short}]", "at least 16 characters"),
+        ("clients: [{name: a, key: 0123456789abcdef, burst: 3}]", "burst goes with requests_per_s"),
+        (
+            "clients: [{name: a, key: 0123456789abcdef}, {name: a, key: 0123456789abcdeX}]",
+            r"clients\[0\] and clients\[1\] have the same name",
+        ),
+        (
+            "clients: [{name: a, key: 0123456789abcdef}, {name: b, key: 0123456789abcdef}]",
+            r"clients\[0\] and clients\[1\] have the same key",
+        ),
+        # No header could carry them, so they would never open anything.
+        ("clients: [{name: a, key: 'schlüssel-schlüssel'}]", "no header could carry this one"),
+        ("clients: [{name: a, key: '0123456789abcdef '}]", "no header could carry this one"),
+        ("clients: [{name: a, key: '                '}]", "no header could carry this one"),
+        ('clients: [{name: a, key: "0123456789abcdef\\n"}]', "no header could carry this one"),
+        ('clients: [{name: a, key: "0123456789\\0abcdef"}]', "no header could carry this one"),
+        ("clients: [", "not valid YAML"),
+        ("clients: []\nclients: []", "not valid YAML: line 2, column 1: a key is given twice"),
+        ("clients: " + "[" * 20_000, "lie too deep in each other"),
+        ("clients: [{name: 2024-13-45}]", "not valid YAML: line 1, column 18"),
+        ("web", "expected a mapping"),
+    ],
+)
+def test_wrong_keys_close_the_server(
+    monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.setenv(VARIABLE, text)
+    with pytest.raises(ConfigError, match=message):
+        configured()
+
+
+SHOWING = [
+    "clients: [{name: a, key: hunter2}]",
+    "clients: [{name: a, kye: hunter2}]",
+    "clients: [{name: a, key:hunter2}]",
+    "clients: [{hunter2: a}]",
+    "hunter2: []",
+    "clients: [{name: hunter2}]",
+    "clients: [{name: hunter2, key: short}]",
+    "clients: [{name: hunter2, kye: short}]",
+    "clients: [{name: 'a hunter2', key: 0123456789abcdef}]",
+    "clients: [{name: a, key: 'hunter2 hunter2 hunter2'}]",
+    "clients: [{name: a, key: 'hunter2-\u00fc-hunter2'}]",
+    "clients: [{name: a, key_sha256: hunter2}]",
+    "clients: [{name: a, key: hunter2-hunter2-hunter2, requests_per_s: hunter2}]",
+    "clients: hunter2",
+    "clients: [hunter2]",
+    "clients: [hunter2",
+    "clients: [{name: a, key: hunter2-hunter2-hunter2",
+    "clients: [{name: a, key: hunter2-hunter2-hunter2}, {name: a, key: hunter2-hunter2-hunter2}]",
+    "clients: [{name: a, hunter2: 1, hunter2: 2}]",
+    'clients:\n- name: a\n  key: "hunter2-hunter2-hunter2\n- name: b\n',
+    "clients:\n- name: a\n\tkey: hunter2\n",
+    "clients:\n- name: a\n  key:hunter2\n",
+    "clients: [{name: a, key: *hunter2}]",
+    "clients: [{name: a, key: !hunter2 b}]",
+    "clients: [{name: a, key: @hunter2}]",
+    "clients: [{name: a, key: %hunter2}]",
+    "clients: [{name: a, key: !!int hunter2}]",
+    "clients: [{name: a, key: !!bool hunter2}]",
+    "clients: [{name: a, key: hunter2\x01}]",
+    "? [hunter2]\n: 1",
+]
+
+
+@pytest.mark.parametrize("text", SHOWING)
+@pytest.mark.parametrize("by_file", [True, False])
+def test_no_error_shows_a_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, by_file: bool
+) -> None:
+    if by_file:
+        (tmp_path / "keys.yaml").write_text(text)
+        monkeypatch.setenv(FILE_VARIABLE, str(tmp_path / "keys.yaml"))
+    else:
+        monkeypatch.setenv(VARIABLE, text)
+    with pytest.raises(ConfigError) as error:
+        configured()
+    assert "hunter2" not in "".join(traceback.format_exception(error.value))
+
+
+@pytest.mark.parametrize("text", SHOWING)
+def test_no_log_shows_a_key(
+    keys: Keys, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    text: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(auth, "LOOK_AGAIN_S", 0.0)
+    file.write_text(text)
+    os.utime(file, (1, 1))
+    with caplog.at_level(logging.ERROR, "ray.serve"):
+        for _ in range(3):
+            keys.refresh()
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "the API keys stay as they were"  # once, and not at every request
+    ]
+    assert "hunter2" not in caplog.text
+    assert keys.find(WEB) is not None
+
+
+def test_both_sources_or_a_missing_file_are_refused(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "clients: []")
+    with pytest.raises(ConfigError, match="are both set"):
+        configured()
+    monkeypatch.delenv(VARIABLE)
+    file.unlink()
+    with pytest.raises(ConfigError, match="No such file"):
+        configured()
+    file.mkdir()
+    with pytest.raises(ConfigError, match=f"{FILE_VARIABLE}={file}: expected a file, got a dir"):
+        configured()
+    monkeypatch.setenv(FILE_VARIABLE, "/dev/null")
+    with pytest.raises(ConfigError, match="/dev/null: expected a file, got a device"):
+        configured()
+
+
+def test_a_relative_path_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    monkeypatch.setenv(FILE_VARIABLE, file.name)
+    with pytest.raises(ConfigError, match=f"keys.yaml: expected an absolute path.*give {file}"):
+        configured()
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o440, 0o644])
+def test_a_secret_of_kubernetes_holds_the_keys(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    """Links into a directory of this version, which a change of the Secret replaces."""
+    secret = tmp_path / "secret"
+    secret.mkdir()
+
+    def mounted(version: str, text: str) -> None:
+        (secret / version).mkdir()
+        (secret / version / "keys.yaml").write_text(text)
+        (secret / version / "keys.yaml").chmod(mode)
+        os.utime(secret / version / "keys.yaml", (len(version), len(version)))
+        (secret / "..new").symlink_to(version)
+        (secret / "..new").replace(secret / "..data")
+
+    mounted("..1", file.read_text())
+    (secret / "keys.yaml").symlink_to("..data/keys.yaml")
+    monkeypatch.setenv(FILE_VARIABLE, str(secret / "keys.yaml"))
+    monkeypatch.setattr(auth, "LOOK_AGAIN_S", 0.0)
+    found = configured()
+    assert found is not None
+    assert found.find(WEB) is not None
+    mounted("..22", "clients: [{name: new, key: a-key-that-came-later}]")
+    found.refresh()
+    assert found.find(WEB) is None
+    assert found.find("a-key-that-came-later") is not None
+
+
+@given(
+    rate=st.floats(0.1, 100),
+    most=st.integers(1, 20),
+    pauses=st.lists(st.floats(0, 3), max_size=60),
+)
+def test_never_more_than_the_rate_and_the_burst(
+    rate: float, most: int, pauses: list[float]
+) -> None:
+    bucket: Bucket | None = None
+    now, passed = 0.0, 0
+    for pause in pauses:
+        now += pause
+        taken = take(bucket, rate, most, now)
+        passed += taken.wait_s == 0
+        bucket = taken.bucket
+        assert bucket.tokens >= 0
+        assert passed <= most + rate * now + 1e-6
+        if taken.wait_s:
+            # As long as it says, and the next one passes.
+            assert take(bucket, rate, most, now + taken.wait_s + 1e-6).wait_s == 0
+
+
+PROCESS = """
+import sys
+from pathlib import Path
+from cluster.config.clients import Client
+from deployments.http.quotas import Quotas
+quotas = Quotas(Path(sys.argv[1]))
+client = Client(name="a", key="0123456789abcdef", requests_per_s=0.001, burst=300)
+print(sum(quotas.take(client) == 0 for _ in range(200)))
+"""
+
+
+def test_processes_of_a_node_share_a_quota(tmp_path: Path) -> None:
+    run = [sys.executable, "-c", PROCESS, str(tmp_path / "quotas")]
+    processes = [subprocess.Popen(run, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    passed = [int(process.communicate(timeout=60)[0]) for process in processes]
+    assert sum(passed) == 300
+    assert (tmp_path / "quotas").stat().st_mode & 0o077 == 0
+
+
+def test_a_client_without_a_quota_is_not_counted(tmp_path: Path) -> None:
+    quotas = Quotas(tmp_path / "quotas")
+    assert quotas.take(Client(name="a", key="0123456789abcdef")) == 0
+    assert not (tmp_path / "quotas").exists()

@@ -1,0 +1,490 @@
+"""RequestGuard around a bare ASGI app: what it refuses, what it changes, what it leaves alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass, field
+
+import pytest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cluster.errors import ConfigError
+from deployments.http import body_rate, deadline, headers
+from deployments.http.guard import RequestGuard, middlewares
+from deployments.ray.time_limits import MAX_REQUEST_TIMEOUT_S, MAX_REQUEST_TIMEOUT_VARIABLE
+
+DEADLINE = headers.DEADLINE.encode()
+ID: tuple[bytes, bytes] = (b"x-request-id", b"r-1")
+Header = tuple[bytes, bytes]
+
+
+@dataclass
+class Exchange:
+    """What an app got to see of one request, and what left the guard for it."""
+
+    scope: Scope | None = None
+    sent: list[Message] = field(default_factory=list)
+
+    @property
+    def status(self) -> int:
+        return int(self.sent[0]["status"])
+
+    @property
+    def headers(self) -> list[Header]:
+        return list(self.sent[0]["headers"])
+
+    @property
+    def error(self) -> str:
+        """The sentence of a JSON error, after checking that its headers fit its body."""
+        (body,) = [message["body"] for message in self.sent[1:]]
+        headers = dict(self.headers)
+        assert len(headers) == len(self.headers), "a header was sent twice"
+        assert headers[b"content-type"] == b"application/json"
+        assert headers[b"content-length"] == str(len(body)).encode()
+        document = json.loads(body)
+        assert list(document) == ["error"]
+        return str(document["error"])
+
+    @property
+    def deadlines(self) -> list[bytes]:
+        assert self.scope is not None
+        return [value for name, value in self.scope["headers"] if name == DEADLINE]
+
+
+def exchange(
+    app: ASGIApp, *headers: Header, kind: str = "http", max_timeout_s: float = 5
+) -> Exchange:
+    seen = Exchange()
+
+    async def observed(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.scope = scope
+        await app(scope, receive, send)
+
+    async def send(message: Message) -> None:
+        seen.sent.append(message)
+
+    async def run() -> None:
+        guard = RequestGuard(observed, max_timeout_s)
+        await guard(scope, Connection(b"").receive, send)
+
+    scope: Scope = {"type": kind, "headers": list(headers)}
+    asyncio.run(run())
+    return seen
+
+
+def answer(status: int, headers: list[Header], *parts: bytes) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        for number, part in enumerate(parts, 1):
+            more = number < len(parts)
+            await send({"type": "http.response.body", "body": part, "more_body": more})
+
+    return app
+
+
+OK = answer(200, [], b"")
+TEXT: Header = (b"content-type", b"text/plain; charset=utf-8")
+
+
+@pytest.mark.parametrize(
+    ("header", "shown"),
+    [
+        ((b"x-request-id", b"\xff"), "x-request-id"),
+        ((DEADLINE, b"\xc3"), headers.DEADLINE),
+        ((b"x-n\xffte", b"1"), r"x-n\\xffte"),
+    ],
+)
+def test_a_header_that_is_not_utf8_is_refused_by_name(header: Header, shown: str) -> None:
+    seen = exchange(OK, (b"host", b"x"), header)
+    assert seen.scope is None  # the app never saw it
+    assert seen.status == 400
+    assert seen.error == f"header '{shown}' is not valid UTF-8; send it as UTF-8 text"
+
+
+def test_utf8_beyond_ascii_passes() -> None:
+    header = (b"x-note", "Zürich".encode())
+    seen = exchange(OK, header)
+    assert seen.status == 200
+    assert seen.scope is not None
+    assert header in seen.scope["headers"]
+
+
+def test_a_websocket_with_a_broken_header_is_closed() -> None:
+    seen = exchange(OK, (b"x-note", b"\xff"), kind="websocket")
+    assert seen.scope is None
+    assert seen.sent == [{"type": "websocket.close", "code": 1007}]
+
+
+def test_a_request_keeps_its_id_and_gets_one_if_it_has_none() -> None:
+    for given, expected in (((ID,), ID[1]), (((ID[0], b""), ID), ID[1]), ((), None)):
+        for kind in ("http", "websocket"):
+            seen = exchange(OK, *given, kind=kind)
+            assert seen.scope is not None
+            (found,) = [value for name, value in seen.scope["headers"] if name == ID[0]]
+            assert found == expected or (expected is None and len(found) == 36)
+
+
+async def never(scope: Scope, receive: Receive, send: Send) -> None:
+    """An app that does not answer."""
+    await receive()
+    await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize(
+    "asked", [b"0", b"-0.0", b"-3", b"nan", b"inf", b"-inf", b"5.001", b"1e400", b"", b"soon"]
+)
+def test_a_deadline_nobody_may_have_becomes_the_longest(asked: bytes) -> None:
+    seen = exchange(never, (DEADLINE, asked), max_timeout_s=0.05)
+    assert seen.status == 408
+    assert "within its deadline of 0.05 s" in seen.error
+
+
+def test_no_deadline_becomes_the_longest() -> None:
+    assert "deadline of 0.05 s" in exchange(never, max_timeout_s=0.05).error
+
+
+def test_a_shorter_deadline_is_kept() -> None:
+    seen = exchange(never, (DEADLINE, b"0.02"), (b"x-request-id", b"r"), max_timeout_s=30)
+    assert seen.status == 408
+    assert "within its deadline of 0.02 s" in seen.error
+
+
+def test_serve_is_told_to_leave_deadline_and_connection_to_the_guard() -> None:
+    seen = exchange(
+        OK, (DEADLINE, b"2"), (b"x-request-disconnect-disabled", b"?0"), (DEADLINE, b"9")
+    )
+    assert seen.scope is not None
+    given = [h for h in seen.scope["headers"] if h[0] not in (b"host", ID[0])]
+    assert given == [(DEADLINE, b"0"), (b"x-request-disconnect-disabled", b"?1")]
+
+
+def test_a_websocket_cannot_choose_a_deadline() -> None:
+    assert exchange(OK, (DEADLINE, b"0"), kind="websocket").deadlines == []
+
+
+def test_a_deadline_amid_an_answer_ends_it() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.sleep(60)
+
+    seen = exchange(app, max_timeout_s=0.02)
+    assert [message["type"] for message in seen.sent] == ["http.response.start"]
+
+
+async def keeps(scope: Scope, receive: Receive, send: Send) -> float:
+    """What an app does that keeps the deadline itself; until then, in seconds."""
+    given = scope[deadline.DEADLINE]
+    given.kept_by_application = True
+    return float(given.at - time.monotonic())
+
+
+def test_what_keeps_the_deadline_itself_has_its_say_however_busy_the_loop_was() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        decides_in_s = await keeps(scope, receive, send) - 0.01
+        asyncio.get_running_loop().call_later(decides_in_s / 2, time.sleep, 0.2)
+        await asyncio.sleep(decides_in_s)
+        await asyncio.sleep(0.01)  # it has more than one step to make
+        await answer(504, [(b"content-type", b"application/json")], b"{}")(scope, receive, send)
+
+    assert exchange(app, max_timeout_s=0.05).status == 504
+
+
+def test_what_says_that_it_keeps_the_deadline_and_does_not_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(deadline, "ANSWER_GRACE_S", 0.05)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await keeps(scope, receive, send)
+        await never(scope, receive, send)
+
+    started = time.monotonic()
+    seen = exchange(app, max_timeout_s=0.02)
+    assert time.monotonic() - started >= 0.07
+    assert seen.status == 408
+    assert "within its deadline of 0.02 s" in seen.error
+
+
+class Connection:
+    """A client's side: the messages it sends, then it stays until told to leave."""
+
+    def __init__(self, *bodies: bytes) -> None:
+        self._bodies = list(bodies)
+        self.left = asyncio.Event()
+        self.taken = 0
+
+    async def receive(self) -> Message:
+        if self._bodies:
+            self.taken += 1
+            body = self._bodies.pop(0)
+            return {"type": "http.request", "body": body, "more_body": bool(self._bodies)}
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+
+@dataclass
+class SlowBody:
+    """A client's side that sends a part of its body every ``every_s`` seconds; 0: never."""
+
+    every_s: float
+    part: bytes = b"x"
+    parts: int = 10**6
+
+    async def receive(self) -> Message:
+        if not self.parts:
+            await asyncio.sleep(60)
+        await asyncio.sleep(self.every_s or 60)
+        self.parts -= 1
+        return {"type": "http.request", "body": self.part, "more_body": self.parts > 0}
+
+
+def slowly(client: SlowBody, app: ASGIApp, max_timeout_s: float = 5) -> Exchange:
+    seen = Exchange()
+
+    async def send(message: Message) -> None:
+        seen.sent.append(message)
+
+    async def run() -> None:
+        scope: Scope = {"type": "http", "headers": [ID]}
+        await RequestGuard(app, max_timeout_s)(scope, client.receive, send)
+
+    asyncio.run(run())
+    return seen
+
+
+async def read_whole(scope: Scope, receive: Receive, send: Send) -> None:
+    while (await receive())["more_body"]:
+        pass
+    await OK(scope, receive, send)
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pace of 0.4 s without a byte, behind a queue 0.2 s, and a second more per 1000 bytes."""
+    monkeypatch.setattr(body_rate, "PATIENCE_S", 0.4)
+    monkeypatch.setattr(body_rate, "LEAST_PATIENCE_S", 0.2)
+    monkeypatch.setattr(body_rate, "BODY_BYTES_PER_S", 1000)
+
+
+@pytest.mark.parametrize("every_s", [0, 0.02], ids=["silent", "a byte now and then"])
+def test_a_body_that_comes_too_slowly_is_cut_off(hurried: None, every_s: float) -> None:
+    started = time.monotonic()
+    seen = slowly(SlowBody(every_s), read_whole)
+    assert 0.4 <= time.monotonic() - started < 2
+    assert seen.status == 408
+    assert seen.error.startswith("the body of request r-1 comes too slowly, ")
+    assert ID in seen.headers
+    assert (b"connection", b"close") in seen.headers  # what may still come is not read
+
+
+@pytest.mark.parametrize("every_s", [0, 0.02], ids=["silent", "a byte now and then"])
+def test_behind_a_queue_it_is_cut_off_sooner(hurried: None, every_s: float) -> None:
+    async def queued(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal taken
+        await asyncio.sleep(0.5)
+        taken = time.monotonic()
+        await read_whole(scope, receive, send)
+
+    taken = 0.0
+    seen = slowly(SlowBody(every_s), queued)
+    assert seen.status == 408
+    assert 0.2 <= time.monotonic() - taken < 0.4
+
+
+@pytest.mark.parametrize(
+    "client",
+    [SlowBody(0.05, b"x" * 100, 20), SlowBody(0.05, parts=3)],
+    ids=["long and fast enough", "short and slow"],
+)
+def test_a_body_that_comes_fast_enough_has_its_time(hurried: None, client: SlowBody) -> None:
+    assert slowly(client, read_whole).status == 200
+
+
+def test_only_the_time_counts_in_which_more_is_waited_for(hurried: None) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.5)  # in Serve's queue
+        await receive()
+        await asyncio.sleep(0.5)
+        await receive()
+        await asyncio.sleep(0.5)  # all is there, and is computed with
+        await OK(scope, receive, send)
+
+    assert slowly(SlowBody(0.01, parts=2), app).status == 200
+
+
+def test_a_loop_that_was_held_up_blames_nobody(hurried: None) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.01, time.sleep, 0.6)
+        await receive()  # comes after 0.03 s, while nobody could look
+        await OK(scope, receive, send)
+
+    assert slowly(SlowBody(0.03, parts=1), app).status == 200
+
+
+def test_a_deadline_before_the_body_is_there_closes_the_connection(hurried: None) -> None:
+    seen = slowly(SlowBody(0.01, b"x" * 100), read_whole, max_timeout_s=0.03)
+    assert seen.status == 408
+    assert "within its deadline of 0.03 s" in seen.error
+    assert (b"connection", b"close") in seen.headers
+
+
+def test_a_request_is_cancelled_when_its_client_leaves() -> None:
+    async def run() -> tuple[bool, int]:
+        client, cancelled = Connection(b""), False
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            nonlocal cancelled
+            await receive()
+            client.left.set()
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                cancelled = True
+                raise
+
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await RequestGuard(app, 30)({"type": "http", "headers": []}, client.receive, send)
+        return cancelled, len(sent)
+
+    assert asyncio.run(run()) == (True, 0)
+
+
+def test_a_finished_request_is_not_cancelled_by_the_end_of_its_connection() -> None:
+    async def run() -> bool:
+        client, finished = Connection(b""), False
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            nonlocal finished
+            await receive()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"x"})
+            await asyncio.sleep(0.01)  # Serve still counts and logs
+            finished = True
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                client.left.set()  # as uvicorn's receive does once the answer is complete
+
+        await RequestGuard(app, 30)({"type": "http", "headers": []}, client.receive, send)
+        return finished
+
+    assert asyncio.run(run())
+
+
+def test_a_body_is_taken_in_no_faster_than_the_app_reads() -> None:
+    async def run() -> int:
+        client = Connection(*[b"x" * 1000] * 50)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            await asyncio.sleep(0.02)  # time enough to be fed what was not asked for
+            await answer(413, [], b"")(scope, receive, send)
+
+        async def send(message: Message) -> None:
+            pass
+
+        await RequestGuard(app, 30)({"type": "http", "headers": []}, client.receive, send)
+        return client.taken
+
+    assert asyncio.run(run()) == 1
+
+
+def test_plain_text_below_500_becomes_json_and_keeps_its_headers() -> None:
+    headers = [TEXT, (b"retry-after", b"1"), (b"content-length", b"35")]
+    seen = exchange(answer(429, headers, b"Request dropped ", b"due to backpressure"), ID)
+    assert seen.status == 429
+    assert seen.error == "Request dropped due to backpressure"
+    assert dict(seen.headers)[b"retry-after"] == b"1"
+    assert ID in seen.headers
+
+
+@pytest.mark.parametrize("headers", [[TEXT], []])
+def test_plain_text_of_a_5xx_is_replaced(headers: list[Header]) -> None:
+    text = b'Traceback (most recent call last):\n  File "/secret/path.py"'
+    seen = exchange(answer(500, headers, text), ID)
+    assert seen.error == "the server failed to answer request r-1; its log has the reason"
+
+
+def test_a_timeout_names_the_deadline_the_request_had() -> None:
+    seen = exchange(answer(408, [TEXT], b"timed out"), (DEADLINE, b"0.5"))
+    assert "within its deadline of 0.5 s" in seen.error
+
+
+def test_a_long_text_is_cut() -> None:
+    assert len(exchange(answer(404, [TEXT], b"x" * 3000, b"y" * 3000, b"z")).error) == 4096
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_json_errors_pass_untouched(status: int) -> None:
+    start = {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [(b"content-type", b"application/json"), (b"content-length", b"2")],
+    }
+    body = {"type": "http.response.body", "body": b"{}"}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start)
+        await send(body)
+
+    sent = exchange(app).sent
+    assert sent[0] is start
+    assert sent[1] is body
+
+
+def test_plain_text_that_is_no_error_passes() -> None:
+    seen = exchange(answer(200, [TEXT], b"success"))
+    assert [message.get("body") for message in seen.sent] == [None, b"success"]
+
+
+def test_an_exception_becomes_a_500(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("/secret/path")
+
+    seen = exchange(app)
+    assert seen.status == 500
+    request_id = dict(seen.headers)[b"x-request-id"].decode()
+    assert seen.error == f"the server failed to answer request {request_id}; its log has the reason"
+    assert "/secret/path" in caplog.text  # the log has the reason, as promised
+    assert request_id in caplog.text
+
+
+def test_an_exception_amid_an_answer_closes_the_connection() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("too late")
+
+    with pytest.raises(RuntimeError, match="too late"):  # uvicorn closes when it sees this
+        exchange(app)
+
+
+def test_serve_cancelling_a_finished_request_passes() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(408, [TEXT], b"late")(scope, receive, send)
+        raise asyncio.CancelledError  # as Serve does after a deadline
+
+    with pytest.raises(asyncio.CancelledError):
+        exchange(app)
+
+
+def test_the_longest_deadline_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(MAX_REQUEST_TIMEOUT_VARIABLE, raising=False)
+    assert middlewares()[0].kwargs == {"max_timeout_s": MAX_REQUEST_TIMEOUT_S}
+    monkeypatch.setenv(MAX_REQUEST_TIMEOUT_VARIABLE, "2.5")
+    assert middlewares()[0].kwargs == {"max_timeout_s": 2.5}
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "a minute", ""])
+def test_a_longest_deadline_that_is_none_is_refused(
+    given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MAX_REQUEST_TIMEOUT_VARIABLE, given)
+    with pytest.raises(ConfigError, match=f"{MAX_REQUEST_TIMEOUT_VARIABLE}="):
+        middlewares()

@@ -1,0 +1,132 @@
+"""Errors as they leave a replica, with everything around its application that Serve puts there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from ray.serve._private.http_util import _apply_middlewares
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cluster.errors import GroupLostError, HeadraceError, ProgramError, RequestError
+from deployments.http import auth
+from deployments.http.catalog import Served, add_server_paths
+from deployments.http.errors import INTERNAL, LOST, answer_errors
+from deployments.http.guard import middlewares
+from deployments.http.paths import Endpoint, ModelApp
+
+SECRET = "/secret/path.py"
+MODEL = "/v2/models/m"
+
+
+def model(error: Exception) -> ModelApp:
+    """A model whose every inference fails."""
+
+    async def fails(*_: object) -> Response:
+        raise error
+
+    return ModelApp(
+        Endpoint(
+            name="m", version="1", platform="p", inputs=(), outputs=(), max_batch_size=1,
+            infer=fails, predict=fails, ready=lambda: True, failed=lambda outcome: None,
+        )
+    )  # fmt: skip
+
+
+def catalog() -> FastAPI:
+    async def served() -> list[Served]:
+        return [Served("m", ready=False)]
+
+    app = FastAPI()
+    add_server_paths(app, "/v2", served)
+    answer_errors(app, lambda outcome: None)
+    return app
+
+
+async def crash(scope: Scope, receive: Receive, send: Send) -> None:
+    await Request(scope, receive).body()
+    raise RuntimeError(SECRET)
+
+
+@dataclass
+class Sent:
+    status: int
+    headers: list[tuple[str, str]]
+    body: dict[str, Any]
+
+    @property
+    def ids(self) -> list[str]:
+        return [value for name, value in self.headers if name == "x-request-id"]
+
+
+def ask(
+    app: ASGIApp, monkeypatch: pytest.MonkeyPatch, path: str, request_id: str | None = None
+) -> Sent:
+    """A POST as it comes from HAProxy, through all that a replica has in front of ``app``."""
+    for variable in (auth.VARIABLE, auth.FILE_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        if sent:
+            await asyncio.sleep(60)
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    given = [(b"x-request-id", request_id.encode())] if request_id else []
+    scope = {
+        "type": "http", "method": "POST", "path": path, "query_string": b"", "headers": given,
+        "root_path": MODEL if isinstance(app, ModelApp) else "",
+    }  # fmt: skip
+    with contextlib.suppress(OSError):  # Starlette answers what is none of ours, and raises it
+        asyncio.run(_apply_middlewares(app, middlewares())(scope, receive, send))
+    headers = [(name.decode(), value.decode()) for name, value in sent[0]["headers"]]
+    return Sent(sent[0]["status"], headers, json.loads(sent[1]["body"]))
+
+
+FAILURES: dict[str, tuple[Any, str, int]] = {
+    "a program": (lambda: model(ProgramError(SECRET)), f"{MODEL}/infer", 500),
+    "a program, by its version": (
+        lambda: model(ProgramError(SECRET)), f"{MODEL}/versions/1/infer", 500,
+    ),
+    "a prediction": (lambda: model(OSError(SECRET)), f"{MODEL}/predict", 500),
+    "whatever of ours": (lambda: model(HeadraceError(SECRET)), f"{MODEL}/infer", 500),
+    "a lost shard": (lambda: model(GroupLostError(SECRET)), f"{MODEL}/infer", 503),
+    "a model that is not ready": (catalog, "/v2/models/m/infer", 503),
+    "Serve": (lambda: crash, "/anything", 500),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("given", ["r-17", None])
+@pytest.mark.parametrize("what", FAILURES)
+def test_a_5xx_has_its_requests_id_and_shows_nothing(
+    monkeypatch: pytest.MonkeyPatch, what: str, given: str | None
+) -> None:
+    make, path, status = FAILURES[what]
+    sent = ask(make(), monkeypatch, path, given)
+    assert sent.status == status
+    (request_id,) = sent.ids
+    assert request_id == given or (given is None and len(request_id) == 36)
+    assert list(sent.body) == ["error"]
+    assert SECRET not in str(sent)
+    assert sent.body["error"] in (
+        INTERNAL,
+        LOST,
+        "model 'm' is not ready: it is being deployed, or that has failed",
+        f"the server failed to answer request {request_id}; its log has the reason",
+    )
+
+
+def test_what_is_wrong_with_a_request_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = ask(model(RequestError("input 'x' is given twice")), monkeypatch, f"{MODEL}/infer")
+    assert (sent.status, sent.body) == (400, {"error": "input 'x' is given twice"})
+    assert len(sent.ids) == 1

@@ -1,0 +1,155 @@
+"""The recipes that come with the code: they are valid, and what they name is there."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.artifact.artifact import REPORT
+from cluster.compression.record import BuildRecord
+from cluster.config.base import load, parse
+from cluster.config.locate import located
+from cluster.config.recipe import Recipe
+from cluster.config.sources import DataSource, ModelSource
+from cluster.errors import ConfigError
+
+FOLDER = Path(__file__).parents[3] / "deployments" / "recipes"
+FILES = sorted(FOLDER.glob("*.yaml"))
+REAL_MODELS = {
+    "cifar-resnet20-search", "cifar-resnet20-distilled", "cifar-resnet56-prune",
+    "cifar-resnet56-int8", "cifar-resnet56-prune-int8", "mobilenet_v3_large-int8",
+    "efficientnet_b0-int8", "resnet50-int8", "vit_b_16-prune", "vit_b_16-dynamic", "minilm-int8",
+    "digits-search",
+}  # fmt: skip
+
+
+@pytest.fixture
+def _beside_the_recipes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """``python:`` sources are imported from the recipes' folder, as in their jobs."""
+    monkeypatch.syspath_prepend(FOLDER)
+    yield
+    for name in ("cifar_resnet", "texts"):
+        sys.modules.pop(name, None)
+
+
+def test_every_real_model_has_its_recipe() -> None:
+    assert {file.stem for file in FILES} >= REAL_MODELS
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_recipe_is_valid_and_says_what_it_shows_and_how_long_it_takes(file: Path) -> None:
+    recipe = load(file, Recipe)
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+    assert recipe.name == file.stem
+    header = re.match(r"(#.*\n)+", file.read_text())
+    assert header, "a comment on top says what the recipe shows"
+    if file.stem in REAL_MODELS:
+        assert "minutes" in header[0]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_paths_outside_the_checkout_come_from_one_variable(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load(file, Recipe)
+    for name in ("resnet20", "resnet56"):
+        (tmp_path / f"{name}_cifar10.safetensors").touch()
+    monkeypatch.setenv("HEADRACE_DATA", str(tmp_path))
+    found = located(recipe, FOLDER)
+    if not recipe.name.startswith("cifar-"):
+        assert found == recipe
+        return
+    assert Path(found.model.weights or "").is_file()
+    for source in (found.data.source, found.data.test_source):
+        assert str(source).startswith(f"safetensors:{tmp_path}/cifar10_")
+    monkeypatch.delenv("HEADRACE_DATA")
+    with pytest.raises(ConfigError, match="HEADRACE_DATA, which is not set"):
+        located(recipe, FOLDER)
+
+
+@pytest.mark.usefixtures("_beside_the_recipes")
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_what_a_recipe_names_can_be_found(file: Path) -> None:
+    from cluster.factory import find_factory
+
+    recipe = load(file, Recipe)
+    for source in (recipe.model.source, recipe.data.source):
+        kind, _, rest = source.partition(":")
+        if kind == "python":
+            assert find_factory(rest)
+    for step in recipe.steps:
+        if step.kind == "distill" and step.teacher is not None:
+            assert (FOLDER / f"{step.teacher.artifact}.yaml").is_file()
+
+
+def test_recipes_of_one_network_share_their_training() -> None:
+    shared = {
+        (recipe.model, recipe.data, recipe.steps[0], recipe.seed)
+        for recipe in (load(file, Recipe) for file in FILES if "resnet56" in file.stem)
+    }
+    assert len(shared) == 1
+
+
+@pytest.mark.usefixtures("_beside_the_recipes")
+def test_texts_come_without_labels_and_each_once() -> None:
+    from cluster.data import load_data
+
+    data = load_data(DataSource(source="python:texts:sentences", test_share=0.5), seed=0)
+    assert data.labels == ()
+    splits = (data.train, data.validation, data.test)
+    texts = {split.raw(i) for split in splits for i in range(len(split))}
+    assert len(texts) == sum(map(len, splits)) == 200
+    assert not [text for text in texts if "{" in str(text)]
+
+
+@pytest.mark.usefixtures("_beside_the_recipes")
+def test_the_smallest_search_has_a_model_for_its_data() -> None:
+    from cluster.data import PreparedSamples, load_data
+    from cluster.models import load_model
+
+    recipe = load(FOLDER / "digits-search.yaml", Recipe)
+    data = load_data(recipe.data, recipe.seed)
+    model = load_model(ModelSource.model_validate(recipe.model), data.labels)
+    samples = PreparedSamples(data.test, model.inputs, model.preprocess)
+    (images,), _ = samples.batch(range(3))
+    assert images.shape == (3, 3, 16, 16)
+    assert model.labels == tuple("0123456789")
+
+
+LARGE = [
+    file for file in FILES if "Without a checkpoint the weights are random" in file.read_text()
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", LARGE, ids=lambda file: file.stem)
+def test_a_large_model_is_built_by_its_own_steps(file: Path, tmp_path: Path) -> None:
+    """With little to measure, and no gate for speed: that is the recipe's own to show."""
+    from cluster.artifact.local import LocalStore
+    from cluster.compression import job
+
+    raw = load(file, Recipe).model_dump(mode="json")
+    raw["data"] |= {"limit": 24}
+    raw["evaluation"] |= {"samples": 4, "repeats": 5, "batches": [1]}
+    raw["programs"] = [{"kinds": ["openvino"]}]
+    raw["gate"] |= {"min_speedup": None}
+    lines: list[str] = []
+    outcome = job.run(parse(raw, Recipe, file.stem), LocalStore(tmp_path), lines.append)
+    assert outcome.artifact is not None, "\n".join(lines)
+    report = BuildRecord.model_validate_json(outcome.artifact.file(REPORT).read_bytes())
+    assert report.random_weights
+    first, last = report.steps[0].size_before, report.steps[-1].size_after
+    if any(step.kind == "quantize" for step in report.steps):
+        assert report.quantized_operators > 30
+        # A known gap: what nn.MultiheadAttention projects by stays float, a third of a ViT.
+        rest = [each for each in report.layers if "self_attention" not in each.name]
+        assert sum(each.bytes for each in rest) < 0.4 * sum(each.baseline_bytes for each in rest)
+        assert last.weight_bytes < first.weight_bytes
+    else:
+        assert last.macs < 0.8 * first.macs
+        assert last.parameters < 0.8 * first.parameters
+    assert report.programs["cpu-x86/openvino"].size_bytes < 0.8 * report.baseline.size_bytes

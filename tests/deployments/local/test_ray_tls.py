@@ -1,0 +1,118 @@
+"""Ray's own TLS between nodes, as docs/security.md sets it up: no certificate, no connection."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deployments.local import LocalCluster, ports
+
+DRIVER = "import ray; ray.init(log_to_driver=False); print(ray.cluster_resources()['CPU'])"
+
+
+def openssl(directory: Path, command: str) -> None:
+    subprocess.run(["openssl", *command.split()], cwd=directory, capture_output=True, check=True)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CA of one's own, and a node's key and certificate: the commands of docs/security.md."""
+    directory = tmp_path_factory.mktemp("tls")
+    text = (Path(__file__).parents[3] / "docs" / "security.md").read_text()
+    (block,) = [each for each in text.split("```") if each.startswith("sh\nopenssl req -x509")]
+    for line in block.removeprefix("sh\n").replace("\\\n", "").splitlines():
+        if line.startswith("openssl "):
+            openssl(directory, line.removeprefix("openssl ").replace("NODE_IP", "127.0.0.1"))
+        elif line.startswith("printf "):
+            subprocess.run(
+                line.replace("NODE_IP", "127.0.0.1"), shell=True, cwd=directory, check=True
+            )
+    return directory
+
+
+@pytest.fixture(scope="module")
+def environment(certificates: Path) -> dict[str, str]:
+    return {
+        "RAY_USE_TLS": "1",
+        "RAY_TLS_SERVER_CERT": str(certificates / "node.crt"),
+        "RAY_TLS_SERVER_KEY": str(certificates / "node.key"),
+        "RAY_TLS_CA_CERT": str(certificates / "ca.crt"),
+    }
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalCluster]:
+    http_port, dashboard_port = ports.free_ports(2)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        started = LocalCluster.start(
+            http_port=http_port,
+            dashboard_port=dashboard_port,
+            num_cpus=3,
+            state_dir=tmp_path_factory.mktemp("tls-cluster") / "state",
+        )
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+def drive(cluster: LocalCluster, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", DRIVER],
+        env={
+            **os.environ, **cluster.environment(), **environment,
+            "RAY_gcs_rpc_server_connect_timeout_s": "2",
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "3",
+        },
+        capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+
+
+def test_who_has_a_certificate_and_the_token_is_let_in(
+    cluster: LocalCluster, environment: dict[str, str]
+) -> None:
+    done = drive(cluster, environment)
+    assert done.stdout.strip() == "3.0", done
+
+
+def test_a_driver_without_tls_is_not_let_in_though_it_has_the_token(cluster: LocalCluster) -> None:
+    done = drive(cluster, {})
+    assert done.returncode != 0
+    assert done.stdout == ""
+
+
+def test_a_client_without_a_certificate_of_the_ca_is_refused(
+    cluster: LocalCluster, certificates: Path
+) -> None:
+    def greeted(name: str | None) -> bool:
+        """Whether the GCS says anything to a client with that certificate."""
+        context = ssl.create_default_context(cafile=certificates / "ca.crt")
+        context.set_alpn_protocols(["h2"])
+        if name is not None:
+            context.load_cert_chain(certificates / f"{name}.crt", certificates / f"{name}.key")
+        address = ("127.0.0.1", cluster.record.gcs_port)
+        try:
+            with (
+                socket.create_connection(address, timeout=10) as raw,
+                context.wrap_socket(raw, server_hostname="127.0.0.1") as secure,
+            ):
+                return secure.recv(1) != b""
+        except (ssl.SSLError, ConnectionError):
+            return False
+
+    foreign = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=x -keyout x.key -out x.crt"
+    openssl(certificates, foreign)
+    assert not greeted(None)
+    assert not greeted("x")
+    assert greeted("node")

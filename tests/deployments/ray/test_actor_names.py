@@ -1,0 +1,39 @@
+"""Names of shards and of their placement groups are read as they were written."""
+
+from __future__ import annotations
+
+import pytest
+from ray.serve._private.common import ReplicaID
+
+from deployments.ray.names import (
+    ShardName,
+    moved_shards,
+    parse_replica,
+    parse_shard_actor,
+    shard_actor,
+)
+
+REPLICA = "SERVE_REPLICA::digits#model-digits#xk3f9a2b"
+
+
+@pytest.mark.parametrize("move", [0, 1, 12])
+def test_a_shards_name_is_read_wherever_it_has_moved(move: int) -> None:
+    name = shard_actor(REPLICA, 1, 0, move)
+    assert parse_shard_actor(name) == ShardName("digits", "xk3f9a2b", 1, 0)
+    assert parse_replica(name) is None
+
+
+def test_actors_of_one_shard_have_different_names() -> None:
+    assert len({shard_actor(REPLICA, 0, 0, move) for move in range(3)}) == 3
+
+
+def test_serve_does_not_take_a_group_of_moved_shards_for_one_of_its_own() -> None:
+    """It removes those of replicas that it does not know, when its controller starts again."""
+    assert ReplicaID.is_full_id_str(REPLICA)
+    assert not ReplicaID.is_full_id_str(moved_shards(REPLICA, 1))
+
+
+def test_a_placement_group_is_known_as_the_replicas() -> None:
+    assert parse_replica(REPLICA) == ("digits", "xk3f9a2b")
+    assert parse_replica(moved_shards(REPLICA, 3)) == ("digits", "xk3f9a2b")
+    assert parse_replica("SERVE_REPLICA::server#catalog#xk3f9a2b") is None

@@ -1,0 +1,428 @@
+"""headrace-haproxy on the configuration that Serve writes, and the HAProxy that it becomes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import pytest
+from http_client import Answer, Raw
+from ray.serve._private.common import RequestProtocol
+from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+from ray.serve.config import HTTPOptions, gRPCOptions
+from support.wait import until
+
+from cluster.errors import ClusterError
+from deployments.http import auth
+from deployments.local import ports
+from deployments.ray import haproxy
+
+KEYS = {auth.VARIABLE: "clients: []"}
+LOOPBACK = {haproxy.LOOPBACK_VARIABLE: "1"}
+START_S = 1
+"""What a client has for the start of a request in these tests."""
+
+
+def serve_writes(directory: Path, port: int, replica_port: int = 1, **options: Any) -> str:
+    """The configuration for one application with one replica, as Serve itself writes it."""
+    http_port, stats_port, metrics_port = port, *ports.free_ports(2)
+    backends = {
+        "app": BackendConfig(
+            "app", "/app", app_name="app", servers=[_server(replica_port)], **TIMEOUTS
+        )
+    }
+    backends |= options.pop("backends", {})
+    config = HAProxyConfig(
+        http_options=HTTPOptions(host=options.pop("host", "127.0.0.1"), port=http_port),
+        grpc_options=options.pop("grpc_options", gRPCOptions()),
+        is_head=True,
+        has_received_routes=True,
+        stats_port=stats_port,
+        metrics_port=metrics_port,
+        socket_path=str(directory / "admin.sock"),
+        server_state_base=str(directory),
+        server_state_file=str(directory / "state"),
+        metrics_socket_path=str(directory / "metrics.sock"),
+        enable_hap_optimization=False,
+    )
+    path = directory / "haproxy.cfg"
+    asyncio.run(_generate(HAProxyApi(config, backends, str(path))))
+    return path.read_text()
+
+
+async def _generate(api: HAProxyApi) -> None:
+    api._generate_config_file_internal()
+
+
+TIMEOUTS = {"timeout_connect_s": 2, "timeout_client_s": 20, "timeout_server_s": 20}
+
+
+def _server(port: int) -> ServerConfig:
+    return ServerConfig("SERVE_REPLICA_app", "127.0.0.1", port)
+
+
+def added(before: str, after: str) -> list[str]:
+    """The lines of ``after`` that are not in ``before``, without their margins."""
+    known = before.splitlines()
+    return [line.strip() for line in after.splitlines() if line not in known]
+
+
+def test_what_is_mended(tmp_path: Path) -> None:
+    config = serve_writes(tmp_path, 8000)
+    mark, start, *errors, only_http1, wait = added(config, haproxy.mended(config, {}))
+    assert mark.startswith("#")
+    assert [line.split(" content-type")[0] for line in errors] == [
+        "http-error status 502",
+        "http-error status 503",
+        "http-error status 504",
+    ]
+    assert start == f"timeout http-request {haproxy.REQUEST_START_S}s"
+    assert only_http1 == "bind 127.0.0.1:8000 proto h1"
+    assert wait.startswith(f"http-request wait-for-body time {haproxy.REQUEST_START_S}s if ")
+
+
+@pytest.mark.parametrize("variable", haproxy.KEY_VARIABLES)
+def test_with_keys_the_routes_are_hidden(tmp_path: Path, variable: str) -> None:
+    config = serve_writes(tmp_path, 8000)
+    more = added(haproxy.mended(config, {}), haproxy.mended(config, {variable: "x"}))
+    assert [line.split(" content-type")[0] for line in more] == ["http-request return status 401"]
+
+
+def test_the_variables_are_those_of_the_keys() -> None:
+    assert set(haproxy.KEY_VARIABLES) == {auth.VARIABLE, auth.FILE_VARIABLE}
+
+
+def test_statistics_and_metrics_on_loopback(tmp_path: Path) -> None:
+    config = serve_writes(tmp_path, 8000, host="0.0.0.0")
+    binds = [line.strip() for line in haproxy.mended(config, LOOPBACK).splitlines()]
+    found = [line.split()[1] for line in binds if line.startswith("bind ")]
+    assert sorted(address.rpartition(":")[0] for address in found) == [
+        "*", "127.0.0.1", "127.0.0.1",
+    ]  # fmt: skip
+
+
+def test_what_is_mended_stays_as_it_is(tmp_path: Path) -> None:
+    once = haproxy.mended(serve_writes(tmp_path, 8000), KEYS | LOOPBACK)
+    assert haproxy.mended(once, KEYS | LOOPBACK) == once
+
+
+def test_grpc_and_several_applications(tmp_path: Path) -> None:
+    replicas = {"servers": [_server(1)], **TIMEOUTS}
+    config = serve_writes(
+        tmp_path, 8000,
+        backends={
+            "second": BackendConfig("second", "/", **replicas),
+            "calls": BackendConfig("calls", "/c", protocol=RequestProtocol.GRPC, **replicas),
+        },
+        grpc_options=gRPCOptions(port=9000, grpc_servicer_functions=["a.b"]),
+    )  # fmt: skip
+    assert haproxy.mended(config, {}).count("wait-for-body") == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "told"),
+    [
+        ("defaults\n", "defaults all\n", "'defaults' in 'defaults'"),
+        ("frontend http_frontend", "frontend web", "in 'frontend http_frontend'"),
+        ("    bind 127.0.0.1:8000", "    bind 127.0.0.1:8000 tfo", "in 'frontend http_frontend'"),
+        (
+            "    http-reuse always",
+            "    http-reuse safe",
+            "'    http-reuse always' in 'backend app'",
+        ),
+        ("    acl routes path -i /-/routes", "    acl r path /-/routes", "acl routes path"),
+        ("  bind *:", "  bind 0.0.0.0:", "in 'listen stats'"),
+        ("    bind :", "    bind *:", "in 'frontend prometheus'"),
+    ],
+)
+def test_a_configuration_without_a_line_that_must_be_mended_is_refused(
+    tmp_path: Path, line: str, instead: str, told: str
+) -> None:
+    config = serve_writes(tmp_path, 8000)
+    assert line in config
+    with pytest.raises(ClusterError, match="does not know this configuration of HAProxy") as error:
+        haproxy.mended(config.replace(line, instead), KEYS | LOOPBACK)
+    assert told in str(error.value)
+    assert "install the release of Ray that Headrace asks for" in str(error.value)
+
+
+def test_the_program_says_so_and_does_not_start(tmp_path: Path) -> None:
+    path = tmp_path / "haproxy.cfg"
+    path.write_text("global\n")
+    done = subprocess.run(
+        [haproxy.PROGRAM, "-db", "-f", path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("headrace-haproxy does not know this configuration of HAProxy")
+
+
+def test_its_version_and_checks_are_haproxys(tmp_path: Path) -> None:
+    serve_writes(tmp_path, ports.free_ports(1)[0])
+    for arguments in (["-v"], ["-c", "-f", tmp_path / "haproxy.cfg"]):
+        done = subprocess.run(
+            [haproxy.PROGRAM, *arguments], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done
+        assert "HAProxy version" in done.stdout or "Configuration file is valid" in done.stdout
+
+
+# ---------------------------------------------------------------------------- HAProxy itself
+
+
+@dataclass
+class Replica:
+    """Stands behind HAProxy, answers every request at its head, and keeps what it received.
+
+    One with the header ``x-end`` has its connection closed instead.
+    """
+
+    received: list[bytes] = field(default_factory=list)
+
+    def answer(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            while part := connection.recv(65536):
+                self.received.append(part)
+                if b"\r\nx-end: " in part:
+                    return
+                if b"\r\n\r\n" in part:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    @property
+    def requests(self) -> bytes:
+        """All but HAProxy's health checks."""
+        return b"".join(part for part in self.received if b"/-/healthz" not in part)
+
+
+@dataclass(frozen=True)
+class Running:
+    port: int
+    replica: Replica
+    server: socket.socket
+    """Where the replica listens."""
+
+    def ask(self, *parts: bytes, host: str = "127.0.0.1") -> Answer:
+        with Raw(self.port, host=host) as raw:
+            raw.send(*parts)
+            return raw.answer()
+
+
+def head(method: str, *lines: str) -> bytes:
+    return "\r\n".join([f"{method} /app HTTP/1.1", "Host: x", *lines, "", ""]).encode()
+
+
+@pytest.fixture
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    """A closed HAProxy on every interface, with a replica behind it."""
+    (port,) = ports.free_ports(1)
+    replica = Replica()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=_serve, args=(server, replica), daemon=True).start()
+        config = serve_writes(tmp_path, port, server.getsockname()[1], host="0.0.0.0")
+        path = tmp_path / "haproxy.cfg"
+        quick = haproxy.mended(config, KEYS | LOOPBACK)
+        path.write_text(quick.replace(f" {haproxy.REQUEST_START_S}s", f" {START_S}s"))
+        process = subprocess.Popen([haproxy.PROGRAM, "-db", "-f", path], stderr=subprocess.DEVNULL)
+        try:
+            found = Running(port, replica, server)
+            _wait_until_up(found)
+            yield found
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _serve(server: socket.socket, replica: Replica) -> None:
+    with contextlib.suppress(OSError):  # the end of the test closes it
+        while True:
+            connection, _ = server.accept()
+            threading.Thread(target=replica.answer, args=(connection,), daemon=True).start()
+
+
+def _wait_until_up(running: Running) -> None:
+    until(lambda: running.ask(head("GET")).status == 200, passing=(OSError,))
+    running.replica.received.clear()
+
+
+def own_address() -> str:
+    """An address of this machine that is not on loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            asking.connect(("192.0.2.1", 9))  # sends nothing: the kernel says how it would
+        except OSError:
+            pytest.skip("this machine has no address but loopback's")
+        return str(asking.getsockname()[0])
+
+
+def test_the_list_of_routes_is_for_the_machine_itself(running: Running) -> None:
+    asked = b"GET /-/routes HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert running.ask(asked).json == {"/app": "app"}
+    refused = running.ask(asked, host=own_address())
+    assert refused.status == 401
+    assert refused.error.startswith("the routes are not for other machines")
+    assert refused.headers["www-authenticate"] == "Bearer"
+    health = b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert running.ask(health, host=own_address()).status == 200
+
+
+@pytest.mark.parametrize(
+    ("lines", "body"),
+    [
+        (["Content-Length: 1000"], b"a"),
+        (["Content-Length: 5000000"], b"a"),
+        (["Content-Length: 0000000000", "Content-Length: 1000"], b"a"),
+        (["Transfer-Encoding: chunked"], b"1\r\na\r\n"),
+    ],
+    ids=["short", "long", "two lengths", "chunked"],
+)
+def test_no_replica_hears_of_a_body_that_does_not_come(
+    running: Running, lines: list[str], body: bytes
+) -> None:
+    answer = running.ask(head("POST", *lines), body)
+    assert answer.status in (400, 408)
+    assert running.replica.requests == b""
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (head("POST", "Content-Length: 1000"), bytes(1000)),
+        (head("POST", "Content-Length: 5000000"), bytes(haproxy.BUFFER_BYTES)),
+        (head("POST", "Content-Length: 10000000000"),),
+        (head("POST", "Transfer-Encoding: chunked"), b"1\r\na\r\n0\r\n\r\n"),
+        (head("POST", "Transfer-Encoding: chunked"), b"20000\r\n" + bytes(0x20000)),
+    ],
+    ids=["short", "a buffer of a long one", "too long for all", "chunked", "a buffer of chunks"],
+)
+def test_a_replica_hears_at_once_of_a_body_that_comes(
+    running: Running, parts: tuple[bytes, ...]
+) -> None:
+    started = time.monotonic()
+    assert running.ask(*parts).status == 200
+    assert time.monotonic() - started < START_S
+
+
+def test_a_client_that_asks_before_it_sends_is_told_to(running: Running) -> None:
+    with Raw(running.port, timeout_s=5) as raw:
+        raw.send(head("POST", "Content-Length: 5000000", "Expect: 100-continue"))
+        assert raw.socket.recv(65536).startswith(b"HTTP/1.1 100 ")
+        raw.send(bytes(haproxy.BUFFER_BYTES))
+        assert raw.answer().status == 200
+
+
+def test_errors_of_haproxy_are_json_with_their_status(running: Running) -> None:
+    # Serve's own configuration answers both with a plain 500. On a connection that was used before,
+    # HAProxy closes the client's without an answer, and a header of this kind ends the replica's.
+    ended = until(lambda: _ask_and_end(running, 502))
+    assert ended.error == "the replica ended before it answered; send the request again"
+    running.server.shutdown(socket.SHUT_RDWR)  # the thread that accepts ends, and the port closes
+    running.server.close()
+    gone = until(lambda: _ask_and_end(running, 503))
+    assert gone.error == "no replica could be reached; send the request again"
+    assert gone.headers["retry-after"] == "1"
+
+
+def _ask_and_end(running: Running, status: int) -> Answer | None:
+    """Ask a replica that closes the connection; the answer if it has that status."""
+    try:
+        answer = running.ask(head("GET", "x-end: 1"))
+    except (ConnectionError, HTTPException):
+        return None
+    return answer if answer.status == status else None
+
+
+def test_http2_is_not_spoken(running: Running) -> None:
+    with Raw(running.port, timeout_s=5) as raw:
+        raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5))
+        assert raw.answer().status == 400
+    assert running.replica.requests == b""
+
+
+# ---------------------------------------------------------------------------- its end
+
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    (port,) = ports.free_ports(1)
+    serve_writes(tmp_path, port)
+    command = [str(haproxy.PROGRAM), "-db", "-f", str(tmp_path / "haproxy.cfg")]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, *command], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    try:
+        until(lambda: (ports.holder(port) or "").startswith("haproxy"))
+    finally:
+        parent.kill()
+        parent.wait()
+    until(lambda: ports.holder(port) is None, f"haproxy {child} goes on alone: not ended")
+
+
+def test_one_whose_parent_has_ended_before_it_could_ask_is_not_started() -> None:
+    # The parent ends while Python starts; who adopts the child is another from then on.
+    code = (
+        "import os, sys, deployments.ray.haproxy as haproxy\n"
+        "real, calls = os.getppid, []\n"
+        "os.getppid = lambda: calls.append(1) or len(calls)\n"
+        "haproxy.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "-v"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "the process that wanted it has ended" in done.stderr
+
+
+def test_a_reload_lets_the_old_one_finish(tmp_path: Path) -> None:
+    """As Serve reloads: another process of the same parent, told to take over from the first."""
+    (port,) = ports.free_ports(1)
+    arrived = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def slow() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+        def answer(connection: socket.socket) -> None:
+            with connection:
+                if b"/-/healthz" not in connection.recv(65536):
+                    arrived.set()
+                    time.sleep(1.5)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+        threading.Thread(target=slow, daemon=True).start()
+        serve_writes(tmp_path, port, server.getsockname()[1])
+        command = [haproxy.PROGRAM, "-db", "-f", tmp_path / "haproxy.cfg"]
+        processes = [subprocess.Popen(command, stderr=subprocess.DEVNULL)]
+        try:
+            until(lambda: ports.holder(port) is not None)
+            with Raw(port) as raw:
+                raw.send(head("GET"))
+                assert arrived.wait(10)
+                again = [*command, "-sf", str(processes[0].pid)]
+                processes.append(subprocess.Popen(again, stderr=subprocess.DEVNULL))
+                assert raw.answer().status == 200
+            assert processes[0].wait(timeout=10) == 0
+            assert processes[1].poll() is None
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()

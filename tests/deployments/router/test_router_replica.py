@@ -1,0 +1,80 @@
+"""What a router's clients hear of a model that it cannot plan for: nothing of the operator's."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster.artifact.served import TRUSTED_KEYS
+from cluster.config.base import parse
+from cluster.config.routing import RouterArgs
+from cluster.config.serving import ModelArgs
+from deployments.router import plan as routing_plan
+from deployments.router.call import NoAnswerError
+from deployments.router.replica import RouterApp
+from deployments.router.versions import Versions
+
+ROUTES = [{"name": "both", "kind": "ensemble", "targets": ["one", "two"]}]
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, models: list[dict[str, Any]]) -> NoAnswerError:
+    """The router's real answer to the first answer of another artifact of `one`."""
+    monkeypatch.setattr(
+        routing_plan, "deployed_models", lambda: [ModelArgs.model_validate(m) for m in models]
+    )
+    plan: Any = SimpleNamespace(
+        args=parse({"routes": ROUTES}, RouterArgs, "args"), models={}, thresholds={}
+    )
+
+    async def ask() -> None:
+        await Versions({"one": "before"}, RouterApp(plan)._replan).require("one", "now")
+
+    with pytest.raises(NoAnswerError) as error:
+        asyncio.run(ask())
+    return error.value
+
+
+def gone(store: Path) -> list[dict[str, Any]]:
+    fields = {"artifact": "secret-artifact", "store": str(store)}
+    return [{"name": "one", **fields}, {"name": "two", **fields}]
+
+
+def unsigned(store: Path) -> list[dict[str, Any]]:
+    signed = {"artifact": "tiny-int8", "store": str(store), "require_signature": True}
+    return [{"name": "one", **signed}, {"name": "two", **signed}]
+
+
+def not_there(store: Path) -> list[dict[str, Any]]:
+    fields = {"artifact": "tiny-int8", "store": str(store)}
+    return [{"name": "one", **fields}, {"name": "of-another-client", **fields}]
+
+
+@pytest.mark.parametrize("keys", [False, True])
+@pytest.mark.parametrize("models", [gone, unsigned, not_there])
+def test_clients_hear_no_path_and_no_other_models_name(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    int8_artifact_store: Path,
+    models: Any,
+    keys: bool,
+) -> None:
+    monkeypatch.delenv(TRUSTED_KEYS, raising=False)
+    if keys:
+        monkeypatch.setenv(TRUSTED_KEYS, str(tmp_path / "keys"))
+    store = tmp_path if models is gone else int8_artifact_store
+    error = refused(monkeypatch, models(store))
+    assert error.http_status == 503
+    assert str(error) == (
+        "one serves another artifact now: the routes cannot be planned for it, and the router's "
+        "log says why; deploy the router again"
+    )
+    (logged,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    told = {gone: "secret-artifact", unsigned: TRUSTED_KEYS, not_there: "of-another-client"}
+    if models is unsigned and keys:
+        told[unsigned] = str(tmp_path / "keys")
+    assert told[models] in logged

@@ -1,0 +1,147 @@
+"""A router over real artifacts, planned: refused with the route's name, calibrated by artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from cluster.artifact.local import LocalStore
+from cluster.artifact.remote import RemoteStore
+from cluster.compression import job
+from cluster.config.base import parse
+from cluster.config.routing import RouterArgs
+from cluster.config.serving import ModelArgs
+from cluster.errors import ArtifactNotFoundError, ConfigError, SourceError
+from cluster.routing.calibration import Calibration
+from deployments.cli.main import main
+from deployments.router.plan import RoutingPlan, planned
+
+CASCADE = {"name": "sure", "kind": "cascade", "targets": ["small", "both"]}
+BOTH = {"name": "both", "kind": "ensemble", "targets": ["small", {"target": "large", "weight": 2}]}
+
+
+@pytest.fixture(scope="module")
+def linear_store(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Any) -> Path:
+    """A store with ``tiny-linear``, which is right less often than the others."""
+    root = tmp_path_factory.mktemp("linear")
+    recipe = tiny_recipe("tiny-linear", None, "linear", programs=[{"kinds": ["openvino"]}])
+    with (root / "log").open("w") as log:
+        outcome = job.run(recipe, LocalStore(root), lambda line: print(line, file=log))
+    assert outcome.artifact is not None
+    return root
+
+
+@pytest.fixture
+def models(linear_store: Path, cut_artifact_store: Path) -> list[dict[str, Any]]:
+    return [
+        {"name": "small", "artifact": "tiny-linear", "store": str(linear_store)},
+        {
+            "name": "large",
+            "artifact": "tiny-cut",
+            "store": str(cut_artifact_store),
+            "batching": {"max_batch_size": 4},
+            "max_queued_requests": 10,
+        },
+    ]
+
+
+def plan(models: list[dict[str, Any]], *routes: dict[str, Any], **fields: Any) -> RoutingPlan:
+    args = parse({"routes": list(routes), **fields}, RouterArgs, "args")
+    return planned(args, [ModelArgs.model_validate(model) for model in models])
+
+
+def test_contracts_come_from_the_manifests(models: list[dict[str, Any]]) -> None:
+    found = plan(models, BOTH)
+    contract = found.contracts["both"]
+    assert (contract.max_items, len(contract.labels)) == (4, 10)
+    small, large = found.models["small"], found.models["large"]
+    assert (small.capacity, large.capacity) == (None, 16 + 10)
+    assert small.route_prefix == "/v2/models/small"
+
+
+def test_artifacts_that_no_route_asks_are_not_opened(models: list[dict[str, Any]]) -> None:
+    broken = {"name": "broken", "artifact": "none", "store": models[0]["store"]}
+    assert set(plan([*models, broken], BOTH).models) == {"small", "large"}
+    with pytest.raises(ArtifactNotFoundError, match="no artifact 'none'"):
+        plan([*models, broken], {"name": "r", "kind": "hedge", "target": "broken"})
+    with pytest.raises(
+        ConfigError, match=r"route r: no model or route is called 'x'.*broken, large"
+    ):
+        plan([*models, broken], {"name": "r", "kind": "hedge", "target": "x"})
+
+
+def test_a_function_that_cannot_be_imported_is_refused(models: list[dict[str, Any]]) -> None:
+    output = {"name": "o", "datatype": "FP32", "shape": [-1, 2]}
+    route = {**BOTH, "combine": "python:no_such_module:f", "outputs": [output]}
+    with pytest.raises(SourceError, match="no module 'no_such_module'"):
+        plan(models, route)
+
+
+def test_a_cascade_is_calibrated_for_its_artifacts_alone(
+    models: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = str(tmp_path / "store")
+    routes = [{**CASCADE, "thresholds": "calibrated"}, BOTH]
+    with pytest.raises(
+        ConfigError, match=r"route sure: .*never calibrated together; run `headrace"
+    ):
+        plan(models, *routes, store=store)
+
+    config = tmp_path / "serve.yaml"
+    applications = [
+        {
+            "name": model["name"], "route_prefix": f"/v2/models/{model['name']}",
+            "import_path": "deployments.app:model", "args": model,
+        }
+        for model in models
+    ]  # fmt: skip
+    router = {
+        "name": "router", "route_prefix": "/", "import_path": "deployments.app:router",
+        "args": {"routes": routes, "store": store},
+    }  # fmt: skip
+    config.write_text(yaml.safe_dump({"applications": [*applications, router]}))
+    assert main(["calibrate", str(config), "sure", "--agreement", "0.995"]) == 0
+    said = capsys.readouterr().out
+    assert "sure  agreement ≥ 0.995: threshold 0." in said
+    assert "held out" in said
+    assert "goes on" in said
+
+    (threshold,) = plan(models, *routes, store=store).thresholds["sure"]
+    assert 0 < threshold < 1
+    (file,) = (tmp_path / "store" / "calibrations").iterdir()
+    kept = Calibration.model_validate_json(file.read_bytes())
+    assert kept.thresholds == (threshold,)
+    assert kept.chosen_on.agreement >= 0.995
+    assert 0 < kept.chosen_on.asked[1] < 1
+    assert kept.held_out.samples > 300
+    # A weight more is another ensemble, for which nobody has looked.
+    other = {**BOTH, "targets": ["small", "large"]}
+    with pytest.raises(ConfigError, match="never calibrated together"):
+        plan(models, routes[0], other, store=store)
+
+    assert main(["calibrate", str(config), "both", "--agreement", "0.9"]) == 2
+    assert "no cascade is called 'both'; there are: sure" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["calibrate", str(config), "sure", "--agreement", "1.5"])
+    assert "'1.5' is no number in 0..1" in capsys.readouterr().err
+
+
+def test_what_cannot_be_computed_here_is_not_calibrated(models: list[dict[str, Any]]) -> None:
+    hedge = {"name": "late", "kind": "hedge", "target": "large"}
+    route = {**CASCADE, "targets": ["small", "late"], "thresholds": "calibrated"}
+    with pytest.raises(ConfigError, match="late is a hedge; a cascade is calibrated over models"):
+        plan(models, route, hedge)
+
+
+def test_remote_stores_keep_calibrations(tmp_path: Path) -> None:
+    remote = RemoteStore.at(f"memory://calibrations-{np.random.default_rng().integers(1e9)}",
+                            tmp_path)  # fmt: skip
+    for store in (remote, LocalStore(tmp_path / "local")):
+        assert store.calibration("k") is None
+        store.keep_calibration("k", b"first")
+        store.keep_calibration("k", b"second")
+        assert store.calibration("k") == b"second"

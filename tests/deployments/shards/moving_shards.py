@@ -1,0 +1,146 @@
+"""A replica whose shards are made to move, in a process of its own: ``STORE NAME LAYOUT STAGE``.
+
+Without Serve and on one node: an actor in a placement group holds the sharded program, and is told
+that the members of one stage are on a node that drains. Prints what came of it, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.util import placement_group, placement_group_table
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from cluster.artifact.local import LocalStore
+from cluster.config.serving import ModelArgs
+from cluster.parallel.plan import bundles
+from cluster.runtime.shard import ShardFigures
+from deployments.ray import nodes
+from deployments.shards.members import Member
+from deployments.shards.program import ShardedProgram
+
+LATEST_S = 60
+DRAINING = "of a node that drains"
+
+
+class Replica:
+    """Under load from as many threads as micro-batches fit in."""
+
+    def __init__(self, store: str, name: str, key: str) -> None:
+        nodes.draining = lambda: frozenset({DRAINING})
+        artifact = LocalStore(Path(store)).open(name)
+        args = ModelArgs(
+            name="moving", artifact=name, store=store, parallel={}, batching={"max_batch_size": 2}
+        )
+        self.figures: list[list[ShardFigures]] = []
+        self.lost: list[str] = []
+        layout = artifact.manifest.layout(key)
+        self.program = ShardedProgram(
+            args, artifact, layout, lambda figures: self.figures.append(list(figures)),
+            self.lost.append,
+        )  # fmt: skip
+        (spec,) = artifact.manifest.inputs
+        # Also where the inputs are indices.
+        values = np.random.default_rng(0).integers(1, 9, (1, *spec.item_shape))
+        self.array = values.astype(spec.dtype)
+        self.expected = self.program.run([self.array])[0][0]
+        self.slowest_s = 0.0
+        self.wrong: list[str] = []
+        self.answered = 0
+        self.ended = threading.Event()
+        self.clients = [threading.Thread(target=self._ask) for _ in range(self.program.lanes)]
+        for client in self.clients:
+            client.start()
+
+    def _ask(self) -> None:
+        while not self.ended.is_set():
+            started = time.monotonic()
+            try:
+                (found,), _ = self.program.run([self.array])
+                if not np.array_equal(found, self.expected):
+                    self.wrong.append("another answer")
+                self.answered += 1
+            except Exception as error:  # noqa: BLE001 - the test looks at it
+                self.wrong.append(repr(error))
+            self.slowest_s = max(self.slowest_s, time.monotonic() - started)
+            time.sleep(0.005)
+
+    def move(self, stage: int) -> dict[str, Any]:
+        """There and back."""
+        before, (home,) = self._actors(), self._groups(stage)
+        for member in self._of(stage):
+            object.__setattr__(member, "node_id", DRAINING)
+        self._wait(lambda: home not in self._groups(stage), "nothing has moved")
+        away = self._actors()
+        self._wait(lambda: self._groups(stage) == {home}, "nothing has moved back")
+        back = self._actors()
+        answered = self.answered
+        self._wait(lambda: self.answered > answered + 20, "nothing is answered")
+        self.ended.set()
+        for client in self.clients:
+            client.join()
+        self._wait(
+            lambda: min(each.micro_batches for each in self.figures[-1]) >= self.answered,
+            "the figures do not come",
+        )
+        counted = [[each.micro_batches for each in figures] for figures in self.figures]
+        stages = [member.shard[0] for member in self.program._pipeline.members]
+        self.program.close()
+        return {
+            "wrong": self.wrong,
+            "answered": self.answered,
+            "lost": self.lost,
+            "slowest_s": self.slowest_s,
+            "stages": stages,
+            "actors": [before, away, back],
+            "counted": counted,
+        }
+
+    def _actors(self) -> list[str]:
+        return [member.actor._actor_id.hex() for member in self.program._pipeline.members]
+
+    def _groups(self, stage: int) -> set[str]:
+        return {member.group.id.hex() for member in self._of(stage)}
+
+    def _of(self, stage: int) -> list[Member]:
+        return [each for each in self.program._pipeline.members if each.shard[0] == stage]
+
+    def _wait(self, ready: Callable[[], bool], otherwise: str) -> None:
+        deadline = time.monotonic() + LATEST_S
+        while not ready():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{otherwise}; {self.wrong[:3]}, lost: {self.lost}")
+            time.sleep(0.05)
+
+
+def main(store: str, name: str, key: str, stage: int) -> None:
+    ray.init(address="auto", log_to_driver=False)
+    layout = LocalStore(Path(store)).open(name).manifest.layout(key)
+    group = placement_group(list(bundles(layout.target, len(layout.shards), 1)), "PACK")
+    here = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
+    replica = (
+        ray.remote(Replica)
+        .options(
+            name="SERVE_REPLICA::moving#model-moving#12345678",
+            num_cpus=0,
+            scheduling_strategy=here,
+            max_concurrency=2,
+        )
+        .remote(store, name, key)
+    )
+    found = ray.get(replica.move.remote(stage), timeout=3 * LATEST_S)
+    groups = placement_group_table().values()
+    found["groups"] = [g["name"] for g in groups if g["name"] and g["state"] != "REMOVED"]
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4], int(sys.argv[4]))
