@@ -1,12 +1,15 @@
-# Everything runs in a virtual environment of its own, .venv; nothing else is touched.
+# Everything runs in .venv, which uv fills; uv is in .uv. Nothing outside this folder is installed.
+# pyproject.toml ── make lock ──> requirements/*.txt (versions, hashes) ── uv ──> .venv
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+UV := .uv/bin/uv
 STAMP := $(VENV)/.installed
+DEMO := $(VENV)/.demo
 
-.PHONY: demo test test-slow check format clean compiler kind
+.PHONY: demo lock test test-slow check format clean compiler kind
 
-demo: compiler $(STAMP)
+demo: compiler $(DEMO)
 	$(BIN)/headrace demo
 
 # Tests of a running cluster have the machine to themselves, so each folder of them is a run of its
@@ -44,14 +47,41 @@ compiler:
 	@command -v $${CXX:-g++} > /dev/null || { \
 	  echo "no C++ compiler: install one (Debian, Ubuntu: apt-get install g++) or set CXX" >&2; exit 1; }
 
-$(STAMP): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
-	touch $(STAMP)
+$(UV): requirements/uv.txt
+	$(PYTHON) -m venv --clear .uv
+	.uv/bin/python -m pip install --quiet --require-hashes --requirement requirements/uv.txt
+	touch $(UV)
+
+# An environment starts empty, so that two runs of one commit install the same files; from uv's cache
+# this takes seconds.
+define environment
+	$(PYTHON) -m venv --clear --without-pip $(VENV)
+	$(UV) pip sync --require-hashes --python $(BIN)/python requirements/$(1).txt
+	$(UV) pip install --no-deps --no-build-isolation --python $(BIN)/python --editable .
+endef
+
+$(DEMO): pyproject.toml requirements/demo.txt | $(UV)
+	$(call environment,demo)
+	touch $(DEMO)
+
+# The packages of dev include those of the demo.
+$(STAMP): pyproject.toml requirements/dev.txt | $(UV)
+	$(call environment,dev)
+	touch $(DEMO) $(STAMP)
+
+# Pins each dependency of pyproject.toml. A pin that still satisfies it stays; for newer releases,
+# delete dev.txt and demo.txt first.
+LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-annotate --custom-compile-command "make lock"
+lock: $(UV)
+	$(LOCK) pyproject.toml --extra dev --group build --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml --extra openvino --group build --constraints requirements/dev.txt \
+	  --output-file requirements/demo.txt
+	$(LOCK) --group uv --output-file requirements/uv.txt
 
 # The digit classifier on a kind cluster; see k8s/README.md.
 kind:
 	k8s/kind.sh
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .uv .mypy_cache .ruff_cache .pytest_cache

@@ -105,8 +105,8 @@ def _require_installed(keys: list[str]) -> None:
     missing = [key for key in ("litserve", "mosec") if key in keys and util.find_spec(key) is None]
     if missing:
         raise BenchmarkError(
-            f"{' and '.join(missing)} not installed: pip install -e '.[bench]', or leave out "
-            "with --only"
+            f"{' and '.join(missing)} not installed: .uv/bin/uv pip install -e '.[bench]', "
+            "or leave out with --only"
         )
 
 
