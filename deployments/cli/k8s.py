@@ -1,4 +1,7 @@
-"""``headrace k8s render``: manifests for a model and a plan, checked before they are written."""
+"""``headrace k8s render``: manifests for a model and a plan, checked before they are written.
+
+artifact, plan, overlay → render → validate → standard output, or one file per object in --out
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ import yaml
 
 from cluster.errors import ConfigError
 from deployments.cli.inspect import open_artifact
-from deployments.kubernetes import overlay, stores, structure, validate
+from deployments.kubernetes import overlay, validate
 from deployments.kubernetes.plan_file import read_plan
-from deployments.kubernetes.render import Asked, rendered
+from deployments.kubernetes.render import RenderOptions, rendered, require_shared_store
+from deployments.kubernetes.schemas import object_name
 
 _OBJECT_STORE = "object-store"
 _BUDGET = "PodDisruptionBudget"
@@ -30,18 +34,18 @@ def render(
 ) -> int:
     """Print the manifests, or write one file for each object to ``out``.
 
-    ConfigError naming what does not fit (overlay, plan, image, store, a field) and PlanError if the
-    overlay has no room for the plan; then nothing is written.
+    ConfigError for an invalid overlay, plan, image, store or field; PlanError if no group of the
+    overlay can hold a replica. Nothing is written then.
     """
     folder = overlay.overlay_dir(overlay_name)
     remote = store if store is not None and "://" in store else None
     if remote is not None:
-        stores.require_reachable(remote)
+        require_shared_store(remote)
     artifact = open_artifact(ref, store)
     components = [overlay.k8s_dir() / "components" / _OBJECT_STORE] if remote else []
     base = overlay.build(folder, components)
-    validate.require_applicable(base)  # before anything is looked for in them
-    asked = Asked(
+    validate.require_renderable(base)
+    options = RenderOptions(
         artifact=artifact,
         name=artifact.manifest.name if name is None else name,
         image=image,
@@ -49,64 +53,67 @@ def render(
         store=remote,
         require_signature=require_signature,
     )
-    objects = rendered(base, asked)
+    objects = rendered(base, options)
     validate.require_valid(objects)
     if out is None:
-        print("---\n".join(_text(each) for each in objects), end="")
+        print("---\n".join(_text(obj) for obj in objects), end="")
     else:
         write(objects, out)
         print(f"{len(objects)} objects in {out}: `{_apply(objects)} -k {out}`")
     for name in _budgets(base) - _budgets(objects):
         print(
-            f"headrace: no {name}: with one replica at least it would hold up every node drain; "
+            f"headrace: {name} is left out: with one replica it would block every node drain; "
             "raise the group's replicas to keep it, or delete it where it has been applied",
             file=sys.stderr,
         )
-    if unchecked := validate.unknown(objects):
-        print(f"headrace: not checked: {', '.join(unchecked)}", file=sys.stderr)
+    if unchecked := validate.unchecked(objects):
+        print(
+            f"headrace: not checked, their kinds have no schema here: {', '.join(unchecked)}",
+            file=sys.stderr,
+        )
     return 0
 
 
 def _apply(objects: list[dict[str, Any]]) -> str:
-    """The command; most overlays leave the namespace to it."""
-    named = all("namespace" in each["metadata"] for each in objects)
-    return "kubectl apply" if named else "kubectl --namespace NAMESPACE apply"
+    """Return the command to apply the objects; most overlays have no namespace."""
+    namespaced = all("namespace" in obj["metadata"] for obj in objects)
+    return "kubectl apply" if namespaced else "kubectl --namespace NAMESPACE apply"
 
 
 def _budgets(objects: list[dict[str, Any]]) -> set[str]:
-    return {structure.name(each) for each in objects if each["kind"] == _BUDGET}
+    return {object_name(obj) for obj in objects if obj["kind"] == _BUDGET}
 
 
 def write(objects: list[dict[str, Any]], out: Path) -> None:
-    """One file per object, named ``kind.name.yaml``, and a kustomization.yaml of them all.
+    """Write one file per object, named ``kind.name.yaml``, and a kustomization.yaml of all.
 
     ConfigError if the directory cannot be written.
     """
-    files = {_file(each): _text(each) for each in objects}
-    whole = {
+    files = {_file(obj): _text(obj) for obj in objects}
+    kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "resources": list(files),
     }
-    files["kustomization.yaml"] = yaml.safe_dump(whole, sort_keys=False)
+    files["kustomization.yaml"] = yaml.safe_dump(kustomization, sort_keys=False)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (out / name).write_text(content, encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        why = error.strerror if isinstance(error, OSError) else error
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
-            f"--out {out}: cannot be written: {why}; give a directory of yours"
+            f"--out {out}: cannot be written: {reason}; give a writable directory"
         ) from error
 
 
 def _file(obj: dict[str, Any]) -> str:
-    kind, _, name = structure.name(obj).lower().partition("/")
+    kind, _, name = object_name(obj).lower().partition("/")
     return f"{kind}.{name}.yaml"
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes text of several lines, such as the Serve config, as lines."""
+    """YAML writer that keeps text of several lines, such as the Serve config, readable."""
 
 
 def _lines(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:

@@ -1,16 +1,17 @@
-"""Headrace on Kubernetes: what KubeRay is given, and checking it before a cluster sees it.
+"""Headrace on Kubernetes: manifests for KubeRay, checked before a cluster sees them.
 
     overlay of k8s/ → kubectl kustomize → objects ─┐
     artifact, plan, image ─────────────────────────┴→ render → validate → one file per object
 
-overlay.py    the k8s/ folder and kustomize          render.py     model, plan, image into objects
-plan_file.py  `headrace plan --json`, read strictly  sizes.py      pods large enough for a plan
-images.py     how an image may be named              stores.py     which stores pods can reach
-pods.py       the pods that an object brings         selectors.py  which of them a selector names
-serving.py    serveConfigV2: written, and read for the pods that have a replica
+overlay.py      the k8s/ folder and kustomize       render.py   artifact, plan, image into objects
+plan_file.py    `headrace plan --json`, read        sizes.py    pods large enough for a plan
+image_names.py  grammar of image references         serving.py  serveConfigV2, written and read
+pods.py         pods of an object, and selectors
 
-validate.py   every check below, on all objects
-structure.py  fields and types, by schemas.json.gz   schemas.py    makes that file from the CRDs
-rules.py      what KubeRay's and Kubernetes' own code asks of an object
-own_rules.py  what Headrace asks of an object        together.py   ... of several together
+validate.py     all checks, on all objects
+schemas.py      fields and types                    derive_schemas.py  makes schemas.json.gz
+rules.py        rules for one object                cross_rules.py     rules across objects
+
+KubeRay's operator has further checks of its own. They are not repeated here: its webhook and its
+events report them. rules.py repeats the few that depend on values which `render` computes.
 """

@@ -1,6 +1,6 @@
-"""The file that ``headrace plan --json`` printed: read strictly, and only for its own artifact.
+"""Plan file, as ``headrace plan --json`` prints it: read strictly, and only for its own artifact.
 
-bytes → fields and their bounds → what they say of each other → the artifact it was made of → Plan
+bytes → fields and their bounds → their consistency → comparison with the artifact → Plan
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from cluster.artifact.artifact import Artifact
 from cluster.artifact.layout import name_of
 from cluster.errors import ConfigError
 from cluster.parallel.plan import Placement, bundles
-from deployments.kubernetes.structure import where
+from deployments.kubernetes.schemas import path_text
 
-_MOST_BYTES = 2**44
-"""Of one shard's weights, say: more than any machine has."""
+_MAX_BYTES = 2**44
+"""Bound of a shard's memory, above that of any machine."""
 
 _Finite = Annotated[float, AllowInfNan(False), Field(ge=0)]
-_Bytes = Annotated[int, Field(ge=0, le=_MOST_BYTES)]
+_Bytes = Annotated[int, Field(ge=0, le=_MAX_BYTES)]
 _Number = Annotated[int, Field(ge=0)]
 _Amount = Annotated[float, AllowInfNan(False), Field(gt=0, le=1024)]
 
 
 class _Part(BaseModel):
-    """Immutable, nothing converted, and a field nobody knows is an error."""
+    """Immutable model that converts nothing and refuses unknown fields."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
 class Shard(_Part):
-    """One shard, where it was planned, and what it fills there."""
+    """One shard, its place in the plan, and its memory in bytes."""
 
     stage: _Number
     tp_rank: _Number
@@ -46,12 +46,12 @@ class Shard(_Part):
 
     @property
     def memory_bytes(self) -> int:
-        """All of it."""
+        """Memory of weights, activations and buffers."""
         return self.weight_bytes + self.activation_bytes + self.buffer_bytes
 
 
 class Plan(_Part):
-    """A cut of an artifact and what one replica of it takes, as ``headrace plan --json`` says."""
+    """Cut of an artifact and the resources of one replica."""
 
     artifact: str
     model: str
@@ -72,48 +72,51 @@ class Plan(_Part):
 
     @property
     def cut(self) -> bool:
-        """If a replica is more than one shard."""
+        """Whether a replica has more than one shard."""
         return self.pipeline * self.tensor > 1
 
     @model_validator(mode="after")
-    def _of_one_piece(self) -> Plan:
+    def _consistent(self) -> Plan:
         places = [(stage, rank) for stage in range(self.pipeline) for rank in range(self.tensor)]
         if [(shard.stage, shard.tp_rank) for shard in self.shards] != places:
             raise ValueError(
-                f"shards: {len(self.shards)}, of pipeline {self.pipeline} × tensor {self.tensor} "
-                f"there are {len(places)}, stage by stage"
+                f"shards: pipeline {self.pipeline} × tensor {self.tensor} needs {len(places)}, in "
+                f"order of stage and tp_rank (given: {len(self.shards)})"
             )
         threads = int(self.bundles[-1].get("CPU", 0)) if self.bundles else 0
-        wanted = bundles(self.target, len(places), threads)
-        if threads < 1 or self.bundles != wanted:
+        expected = bundles(self.target, len(places), threads)
+        if threads < 1 or self.bundles != expected:
             raise ValueError(
                 f"bundles: must be {json.dumps(bundles(self.target, len(places), max(threads, 1)))}"
                 f" for {len(places)} shards on {self.target}"
             )
         if self.built and (self.layout is not None) is not self.cut:
             raise ValueError(
-                f"layout: {self.layout!r} does not go with {name_of(self.pipeline, self.tensor)}: "
-                "a cut that is built has one, a whole model none"
+                f"layout: {self.layout!r} does not match {name_of(self.pipeline, self.tensor)}: a "
+                "built cut has a layout, a whole model has none"
             )
         return self
 
 
 def read_plan(path: Path, artifact: Artifact) -> Plan:
-    """The plan in a file; ConfigError if it is none, or one of another artifact."""
+    """Return the plan in a file; ConfigError if it is invalid or of another artifact."""
     plan = _parsed(path)
     manifest = artifact.manifest
-    anew = f"headrace plan {manifest.name} --json > {path}"
+    command = f"headrace plan {manifest.name} --json > {path}"
     if plan.model != manifest.name:
-        raise ConfigError(f"--plan {path}: is of {plan.model}, not of {manifest.name}; `{anew}`")
+        raise ConfigError(
+            f"--plan {path}: the plan is for {plan.model}, expected {manifest.name}; "
+            f"run `{command}`"
+        )
     if plan.artifact != artifact.id:
         raise ConfigError(
-            f"--plan {path}: is of another build of {plan.model}: of the artifact "
-            f"{plan.artifact[:12]}, not of {str(artifact.id)[:12]}; `{anew}`"
+            f"--plan {path}: the plan is for another build of {plan.model}: artifact "
+            f"{plan.artifact[:12]}, expected {str(artifact.id)[:12]}; run `{command}`"
         )
     if not plan.built:
         raise ConfigError(
-            f"--plan {path}: its cut is not built; add `parallel: [{{pipeline: {plan.pipeline}, "
-            f"tensor: {plan.tensor}}}]` to the recipe, build it and plan again"
+            f"--plan {path}: the plan's cut is not built; add `parallel: [{{pipeline: "
+            f"{plan.pipeline}, tensor: {plan.tensor}}}]` to the recipe, build it and plan again"
         )
     keys = {
         each.key
@@ -121,10 +124,10 @@ def read_plan(path: Path, artifact: Artifact) -> Plan:
         if (each.target, each.pipeline, each.tensor) == (plan.target, plan.pipeline, plan.tensor)
     }
     if plan.layout is not None and plan.layout not in keys:
-        has = ", ".join(sorted(keys)) or "none"
+        known = ", ".join(sorted(keys)) or "none"
         raise ConfigError(
-            f"--plan {path}: layout: {plan.layout} is no cut of the artifact for {plan.target} "
-            f"into pipeline {plan.pipeline} × tensor {plan.tensor}: it has {has}; `{anew}`"
+            f"--plan {path}: layout: the artifact has no cut {plan.layout} for {plan.target}, "
+            f"pipeline {plan.pipeline} × tensor {plan.tensor} (known: {known}); run `{command}`"
         )
     return plan
 
@@ -135,10 +138,10 @@ def _parsed(path: Path) -> Plan:
     except OSError as error:
         raise ConfigError(f"--plan {path}: cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        lines = [_line(each) for each in error.errors()]
+        lines = [_line(problem) for problem in error.errors()]
         raise ConfigError(
             "\n".join(
-                f"--plan {path}: not what `headrace plan --json` prints: {line}; write it anew"
+                f"--plan {path}: not a file of `headrace plan --json`: {line}; write it again"
                 for line in lines
             )
         ) from None
@@ -148,9 +151,9 @@ def _parsed(path: Path) -> Plan:
 
 def _line(problem: ErrorDetails) -> str:
     message = problem["msg"].removeprefix("Value error, ")
-    if not problem["loc"]:  # of the whole file, or of fields together: the message names them
+    if not problem["loc"]:  # about several fields, which the message names
         return message
-    field = where(problem["loc"])
+    field = path_text(problem["loc"])
     if problem["type"] == "missing":
-        return f"{field}: is missing"
+        return f"{field}: required field is missing"
     return f"{field}: {message} (given: {problem['input']!r:.60})"

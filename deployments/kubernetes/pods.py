@@ -1,4 +1,4 @@
-"""The pods that an object brings: of a Ray cluster's groups, of a Job, of whatever makes pods.
+"""Pods of an object, and selectors over their labels.
 
 RayService, RayJob, RayCluster → its Ray cluster → head group, worker groups ─┐
 RayJob → the submitter; Job, Deployment, ... → its template                  ─┴→ pods → containers
@@ -6,7 +6,7 @@ RayJob → the submitter; Job, Deployment, ... → its template                 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 Object = dict[str, Any]
@@ -20,11 +20,11 @@ _TEMPLATES = {
     "DaemonSet": ("template",),
     "CronJob": ("jobTemplate", "spec", "template"),
 }
-"""Below ``spec``."""
+"""Path of the pod template below ``spec``."""
 
 
 def cluster(obj: Object) -> tuple[str, Object] | None:
-    """The path and content of an object's Ray cluster, if it has one."""
+    """Return path and content of an object's Ray cluster, None if it has none."""
     spec = obj.get("spec") or {}
     if obj["kind"] == "RayCluster":
         return "spec", spec
@@ -33,30 +33,30 @@ def cluster(obj: Object) -> tuple[str, Object] | None:
 
 
 def groups(obj: Object) -> Iterator[tuple[str, Object]]:
-    """Path and content of the head group and the worker groups of an object's Ray cluster."""
-    if (found := cluster(obj)) is not None:
-        path, spec = found
+    """Yield path and content of the head group and the worker groups of an object's Ray cluster."""
+    if (ray := cluster(obj)) is not None:
+        path, spec = ray
         yield f"{path}.headGroupSpec", spec["headGroupSpec"]
         for index, group in enumerate(spec.get("workerGroupSpecs") or []):
             yield f"{path}.workerGroupSpecs[{index}]", group
 
 
 def templates(obj: Object) -> Iterator[tuple[str, Object]]:
-    """Path and content of the template of every pod that an object brings, Ray's first."""
+    """Yield path and content of each pod template of an object, Ray's first."""
     for path, group in groups(obj):
         yield f"{path}.template", group.get("template") or {}
     fields = _TEMPLATES.get(obj["kind"], ())
-    found: Object | None = obj.get("spec") if fields else None
+    template: Object | None = obj.get("spec") if fields else None
     for field in fields:
-        found = (found or {}).get(field)
-    if found:
-        yield ".".join(("spec", *fields)), found
+        template = (template or {}).get(field)
+    if template:
+        yield ".".join(("spec", *fields)), template
     if obj["kind"] == "Pod":
         yield "(top level)", obj
 
 
 def containers(obj: Object) -> Iterator[tuple[str, Object]]:
-    """Path and content of every container of an object's pods."""
+    """Yield path and content of each container of an object's pods."""
     for path, template in templates(obj):
         spec = template.get("spec") or {}
         for field in ("initContainers", "containers"):
@@ -65,23 +65,44 @@ def containers(obj: Object) -> Iterator[tuple[str, Object]]:
 
 
 def group_labels(group: Object) -> dict[str, str]:
-    """Labels of the pods of a worker group, those that KubeRay adds among them."""
-    own = ((group.get("template") or {}).get("metadata") or {}).get("labels") or {}
+    """Return the labels of a worker group's pods, those that KubeRay adds included."""
+    labels = ((group.get("template") or {}).get("metadata") or {}).get("labels") or {}
     kuberay = {"ray.io/is-ray-node": "yes", "ray.io/node-type": "worker"}
-    return {**own, **kuberay, "ray.io/group": group.get("groupName", "")}
+    return {**labels, **kuberay, "ray.io/group": group.get("groupName", "")}
 
 
 def ray_container(group: Object) -> Object:
-    """The container Ray runs in: the first."""
-    found = pod_spec(group).get("containers") or [{}]
-    return dict(found[0])
+    """Return the first container of a group's pod, in which Ray runs."""
+    listed = pod_spec(group).get("containers") or [{}]
+    return dict(listed[0])
 
 
 def pod_spec(group: Object) -> Object:
-    """A group's pod."""
+    """Return the pod spec of a group."""
     return dict(group.get("template", {}).get("spec") or {})
 
 
 def environment(container: Object) -> dict[str, Object]:
-    """The variables written out in a container, by name."""
-    return {each["name"]: each for each in container.get("env") or []}
+    """Return the ``env`` entries of a container by name."""
+    return {entry["name"]: entry for entry in container.get("env") or []}
+
+
+def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """Return whether a LabelSelector matches these labels; an empty selector matches all."""
+    matched = (selector.get("matchLabels") or {}).items() <= labels.items()
+    return matched and all(
+        _matches(expression, labels) for expression in selector.get("matchExpressions") or ()
+    )
+
+
+def _matches(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    value, values = labels.get(expression["key"]), expression.get("values") or ()
+    match expression["operator"]:
+        case "In":
+            return value in values
+        case "NotIn":
+            return value not in values
+        case "Exists":
+            return value is not None
+        case _:  # DoesNotExist
+            return value is None

@@ -1,152 +1,179 @@
-"""Manifests for one model: an overlay's objects, with the artifact, plan and image put in.
+"""Manifests for one model: an overlay's objects with the artifact, plan and image put in.
 
-artifact, plan ─→ target, bundles ─→ the group that has such devices, its pods sized
+artifact, plan ─→ target, bundles ─→ the group with such devices, its pods sized
                └→ model's args    ─→ serveConfigV2
 """
 
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass
 from typing import Any
 
+import fsspec
 import yaml
 
 from cluster.artifact.artifact import Artifact
 from cluster.errors import ConfigError, PlanError
 from cluster.parallel.plan import bundles as bundles_of
-from deployments.kubernetes import images, serving, structure
+from deployments.kubernetes import image_names, serving
 from deployments.kubernetes.plan_file import Plan
-from deployments.kubernetes.pods import containers, group_labels
-from deployments.kubernetes.selectors import selects
-from deployments.kubernetes.sizes import Fitted, Need, fit
+from deployments.kubernetes.pods import containers, group_labels, selects
+from deployments.kubernetes.schemas import object_name
+from deployments.kubernetes.sizes import ReplicaNeed, SizedGroup, size_group
 from deployments.shards.placement import DEVICES_VARIABLE
 
 Object = dict[str, Any]
 
 TARGET_LABEL = "headrace-target"
-"""Label of a group's pods: whose programs run there."""
+"""Label of a group's pods: the target of the programs that run on them."""
 
 STORE = "headrace-store"
-"""The ConfigMap that says where artifacts are."""
+"""ConfigMap with the location of the artifact store."""
 
 SERVING_IMAGE = "headrace-serving"
-"""What the overlays call the image that is put in."""
+"""Placeholder in the overlays for the image that is put in."""
 
-_ARTIFACTS = "artifacts"  # the volume, where they are in a claim
+_ARTIFACTS_VOLUME = "artifacts"
 _BUILD_ONLY = ("RayJob/headrace-compression", "ConfigMap/headrace-recipe")
+_STORE_URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://[^/\s]+(/\S*)?")
+_LOCAL_SCHEMES = ("file", "local", "memory")
+"""fsspec's schemes for data on this machine, or in this process."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to be served, and how."""
+class RenderOptions:
+    """Model to serve, and the way to serve it."""
 
     artifact: Artifact
     name: str
     image: str
     plan: Plan | None
     store: str | None
-    """A URI that replicas read from; None: the claim."""
+    """URI of the store that replicas read from; None: the claim."""
 
     require_signature: bool
 
 
-def rendered(objects: list[Object], asked: Asked) -> list[Object]:
-    """The objects of an overlay for one model.
-
-    They are such as KubeRay takes. PlanError if no group can hold it; ConfigError for what is no
-    image, or an overlay that does not say what is needed.
-    """
-    if not images.is_reference(asked.image):
+def require_shared_store(uri: str) -> None:
+    """Check that pods can reach the store at a URI; ConfigError."""
+    match = _STORE_URI.fullmatch(uri)
+    scheme = uri.partition("://")[0]
+    if scheme in _LOCAL_SCHEMES:
         raise ConfigError(
-            f"--image {asked.image!r:.160}: no image is named so; give NAME@sha256:..., as the "
-            "push printed it, or NAME:TAG"
+            f"--store {uri}: pods cannot read {scheme}:// of this machine; give a bucket "
+            "(s3://..., gs://...), or a directory, and replicas read from the claim"
         )
-    made = [copy.deepcopy(each) for each in objects if structure.name(each) not in _BUILD_ONLY]
-    services = [each for each in made if each["kind"] == "RayService"]
+    if match is None or scheme not in fsspec.available_protocols():
+        raise ConfigError(
+            f"--store {uri!r}: not a valid store URI; give s3://BUCKET/PATH, gs://BUCKET/PATH, or "
+            "another URI that fsspec supports"
+        )
+
+
+def rendered(objects: list[Object], options: RenderOptions) -> list[Object]:
+    """Return the objects of an overlay for one model, build-only ones left out.
+
+    ConfigError for an invalid image reference or an incomplete overlay. PlanError if no group can
+    hold a replica.
+    """
+    if not image_names.is_reference(options.image):
+        raise ConfigError(
+            f"--image {options.image!r:.160}: not a valid image reference; give NAME@sha256:..., "
+            "as the push printed it, or NAME:TAG"
+        )
+    copies = [copy.deepcopy(obj) for obj in objects if object_name(obj) not in _BUILD_ONLY]
+    services = [obj for obj in copies if obj["kind"] == "RayService"]
     if len(services) != 1:
-        raise ConfigError(f"the overlay has {len(services)} RayServices; exactly one is needed")
+        raise ConfigError(f"the overlay must have exactly one RayService (given: {len(services)})")
     spec = services[0]["spec"]
-    config = spec["rayClusterConfig"]
-    group, target = _group(config.get("workerGroupSpecs") or [], asked)
-    fitted = fit(group, _need(asked, target), target)
-    config["workerGroupSpecs"] = [fitted.group]
+    ray = spec["rayClusterConfig"]
+    group, target = _matching_group(ray.get("workerGroupSpecs") or [], options)
+    sized = size_group(group, _need(options, target), target)
+    ray["workerGroupSpecs"] = [sized.group]
     spec["serveConfigV2"] = yaml.safe_dump(
-        serving.written(
-            serving.Served(
-                name=asked.name,
-                artifact=str(asked.artifact.id),
-                target=target,
-                plan=asked.plan,
-                require_signature=asked.require_signature,
-                replicas=fitted.replicas,
-                most_replicas=fitted.most_replicas,
-            )
-        ),
-        sort_keys=False,
+        serving.config_of(_served_model(options, target, sized)), sort_keys=False
     )
-    for each in (config["headGroupSpec"], fitted.group):
-        container = each["template"]["spec"]["containers"][0]
-        container["image"] = asked.image
-        if asked.plan is not None and asked.plan.cut:
-            variables = container.setdefault("env", [])
-            variables.append({"name": DEVICES_VARIABLE, "value": fitted.devices})
-        if asked.store is not None:
-            pod = each["template"]["spec"]
-            pod["volumes"] = [_without_claim(volume) for volume in pod.get("volumes") or []]
-    for _, container in (found for each in made for found in containers(each)):
-        if images.same_name(container.get("image", ""), SERVING_IMAGE):
-            container["image"] = asked.image
-    if asked.store is not None:
-        for each in made:
-            if structure.name(each) == f"ConfigMap/{STORE}":
-                each.setdefault("data", {})["HEADRACE_STORE"] = asked.store
-    return [each for each in made if _disrupted(each, fitted)]
+    for ray_group in (ray["headGroupSpec"], sized.group):
+        _set_pod(ray_group["template"]["spec"], options, sized)
+    for obj in copies:
+        for _, container in containers(obj):
+            if image_names.has_name(container.get("image", ""), SERVING_IMAGE):
+                container["image"] = options.image
+        if options.store is not None and object_name(obj) == f"ConfigMap/{STORE}":
+            obj.setdefault("data", {})["HEADRACE_STORE"] = options.store
+    return [obj for obj in copies if _set_budget(obj, sized)]
 
 
-def _disrupted(obj: Object, fitted: Fitted) -> bool:
-    """Make the budget of our replicas' pods leave all of them but one; False if there is but one.
+def _served_model(options: RenderOptions, target: str, sized: SizedGroup) -> serving.ServedModel:
+    return serving.ServedModel(
+        name=options.name,
+        artifact=str(options.artifact.id),
+        target=target,
+        plan=options.plan,
+        require_signature=options.require_signature,
+        replicas=sized.replicas,
+        max_replicas=sized.max_replicas,
+    )
 
-    Of a replica of several pods one is ever ready: that with its HTTP.
+
+def _set_pod(pod: Object, options: RenderOptions, sized: SizedGroup) -> None:
+    """Put image, devices and store into the pod of a Ray group."""
+    container = pod["containers"][0]
+    container["image"] = options.image
+    if options.plan is not None and options.plan.cut:
+        variables = container.setdefault("env", [])
+        variables.append({"name": DEVICES_VARIABLE, "value": sized.devices})
+    if options.store is not None:
+        pod["volumes"] = [_without_claim(volume) for volume in pod.get("volumes") or []]
+
+
+def _set_budget(obj: Object, sized: SizedGroup) -> bool:
+    """Set the budget of our replicas' pods to all but one; return False for a single replica.
+
+    Of a replica of several pods only one is ever ready: the one with its HTTP endpoint.
     """
     if obj["kind"] != "PodDisruptionBudget":
         return True
     selector = obj["spec"].get("selector")
-    if selector is None or not selects(selector, group_labels(fitted.group)):
+    if selector is None or not selects(selector, group_labels(sized.group)):
         return True
-    obj["spec"]["minAvailable"] = fitted.replicas - 1
-    return fitted.replicas > 1
+    obj["spec"]["minAvailable"] = sized.replicas - 1
+    return sized.replicas > 1
 
 
-def _group(groups: list[Object], asked: Asked) -> tuple[Object, str]:
-    """The first group with devices that the artifact has programs for, or the plan asks for."""
-    manifest = asked.artifact.manifest
+def _matching_group(groups: list[Object], options: RenderOptions) -> tuple[Object, str]:
+    """Return the first group of a target that the plan names, or the artifact has programs for."""
+    manifest = options.artifact.manifest
     targets = list(dict.fromkeys(entry.target for entry in manifest.programs))
-    wanted = [asked.plan.target] if asked.plan is not None else targets
-    found = []
+    if options.plan is not None:
+        targets = [options.plan.target]
+    listed = []
     for group in groups:
         labels = (group["template"].get("metadata") or {}).get("labels") or {}
         target = labels.get(TARGET_LABEL)
-        found.append(f"{group['groupName']} ({target})")
-        if target in wanted:
+        listed.append(f"{group['groupName']} ({target})")
+        if target in targets:
             return group, str(target)
     raise PlanError(
-        f"{manifest.name} has programs for {', '.join(wanted) or 'no target'}, the overlay's "
-        f"groups are {', '.join(found) or 'none'}; take another overlay, or build the artifact "
+        f"{manifest.name} has programs for {', '.join(targets) or 'no target'}, the overlay's "
+        f"groups are {', '.join(listed) or 'none'}; choose another overlay, or build the artifact "
         "for their target"
     )
 
 
-def _need(asked: Asked, target: str) -> Need:
-    plan = asked.plan
+def _need(options: RenderOptions, target: str) -> ReplicaNeed:
+    plan = options.plan
     if plan is not None:
-        return Need(plan.bundles, sum(each.memory_bytes for each in plan.shards), plan.placement)
-    measured = asked.artifact.manifest.measured
-    sizes = [each.size_bytes for key, each in measured.items() if key.startswith(f"{target}/")]
-    return Need(bundles_of(target, 1, 1), max(sizes, default=0), "PACK")
+        memory_bytes = sum(shard.memory_bytes for shard in plan.shards)
+        return ReplicaNeed(plan.bundles, memory_bytes, plan.placement)
+    measured = options.artifact.manifest.measured
+    sizes = [value.size_bytes for key, value in measured.items() if key.startswith(f"{target}/")]
+    return ReplicaNeed(bundles_of(target, 1, 1), max(sizes, default=0), "PACK")
 
 
 def _without_claim(volume: Object) -> Object:
-    if volume["name"] != _ARTIFACTS:
+    if volume["name"] != _ARTIFACTS_VOLUME:
         return volume
-    return {"name": _ARTIFACTS, "emptyDir": {}}
+    return {"name": _ARTIFACTS_VOLUME, "emptyDir": {}}

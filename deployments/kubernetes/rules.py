@@ -1,270 +1,217 @@
-"""What KubeRay v1.7.0 refuses though its CRDs' schemas allow it: CEL rules and its own checks.
+"""Rules of Headrace for one object, beyond its fields and types.
 
-Each rule takes an object, defaults filled in, and yields what is wrong with it, with the path.
-They follow what the operator does when it validates a RayService, RayJob or RayCluster; one that
-it refuses stays as it is in the cluster, with an event that nobody reads.
+Each rule takes an object with its defaults filled in and yields its problems, each with the path.
+A rule yields nothing for a kind that it does not concern.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
-from deployments.kubernetes.pods import cluster, environment, groups, pod_spec, ray_container
+from cluster.errors import ConfigError
+from deployments.kubernetes import image_names
+from deployments.kubernetes.pods import (
+    cluster,
+    containers,
+    environment,
+    groups,
+    pod_spec,
+    ray_container,
+)
+from deployments.ray.time_limits import node_drain_s, replica_stop_s
 
 Object = dict[str, Any]
 
-NAME_LENGTH = {"RayService": 47, "RayJob": 47, "RayCluster": 53}
-"""KubeRay appends to a name, and what it makes of it must be the name of a Service."""
-
-_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-_MANAGERS = ("ray.io/kuberay-operator", "kueue.x-k8s.io/multikueue")
-_TRUE = ("1", "true")
-_GCS_PATH = "/data/gcs"
-_REDIS_ONLY = ("redisAddress", "redisUsername", "redisPassword", "externalStorageNamespace")
-_MODES = ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
-
-
-def names(obj: Object) -> Iterator[str]:
-    """A name short enough for what KubeRay makes of it, and fit for a Service."""
-    most = NAME_LENGTH.get(obj["kind"])
-    name = obj["metadata"].get("name", "")
-    if most is None:
-        return
-    if len(name) > most:
-        yield f"metadata.name: at most {most} characters, {name!r} has {len(name)}"
-    if not _LABEL.fullmatch(name):
-        yield f"metadata.name: lower case letters, digits and -, a letter first (given: {name!r})"
+_RAY_STOP_S = 20  # includes the start of the drain
+_KUBERAY_DELETION_DELAY_S = 60  # KubeRay's default
+_KUBERNETES_GRACE_PERIOD_S = 30  # Kubernetes' default
+_RAY_RESOURCES = {"num-cpus", "num-gpus", "memory", "resources"}
+_CONTAINER_SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+}
 
 
-def managed_by(obj: Object) -> Iterator[str]:
-    """CEL: who may look after the object."""
-    found = cluster(obj)
-    for path, spec in [("spec", obj.get("spec") or {}), *([found] if found else [])]:
-        manager = spec.get("managedBy")
-        if manager is not None and manager not in _MANAGERS:
-            yield f"{path}.managedBy: must be {' or '.join(_MANAGERS)} (given: {manager!r})"
-
-
-def worker_groups(obj: Object) -> Iterator[str]:
-    """Groups: names of their own, min ≤ max, resources given once.
-
-    `replicas` may be anything: KubeRay keeps it between the two.
-    """
-    found = cluster(obj)
-    if found is None:
-        return
-    seen: set[str] = set()
-    scales = found[1].get("enableInTreeAutoscaling", False)
+def group_containers(obj: Object) -> Iterator[str]:
+    """Check that each group has a container: ``render`` sets the image of the first one."""
     for path, group in groups(obj):
-        start = group.get("rayStartParams") or {}
         if not pod_spec(group).get("containers"):
-            yield f"{path}.template.spec.containers: at least one is needed"
-        given = sorted({"num-cpus", "num-gpus", "memory", "resources"} & set(start))
-        if given and group.get("resources"):
-            yield f"{path}.resources: rayStartParams already has {', '.join(given)}; give one"
-        if "labels" in start:
-            yield f"{path}.rayStartParams.labels: give `labels` of the group instead"
+            yield f"{path}.template.spec.containers: must have at least one container (given: none)"
+
+
+def group_sizes(obj: Object) -> Iterator[str]:
+    """Check the numbers and resources of worker groups that ``render`` computes.
+
+    KubeRay checks the same, but its operator reports it only as an event in the cluster.
+    """
+    for path, group in groups(obj):
+        both = sorted(_RAY_RESOURCES & set(group.get("rayStartParams") or {}))
+        if both and group.get("resources"):
+            yield (
+                f"{path}.resources: must not be given beside rayStartParams {', '.join(both)}, "
+                "which `headrace k8s render` sets; remove resources"
+            )
         if path.endswith("headGroupSpec"):
             continue
-        name = group.get("groupName", "")
-        if name in seen:
-            yield f"{path}.groupName: {name!r} is another group's already"
-        seen.add(name)
         low, high = (group.get(field) or 0 for field in ("minReplicas", "maxReplicas"))
         if not 0 <= low <= high:
-            yield f"{path}: 0 ≤ minReplicas ≤ maxReplicas must hold (given: {low}, {high})"
-        idle = group.get("idleTimeoutSeconds")
-        if idle is not None and idle < 0:
-            yield f"{path}.idleTimeoutSeconds: must be 0 or more (given: {idle})"
-        if idle is not None and not _autoscaler_v2(found[1]):
-            yield f"{path}.idleTimeoutSeconds: needs autoscalerOptions.version: v2"
-        if scales and group.get("suspend"):
-            yield f"{path}.suspend: not with the autoscaler; set minReplicas and replicas to 0"
+            yield f"{path}: must have 0 ≤ minReplicas ≤ maxReplicas (given: {low}, {high})"
 
 
-def autoscaler(obj: Object) -> Iterator[str]:
-    """Autoscaler v2: pods are replaced, never restarted, and it is chosen in one place."""
-    found = cluster(obj)
-    if found is None:
+def token_authentication(obj: Object) -> Iterator[str]:
+    """Check for a fixed token: without one, clients of the dashboard or GCS can run code."""
+    ray = cluster(obj)
+    if ray is None:
         return
-    path, spec = found
-    options = spec.get("autoscalerOptions") or {}
-    variable = _v2_variable(spec)
-    if (options.get("idleTimeoutSeconds") or 0) < 0:
-        yield f"{path}.autoscalerOptions.idleTimeoutSeconds: must be 0 or more"
-    if not spec.get("enableInTreeAutoscaling"):
-        if variable.get("value") in _TRUE:
-            yield f"{path}.enableInTreeAutoscaling: RAY_enable_autoscaler_v2 is set; set this, too"
-        return
-    if options.get("version") is not None and variable:
-        yield f"{path}.autoscalerOptions.version: remove RAY_enable_autoscaler_v2 from the head"
-    if not _autoscaler_v2(spec):
-        return
-    for where, group in groups(obj):
-        policy = pod_spec(group).get("restartPolicy")
-        if policy not in (None, "", "Never"):
-            yield (
-                f"{where}.template.spec.restartPolicy: must be Never or left out with autoscaler "
-                f"v2 (given: {policy})"
-            )
+    path, spec = ray
+    options = spec.get("authOptions") or {}
+    if options.get("mode") != "token":
+        yield (
+            f"{path}.authOptions.mode: must be token (given: {options.get('mode')!r}); otherwise "
+            "every client that reaches the head can run code"
+        )
+    if not options.get("secretName"):
+        yield (
+            f"{path}.authOptions.secretName: required field is missing; KubeRay would make a "
+            "different token at every upgrade"
+        )
 
 
-def _v2_variable(spec: Object) -> Object:
-    """How autoscaler v2 was chosen before there was a field for it; {} if it is not there."""
-    return environment(ray_container(spec["headGroupSpec"])).get("RAY_enable_autoscaler_v2", {})
-
-
-def _autoscaler_v2(spec: Object) -> bool:
-    version = (spec.get("autoscalerOptions") or {}).get("version")
-    return version == "v2" or _v2_variable(spec).get("value") in _TRUE
-
-
-def gcs_fault_tolerance(obj: Object) -> Iterator[str]:
-    """One backend, its own fields only, and nothing that KubeRay sets itself."""
-    found = cluster(obj)
-    if found is None:
-        return
-    path, spec = found
-    options = spec.get("gcsFaultToleranceOptions")
-    head = ray_container(spec["headGroupSpec"])
-    variables = environment(head)
-    start = spec["headGroupSpec"].get("rayStartParams") or {}
-    for name in ("redis-username", *(["redis-password"] if options is not None else [])):
-        if start.get(name):
-            yield (
-                f"{path}.headGroupSpec.rayStartParams.{name}: give it in gcsFaultToleranceOptions"
-            )
-    if "REDIS_USERNAME" in variables:
-        yield f"{path}: give gcsFaultToleranceOptions.redisUsername instead of REDIS_USERNAME"
-    if options is None:
-        if "RAY_REDIS_ADDRESS" in variables:
-            yield f"{path}.gcsFaultToleranceOptions: RAY_REDIS_ADDRESS is set; give redisAddress"
-        return
-    path = f"{path}.gcsFaultToleranceOptions"
-    annotations = obj["metadata"].get("annotations") or {}
-    for name in ("ray.io/ft-enabled", "ray.io/external-storage-namespace"):
-        if annotations.get(name):
-            yield f"{path}: remove the annotation {name}, which says it a second time"
-    set_by_kuberay = {"RAY_REDIS_ADDRESS", "REDIS_PASSWORD"}
-    set_by_kuberay |= {"RAY_gcs_storage", "RAY_gcs_storage_path"}
-    for name in sorted(set_by_kuberay & set(variables)):
-        yield f"{path}: KubeRay sets {name}; remove it from the head's variables"
-    storage = options.get("storage")
-    if options.get("backend", "redis") == "redis":
-        if storage is not None:
-            yield f"{path}.storage: goes with backend rocksdb; remove it"
-        if not options.get("redisAddress"):
-            yield f"{path}.redisAddress: is missing; give host:port of your Redis"
-        return
-    if any(each["mountPath"].rstrip("/") == _GCS_PATH for each in head.get("volumeMounts") or []):
-        yield f"{path}: KubeRay mounts the storage at the head's {_GCS_PATH}; mount yours elsewhere"
-    for field in _REDIS_ONLY:
-        if options.get(field):
-            yield f"{path}.{field}: goes with backend redis; remove it"
-    if storage and storage.get("claimName"):
-        if given := [f for f in ("size", "storageClassName", "accessModes") if storage.get(f)]:
-            yield f"{path}.storage.claimName: not with {', '.join(given)}"
-        if obj["kind"] == "RayService":
-            yield (
-                f"{path}.storage.claimName: the old and the new head of an upgrade would both want "
-                "it; give `size`, and each gets a claim of its own"
-            )
-
-
-def token(obj: Object) -> Iterator[str]:
-    """Ray's token needs a Ray that knows it."""
-    found = cluster(obj)
-    if found is None or (found[1].get("authOptions") or {}).get("mode") != "token":
-        return
-    path, spec = found
-    version = spec.get("rayVersion") or ""
-    numbers = re.match(r"(\d+)\.(\d+)", version)
-    if numbers is None or (int(numbers[1]), int(numbers[2])) < (2, 52):
-        yield f"{path}.rayVersion: authOptions need 2.52 or later (given: {version!r})"
-
-
-def service_upgrade(obj: Object) -> Iterator[str]:
-    """How a RayService is upgraded; traffic shifts only by steps that fit the surge."""
+def drain_time(obj: Object) -> Iterator[str]:
+    """Check that pods of a service have the time to finish their in-flight requests."""
     if obj["kind"] != "RayService":
         return
-    spec = obj["spec"]
-    service = spec["rayClusterConfig"]["headGroupSpec"].get("headService") or {}
-    if (service.get("metadata") or {}).get("name"):
-        yield "spec.rayClusterConfig.headGroupSpec.headService.metadata.name: leave it to KubeRay"
-    if spec["rayClusterConfig"].get("upgradeStrategy"):
-        yield "spec.rayClusterConfig.upgradeStrategy: give spec.upgradeStrategy instead"
-    kinds = ("NewCluster", "NewClusterWithIncrementalUpgrade", "None")
-    strategy = spec.get("upgradeStrategy") or {}
-    kind = strategy.get("type", "NewCluster")
-    if kind not in kinds:
-        yield f"spec.upgradeStrategy.type: must be one of {', '.join(kinds)} (given: {kind!r})"
-    if kind != "NewClusterWithIncrementalUpgrade":
-        return
-    if not spec["rayClusterConfig"].get("enableInTreeAutoscaling"):
-        yield "spec.rayClusterConfig.enableInTreeAutoscaling: an incremental upgrade needs it"
-    path = "spec.upgradeStrategy.clusterUpgradeOptions"
-    options = strategy.get("clusterUpgradeOptions")
-    if options is None:
-        yield f"{path}: an incremental upgrade needs gatewayClassName, stepSizePercent, ..."
-        return
-    surge, step = options.get("maxSurgePercent", 100), options.get("stepSizePercent", 0)
-    if not 0 <= surge <= 100:
-        yield f"{path}.maxSurgePercent: must be in 0..100 (given: {surge})"
-    if not 0 <= step <= min(surge, 100):
-        yield f"{path}.stepSizePercent: must be in 0..maxSurgePercent={surge} (given: {step})"
-    if options.get("intervalSeconds", 0) <= 0:
-        yield f"{path}.intervalSeconds: must be above 0"
-    if not options.get("gatewayClassName"):
-        yield f"{path}.gatewayClassName: is empty; `kubectl get gatewayclasses` lists yours"
+    for path, group in groups(obj):
+        pod = f"{path}.template.spec"
+        seconds = pod_spec(group).get("terminationGracePeriodSeconds") or _KUBERNETES_GRACE_PERIOD_S
+        try:
+            drain_s = node_drain_s(_literal_variables(group))
+        except ConfigError as error:
+            yield f"{pod}.containers[0].env: {error}"
+            continue
+        if "workerGroupSpecs" in path and not ray_container(group).get("lifecycle"):
+            yield (
+                f"{pod}.containers[0].lifecycle: required field is missing; add "
+                "preStop: {exec: {command: [python, -m, deployments.drain]}}, which moves replicas "
+                "to other pods"
+            )
+        if seconds < drain_s + _RAY_STOP_S:
+            yield (
+                f"{pod}.terminationGracePeriodSeconds: must be at least "
+                f"{drain_s + _RAY_STOP_S:.0f}, the time of a drain and of Ray's own stop "
+                f"(given: {seconds})"
+            )
 
 
-def job(obj: Object) -> Iterator[str]:
-    """How a RayJob is submitted, ended and tidied away."""
-    if obj["kind"] != "RayJob":
-        return
-    spec = obj["spec"]
-    shutdown, selector = spec.get("shutdownAfterJobFinishes"), spec.get("clusterSelector")
-    mode = spec.get("submissionMode")
-    if mode not in _MODES:
-        yield f"spec.submissionMode: must be one of {', '.join(_MODES)} (given: {mode!r})"
-    if (spec.get("ttlSecondsAfterFinished") or 0) < 0:
-        yield "spec.ttlSecondsAfterFinished: must be 0 or more"
-    if spec.get("ttlSecondsAfterFinished") and not shutdown:
-        yield "spec.ttlSecondsAfterFinished: has no effect without shutdownAfterJobFinishes: true"
-    if spec.get("suspend") and not shutdown:
-        yield "spec.suspend: only with shutdownAfterJobFinishes: true"
-    if not spec.get("rayClusterSpec") and not selector:
-        yield "spec: give rayClusterSpec or clusterSelector"
-    if selector and spec.get("suspend"):
-        yield "spec.suspend: not with clusterSelector"
-    for field, least in (("activeDeadlineSeconds", 1), ("backoffLimit", 0)):
-        if (value := spec.get(field)) is not None and value < least:
-            yield f"spec.{field}: must be {least} or more (given: {value})"
-    if (selector or mode == "InteractiveMode") and (spec.get("backoffLimit") or 0) > 0:
-        yield "spec.backoffLimit: must be 0 with clusterSelector or InteractiveMode"
-    if mode == "SidecarMode":
-        for field in ("submitterPodTemplate", "submitterConfig", "clusterSelector"):
-            if spec.get(field):
-                yield f"spec.{field}: not in SidecarMode"
-    try:
-        yaml.safe_load(spec.get("runtimeEnvYAML") or "")
-    except yaml.YAMLError as error:
-        yield f"spec.runtimeEnvYAML: not valid YAML: {error}"
-    strategy = spec.get("deletionStrategy")
-    if strategy is not None:
-        old = [bool(strategy.get(field)) for field in ("onSuccess", "onFailure")]
-        rules = bool(strategy.get("deletionRules"))
-        if rules == any(old) or any(old) != all(old):
-            yield "spec.deletionStrategy: give deletionRules, or both onSuccess and onFailure"
-        if rules and shutdown:
-            yield "spec.deletionStrategy.deletionRules: not with shutdownAfterJobFinishes"
+def _literal_variables(group: Object) -> dict[str, str]:
+    """Return the variables of a group's Ray container that have a value in the manifest."""
+    entries = environment(ray_container(group)).items()
+    return {name: str(entry["value"]) for name, entry in entries if "value" in entry}
 
+
+def image_digests(obj: Object) -> Iterator[str]:
+    """Check for images by digest where the GCS outlives the head.
+
+    A head that is replaced must run the same program as before.
+    """
+    ray = cluster(obj)
+    if ray is None or not ray[1].get("gcsFaultToleranceOptions"):
+        return
+    for path, container in containers(obj):
+        image = container.get("image", "")
+        if not image_names.has_digest(image):
+            yield (
+                f"{path}.image: {image!r} has no digest; give NAME@sha256:..., as the push printed "
+                "it, or a restarted head may run another program"
+            )
+
+
+def image_references(obj: Object) -> Iterator[str]:
+    """Check that container engines accept the images' names."""
+    for path, container in containers(obj):
+        image = container.get("image", "")
+        if image and not image_names.is_reference(image):
+            yield (
+                f"{path}.image: {image!r:.160} is not a valid image reference; give "
+                "NAME@sha256:... or NAME:TAG"
+            )
+
+
+def deletion_delay(obj: Object) -> Iterator[str]:
+    """Check that the old cluster of an upgrade outlives its in-flight requests.
+
+    KubeRay deletes its head and its other pods at the same time, so none of them can be drained.
+    """
+    if obj["kind"] != "RayService":
+        return
+    stop_s = 0
+    for _, group in groups(obj):
+        try:
+            stop_s = max(stop_s, round(replica_stop_s(_literal_variables(group))))
+        except ConfigError:
+            return  # drain_time reports it
+    delay_s = obj["spec"].get("rayClusterDeletionDelaySeconds", _KUBERAY_DELETION_DELAY_S)
+    if delay_s <= stop_s:
+        yield (
+            f"spec.rayClusterDeletionDelaySeconds: must be over {stop_s}, the time in which load "
+            f"balancers learn of an upgrade plus that of the longest request (given: {delay_s})"
+        )
+
+
+def container_security(obj: Object) -> Iterator[str]:
+    """Check that our containers run unprivileged and write only to mounted volumes."""
+    labels = obj["metadata"].get("labels") or {}
+    if cluster(obj) is None and labels.get("app.kubernetes.io/part-of") != "headrace":
+        return
+    for path, container in [*containers(obj), *_autoscaler(obj)]:
+        context = container.get("securityContext") or {}
+        for field, value in _CONTAINER_SECURITY.items():
+            if context.get(field) is not value:
+                yield (
+                    f"{path}.securityContext.{field}: must be {str(value).lower()} "
+                    f"(given: {context.get(field)!r})"
+                )
+        drop = (context.get("capabilities") or {}).get("drop")
+        if drop != ["ALL"]:
+            yield f"{path}.securityContext.capabilities.drop: must be [ALL] (given: {drop!r})"
+
+
+def _autoscaler(obj: Object) -> Iterator[tuple[str, Object]]:
+    """Yield the options of the autoscaler's container, which KubeRay adds to the head."""
+    ray = cluster(obj)
+    if ray is not None and ray[1].get("enableInTreeAutoscaling"):
+        yield f"{ray[0]}.autoscalerOptions", ray[1].get("autoscalerOptions") or {}
+
+
+def budget_fields(obj: Object) -> Iterator[str]:
+    """Check for an integer minAvailable: Kubernetes cannot take a share of KubeRay's pods."""
+    if obj["kind"] != "PodDisruptionBudget":
+        return
+    for field in ("minAvailable", "maxUnavailable"):
+        value = obj["spec"].get(field)
+        if value is not None and type(value) is not int:
+            yield f"spec.{field}: must be an integer (given: {value!r})"
+    if (value := obj["spec"].get("maxUnavailable")) is not None:
+        yield (
+            f"spec.maxUnavailable: has no effect on KubeRay's pods (given: {value!r}); give "
+            "minAvailable"
+        )
+
+
+RENDER_RULES = (group_containers,)
+"""Rules for the objects of an overlay that ``render`` depends on."""
 
 RULES = (
-    names, managed_by, worker_groups, autoscaler, gcs_fault_tolerance, token, service_upgrade, job,
-)  # fmt: skip
-"""All of them; one that does not concern a kind has nothing to say about it."""
+    group_containers,
+    group_sizes,
+    token_authentication,
+    drain_time,
+    image_digests,
+    image_references,
+    deletion_delay,
+    container_security,
+    budget_fields,
+)
+"""All rules for one object."""

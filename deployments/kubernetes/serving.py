@@ -1,6 +1,6 @@
-"""``serveConfigV2``: written for one model, and read for the pods that its replicas are on.
+"""``serveConfigV2``: written for one model, and read for the number of pods with a replica.
 
-artifact, plan, replicas → catalog and model → serveConfigV2 → pods with a replica, at least
+artifact, plan, replicas → catalog and model → serveConfigV2 → minimum of pods with a replica
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ CATALOG_DEPLOYMENT = "catalog"
 _APART = {"max_replicas_per_node": 1}
 
 REAL_TIME = {"upscale_delay_s": 2, "metrics_interval_s": 1}
-"""Of ``autoscaling``: Serve's own (30 s, every 10 s) are for batch work. docs/operations.md."""
+"""``autoscaling`` for real-time load. Serve's defaults, 30 s and every 10 s, are for batch work:
+docs/operations.md."""
 
 
 @dataclass(frozen=True)
-class Served:
-    """One model, as its replicas are to be started."""
+class ServedModel:
+    """One model and the way its replicas start."""
 
     name: str
     artifact: str
@@ -34,17 +35,17 @@ class Served:
     plan: Plan | None
     require_signature: bool
     replicas: int
-    most_replicas: int
+    max_replicas: int
 
 
-def written(model: Served) -> Object:
-    """The catalog and the model, each replica on a pod of its own where there are several."""
+def config_of(model: ServedModel) -> Object:
+    """Return a Serve config with the catalog and the model, one replica per pod."""
     catalog: Object = {
         "name": "server",
         "route_prefix": serve_config.CATALOG_ROUTE,
         "import_path": serve_config.CATALOG,
     }
-    if model.replicas > 1:  # so that the server's own paths outlive a pod, too
+    if model.replicas > 1:  # the catalog's paths survive the loss of a pod
         catalog["deployments"] = [{"name": CATALOG_DEPLOYMENT, "num_replicas": 2, **_APART}]
     application: Object = {
         "name": model.name,
@@ -52,7 +53,7 @@ def written(model: Served) -> Object:
         "import_path": serve_config.MODEL,
         "args": _args(model),
     }
-    if model.plan is None or not model.plan.cut:  # Serve takes it for no placement group
+    if model.plan is None or not model.plan.cut:  # Serve refuses it beside a placement group
         options: Object = {"name": MODEL_DEPLOYMENT_PREFIX + model.name, **_APART}
         if model.target.startswith("cuda-"):
             options["ray_actor_options"] = {"num_cpus": 1, "num_gpus": 1}
@@ -60,7 +61,7 @@ def written(model: Served) -> Object:
     return {"applications": [catalog, application]}
 
 
-def _args(model: Served) -> Object:
+def _args(model: ServedModel) -> Object:
     args: Object = {"name": model.name, "artifact": model.artifact}
     if model.require_signature:
         args["require_signature"] = True
@@ -74,11 +75,11 @@ def _args(model: Served) -> Object:
                 "tensor": model.plan.tensor,
                 "placement": model.plan.placement,
             }
-    if model.most_replicas > model.replicas:
+    if model.max_replicas > model.replicas:
         args["autoscaling"] = {
             "min_replicas": model.replicas,
-            "max_replicas": model.most_replicas,
-            # A full batch; in a pipeline another behind it, half of what a replica holds.
+            "max_replicas": model.max_replicas,
+            # One full batch; two in a pipeline, which is half of a replica's capacity.
             "target_ongoing_requests": batch if stages == 1 else 2 * batch,
             **REAL_TIME,
         }
@@ -88,10 +89,10 @@ def _args(model: Served) -> Object:
 
 
 def pods_with_replicas(config: Object) -> int:
-    """How many pods have a replica, of whatever application, at the least.
+    """Return the minimum number of pods with a replica of any application.
 
-    ``config``: one that :func:`serve_config.check_content` takes. Replicas count as one pod unless
-    something keeps them apart: ``max_replicas_per_node``, or a cut that fills its pods.
+    ``config``: accepted by :func:`serve_config.check_content`. Replicas count as one pod unless
+    ``max_replicas_per_node``, or a cut that fills its pods, keeps them apart.
     """
     return max((_pods(application) for application in config["applications"]), default=0)
 
@@ -104,31 +105,31 @@ def _pods(application: Object) -> int:
             name = MODEL_DEPLOYMENT_PREFIX + args["name"]
             cut = args.get("parallel") is not None
             scaling = args.get("autoscaling")
-            replicas = args.get("replicas", 1) if scaling is None else _least(scaling)
+            replicas = args.get("replicas", 1) if scaling is None else _min_replicas(scaling)
         case serve_config.CATALOG:
             name = CATALOG_DEPLOYMENT
         case serve_config.ROUTER:
             name = ROUTER_DEPLOYMENT
-        case _:  # not ours: how many it has is its own code's affair
+        case _:  # a user's application: unknown
             return 0
-    most_on_a_pod = None
+    max_per_pod = None
     for options in _options(application, name):
-        most_on_a_pod = options.get("max_replicas_per_node")
+        max_per_pod = options.get("max_replicas_per_node")
         if options.get("autoscaling_config") is not None:
-            replicas = _least(options["autoscaling_config"])
-        elif (given := options.get("num_replicas")) is not None:
-            replicas = 1 if given == "auto" else given
+            replicas = _min_replicas(options["autoscaling_config"])
+        elif (number := options.get("num_replicas")) is not None:
+            replicas = 1 if number == "auto" else number
     if cut:
         return replicas
-    return math.ceil(replicas / most_on_a_pod) if most_on_a_pod else min(replicas, 1)
+    return math.ceil(replicas / max_per_pod) if max_per_pod else min(replicas, 1)
 
 
-def _least(scaling: Object) -> int:
+def _min_replicas(scaling: Object) -> int:
     return int(scaling.get("min_replicas", 1))
 
 
 def _options(application: Object, deployment: str) -> Iterator[Object]:
-    """What the config says of a deployment beside its application's args."""
-    for each in application.get("deployments") or ():
-        if each["name"] == deployment:
-            yield each
+    """Yield the options that a config sets for a deployment, beside the application's args."""
+    for options in application.get("deployments") or ():
+        if options["name"] == deployment:
+            yield options

@@ -1,85 +1,82 @@
-"""Everything that can be known of manifests before a cluster sees them, in one list.
+"""All checks of manifests that need no cluster, in one list of problems.
 
-objects → fields and types → rules of KubeRay and of ours → the Serve config inside ─┐
-        → if each is right: rules of several objects ──────────────────────────────────┴→ problems
+object → fields and types → rules for one object, the Serve config inside ─┐
+all objects, if each is valid → rules across objects ──────────────────────┴→ problems
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import yaml
 
 from cluster.errors import ConfigError
 from deployments.config import serve_config
-from deployments.kubernetes import structure
-from deployments.kubernetes.own_rules import OWN_RULES
-from deployments.kubernetes.rules import RULES
-from deployments.kubernetes.together import RULES_TOGETHER
+from deployments.kubernetes import schemas
+from deployments.kubernetes.cross_rules import CROSS_RULES
+from deployments.kubernetes.rules import RENDER_RULES, RULES
 
 Object = dict[str, Any]
+Rule = Callable[[Object], Iterator[str]]
 
 SERVE_PORT = 8000
-"""Where KubeRay's Service and probes expect Serve."""
+"""Port on which KubeRay's Service and probes expect Serve."""
 
 
 def problems(objects: Sequence[Object]) -> list[str]:
-    """What is wrong with the objects, a line each: which object, the path, what would be right."""
-    found: list[str] = []
+    """Return one line per problem: object, path, given, expected, fix."""
+    lines: list[str] = []
     seen: set[str] = set()
     for obj in objects:
-        name = structure.name(obj)
+        name = schemas.object_name(obj)
         if name in seen:
-            found.append(f"{name}: there are two of it")
+            lines.append(f"{name}: duplicate object; keep one")
         seen.add(name)
-        wrong = structure.problems(obj)
-        found += wrong
-        if wrong:  # the rules may count on fields and types
-            continue
-        filled = structure.defaulted(obj)
-        found += [f"{name}: {line}" for rule in (*RULES, *OWN_RULES) for line in rule(filled)]
-        found += _serve_config(obj)
-    # They may count on each object being right, too.
-    return found or [line for rule in RULES_TOGETHER for line in rule(objects)]
+        lines += _object_problems(obj, (*RULES, _serve_config))
+    # Rules across objects rely on valid objects.
+    return lines or [line for rule in CROSS_RULES for line in rule(objects)]
 
 
 def require_valid(objects: Sequence[Object]) -> None:
-    """ConfigError with all problems, if there are any."""
-    if found := problems(objects):
-        raise ConfigError("\n".join(found))
+    """Check everything; ConfigError with all problems."""
+    if lines := problems(objects):
+        raise ConfigError("\n".join(lines))
 
 
-def require_applicable(objects: Sequence[Object]) -> None:
-    """ConfigError with all that Kubernetes or KubeRay would refuse: fields, types, rules."""
-    found: list[str] = []
-    for obj in objects:
-        wrong = structure.problems(obj)
-        if not wrong:
-            filled = structure.defaulted(obj)
-            wrong = [f"{structure.name(obj)}: {line}" for rule in RULES for line in rule(filled)]
-        found += wrong
-    if found:
-        raise ConfigError("\n".join(found))
+def require_renderable(objects: Sequence[Object]) -> None:
+    """Check the fields and types of an overlay, on which ``render`` relies; ConfigError."""
+    if lines := [line for obj in objects for line in _object_problems(obj, RENDER_RULES)]:
+        raise ConfigError("\n".join(lines))
 
 
-def unknown(objects: Sequence[Object]) -> list[str]:
-    """Objects of kinds that have no schema here: Kueue's, the gateway's, Prometheus'."""
-    return [structure.name(obj) for obj in objects if not structure.known(obj)]
+def unchecked(objects: Sequence[Object]) -> list[str]:
+    """Return the names of objects without a schema: Kueue's, the gateway's, Prometheus'."""
+    return [schemas.object_name(obj) for obj in objects if not schemas.has_schema(obj)]
 
 
-def _serve_config(obj: Object) -> list[str]:
+def _object_problems(obj: Object, rules: Sequence[Rule]) -> list[str]:
+    if lines := schemas.problems(obj):  # rules rely on fields and types
+        return lines
+    filled, name = schemas.with_defaults(obj), schemas.object_name(obj)
+    return [f"{name}: {line}" for rule in rules for line in rule(filled)]
+
+
+def _serve_config(obj: Object) -> Iterator[str]:
+    """Check the Serve config of a RayService as `serve deploy` would."""
     if obj["kind"] != "RayService":
-        return []
-    where = f"{structure.name(obj)}: spec.serveConfigV2"
+        return
+    path = "spec.serveConfigV2"
     try:
-        checked = serve_config.check_content(
-            yaml.safe_load(obj["spec"].get("serveConfigV2") or ""), where
-        )
+        content = yaml.safe_load(obj["spec"].get("serveConfigV2") or "")
+        config = serve_config.check_content(content, path)
     except yaml.YAMLError as error:
-        return [f"{where}: not valid YAML: {error}"]
+        yield f"{path}: not valid YAML: {error}"
     except ConfigError as error:
-        return str(error).splitlines()
-    if checked.port not in (None, SERVE_PORT):
-        return [f"{where}: http_options.port: must be {SERVE_PORT}, where KubeRay looks for it"]
-    return []
+        yield from str(error).splitlines()
+    else:
+        if config.port not in (None, SERVE_PORT):
+            yield (
+                f"{path}: http_options.port: must be {SERVE_PORT}, the port of KubeRay's Service "
+                f"and probes (given: {config.port})"
+            )

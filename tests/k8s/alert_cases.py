@@ -70,11 +70,15 @@ def _stages(
     """What two stages of a replica computed, in seconds per sample of 15."""
     return {
         _series(
-            "ray_headrace_stage_seconds_total", MODEL,
-            stage=str(stage), tp_rank="0", doing="compute", WorkerId=process,
+            "ray_headrace_stage_seconds_total",
+            MODEL,
+            stage=str(stage),
+            tp_rank="0",
+            doing="compute",
+            WorkerId=process,
         ): values.format(seconds)
         for stage, seconds in enumerate((first_s, second_s))
-    }  # fmt: skip
+    }
 
 
 def _route(outcome: str) -> str:

@@ -22,9 +22,15 @@ LATENCY = (Latency(batch=1, p50_ms=8, p99_ms=9), Latency(batch=8, p50_ms=64, p99
 
 def _entry(file: str, target: str, takes: tuple[TensorSpec, ...] | None = None) -> ProgramEntry:
     return ProgramEntry(
-        kind="aoti", target=target, file=file, cpu_features=(), torch_version="2",
-        native_runner=None, python_abi=None, inputs=takes,
-    )  # fmt: skip
+        kind="aoti",
+        target=target,
+        file=file,
+        cpu_features=(),
+        torch_version="2",
+        native_runner=None,
+        python_abi=None,
+        inputs=takes,
+    )
 
 
 def layout(target: str, pipeline: int, tensor: int, weight_bytes: int = 40 * MIB) -> Layout:
@@ -70,9 +76,13 @@ def publish(
             (room / file).parent.mkdir(parents=True, exist_ok=True)
             (room / file).write_bytes(file.encode())
         measured = Measurement(
-            accuracy=1, accuracy_low=1, accuracy_high=1, samples=1, latency=LATENCY,
+            accuracy=1,
+            accuracy_low=1,
+            accuracy_high=1,
+            samples=1,
+            latency=LATENCY,
             size_bytes=size_bytes,
-        )  # fmt: skip
+        )
         manifest = Manifest(
             name=name,
             recipe={},

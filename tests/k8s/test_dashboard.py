@@ -65,9 +65,7 @@ def test_panels_have_places_and_ids_of_their_own() -> None:
     for each in every:
         at = each["gridPos"]
         assert at["x"] + at["w"] <= 24, each["title"]
-        cells = {
-            (at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])
-        }  # fmt: skip
+        cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
         assert not cells & taken, f"{each['title']} covers another panel"
         taken |= cells
 

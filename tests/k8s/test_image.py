@@ -160,13 +160,15 @@ def test_the_build_copies_all_that_it_may(wheel: Path) -> None:
     assert {f"!{each}" for each in copied} == {each for each in allowed if each.startswith("!")}
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in (
-        "deployments/app.py", "deployments/configs/digits.yaml",
-        "deployments/recipes/digits-int8.yaml", "deployments/kubernetes/schemas.json.gz",
+        "deployments/app.py",
+        "deployments/configs/digits.yaml",
+        "deployments/recipes/digits-int8.yaml",
+        "deployments/kubernetes/schemas.json.gz",
         "deployments/kubernetes/k8s/base/rayservice.serving.yaml",
         "deployments/kubernetes/k8s/overlays/ha/redis/kustomization.yaml",
         "cluster/compression/report/templates/page.html.j2",
         "cluster/compression/report/templates/page.css",
-    ):  # fmt: skip
+    ):
         assert wanted in names
 
 
@@ -182,10 +184,26 @@ def test_the_installed_wheel_renders(wheel: Path, tmp_path: Path) -> None:
         "sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "k8s", "render", "--model", "plain", "--store",
-         tmp_path / "store", "--image", DIGEST, "--overlay", "ha/rocksdb"],
-        env={**os.environ, "PYTHONPATH": str(site)}, cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            code,
+            "k8s",
+            "render",
+            "--model",
+            "plain",
+            "--store",
+            tmp_path / "store",
+            "--image",
+            DIGEST,
+            "--overlay",
+            "ha/rocksdb",
+        ],
+        env={**os.environ, "PYTHONPATH": str(site)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     kinds = [each["kind"] for each in yaml.safe_load_all(done.stdout)]
     assert "RayService" in kinds

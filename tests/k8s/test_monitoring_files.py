@@ -70,8 +70,10 @@ def test_kustomize_renders_it_for_the_operator_and_the_sidecar(kustomize: None) 
     rendered = overlay.build(MONITORING)
     assert {each["metadata"]["namespace"] for each in rendered} == {"headrace"}
     assert Counter((each["apiVersion"], each["kind"]) for each in rendered) == {
-        ("v1", "ConfigMap"): 1, (OPERATOR, "PodMonitor"): 1, (OPERATOR, "PrometheusRule"): 2
-    }  # fmt: skip
+        ("v1", "ConfigMap"): 1,
+        (OPERATOR, "PodMonitor"): 1,
+        (OPERATOR, "PrometheusRule"): 2,
+    }
     (config,) = [each for each in rendered if each["kind"] == "ConfigMap"]
     assert config["metadata"]["name"] == "headrace-dashboard"
     assert config["metadata"]["labels"] == {"grafana_dashboard": "1"}
@@ -139,8 +141,12 @@ def test_prometheus_reads_what_the_manual_writes(manual: str, config: str, tmp_p
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     ended = subprocess.run(
         ["bash", "-ec", commands.replace("/etc/prometheus", str(tmp_path))],
-        cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     for kind in ("alert", "record"):
         assert f"{len(rules(kind))} rules found" in ended.stdout

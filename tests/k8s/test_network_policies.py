@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from overlay_objects import NAMES, OTHERS, Objects, all_pods, pods
 
-from deployments.kubernetes.selectors import selects
+from deployments.kubernetes.pods import selects
 
 pytestmark = pytest.mark.usefixtures("kustomize")
 

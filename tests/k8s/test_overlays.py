@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
-from overlay_objects import MADE_BEFOREHAND, NAMES, PARTS, Objects, all_pods, digest, pods
+from overlay_objects import MADE_BEFOREHAND, NAMES, PARTS, Objects, all_pods, pods, with_digests
 from ray.serve.schema import ServeDeploySchema
 
 from deployments import app, drain
-from deployments.kubernetes import overlay, schemas, serving, structure, validate
+from deployments.kubernetes import derive_schemas, overlay, schemas, serving, validate
 from deployments.kubernetes.pods import containers, groups, pod_spec
 from deployments.ray import time_limits
 from deployments.ray.environment import network_environment, serving_environment
@@ -27,9 +27,9 @@ def test_the_overlays_are_these(overlays: dict[str, Objects]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_wrong_with_an_overlay(overlays: dict[str, Objects], name: str) -> None:
-    objects = digest(overlays[name])
+    objects = with_digests(overlays[name])
     assert validate.problems(objects) == []
-    strange = {structure.key(each) for each in objects if not structure.known(each)}
+    strange = {schemas.kind_key(each) for each in objects if not schemas.has_schema(each)}
     assert all("kueue.x-k8s.io/" in each for each in strange)
     assert not strange or name == "kueue"
 
@@ -38,8 +38,8 @@ def test_nothing_is_wrong_with_an_overlay(overlays: dict[str, Objects], name: st
 def test_nothing_is_wrong_with_a_component(part: str) -> None:
     root = overlay.k8s_dir()
     objects = overlay.build(root / "overlays" / "ha" / "redis", [root / "components" / part])
-    assert validate.problems(digest(objects)) == []
-    assert validate.unknown(objects) == []
+    assert validate.problems(with_digests(objects)) == []
+    assert validate.unchecked(objects) == []
     if part == "object-store":
         assert "persistentVolumeClaim" not in yaml.safe_dump_all(objects)
 
@@ -50,7 +50,7 @@ def test_nothing_is_wrong_with_the_components_together(without: str) -> None:
     root = overlay.k8s_dir()
     parts = [root / "components" / part for part in PARTS if part != without]
     objects = overlay.build(root / "overlays" / "kueue", parts)
-    assert validate.problems(digest(objects)) == []
+    assert validate.problems(with_digests(objects)) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,7 +61,7 @@ def test_core_kinds_by_kubernetes_own_schemas(overlays: dict[str, Objects], name
         if "." not in obj["apiVersion"].partition("/")[0] or "k8s.io" in obj["apiVersion"]:
             if "kueue" in obj["apiVersion"]:
                 continue
-            kubernetes_validate.validate(obj, schemas.KUBERNETES, strict=True)
+            kubernetes_validate.validate(obj, derive_schemas.KUBERNETES, strict=True)
             checked.add(obj["kind"])
     assert checked >= {"ServiceAccount", "ConfigMap", "PersistentVolumeClaim", "NetworkPolicy"}
 
@@ -224,8 +224,9 @@ def test_gpu_groups_name_their_nodes_and_what_they_tolerate(overlays: dict[str, 
         ]
         limits = pod["containers"][0]["resources"]["limits"]
         targets[group["template"]["metadata"]["labels"]["headrace-target"]] = (
-            pod["nodeSelector"]["nvidia.com/gpu.product"], limits["nvidia.com/gpu"],
-        )  # fmt: skip
+            pod["nodeSelector"]["nvidia.com/gpu.product"],
+            limits["nvidia.com/gpu"],
+        )
     assert targets == {
         "cuda-sm90": ("NVIDIA-H100-80GB-HBM3", 8),
         "cuda-sm89": ("NVIDIA-L4", 1),

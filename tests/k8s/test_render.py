@@ -1,4 +1,4 @@
-"""``headrace k8s render``: what it makes of an artifact and a plan, and what it refuses."""
+"""``headrace k8s render``: objects for an artifact and a plan, and refusals."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ Headrace = Callable[..., Any]
 REAL_TIME = {"target_ongoing_requests": 8, "upscale_delay_s": 2, "metrics_interval_s": 1}
 
 
-def test_a_model_without_a_plan(headrace: Headrace, store: Path) -> None:
+def test_render_without_plan_pins_the_artifact(headrace: Headrace, store: Path) -> None:
     ran = headrace("k8s", "render", "--model", "plain", "--store", store, "--image", DIGEST)
     assert ran.status == 0, ran.err
     objects = list(yaml.safe_load_all(ran.out))
     assert validate.problems(objects) == []
-    assert "\n  serveConfigV2: |\n    applications:\n" in ran.out  # for people, too
+    assert "\n  serveConfigV2: |\n    applications:\n" in ran.out  # readable
     spec = service(ran.out)
     assert model(spec)["route_prefix"] == "/v2/models/plain"
     args = model(spec)["args"]
-    assert args["artifact"] == LocalStore(store).open("plain").id  # pinned: a name may move on
+    assert args["artifact"] == LocalStore(store).open("plain").id  # by id: a name may move on
     assert args["autoscaling"] == {"min_replicas": 1, "max_replicas": 2, **REAL_TIME}
     assert "require_signature" not in args
     assert "deployments" not in applications(spec)[0]  # one pod, one catalog
@@ -43,15 +43,27 @@ def test_a_model_without_a_plan(headrace: Headrace, store: Path) -> None:
     assert not [each for each in objects if each["kind"] == "RayJob"]
 
 
-def test_a_plan_sizes_the_pods_and_asks_for_its_cut(
+def test_plan_sets_pod_size_and_cut(
     headrace: Headrace, store: Path, plan: Plan, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     ran = headrace(
-        "k8s", "render", "--model", "cut", "--name", "two", "--store", store, "--image", DIGEST,
-        "--require-signature", "--out", out, "--plan",
+        "k8s",
+        "render",
+        "--model",
+        "cut",
+        "--name",
+        "two",
+        "--store",
+        store,
+        "--image",
+        DIGEST,
+        "--require-signature",
+        "--out",
+        out,
+        "--plan",
         plan("cut", "--devices", "2xcpu-x86", "--pipeline", "2", "--batch", "4"),
-    )  # fmt: skip
+    )
     assert ran.status == 0, ran.err
     assert f"`kubectl --namespace NAMESPACE apply -k {out}`" in ran.out
     spec = yaml.safe_load((out / "rayservice.headrace.yaml").read_text())["spec"]
@@ -66,19 +78,24 @@ def test_a_plan_sizes_the_pods_and_asks_for_its_cut(
     assert group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "2"
     env = {e["name"]: e["value"] for e in group["template"]["spec"]["containers"][0]["env"]}
     assert env["HEADRACE_DEVICES"] == "2xcpu-x86@2"  # what two pods have
-    # What was written is put together again by kustomize, unchanged.
+    # kustomize builds the written files into the same objects.
     again = overlay.build(out)
     assert validate.problems(again) == []
     assert service(yaml.safe_dump_all(again)) == spec
 
 
-def test_signatures_are_asked_for_and_the_keys_are_where_replicas_look(
-    headrace: Headrace, store: Path
-) -> None:
+def test_require_signature_mounts_the_trusted_keys(headrace: Headrace, store: Path) -> None:
     ran = headrace(
-        "k8s", "render", "--model", "plain", "--store", store, "--image", DIGEST,
+        "k8s",
+        "render",
+        "--model",
+        "plain",
+        "--store",
+        store,
+        "--image",
+        DIGEST,
         "--require-signature",
-    )  # fmt: skip
+    )
     assert ran.status == 0, ran.err
     spec = service(ran.out)
     assert model(spec)["args"]["require_signature"] is True
@@ -90,7 +107,7 @@ def test_signatures_are_asked_for_and_the_keys_are_where_replicas_look(
     assert volume["secret"]["secretName"] == "headrace-trusted-keys"
 
 
-def test_scaling_is_as_the_manual_recommends(headrace: Headrace, store: Path) -> None:
+def test_autoscaling_is_as_the_manual_recommends(headrace: Headrace, store: Path) -> None:
     manual = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     (written,) = re.findall(r"`args\.autoscaling: (\{.+?\})`", manual)
     recommended = yaml.safe_load(written) | {"min_replicas": 1, "max_replicas": 2}
@@ -99,7 +116,9 @@ def test_scaling_is_as_the_manual_recommends(headrace: Headrace, store: Path) ->
 
 
 @pytest.mark.parametrize("name", ["ha/redis", "ha/rocksdb"])
-def test_ha_takes_images_by_digest_alone(headrace: Headrace, store: Path, name: str) -> None:
+def test_ha_overlay_refuses_image_without_digest(
+    headrace: Headrace, store: Path, name: str
+) -> None:
     arguments = ("k8s", "render", "--model", "plain", "--store", store, "--overlay", name)
     by_tag = headrace(*arguments, "--image", "registry.example.com/headrace:1.0")
     assert by_tag.status == 2
@@ -109,16 +128,16 @@ def test_ha_takes_images_by_digest_alone(headrace: Headrace, store: Path, name: 
 
 
 @pytest.mark.parametrize(
-    ("patch", "said"),
+    ("patch", "message"),
     [
         (
             {"op": "add", "path": "/spec/rayClusterConfig/rayVerison", "value": "2.60.0"},
-            "RayService/headrace: spec.rayClusterConfig.rayVerison: no such field; did you mean "
+            "RayService/headrace: spec.rayClusterConfig.rayVerison: unknown field; did you mean "
             "rayVersion?",
         ),
         (
             {"op": "remove", "path": f"{GROUP}/maxReplicas"},
-            "group cpu-x86: has no maxReplicas; give the most pods it may have",
+            "group cpu-x86: maxReplicas is missing; give the maximum number of pods",
         ),
         (
             {"op": "replace", "path": f"{GROUP}/template/spec/containers", "value": []},
@@ -126,7 +145,7 @@ def test_ha_takes_images_by_digest_alone(headrace: Headrace, store: Path, name: 
         ),
         (
             {"op": "replace", "path": "/kind", "value": "RayServic"},
-            "RayServic/headrace: no such kind in ray.io/v1; did you mean RayService?",
+            "RayServic/headrace: kind: unknown kind in ray.io/v1; did you mean RayService?",
         ),
         (
             {"op": "replace", "path": "/apiVersion", "value": "ray.io/v1alpha1"},
@@ -134,71 +153,98 @@ def test_ha_takes_images_by_digest_alone(headrace: Headrace, store: Path, name: 
         ),
         (
             {"op": "add", "path": f"{GROUP}/numOfHosts", "value": 2},
-            "group cpu-x86: numOfHosts is 2: pods that come in sets are not reckoned with",
+            "group cpu-x86: numOfHosts must be 1 (given: 2); remove it",
         ),
     ],
 )
-def test_what_is_wrong_with_an_overlay_is_named(
-    headrace: Headrace, store: Path, tmp_path: Path, patch: dict[str, Any], said: str
+def test_message_names_what_is_wrong_with_an_overlay(
+    headrace: Headrace, store: Path, tmp_path: Path, patch: dict[str, Any], message: str
 ) -> None:
     ran = headrace(
-        "k8s", "render", "--model", "plain", "--store", store, "--image", DIGEST,
-        "--overlay", patched(tmp_path, patch), "--out", tmp_path / "out",
-    )  # fmt: skip
+        "k8s",
+        "render",
+        "--model",
+        "plain",
+        "--store",
+        store,
+        "--image",
+        DIGEST,
+        "--overlay",
+        patched(tmp_path, patch),
+        "--out",
+        tmp_path / "out",
+    )
     assert ran.status == 2
-    assert said in ran.err
+    assert message in ran.err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     "image",
     [
-        "", "two words", "@sha256:0123", "name@sha256:0123", "a:::b", "x//y:", "UPPER/CASE:tag",
-        "http://x/y", f"name:tag:tag@sha256:{'0' * 64}", "a:-x", "a..b", "-x", "é", "name\n",
+        "",
+        "two words",
+        "@sha256:0123",
+        "name@sha256:0123",
+        "a:::b",
+        "x//y:",
+        "UPPER/CASE:tag",
+        "http://x/y",
+        f"name:tag:tag@sha256:{'0' * 64}",
+        "a:-x",
+        "a..b",
+        "-x",
+        "é",
+        "name\n",
         "a" * 500,
     ],
-)  # fmt: skip
-def test_what_is_no_image(headrace: Headrace, store: Path, image: str) -> None:
+)
+def test_invalid_image_reference_is_refused(headrace: Headrace, store: Path, image: str) -> None:
     ran = headrace("k8s", "render", "--model", "plain", "--store", store, f"--image={image}")
     assert ran.status == 2
-    assert f"--image {image!r:.160}: no image is named so; give NAME@sha256:" in ran.err
+    assert f"--image {image!r:.160}: not a valid image reference; give NAME@sha256:" in ran.err
 
 
 @pytest.mark.parametrize(
     "image",
     [
-        "headrace", "headrace:1.0_rc-1", "localhost:5000/team/headrace-serving", "[::1]:5000/x:y",
+        "headrace",
+        "headrace:1.0_rc-1",
+        "localhost:5000/team/headrace-serving",
+        "[::1]:5000/x:y",
         f"Registry.Example.com/a.b/c__d/e---f:1@sha256:{'0' * 64}",
     ],
-)  # fmt: skip
-def test_what_is_an_image(headrace: Headrace, store: Path, image: str) -> None:
+)
+def test_valid_image_reference_is_accepted(headrace: Headrace, store: Path, image: str) -> None:
     ran = headrace("k8s", "render", "--model", "plain", "--store", store, "--image", image)
     assert ran.status == 0, ran.err
 
 
-def test_names_that_are_not_there(headrace: Headrace, store: Path, tmp_path: Path) -> None:
+def test_unknown_names_and_paths_are_refused(
+    headrace: Headrace, store: Path, tmp_path: Path
+) -> None:
     arguments = ("k8s", "render", "--store", store, "--image", DIGEST, "--model")
     ran = headrace(*arguments, "nothing")
     assert ran.status == 1
     assert "'nothing'" in ran.err
     ran = headrace(*arguments, "plain", "--overlay", "hugh")
     assert ran.status == 2
-    assert "--overlay hugh: no such overlay" in ran.err
+    assert "--overlay hugh: neither an overlay nor a directory with a kustomization.yaml" in ran.err
     assert "cpu-dev, gpu, ha/redis, ha/rocksdb, incremental-upgrade, kueue" in ran.err
-    for name, said in (("no/name", "(given: 'no/name')"), ("", "names must be nonempty")):
+    for name, message in (("no/name", "(given: 'no/name')"), ("", "names must be nonempty")):
         ran = headrace(*arguments, "plain", "--name", name)
         assert ran.status == 2
-        assert said in ran.err
+        assert message in ran.err
     (tmp_path / "file").write_text("")
     ran = headrace(*arguments, "plain", "--out", tmp_path / "file" / "out")
     assert ran.status == 2
     assert f"--out {tmp_path / 'file' / 'out'}: cannot be written: Not a directory" in ran.err
     ran = headrace(*arguments, "plain", "--out", "a\0b")
     assert ran.status == 2
-    assert "cannot be written: embedded null byte; give a directory of yours" in ran.err
+    assert "cannot be written: embedded null byte; give a writable directory" in ran.err
 
 
-def test_without_kustomize(
+def test_render_needs_kubectl_or_kustomize(
     headrace: Headrace, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ("k8s", "render", "--model", "plain", "--store", store, "--image", DIGEST)
@@ -216,13 +262,23 @@ def test_without_kustomize(
     assert headrace(*arguments).status == 0
 
 
-def test_what_kustomize_refuses_is_said(headrace: Headrace, store: Path, tmp_path: Path) -> None:
+def test_message_includes_refusal_of_kustomize(
+    headrace: Headrace, store: Path, tmp_path: Path
+) -> None:
     (tmp_path / "kustomization.yaml").write_text("resources: [../nowhere]\n")
     ran = headrace(
-        "k8s", "render", "--model", "plain", "--store", store, "--image", DIGEST,
-        "--overlay", tmp_path,
-    )  # fmt: skip
+        "k8s",
+        "render",
+        "--model",
+        "plain",
+        "--store",
+        store,
+        "--image",
+        DIGEST,
+        "--overlay",
+        tmp_path,
+    )
     assert ran.status == 2
-    assert "refuses it: " in ran.err
+    assert ": refused by kubectl kustomize: " in ran.err
     assert "nowhere" in ran.err
     assert subprocess.run(["kubectl", "kustomize", tmp_path], capture_output=True).returncode

@@ -1,4 +1,4 @@
-"""What ``headrace k8s render`` makes of a group: its pods, its GPUs, the budget of its replicas."""
+"""Group sizes of ``headrace k8s render``: pods, GPUs, and the budget of the replicas."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ Plan = Callable[..., Path]
 Headrace = Callable[..., Any]
 
 
-def test_a_budget_leaves_all_replicas_but_one(headrace: Headrace, store: Path, plan: Plan) -> None:
+def test_budget_is_all_replicas_but_one(headrace: Headrace, store: Path, plan: Plan) -> None:
     arguments = ("k8s", "render", "--store", store, "--image", DIGEST, "--model")
     ran = headrace(*arguments, "plain", "--overlay", "ha/rocksdb")
     assert ran.status == 0, ran.err
     assert budgets(ran.out) == {"headrace-replicas": 2}
     assert "PodDisruptionBudget" not in ran.err
-    # Each of the three replicas on a pod of its own: no pod without one would ever be ready.
+    # Each of the three replicas has its own pod: a pod without a replica is never ready.
     catalog, application = applications(service(ran.out))
     assert application["args"]["autoscaling"]["min_replicas"] == 3
     assert application["deployments"] == [{"name": "model-plain", "max_replicas_per_node": 1}]
     assert catalog["deployments"] == [
         {"name": "catalog", "num_replicas": 2, "max_replicas_per_node": 1}
     ]
-    # Two shards apart, so two pods to a replica: the overlay's three pods are one replica.
+    # Two spread shards need two pods: the overlay's three pods hold one replica.
     spread = plan("cut", "--devices", "1xcpu-x86@2", "--pipeline", "2", "--placement", "SPREAD")
     ran = headrace(*arguments, "cut", "--overlay", "ha/rocksdb", "--plan", spread)
     assert ran.status == 0, ran.err
     assert budgets(ran.out) == {}
-    assert "no PodDisruptionBudget/headrace-replicas: with one replica at least" in ran.err
+    assert "PodDisruptionBudget/headrace-replicas is left out: with one replica" in ran.err
     assert "or delete it where it has been applied" in ran.err
 
 
-def test_a_budget_counts_replicas_and_not_their_pods(
+def test_budget_counts_replicas_not_pods(
     headrace: Headrace, store: Path, plan: Plan, tmp_path: Path
 ) -> None:
     mine = patched(
@@ -53,19 +53,27 @@ def test_a_budget_counts_replicas_and_not_their_pods(
     )
     spread = plan("cut", "--devices", "1xcpu-x86@2", "--pipeline", "2", "--placement", "SPREAD")
     ran = headrace(
-        "k8s", "render", "--store", store, "--image", DIGEST, "--model", "cut", "--plan", spread,
-        "--overlay", mine,
-    )  # fmt: skip
+        "k8s",
+        "render",
+        "--store",
+        store,
+        "--image",
+        DIGEST,
+        "--model",
+        "cut",
+        "--plan",
+        spread,
+        "--overlay",
+        mine,
+    )
     assert ran.status == 0, ran.err
     spec = service(ran.out)
     assert group_of(spec)["replicas"] == 6
     assert model(spec)["args"]["autoscaling"]["min_replicas"] == 3
-    assert budgets(ran.out) == {"headrace-replicas": 2}  # of six pods three are ever ready
+    assert budgets(ran.out) == {"headrace-replicas": 2}  # only three of six pods are ever ready
 
 
-def test_budgets_of_other_pods_stay_as_they_are(
-    headrace: Headrace, store: Path, tmp_path: Path
-) -> None:
+def test_budget_of_other_pods_is_unchanged(headrace: Headrace, store: Path, tmp_path: Path) -> None:
     mine = patched(tmp_path, {"op": "replace", "path": f"{GROUP}/replicas", "value": 3})
     gateway = {
         "apiVersion": "policy/v1",
@@ -73,7 +81,7 @@ def test_budgets_of_other_pods_stay_as_they_are(
         "metadata": {"name": "gateway"},
         "spec": {"minAvailable": 5, "selector": {"matchLabels": {"app": "other"}}},
     }
-    by_kuberay = {  # by a label that KubeRay adds
+    by_kuberay = {  # selects by a label that KubeRay adds
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": {"name": "nodes"},
@@ -97,11 +105,19 @@ def test_budgets_of_other_pods_stay_as_they_are(
     assert budgets(ran.out) == {"headrace-replicas": 2, "gateway": 5, "nodes": 2}
 
 
-def test_an_upgrade_step_by_step_starts_with_fewer_pods(headrace: Headrace, store: Path) -> None:
+def test_incremental_upgrade_starts_with_fewer_pods(headrace: Headrace, store: Path) -> None:
     ran = headrace(
-        "k8s", "render", "--store", store, "--image", DIGEST, "--model", "plain",
-        "--overlay", "incremental-upgrade",
-    )  # fmt: skip
+        "k8s",
+        "render",
+        "--store",
+        store,
+        "--image",
+        DIGEST,
+        "--model",
+        "plain",
+        "--overlay",
+        "incremental-upgrade",
+    )
     assert ran.status == 0, ran.err
     spec = service(ran.out)
     group = group_of(spec)
@@ -110,31 +126,47 @@ def test_an_upgrade_step_by_step_starts_with_fewer_pods(headrace: Headrace, stor
     assert budgets(ran.out) == {"headrace-replicas": 1}
 
 
-def test_gpus_come_from_the_group_of_their_kind(
-    headrace: Headrace, store: Path, plan: Plan
-) -> None:
+def test_plan_selects_group_with_its_gpus(headrace: Headrace, store: Path, plan: Plan) -> None:
     ran = headrace(
-        "k8s", "render", "--model", "large", "--store", store, "--image", DIGEST,
-        "--overlay", "gpu", "--plan", plan("large", "--devices", "8xcuda-sm90", "--pipeline", "8"),
-    )  # fmt: skip
+        "k8s",
+        "render",
+        "--model",
+        "large",
+        "--store",
+        store,
+        "--image",
+        DIGEST,
+        "--overlay",
+        "gpu",
+        "--plan",
+        plan("large", "--devices", "8xcuda-sm90", "--pipeline", "8"),
+    )
     assert ran.status == 0, ran.err
     spec = service(ran.out)
-    group = group_of(spec)  # none of L4s, which would not do
+    group = group_of(spec)  # not the group of L4s
     assert group["groupName"] == "h100"
     assert group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 8
     assert model(spec)["args"]["autoscaling"]["max_replicas"] == 2
 
 
-def test_a_pod_takes_no_more_gpus_than_its_replica(headrace: Headrace, store: Path) -> None:
+def test_pod_has_only_the_gpus_of_its_replica(headrace: Headrace, store: Path) -> None:
     ran = headrace(
-        "k8s", "render", "--model", "large", "--store", store, "--image", DIGEST,
-        "--overlay", "gpu",
-    )  # fmt: skip
+        "k8s",
+        "render",
+        "--model",
+        "large",
+        "--store",
+        store,
+        "--image",
+        DIGEST,
+        "--overlay",
+        "gpu",
+    )
     spec = service(ran.out)
     (deployment,) = model(spec)["deployments"]
     assert deployment["ray_actor_options"] == {"num_cpus": 1, "num_gpus": 1}
     assert deployment["name"] == "model-large"
-    # An eighth of the machine, and as many GPUs in all as before: two machines of eight.
+    # An eighth of the machine, and the same total of GPUs: two machines of eight.
     group = group_of(spec)
     resources = group["template"]["spec"]["containers"][0]["resources"]
     eighth = {"cpu": "4000m", "memory": "32768Mi", "nvidia.com/gpu": 1}
@@ -143,14 +175,24 @@ def test_a_pod_takes_no_more_gpus_than_its_replica(headrace: Headrace, store: Pa
     assert model(spec)["args"]["autoscaling"]["max_replicas"] == 16
 
 
-def test_the_pods_of_a_replica_share_its_gpus_evenly(
+def test_pods_of_a_replica_share_its_gpus_evenly(
     headrace: Headrace, store: Path, plan: Plan
 ) -> None:
     twelve = plan("twelve", "--devices", "8xcuda-sm90@2", "--pipeline", "12")
     ran = headrace(
-        "k8s", "render", "--model", "twelve", "--store", store, "--image", DIGEST,
-        "--overlay", "gpu", "--plan", twelve,
-    )  # fmt: skip
+        "k8s",
+        "render",
+        "--model",
+        "twelve",
+        "--store",
+        store,
+        "--image",
+        DIGEST,
+        "--overlay",
+        "gpu",
+        "--plan",
+        twelve,
+    )
     assert ran.status == 0, ran.err
     group = group_of(service(ran.out))
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
@@ -160,7 +202,7 @@ def test_the_pods_of_a_replica_share_its_gpus_evenly(
 @pytest.mark.parametrize(
     ("left_out", "pods"), [(("minReplicas",), (0, 2)), (("minReplicas", "replicas"), (0, 1))]
 )
-def test_a_group_without_a_least_number_of_pods(
+def test_group_without_min_replicas_is_sized(
     headrace: Headrace,
     store: Path,
     tmp_path: Path,
@@ -178,7 +220,7 @@ def test_a_group_without_a_least_number_of_pods(
     assert model(spec)["args"]["autoscaling"]["min_replicas"] == pods[1]
 
 
-def test_more_gpus_than_the_group_has(
+def test_plan_with_too_many_gpus_is_refused(
     headrace: Headrace, store: Path, plan: Plan, tmp_path: Path
 ) -> None:
     arguments = ("k8s", "render", "--model", "large", "--store", store, "--image", DIGEST)
@@ -186,21 +228,19 @@ def test_more_gpus_than_the_group_has(
     ran = headrace(*arguments, "--overlay", "gpu", "--plan", many)
     assert ran.status == 2
     assert (
-        "group h100: the plan wants 32 GPUs for a replica, the group has at most 2 pods of 8, 16 "
-        "together; raise its maxReplicas" in ran.err
+        "group h100: the plan needs 32 GPUs for a replica, the group has at most 2 pods of 8 GPUs, "
+        "16 together; raise its maxReplicas" in ran.err
     )
     packed = edited(many, tmp_path / "packed.json", placement="STRICT_PACK")
     ran = headrace(*arguments, "--overlay", "gpu", "--plan", packed)
     assert ran.status == 2
-    assert "wants 32 GPUs for a replica on one node (STRICT_PACK), a pod has 8" in ran.err
+    assert "needs 32 GPUs for a replica on one node (STRICT_PACK), a pod has 8" in ran.err
     ran = headrace(*arguments)
     assert ran.status == 2
     assert "large has programs for cuda-sm90, the overlay's groups are cpu-x86 (cpu-x86)" in ran.err
 
 
-def test_shards_spread_over_nodes_have_a_pod_each(
-    headrace: Headrace, store: Path, plan: Plan
-) -> None:
+def test_spread_shards_have_a_pod_each(headrace: Headrace, store: Path, plan: Plan) -> None:
     spread = plan("cut", "--devices", "1xcpu-x86@2", "--pipeline", "2", "--placement", "SPREAD")
     ran = headrace(
         "k8s", "render", "--model", "cut", "--store", store, "--image", DIGEST, "--plan", spread
@@ -212,39 +252,60 @@ def test_shards_spread_over_nodes_have_a_pod_each(
 
 
 @pytest.mark.parametrize(
-    ("written", "number"),
+    ("text", "number"),
     [
-        ("2", 2), (2, 2), (0.5, 0.5), ("500m", 0.5), ("4u", 4e-6), ("3n", 3e-9), ("1k", 1e3),
-        ("4Gi", 4 * 2**30), ("1.5Ti", 1.5 * 2**40), ("2P", 2e15), ("2Pi", 2 * 2**50), ("1E", 1e18),
-        ("4Ei", 4 * 2**60), ("4e9", 4e9), ("1E3", 1e3), ("+1.", 1), (".5", 0.5), ("5e-1", 0.5),
+        ("2", 2),
+        (2, 2),
+        (0.5, 0.5),
+        ("500m", 0.5),
+        ("4u", 4e-6),
+        ("3n", 3e-9),
+        ("1k", 1e3),
+        ("4Gi", 4 * 2**30),
+        ("1.5Ti", 1.5 * 2**40),
+        ("2P", 2e15),
+        ("2Pi", 2 * 2**50),
+        ("1E", 1e18),
+        ("4Ei", 4 * 2**60),
+        ("4e9", 4e9),
+        ("1E3", 1e3),
+        ("+1.", 1),
+        (".5", 0.5),
+        ("5e-1", 0.5),
     ],
-)  # fmt: skip
-def test_a_quantity(written: str | float, number: float) -> None:
-    assert quantity(written) == pytest.approx(number)
+)
+def test_quantity_is_a_number(text: str | float, number: float) -> None:
+    assert quantity(text) == pytest.approx(number)
 
 
-@pytest.mark.parametrize("written", ["", "4GB", "Gi", "1Ki2", "1 Gi", "nan", "inf", "1mi", "1e3k"])
-def test_what_is_no_quantity(written: str) -> None:
-    with pytest.raises(ConfigError, match="is no quantity that Kubernetes knows, such as 500m"):
-        quantity(written)
+@pytest.mark.parametrize("text", ["", "4GB", "Gi", "1Ki2", "1 Gi", "nan", "inf", "1mi", "1e3k"])
+def test_invalid_quantity_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not a Kubernetes quantity; give one such as 500m"):
+        quantity(text)
 
 
-def test_memory_in_unusual_units_stays_if_it_is_enough(
-    headrace: Headrace, store: Path, tmp_path: Path
-) -> None:
+def test_sufficient_memory_keeps_its_unit(headrace: Headrace, store: Path, tmp_path: Path) -> None:
     limits = f"{GROUP}/template/spec/containers/0/resources"
-    for written in ("4Ei", "1P", "4000000000000m"):
+    for text in ("4Ei", "1P", "4000000000000m"):
         mine = patched(
-            tmp_path / written,
+            tmp_path / text,
             *(
-                {"op": "replace", "path": f"{limits}/{each}/memory", "value": written}
+                {"op": "replace", "path": f"{limits}/{each}/memory", "value": text}
                 for each in ("requests", "limits")
             ),
         )
         ran = headrace(
-            "k8s", "render", "--model", "plain", "--store", store, "--image", DIGEST,
-            "--overlay", mine,
-        )  # fmt: skip
+            "k8s",
+            "render",
+            "--model",
+            "plain",
+            "--store",
+            store,
+            "--image",
+            DIGEST,
+            "--overlay",
+            mine,
+        )
         assert ran.status == 0, ran.err
         pod = group_of(service(ran.out))["template"]["spec"]
-        assert pod["containers"][0]["resources"]["limits"]["memory"] == written
+        assert pod["containers"][0]["resources"]["limits"]["memory"] == text

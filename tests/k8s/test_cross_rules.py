@@ -1,28 +1,20 @@
-"""What is wrong with several objects together, and the pods that a budget is reckoned by."""
+"""Rules across objects, and the number of pods with a replica that a budget is compared with."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
 import yaml
-from test_rules import found
+from overlay_objects import Objects, with_digests
 
 from deployments.kubernetes import overlay, serving, validate
 
-Objects = list[dict[str, Any]]
 BUDGET = "PodDisruptionBudget/headrace-replicas: spec.minAvailable: must be under "
 
 
-def replaced(overlays: dict[str, Objects], name: str) -> Objects:
-    """An overlay's objects, to be changed, its images by digest."""
-    service = found(overlays, name, "RayService")
-    return [service if o["kind"] == "RayService" else copy.deepcopy(o) for o in overlays[name]]
-
-
 def of_kind(objects: Objects, kind: str) -> dict[str, Any]:
-    (obj,) = [each for each in objects if each["kind"] == kind]
+    (obj,) = [obj for obj in objects if obj["kind"] == kind]
     return obj
 
 
@@ -37,40 +29,38 @@ def of_kind(objects: Objects, kind: str) -> dict[str, Any]:
         ("cpu-dev", 1, None),
     ],
 )
-def test_a_drain_may_take_a_pod_of_every_overlay_as_it_is(
+def test_overlay_budget_lets_a_drain_take_one_pod(
     overlays: dict[str, Objects], name: str, replicas: int, least: int | None
 ) -> None:
     service = of_kind(overlays[name], "RayService")["spec"]
     assert serving.pods_with_replicas(yaml.safe_load(service["serveConfigV2"])) == replicas
-    budgets = [o for o in overlays[name] if o["kind"] == "PodDisruptionBudget"]
-    assert [each["spec"]["minAvailable"] for each in budgets] == ([] if least is None else [least])
-    # Every one of them finds a pod of its own.
+    budgets = [obj for obj in overlays[name] if obj["kind"] == "PodDisruptionBudget"]
+    assert [obj["spec"]["minAvailable"] for obj in budgets] == ([] if least is None else [least])
+    # There is a pod for each replica, and one more for the drain.
     assert sum(g["maxReplicas"] for g in service["rayClusterConfig"]["workerGroupSpecs"]) > replicas
 
 
-def test_a_budget_that_no_pod_may_leave(overlays: dict[str, Objects]) -> None:
-    objects = replaced(overlays, "ha/redis")
+def test_budget_that_blocks_drains_is_refused(overlays: dict[str, Objects]) -> None:
+    objects = with_digests(overlays["ha/redis"])
     assert validate.problems(objects) == []
     budget = of_kind(objects, "PodDisruptionBudget")["spec"]
     budget["minAvailable"] = 3
     (line,) = validate.problems(objects)
-    assert line.startswith(f"{BUDGET}3, the pods that have a replica and so are ready")
+    assert line.startswith(f"{BUDGET}3, the number of pods with a replica")
     assert "(given: 3); lower it, or raise the replicas in serveConfigV2" in line
     budget["minAvailable"] = 2
-    # As many pods as before, but two replicas, and the third pod is never ready.
+    # As many pods as before but two replicas: the third pod is never ready.
     service = of_kind(objects, "RayService")["spec"]
     service["serveConfigV2"] = service["serveConfigV2"].replace("replicas: 3", "replicas: 2")
     (line,) = validate.problems(objects)
     assert line.startswith(f"{BUDGET}2,")
-    # Of other pods, it may be what it likes.
+    # A budget of other pods is not checked.
     budget["selector"]["matchLabels"] = {"app": "other"}
     assert validate.problems(objects) == []
 
 
-def test_without_the_autoscaler_there_are_no_more_pods_than_are_asked_for(
-    overlays: dict[str, Objects],
-) -> None:
-    objects = replaced(overlays, "ha/redis")
+def test_budget_without_autoscaler_counts_initial_pods(overlays: dict[str, Objects]) -> None:
+    objects = with_digests(overlays["ha/redis"])
     ray = of_kind(objects, "RayService")["spec"]["rayClusterConfig"]
     ray["workerGroupSpecs"][0]["minReplicas"] = 0
     assert validate.problems(objects) == []
@@ -107,26 +97,28 @@ def model(args: dict[str, Any], **options: Any) -> dict[str, Any]:
         ({"import_path": "theirs:app", "name": "theirs"}, 0),
     ],
 )
-def test_pods_that_have_a_replica_at_least(application: dict[str, Any], pods: int) -> None:
+def test_serve_config_gives_minimum_of_pods_with_a_replica(
+    application: dict[str, Any], pods: int
+) -> None:
     assert serving.pods_with_replicas({"applications": [application]}) == pods
 
 
-def test_the_loader_has_no_claim_where_there_is_a_bucket(kustomize: None) -> None:
+def test_missing_claim_of_ours_is_refused(kustomize: None) -> None:
     parts = overlay.k8s_dir() / "components"
     objects = overlay.build(
         overlay.k8s_dir() / "overlays" / "cpu-dev", [parts / "object-store", parts / "loader"]
     )
     (line,) = validate.problems(objects)
     assert line.startswith(
-        "Job/headrace-loader: spec.template.spec.volumes[0]: there is no claim headrace-artifacts"
+        "Job/headrace-loader: spec.template.spec.volumes[0]: claim headrace-artifacts does not"
     )
-    # One that is not ours may be in the cluster already.
+    # A foreign claim may be in the cluster already.
     job = of_kind(objects, "Job")["spec"]["template"]["spec"]
     job["volumes"][0]["persistentVolumeClaim"]["claimName"] = "mine"
     assert validate.problems(objects) == []
 
 
-def test_an_ingress_does_not_go_with_an_upgrade_step_by_step(kustomize: None) -> None:
+def test_ingress_with_incremental_upgrade_is_refused(kustomize: None) -> None:
     root = overlay.k8s_dir()
     ingress = [root / "components" / "ingress"]
     objects = overlay.build(root / "overlays" / "incremental-upgrade", ingress)

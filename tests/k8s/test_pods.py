@@ -1,4 +1,4 @@
-"""Which pods a selector names, as Kubernetes reads it."""
+"""Label selectors over the labels of pods, with the meaning that Kubernetes gives them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from deployments.kubernetes.selectors import selects
+from deployments.kubernetes.pods import selects
 
 LABELS = {"app": "headrace", "tier": "replicas"}
 
 
 @pytest.mark.parametrize(
-    ("selector", "selected"),
+    ("selector", "matched"),
     [
         ({}, True),
         ({"matchLabels": {"app": "headrace"}}, True),
@@ -40,5 +40,5 @@ LABELS = {"app": "headrace", "tier": "replicas"}
         ),
     ],
 )
-def test_a_selector(selector: dict[str, Any], selected: bool) -> None:
-    assert selects(selector, LABELS) is selected
+def test_selector_matches_labels(selector: dict[str, Any], matched: bool) -> None:
+    assert selects(selector, LABELS) is matched

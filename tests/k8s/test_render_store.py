@@ -1,4 +1,4 @@
-"""``headrace k8s render`` with artifacts in a bucket, in the claim, or where no pod finds them."""
+"""``headrace k8s render`` with artifacts in a bucket, in the claim, or out of reach of pods."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Plan = Callable[..., Path]
 Headrace = Callable[..., Any]
 
 
-def test_a_bucket_takes_the_place_of_the_claim(headrace: Headrace, store: Path) -> None:
+def test_bucket_replaces_the_claim(headrace: Headrace, store: Path) -> None:
     uri = "s3://models/store"
-    # The manifest is read from the directory; nobody asks the bucket.
+    # The manifest is read from the directory, not from the bucket.
     directory = LocalStore(store).open("plain").path
     ran = headrace("k8s", "render", "--model", directory, "--store", uri, "--image", DIGEST)
     assert ran.status == 0, ran.err
     objects = list(yaml.safe_load_all(ran.out))
-    assert not [each for each in objects if each["kind"] == "PersistentVolumeClaim"]
+    assert not [obj for obj in objects if obj["kind"] == "PersistentVolumeClaim"]
     (settings,) = [o for o in objects if o["metadata"]["name"] == "headrace-store"]
     assert settings["data"]["HEADRACE_STORE"] == uri
     assert "persistentVolumeClaim" not in ran.out
@@ -34,41 +34,46 @@ def test_a_bucket_takes_the_place_of_the_claim(headrace: Headrace, store: Path) 
 
 
 @pytest.mark.parametrize(
-    ("uri", "said"),
+    ("uri", "message"),
     [
-        ("file:///var/store", "pods have no file:// of this machine's; give a bucket (s3://"),
-        ("memory://store", "pods have no memory:// of this machine's"),
-        ("local://store", "pods have no local:// of this machine's"),
-        ("://", "no bucket is named so; give s3://BUCKET/PATH"),
-        ("s3://", "no bucket is named so"),
-        ("gopher://x/y", "no bucket is named so"),
+        ("file:///var/store", "pods cannot read file:// of this machine; give a bucket (s3://"),
+        ("memory://store", "pods cannot read memory:// of this machine"),
+        ("local://store", "pods cannot read local:// of this machine"),
+        ("://", "not a valid store URI; give s3://BUCKET/PATH"),
+        ("s3://", "not a valid store URI"),
+        ("gopher://x/y", "not a valid store URI"),
     ],
 )
-def test_a_store_that_no_pod_would_find(
-    headrace: Headrace, store: Path, uri: str, said: str
+def test_store_out_of_reach_of_pods_is_refused(
+    headrace: Headrace, store: Path, uri: str, message: str
 ) -> None:
     directory = LocalStore(store).open("plain").path
     ran = headrace("k8s", "render", "--model", directory, "--store", uri, "--image", DIGEST)
     assert ran.status == 2
     assert uri in ran.err
-    assert said in ran.err
+    assert message in ran.err
     assert ran.out == ""
 
 
-def test_the_loader_is_given_the_image(headrace: Headrace, store: Path, tmp_path: Path) -> None:
+def test_loader_has_the_image_and_needs_the_claim(
+    headrace: Headrace, store: Path, tmp_path: Path
+) -> None:
     mine = patched(tmp_path, {"op": "replace", "path": f"{GROUP}/replicas", "value": 2})
     kustomization = mine / "kustomization.yaml"
     shutil.copytree(overlay.k8s_dir() / "components" / "loader", tmp_path / "loader")
-    whole = yaml.safe_load(kustomization.read_text())
-    kustomization.write_text(yaml.safe_dump({**whole, "components": ["../loader"]}))
+    kustomization_yaml = yaml.safe_load(kustomization.read_text())
+    kustomization.write_text(yaml.safe_dump({**kustomization_yaml, "components": ["../loader"]}))
     arguments = ("k8s", "render", "--image", DIGEST, "--overlay", mine, "--model")
     ran = headrace(*arguments, "plain", "--store", store)
     assert ran.status == 0, ran.err
     (job,) = [o for o in yaml.safe_load_all(ran.out) if o["kind"] == "Job"]
     assert job["spec"]["template"]["spec"]["containers"][0]["image"] == DIGEST
     assert "image: headrace-" not in ran.out
-    # With a bucket there is no claim to bring an artifact to.
+    # A bucket replaces the claim that the loader fills.
     directory = LocalStore(store).open("plain").path
     ran = headrace(*arguments, directory, "--store", "s3://models/store")
     assert ran.status == 2
-    assert "Job/headrace-loader: spec.template.spec.volumes[0]: there is no claim" in ran.err
+    assert (
+        "Job/headrace-loader: spec.template.spec.volumes[0]: claim headrace-artifacts does not"
+        in ran.err
+    )

@@ -1,15 +1,15 @@
-"""How an image may be named: the grammar that container engines and registries share.
+"""Image references: the grammar that container engines and registries share.
 
     [HOST[:PORT]/]PATH[/PATH...][:TAG][@sha256:DIGEST]
 
-As github.com/distribution/reference has it, with the one kind of digest that is in use.
+The grammar is that of github.com/distribution/reference, with sha256 as the only digest.
 """
 
 from __future__ import annotations
 
 import re
 
-_MOST_OF_A_NAME = 255  # characters, without tag and digest
+_MAX_NAME_LENGTH = 255  # characters, without tag and digest
 _HOST = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _DOMAIN = rf"(?:{_HOST}(?:\.{_HOST})*|\[[0-9A-Fa-f:]+\])(?::[0-9]+)?"
 _PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
@@ -21,18 +21,18 @@ _REFERENCE = re.compile(
 
 
 def is_reference(image: str) -> bool:
-    """If an image can be named so."""
+    """Return whether the text is a valid image reference."""
     match = _REFERENCE.fullmatch(image)
-    return match is not None and len(match["name"]) <= _MOST_OF_A_NAME
+    return match is not None and len(match["name"]) <= _MAX_NAME_LENGTH
 
 
-def by_digest(image: str) -> bool:
-    """If an image is named by what it contains, and not by a name that may move."""
+def has_digest(image: str) -> bool:
+    """Return whether a reference names its content by digest, which a tag does not."""
     match = _REFERENCE.fullmatch(image)
     return match is not None and match["digest"] is not None
 
 
-def same_name(image: str, name: str) -> bool:
-    """If an image is the one of that name, whatever its tag or digest."""
+def has_name(image: str, name: str) -> bool:
+    """Return whether a reference has this name, with any tag or digest."""
     match = _REFERENCE.fullmatch(image)
     return match is not None and match["name"] == name
