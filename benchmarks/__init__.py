@@ -1,16 +1,18 @@
-"""Side-by-side measurements of serving, on one machine in one run.
+"""Benchmarks of Headrace, each a command: python -m benchmarks.NAME.
 
-python -m benchmarks.serving
+serving       Headrace beside its peers and the in-process limit
+programs      the loaded program beside OpenVINO's own loop
+compression   recipes on real models
+parallelism   one model over two shards; parallelism.hop, a stage that computes nothing
+router        cost of a route, gain of a cascade and a hedge
 
-recipe → artifact ─→ in-process limit and reference answers
-                  └→ each contender: start → ready → verify → warm up → load → stop
-all rounds → medians → JSON, Markdown
+Shared by them, from the bottom up:
 
-serving.py      the command line and the rounds     artifact.py  builds or finds the artifact
-one_round.py     one contender, once                 in_process.py  limit, reference answers
-load.py         the load generator, wrk             verify.py    answers against the reference
-startup.py      time to ready, compilers seen       proc.py      what /proc tells of a process
-results.py      what was measured, medians          table.py     Markdown
-machine.py      CPU and versions                    images.py    request bodies, calibration
-contenders/     how each server is started          servers/     the servers' own code
+harness       command line, interleaved rounds, medians, JSON, Markdown
+artifacts     recipes → artifacts, their programs and reference answers
+servers       peers around the same program
+contenders    start, observe and stop a server
+load          load generator, check of the answers, time to ready
+
+measured      committed results: JSON, and the tables made of it
 """

@@ -96,6 +96,21 @@ PRIVATE_TO_RAY = (
     "ray.serve.context",
 )
 
+# The same for `benchmarks`: the harness, what several benchmarks share, and each benchmark alone.
+_SHARED = {"load", "contenders", "servers", "artifacts", "harness"}
+BENCHMARKS_MAY_IMPORT: dict[str, set[str]] = {
+    "harness": set(),
+    "artifacts": {"harness"},
+    "servers": {"artifacts", "harness"},
+    "contenders": {"servers", "artifacts", "harness"},
+    "load": {"contenders", "harness"},
+    "serving": _SHARED,
+    "programs": {"artifacts", "harness"},
+    "compression": {"artifacts", "harness"},
+    "parallelism": _SHARED,
+    "router": _SHARED,
+}
+
 # Modules that a serving replica imports, directly or not, must not import these: they cost it
 # seconds of start and hundreds of megabytes.
 HEAVY = {
@@ -186,6 +201,17 @@ def test_deployment_room_imports_only_rooms_below(module: str) -> None:
     assert not wrong, f"{module} imports {wrong}; its room may import {sorted(allowed)}"
 
 
+BENCHMARKS = sorted(name for name in MODULES if name.startswith("benchmarks."))
+
+
+@pytest.mark.parametrize("module", BENCHMARKS)
+def test_room_of_benchmarks_imports_only_rooms_below(module: str) -> None:
+    ours = {name for name in imports(module, at_import=False) if name.startswith("benchmarks.")}
+    allowed = BENCHMARKS_MAY_IMPORT[room(module)] | {room(module)}
+    wrong = sorted(name for name in ours if room(name) not in allowed)
+    assert not wrong, f"{module} imports {wrong}; its room may import {sorted(allowed)}"
+
+
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_only_ray_room_uses_private_names_of_ray(module: str) -> None:
     if room_of_deployments(module) == "ray":
@@ -210,6 +236,7 @@ def test_every_room_has_its_line_here() -> None:
     rooms = {room(module) for module in CLUSTER}
     assert rooms == set(MAY_IMPORT)
     assert {room(module) for module in DEPLOYMENTS} == set(DEPLOYMENTS_MAY_IMPORT)
+    assert {room(module) for module in BENCHMARKS} == set(BENCHMARKS_MAY_IMPORT)
     assert {module.split(".")[2] for module in COMPRESSION} == set(COMPRESSION_MAY_IMPORT)
 
 

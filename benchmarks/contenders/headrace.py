@@ -1,4 +1,4 @@
-"""Headrace: a local cluster with one application, as an operator deploys it."""
+"""Headrace as an operator deploys it: a local cluster with models and routes."""
 
 from __future__ import annotations
 
@@ -9,53 +9,57 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
-from benchmarks import proc
-from benchmarks.contender import Endpoint, Server
-from benchmarks.errors import BenchmarkError
-from benchmarks.in_process import COMPUTE_THREADS
+from benchmarks.artifacts.program import COMPUTE_THREADS
+from benchmarks.contenders import process_facts
+from benchmarks.contenders.contender import Endpoint, Server
+from benchmarks.harness.errors import BenchmarkError
 from cluster.artifact.store import default_store
 from cluster.protocol.infer import HEADER_LENGTH
 from deployments.local import LocalCluster, processes
 from deployments.local.ports import free_ports
 
 _STATE_DIR = Path("~/.headrace/benchmark")
-"""The same in every run: a start also removes what a killed run left."""
+"""Equal in every run, so that a start also removes the remains of a killed run."""
 
 _NAME = "resnet18"
 
 SERVER = "server"
-"""The application of the server's own paths and of the routes."""
+"""Application of the server's own paths and of the routes."""
 
 
 def endpoint(port: int, name: str = _NAME) -> Endpoint:
-    """The protocol's infer path of a model, with a raw binary request."""
+    """Return the infer path of a model, for a request that is one raw tensor."""
     base = f"http://127.0.0.1:{port}{_prefix(name)}"
     # 0: no JSON in front of the tensor.
     headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: "0"}
     return Endpoint(f"{base}/infer", headers, f"{base}/ready")
 
 
+def model_args(name: str, artifact_id: str, **changes: Any) -> dict[str, Any]:
+    """Return the ModelArgs of an artifact on one compute thread, batches of 8 at most."""
+    args = {
+        "name": name,
+        "artifact": artifact_id,
+        "store": default_store(),
+        "compute_threads": COMPUTE_THREADS,
+        "batching": {"max_batch_size": 8},
+    }
+    return args | changes
+
+
 @contextmanager
 def start(artifact_id: str, port: int) -> Iterator[Server]:
-    """Start a cluster on ``port``, deploy the artifact, and stop it all in the end."""
+    """Start a cluster on ``port`` and deploy the artifact; stop both on exit."""
     with running(port) as cluster:
-        deploy(
-            cluster,
-            {
-                "name": _NAME,
-                "artifact": artifact_id,
-                "store": default_store(),
-                "compute_threads": COMPUTE_THREADS,
-                "batching": {"max_batch_size": 8},
-            },
-        )
+        deploy(cluster, model_args(_NAME, artifact_id))
         record = cluster.record
 
         def require_alive() -> None:
             if LocalCluster.running(_STATE_DIR) is None:
-                raise BenchmarkError("Headrace's cluster has ended by itself")
+                raise BenchmarkError("Headrace's cluster ended by itself")
 
         yield Server(
             mark=record.cluster_id,
@@ -66,7 +70,7 @@ def start(artifact_id: str, port: int) -> Iterator[Server]:
 
 @contextmanager
 def running(port: int, num_cpus: int | None = None) -> Iterator[LocalCluster]:
-    """A cluster on ``port`` with nothing deployed, stopped in the end."""
+    """Start an empty cluster on ``port``; stop it on exit."""
     cluster = LocalCluster.start(
         http_port=port,
         dashboard_port=free_ports(1)[0],
@@ -82,9 +86,9 @@ def running(port: int, num_cpus: int | None = None) -> Iterator[LocalCluster]:
 def deploy(
     cluster: LocalCluster, *models: dict[str, Any], routes: Sequence[dict[str, Any]] = ()
 ) -> None:
-    """Serve the models of these ModelArgs, routes over them, and the server's own paths.
+    """Deploy models by their ModelArgs, routes over them, and the server's own paths.
 
-    Returns when all of them answer.
+    Returns when all of them are ready.
     """
     with tempfile.TemporaryDirectory(prefix="headrace-") as directory:
         config = Path(directory) / "serve.yaml"
@@ -95,7 +99,7 @@ def deploy(
 def serve_config(
     *models: dict[str, Any], routes: Sequence[dict[str, Any]] = ()
 ) -> dict[str, object]:
-    """The Serve config of these ModelArgs and routes."""
+    """Return the Serve config of these ModelArgs and routes."""
     server: dict[str, Any] = {"name": SERVER, "route_prefix": "/v2"}
     server["import_path"] = "deployments.app:catalog"
     if routes:
@@ -114,15 +118,15 @@ def serve_config(
 
 
 def replicas(cluster: LocalCluster, application: str) -> list[int]:
-    """The processes of an application's replicas."""
+    """Return the process ids of an application's replicas."""
     title = f"ray::ServeReplica:{application}:"
     record = cluster.record
-    found = []
+    pids = []
     for process in processes.find(record.cluster_id, record.run_dir):
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            if proc.command(process.pid).startswith(title):
-                found.append(process.pid)
-    return found
+        with contextlib.suppress(psutil.Error):  # it ended meanwhile
+            if process_facts.command(process.pid).startswith(title):
+                pids.append(process.pid)
+    return pids
 
 
 def _prefix(name: str) -> str:

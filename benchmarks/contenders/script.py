@@ -1,6 +1,6 @@
-"""Contenders that are one of the modules in benchmarks/servers, run as a process of its own.
+"""Contender that is a server script, run in a process of its own.
 
-python -m benchmarks.servers.MODULE PORT WEIGHTS    with the artifact's id in the environment
+python -m MODULE PORT WEIGHTS    with the artifact's id in the environment
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from benchmarks.contender import Contender, Endpoint, Server, Weights
-from benchmarks.errors import BenchmarkError
+from benchmarks.artifacts.reference import Weights
+from benchmarks.contenders.contender import Contender, Endpoint, Server
+from benchmarks.harness.errors import BenchmarkError
 from benchmarks.servers.settings import ARTIFACT_VARIABLE, RUN_DIR_VARIABLE
 from deployments.local import processes
 
-_LOG_BYTES = 3000  # of the server's log, in the message when it ends
+_LOG_BYTES = 3000
+"""Length of the log's end in the message about a server that ended."""
 
 
 def scripted(
     key: str, title: str, weights: Weights, module: str, path: str, ready_path: str | None
 ) -> Contender:
-    """A contender whose server is ``benchmarks.servers.MODULE``, posted to at ``path``."""
+    """Return the contender whose server is ``module`` and takes requests at ``path``."""
 
     def endpoint(port: int) -> Endpoint:
         base = f"http://127.0.0.1:{port}"
@@ -42,26 +44,26 @@ def scripted(
 @contextmanager
 def _running(module: str, weights: Weights, artifact_id: str, port: int) -> Iterator[Server]:
     mark = secrets.token_hex(8)
-    # In /tmp itself: Ray's sockets lie below it, and a socket's path may have 107 bytes at most.
+    # In /tmp itself: Ray's sockets are below it, and the path of a socket has at most 107 bytes.
     run_dir = Path(tempfile.mkdtemp(prefix="headrace-", dir="/tmp"))
     log_path = run_dir / "server.log"
-    # Serve runs with its defaults: nothing of the caller's Ray settings reaches it.
+    # The caller's Ray settings are removed, so that Serve runs with its defaults.
     inherited = {name: v for name, v in os.environ.items() if not name.startswith("RAY_")}
     environment = inherited | {
         processes.MARK: mark,
         ARTIFACT_VARIABLE: artifact_id,
         RUN_DIR_VARIABLE: str(run_dir),
-        "TMPDIR": str(run_dir),  # what a server leaves behind goes with it
+        "TMPDIR": str(run_dir),  # removed at the end with all that the server leaves there
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", f"benchmarks.servers.{module}", str(port), weights],
+            [sys.executable, "-m", module, str(port), weights],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C ends the benchmark, which then ends this
+            start_new_session=True,  # Ctrl-C ends only the benchmark, which ends this
         )
 
     def require_alive() -> None:
@@ -74,9 +76,9 @@ def _running(module: str, weights: Weights, artifact_id: str, port: int) -> Iter
     try:
         yield Server(mark, lambda: processes.find(mark, run_dir), require_alive)
     finally:
-        left = processes.end(mark, run_dir)
+        remaining = processes.end(mark, run_dir)
         process.wait()
-        shutil.rmtree(run_dir, ignore_errors=bool(left))
-        if left:
-            names = ", ".join(f"{one.name} (pid {one.pid})" for one in left)
+        shutil.rmtree(run_dir, ignore_errors=bool(remaining))
+        if remaining:
+            names = ", ".join(f"{other.name} (pid {other.pid})" for other in remaining)
             raise BenchmarkError(f"{module}: these processes could not be ended: {names}")

@@ -1,6 +1,6 @@
-"""One feeding of a model in a running cluster, in a process that is that cluster's driver.
+"""Feeding of a model in a running cluster, in a process that is the cluster's driver.
 
-fed(cluster, model, …) → python -m benchmarks.parallelism.feed TASK → placement group → Feeder
+feed(cluster, model, …) → python -m benchmarks.parallelism.feed TASK → placement group → Feeder
                        ← Fed ←──────────────────────────────────── RESULT ←──────────┘
 """
 
@@ -15,45 +15,39 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.errors import BenchmarkError
-from benchmarks.parallelism.results import Fed
+from benchmarks.harness.errors import BenchmarkError
+from benchmarks.parallelism.fed import Fed
 from cluster.config.base import parse
 from cluster.config.serving import ModelArgs
 from deployments.local import LocalCluster
 
 _READY_S = 120.0
 _SLOW = 20
-"""Times ``seconds`` that all of a feeding may take, besides a start."""
+"""Timeout of a feeding as a multiple of its seconds, besides the start."""
 
 
-def fed(
+def feed(
     cluster: LocalCluster,
     args: dict[str, Any],
     model: str,
     batches: tuple[int, ...],
     seconds: float,
 ) -> Fed:
-    """Feed the model of ``args`` (those of ModelArgs); BenchmarkError if it cannot be."""
+    """Feed the model of these ModelArgs; BenchmarkError if that fails."""
     with tempfile.TemporaryDirectory(prefix="headrace-") as directory:
         task, result = Path(directory) / "task.json", Path(directory) / "fed.json"
-        written = {"args": args, "model": model, "batches": batches, "seconds": seconds}
-        task.write_text(json.dumps(written))
+        content = {"args": args, "model": model, "batches": batches, "seconds": seconds}
+        task.write_text(json.dumps(content))
         command = [sys.executable, "-m", "benchmarks.parallelism.feed", str(task), str(result)]
         environment = os.environ | cluster.environment()
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise BenchmarkError(f"{args['name']} could not be fed:\n{done.stderr[-3000:]}")
-        return read(json.loads(result.read_text()))
-
-
-def read(raw: dict[str, Any]) -> Fed:
-    """A Fed from its plain data, as JSON keeps it."""
-    rates = {int(batch): rate for batch, rate in raw["items_per_s"].items()}
-    return Fed(raw["latency_ms"], rates, tuple(raw.get("stage_ms", ())))
+        return Fed.read(json.loads(result.read_text()))
 
 
 def main(task: Path, result: Path) -> None:
-    """The driver: place the actor as the replica would be, feed, and write what it answers."""
+    """Place the actor as the replica would be, feed it, and write its figures to ``result``."""
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -61,24 +55,24 @@ def main(task: Path, result: Path) -> None:
     from benchmarks.parallelism.feeder import Feeder
     from deployments.shards.placement import placed
 
-    given = json.loads(task.read_text())
-    args = parse(given["args"], ModelArgs, "args")
+    content = json.loads(task.read_text())
+    args = parse(content["args"], ModelArgs, "args")
     ray.init(log_to_driver=False)
     place = placed(args)
     layout = None if place is None else place.layout
     bundles = [{"CPU": 1.0}] if place is None else place.bundles
     group = placement_group(bundles, "PACK" if place is None else place.strategy)
     if not group.wait(_READY_S):
-        sys.exit(f"the cluster has no room for {bundles}")
+        sys.exit(f"the cluster has no free resources for {bundles}")
     strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
     feeder = ray.remote(Feeder).options(
         num_cpus=bundles[0].get("CPU", 0), scheduling_strategy=strategy
     )
-    actor = feeder.remote(args, layout)
-    timeout_s = _READY_S + _SLOW * (given["seconds"] + 1) * (1 + len(given["batches"]))
-    asked = actor.feed.remote(given["model"], given["batches"], given["seconds"])
-    found: Fed = ray.get(asked, timeout=timeout_s)
-    result.write_text(json.dumps(asdict(found)))
+    actor: Any = feeder.remote(args, layout)
+    timeout_s = _READY_S + _SLOW * (content["seconds"] + 1) * (1 + len(content["batches"]))
+    pending = actor.feed.remote(content["model"], content["batches"], content["seconds"])
+    fed: Fed = ray.get(pending, timeout=timeout_s)
+    result.write_text(json.dumps(asdict(fed)))
     ray.get(actor.close.remote(), timeout=_READY_S)
     remove_placement_group(group)
 

@@ -1,8 +1,8 @@
-"""A replica's place in a cluster, without HTTP: what it would run, fed in the same process.
+"""Actor in a replica's place, without HTTP: its program, fed in the same process.
 
     ModelArgs ┬→ whole: the artifact's program, in this process, one thread
               └→ cut:   deployments.shards.program.ShardedProgram, its shards actors of their own,
-                        ShardGroup.run from as many threads as micro-batches fit in
+                        ShardGroup.run from as many threads as the pipeline takes micro-batches
 
 The actor is the replica's bundle of the placement group, as the replica is.
 """
@@ -17,8 +17,8 @@ from functools import partial
 import numpy as np
 
 from benchmarks.parallelism import pace
+from benchmarks.parallelism.fed import Fed
 from benchmarks.parallelism.inputs import items, some
-from benchmarks.parallelism.results import Fed
 from cluster.artifact.store import open_store
 from cluster.config.serving import ModelArgs
 from cluster.program import program as programs
@@ -31,7 +31,7 @@ _DISTINCT = 8
 
 
 class Feeder:
-    """The actor class. ``layout``: key of the cut; None: the whole program."""
+    """Actor class. ``layout``: key of the cut, or None for the whole program."""
 
     def __init__(self, args: ModelArgs, layout: str | None) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -39,26 +39,26 @@ class Feeder:
         self._figures: Sequence[ShardFigures] = ()
         self._sharded: ShardedProgram | None = None
         self._run: Callable[[list[np.ndarray]], object]
-        self._under_way = 1
+        self._in_flight = 1
         if layout is None:
             entry = choose_program(artifact).entry
             self._run = programs.load_entry(artifact, entry, args.compute_threads).run
         else:
             cut = artifact.manifest.layout(layout)
             self._sharded = ShardedProgram(args, artifact, cut, self._keep, _lost)
-            self._run, self._under_way = self._sharded.run, self._sharded.lanes
+            self._run, self._in_flight = self._sharded.run, self._sharded.lanes
 
     def feed(self, model: str, batches: Sequence[int], seconds: float) -> Fed:
         """Measure one item alone, then each micro-batch, for ``seconds`` each."""
-        given = items(model, _DISTINCT)
-        alone = pace.latency_ms(partial(self._run, [some(given, 1)]), seconds)
+        inputs = items(model, _DISTINCT)
+        latency_ms = pace.latency_ms(partial(self._run, [some(inputs, 1)]), seconds)
         rates = {
             batch: pace.items_per_s(
-                partial(self._run, [some(given, batch)]), batch, self._under_way, seconds
+                partial(self._run, [some(inputs, batch)]), batch, self._in_flight, seconds
             )
             for batch in batches
         }
-        return Fed(alone, rates, self._stage_ms())
+        return Fed(latency_ms, rates, self._stage_ms())
 
     def close(self) -> None:
         """End the shards."""
@@ -71,9 +71,9 @@ class Feeder:
     def _stage_ms(self) -> tuple[float, ...]:
         if self._sharded is None:
             return ()
-        time.sleep(2.5 * SIGN_OF_LIFE_S)  # the last ones are asked for once a second
+        time.sleep(2.5 * SIGN_OF_LIFE_S)  # the shards report their figures once a second
         first_ranks = self._figures[:: self._sharded.layout.tensor]
-        return tuple(each.compute_s / each.micro_batches * 1e3 for each in first_ranks)
+        return tuple(rank.compute_s / rank.micro_batches * 1e3 for rank in first_ranks)
 
 
 def _lost(reason: str) -> None:

@@ -1,6 +1,6 @@
-"""What the models of ``benchmarks.parallelism`` take, and seeded items of it.
+"""Inputs of the models of ``benchmarks.parallelism``, and seeded items of them.
 
-model's name → INPUTS → items(name, count): requests, and what an artifact is compared on
+model's name → INPUTS → items(name, count): requests and evaluation samples
 
 A recipe names its samples ``python:benchmarks.parallelism.inputs:NAME``.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.errors import BenchmarkError
+from benchmarks.harness.errors import BenchmarkError
 from cluster.config.sources import TensorInput
 
 INPUTS = {
@@ -20,52 +20,52 @@ INPUTS = {
 }
 
 VOCABULARY = 30522
-"""Tokens that BERT knows."""
+"""Size of BERT's vocabulary."""
 
 _SAMPLES = 40
 
 
 def items(model: str, count: int) -> np.ndarray:
-    """``count`` different items ``[count, ...]`` as the model takes them.
+    """Return ``count`` different items ``[count, ...]``.
 
-    Images differ in brightness and contrast, texts in the part of the vocabulary they are from: a
-    network with random weights would answer nearly the same to others.
+    Images differ in brightness and contrast, texts in their part of the vocabulary: a network
+    with random weights gives nearly equal answers to more similar items.
     """
-    given = INPUTS[model]
+    tensor = INPUTS[model]
     rng = np.random.default_rng(7)
-    if given.datatype == "INT64":
+    if tensor.datatype == "INT64":
         first = rng.integers(0, VOCABULARY - 64, (count, 1))
-        return (first + rng.integers(0, 64, (count, *given.shape))).astype(np.int64)
-    images = rng.standard_normal((count, *given.shape), np.float32)
+        return (first + rng.integers(0, 64, (count, *tensor.shape))).astype(np.int64)
+    images = rng.standard_normal((count, *tensor.shape), np.float32)
     contrast = np.linspace(0.3, 1.5, count, dtype=np.float32).reshape(-1, 1, 1, 1)
     brightness = rng.uniform(-1, 1, (count, 3, 1, 1)).astype(np.float32)
     return np.ascontiguousarray(images * contrast + brightness)
 
 
 def some(array: np.ndarray, count: int) -> np.ndarray:
-    """``count`` rows of ``array``, repeated as often as needed, C-contiguous."""
+    """Return ``count`` rows of ``array``, repeated as often as needed, C-contiguous."""
     if not len(array):
-        raise BenchmarkError("there is nothing to repeat")
+        raise BenchmarkError("the array has no rows, expected at least one")
     return np.ascontiguousarray(array[np.arange(count) % len(array)])
 
 
 def resnet50() -> dict[str, np.ndarray]:
-    """Data source of the recipes."""
+    """Return the data of the recipes."""
     return _samples("resnet50")
 
 
 def bert_base() -> dict[str, np.ndarray]:
-    """Data source of the recipes."""
+    """Return the data of the recipes."""
     return _samples("bert_base")
 
 
 def tiny_resnet() -> dict[str, np.ndarray]:
-    """Data source of the recipes of ``--quick``."""
+    """Return the data of the recipes of ``--quick``."""
     return _samples("tiny_resnet")
 
 
 def tiny_bert() -> dict[str, np.ndarray]:
-    """Data source of the recipes of ``--quick``."""
+    """Return the data of the recipes of ``--quick``."""
     return _samples("tiny_bert")
 
 

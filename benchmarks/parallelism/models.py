@@ -1,4 +1,4 @@
-"""The models that are cut, with seeded random weights, and where eager peers may cut them.
+"""Models that are cut, with seeded random weights, and the cuts that eager peers may use.
 
 recipe, or a peer → the function of that name → module      blocks(module) → names, in order
 """
@@ -12,8 +12,10 @@ from benchmarks.parallelism.inputs import VOCABULARY
 
 
 class Embedding(nn.Module):
-    """BERT: token ids int64 ``[batch, tokens]``, none of them padding → the mean of the tokens'
-    last hidden states, float32 ``[batch, hidden]``."""
+    """BERT, whose output is the mean of the tokens' last hidden states.
+
+    Token ids int64 ``[batch, tokens]`` without padding → float32 ``[batch, hidden]``.
+    """
 
     def __init__(self, layers: int, hidden: int, heads: int) -> None:
         super().__init__()
@@ -35,7 +37,7 @@ class Embedding(nn.Module):
 
 
 def resnet50() -> nn.Module:
-    """ResNet-50 with 1000 classes."""
+    """Return ResNet-50 with 1000 classes."""
     from torchvision.models import resnet50 as build
 
     torch.manual_seed(0)
@@ -43,13 +45,13 @@ def resnet50() -> nn.Module:
 
 
 def bert_base() -> nn.Module:
-    """12 layers of 768."""
+    """Return BERT-base, 12 layers of 768."""
     torch.manual_seed(0)
     return Embedding(layers=12, hidden=768, heads=12).eval()
 
 
 def tiny_resnet() -> nn.Module:
-    """For ``--quick``."""
+    """Return the ResNet of ``--quick``."""
     from torchvision.models import resnet18 as build
 
     torch.manual_seed(0)
@@ -57,16 +59,16 @@ def tiny_resnet() -> nn.Module:
 
 
 def tiny_bert() -> nn.Module:
-    """For ``--quick``."""
+    """Return the BERT of ``--quick``."""
     torch.manual_seed(0)
     return Embedding(layers=4, hidden=64, heads=4).eval()
 
 
-FACTORIES = {each.__name__: each for each in (resnet50, bert_base, tiny_resnet, tiny_bert)}
+FACTORIES = {factory.__name__: factory for factory in (resnet50, bert_base, tiny_resnet, tiny_bert)}
 
 
 def blocks(module: nn.Module) -> list[str]:
-    """Names of the repeated blocks, in the order in which they run: a peer is cut before one."""
+    """Return the names of the repeated blocks in order; a peer is cut before one of them."""
     if isinstance(module, Embedding):
         return [f"bert.encoder.layer.{n}" for n in range(len(module.bert.encoder.layer))]
     stacks = [(name, part) for name, part in module.named_children() if name.startswith("layer")]

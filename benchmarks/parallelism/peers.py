@@ -1,4 +1,4 @@
-"""Starting the two ranks of an eager peer, and ending them whatever happens.
+"""Start of the two ranks of an eager peer; they are ended whatever happens.
 
 peer, model → a process of ranks.py per rank → RESULT of rank 0 → Fed
 """
@@ -14,9 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.errors import BenchmarkError
-from benchmarks.parallelism.feed import read
-from benchmarks.parallelism.results import Fed
+from benchmarks.harness.errors import BenchmarkError
+from benchmarks.parallelism.fed import Fed
 from deployments.local.ports import free_ports
 
 _RANKS = 2
@@ -42,10 +41,10 @@ def run(peer: str, python: str, model: str, seconds: float) -> Fed:
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=subprocess.STDOUT,
-                        start_new_session=True,  # Ctrl-C ends the benchmark, which then ends this
+                        start_new_session=True,  # Ctrl-C ends only the benchmark, which ends this
                     )
                     processes.append(started)
-            if not _all_well(processes, _START_S + _SLOW * seconds):
+            if not _all_succeeded(processes, _START_S + _SLOW * seconds):
                 tail = log_path.read_bytes()[-_LOG_BYTES:].decode("utf-8", "replace")
                 raise BenchmarkError(f"{peer} failed on {model}; the end of its log:\n{tail}")
         finally:
@@ -53,7 +52,7 @@ def run(peer: str, python: str, model: str, seconds: float) -> Fed:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        return read(json.loads(result.read_text()))
+        return Fed.read(json.loads(result.read_text()))
 
 
 def _variables(rank: int, port: int) -> dict[str, str]:
@@ -69,14 +68,14 @@ def _variables(rank: int, port: int) -> dict[str, str]:
     }
 
 
-def _all_well(processes: list[subprocess.Popen[bytes]], timeout_s: float) -> bool:
-    """Wait until all have ended, or one has failed; whether all ended well."""
+def _all_succeeded(processes: list[subprocess.Popen[bytes]], timeout_s: float) -> bool:
+    """Wait until all have ended or one has failed; return whether all succeeded."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        ended = [process.poll() for process in processes]
-        if any(status not in (None, 0) for status in ended):
+        statuses = [process.poll() for process in processes]
+        if any(status not in (None, 0) for status in statuses):
             return False
-        if None not in ended:
+        if None not in statuses:
             return True
         time.sleep(_POLL_S)
     return False

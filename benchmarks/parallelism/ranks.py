@@ -2,9 +2,9 @@
 
     rank 0: batch → micro-batches → stage 0 ─→ rank 1: stage 1 ─→ answers back to rank 0
 
-Each rank: python -m benchmarks.parallelism.ranks PEER MODEL SECONDS RESULT, RANK and the like in
-the environment. The model is cut before the block where eager computing is half done. A batch
-enters the pipeline before the one ahead of it has been answered.
+Each rank: python -m benchmarks.parallelism.ranks PEER MODEL SECONDS RESULT, with RANK and the other
+variables of torch.distributed in the environment. The model is cut before the block where half of
+the eager time is spent. A batch enters the pipeline before the batch ahead of it is answered.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from benchmarks.in_process import COMPUTE_THREADS
+from benchmarks.artifacts.program import COMPUTE_THREADS
 from benchmarks.parallelism import pace
+from benchmarks.parallelism.fed import SERVED_BATCH, Fed
 from benchmarks.parallelism.inputs import items
 from benchmarks.parallelism.models import FACTORIES, blocks
-from benchmarks.parallelism.results import SERVED_BATCH, Fed
 
 ITEMS = 8 * SERVED_BATCH
-"""Of one call: 8 micro-batches, over which the pipeline's filling and draining is spread."""
+"""Items of one call: 8 micro-batches share the cost of filling and draining the pipeline."""
 
 TOLERANCE = 1e-3
 
 Step = Callable[[torch.Tensor], Any]
-"""The batch in on rank 0, where other ranks ignore it; on the last rank, what it answers."""
+"""Send the batch on rank 0, which other ranks ignore; return the answer on the last rank."""
 
 _WARM_UP = 3
 _MOST_CALLS = 10_000
 
 
 def main(peer: str, model: str, seconds: float, result: Path) -> None:
-    """One rank; the first writes what both did."""
+    """Run one rank; the first writes the figures to ``result``."""
     torch.set_num_threads(COMPUTE_THREADS)
     rank = int(os.environ["RANK"])
     module = FACTORIES[model]()
@@ -55,23 +55,23 @@ def main(peer: str, model: str, seconds: float, result: Path) -> None:
         before = _agreed_cut(module, batch[:1], rank)
         several = build(module, before, batch[:size], ITEMS // size, rank)
         alone = build(module, before, batch[:1], 1, rank)
-        found = [
-            _calls(step, given, awaited, rank, seconds, overlapping)
-            for step, given, awaited, overlapping in (
+        ended = [
+            _calls(step, inputs, outputs, rank, seconds, overlapping)
+            for step, inputs, outputs, overlapping in (
                 (alone, batch[:1], expected[:1], False),
                 (several, batch, expected, True),
             )
         ]
     if rank == 0:
-        latency = median(b - a for a, b in zip(found[0], found[0][1:], strict=False)) * 1e3
-        fed = Fed(latency, {size: pace.rate(found[1], ITEMS, 2)})
+        latency = median(b - a for a, b in zip(ended[0], ended[0][1:], strict=False)) * 1e3
+        fed = Fed(latency, {size: pace.rate(ended[1], ITEMS, 2)})
         result.write_text(json.dumps({**asdict(fed), "before": before}))
     dist.barrier()
     dist.destroy_process_group()
 
 
 def start(peer: str) -> None:
-    """Join the process group as the peer does it."""
+    """Join the process group as the peer does."""
     if peer == "accelerate":
         from accelerate import PartialState
 
@@ -83,7 +83,7 @@ def start(peer: str) -> None:
 def gpipe(
     module: nn.Module, before: str, example: torch.Tensor, micro_batches: int, rank: int
 ) -> Step:
-    """PyTorch's own: ScheduleGPipe over a PipelineStage of ``pipeline()``."""
+    """Return the step of PyTorch's ScheduleGPipe over a PipelineStage of ``pipeline()``."""
     from torch.distributed.pipelining import ScheduleGPipe, SplitPoint, pipeline
 
     cut = {before: SplitPoint.BEGINNING}
@@ -95,23 +95,27 @@ def gpipe(
 def prepared(
     module: nn.Module, before: str, example: torch.Tensor, micro_batches: int, rank: int
 ) -> Step:
-    """Accelerate's ``prepare_pippy``. Its ``gather_output`` does not work over gloo."""
+    """Return the step of Accelerate's ``prepare_pippy``, without ``gather_output``.
+
+    That fails over gloo.
+    """
     from accelerate.inference import prepare_pippy
 
-    made = prepare_pippy(
-        copy.deepcopy(module), split_points=[before], example_args=(example,),
+    module = prepare_pippy(
+        copy.deepcopy(module),
+        split_points=[before],
+        example_args=(example,),
         num_chunks=micro_batches,
-    )  # fmt: skip
-    return lambda batch: made(batch) if rank == 0 else made()
+    )
+    return lambda batch: module(batch) if rank == 0 else module()
 
 
-# A batch that it could divide evenly is padded by Accelerate all the same, unless every
-# micro-batch holds one item.
+# Accelerate pads even a batch that divides evenly, unless every micro-batch holds one item.
 _PEERS = {"torch-pipelining": (gpipe, SERVED_BATCH), "accelerate": (prepared, 1)}
 
 
 def _agreed_cut(module: nn.Module, one: torch.Tensor, rank: int) -> str:
-    """The block before which half of the time is spent, as the first rank measures it."""
+    """Return the block before which half of the time is spent, measured on the first rank."""
     names = blocks(module)
     index = torch.tensor([_half(module, names, one) if rank == 0 else 0])
     dist.broadcast(index, 0)
@@ -120,7 +124,8 @@ def _agreed_cut(module: nn.Module, one: torch.Tensor, rank: int) -> str:
 
 def _half(module: nn.Module, names: list[str], one: torch.Tensor) -> int:
     reached: dict[str, list[float]] = {name: [] for name in names}
-    taken = []
+    durations: list[float] = []
+    started = time.perf_counter()
     hooks = [
         module.get_submodule(name).register_forward_pre_hook(
             lambda *_, name=name: reached[name].append(time.perf_counter() - started)
@@ -130,40 +135,44 @@ def _half(module: nn.Module, names: list[str], one: torch.Tensor) -> int:
     for _ in range(_WARM_UP + pace.LEAST):
         started = time.perf_counter()
         module(one)
-        taken.append(time.perf_counter() - started)
+        durations.append(time.perf_counter() - started)
     for hook in hooks:
         hook.remove()
-    half = median(taken[_WARM_UP:]) / 2
+    half = median(durations[_WARM_UP:]) / 2
     return min(range(1, len(names)), key=lambda n: abs(median(reached[names[n]][_WARM_UP:]) - half))
 
 
 def _calls(
-    step: Step, batch: torch.Tensor, expected: torch.Tensor, rank: int, seconds: float,
+    step: Step,
+    batch: torch.Tensor,
+    expected: torch.Tensor,
+    rank: int,
+    seconds: float,
     overlapping: bool,
-) -> list[float]:  # fmt: skip
-    """When each answer came; on the first rank.
+) -> list[float]:
+    """Return when each answer arrived, on the first rank.
 
-    ``overlapping``: a call begins before the one ahead of it is answered.
+    ``overlapping``: a call starts before the previous call is answered.
     """
-    asked = _Asked(step, batch, expected, rank)
+    calls = _Calls(step, batch, expected, rank)
     started = time.perf_counter()
     for _ in range(_WARM_UP):
-        asked.call()
-        asked.answered()
-    each = (time.perf_counter() - started) / _WARM_UP
-    calls = torch.tensor([min(_MOST_CALLS, max(2 * pace.LEAST, round(seconds / each)))])
-    dist.broadcast(calls, 0)
-    asked.ended.clear()
-    for number in range(int(calls)):
-        asked.call()
+        calls.call()
+        calls.wait()
+    duration = (time.perf_counter() - started) / _WARM_UP
+    count = torch.tensor([min(_MOST_CALLS, max(2 * pace.LEAST, round(seconds / duration)))])
+    dist.broadcast(count, 0)
+    calls.ended.clear()
+    for number in range(int(count)):
+        calls.call()
         if not overlapping or number > 0:
-            asked.answered()
+            calls.wait()
     if overlapping:
-        asked.answered()
-    return asked.ended
+        calls.wait()
+    return calls.ended
 
 
-class _Asked:
+class _Calls:
     """Calls of one step and their answers, which the last rank sends to the first."""
 
     def __init__(self, step: Step, batch: torch.Tensor, expected: torch.Tensor, rank: int) -> None:
@@ -174,21 +183,24 @@ class _Asked:
     def call(self) -> None:
         answer = self._step(self._batch)
         if self._rank == 0:
-            room = torch.empty_like(self._expected)
-            self._pending.append((dist.irecv(room, 1), room))
+            received = torch.empty_like(self._expected)
+            self._pending.append((dist.irecv(received, 1), received))
         else:
             dist.send(answer.contiguous(), 0)
 
-    def answered(self) -> None:
-        """Wait for the oldest answer and check it; nothing on the other ranks."""
+    def wait(self) -> None:
+        """Wait for the oldest answer and check it; return at once on the other ranks."""
         if self._rank != 0:
             return
         work, answer = self._pending.pop(0)
         work.wait()
         self.ended.append(time.perf_counter())
-        far = (answer - self._expected).abs().max() / self._expected.abs().max()
-        if far > TOLERANCE:
-            sys.exit(f"the pipeline answers something else than the model: off by {far:.2g}")
+        difference = (answer - self._expected).abs().max() / self._expected.abs().max()
+        if difference > TOLERANCE:
+            sys.exit(
+                f"the pipeline answers other outputs than the model: the difference is "
+                f"{difference:.2g} of the largest, at most {TOLERANCE:g} is allowed"
+            )
 
 
 if __name__ == "__main__":

@@ -1,52 +1,53 @@
-"""A ResNet-20 that asks a ResNet-56 where it is not sure, beside the ResNet-56 alone.
+"""Cascade of a ResNet-20 and a ResNet-56, which answers where the first is not sure.
 
-All held-out photographs of CIFAR-10, over HTTP, in batches: the accuracy and the images per second
-are of the same answers. Both have as many replicas as there are cores, so each way may use all.
+All held-out photographs of CIFAR-10, over HTTP, in batches: accuracy and images per second are of
+the same answers. Each model has as many replicas as the machine has cores.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
-from benchmarks.compression_build import Builder, environment
+from benchmarks.artifacts.builder import Builder, environment
 from benchmarks.contenders import headrace
-from benchmarks.errors import BenchmarkError
-from benchmarks.goal import Goal
-from benchmarks.router import artifacts
-from benchmarks.router.client import ask_all
-from benchmarks.router.results import Figures
+from benchmarks.harness.case import Context, Prepared
+from benchmarks.harness.errors import BenchmarkError
+from benchmarks.harness.goals import Goal, at_least, at_most
+from benchmarks.harness.results import Figures, Medians, Reading
+from benchmarks.harness.rounds import readings
+from benchmarks.load.closed_loop import ask_all
+from benchmarks.router import cifar
 from cluster.artifact.store import default_store, open_store
 from cluster.config.recipe import Recipe
 from cluster.data import PreparedSamples, load_data
 from deployments.local.ports import free_ports
 
 _BATCH = 32
-_UNDER_WAY = 8
+_IN_FLIGHT = 8
 _REPLICAS = 2
 _CPUS = 6
 _LABELS = 10
 _AGREEMENT = "0.94"
-"""What the threshold is calibrated for, on other photographs than those that are measured."""
+"""Agreement that the threshold is calibrated for, on photographs that are not measured."""
 
 _ROUTE = "cascade"
 
 DROP_POINTS, SPEED_UP = 0.2, 1.8
 
-NOTES = (f"Batches of {_BATCH}, {_UNDER_WAY} under way, {_REPLICAS} replicas of each model.",)
+NOTES = (f"Batches of {_BATCH}, {_IN_FLIGHT} in flight, {_REPLICAS} replicas of each model.",)
 
 
-def prepared(
-    student_int8: bool, teacher_int8: bool, builder: Builder, scratch: Path, seconds: int
-) -> Callable[[], Figures]:
-    """One round: all photographs once, however many ``seconds`` that takes."""
-    student = artifacts.student(builder, student_int8)
-    teacher = artifacts.teacher(builder, teacher_int8)
+def prepare(student_int8: bool, teacher_int8: bool, context: Context) -> Prepared:
+    """Build both models and calibrate the threshold; a turn measures all photographs once."""
+    builder = Builder(context.store)
+    student = cifar.student(builder, student_int8)
+    teacher = cifar.teacher(builder, teacher_int8)
     models = [_model("student", student), _model("teacher", teacher)]
     route = {
         "name": _ROUTE,
@@ -54,52 +55,47 @@ def prepared(
         "targets": ["student", "teacher"],
         "thresholds": "calibrated",
     }
-    config = scratch / "serve.yaml"
+    config = context.scratch / "serve.yaml"
     config.write_text(yaml.safe_dump(headrace.serve_config(*models, routes=[route])))
     _calibrate(config)
     images, labels = _held_out(teacher)
     bodies = [images[n : n + _BATCH].tobytes() for n in range(0, len(images), _BATCH)]
 
-    def measured(port: int, name: str) -> dict[str, float]:
+    def measured(port: int, name: str) -> Figures:
         endpoint = headrace.endpoint(port, name)
-        ask_all(endpoint, bodies[:_UNDER_WAY], _UNDER_WAY)
-        answers, took_s = ask_all(endpoint, bodies, _UNDER_WAY)
-        scores = np.concatenate([each.output for each in answers]).reshape(-1, _LABELS)
-        found = {
+        ask_all(endpoint, bodies[:_IN_FLIGHT], _IN_FLIGHT)
+        answers, duration_s = ask_all(endpoint, bodies, _IN_FLIGHT)
+        scores = np.concatenate([answer.output for answer in answers]).reshape(-1, _LABELS)
+        figures = {
             "accuracy %": float((scores.argmax(1) == labels).mean()) * 100,
-            "images/s": len(images) / took_s,
-            "p50 ms": float(np.median([each.ms for each in answers])),
+            "images/s": len(images) / duration_s,
+            "p50 ms": float(np.median([answer.ms for answer in answers])),
         }
         if name == _ROUTE:
-            went_on = sum(each.parameters["answered_by.teacher"] for each in answers)
-            found["goes on %"] = went_on / len(images) * 100
-        return found
+            by_teacher = sum(answer.parameters["answered_by.teacher"] for answer in answers)
+            figures["goes on %"] = by_teacher / len(images) * 100
+        return figures
 
-    def one_round() -> Figures:
+    def turn() -> list[Reading]:
         port = free_ports(1)[0]
         with headrace.running(port, num_cpus=_CPUS) as cluster:
             headrace.deploy(cluster, *models, routes=[route])
-            return {name: measured(port, name) for name in ("student", "teacher", _ROUTE)}
+            return readings({n: measured(port, n) for n in ("student", "teacher", _ROUTE)})
 
-    return one_round
+    return Prepared({"headrace": turn}, goals, {"student": student, "teacher": teacher})
 
 
-def goals(figures: Figures) -> tuple[Goal, ...]:
-    """Near the teacher, and much faster."""
-    cascade, teacher = figures[_ROUTE], figures["teacher"]
+def goals(medians: Medians) -> tuple[Goal, ...]:
+    """Return the goals: as accurate as the teacher, and faster."""
+    cascade, teacher = medians[_ROUTE], medians["teacher"]
+    lost = teacher["accuracy %"] - cascade["accuracy %"]
     return (
-        Goal(
-            claim="accuracy lost to the teacher", at_least=False, unit=" points",
-            measured=teacher["accuracy %"] - cascade["accuracy %"], limit=DROP_POINTS,
-        ),
-        Goal(
-            claim="throughput, to the teacher", at_least=True, unit="×",
-            measured=cascade["images/s"] / teacher["images/s"], limit=SPEED_UP,
-        ),
-    )  # fmt: skip
+        at_most("accuracy lost to the teacher", lost, DROP_POINTS, " points"),
+        at_least("throughput, to the teacher", cascade["images/s"] / teacher["images/s"], SPEED_UP),
+    )
 
 
-def _model(name: str, artifact_id: str) -> dict[str, object]:
+def _model(name: str, artifact_id: str) -> dict[str, Any]:
     return {
         "name": name,
         "artifact": artifact_id,
@@ -117,7 +113,10 @@ def _calibrate(config: Path) -> None:
 
 
 def _held_out(artifact_id: str) -> tuple[np.ndarray, np.ndarray]:
-    """What the threshold was not chosen on: float32 ``[N, 3, 32, 32]``, labels ``[N]``."""
+    """Return the photographs that no threshold is chosen on, and their labels.
+
+    Float32 ``[N, 3, 32, 32]`` and ``[N]``.
+    """
     manifest = open_store(default_store()).open(artifact_id).manifest
     recipe = Recipe.model_validate(manifest.recipe)
     samples = load_data(recipe.data, recipe.seed).test

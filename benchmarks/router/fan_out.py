@@ -1,7 +1,7 @@
-"""An ensemble of two ResNet-18 of which each has a replica, one request at a time.
+"""Ensemble of two ResNet-18 with a replica each, one request at a time.
 
-one, other       each model asked alone
-both at once     by two clients: what two programs on these cores cost each other
+one, other       each model alone
+both at once     each with a client: the cost of two programs on the same cores
 ensemble         the route: mean of the probabilities
 Ray Serve        the same by hand, in a cluster of its own
 """
@@ -9,33 +9,35 @@ Ray Serve        the same by hand, in a cluster of its own
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks import load, reference
-from benchmarks.compression_build import Builder
-from benchmarks.contender import Endpoint
+from benchmarks.artifacts import reference, resnet18
 from benchmarks.contenders import headrace
+from benchmarks.contenders.contender import Endpoint
 from benchmarks.contenders.script import scripted
-from benchmarks.errors import BenchmarkError
-from benchmarks.goal import Goal
-from benchmarks.images import request_images
-from benchmarks.in_process import COMPUTE_THREADS
-from benchmarks.results import Load
-from benchmarks.router import artifacts
-from benchmarks.router.results import ERRORS, Figures
-from benchmarks.startup import StartupWatch
-from benchmarks.verify import TOLERANCE, ask, difference
-from cluster.artifact.store import default_store
+from benchmarks.harness.case import Context, Prepared
+from benchmarks.harness.goals import Goal, at_most
+from benchmarks.harness.results import ERRORS, Figures, Medians, Reading
+from benchmarks.harness.rounds import readings
+from benchmarks.load import wrk
+from benchmarks.load.startup import StartupWatch
+from benchmarks.load.verify import ask, difference, require_close
 from cluster.routing.ensemble import probabilities
 from deployments.local.ports import free_ports
 
 _MODELS = ("one", "other")
 _ROUTE = "ensemble"
-_PLAIN = scripted("ray-fanout", "Ray Serve, by hand", "int8", "ray_fanout_server", "/", None)
+_PEER = scripted(
+    "ray-fanout",
+    "Ray Serve, by hand",
+    "int8",
+    "benchmarks.router.ray_fanout_server",
+    "/",
+    None,
+)
 _CPUS = 4
 _WARM_UP_S = 2
 _MANY = 8
@@ -43,96 +45,80 @@ _MANY = 8
 OVERHEAD_MS = 2.5
 
 
-def prepared(builder: Builder, scratch: Path, seconds: int) -> Callable[[], Figures]:
-    """One round."""
-    artifact_id = artifacts.resnet18()
-    logits = reference.logits(artifact_id, "int8", scratch)
-    expected = probabilities(logits)  # both targets are the same model: so is their mean
-    bodies = []
-    for number, image in enumerate(request_images(len(expected))):
-        bodies.append(scratch / f"image-{number}")
-        bodies[-1].write_bytes(np.ascontiguousarray(image).tobytes())
+def prepare(context: Context) -> Prepared:
+    """Build the model and compute the answers of the route."""
+    artifact_id = resnet18.build(context.store)
+    logits = reference.logits(artifact_id, "int8", context.scratch)
+    expected = probabilities(logits)  # both targets are the same model, as is their mean
+    bodies = reference.write_bodies(context.scratch)
     contents = [body.read_bytes() for body in bodies]
 
-    def measured(endpoint: Endpoint) -> dict[str, float]:
-        load.post(endpoint, bodies[0], 1, _WARM_UP_S)
-        alone = load.post(endpoint, bodies[0], 1, seconds)
-        many = load.post(endpoint, bodies[0], _MANY, seconds)
-        return {**_latency(alone), f"req/s at c={_MANY}": many.requests_per_s,
-                ERRORS: alone.errors + many.errors}  # fmt: skip
+    def measured(endpoint: Endpoint) -> Figures:
+        wrk.post(endpoint, bodies[0], 1, _WARM_UP_S)
+        one = wrk.post(endpoint, bodies[0], 1, context.seconds)
+        many = wrk.post(endpoint, bodies[0], _MANY, context.seconds)
+        return {
+            **_latency(one),
+            f"req/s at c={_MANY}": many.requests_per_s,
+            ERRORS: one.errors + many.errors,
+        }
 
-    def ours() -> Figures:
+    def both_at_once(endpoints: Sequence[Endpoint]) -> Figures:
+        with ThreadPoolExecutor(len(endpoints)) as pool:
+            pending = [
+                pool.submit(wrk.post, endpoint, bodies[0], 1, context.seconds)
+                for endpoint in endpoints
+            ]
+            loads = [future.result() for future in pending]
+        return _latency(max(loads, key=lambda load: load.p50_ms))
+
+    def by_route() -> list[Reading]:
         port = free_ports(1)[0]
         with headrace.running(port, num_cpus=_CPUS) as cluster:
             headrace.deploy(
                 cluster,
-                *(_model(name, artifact_id) for name in _MODELS),
+                *(headrace.model_args(name, artifact_id) for name in _MODELS),
                 routes=[{"name": _ROUTE, "kind": "ensemble", "targets": list(_MODELS)}],
             )
-            endpoints = [headrace.endpoint(port, name) for name in _MODELS]
+            endpoints = {name: headrace.endpoint(port, name) for name in _MODELS}
             route = headrace.endpoint(port, _ROUTE)
-            _check(endpoints[0], contents, logits)
+            _check(endpoints[_MODELS[0]], contents, logits)
             _check(route, contents, expected)
-            found = {
-                name: measured(endpoint) for name, endpoint in zip(_MODELS, endpoints, strict=True)
-            }
-            with ThreadPoolExecutor(len(endpoints)) as pool:
-                both = list(
-                    pool.map(lambda each: load.post(each, bodies[0], 1, seconds), endpoints)
-                )
-            found["both at once"] = _latency(max(both, key=lambda each: each.p50_ms))
-            found[_ROUTE] = measured(route)
-        return found
+            figures = {name: measured(endpoint) for name, endpoint in endpoints.items()}
+            figures["both at once"] = both_at_once(list(endpoints.values()))
+            figures[_ROUTE] = measured(route)
+        return readings(figures)
 
-    def by_hand() -> Figures:
+    def by_hand() -> list[Reading]:
         port = free_ports(1)[0]
-        endpoint = _PLAIN.endpoint(port)
+        endpoint = _PEER.endpoint(port)
         with (
             StartupWatch(endpoint, contents[0]) as watch,
-            _PLAIN.start(artifact_id, port) as server,
+            _PEER.start(artifact_id, port) as server,
         ):
             watch.wait_ready(server.require_alive)
             time.sleep(_WARM_UP_S)
             _check(endpoint, contents, expected)
-            return {_PLAIN.title: measured(endpoint)}
+            return readings({_PEER.title: measured(endpoint)})
 
-    return lambda: ours() | by_hand()
+    return Prepared({"headrace": by_route, "ray-serve": by_hand}, goals)
 
 
-def goals(figures: Figures) -> tuple[Goal, ...]:
-    """What the fan-out may cost."""
-    slower = max(figures[name]["p50 ms"] for name in _MODELS)
+def goals(medians: Medians) -> tuple[Goal, ...]:
+    """Return the goals of the fan-out's cost."""
+    slower = max(medians[name]["p50 ms"] for name in _MODELS)
+    p50, by_hand = medians[_ROUTE]["p50 ms"], medians[_PEER.title]["p50 ms"]
     return (
-        Goal(
-            claim="p50 of the ensemble over the slower model's", at_least=False, unit=" ms",
-            measured=figures[_ROUTE]["p50 ms"] - slower, limit=OVERHEAD_MS,
-        ),
-        Goal(
-            claim="p50 to the same by hand in Ray Serve", at_least=False, unit="×",
-            measured=figures[_ROUTE]["p50 ms"] / figures[_PLAIN.title]["p50 ms"], limit=1.0,
-        ),
-    )  # fmt: skip
-
-
-def _model(name: str, artifact_id: str) -> dict[str, object]:
-    return {
-        "name": name,
-        "artifact": artifact_id,
-        "store": default_store(),
-        "compute_threads": COMPUTE_THREADS,
-        "batching": {"max_batch_size": 8},
-    }
+        at_most("p50 of the ensemble over the slower model's", p50 - slower, OVERHEAD_MS, " ms"),
+        at_most("p50 to the same by hand in Ray Serve", p50 / by_hand, 1.0),
+    )
 
 
 def _check(endpoint: Endpoint, bodies: Sequence[bytes], expected: np.ndarray) -> None:
-    """One by one: kernels for several items round int8 otherwise than those for one."""
-    found = difference(np.stack([ask(endpoint, body) for body in bodies]), expected)
-    if found > TOLERANCE:
-        raise BenchmarkError(
-            f"{endpoint.url} answers otherwise than the model in-process: by {found:.2g} of the "
-            f"largest value, allowed are {TOLERANCE:g}"
-        )
+    """Compare answers one by one: int8 kernels round several items otherwise than one."""
+    answers = np.stack([ask(endpoint, body) for body in bodies])
+    require_close(endpoint, difference(answers, expected))
 
 
-def _latency(found: Load) -> dict[str, float]:
-    return {"p50 ms": found.p50_ms, "p99 ms": found.p99_ms}
+def _latency(load: wrk.Load) -> Figures:
+    return {"p50 ms": load.p50_ms, "p99 ms": load.p99_ms}

@@ -1,4 +1,4 @@
-"""A process that gets a share of its time, as on a machine that is busy with something else."""
+"""Slowing of a process: it gets a share of its time, as on a busy machine."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _RUN_S = 0.002
 @contextmanager
 def slowed(pid: int, factor: int) -> Iterator[None]:
     """Let the process run for one of every ``factor`` times 2 ms."""
-    over = threading.Event()
+    ended = threading.Event()
 
-    def go_on() -> None:
+    def stop_and_continue() -> None:
         with suppress(ProcessLookupError):
-            while not over.wait(_RUN_S):
+            while not ended.wait(_RUN_S):
                 os.kill(pid, signal.SIGSTOP)
-                over.wait(_RUN_S * (factor - 1))
+                ended.wait(_RUN_S * (factor - 1))
                 os.kill(pid, signal.SIGCONT)
 
-    thread = threading.Thread(target=go_on)
+    thread = threading.Thread(target=stop_and_continue)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         thread.join()

@@ -1,6 +1,7 @@
-"""The peers, each written the way its documentation shows, around the same computing code.
+"""Peers of the serving benchmark, each written as its documentation shows, around one program.
 
 python -m benchmarks.servers.MODULE PORT WEIGHTS
 
-A body is the float32 of one image ``[3, 224, 224]``, an answer the float32 logits ``[1000]``.
+A request's body is the float32 of one image ``[3, 224, 224]``, an answer the float32 logits
+``[1000]``.
 """

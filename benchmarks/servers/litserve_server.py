@@ -13,12 +13,12 @@ from benchmarks.servers.settings import MAX_BATCH_SIZE, MAX_WAIT_S, image, load_
 
 
 async def raw_body(request: Request) -> bytes:
-    """LitServe parses bodies as JSON unless FastAPI hands it something else."""
+    """Return the body unparsed; LitServe would parse it as JSON."""
     return await request.body()
 
 
 class Classifier(litserve.LitAPI):
-    """Stacks with LitServe's own ``batch``."""
+    """The model behind LitServe's own batching."""
 
     def setup(self, device: str) -> None:
         self._program = load_program()

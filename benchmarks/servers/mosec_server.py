@@ -20,7 +20,7 @@ from benchmarks.servers.settings import (
 
 
 class Classifier(mosec.Worker):
-    """Runs in a process of its own, behind mosec's HTTP server."""
+    """The model in a process of its own, behind mosec's HTTP server."""
 
     resp_mime_type = "application/octet-stream"
 

@@ -20,15 +20,15 @@ from deployments.local.ports import free_ports
 
 @serve.deployment
 class Classifier:
-    """The model in its replica: the artifact's program, or the eager float32 module."""
+    """Replica of the artifact's program, or of the eager float32 module."""
 
     def __init__(self, weights: str) -> None:
         if weights == "int8":
             program = load_program()
             self._run = lambda images: program.run([images])[0]
         else:
-            # Only this one is served by PyTorch's Python package.
-            from benchmarks.servers.eager import EagerResNet18
+            # Only this branch needs PyTorch's Python package.
+            from benchmarks.artifacts.eager import EagerResNet18
 
             self._run = EagerResNet18().run
 

@@ -1,7 +1,6 @@
-"""What it takes to bring tensors from one shard to the next: a line through two measurements.
+"""Time to send tensors from one shard to the next: a line through two measurements.
 
-Both are of `benchmarks/hop.py`, within one machine; what crosses a network takes that network's
-own.
+Both are of `benchmarks/parallelism/hop.py`, within one machine; a network has a line of its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A small HTTP server whose answers a test chooses."""
+"""Small HTTP server whose answers a test chooses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 Reply = tuple[int, bytes] | tuple[int, bytes, dict[str, str]]
-"""Status, body and, where it matters, headers of an answer."""
+"""Status, body and optionally headers of an answer."""
 
 Answer = Callable[[bytes, dict[str, str]], Reply]
 """Body and headers of a request, names in lower case → its answer."""
@@ -17,7 +17,7 @@ Answer = Callable[[bytes, dict[str, str]], Reply]
 
 @pytest.fixture
 def serving() -> Iterator[Callable[[Answer], str]]:
-    """Start a server with such a function; its URL. All are stopped after the test."""
+    """Start a server with such a function and return its URL; stop all after the test."""
     servers: list[ThreadingHTTPServer] = []
 
     def start(answer: Answer) -> str:
@@ -36,7 +36,7 @@ def serving() -> Iterator[Callable[[Answer], str]]:
                 self.wfile.write(content)
 
             def log_message(self, *_: object) -> None:
-                """Tests print nothing."""
+                """Print nothing."""
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Post)
         threading.Thread(target=server.serve_forever).start()

@@ -1,4 +1,4 @@
-"""What is read of a process is what it was started with."""
+"""Facts of a process equal those that it was started with."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
-from benchmarks import proc
-from benchmarks.startup import now_s
+from benchmarks.contenders import process_facts
+from benchmarks.load.startup import now_s
 
 CHILD = "import sys; held = bytearray(64 << 20); print('up', flush=True); sys.stdin.read()"
 
@@ -30,26 +31,26 @@ def child():
 
 
 def test_memory_start_and_environment_of_a_child(child) -> None:
-    assert now_s() - 20 < proc.started_at_s(child.pid) <= now_s()
-    assert proc.pss_mib(child.pid) > 64
-    assert proc.peak_rss_mib(child.pid) > 64
-    assert proc.environment(child.pid, "PROC_TEST") == "marked"
-    assert proc.environment(child.pid, "PROC") is None
-    assert proc.parent(child.pid) == os.getpid()
-    assert proc.has_mapped(child.pid, "libc.so")
-    assert not proc.has_mapped(child.pid, "libtorch_python")
+    assert now_s() - 20 < process_facts.started_at_s(child.pid) <= now_s()
+    assert process_facts.pss_mib(child.pid) > 64
+    assert process_facts.peak_rss_mib(child.pid) > 64
+    assert process_facts.environment(child.pid, "PROC_TEST") == "marked"
+    assert process_facts.environment(child.pid, "PROC") is None
+    assert process_facts.parent(child.pid) == os.getpid()
+    assert process_facts.has_mapped(child.pid, "libc.so")
+    assert not process_facts.has_mapped(child.pid, "libtorch_python")
 
 
 def test_cpu_time_grows_with_work() -> None:
-    before = proc.cpu_s(os.getpid())
+    before = process_facts.cpu_s(os.getpid())
     end = time.process_time() + 0.1
     while time.process_time() < end:
         pass
-    assert proc.cpu_s(os.getpid()) - before >= 0.05
+    assert process_facts.cpu_s(os.getpid()) - before >= 0.05
 
 
-def test_a_process_that_has_ended_raises_os_error(child) -> None:
+def test_ended_process_raises_psutil_error(child) -> None:
     child.kill()
     child.wait()
-    with pytest.raises(OSError, match=str(child.pid)):
-        proc.pss_mib(child.pid)
+    with pytest.raises(psutil.Error, match=str(child.pid)):
+        process_facts.pss_mib(child.pid)
