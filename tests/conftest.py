@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from support.golden import copy_into
 
 from cluster.artifact.artifact import MANIFEST, Artifact, describe
 from cluster.artifact.local import LocalStore
@@ -23,6 +24,7 @@ hypothesis.settings.load_profile("headrace")
 
 TinyRecipe = Callable[..., Recipe]
 Finished = Callable[..., bytes]
+Golden = Callable[..., None]
 
 TINY_MODULE = '''
 """Models that train and compile in seconds."""
@@ -106,56 +108,38 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyRecipe
 
 
 @pytest.fixture(scope="session")
-def int8_artifact_store(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: TinyRecipe) -> Path:
+def golden(tiny_recipe: TinyRecipe) -> Golden:
+    """``golden(store, name, scheme, **fields)``: a tiny recipe's artifact, from the cache."""
+
+    def put(store: Path, name: str, scheme: str | None, **fields: object) -> None:
+        copy_into(store, tiny_recipe(name, scheme, **fields), TINY_MODULE)
+
+    return put
+
+
+@pytest.fixture(scope="session")
+def int8_artifact_store(tmp_path_factory: pytest.TempPathFactory, golden: Golden) -> Path:
     """A store with the artifact ``tiny-int8``: a small image classifier in static int8."""
-    root = _shared(tmp_path_factory, "store")
-    _build(tiny_recipe("tiny-int8", "static_int8", programs=[{}]), root)
+    root = tmp_path_factory.mktemp("store")
+    golden(root, "tiny-int8", "static_int8", programs=[{}])
     return root
 
 
 @pytest.fixture(scope="session")
-def bf16_artifact_store(int8_artifact_store: Path, tiny_recipe: TinyRecipe) -> Path:
+def bf16_artifact_store(int8_artifact_store: Path, golden: Golden) -> Path:
     """The same store, with ``tiny-bf16`` beside ``tiny-int8``: the same model in bfloat16,
     as AOTInductor compiles it."""
-    _build(tiny_recipe("tiny-bf16", "bf16"), int8_artifact_store)
+    golden(int8_artifact_store, "tiny-bf16", "bf16")
     return int8_artifact_store
 
 
 @pytest.fixture(scope="session")
-def cut_artifact_store(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: TinyRecipe) -> Path:
+def cut_artifact_store(tmp_path_factory: pytest.TempPathFactory, golden: Golden) -> Path:
     """A store with the artifact ``tiny-cut``: the small classifier in float32, whole and as two
     pipeline stages."""
-    root = _shared(tmp_path_factory, "cut-store")
-    recipe = tiny_recipe(
-        "tiny-cut", None, programs=[{"kinds": ["openvino"]}], parallel=[{"pipeline": 2}]
-    )
-    _build(recipe, root)
+    root = tmp_path_factory.mktemp("cut-store")
+    golden(root, "tiny-cut", None, programs=[{"kinds": ["openvino"]}], parallel=[{"pipeline": 2}])
     return root
-
-
-def _shared(factory: pytest.TempPathFactory, name: str) -> Path:
-    """A directory that all processes of this run have, or all runs of `make test` or `make
-    test-slow`; the store lets one of them build."""
-    base = factory.getbasetemp()
-    if given := os.environ.get("HEADRACE_TEST_STORES"):
-        base = Path(given)
-    elif "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent
-    root = base / name
-    root.mkdir(exist_ok=True)
-    return root
-
-
-def _build(recipe: Recipe, root: Path) -> None:
-    # Importing the job imports PyTorch, which most tests have no need of.
-    from cluster.compression import job
-
-    log = root / f"{recipe.name}.log"
-    # Appended line by line: another process that finds the artifact built finds its log, too.
-    with log.open("a", buffering=1) as lines:
-        outcome = job.run(recipe, LocalStore(root), lambda line: print(line, file=lines))
-    if outcome.artifact is None:
-        pytest.fail(f"the gate refused the test artifact:\n{log.read_text()}")
 
 
 @pytest.fixture(scope="session")

@@ -16,15 +16,18 @@ from pathlib import Path
 import pytest
 import yaml
 from http_client import ask
+from support import golden
+from support.wait import WITHIN_S, until
 
 from cluster.artifact.local import LocalStore
+from cluster.config.recipe import Recipe
 from deployments.local import ports
 from deployments.local.cluster import DASHBOARD_PORT, HTTP_PORT
 
 Headrace = Callable[..., subprocess.CompletedProcess[str]]
 
-SOON_S = 15
-"""No cluster starts within it and no build ends, on the slowest machine there is."""
+SOON_S = 60
+"""Bound in seconds of a command that starts no cluster and no build."""
 
 
 @pytest.fixture
@@ -185,12 +188,12 @@ def test_up_serves_and_down_leaves_nothing(headrace: Headrace, home: Path, tmp_p
     before = _headrace_directories()
     config = write_config(tmp_path, port=port)
     try:
-        up = headrace("up", config, timeout_s=120)
+        up = headrace("up", config, timeout_s=WITHIN_S)
         assert up.returncode == 0, up.stderr
         url = f"http://127.0.0.1:{port}/v2/models/tiny"
         assert url in up.stdout
         assert ask(f"{url}/ready").json == {"name": "tiny", "ready": True}
-        again = headrace("up", config, timeout_s=60)  # the same cluster takes the config again
+        again = headrace("up", config, timeout_s=WITHIN_S)  # the same cluster takes the config again
         assert again.returncode == 0, again.stderr
         (other,) = ports.free_ports(1)
         refused = headrace("up", write_config(tmp_path, port=other))
@@ -199,7 +202,7 @@ def test_up_serves_and_down_leaves_nothing(headrace: Headrace, home: Path, tmp_p
             refused.stderr
         )
     finally:
-        down = headrace("down", timeout_s=60)
+        down = headrace("down", timeout_s=WITHIN_S)
     assert (down.returncode, down.stdout) == (0, "stopped\n")
     for used in (port, DASHBOARD_PORT):
         assert ports.holder(used) is None
@@ -225,12 +228,12 @@ def test_up_stops_the_cluster_it_started_for_a_config_that_fails(
             {"name": "other", "route_prefix": "/other", "import_path": "headrace_nowhere:app"}
         )
         config.write_text(yaml.safe_dump(raw))
-        up = headrace("up", config, timeout_s=120)
+        up = headrace("up", config, timeout_s=WITHIN_S)
         assert up.returncode == 1, up
         assert "No module named 'headrace_nowhere'" in up.stderr
         assert [path.name for path in (home / ".headrace" / "local").iterdir()] == ["lock"]
     finally:
-        headrace("down", timeout_s=60)
+        headrace("down", timeout_s=WITHIN_S)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -241,7 +244,7 @@ def test_a_compress_that_is_ended_leaves_nothing(
     process = _start_compress(home, tmp_path)
     _wait_for_record(home)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=WITHIN_S)
     assert process.returncode == 130, said
     assert said.endswith("headrace: interrupted\n")
     assert list((home / ".headrace" / "jobs").iterdir()) == []
@@ -255,22 +258,25 @@ def test_down_stops_what_a_killed_compress_left(
     process = _start_compress(home, tmp_path)
     _wait_for_record(home)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=WITHIN_S)
     assert _headrace_directories() > before
-    down = headrace("down", timeout_s=60)
+    down = headrace("down", timeout_s=WITHIN_S)
     assert (down.returncode, down.stdout) == (0, "stopped\n")
     assert list((home / ".headrace" / "jobs").iterdir()) == []
     assert _headrace_directories() <= before
 
 
-def test_a_recipe_that_was_built_before_is_found_by_its_job(
-    headrace: Headrace, tmp_path: Path, tiny_recipe: Callable[..., object]
+@pytest.mark.slow
+def test_compress_finds_an_earlier_build(
+    headrace: Headrace, tmp_path: Path, tiny_recipe: Callable[..., Recipe]
 ) -> None:
-    path = tmp_path / "recipe.yaml"
-    recipe = tiny_recipe("tiny-int8", "static_int8", programs=[{}])
+    path, store = tmp_path / "recipe.yaml", tmp_path / "store"
+    recipe = tiny_recipe("tiny-linear", None, "linear", programs=[{"kinds": ["exported"]}])
+    store.mkdir()
+    golden.build(recipe, store)
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     before = _headrace_directories()
-    done = headrace("compress", path, timeout_s=120)
+    done = headrace("compress", path, "--store", store, timeout_s=WITHIN_S)
     assert done.returncode == 0, done
     assert "exists already: this recipe was built before" in done.stdout  # the job's own log
     assert _headrace_directories() <= before
@@ -347,10 +353,7 @@ def _start_compress(home: Path, directory: Path) -> subprocess.Popen[str]:
 
 def _wait_for_record(home: Path) -> None:
     """Return once a job's cluster is recorded and has begun to start."""
-    deadline = time.monotonic() + 60
-    while not list(home.glob(".headrace/jobs/*/cluster.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: list(home.glob(".headrace/jobs/*/cluster.json")))
     time.sleep(1)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.golden import build
 
 from cluster.artifact.local import LocalStore
 from cluster.compression.launch import InProcess
@@ -60,3 +61,31 @@ def bench(tiny_recipe: Callable[..., Recipe], tmp_path: Path) -> Callable[..., B
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def int8_artifact_store(
+    tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Callable[..., Recipe]
+) -> Path:
+    """Those of tests of serving, built by this source: the build itself is under test."""
+    root = tmp_path_factory.mktemp("built-store")
+    build(tiny_recipe("tiny-int8", "static_int8", programs=[{}]), root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def bf16_artifact_store(int8_artifact_store: Path, tiny_recipe: Callable[..., Recipe]) -> Path:
+    build(tiny_recipe("tiny-bf16", "bf16"), int8_artifact_store)
+    return int8_artifact_store
+
+
+@pytest.fixture(scope="session")
+def cut_artifact_store(
+    tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Callable[..., Recipe]
+) -> Path:
+    root = tmp_path_factory.mktemp("built-cut-store")
+    recipe = tiny_recipe(
+        "tiny-cut", None, programs=[{"kinds": ["openvino"]}], parallel=[{"pipeline": 2}]
+    )
+    build(recipe, root)
+    return root
