@@ -7,30 +7,35 @@ UV := .uv/bin/uv
 STAMP := $(VENV)/.installed
 DEMO := $(VENV)/.demo
 
-.PHONY: demo lock test test-slow check format clean compiler kind
+.PHONY: demo lock test test-slow test-nodes check format clean compiler kind
 
 demo: compiler $(DEMO)
 	$(BIN)/headrace demo
 
-# Tests of a running cluster have the machine to themselves, so each folder of them is a run of its
-# own, at whose end its cluster ends. The others come first, and share the machine, a process per
-# core, in their order: compilers run in the first ones, so no core waits for one at the end. Those
-# marked slow run one after another. Artifacts that many serve are built once for all. What fails
-# keeps nothing after it from running.
-CLUSTER_TESTS := tests/deployments tests/serve tests/closed tests/faults tests/kuberay tests/nodes
-test: MARKED := not slow
-test: FIRST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-test-slow: MARKED := slow
-test-slow: FIRST := $(BIN)/python -m pytest
-test-slow: NONE_IN_THIS_FOLDER := || [ $$? = 5 ]
-test test-slow: compiler $(STAMP)
-	@export HEADRACE_TEST_STORES=$$(mktemp -d); \
-	trap 'rm -rf "$$HEADRACE_TEST_STORES"' EXIT; trap 'exit 130' INT TERM; set -x; failed=0; \
-	$(FIRST) -m "$(MARKED)" $(CLUSTER_TESTS:%=--ignore=%) || failed=1; \
-	for folder in $(CLUSTER_TESTS); do \
-	  $(BIN)/python -m pytest -m "$(MARKED)" $$folder $(NONE_IN_THIS_FOLDER) || failed=1; \
-	done; \
+# test        what every edit may break, in ten minutes: tests without a cluster, a process per core,
+#             then those of a cluster (marked so by tests/conftest.py), which have the machine to
+#             themselves; each folder of them is a process, at whose end its clusters end
+# test-nodes  several nodes on this machine, as root
+# test-slow   what is marked slow, of all other folders: long faults, long builds
+# A failure keeps nothing behind it from running.
+PYTEST := $(BIN)/python -m pytest --durations=25 --durations-min=1
+CLUSTERS := tests/deployments tests/serve tests/closed tests/faults tests/kuberay
+NONE_THERE := || [ $$? = 5 ]
+test: compiler $(STAMP)
+	@trap 'exit 130' INT TERM; set -x; failed=0; \
+	OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder \
+	  -m "not slow and not cluster" --ignore=tests/nodes || failed=1; \
+	for folder in $(CLUSTERS); do $(PYTEST) -m "cluster and not slow" $$folder || failed=1; done; \
 	exit $$failed
+
+test-slow: compiler $(STAMP)
+	@trap 'exit 130' INT TERM; set -x; failed=0; \
+	$(PYTEST) -m slow --ignore=tests/nodes $(CLUSTERS:%=--ignore=%) || failed=1; \
+	for folder in $(CLUSTERS); do $(PYTEST) -m slow $$folder $(NONE_THERE) || failed=1; done; \
+	exit $$failed
+
+test-nodes: compiler $(STAMP)
+	$(PYTEST) tests/nodes
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -189,6 +189,24 @@ def bf16_artifact(bf16_artifact_store: Path) -> Artifact:
     return LocalStore(bf16_artifact_store).open("tiny-bf16")
 
 
+CLUSTER_FIXTURES = {"cluster", "served", "closed", "operator"}
+"""Fixtures that start a Ray cluster."""
+
+LONG_S = 900
+"""Limit in seconds of a test that is slow or has a cluster: on a slow machine, an artifact is built
+and a cluster started within it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that start a cluster, and give them and the slow ones more time."""
+    for item in items:
+        if not CLUSTER_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("cluster")
+        long = any(item.get_closest_marker(mark) for mark in ("cluster", "slow"))
+        if long and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LONG_S))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """How many tests broke something, and how many of them passed."""
     stats = terminalreporter.stats

@@ -49,6 +49,7 @@ def test_one_submission_id_gives_one_run_and_the_same_job_again_the_same_artifac
     assert LocalStore(store).open("tiny-job").id == artifact.name
 
 
+@pytest.mark.slow
 def test_a_submitter_without_the_token_submits_nothing(operator: Operator) -> None:
     url = f"{operator.cluster.dashboard}/api/jobs/"
     wrong = {"x-ray-authorization": "Bearer " + "0" * 64}

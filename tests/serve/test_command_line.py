@@ -180,6 +180,7 @@ def test_a_cut_that_cannot_be_placed_is_told_before_a_cluster_starts(
     assert list(home.iterdir()) == []
 
 
+@pytest.mark.cluster
 def test_up_serves_and_down_leaves_nothing(headrace: Headrace, home: Path, tmp_path: Path) -> None:
     holder = ports.holder(DASHBOARD_PORT)
     if holder is not None:
@@ -193,7 +194,7 @@ def test_up_serves_and_down_leaves_nothing(headrace: Headrace, home: Path, tmp_p
         url = f"http://127.0.0.1:{port}/v2/models/tiny"
         assert url in up.stdout
         assert ask(f"{url}/ready").json == {"name": "tiny", "ready": True}
-        again = headrace("up", config, timeout_s=WITHIN_S)  # the same cluster takes the config again
+        again = headrace("up", config, timeout_s=WITHIN_S)  # the same cluster
         assert again.returncode == 0, again.stderr
         (other,) = ports.free_ports(1)
         refused = headrace("up", write_config(tmp_path, port=other))
@@ -212,6 +213,7 @@ def test_up_serves_and_down_leaves_nothing(headrace: Headrace, home: Path, tmp_p
     assert (again.returncode, again.stdout) == (0, "no local cluster is running\n")
 
 
+@pytest.mark.cluster
 @pytest.mark.slow
 def test_up_stops_the_cluster_it_started_for_a_config_that_fails(
     headrace: Headrace, home: Path, tmp_path: Path
@@ -236,7 +238,10 @@ def test_up_stops_the_cluster_it_started_for_a_config_that_fails(
         headrace("down", timeout_s=WITHIN_S)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 def test_a_compress_that_is_ended_leaves_nothing(
     headrace: Headrace, home: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -251,6 +256,8 @@ def test_a_compress_that_is_ended_leaves_nothing(
     assert _headrace_directories() <= before
 
 
+@pytest.mark.cluster
+@pytest.mark.slow
 def test_down_stops_what_a_killed_compress_left(
     headrace: Headrace, home: Path, tmp_path: Path
 ) -> None:
@@ -266,6 +273,7 @@ def test_down_stops_what_a_killed_compress_left(
     assert _headrace_directories() <= before
 
 
+@pytest.mark.cluster
 @pytest.mark.slow
 def test_compress_finds_an_earlier_build(
     headrace: Headrace, tmp_path: Path, tiny_recipe: Callable[..., Recipe]
@@ -282,6 +290,7 @@ def test_compress_finds_an_earlier_build(
     assert _headrace_directories() <= before
 
 
+@pytest.mark.cluster
 @pytest.mark.slow
 def test_the_demo(headrace: Headrace, home: Path, tmp_path: Path) -> None:
     for port in (DASHBOARD_PORT, HTTP_PORT):
@@ -302,6 +311,7 @@ def test_the_demo(headrace: Headrace, home: Path, tmp_path: Path) -> None:
     assert _headrace_directories() <= before
 
 
+@pytest.mark.cluster
 @pytest.mark.slow
 def test_a_build_that_the_gate_rejects(
     headrace: Headrace, home: Path, tmp_path: Path, tiny_recipe: Callable[..., object]

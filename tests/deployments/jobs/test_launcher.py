@@ -253,6 +253,7 @@ answer["joined"] = ray.is_initialized()
     assert not answer["joined"]
 
 
+@pytest.mark.slow
 def test_a_gang_that_fails_says_why_and_leaves_nothing(drive: Drive) -> None:
     answer = drive(
         """

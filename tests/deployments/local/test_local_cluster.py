@@ -450,6 +450,7 @@ def test_a_broken_cluster_is_stopped_whole(environment: None, tmp_path: Path) ->
     assert_nothing_left(cluster, shared_memory)
 
 
+@pytest.mark.cluster
 @pytest.mark.fault("`headrace up` is killed while it starts")
 def test_what_a_killed_start_leaves_is_found(environment: None, tmp_path: Path) -> None:
     http_port, dashboard_port = ports.free_ports(2)

@@ -14,6 +14,8 @@ import pytest
 
 from deployments.local import LocalCluster, ports
 
+pytestmark = pytest.mark.slow
+
 DRIVER = "import ray; ray.init(log_to_driver=False); print(ray.cluster_resources()['CPU'])"
 
 

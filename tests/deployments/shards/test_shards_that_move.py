@@ -46,6 +46,7 @@ def require_all_answered(found: dict[str, Any]) -> None:
     assert found["groups"] == []
 
 
+@pytest.mark.slow
 def test_every_micro_batch_is_answered_and_nothing_is_left(
     cluster: LocalCluster, cut_artifact_store: Path
 ) -> None:

@@ -29,6 +29,7 @@ def evaluated(made: Assembled, lines: list[str]) -> Evaluated:
     )
 
 
+@pytest.mark.slow
 def test_all_kinds_compute_the_model_and_the_fastest_wins(bench: Bench, assemble: Assemble) -> None:
     made = bench()
     assembled = assemble(made, "exported", "eager", "openvino", batches=(1, 3))

@@ -47,6 +47,7 @@ def test_a_pruned_model_is_smaller_and_rebuilds_bit_exact_from_its_weights(
     assert all(torch.equal(before[key], value) for key, value in original.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_mobilenet_with_squeeze_and_excitation_rebuilds_bit_exact(tmp_path: Path) -> None:
     from torchvision.models import mobilenet_v3_small
 

@@ -111,6 +111,7 @@ search.run(recipe.search, Work.of(model.module, model.inputs), context)
 """
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_where_a_killed_one_stood(bench: Callable, tmp_path: Path) -> None:
     given = bench(
         search={

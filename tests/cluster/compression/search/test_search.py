@@ -71,6 +71,7 @@ def test_it_returns_feasible_models_that_are_built_again_as_they_were_measured(
             assert any(line.startswith(f"trial {each.number:>4} ") for line in bench.lines)
 
 
+@pytest.mark.slow
 def test_a_second_run_takes_every_result_from_the_journal(ready: Callable) -> None:
     bench = ready({"space": {"schemes": ["none"]}})
     first = run(bench)
@@ -86,6 +87,7 @@ def test_a_second_run_takes_every_result_from_the_journal(ready: Callable) -> No
     assert second.record(0, {}).resumed == second.resumed
 
 
+@pytest.mark.slow
 def test_the_contributions_of_the_steps_add_up_to_the_trial(ready: Callable) -> None:
     bench = ready()
     found = run(bench)
@@ -173,6 +175,7 @@ def test_a_trial_knows_whether_it_failed_by_itself(
         assert result.passing == passing
 
 
+@pytest.mark.slow
 def test_a_trial_that_a_full_disk_failed_is_tried_again_by_the_next_job(
     ready: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +205,7 @@ def test_a_scheme_that_cannot_be_made_is_a_failed_trial_with_its_reason(ready: C
     assert [each.number for each in found.feasible] == [0]
 
 
+@pytest.mark.slow
 def test_an_uncompressed_model_that_cannot_be_measured_ends_the_search(ready: Callable) -> None:
     bench = ready()
     with pytest.raises(CompressionError, match=r"cannot measure .* model: .*signal 9"):
@@ -216,6 +220,7 @@ def test_a_limit_that_few_samples_cannot_show_is_named(ready: Callable) -> None:
     assert f"on {len(bench.context.validation)} validation samples" in line
 
 
+@pytest.mark.slow
 def test_sensitive_layers_found_once_are_named_for_all(ready: Callable) -> None:
     bench = ready(
         {
