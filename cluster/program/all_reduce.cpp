@@ -30,10 +30,10 @@ namespace {
 constexpr uint32_t kLayout = 1;  // of Header and Line: ranks may come from different builds
 constexpr int kMostRanks = 64;
 constexpr auto kSpin = std::chrono::microseconds(200);
-// A sleeping rank looks this often whether the one it waits for still lives.
+// Interval at which a sleeping rank checks that its peer still runs.
 constexpr auto kLook = std::chrono::milliseconds(50);
 constexpr size_t kLine = 64;
-constexpr size_t kSmall = 16384;  // up to which a second wait costs more than adding everything
+constexpr size_t kSmall = 16384;  // up to this size a second wait costs more than adding everything
 constexpr size_t kPage = 4096;
 
 std::runtime_error failed(const std::string& what) {
@@ -106,7 +106,7 @@ struct SharedMemoryGroup::Header {
   std::atomic<uint32_t> broken;
 };
 
-// One rank's announcements, in a cache line that only it writes to, but for `sleepers`.
+// One rank's announcements, in a cache line that only this rank writes to, except `sleepers`.
 struct alignas(kLine) SharedMemoryGroup::Line {
   std::atomic<uint32_t> step;  // counts the slots that it has filled
   std::atomic<uint32_t> sleepers;
@@ -159,14 +159,14 @@ SharedMemoryGroup* SharedMemoryGroup::join(const std::string& address, int rank,
   int pid = 0, number = 0;
   unsigned long long token = 0;
   if (std::sscanf(address.c_str(), "%d:%d:%llu", &pid, &number, &token) != 3) {
-    throw std::invalid_argument("an all-reduce's address reads PID:FD:TOKEN, not " + address);
+    throw std::invalid_argument("expected an all-reduce's address PID:FD:TOKEN, got " + address);
   }
   const std::string path = "/proc/" + std::to_string(pid) + "/fd/" + std::to_string(number);
   int descriptor = open(path.c_str(), O_RDWR | O_CLOEXEC);
   const std::string where =
       "rank " + std::to_string(rank) + " cannot join the all-reduce at " + address;
   if (descriptor < 0) {
-    throw failed(where + " (rank 0 must live, on this node and as this user)");
+    throw failed(where + " (rank 0 must run on this node and as this user)");
   }
   std::unique_ptr<SharedMemoryGroup> group(new SharedMemoryGroup(descriptor, rank, timeout_s));
   struct stat facts {};
@@ -179,9 +179,9 @@ SharedMemoryGroup* SharedMemoryGroup::join(const std::string& address, int rank,
   group->memory_ = static_cast<std::byte*>(memory);
   group->mapped_bytes_ = bytes;
   const auto* header = reinterpret_cast<const Header*>(memory);
-  if (header->token != token) throw std::runtime_error(where + ": nothing of it is there any more");
+  if (header->token != token) throw std::runtime_error(where + ": it no longer exists");
   if (header->layout != kLayout) {
-    throw std::runtime_error(where + ": it was made by another version of Headrace");
+    throw std::runtime_error(where + ": another version of Headrace created it");
   }
   if (rank < 1 || rank >= static_cast<int>(header->size)) {
     throw std::invalid_argument(where + ": it has ranks 0 to " + std::to_string(header->size - 1));
@@ -198,12 +198,12 @@ SharedMemoryGroup::~SharedMemoryGroup() {
   close(descriptor_);
 }
 
-// A lock on the rank's own byte, which the kernel gives back when the process ends however it
-// does: so the others see that it is gone, though its parent may not have reaped it yet.
+// Locks the rank's own byte. The kernel releases it at any end of the process, so the others see
+// that it has ended, even before its parent has reaped it.
 void SharedMemoryGroup::enter() {
   uint32_t free = 0;
   if (!line(rank_).joined.compare_exchange_strong(free, 1)) {
-    throw std::runtime_error("rank " + std::to_string(rank_) + " is taken in this all-reduce");
+    throw std::runtime_error("rank " + std::to_string(rank_) + " of this all-reduce is already open");
   }
   struct flock lock {};
   lock.l_type = F_WRLCK;
@@ -214,8 +214,8 @@ void SharedMemoryGroup::enter() {
   line(rank_).joined.store(2);
 }
 
-bool SharedMemoryGroup::is_gone(int peer) const {
-  if (line(peer).joined.load() != 2) return false;  // still on its way
+bool SharedMemoryGroup::has_ended(int peer) const {
+  if (line(peer).joined.load() != 2) return false;  // still joining
   struct flock lock {};
   lock.l_type = F_WRLCK;
   lock.l_whence = SEEK_SET;
@@ -229,15 +229,15 @@ SharedMemoryGroup::Line& SharedMemoryGroup::line(int rank) const {
 }
 
 std::byte* SharedMemoryGroup::slot(int rank) const {
-  // A rank fills a slot again only two parts later: by then all have announced the part between,
-  // and so have read this one.
+  // A rank refills a slot only two parts later: by then all have announced the part between, and
+  // so have read this one.
   const size_t index = static_cast<size_t>(part_ % 2) * size_ + rank;
   return memory_ + mapped_bytes_ - (2 * size_ - index) * slot_bytes_;
 }
 
 void SharedMemoryGroup::all_reduce(const void* input, void* output, size_t count, Element element) {
   std::unique_lock<std::mutex> alone(busy_, std::try_to_lock);
-  if (!alone) throw std::runtime_error("two threads of one rank are in the same all-reduce");
+  if (!alone) throw std::runtime_error("two threads of one rank run the same all-reduce");
   const size_t width = size_of(element);
   const auto* in = static_cast<const std::byte*>(input);
   auto* out = static_cast<std::byte*>(output);
@@ -266,7 +266,7 @@ void SharedMemoryGroup::add_all(const std::byte* in, std::byte* out, size_t byte
   add_as(element, slots, size_, out, bytes / size_of(element));
 }
 
-// Every rank adds its share and takes over the others' sums: two waits, but less to read and add.
+// Every rank adds its share and copies the others' sums: two waits, but less to read and add.
 void SharedMemoryGroup::add_shares(const std::byte* in, std::byte* out, size_t bytes,
                                    Element element) {
   const std::byte* slots[kMostRanks];
@@ -318,7 +318,7 @@ void SharedMemoryGroup::await(int peer, uint64_t bytes, Element element) {
     }
     for (int i = 0; i < 16; ++i) pause();
   }
-  if (header->broken.load() != 0) fail("another rank gave up, or it was told to");
+  if (header->broken.load() != 0) fail("the group was aborted, by another rank or by its owner");
   if (other.bytes[step_ % 2] != bytes ||
       other.element[step_ % 2] != static_cast<uint32_t>(element)) {
     fail("rank " + std::to_string(peer) + " reduces " + std::to_string(other.bytes[step_ % 2]) +
@@ -341,16 +341,16 @@ void SharedMemoryGroup::sleep_until_announced(int peer) {
                  std::clamp<std::chrono::nanoseconds>(left, std::chrono::nanoseconds(1), kLook));
     }
     other.sleepers.fetch_sub(1);
-    // Asked in this order, because its last step may be followed by a regular end.
-    const bool gone = is_gone(peer);
+    // In this order, because its last step may be followed by a regular end.
+    const bool ended = has_ended(peer);
     if (static_cast<int32_t>(other.step.load() - step_) >= 0 || header->broken.load() != 0) return;
-    if (gone) fail("the process of rank " + std::to_string(peer) + " is gone");
+    if (ended) fail("the process of rank " + std::to_string(peer) + " has ended");
     if (Clock::now() > deadline) {
       char seconds[32];
       const double limit_s = std::chrono::duration<double>(timeout_).count();
       std::snprintf(seconds, sizeof(seconds), "%g", limit_s);
-      fail("rank " + std::to_string(peer) + " did not come within " + seconds +
-           " s: it is stopped, stuck, or was not given the batch");
+      fail("rank " + std::to_string(peer) + " did not take part within " + seconds +
+           " s: it is stopped, blocked, or did not receive the batch");
     }
   }
 }

@@ -1,10 +1,10 @@
-"""Loading AOTInductor packages: by the artifact's native runner, else by PyTorch's own loader.
+"""Loader of AOTInductor packages, by the artifact's native runner or by PyTorch's own loader.
 
-NAME.pt2 → unpacked beside nothing that lasts → dlopen → directory removed → Runner.run
+NAME.pt2 → unpacked into a temporary directory → dlopen → directory removed → Runner.run
 
-An entry may hold further packages, each compiled for one batch size: a batch of exactly that
-size runs them. A program that is one slice of a model needs the group of its ranks: that of the
-native runner (:func:`create_group`, :func:`open_group`), or any other of `collective.py`.
+An entry may hold further packages, each compiled for one batch size, which run batches of exactly
+that size. A program that is one slice of a model needs the group of its ranks: that of the native
+runner (:func:`create_group`, :func:`open_group`), or another one of `collective.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cluster.program.pytorch import compute_with
 logger = logging.getLogger(__name__)
 
 RUNNER_MODULE = "headrace_runner"
-"""Name the extension is compiled under; it is part of its init symbol."""
+"""Name under which the extension is compiled; it is part of its init symbol."""
 
 
 def load_aoti(
@@ -41,15 +41,17 @@ def load_aoti(
 ) -> LoadedProgram:
     """Load an ``aoti`` entry; ProgramError if a package cannot be loaded.
 
-    ``group``: of the ranks whose slices the entry's program is one of.
+    ``group``: ranks of the model's slices, if the program is one of them.
     """
     native = runs_natively(entry)
     if not native and entry.native_runner is not None:
         logger.warning(
-            "%s: no native runner for %s and PyTorch %s; PyTorch's loader holds Python's "
-            "lock while it computes, so requests are read more slowly",
-            entry.file, node.python_abi(), node.torch_version(),
-        )  # fmt: skip
+            "%s: no native runner for %s and PyTorch %s; falling back to PyTorch's loader, "
+            "which holds Python's lock during computation and slows down reading of requests",
+            entry.file,
+            node.python_abi(),
+            node.torch_version(),
+        )
 
     def loaded(file: str) -> Compute:
         package = artifact.file(file)
@@ -62,7 +64,7 @@ def load_aoti(
             reason = str(error).partition("\n")[0]  # libtorch appends its stack
             raise ProgramError(f"{package}: cannot be loaded: {reason}") from error
 
-    static = {each.batch: loaded(each.file) for each in entry.static_files}
+    static = {file.batch: loaded(file.file) for file in entry.static_files}
     compute = by_batch(loaded(entry.file), static)
     return LoadedProgram(
         entry, artifact.manifest.inputs_of(entry), "native" if native else "python", compute
@@ -70,7 +72,7 @@ def load_aoti(
 
 
 def runs_natively(entry: ProgramEntry) -> bool:
-    """Whether this Python and PyTorch are those that the entry's native runner was built for."""
+    """Whether the entry's native runner was built for this Python and PyTorch."""
     return (
         entry.native_runner is not None
         and entry.python_abi == node.python_abi()
@@ -79,7 +81,7 @@ def runs_natively(entry: ProgramEntry) -> bool:
 
 
 def runner_of(artifact: Artifact, entry: ProgramEntry) -> Path | None:
-    """The native runner that runs the entry here, its bytes checked; None if none does."""
+    """Return the checked path of the entry's native runner, or None if it does not fit."""
     if entry.kind != "aoti" or not runs_natively(entry):
         return None
     return artifact.file(str(entry.native_runner))
@@ -91,7 +93,7 @@ def create_group(
     timeout_s: float = collective.TIMEOUT_S,
     slot_bytes: int = collective.SLOT_BYTES,
 ) -> collective.SharedMemoryGroup:
-    """Rank 0 of a new group, by the native runner in ``extension``.
+    """Create rank 0 of a new group by the native runner ``extension``.
 
     ProgramError if there is no memory for it.
     """
@@ -101,9 +103,9 @@ def create_group(
 def open_group(
     extension: Path, address: str, rank: int, timeout_s: float = collective.TIMEOUT_S
 ) -> collective.SharedMemoryGroup:
-    """Rank ``rank`` of the group at ``address``, in another process of rank 0's node.
+    """Open rank ``rank`` of the group at ``address``, in another process of rank 0's node.
 
-    ProgramError if rank 0 is gone, is on another node, or the rank is taken.
+    ProgramError if rank 0 is unavailable or on another node, or the rank is already open.
     """
     return _group(lambda kind: kind.open(address, rank, timeout_s), extension)
 
@@ -117,7 +119,7 @@ def _group(make: Callable[[Any], Any], extension: Path) -> collective.SharedMemo
 
 
 def torch_misfit(entry: ProgramEntry) -> str | None:
-    """Why this node's PyTorch cannot run the entry, or None: its ABI holds for a minor release."""
+    """Return why this node's PyTorch cannot run the entry, or None; minor releases must match."""
     built, installed = _minor(entry.torch_version), _minor(node.torch_version())
     if built != installed:
         return f"built for PyTorch {built}, installed is {installed}"
@@ -135,63 +137,63 @@ def _native(
     group: collective.Group | collective.SharedMemoryGroup | None,
 ) -> Compute:
     runner = _import_runner(extension)
-    own = group if isinstance(group, runner.SharedMemoryGroup) else None
-    if group is not None and own is None:
-        _refuse_native(group, f"it is of another native runner than {extension}")
+    native_group = group if isinstance(group, runner.SharedMemoryGroup) else None
+    if group is not None and native_group is None:
+        _refuse_native(group, f"it belongs to another native runner than {extension}")
         collective.register()
-    # The shared object stays mapped after its file is gone, so a replica that is killed
-    # leaves no unpacked copy behind.
+    # The shared object stays mapped after its file is removed, so a killed replica leaves no
+    # unpacked copy behind.
     with tempfile.TemporaryDirectory(prefix="headrace-program-") as directory:
         with zipfile.ZipFile(package) as archive:
             archive.extractall(directory)
-        compute: Compute = runner.Runner(_root(directory), compute_threads, own).run
-    return compute if group is None or own is not None else _with(group, compute)
+        compute: Compute = runner.Runner(_root(directory), compute_threads, native_group).run
+    return compute if group is None or native_group is not None else _with(group, compute)
 
 
-def _refuse_native(group: Any, why: str) -> None:
+def _refuse_native(group: Any, reason: str) -> None:
     if type(group).__name__ == collective.SharedMemoryGroup.__name__:
-        raise ProgramError(f"the group of this slice does not fit: {why}")
+        raise ProgramError(f"the group does not match the runner of this slice: {reason}")
 
 
 def _with(group: collective.Group | None, compute: Compute) -> Compute:
     if group is None:
         return compute
 
-    def computed(arrays: list) -> list:
+    def reduced(arrays: list) -> list:
         with collective.using(group):
             return compute(arrays)
 
-    return computed
+    return reduced
 
 
 def _root(directory: str) -> str:
-    """The unpacked package's own folder: archives have one at the top."""
+    """Return the only top-level folder of the unpacked archive."""
     (inner,) = Path(directory).iterdir()
     return str(inner)
 
 
 @cache
 def _import_runner(extension: Path) -> Any:
-    """Import the native runner from the artifact, after the part of libtorch it links to."""
+    """Import the native runner from the artifact, after the part of libtorch that it links to."""
     torch_spec = importlib.util.find_spec("torch")
     if torch_spec is None or torch_spec.origin is None:
-        raise ProgramError("PyTorch is not installed; install headrace's dependencies")
+        raise ProgramError("PyTorch is not installed: install headrace's dependencies")
     ctypes.CDLL(str(Path(torch_spec.origin).parent / "lib" / "libtorch_cpu.so"), ctypes.RTLD_GLOBAL)
     loader = importlib.machinery.ExtensionFileLoader(RUNNER_MODULE, str(extension))
     spec = importlib.util.spec_from_loader(RUNNER_MODULE, loader)
     if spec is None:
-        raise ProgramError(f"{extension}: not an extension module")
+        raise ProgramError(f"{extension}: expected an extension module")
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     return module
 
 
 def _by_pytorch(package: Path, compute_threads: int, target: str, group: Any) -> Compute:
-    # Imported only when the native runner does not fit: it costs a replica about 2 s.
+    # Imported here: it costs about 2 s, needed only if the native runner does not match.
     from torch._inductor import aoti_load_package
 
     if group is not None:
-        _refuse_native(group, "PyTorch's loader runs this program, which has no use for it")
+        _refuse_native(group, "PyTorch's loader runs this program, and cannot use a native group")
         collective.register()
     model = aoti_load_package(str(package), run_single_threaded=True)
     return _with(group, compute_with(model, compute_threads, target))

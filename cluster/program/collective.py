@@ -1,9 +1,9 @@
-"""The sum over the tensor ranks of one model: ``headrace::all_reduce(Tensor x) -> Tensor``.
+"""All-reduce over the tensor ranks of one model: ``headrace::all_reduce(Tensor x) -> Tensor``.
 
     shard_module → torch.ops.headrace.all_reduce(x) → a program
     a program runs → the operator ─→ the current group of the thread that runs it → the sum
 
-Its operator is one, its groups are three: the native runner's, through shared memory between
+There is one operator and three kinds of group: the native runner's, through shared memory between
 processes of one node (all_reduce.cpp); a process group of torch.distributed, between nodes and
 GPUs (:class:`ProcessGroupSum`); and threads of one process, for tests (:func:`thread_groups`).
 """
@@ -23,29 +23,29 @@ Tensor = Any
 """``torch.Tensor``, which a replica without slices does not import."""
 
 SLOT_BYTES = 1 << 20
-"""What a rank of a :class:`SharedMemoryGroup` hands over at once: larger tensors go in parts."""
+"""Size of a rank's slot in a :class:`SharedMemoryGroup`; larger tensors are sent in parts."""
 
 TIMEOUT_S = 5.0
-"""After so long without the other ranks a sum fails, so that no dead or frozen one is awaited."""
+"""Timeout of a sum in seconds, so that dead and frozen ranks end it."""
 
 
 class Group(Protocol):
-    """The ranks that each hold a slice of one model, as one of them sees them."""
+    """Group of the ranks that hold the slices of one model, as seen by one of them."""
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The sum of all ranks' ``tensor``, in new memory and equal bit by bit on every rank.
+        """Return the sum of all ranks' ``tensor``, in new memory, bit-identical on every rank.
 
-        Raises RuntimeError when a rank does not come.
+        Raises RuntimeError when a rank does not take part.
         """
         ...
 
 
 class SharedMemoryGroup(Protocol):
-    """The native runner's class of that name: sums in shared memory, without PyTorch's package.
+    """Group of the native runner: sums in shared memory, without PyTorch's package.
 
-    ``create`` makes rank 0's, whose ``address`` the others open. Reductions raise RuntimeError
-    when a rank's process is gone, and ``timeout_s`` after the one that waits last. No use is left
-    in the group then, for any rank.
+    ``create`` makes rank 0, whose ``address`` the other ranks open. Reductions raise RuntimeError
+    when a rank's process has ended, and ``timeout_s`` after the last rank started to wait. The
+    group is unusable afterwards, for every rank.
     """
 
     address: str
@@ -54,20 +54,20 @@ class SharedMemoryGroup(Protocol):
 
     @staticmethod
     def create(size: int, slot_bytes: int, timeout_s: float) -> SharedMemoryGroup:
-        """Rank 0 of a group of ``size``."""
+        """Create rank 0 of a group of ``size`` ranks."""
         ...
 
     @staticmethod
     def open(address: str, rank: int, timeout_s: float) -> SharedMemoryGroup:
-        """Another rank of it, in a process of the same node and user while rank 0 lives."""
+        """Open another rank, in a process of the same node and user while rank 0 runs."""
         ...
 
     def all_reduce(self, array: Any) -> Any:
-        """The sum of all ranks' numpy ``array``."""
+        """Return the sum of all ranks' numpy ``array``."""
         ...
 
     def abort(self) -> None:
-        """Make the reductions of all ranks fail, also those that wait."""
+        """Make the current and later reductions of all ranks fail."""
         ...
 
 
@@ -76,42 +76,42 @@ _current = threading.local()
 
 @contextlib.contextmanager
 def using(group: Group) -> Iterator[None]:
-    """Let programs that this thread runs meanwhile reduce over ``group``."""
-    before = getattr(_current, "group", None)
+    """Let programs of this thread reduce over ``group`` inside the block."""
+    previous = getattr(_current, "group", None)
     _current.group = group
     try:
         yield
     finally:
-        _current.group = before
+        _current.group = previous
 
 
 @cache
 def register() -> None:
-    """Make the operator known to PyTorch, so that modules and graphs can name it.
+    """Register the operator with PyTorch, for use in modules and graphs.
 
-    Importing torch costs a replica 2 s, so this is called by who runs or builds slices with it.
+    Importing torch costs a replica 2 s, so only code that runs or builds slices calls this.
     """
     import torch
 
-    # The native runner, too, defines it, for processes without Python's torch; it may have come
-    # first. Its kernel for the CPU goes before this one, and asks this one if its runner has no
-    # group: see runner.cpp.
+    # The native runner defines the operator, too, for processes without Python's torch, and may
+    # have been loaded first. Its CPU kernel takes precedence over this one, and calls this one if
+    # its runner has no group: see runner.cpp.
     library = torch.library.Library("headrace", "FRAGMENT")
     if not hasattr(torch.ops.headrace, "all_reduce"):
         library.define("all_reduce(Tensor x) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-    library.impl("all_reduce", _reduced, "CompositeExplicitAutograd")
+    library.impl("all_reduce", _reduce, "CompositeExplicitAutograd")
     torch.library.register_fake("headrace::all_reduce", _fake, lib=library)
-    _kept.append(library)  # which would take its kernels along
+    _libraries.append(library)  # its end would remove the kernels
 
 
-_kept: list[Any] = []
+_libraries: list[Any] = []
 
 
-def _reduced(x: Tensor) -> Tensor:
+def _reduce(x: Tensor) -> Tensor:
     group: Group | None = getattr(_current, "group", None)
     if group is None:
         raise ProgramError(
-            "this program is one slice of a model; run it inside collective.using(group)"
+            "this program is one slice of a model: run it inside collective.using(group)"
         )
     return group.all_reduce(x)
 
@@ -123,7 +123,7 @@ def _fake(x: Tensor) -> Tensor:
 
 
 class ProcessGroupSum:
-    """Over a ``torch.distributed`` process group, such as ProcessGroupGloo."""
+    """Group over a ``torch.distributed`` process group, such as ProcessGroupGloo."""
 
     def __init__(self, group: Any, timeout_s: float = TIMEOUT_S) -> None:
         self._group = group
@@ -139,7 +139,7 @@ class ProcessGroupSum:
 
 
 class LateGroup:
-    """A group that is known only after the program that reduces over it is loaded."""
+    """Group that is assigned only after the program that reduces over it is loaded."""
 
     def __init__(self) -> None:
         self.joined: Group | None = None
@@ -152,7 +152,7 @@ class LateGroup:
 
 
 def thread_groups(size: int, timeout_s: float = TIMEOUT_S) -> list[Group]:
-    """``size`` ranks that are threads of this process, one for each."""
+    """Return ``size`` ranks for threads of this process, one per thread."""
     meeting = _Meeting(size, timeout_s)
     return [_ThreadRank(meeting, rank) for rank in range(size)]
 
@@ -170,19 +170,18 @@ class _ThreadRank:
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         self._meeting.tensors[self._rank] = tensor
-        self._meet()
-        first, *others = self._meeting.tensors
-        total: Tensor = first.clone()
-        for other in others:
-            total += other
-        self._meet()  # until when no one may change what the others still read
+        self._wait()
+        total: Tensor = self._meeting.tensors[0].clone()
+        for addend in self._meeting.tensors[1:]:
+            total += addend
+        self._wait()  # no rank may change its tensor before all have read it
         return total
 
-    def _meet(self) -> None:
+    def _wait(self) -> None:
         try:
             self._meeting.barrier.wait()
         except threading.BrokenBarrierError:
             raise RuntimeError(
                 f"all-reduce, rank {self._rank} of {len(self._meeting.tensors)}: another rank did "
-                "not come in time"
+                "not take part in time"
             ) from None

@@ -1,7 +1,7 @@
-"""The model's own Python code with the artifact's weights: no compiler in between.
+"""Loader of the model's own Python code with the artifact's weights, without a compiler.
 
 manifest.recipe.model → load_model → module of full size ┐
-weights.safetensors → tensors, as compression left them ─┴ rebuild.fit → module
+weights.safetensors → compressed tensors ────────────────┴ rebuild.fit → module
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from cluster.program.loaded import LoadedProgram
 from cluster.program.pytorch import compute_with, device_of, dtype_of
 
 PRECISION = "precision"
-"""Option: f32, bf16 or f16, what the weights are stored and computed in."""
+"""Option: precision of weights and computation: f32, bf16 or f16."""
 
 
 def load_eager(artifact: Artifact, entry: ProgramEntry, compute_threads: int) -> LoadedProgram:
     """Load an ``eager`` entry; ProgramError if the model's source is not on this node."""
     weights = artifact.file(entry.file)
-    # Programs of this kind are run by PyTorch's Python package, which no other needs.
+    # Imported here: only programs of this kind need PyTorch's Python package.
     from cluster.models import checkpoints, load_model, rebuild
 
     manifest = artifact.manifest
-    # Compression left other weights than the source's. The steps that did it are past: what they
-    # may say today does not matter.
+    # The artifact's weights replace the source's. Its steps are history: validating them against
+    # today's config classes is unnecessary.
     source = ModelSource.model_validate(manifest.recipe["model"])
     source = source.model_copy(update={"weights": None})
     precision = entry.options[PRECISION]
@@ -36,7 +36,7 @@ def load_eager(artifact: Artifact, entry: ProgramEntry, compute_threads: int) ->
         raise ProgramError(
             f"{entry.file}: the model cannot be rebuilt from {source.source}: {error}"
         ) from error
-    # Buffers that no file keeps were built in float32.
+    # Buffers that are not stored in a file were built in float32.
     module.to(device=device_of(entry.target), dtype=dtype_of(precision)).eval()
     compute = compute_with(module, compute_threads, entry.target, precision)
     return LoadedProgram(entry, manifest.inputs, "python", compute)

@@ -1,6 +1,6 @@
-"""Loading graphs of torch.export, which PyTorch runs operator by operator.
+"""Loader of torch.export graphs, which PyTorch runs operator by operator.
 
-Slower than compiled code, but it runs wherever this PyTorch does, on any CPU.
+Slower than compiled code, but portable: it runs on every CPU that this PyTorch supports.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cluster.program.loaded import Compute, LoadedProgram
 from cluster.program.pytorch import compute_with
 
 QUANTIZED = "quantized"
-"""Option: the graph has quantized operators, which torchao brings."""
+"""Option: the graph has quantized operators, which torchao provides."""
 
 
 def load_exported(
@@ -26,22 +26,22 @@ def load_exported(
 ) -> LoadedProgram:
     """Load an ``exported`` entry; ProgramError if PyTorch cannot read it.
 
-    ``group``: of the ranks whose slices the entry's program is one of, not the native runner's.
+    ``group``: ranks of the model's slices, if the program is one; not the native runner's group.
     """
-    # Such a file can run code when it is read: only bytes that the manifest names are.
+    # Reading such a file can run code, so only bytes that match the manifest are read.
     package = artifact.file(entry.file)
-    # Programs of this kind are run by PyTorch's Python package, which no other needs.
+    # Imported here: only programs of this kind need PyTorch's Python package.
     import torch
 
     if group is not None:
         collective.register()
     if QUANTIZED in entry.options:
-        # Imported for the operators that it registers.
+        # Imported for its registered operators.
         import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401
 
     try:
         module = torch.export.load(package).module()
-    # What a foreign file raises depends on where reading it breaks off.
+    # The type of the error depends on the point at which reading fails.
     except Exception as error:
         raise ProgramError(f"{package}: cannot be loaded: {error}") from error
     compute = compute_with(module, compute_threads, entry.target)
@@ -51,8 +51,8 @@ def load_exported(
 
 
 def _reducing(compute: Compute, group: collective.Group) -> Compute:
-    def computed(arrays: list) -> list:
+    def reduced(arrays: list) -> list:
         with collective.using(group):
             return compute(arrays)
 
-    return computed
+    return reduced

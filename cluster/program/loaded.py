@@ -1,4 +1,4 @@
-"""A program in memory: what every kind's loader hands back, its inputs checked before each run."""
+"""A loaded program of any kind, whose inputs are checked before each run."""
 
 from __future__ import annotations
 
@@ -27,19 +27,21 @@ class LoadedProgram:
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """See :class:`cluster.program.program.Program`."""
-        # Compiled code trusts its inputs: it would read memory beyond a wrong one.
-        if not self._takes(inputs):
+        # Compiled code does not check its inputs and would read beyond the memory of a wrong one.
+        if not self._matches(inputs):
             expected = ", ".join(f"{s.name} {s.dtype}{list(s.shape)}" for s in self._inputs)
             raise ProgramError(
-                f"{self.entry.file} takes {expected}, C-contiguous and of one batch size; "
-                f"got {_shown(inputs)}"
+                f"{self.entry.file} takes {expected}, C-contiguous and with equal batch sizes; "
+                f"got {_described(inputs)}"
             )
         try:
             return self._compute(list(inputs))
         except (RuntimeError, ValueError, IndexError) as error:
-            raise ProgramError(f"{self.entry.file} failed on {_shown(inputs)}: {error}") from error
+            raise ProgramError(
+                f"{self.entry.file} failed on {_described(inputs)}: {error}"
+            ) from error
 
-    def _takes(self, inputs: Sequence[np.ndarray]) -> bool:
+    def _matches(self, inputs: Sequence[np.ndarray]) -> bool:
         return len(inputs) == len(self._inputs) and all(
             array.dtype == spec.dtype
             and array.shape == (inputs[0].shape[:1] + spec.item_shape)
@@ -50,14 +52,15 @@ class LoadedProgram:
 
 
 def by_batch(dynamic: Compute, static: Mapping[int, Compute]) -> Compute:
-    """Runs the program that was compiled for exactly the batch at hand, else ``dynamic``."""
+    """Return a function that runs the program of the exact batch size, else ``dynamic``."""
     if not static:
         return dynamic
     return lambda arrays: static.get(len(arrays[0]), dynamic)(arrays)
 
 
-def _shown(arrays: Sequence[np.ndarray]) -> str:
+def _described(arrays: Sequence[np.ndarray]) -> str:
     return ", ".join(
-        f"{array.dtype}{list(array.shape)}{'' if array.flags.c_contiguous else ' with gaps'}"
+        f"{array.dtype}{list(array.shape)}"
+        f"{'' if array.flags.c_contiguous else ' (not C-contiguous)'}"
         for array in arrays
     )

@@ -1,4 +1,4 @@
-"""Loading OpenVINO's intermediate representation, which is compiled for this CPU as it loads.
+"""Loader of OpenVINO's intermediate representation, compiled for this CPU at load time.
 
 NAME.xml + NAME.bin → read_model ┬→ compiled with a dynamic batch      → infer request
                                  └→ reshaped to each of static_files   → infer request
@@ -22,23 +22,22 @@ PACKAGE = "openvino"
 INSTALL = "pip install 'headrace[openvino]'"
 
 PRECISION = "precision"
-"""Option: what floating layers compute in, f32, bf16 or f16. A CPU without such arithmetic takes
-the nearest it has: OpenVINO may run f16 as bf16, and bf16 as f32."""
+"""Option: precision of floating layers: f32, bf16 or f16. OpenVINO falls back to the nearest
+precision that the CPU supports: f16 to bf16, bf16 to f32."""
 
 DYNAMIC_GROUP = "dynamic_quantization_group_size"
-"""Option: values that share a scale where activations are quantized at run time; 0: they stay
-floating."""
+"""Option: values per scale where activations are quantized at run time; 0: not quantized."""
 
 
 def load_openvino(artifact: Artifact, entry: ProgramEntry, compute_threads: int) -> LoadedProgram:
     """Load an ``openvino`` entry; ProgramError if OpenVINO cannot read or compile it."""
-    # An extra, which only programs of this kind need; about 0.5 s.
+    # Imported here: an extra of about 0.5 s, for programs of this kind only.
     import openvino
 
     (weights,) = (artifact.file(name) for name in entry.other_files)
     options = {
-        # One batch at a time, as soon as possible, on the threads that the replica was given.
-        # Pinned threads of several replicas would all stand on the same cores.
+        # Lowest latency for one batch at a time, on the replica's number of threads. Pinned
+        # threads of several replicas would all occupy the same cores.
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
         "INFERENCE_NUM_THREADS": compute_threads,
@@ -55,7 +54,7 @@ def load_openvino(artifact: Artifact, entry: ProgramEntry, compute_threads: int)
             graph = model if batch is None else _reshaped(model, specs, batch)
             return _compute(core.compile_model(graph, "CPU", options), specs)
 
-        static = {each.batch: compiled(each.batch) for each in entry.static_files}
+        static = {file.batch: compiled(file.batch) for file in entry.static_files}
         compute = by_batch(compiled(None), static)
     except RuntimeError as error:
         raise ProgramError(f"{entry.file}: OpenVINO cannot load it: {error}") from error
@@ -63,7 +62,7 @@ def load_openvino(artifact: Artifact, entry: ProgramEntry, compute_threads: int)
 
 
 def openvino_misfit(entry: ProgramEntry) -> str | None:
-    """Why this node cannot run the entry: OpenVINO reads what it or an older release wrote."""
+    """Return why this node cannot run the entry, or None; OpenVINO reads older releases' files."""
     installed, built = node.version_of(PACKAGE), entry.versions.get(PACKAGE, "0")
     if installed is None:
         return f"OpenVINO is not installed ({INSTALL})"
@@ -77,23 +76,23 @@ def _release(version: str) -> tuple[int, ...]:
 
 
 def _reshaped(model: Any, specs: tuple[TensorSpec, ...], batch: int) -> Any:
-    """A copy of the graph for that batch; both share the weights."""
+    """Return a copy of the graph for that batch size; both share the weights."""
     copy = model.clone()
-    taken = _names(model)
-    copy.reshape({s.name: [batch, *s.item_shape] for s in specs if s.name in taken})
+    names = _names(model)
+    copy.reshape({s.name: [batch, *s.item_shape] for s in specs if s.name in names})
     return copy
 
 
 def _compute(compiled: Any, specs: tuple[TensorSpec, ...]) -> Compute:
-    request, taken = compiled.create_infer_request(), _names(compiled)
+    request, names = compiled.create_infer_request(), _names(compiled)
     outputs = len(compiled.outputs)
 
     def compute(arrays: list) -> list:
         # An input that no output depends on is not in the graph.
-        given = {s.name: a for s, a in zip(specs, arrays, strict=True) if s.name in taken}
-        # Inputs are read where they lie; outputs are copied, for the next run overwrites them.
-        found = request.infer(given, share_inputs=True, share_outputs=False)
-        return [found[position] for position in range(outputs)]
+        tensors = {s.name: a for s, a in zip(specs, arrays, strict=True) if s.name in names}
+        # Inputs are read in place; outputs are copied, because the next run overwrites them.
+        results = request.infer(tensors, share_inputs=True, share_outputs=False)
+        return [results[position] for position in range(outputs)]
 
     return compute
 

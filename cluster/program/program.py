@@ -1,6 +1,6 @@
-"""Choosing and loading the program of an artifact that runs on this node.
+"""Choice and loading of an artifact's program for this node.
 
-manifest.programs → of this node's targets → by measured latency → the first that fits
+manifest.programs → those of this node's targets → by measured latency → the first that fits
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ class Program(Protocol):
 
     entry: ProgramEntry
     runner: str
-    """How it runs, for logs and metadata: ``native``, ``openvino`` or ``python``, of which only
-    the last holds Python's lock while it computes."""
+    """``native``, ``openvino`` or ``python``, for logs and metadata; only the last one holds
+    Python's lock during computation."""
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Compute one batch.
 
-        ``inputs`` are C-contiguous arrays ``[batch, ...]`` in the order and dtypes of the
-        manifest's inputs; the answer is in the order of its outputs. Raises ProgramError.
+        ``inputs``: C-contiguous arrays ``[batch, ...]`` in the order and dtypes of the manifest's
+        inputs. Returns arrays in the order of its outputs. Raises ProgramError.
         """
 
 
 @dataclass(frozen=True)
 class ProgramKind:
-    """How programs of one kind are loaded."""
+    """Loader and requirements of one kind of program."""
 
     load: Callable[[Artifact, ProgramEntry, int], Program]
     misfit: Callable[[ProgramEntry], str | None]
-    """Why this node cannot run an entry of the kind, CPU features apart; None if it can."""
+    """Return why this node cannot run an entry, CPU features apart, or None."""
 
 
 PROGRAM_KINDS: dict[str, ProgramKind] = {
@@ -65,26 +65,26 @@ SLICED_KINDS: dict[
         [Artifact, ProgramEntry, int, collective.Group | collective.SharedMemoryGroup], Program
     ],
 ] = {"aoti": load_aoti, "exported": load_exported}
-"""Kinds whose programs can be tensor slices, and how those are loaded."""
+"""Kinds whose programs can be tensor slices, and their loaders."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The program for this node, and in a few words why it and no other."""
+    """The program for this node, and the reason of the choice."""
 
     entry: ProgramEntry
-    why: str
+    reason: str
 
 
 def load(artifact: Artifact, compute_threads: int, targets: Sequence[str] | None = None) -> Program:
-    """Load the program for this node, its files checked against the manifest first.
+    """Load the program for this node, after a check of its files against the manifest.
 
-    ``compute_threads``: CPU threads one run computes with. ``targets``: those that this process
-    was given, fastest first; None: all of the node's.
-    Raises ProgramError naming what does not fit, ArtifactCorruptError for changed files.
+    ``compute_threads``: CPU threads of one run. ``targets``: targets available to this process,
+    fastest first; None: all of the node's.
+    Raises ProgramError naming each mismatch, ArtifactCorruptError for changed files.
     """
     choice = choose(artifact, node.targets() if targets is None else targets)
-    logger.info("%s: program %s, %s", artifact.manifest.name, choice.entry.key, choice.why)
+    logger.info("%s: program %s, %s", artifact.manifest.name, choice.entry.key, choice.reason)
     return load_entry(artifact, choice.entry, compute_threads)
 
 
@@ -94,9 +94,9 @@ def load_entry(
     compute_threads: int,
     group: collective.Group | collective.SharedMemoryGroup | None = None,
 ) -> Program:
-    """Load this very program; raises as :func:`load` does.
+    """Load one entry of the manifest; raises as :func:`load` does.
 
-    ``group``: of the ranks whose tensor slices the program is one of.
+    ``group``: ranks of the model's slices, if the program is one of them.
     """
     if (reason := _misfit(entry)) is not None:
         raise ProgramError(f"{entry.file} does not run on this node: {reason}")
@@ -105,54 +105,56 @@ def load_entry(
     if entry.kind not in SLICED_KINDS:
         raise ProgramError(
             f"{entry.file} is of kind {entry.kind}, which has no tensor slices; "
-            f"{', '.join(SLICED_KINDS)} have"
+            f"expected one of {', '.join(SLICED_KINDS)}"
         )
     return SLICED_KINDS[entry.kind](artifact, entry, compute_threads, group)
 
 
 def choose(artifact: Artifact, targets: Sequence[str]) -> Choice:
-    """The program that measured fastest among those that this node can run.
+    """Return the fastest measured program among those that this node can run.
 
-    ``targets``: of this node, fastest first: all, or those that this process was given.
-    ProgramError, with a reason for each program, if none can be run.
+    ``targets``: of this node or of this process, fastest first. Raises ProgramError with a reason
+    for each program, if none can be run.
     """
     manifest, refusals = artifact.manifest, []
     for target in targets:
         entries = [entry for entry in manifest.programs if entry.target == target]
         if not entries:
-            refusals.append(f"none is built for {target}")
-        passed: list[str] = []
+            refusals.append(f"no program is built for {target}")
+        skipped: list[str] = []
         for entry in sorted(entries, key=lambda entry: _order(manifest, entry)):
             if (reason := _misfit(entry)) is None:
-                return Choice(entry, _why(entries, passed))
-            passed.append(f"{entry.kind}: {reason}")
+                return Choice(entry, _reason(entries, skipped))
+            skipped.append(f"{entry.kind}: {reason}")
             refusals.append(f"{entry.file}: {reason}")
     built = ", ".join(sorted(entry.key for entry in manifest.programs)) or "none"
     raise ProgramError(
         f"artifact {manifest.name} has no program for this node "
-        f"({node.cpu_name()}): {'; '.join(refusals) or 'no target fits'}. Built: {built}. "
+        f"({node.cpu_name()}): {'; '.join(refusals) or 'it has no known target'}. Built: {built}. "
         "Run `headrace compress` for it on a node of this kind"
     )
 
 
 def _order(manifest: Manifest, entry: ProgramEntry) -> tuple[bool, float]:
-    """The recorded winner first, then by latency, then what was never measured."""
+    """Return the sort key: recorded winner first, then by latency, unmeasured programs last."""
     measured = manifest.measured.get(entry.key)
     typical_ms = math.inf if measured is None else measured.typical_ms
     return manifest.fastest.get(entry.target) != entry.kind, typical_ms
 
 
-def _why(entries: Sequence[ProgramEntry], passed: Sequence[str]) -> str:
+def _reason(entries: Sequence[ProgramEntry], skipped: Sequence[str]) -> str:
     kinds = ", ".join(entry.kind for entry in entries)
-    if passed:
-        return f"the next fastest of {kinds} on this node ({'; '.join(passed)})"
-    return f"the fastest of {kinds} on this node" if len(entries) > 1 else f"the only one: {kinds}"
+    if skipped:
+        return f"the next fastest of {kinds} on this node ({'; '.join(skipped)})"
+    return (
+        f"the fastest of {kinds} on this node" if len(entries) > 1 else f"the only program: {kinds}"
+    )
 
 
 def _misfit(entry: ProgramEntry) -> str | None:
-    """Why this node cannot run the program, or None if it can."""
+    """Return why this node cannot run the program, or None."""
     if entry.kind not in PROGRAM_KINDS:
-        return f"kind {entry.kind!r} is not one of {', '.join(PROGRAM_KINDS)}"
+        return f"unknown kind {entry.kind!r}, expected one of {', '.join(PROGRAM_KINDS)}"
     if missing := sorted(set(entry.cpu_features) - node.cpu_features()):
         return f"its code uses {', '.join(missing)}, which this CPU lacks"
     return PROGRAM_KINDS[entry.kind].misfit(entry)

@@ -1,11 +1,11 @@
 // Runs an AOTInductor package from numpy arrays to numpy arrays.
 //
-// Two things PyTorch's own loader does not do: it lets other Python threads run while the
-// model computes, so that a replica reads the next requests meanwhile; and it needs libtorch
-// alone, not PyTorch's Python package, so that a replica starts in a third of the time.
+// Differences from PyTorch's own loader: other Python threads run while the model computes, so
+// that a replica reads the next requests meanwhile; and it needs libtorch alone, not PyTorch's
+// Python package, so that a replica starts in a third of the time.
 //
-// Where the package is one slice of a model, its operator headrace::all_reduce adds up what the
-// other slices' processes computed: see all_reduce.h.
+// In a package that is one slice of a model, the operator headrace::all_reduce sums over the
+// processes of all slices: see all_reduce.h.
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty_like.h>
@@ -68,7 +68,7 @@ at::Tensor borrow(const py::handle& item) {
                        at::TensorOptions().dtype(torch_type(array.dtype())));
 }
 
-// A result in memory of its own: inputs are only borrowed while the model runs.
+// A copy of the result: inputs are only borrowed while the model runs.
 at::Tensor own(const at::Tensor& output, const std::vector<at::Tensor>& inputs) {
   at::Tensor result = output.cpu().contiguous();
   for (const auto& input : inputs) {
@@ -115,7 +115,7 @@ class Group : public CurrentGroup {
       case at::kHalf: return headrace::Element::kHalf;
       case at::kBFloat16: return headrace::Element::kBFloat16;
       default:
-        throw std::invalid_argument(std::string("an all-reduce adds floating-point numbers, not ") +
+        throw std::invalid_argument(std::string("an all-reduce expects floating-point numbers, got ") +
                                     c10::toString(type));
     }
   }
@@ -124,7 +124,7 @@ class Group : public CurrentGroup {
 };
 
 constexpr auto kOperator = "headrace::all_reduce";
-// A key that no tensor here has: by it cluster/program/collective.py's kernel is found.
+// A key that no tensor here has: it selects the kernel of cluster/program/collective.py.
 constexpr auto kPython = c10::DispatchKey::PrivateUse1;
 
 // Boxed, which compiles several seconds faster than a kernel with a C++ signature.
@@ -136,16 +136,16 @@ void all_reduce(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::
   } else if (op.hasComputedKernelForDispatchKey(kPython)) {
     op.redispatchBoxed(c10::DispatchKeySet(kPython), stack);
   } else {
-    throw std::runtime_error("this program is one slice of a model; load it with its group");
+    throw std::runtime_error("this program is one slice of a model: load it with its group");
   }
 }
 
-// Not by TORCH_LIBRARY, which fails for the second in a process: another artifact's copy of this
-// file or Python may have been here before.
+// Not by TORCH_LIBRARY, which fails for a second definition in a process: another artifact's copy
+// of this file, or Python, may have defined the operator before.
 void register_all_reduce() {
   auto op = c10::Dispatcher::singleton().findSchema({kOperator, ""});
   if (op && op->hasKernelForDispatchKey(c10::DispatchKey::CPU)) return;
-  // Never destroyed: what a process registered, its last programs still use.
+  // Never destroyed: the last programs of a process still use the registration.
   auto* library = new torch::Library(torch::Library::FRAGMENT, "headrace", std::nullopt, __FILE__,
                                      __LINE__);
   if (!op) library->def("all_reduce(Tensor x) -> Tensor", {at::Tag::pt2_compliant_tag});

@@ -1,6 +1,6 @@
-"""All tensor ranks of one stage in one process: for measuring and for tests without processes.
+"""All tensor ranks of one stage in one process, for measurements and tests.
 
-arrays of each rank → a thread per rank ─ StageProgram.run, all-reduces among them ─→ likewise
+arrays of each rank → a thread per rank ─ StageProgram.run, all-reduces among them ─→ outputs
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cluster.program.stage import StageProgram
 
 
 class StageRanks:
-    """The shards of one stage; close it after use."""
+    """Shards of one stage. Close it after use."""
 
     def __init__(self, ranks: Sequence[StageProgram]) -> None:
         self._ranks = list(ranks)
@@ -37,16 +37,17 @@ class StageRanks:
         return StageRanks(ranks)
 
     def run(self, arrays: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
-        """One batch through the stage: what arrives at each rank in, what leaves each out.
+        """Run one batch through the stage: each rank's arriving arrays in, its leaving arrays out.
 
-        ProgramError as any rank raises it.
+        Raises ProgramError as any rank does.
         """
         if self._pool is None:
             return [self._ranks[0].run(arrays[0])]
-        asked = [
-            self._pool.submit(rank.run, own) for rank, own in zip(self._ranks, arrays, strict=True)
+        futures = [
+            self._pool.submit(rank.run, inputs)
+            for rank, inputs in zip(self._ranks, arrays, strict=True)
         ]
-        return [each.result() for each in asked]
+        return [future.result() for future in futures]
 
     def close(self) -> None:
         """End the threads."""
@@ -55,11 +56,11 @@ class StageRanks:
 
 
 def _groups(artifact: Artifact, shards: Sequence[Shard]) -> Sequence[Any]:
-    """A group per rank, as the programs take them; None for a stage of one."""
+    """Return a group per rank, in the programs' form; None for a stage of one rank."""
     if len(shards) == 1:
         return [None]
     if (runner := runner_of(artifact, shards[0].program)) is None:
         return thread_groups(len(shards))
     first = create_group(runner, len(shards))
-    others = [open_group(runner, first.address, rank) for rank in range(1, len(shards))]
-    return [first, *others]
+    rest = [open_group(runner, first.address, rank) for rank in range(1, len(shards))]
+    return [first, *rest]

@@ -1,7 +1,7 @@
-"""One stage of a layout, loaded: what arrives in, what leaves out.
+"""One loaded stage of a layout, between the tensors that arrive and those that leave.
 
-arrives ─┬─ what the program uses → Program.run → what it makes ─┬─→ leaves
-         └─ what only a later stage uses ────────────────────────┘
+arrives ─┬─ inputs of the program → Program.run → outputs ─┬─→ leaves
+         └─ tensors that only a later stage uses ──────────┘
 """
 
 from __future__ import annotations
@@ -17,46 +17,49 @@ from cluster.tensors import TensorSpec
 
 
 class StageProgram:
-    """A shard's program between the tensors that cross the cuts around its stage."""
+    """A shard's program, between the tensors that cross the cuts around its stage."""
 
     def __init__(self, layout: Layout, shard: Shard, program: Program) -> None:
         self._program = program
         self._arrives = layout.crossing[shard.stage]
         arriving = [spec.name for spec in self._arrives]
         used = shard.program.inputs or ()
-        made = [spec.name for spec in shard.outputs]
+        outputs = [spec.name for spec in shard.outputs]
         self._used = [arriving.index(spec.name) for spec in used]
         self._leaves = [
-            _Origin(True, made.index(spec.name))
-            if spec.name in made
+            _Origin(True, outputs.index(spec.name))
+            if spec.name in outputs
             else _Origin(False, arriving.index(spec.name))
             for spec in layout.crossing[shard.stage + 1]
         ]
 
     @property
     def arrives(self) -> tuple[TensorSpec, ...]:
-        """The tensors that :meth:`run` takes."""
+        """Tensors that :meth:`run` takes."""
         return self._arrives
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Compute one batch: arrays ``[batch, ...]`` as ``arrives`` in, what leaves the stage out.
+        """Compute one batch: arrays ``[batch, ...]`` as ``arrives`` in, leaving tensors out.
 
-        Raises ProgramError as the program does, and if the arrays are not as many.
+        Raises ProgramError as the program does, and for a wrong number of arrays.
         """
         if len(arrays) != len(self._arrives):
             raise ProgramError(
-                f"{len(arrays)} tensors arrived, this stage takes "
+                f"{len(arrays)} tensors arrived, this stage expects "
                 f"{', '.join(spec.name for spec in self._arrives)}"
             )
-        made = self._program.run([arrays[index] for index in self._used])
-        return [made[o.index] if o.made else arrays[o.index] for o in self._leaves]
+        outputs = self._program.run([arrays[index] for index in self._used])
+        return [
+            outputs[origin.index] if origin.computed else arrays[origin.index]
+            for origin in self._leaves
+        ]
 
 
 class _Origin:
-    """Where a leaving tensor comes from: the program, or what arrived."""
+    """Origin of a leaving tensor: the program's outputs, or the arriving tensors."""
 
-    __slots__ = ("index", "made")
+    __slots__ = ("computed", "index")
 
-    def __init__(self, made: bool, index: int) -> None:
-        self.made = made
+    def __init__(self, computed: bool, index: int) -> None:
+        self.computed = computed
         self.index = index

@@ -119,7 +119,7 @@ class ModelReplica:
             program.run([spec.zeros(size) for spec in inputs])
         self._batcher = Batcher(lambda arrays: (program.run(arrays), ()), inputs, args.batching)
         entry = program.entry
-        what = f"program {entry.file}: kind {entry.kind}, {choice.why}; {program.runner} runner"
+        what = f"program {entry.file}: kind {entry.kind}, {choice.reason}; {program.runner} runner"
         return _Serving(entry.kind, what)
 
     def _cut(self, args: ModelArgs, artifact: Artifact, key: str) -> _Serving:

@@ -1,4 +1,4 @@
-"""A program computes what its model computes, on a node that fits, without PyTorch's Python."""
+"""Programs compute what their model computes, without PyTorch's Python package."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from cluster.program import node, program
 BATCHES = (1, 2, 7, 64)
 
 
-def only(artifact: Artifact, chosen: str, /, **fields: Any) -> Artifact:
-    """The artifact with the program of that kind alone, other values in its entry."""
-    entry = next(entry for entry in artifact.manifest.programs if entry.kind == chosen)
+def only(artifact: Artifact, kind: str, /, **fields: Any) -> Artifact:
+    """Return the artifact with the program of one kind only, with changed fields in its entry."""
+    entry = next(entry for entry in artifact.manifest.programs if entry.kind == kind)
     changes = {"programs": (entry.model_copy(update=fields),), "fastest": {}}
     return dataclasses.replace(artifact, manifest=artifact.manifest.model_copy(update=changes))
 
@@ -35,7 +35,7 @@ def changed(artifact: Artifact, **fields: Any) -> Artifact:
 
 @pytest.fixture(scope="module")
 def images(tiny_recipe: Callable[..., Recipe]) -> np.ndarray:
-    """64 digits as the tiny model takes them: float32 [64, 1, 16, 16]."""
+    """Return 64 digits as inputs of the tiny model: float32 [64, 1, 16, 16]."""
     from cluster.models import load_model
 
     recipe = tiny_recipe("digits", None)
@@ -45,7 +45,7 @@ def images(tiny_recipe: Callable[..., Recipe]) -> np.ndarray:
 
 
 def eager(artifact: Artifact, arrays: np.ndarray) -> np.ndarray:
-    """What the artifact's stored weights answer in eager PyTorch."""
+    """Return the answers of the artifact's stored weights in eager PyTorch."""
     import torch
     from safetensors.torch import load_file
 
@@ -59,9 +59,9 @@ def eager(artifact: Artifact, arrays: np.ndarray) -> np.ndarray:
     if artifact.manifest.name == "tiny-int8":
         module = restore_int8(module, artifact.manifest.inputs, tensors)
     else:
-        own = module.state_dict()
-        own.update(tensors)
-        module.load_state_dict(own)
+        state = module.state_dict()
+        state.update(tensors)
+        module.load_state_dict(state)
         module = LowPrecision(module, torch.bfloat16)
     with torch.inference_mode():
         return module(torch.from_numpy(arrays)).numpy()
@@ -71,17 +71,18 @@ def eager(artifact: Artifact, arrays: np.ndarray) -> np.ndarray:
     ("fixture", "kind"),
     [("int8_artifact", "aoti"), ("int8_artifact", "openvino"), ("bf16_artifact", "aoti")],
 )
-def test_every_batch_size_gives_what_the_stored_weights_give(
+def test_program_matches_stored_weights_at_all_batch_sizes(
     request: pytest.FixtureRequest, images: np.ndarray, fixture: str, kind: str
 ) -> None:
     artifact: Artifact = request.getfixturevalue(fixture)
     loaded = program.load(only(artifact, kind), 1)
     assert loaded.runner == {"aoti": "native", "openvino": "openvino"}[kind]
     if kind == "aoti" and not any("vnni" in feature for feature in node.cpu_features()):
-        # Such a CPU adds int8 products two by two in 16 bits; with less contrast all sums fit.
+        # Without VNNI, pairs of int8 products are added in 16 bits: less contrast avoids
+        # overflow.
         images = images * np.float32(0.4)
     expected = eager(artifact, images)
-    # NNCF sets ranges of its own, so its int8 is not torchao's.
+    # NNCF calibrates separately, so its int8 is not torchao's.
     tolerance = np.ptp(expected) * (0.1 if (fixture, kind) == ("int8_artifact", "openvino") else 0)
     for batch in BATCHES:
         (logits,) = loaded.run([images[:batch]])
@@ -91,44 +92,44 @@ def test_every_batch_size_gives_what_the_stored_weights_give(
 
 
 @pytest.mark.parametrize("kind", ["aoti", "openvino"])
-def test_results_outlive_the_next_run(
-    int8_artifact: Artifact, images: np.ndarray, kind: str
-) -> None:
+def test_results_survive_next_run(int8_artifact: Artifact, images: np.ndarray, kind: str) -> None:
     loaded = program.load(only(int8_artifact, kind), 1)
     (first,) = loaded.run([images[:8]])
-    kept = first.copy()
+    copy = first.copy()
     loaded.run([images[8:16]])
-    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(first, copy)
 
 
-def test_two_artifacts_run_in_one_process(
+def test_two_artifacts_run_in_one_process_unchanged(
     int8_artifact: Artifact, bf16_artifact: Artifact, images: np.ndarray
 ) -> None:
-    one, two = (program.load(only(each, "aoti"), 1) for each in (int8_artifact, bf16_artifact))
-    alone = one.run([images])[0].copy()
-    assert (one.runner, two.runner) == ("native", "native")
-    np.testing.assert_allclose(two.run([images])[0], alone, atol=1)
-    np.testing.assert_array_equal(one.run([images])[0], alone)
+    int8, bf16 = (
+        program.load(only(artifact, "aoti"), 1) for artifact in (int8_artifact, bf16_artifact)
+    )
+    alone = int8.run([images])[0].copy()
+    assert (int8.runner, bf16.runner) == ("native", "native")
+    np.testing.assert_allclose(bf16.run([images])[0], alone, atol=1)
+    np.testing.assert_array_equal(int8.run([images])[0], alone)
 
 
-def test_the_fastest_is_chosen_else_the_next_that_fits(
+def test_choose_takes_fastest_program_that_fits(
     int8_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = int8_artifact.manifest
     kinds = [entry.kind for entry in manifest.programs]
     assert kinds == ["aoti", "openvino"]
-    for fastest, other in (kinds, reversed(kinds)):
+    for fastest, second in (kinds, reversed(kinds)):
         wins = manifest.model_copy(update={"fastest": {"cpu-x86": fastest}})
         artifact = dataclasses.replace(int8_artifact, manifest=wins)
         choice = program.choose(artifact, node.targets())
         assert choice.entry.kind == fastest
-        assert choice.why == "the fastest of aoti, openvino on this node"
+        assert choice.reason == "the fastest of aoti, openvino on this node"
         unfit = dataclasses.replace(program.PROGRAM_KINDS[fastest], misfit=lambda entry: "too blue")
         with monkeypatch.context() as patch:
             patch.setitem(program.PROGRAM_KINDS, fastest, unfit)
             choice = program.choose(artifact, node.targets())
-            assert choice.entry.kind == other
-            assert choice.why.endswith(f"openvino on this node ({fastest}: too blue)")
+            assert choice.entry.kind == second
+            assert choice.reason.endswith(f"openvino on this node ({fastest}: too blue)")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_the_fastest_is_chosen_else_the_next_that_fits(
         ("2020.1.0", r"built by OpenVINO \d+\.\d+\.\d+, installed is 2020\.1\.0"),
     ],
 )
-def test_openvino_must_be_there_and_as_new_as_the_program(
+def test_openvino_program_needs_equal_or_newer_openvino(
     int8_artifact: Artifact, monkeypatch: pytest.MonkeyPatch, installed: str | None, reason: str
 ) -> None:
     monkeypatch.setattr(node, "version_of", lambda package: installed)
@@ -149,37 +150,40 @@ def test_openvino_must_be_there_and_as_new_as_the_program(
 
 
 @pytest.mark.parametrize(
-    ("visible", "asked", "target"),
+    ("visible", "arguments", "target"),
     [
         (None, [], "cuda-sm90"),
         ("1,0", ["--id=1"], "cuda-sm90"),
         ("", None, None),
     ],
 )
-def test_a_gpu_is_found_without_pytorch(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str | None,
-    asked: list[str] | None, target: str | None,
-) -> None:  # fmt: skip
-    tool, log = tmp_path / "nvidia-smi", tmp_path / "asked"
+def test_gpu_is_detected_without_pytorch(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    visible: str | None,
+    arguments: list[str] | None,
+    target: str | None,
+) -> None:
+    tool, log = tmp_path / "nvidia-smi", tmp_path / "arguments"
     tool.write_text(f'#!/bin/sh\necho "$@" > {log}\necho 9.0\necho 8.0\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     node._cuda_targets.cache_clear()
     try:
-        found = node._cuda_targets(visible)
+        targets = node._cuda_targets(visible)
     finally:
         node._cuda_targets.cache_clear()
-    assert found == ((target,) if target else ())
-    if asked is None:
+    assert targets == ((target,) if target else ())
+    if arguments is None:
         assert not log.exists()
     else:
-        assert log.read_text().split()[2:] == asked
+        assert log.read_text().split()[2:] == arguments
 
 
 @pytest.mark.parametrize(
     "fields", [{"python_abi": "cpython-39-x86_64-linux-gnu"}, {"native_runner": None}]
 )
-def test_without_a_native_runner_that_fits_pytorch_loads_it_and_the_numbers_are_the_same(
+def test_pytorch_loader_matches_native_runner(
     int8_artifact: Artifact, images: np.ndarray, fields: dict[str, Any]
 ) -> None:
     native = program.load(only(int8_artifact, "aoti"), 1)
@@ -191,13 +195,13 @@ def test_without_a_native_runner_that_fits_pytorch_loads_it_and_the_numbers_are_
         )
 
 
-def test_another_patch_of_pytorch_does_not_use_the_native_runner(
+def test_native_runner_requires_same_pytorch_patch_release(
     int8_artifact: Artifact, images: np.ndarray
 ) -> None:
     minor = ".".join(node.torch_version().split(".")[:2])
-    other = program.load(changed(int8_artifact, torch_version=f"{minor}.99"), 1)
-    assert other.runner == "python"
-    assert other.run([images])[0].shape == (64, 10)
+    loaded = program.load(changed(int8_artifact, torch_version=f"{minor}.99"), 1)
+    assert loaded.runner == "python"
+    assert loaded.run([images])[0].shape == (64, 10)
 
 
 @pytest.mark.parametrize(
@@ -208,11 +212,11 @@ def test_another_patch_of_pytorch_does_not_use_the_native_runner(
             r"programs/cpu-x86.pt2: its code uses amx_fp4, avx1024, which this CPU lacks",
         ),
         ({"torch_version": "1.13.1"}, r"built for PyTorch 1\.13, installed is \d\.\d+"),
-        ({"kind": "tflite"}, "kind 'tflite' is not one of aoti"),
-        ({"target": "cuda-sm_90"}, r"none is built for cpu-x86\. Built: cuda-sm_90"),
+        ({"kind": "tflite"}, "unknown kind 'tflite', expected one of aoti"),
+        ({"target": "cuda-sm_90"}, r"no program is built for cpu-x86\. Built: cuda-sm_90"),
     ],
 )
-def test_a_program_that_does_not_fit_the_node_is_refused_with_the_reason(
+def test_load_rejects_unfit_program_with_reason(
     int8_artifact: Artifact, fields: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ProgramError, match=rf"tiny-int8 has no program .*{message}") as caught:
@@ -222,31 +226,34 @@ def test_a_program_that_does_not_fit_the_node_is_refused_with_the_reason(
 
 @pytest.mark.parametrize("runner", ["native", "python"])
 @pytest.mark.parametrize(
-    ("arrays", "given"),
+    ("arrays", "actual"),
     [
         ([np.zeros((2, 1, 16, 16))], r"float64\[2, 1, 16, 16\]"),
         ([np.zeros((2, 1, 16, 16), np.int32)], r"int32\[2, 1, 16, 16\]"),
         ([np.zeros((2, 1, 8, 8), np.float32)], r"float32\[2, 1, 8, 8\]"),
         ([np.zeros((2, 256), np.float32)], r"float32\[2, 256\]"),
         ([np.zeros((0, 1, 16, 16), np.float32)], r"float32\[0, 1, 16, 16\]"),
-        ([np.zeros((4, 1, 16, 16), np.float32)[::2]], r"float32\[2, 1, 16, 16\] with gaps"),
+        (
+            [np.zeros((4, 1, 16, 16), np.float32)[::2]],
+            r"float32\[2, 1, 16, 16\] \(not C-contiguous\)",
+        ),
         ([np.zeros((2, 1, 16, 16), np.float32)] * 2, r"float32\[.*\], float32\["),
         ([], ""),
     ],
 )
-def test_what_compiled_code_would_misread_is_refused(
-    int8_artifact: Artifact, runner: str, arrays: list[np.ndarray], given: str
+def test_run_rejects_mismatched_arrays(
+    int8_artifact: Artifact, runner: str, arrays: list[np.ndarray], actual: str
 ) -> None:
     entry = {} if runner == "native" else {"native_runner": None}
     loaded = program.load(changed(int8_artifact, **entry), 1)
     assert loaded.runner == runner
-    expected = rf"cpu-x86\.pt2 takes input float32\[-1, 1, 16, 16\].*got {given}"
+    expected = rf"cpu-x86\.pt2 takes input float32\[-1, 1, 16, 16\].*got {actual}"
     with pytest.raises(ProgramError, match=expected):
         loaded.run(arrays)
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_changed_native_code_is_never_loaded(
+def test_load_rejects_changed_native_code(
     int8_artifact: Artifact, tmp_path: Path, which: int
 ) -> None:
     artifact = only(int8_artifact, "aoti")
@@ -310,41 +317,47 @@ print(json.dumps({
 def replica(
     store: Path, temporary: Path, kind: str, threads: int = 1, batch: int = 8, runs: int = 1
 ) -> dict[str, Any]:
-    """What a process that loads and runs ``tiny-int8``, as a replica does, says of itself."""
+    """Return the self-report of a process that loads and runs ``tiny-int8`` as a replica does."""
     command = [sys.executable, "-c", REPLICA, str(store), "tiny-int8", kind]
-    found = subprocess.run(
+    process = subprocess.run(
         [*command, *map(str, (threads, batch, runs))],
         env={"TMPDIR": str(temporary), "PATH": "/usr/bin:/bin"},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return json.loads(found.stdout)
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(process.stdout)
 
 
 @pytest.mark.parametrize(
     ("kind", "runner", "imported"),
     [("aoti", "native", []), ("openvino", "openvino", ["openvino"])],
 )
-def test_a_replica_imports_no_torch_and_leaves_no_files(
+def test_replica_imports_no_torch_and_leaves_no_files(
     int8_artifact_store: Path, tmp_path: Path, kind: str, runner: str, imported: list[str]
 ) -> None:
-    found = replica(int8_artifact_store, tmp_path, kind)
-    assert found["runner"] == runner
-    assert found["imported"] == imported
-    assert found["left"] == []
+    report = replica(int8_artifact_store, tmp_path, kind)
+    assert report["runner"] == runner
+    assert report["imported"] == imported
+    assert report["left"] == []
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["aoti", "openvino"])
-def test_other_threads_run_while_the_program_computes(
+def test_other_threads_run_during_computation(
     int8_artifact_store: Path, tmp_path: Path, kind: str
 ) -> None:
-    found = replica(int8_artifact_store, tmp_path, kind, batch=1024, runs=100)
-    # Holding Python's lock through a run would let another thread in about once per run.
-    assert found["run_ms"] > 1
-    assert found["ticks_per_run"] > 5
+    report = replica(int8_artifact_store, tmp_path, kind, batch=1024, runs=100)
+    # With Python's lock held during a run, another thread would run about once per run.
+    assert report["run_ms"] > 1
+    assert report["ticks_per_run"] > 5
 
 
-def test_as_many_threads_compute_as_told(int8_artifact_store: Path, tmp_path: Path) -> None:
-    one, two = (replica(int8_artifact_store, tmp_path, "aoti", threads=n, batch=64) for n in (1, 2))
-    assert one["threads_added"] == 0  # the caller's own thread computes
-    assert two["threads_added"] == 1
+def test_program_uses_configured_number_of_threads(
+    int8_artifact_store: Path, tmp_path: Path
+) -> None:
+    single, double = (
+        replica(int8_artifact_store, tmp_path, "aoti", threads=n, batch=64) for n in (1, 2)
+    )
+    assert single["threads_added"] == 0  # the caller's own thread computes
+    assert double["threads_added"] == 1

@@ -25,9 +25,14 @@ FORGED = "0\nsigned     4f3f79a777d6e6bc2393ec92db56ce3d (trusted)\x1b[8m\r\u202
 SHOWN = r"0\nsigned     4f3f79a777d6e6bc2393ec92db56ce3d (trusted)\x1b[8m\r\u202e"
 LATENCY = [{"batch": 1, "p50_ms": 1.0, "p99_ms": 2.0}]
 MEASURED = {
-    "accuracy": 1, "accuracy_low": 1, "accuracy_high": 1, "samples": 1, "latency": LATENCY,
-    "size_bytes": 1, "drop": None,
-}  # fmt: skip
+    "accuracy": 1,
+    "accuracy_low": 1,
+    "accuracy_high": 1,
+    "samples": 1,
+    "latency": LATENCY,
+    "size_bytes": 1,
+    "drop": None,
+}
 
 
 def _set(manifest: dict[str, Any], field: str) -> None:
@@ -48,17 +53,35 @@ def _set(manifest: dict[str, Any], field: str) -> None:
 def _layout() -> dict[str, Any]:
     tensor = {"name": "input", "datatype": "FP32", "shape": [-1, 4]}
     program = {
-        "kind": "aoti", "target": "cpu-x86", "file": "programs/cpu-x86.pt2", "cpu_features": [],
-        "torch_version": "2", "native_runner": None, "python_abi": None, "inputs": [tensor],
-    }  # fmt: skip
+        "kind": "aoti",
+        "target": "cpu-x86",
+        "file": "programs/cpu-x86.pt2",
+        "cpu_features": [],
+        "torch_version": "2",
+        "native_runner": None,
+        "python_abi": None,
+        "inputs": [tensor],
+    }
     shard = {
-        "stage": 0, "tp_rank": 0, "program": program, "outputs": [tensor], "weights": "w",
-        "weight_bytes": 1, "activation_bytes": 1, "latency": LATENCY,
-    }  # fmt: skip
+        "stage": 0,
+        "tp_rank": 0,
+        "program": program,
+        "outputs": [tensor],
+        "weights": "w",
+        "weight_bytes": 1,
+        "activation_bytes": 1,
+        "latency": LATENCY,
+    }
     return {
-        "target": "cpu-x86", "kind": "aoti", "pipeline": 1, "tensor": 1,
-        "crossing": [[tensor], [tensor]], "after": [FORGED], "shards": [shard], "reduces": [0],
-    }  # fmt: skip
+        "target": "cpu-x86",
+        "kind": "aoti",
+        "pipeline": 1,
+        "tensor": 1,
+        "crossing": [[tensor], [tensor]],
+        "after": [FORGED],
+        "shards": [shard],
+        "reduces": [0],
+    }
 
 
 @pytest.fixture
@@ -84,9 +107,12 @@ def manifest(publish: object, tmp_path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("field", ["label", "tensor", "model", "step", "layer"])
 def test_inspect_and_sign_print_no_line_of_a_manifests_making(
-    field: str, manifest: dict[str, Any], publish: Callable[[dict[str, Any]], str],
-    tmp_path: Path, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    field: str,
+    manifest: dict[str, Any],
+    publish: Callable[[dict[str, Any]], str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     _set(manifest, field)
     manifest |= {"baseline": MEASURED, "measured": {"cpu-x86/aoti": MEASURED}}
     store, artifact_id = str(tmp_path / "store"), publish(manifest)
@@ -137,18 +163,21 @@ def test_why_a_program_was_chosen_is_one_line(
         program | {"kind": "eager", "torch_version": node.torch_version()},
     ]
     artifact: Artifact = LocalStore(tmp_path / "store").open(publish(manifest))
-    why = programs.choose(artifact, ["cpu-x86"]).why
-    assert "kind 'none' is not one of" in why
-    assert why.isprintable()
+    reason = programs.choose(artifact, ["cpu-x86"]).reason
+    assert "unknown kind 'none', expected one of" in reason
+    assert reason.isprintable()
 
 
 @pytest.mark.parametrize(
     "recipe", [{}, {"steps": None, "model": []}, {"steps": [1, {}], "model": {"source": 1}}]
 )
 def test_a_recipe_that_says_nothing_is_shown_as_one(
-    recipe: dict[str, Any], manifest: dict[str, Any],
-    publish: Callable[[dict[str, Any]], str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    recipe: dict[str, Any],
+    manifest: dict[str, Any],
+    publish: Callable[[dict[str, Any]], str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     artifact_id = publish(manifest | {"recipe": recipe})
     assert main(["inspect", artifact_id, "--store", str(tmp_path / "store")]) == 0
     assert "model      " in capsys.readouterr().out

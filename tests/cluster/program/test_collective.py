@@ -1,4 +1,4 @@
-"""Sums between the processes of one model's slices, also when one of them dies or hangs."""
+"""All-reduce between the processes of a model's slices, also with killed and frozen ranks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def extension() -> Path:
 
 @pytest.fixture
 def ranks(extension: Path) -> Iterator[Ranks]:
-    """``ranks(size)``: that many processes in one group, which take what `ask` sends."""
+    """Factory ``ranks(size)`` of processes in one group, which execute the lines of `send_sum`."""
     started: list[subprocess.Popen] = []
 
     def start(size: int, timeout_s: float = 5.0, slot_bytes: int = 1 << 20) -> list:
@@ -68,8 +68,10 @@ def ranks(extension: Path) -> Iterator[Ranks]:
             arguments = map(str, (extension, rank, size, timeout_s, slot_bytes))
             process = subprocess.Popen(
                 [sys.executable, "-c", RANK, *arguments],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
             started.append(process)
         address = started[0].stdout.readline()
         for process in started[1:]:
@@ -85,7 +87,7 @@ def ranks(extension: Path) -> Iterator[Ranks]:
         process.communicate()
 
 
-def ask(process: subprocess.Popen, dtype: str, count: int, times: int = 1) -> None:
+def send_sum(process: subprocess.Popen, dtype: str, count: int, times: int = 1) -> None:
     process.stdin.write(json.dumps([dtype, count, times]) + "\n")
     process.stdin.flush()
 
@@ -95,7 +97,7 @@ def answer(process: subprocess.Popen) -> dict:
 
 
 def total(size: int, dtype: str, count: int, index: int = 0) -> np.ndarray:
-    """The sum in the order of the ranks, of two-byte numbers rounded once."""
+    """Return the sum in the order of the ranks; two-byte numbers are rounded once."""
     wide = np.float64 if dtype == "float64" else np.float32
     arrays = [
         np.random.default_rng([rank, index]).standard_normal(count).astype(dtype).astype(wide)
@@ -104,81 +106,81 @@ def total(size: int, dtype: str, count: int, index: int = 0) -> np.ndarray:
     return sum(arrays[1:], start=arrays[0]).astype(dtype)
 
 
-# Tensors larger than a slot go in parts, the last of them smaller; parts of 16 KiB and more are
+# Tensors larger than a slot are sent in parts, the last one smaller; parts of 16 KiB and more are
 # added by shares.
 @pytest.mark.parametrize(("size", "slot_bytes"), [(1, 4096), (2, 4096), (2, 20480), (3, 20480)])
-def test_every_rank_gets_the_same_sum_of_any_size_and_type(
+def test_ranks_get_same_sum_for_all_sizes_and_types(
     ranks: Ranks, size: int, slot_bytes: int
 ) -> None:
     group = ranks(size, slot_bytes=slot_bytes)
     for dtype in ("float32", "float64", "float16"):
         for count in (1, 1024, 20001, 0, 8193):
             for process in group:
-                ask(process, dtype, count, times=4)
+                send_sum(process, dtype, count, times=4)
             answers = [bytes.fromhex(answer(process)["bytes"]) for process in group]
             assert answers == [total(size, dtype, count, index=3).tobytes()] * size
 
 
 @pytest.mark.parametrize("count", [257, 9001])
-def test_a_thousand_sums_in_a_row_do_not_mix(ranks: Ranks, count: int) -> None:
+def test_consecutive_sums_do_not_mix(ranks: Ranks, count: int) -> None:
     group = ranks(2)
     for process in group:
-        ask(process, "float32", count, times=1000)
+        send_sum(process, "float32", count, times=1000)
     expected = total(2, "float32", count, index=999).tobytes().hex()
     assert [answer(process)["bytes"] for process in group] == [expected] * 2
 
 
-def test_a_killed_rank_is_noticed_long_before_the_time_limit(ranks: Ranks) -> None:
+def test_killed_rank_ends_sum_before_timeout(ranks: Ranks) -> None:
     group = ranks(3, timeout_s=30)
     for process in group[:2]:
-        ask(process, "float32", 100)
+        send_sum(process, "float32", 100)
     time.sleep(0.2)
-    # Not reaped yet: its number still names a process.
+    # Not reaped yet: its PID still exists.
     group[2].send_signal(signal.SIGKILL)
     for process in group[:2]:
-        found = answer(process)
-        assert found["took_s"] < 3
-        assert re.search("rank 2 is gone|another rank gave up", found["error"])
-    # And no later call waits.
-    ask(group[0], "float32", 100)
+        result = answer(process)
+        assert result["took_s"] < 3
+        assert re.search("rank 2 has ended|the group was aborted", result["error"])
+    # Later calls do not wait.
+    send_sum(group[0], "float32", 100)
     assert answer(group[0])["took_s"] < 0.1
 
 
-def test_a_frozen_rank_ends_the_sum_at_the_time_limit(ranks: Ranks) -> None:
+def test_frozen_rank_ends_sum_at_timeout(ranks: Ranks) -> None:
     group = ranks(2, timeout_s=0.5)
     group[1].send_signal(signal.SIGSTOP)
-    ask(group[0], "float32", 100)
-    found = answer(group[0])
-    assert 0.5 <= found["took_s"] < 2
-    assert "rank 1 did not come within 0.5 s" in found["error"]
-    # Thawed, it learns that the others gave up, instead of computing with what is left.
-    ask(group[1], "float32", 100)
+    send_sum(group[0], "float32", 100)
+    result = answer(group[0])
+    assert 0.5 <= result["took_s"] < 2
+    assert "rank 1 did not take part within 0.5 s" in result["error"]
+    # After it continues, it gets an error instead of a stale sum.
+    send_sum(group[1], "float32", 100)
     group[1].send_signal(signal.SIGCONT)
-    assert "another rank gave up" in answer(group[1])["error"]
+    assert "the group was aborted" in answer(group[1])["error"]
 
 
-def test_a_slow_rank_is_waited_for(ranks: Ranks) -> None:
+def test_sum_waits_for_slow_rank(ranks: Ranks) -> None:
     group = ranks(2)
-    ask(group[0], "float32", 100)
+    send_sum(group[0], "float32", 100)
     time.sleep(0.5)
-    ask(group[1], "float32", 100)
+    send_sum(group[1], "float32", 100)
     expected = total(2, "float32", 100).tobytes().hex()
     assert [answer(process)["bytes"] for process in group] == [expected] * 2
 
 
-def test_ranks_that_reduce_different_tensors_are_told(ranks: Ranks) -> None:
+def test_ranks_with_different_tensors_get_error(ranks: Ranks) -> None:
     group = ranks(2)
-    ask(group[0], "float32", 100)
-    ask(group[1], "float32", 200)
+    send_sum(group[0], "float32", 100)
+    send_sum(group[1], "float32", 200)
     errors = [answer(process)["error"] for process in group]
     assert any("reduces 400 bytes" in error or "reduces 800 bytes" in error for error in errors)
 
 
-def test_killed_ranks_leave_nothing_behind(ranks: Ranks) -> None:
+def test_killed_ranks_leave_no_shared_memory(ranks: Ranks) -> None:
     before = set(os.listdir("/dev/shm"))
     group = ranks(2)
     for process in group:
-        ask(process, "float32", 100)
+        send_sum(process, "float32", 100)
     for process in group:
         answer(process)
     during = set(os.listdir("/dev/shm"))
@@ -188,35 +190,35 @@ def test_killed_ranks_leave_nothing_behind(ranks: Ranks) -> None:
     assert before == during == set(os.listdir("/dev/shm"))
 
 
-def test_an_address_is_of_one_group_and_a_rank_of_one_process(extension: Path) -> None:
+def test_open_rejects_wrong_addresses_and_open_ranks(extension: Path) -> None:
     first = aoti.create_group(extension, 2)
     pid, descriptor, token = first.address.split(":")
     assert int(pid) == os.getpid()
     second = aoti.open_group(extension, first.address, 1)
     assert (second.rank, second.size) == (1, 2)
-    with pytest.raises(ProgramError, match="rank 1 is taken"):
+    with pytest.raises(ProgramError, match="rank 1 of this all-reduce is already open"):
         aoti.open_group(extension, first.address, 1)
     with pytest.raises(ProgramError, match="it has ranks 0 to 1"):
         aoti.open_group(extension, first.address, 2)
-    with pytest.raises(ProgramError, match="nothing of it is there"):
+    with pytest.raises(ProgramError, match="it no longer exists"):
         aoti.open_group(extension, f"{pid}:{descriptor}:{int(token) ^ 1}", 1)
-    with pytest.raises(ProgramError, match="rank 0 must live, on this node"):
+    with pytest.raises(ProgramError, match="rank 0 must run on this node"):
         aoti.open_group(extension, f"{pid}:999999:1", 1)
-    with pytest.raises(ProgramError, match="reads PID:FD:TOKEN"):
+    with pytest.raises(ProgramError, match="expected an all-reduce's address PID:FD:TOKEN"):
         aoti.open_group(extension, "nowhere", 1)
 
 
-def test_an_aborted_group_ends_what_waits(extension: Path) -> None:
+def test_abort_ends_waiting_sums(extension: Path) -> None:
     group = aoti.create_group(extension, 2, timeout_s=30)
     threading.Timer(0.2, group.abort).start()
     started = time.perf_counter()
-    with pytest.raises(RuntimeError, match="another rank gave up, or it was told to"):
+    with pytest.raises(RuntimeError, match="the group was aborted"):
         group.all_reduce(np.ones(3, np.float32))
     assert time.perf_counter() - started < 2
 
 
-def test_integers_are_not_summed(extension: Path) -> None:
-    with pytest.raises(ValueError, match="adds floating-point numbers, not Long"):
+def test_all_reduce_rejects_integers(extension: Path) -> None:
+    with pytest.raises(ValueError, match="expects floating-point numbers, got Long"):
         aoti.create_group(extension, 1).all_reduce(np.ones(3, np.int64))
 
 
@@ -238,7 +240,7 @@ def in_threads(groups: list[collective.Group], body: Callable[[int], torch.Tenso
     return results
 
 
-def test_the_operator_sums_over_the_group_of_its_thread() -> None:
+def test_operator_sums_over_group_of_its_thread() -> None:
     collective.register()
     groups = collective.thread_groups(3)
     inputs = [torch.full((2, 4), float(rank + 1)) for rank in range(3)]
@@ -248,35 +250,35 @@ def test_the_operator_sums_over_the_group_of_its_thread() -> None:
         assert torch.equal(inputs[rank], torch.full((2, 4), float(rank + 1)))
 
 
-def test_a_process_group_of_torch_sums_too() -> None:
+def test_torch_process_group_sums() -> None:
     from torch.distributed import HashStore, ProcessGroupGloo
 
     store = HashStore()
 
     def body(rank: int) -> torch.Tensor:
         group = ProcessGroupGloo(store, rank, 2, timedelta(seconds=20))
-        given = torch.full((3, 2), float(rank + 1)).t()
-        result = collective.ProcessGroupSum(group).all_reduce(given)
-        assert torch.equal(given, torch.full((2, 3), float(rank + 1)))
+        values = torch.full((3, 2), float(rank + 1)).t()
+        result = collective.ProcessGroupSum(group).all_reduce(values)
+        assert torch.equal(values, torch.full((2, 3), float(rank + 1)))
         return result
 
     for result in in_threads(collective.thread_groups(2), body):
         assert torch.equal(result, torch.full((2, 3), 3.0))
 
 
-def test_without_a_group_the_operator_says_what_is_missing() -> None:
+def test_operator_without_group_explains_the_fix() -> None:
     collective.register()
     with pytest.raises(ProgramError, match="one slice of a model"):
         torch.ops.headrace.all_reduce(torch.ones(2))
 
 
-def test_a_thread_alone_gives_up() -> None:
+def test_thread_group_times_out_without_other_ranks() -> None:
     group = collective.thread_groups(2, timeout_s=0.1)[0]
-    with pytest.raises(RuntimeError, match="rank 0 of 2: another rank did not come"):
+    with pytest.raises(RuntimeError, match="rank 0 of 2: another rank did not take part"):
         group.all_reduce(torch.ones(2))
 
 
-def test_with_the_native_runner_in_the_process_python_s_groups_still_serve(
+def test_python_groups_work_beside_native_runner(
     extension: Path,
 ) -> None:
     collective.register()
@@ -288,13 +290,15 @@ def test_with_the_native_runner_in_the_process_python_s_groups_still_serve(
         torch.ops.headrace.all_reduce(torch.ones(2))
 
 
-def test_the_native_runner_may_come_before_python_s_operator(extension: Path) -> None:
+def test_native_runner_can_load_before_python_operator(extension: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from cluster.program import aoti, collective;"
         f"aoti.create_group(Path({str(extension)!r}), 1); import torch; collective.register();"
         "group, = collective.thread_groups(1)\n"
         "with collective.using(group): print(torch.ops.headrace.all_reduce(torch.ones(2)).sum())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "tensor(2.)" in done.stdout
-    assert "Overriding" not in done.stderr
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "tensor(2.)" in process.stdout
+    assert "Overriding" not in process.stderr

@@ -58,7 +58,7 @@ def test_a_replica_without_a_gpu_says_what_to_set_where_there_is_no_other_progra
     with pytest.raises(ProgramError, match=r"Built: cuda-sm90:exported.*set num_gpus in its"):
         choose_program(artifact("cuda-sm90"))
     given(["0"])
-    with pytest.raises(ProgramError, match="none is built for cuda-sm90") as caught:
+    with pytest.raises(ProgramError, match="no program is built for cuda-sm90") as caught:
         choose_program(artifact("cuda-sm80"))
     assert "num_gpus" not in str(caught.value)
 
