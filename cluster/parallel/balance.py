@@ -1,10 +1,10 @@
-"""Where to cut: the cuts that leave the slowest stage with the least to do.
+"""Balanced cuts: minimal load of the slowest stage.
 
 costs between cuts, costs of crossing them → dynamic programming → one cut per stage border
 
 The partition problem of Narayanan et al., PipeDream (SOSP 2019), section 3.1, for stages of one
-device each: the slowest stage bounds the throughput, so it is made as fast as can be; among
-equals, the least is sent.
+device each. The slowest stage bounds the throughput, so its time is minimized; among equals, the
+transferred volume.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from cluster.errors import PlanError
 
 
 def balanced(work: Sequence[float], crossing: Sequence[float], stages: int) -> tuple[int, ...]:
-    """Indices of the cuts, rising, that split ``work`` into ``stages`` parts.
+    """Return the ascending indices of the cuts that split ``work`` into ``stages`` parts.
 
-    ``work[i]`` is the time between cut ``i - 1`` and cut ``i``: one more than there are cuts.
-    ``crossing[i]`` is the time that cut ``i`` costs the stage before it and the stage after it.
+    ``work[i]``: time between cut ``i - 1`` and cut ``i``, one more entry than cuts.
+    ``crossing[i]``: time that cut ``i`` costs the stages before and after it.
     PlanError if there are fewer cuts than stages need.
     """
     count = len(crossing)
@@ -29,18 +29,18 @@ def balanced(work: Sequence[float], crossing: Sequence[float], stages: int) -> t
             f"pipeline={stages} needs {stages - 1} cuts, the model has {count} places to cut; "
             f"use at most {count + 1} stages"
         )
-    until = [0.0]
-    for each in work:
-        until.append(until[-1] + each)
+    elapsed = [0.0]
+    for part in work:
+        elapsed.append(elapsed[-1] + part)
 
     def cost(first: int, last: int) -> float:
-        """Of a stage from behind cut ``first - 1`` up to cut ``last``; -1 and count are ends."""
+        """Return the time of a stage after cut ``first - 1`` up to cut ``last``."""
         border = (crossing[first - 1] if first > 0 else 0.0) + (
             crossing[last] if last < count else 0.0
         )
-        return until[last + 1] - until[first] + border
+        return elapsed[last + 1] - elapsed[first] + border
 
-    # best[last]: (slowest stage, all that is sent, cuts) of the parts up to cut `last`.
+    # best[last]: (slowest stage, transferred volume, cuts) of the parts up to cut `last`.
     best = {last: (cost(0, last), 0.0, ()) for last in range(count + 1)}
     for _ in range(stages - 1):
         after: dict[int, tuple[float, float, tuple[int, ...]]] = {}
@@ -54,7 +54,7 @@ def balanced(work: Sequence[float], crossing: Sequence[float], stages: int) -> t
                 for cut in range(last)
                 if cut in best
             )
-            if (found := min(options, default=None)) is not None:
-                after[last] = found
+            if (option := min(options, default=None)) is not None:
+                after[last] = option
         best = after  # type: ignore[assignment]
     return best[count][2]

@@ -1,4 +1,4 @@
-"""What each operator of a model costs: measured one by one, on one compute thread.
+"""Cost of every operator of a model, measured on one compute thread.
 
 graph, inputs → run operator by operator, each timed → milliseconds by node
 """
@@ -24,22 +24,22 @@ _WARM_UP = 2
 def operator_ms(
     graph: GraphModule, inputs: tuple[TensorSpec, ...], batch: int, compute_threads: int
 ) -> dict[str, float]:
-    """Median milliseconds of every operator by its node's name, on zeros of ``batch`` items."""
-    taken: dict[str, list[float]] = defaultdict(list)
-    alone = collective.thread_groups(1)[0]  # a slice's sums: of itself, while it is timed
-    before = torch.get_num_threads()
+    """Return median milliseconds of each operator by node name, on zeros of ``batch`` items."""
+    times_ms: dict[str, list[float]] = defaultdict(list)
+    group = collective.thread_groups(1)[0]  # a timed slice sums over itself only
+    threads = torch.get_num_threads()
     torch.set_num_threads(compute_threads)
     try:
-        with torch.inference_mode(), collective.using(alone):
+        with torch.inference_mode(), collective.using(group):
             for repeat in range(_WARM_UP + REPEATS):
                 timer = _Timer(graph)
                 timer.run(*example(inputs, batch))
                 for name, milliseconds in timer.milliseconds.items():
                     if repeat >= _WARM_UP:
-                        taken[name].append(milliseconds)
+                        times_ms[name].append(milliseconds)
     finally:
-        torch.set_num_threads(before)
-    return {name: median(times) for name, times in taken.items()}
+        torch.set_num_threads(threads)
+    return {name: median(times) for name, times in times_ms.items()}
 
 
 class _Timer(Interpreter):

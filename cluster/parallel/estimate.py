@@ -1,6 +1,6 @@
-"""What every stage of a cut takes: time, memory and what it is sent.
+"""Estimate of every stage of a cut: time, memory and transferred bytes.
 
-built layout      → as measured, between two batch sizes by the line through them
+built layout      → measured values, interpolated between two batch sizes
 any other cut     → profile → balanced → its operators' share of the whole program's time
 """
 
@@ -29,30 +29,30 @@ class Cut:
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """One stage of a cut, for micro-batches of ``batch`` items."""
+    """Estimate of one stage of a cut, for micro-batches of ``batch`` items."""
 
     cut: Cut
     number: int
     layout: str | None
-    """Key of the layout that was measured; None for an estimate from the profile."""
+    """Key of the measured layout; None: estimated from the profile."""
 
     batch: int
     ms: float
     weight_bytes: int
-    """Of one rank."""
+    """Bytes per rank."""
 
     activation_bytes: int
-    """Per item."""
+    """Bytes per item."""
 
     arriving_bytes: int
-    """Per item."""
+    """Bytes per item."""
 
     leaving_bytes: int
-    """Per item."""
+    """Bytes per item."""
 
 
 def estimate(manifest: Manifest, cut: Cut, batch: int) -> tuple[StageEstimate, ...]:
-    """Every stage of the cut; PlanError if the model cannot be cut so."""
+    """Return the estimate of every stage; PlanError if the model cannot be cut like this."""
     for layout in manifest.layouts:
         if (layout.target, layout.pipeline, layout.tensor) == (
             cut.target,
@@ -66,14 +66,15 @@ def estimate(manifest: Manifest, cut: Cut, batch: int) -> tuple[StageEstimate, .
 
 
 def pipelines(manifest: Manifest) -> range:
-    """Numbers of stages that the model can be cut into."""
+    """Return the possible numbers of stages of the model."""
     return range(1, (len(manifest.profile.segments) if manifest.profile else 1) + 1)
 
 
 def at_batch(latency: Sequence[Latency], batch: int) -> float:
-    """Milliseconds at a batch size, on the line through the two measured ones around it.
+    """Return the milliseconds at a batch size, interpolated between measurements.
 
-    Below the smallest and above the largest the nearest two go on; one measurement scales.
+    Outside the measured range, the line through the nearest two continues. A single measurement is
+    scaled in proportion.
     """
     points = sorted((entry.batch, entry.p50_ms) for entry in latency)
     if len(points) == 1:
@@ -110,7 +111,7 @@ def _whole(manifest: Manifest, cut: Cut, batch: int) -> StageEstimate:
         batch=batch,
         ms=at_batch(measured.latency, batch),
         weight_bytes=measured.size_bytes,
-        activation_bytes=max((each.activation_bytes for each in segments), default=0),
+        activation_bytes=max((segment.activation_bytes for segment in segments), default=0),
         arriving_bytes=_bytes(manifest.inputs),
         leaving_bytes=_bytes(manifest.outputs),
     )
@@ -120,45 +121,45 @@ def _profiled(manifest: Manifest, cut: Cut, batch: int) -> tuple[StageEstimate, 
     profile = manifest.profile
     if profile is None:
         raise PlanError(
-            f"{manifest.name} holds no profile, so only its layouts can be planned: "
-            f"{', '.join(each.key for each in manifest.layouts) or 'none'}; build it again"
+            f"{manifest.name} has no profile, so only its layouts can be planned: "
+            f"{', '.join(layout.key for layout in manifest.layouts) or 'none'}; build it again"
         )
-    shrunk = _shrunk(profile, cut, manifest.name)
+    slicing = _slicing(profile, cut, manifest.name)
     whole = manifest.winner(cut.target)
     segments = profile.segments
     cost = [segment.cost_ms for segment in segments]
     crossing = [LOOPBACK.ms(s.carried_bytes * profile.batch) for s in segments[:-1]]
     borders = [-1, *balanced(cost, crossing, cut.pipeline), len(segments) - 1]
-    per_cost = at_batch(whole.latency, batch) / sum(cost) * shrunk.cost
-    # The compiled program's bytes are to the operators' as the whole's are.
-    per_byte = whole.size_bytes / max(1, sum(each.weight_bytes for each in segments))
-    found = []
+    per_cost = at_batch(whole.latency, batch) / sum(cost) * slicing.cost
+    # The ratio of compiled to operator bytes is taken from the whole program.
+    per_byte = whole.size_bytes / max(1, sum(segment.weight_bytes for segment in segments))
+    estimates = []
     for number in range(cut.pipeline):
-        own = segments[borders[number] + 1 : borders[number + 1] + 1]
+        part = segments[borders[number] + 1 : borders[number + 1] + 1]
         first, last = number == 0, number == cut.pipeline - 1
-        reduces = shrunk.reduces * sum(s.cost_ms for s in own) / sum(cost)
-        found.append(
+        reduces = slicing.reduces * sum(s.cost_ms for s in part) / sum(cost)
+        estimates.append(
             StageEstimate(
                 cut=cut,
                 number=number,
                 layout=None,
                 batch=batch,
-                ms=sum(segment.cost_ms for segment in own) * per_cost
-                + reduces * SHARED_MEMORY.ms(shrunk.reduced_bytes * batch),
-                weight_bytes=int(sum(s.weight_bytes for s in own) * per_byte * shrunk.weights),
-                activation_bytes=max(segment.activation_bytes for segment in own),
+                ms=sum(segment.cost_ms for segment in part) * per_cost
+                + reduces * SHARED_MEMORY.ms(slicing.reduced_bytes * batch),
+                weight_bytes=int(sum(s.weight_bytes for s in part) * per_byte * slicing.weights),
+                activation_bytes=max(segment.activation_bytes for segment in part),
                 arriving_bytes=_bytes(manifest.inputs)
                 if first
                 else segments[borders[number]].carried_bytes,
-                leaving_bytes=_bytes(manifest.outputs) if last else own[-1].carried_bytes,
+                leaving_bytes=_bytes(manifest.outputs) if last else part[-1].carried_bytes,
             )
         )
-    return tuple(found)
+    return tuple(estimates)
 
 
 @dataclass(frozen=True)
-class _Shrunk:
-    """What slicing leaves on each rank, as shares, and what it exchanges."""
+class _Slicing:
+    """Effect of slicing: shares that remain on each rank, and its all-reduces."""
 
     cost: float = 1.0
     weights: float = 1.0
@@ -166,14 +167,14 @@ class _Shrunk:
     reduced_bytes: int = 0
 
 
-def _shrunk(profile: Profile, cut: Cut, name: str) -> _Shrunk:
+def _slicing(profile: Profile, cut: Cut, name: str) -> _Slicing:
     if cut.tensor == 1:
-        return _Shrunk()
+        return _Slicing()
     tensor = profile.tensor
     if tensor is None:
         raise PlanError(
-            f"tensor={cut.tensor}: {name} is of no family with a ready plan for tensor slices; use "
-            "pipeline stages, or name its layers in the recipe's parallel.slices"
+            f"tensor={cut.tensor}: {name} belongs to no family with a built-in plan for tensor "
+            "slices; use pipeline stages, or name its layers in the recipe's parallel.slices"
         )
     if cut.tensor not in tensor.degrees:
         raise PlanError(
@@ -181,10 +182,10 @@ def _shrunk(profile: Profile, cut: Cut, name: str) -> _Shrunk:
             f"{', '.join(map(str, tensor.degrees))}"
         )
     total = max(1, sum(segment.weight_bytes for segment in profile.segments))
-    kept = 1 - tensor.sliced_bytes / total * (1 - 1 / cut.tensor)
-    return _Shrunk(
+    weights = 1 - tensor.sliced_bytes / total * (1 - 1 / cut.tensor)
+    return _Slicing(
         cost=1 - tensor.sliced_cost * (1 - 1 / cut.tensor),
-        weights=kept,
+        weights=weights,
         reduces=tensor.reduces,
         reduced_bytes=tensor.reduced_bytes,
     )

@@ -1,10 +1,10 @@
-"""Where the transformer families keep the layers that tensor parallelism cuts.
+"""Layers that tensor parallelism cuts, by transformer family.
 
     x → query, key, value → heads → output ─→ all-reduce → … → up → activation → down ─→ all-reduce
         └─── column ────┘           └ row ┘                  └ column          └ row
 
-A column layer gives every rank some of its outputs, whole heads in attention; the row layer behind
-takes just these as inputs, so that one all-reduce follows where both used to answer whole.
+A column layer gives every rank some of its outputs, whole heads in attention. The row layer after
+it takes exactly these as inputs, so that one all-reduce follows each pair of layers.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from cluster.config.parallel import Sliced
 
 @dataclass(frozen=True)
 class Family:
-    """Models that name their layers alike. Names are globs, with a dot before each name."""
+    """Models with the same layer names. Names are globs, with a dot before each name."""
 
     name: str
     layers: Mapping[str, Sliced]
-    """Linear layers; the family fits a model that has some of each."""
+    """Linear layers; the family matches a model that has some of each."""
 
     attention: str
     """Modules whose column layers are cut between heads."""
 
     divided: tuple[str, ...] = ()
-    """Attributes of those modules that count what a rank then has only its share of."""
+    """Count attributes of those modules, divided by the degree on each rank."""
 
     fused: Mapping[str, int] = field(default_factory=dict)
-    """Column layers that hold several matrices side by side, and how many."""
+    """Column layers with several matrices side by side → number of matrices."""
 
 
 MULTIHEAD = "torch.nn.MultiheadAttention"
-"""Instead of names of attention layers: that class keeps its projections to itself."""
+"""Marker in place of attention names: this class has no separate projection layers."""
 
 FAMILIES = (
     Family(
@@ -85,7 +85,7 @@ FAMILIES = (
         fused={"*.attn.c_attn": 3},
     ),
     Family(
-        "Llama",  # and what is built like it: Mistral, Qwen
+        "Llama",  # and derived models: Mistral, Qwen
         {
             "*.self_attn.[qkv]_proj": "column",
             "*.self_attn.o_proj": "row",

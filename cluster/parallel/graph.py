@@ -1,9 +1,9 @@
-"""A model as one graph of operators, and the places where it may be cut in two.
+"""A model as one graph of operators, and its possible cuts.
 
-module → torch.export, batch dynamic → operators ─ liveness ─→ cuts: what crosses each place
+module → torch.export, batch dynamic → operators ─ liveness ─→ cuts: tensors that cross each place
 
-What does not depend on the inputs (parameters, position ids, causal masks) and what only counts
-the batch crosses nothing: each stage computes it for itself.
+Values that do not depend on the inputs (parameters, position ids, causal masks) and batch sizes
+cross no cut: each stage computes them itself.
 """
 
 from __future__ import annotations
@@ -19,68 +19,68 @@ from cluster.errors import PlanError
 from cluster.tensors import BATCH, DATATYPES, TensorSpec
 
 EXAMPLE_BATCH = 8
-"""Batch size of the example that a model is traced with; the size is dynamic in the graph."""
+"""Batch size of the example for tracing; the size is dynamic in the graph."""
 
 _DATATYPES = {
     getattr(torch, "bool" if name == "BOOL" else dtype.name): name
     for name, dtype in DATATYPES.items()
 }
-_DATATYPES[torch.bfloat16] = "INT16"  # its bits, which NumPy has no type for
+_DATATYPES[torch.bfloat16] = "INT16"  # as raw bits: NumPy has no bfloat16
 
-_JOINED = (
-    "relu", "gelu", "silu", "hardswish", "hardtanh", "hardsigmoid", "sigmoid", "tanh", "clamp",
-    "batch_norm", "native_batch_norm", "add", "mul", "dropout", "clone", "contiguous", "view",
-    "reshape", "flatten", "transpose", "permute", "unsqueeze", "squeeze", "to", "_to_copy",
-    "quantize_per_tensor", "getitem", "alias", "detach", "slice", "select",
-)  # fmt: skip
-"""Operators that a compiler joins with the one they take from, or that only look at it another
-way: a cut before one would cost more than the cut after it."""
+_FUSED = frozenset(
+    {"relu", "gelu", "silu", "hardswish", "hardtanh", "hardsigmoid", "sigmoid", "tanh", "clamp"}
+    | {"batch_norm", "native_batch_norm", "add", "mul", "dropout", "clone", "contiguous", "view"}
+    | {"reshape", "flatten", "transpose", "permute", "unsqueeze", "squeeze", "to", "_to_copy"}
+    | {"quantize_per_tensor", "getitem", "alias", "detach", "slice", "select"}
+)
+"""Operators that a compiler fuses with their input, and views of it: a cut before one would cost
+more than the cut after it."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A place between two operators, and the tensors that cross it, per item of the batch."""
+    """A place between two operators, and the tensors that cross it."""
 
     after: str
-    """Name of the operator's node before the cut."""
+    """Name of the last operator's node before the cut."""
 
     carried: tuple[str, ...]
-    """Names of the nodes whose values are needed behind it."""
+    """Names of the nodes whose values are used after the cut."""
 
     specs: tuple[TensorSpec, ...]
-    """The same as tensors ``[-1, ...]``; bfloat16 crosses as INT16, its bits."""
+    """Specs ``[-1, ...]`` of these values; bfloat16 crosses as INT16, its raw bits."""
 
     @property
     def item_bytes(self) -> int:
-        """Bytes that cross per item."""
+        """Bytes per item that cross the cut."""
         return sum(spec.item_bytes for spec in self.specs)
 
 
 def example(inputs: tuple[TensorSpec, ...], batch: int = EXAMPLE_BATCH) -> tuple[torch.Tensor, ...]:
-    """Zero inputs ``[batch, ...]`` whose batch size torch.export keeps dynamic."""
+    """Return zero inputs ``[batch, ...]`` whose batch size torch.export keeps dynamic."""
     tensors = tuple(torch.from_numpy(spec.zeros(batch)) for spec in inputs)
     for tensor in tensors:
-        # pipeline() traces by itself and takes no dynamic shapes; this mark it does honour.
+        # pipeline() traces the module itself, without dynamic shapes, but respects this mark.
         torch._dynamo.maybe_mark_dynamic(tensor, 0)
     return tensors
 
 
 def trace(module: torch.nn.Module, inputs: tuple[TensorSpec, ...]) -> GraphModule:
-    """The model as a graph with a dynamic batch; PlanError naming what cannot be traced."""
+    """Return the model as a graph with a dynamic batch; PlanError naming the untraceable part."""
     try:
         with torch.no_grad():
             program = torch.export.export(module, example(inputs))
         graph: GraphModule = program.module(check_guards=False)
         return graph
-    # torch.export names no common base for what it raises on models that it cannot follow.
+    # torch.export has no common base class for errors on models that it cannot trace.
     except Exception as error:
         raise PlanError(
-            f"the model cannot be cut, because it cannot be exported as one graph: {_where(error)}"
+            f"the model cannot be cut, because it cannot be exported as one graph: {_cause(error)}"
         ) from error
 
 
 def cuts(graph: Graph) -> list[Cut]:
-    """Every place where the graph may be cut, in its order.
+    """Return every possible cut of the graph, in its order.
 
     Crossing tensors must have the batch as their first dimension and fixed sizes after it.
     """
@@ -93,26 +93,26 @@ def cuts(graph: Graph) -> list[Cut]:
         if node in varying
     }
     output = position[nodes[-1]]
-    found = []
+    result = []
     for index, node in enumerate(nodes[:-1]):
-        if node.op != "call_function" or node not in varying or _joined(nodes[index + 1 : output]):
+        if node.op != "call_function" or node not in varying or _fused(nodes[index + 1 : output]):
             continue
-        crossing = [each for each in nodes[: index + 1] if last_use.get(each, -1) > index]
-        specs = [_spec(each) for each in crossing]
-        # Behind the last operator there is no stage.
-        if all(each.op in ("output", "get_attr") for each in nodes[index + 1 :]):
+        crossing = [value for value in nodes[: index + 1] if last_use.get(value, -1) > index]
+        specs = [_spec(value) for value in crossing]
+        # No stage can follow the last operator.
+        if all(later.op in ("output", "get_attr") for later in nodes[index + 1 :]):
             break
         if crossing and all(spec is not None for spec in specs):
-            names = tuple(each.name for each in crossing)
-            found.append(Cut(node.name, names, tuple(spec for spec in specs if spec is not None)))
-    return found
+            names = tuple(value.name for value in crossing)
+            result.append(Cut(node.name, names, tuple(spec for spec in specs if spec is not None)))
+    return result
 
 
 def index_limits(graph: Graph, inputs: tuple[TensorSpec, ...]) -> dict[str, int]:
-    """The inputs that the graph looks up in a table → the rows of the smallest such table."""
+    """Return the inputs that index a table → rows of the smallest such table."""
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     names = {node: spec.name for node, spec in zip(placeholders, inputs, strict=True)}
-    found: dict[str, int] = {}
+    limits: dict[str, int] = {}
     for node in graph.nodes:
         if operator_name(node) != "embedding":
             continue
@@ -121,61 +121,63 @@ def index_limits(graph: Graph, inputs: tuple[TensorSpec, ...]) -> dict[str, int]
             index = index.args[0]
         if index in names:
             rows = int(table.meta["val"].shape[0])
-            found[names[index]] = min(rows, found.get(names[index], rows))
-    return found
+            limits[names[index]] = min(rows, limits.get(names[index], rows))
+    return limits
 
 
 def dependent(graph: Graph) -> set[Node]:
-    """The nodes whose values are tensors that depend on the model's inputs."""
-    found: set[Node] = set()
+    """Return the nodes whose values are tensors that depend on the model's inputs."""
+    result: set[Node] = set()
     for node in graph.nodes:
         if counts(node):
             continue
-        if node.op == "placeholder" or any(each in found for each in node.all_input_nodes):
-            found.add(node)
-    return found
+        if node.op == "placeholder" or any(source in result for source in node.all_input_nodes):
+            result.add(node)
+    return result
 
 
 def counts(node: Node) -> bool:
-    """Whether the node's value is a number made of the batch size, not a tensor."""
+    """Whether the node's value is a number derived from the batch size, not a tensor."""
     return isinstance(node.meta.get("val"), torch.SymInt | int)
 
 
 def operator_name(node: Node) -> str:
-    """Such as ``conv2d``: without namespace and overload."""
+    """Return the operator's name without namespace and overload, such as ``conv2d``."""
     name = str(node.target) if not callable(node.target) else getattr(node.target, "__name__", "")
     if isinstance(node.target, torch._ops.OpOverload):
         name = str(node.target).partition(".")[2]
     return name.partition(".")[0].rstrip("_")
 
 
-def _joined(following: list[Node]) -> bool:
-    """Whether the next operator belongs to what is before it."""
+def _fused(following: list[Node]) -> bool:
+    """Whether a compiler fuses the next operator with the previous one."""
     for node in following:
         if node.op == "call_function" and not counts(node):
-            return operator_name(node) in _JOINED
+            return operator_name(node) in _FUSED
     return False
 
 
 def _spec(node: Node) -> TensorSpec | None:
-    """The value of the node as a tensor that can cross a cut, or None if it cannot."""
+    """Return the spec of the node's value, or None if it cannot cross a cut."""
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor) or value.dtype not in _DATATYPES or value.dim() == 0:
         return None
-    batch, *others = value.shape
-    if not _is_batch(batch) or not all(isinstance(size, int) for size in others):
+    batch, *dimensions = value.shape
+    if not _is_batch(batch) or not all(isinstance(size, int) for size in dimensions):
         return None
-    if operator_name(node).startswith("dequantize"):  # its int8 is a quarter as large
+    if operator_name(node).startswith(
+        "dequantize"
+    ):  # the int8 value before it is a quarter of the size
         return None
-    return TensorSpec(name=node.name, datatype=_DATATYPES[value.dtype], shape=(BATCH, *others))
+    return TensorSpec(name=node.name, datatype=_DATATYPES[value.dtype], shape=(BATCH, *dimensions))
 
 
 def _is_batch(size: object) -> bool:
     return isinstance(size, torch.SymInt) and size.node.expr.is_symbol
 
 
-def _where(error: Exception) -> str:
-    """The error's own words, and the line of the user's code if it names one."""
+def _cause(error: Exception) -> str:
+    """Return the error's first line, and the line of the user's code if it names one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = lines[0] if lines else type(error).__name__
     at = [i for i, line in enumerate(lines) if line.startswith("File ") and "torch/" not in line]
@@ -185,7 +187,7 @@ def _where(error: Exception) -> str:
 
 
 def values_between(nodes: list[Node]) -> Iterator[tuple[Node, int]]:
-    """Each node with the bytes per item that are alive after it."""
+    """Yield each node with the bytes per item that are alive after it."""
     position = {node: index for index, node in enumerate(nodes)}
     ends: dict[int, list[Node]] = {}
     for node in nodes:
@@ -195,11 +197,11 @@ def values_between(nodes: list[Node]) -> Iterator[tuple[Node, int]]:
     for index, node in enumerate(nodes):
         alive += node_bytes(node)
         yield node, alive
-        alive -= sum(node_bytes(each) for each in ends.get(index, ()))
+        alive -= sum(node_bytes(value) for value in ends.get(index, ()))
 
 
 def node_bytes(node: Node) -> int:
-    """Bytes per item of a value that grows with the batch; of parameters none."""
+    """Return the bytes per item of a value that grows with the batch; 0 for parameters."""
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor) or all(isinstance(size, int) for size in value.shape):
         return 0

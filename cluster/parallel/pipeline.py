@@ -1,11 +1,11 @@
-"""Pipeline stages: one module per part of a model, cut where the caller says.
+"""Pipeline stages: one module per part of a model, for chosen cuts.
 
 module → torch.distributed.pipelining.pipeline ─ split_policy ─→ stages
-           the policy: a split behind each cut; behind it, the batch size, constants and
-           parameters are made again instead of being sent
+           the policy: a split after each cut; after it, the batch size, constants and
+           parameters are recomputed instead of transferred
 
-What one stage makes and a later one needs, such as a skip connection, crosses every cut between:
-:class:`Stage` says what arrives and what leaves, and the runtime carries what a stage does not use.
+A value that one stage computes and a later one needs, such as a skip connection, crosses every cut
+between them. :class:`Stage` lists arriving and leaving tensors; the runtime carries unused ones.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Stage:
     """One part of the model.
 
     ``module`` takes ``inputs`` positionally, each ``[batch, ...]``, and returns a tuple of
-    ``outputs``. ``arrives`` and ``leaves`` are what crosses the cuts before and behind it, of which
-    it may leave some alone.
+    ``outputs``. ``arrives`` and ``leaves``: tensors that cross the cuts before and after it, of
+    which it may use only some.
     """
 
     module: torch.nn.Module
@@ -46,7 +46,7 @@ def split(
     outputs: tuple[TensorSpec, ...],
     cuts: Sequence[Cut],
 ) -> list[Stage]:
-    """The model as ``len(cuts) + 1`` stages that together compute the same, bit for bit.
+    """Return the model as ``len(cuts) + 1`` stages that together compute bit-identical results.
 
     ``cuts``: of :func:`cluster.parallel.graph.cuts` on the same module, in its order.
     """
@@ -58,23 +58,23 @@ def split(
 
     with torch.no_grad(), _untied(module):
         pipe = pipeline(module, example(inputs), split_policy=policy)
-    given = [each.name for each in pipe.split_gm.graph.nodes if each.op == "placeholder"]
+    placeholders = [node.name for node in pipe.split_gm.graph.nodes if node.op == "placeholder"]
     crossing = {spec.name: spec for cut in cuts for spec in cut.specs}
-    known = {renamed.get(name, name): spec for name, spec in crossing.items()}
-    # An input keeps the name that the model gives it, wherever it is needed.
-    known |= dict(zip(given, inputs, strict=True))
-    borders = [inputs, *(tuple(known[renamed.get(n, n)] for n in c.carried) for c in cuts), outputs]
+    specs = {renamed.get(name, name): spec for name, spec in crossing.items()}
+    # An input keeps its name from the model in every stage.
+    specs |= dict(zip(placeholders, inputs, strict=True))
+    borders = [inputs, *(tuple(specs[renamed.get(n, n)] for n in c.carried) for c in cuts), outputs]
     interfaces = _interfaces(pipe.split_gm)
     stages = []
     for index in range(len(cuts) + 1):
         part = pipe.get_stage_module(index)
-        taken, made = interfaces[index]
+        input_names, output_names = interfaces[index]
         final = index == len(cuts)
         stages.append(
             Stage(
                 module=_Tuple(part),
-                inputs=tuple(known[name] for name in taken),
-                outputs=outputs if final else tuple(known[name] for name in made),
+                inputs=tuple(specs[name] for name in input_names),
+                outputs=outputs if final else tuple(specs[name] for name in output_names),
                 arrives=borders[index],
                 leaves=borders[index + 1],
             )
@@ -84,17 +84,17 @@ def split(
 
 @contextlib.contextmanager
 def _untied(module: torch.nn.Module) -> Iterator[None]:
-    """Meanwhile, a parameter that has several names, as tied embeddings have, is several.
+    """Separate parameters with several names, such as tied embeddings, inside the block.
 
-    They share their memory. pipeline() looks one name up in every stage that uses any of them.
+    They share memory. pipeline() looks one name up in every stage that uses any of them.
     """
-    seen: set[int] = set()
+    registered: set[int] = set()
     tied: list[tuple[torch.nn.Module, str, torch.nn.Parameter]] = []
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
-            if id(parameter) in seen:
+            if id(parameter) in registered:
                 tied.append((owner, name, parameter))
-            seen.add(id(parameter))
+            registered.add(id(parameter))
     for owner, name, parameter in tied:
         owner.register_parameter(name, torch.nn.Parameter(parameter.detach(), False))
     try:
@@ -105,22 +105,22 @@ def _untied(module: torch.nn.Module) -> Iterator[None]:
 
 
 class _Tuple(torch.nn.Module):
-    """Lets a stage answer a tuple, however many tensors it makes."""
+    """Wrapper whose stage always returns a tuple."""
 
     def __init__(self, part: torch.nn.Module) -> None:
         super().__init__()
         self.part = part
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        found = self.part(*inputs)
-        return tuple(found) if isinstance(found, tuple | list) else (found,)
+        outputs = self.part(*inputs)
+        return tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
 
 
 # ---------------------------------------------------------------------------- the split policy
 
 
 def _cut(graph: GraphModule, cuts: Sequence[Cut], renamed: dict[str, str]) -> None:
-    """Put a split behind each cut, and see to it that only its carried tensors cross it."""
+    """Insert a split after each cut, so that only its carried tensors cross it."""
     nodes = {node.name: node for node in graph.graph.nodes}
     _flatten(graph)
     stage_of, borders = _borders(graph, cuts)
@@ -129,17 +129,17 @@ def _cut(graph: GraphModule, cuts: Sequence[Cut], renamed: dict[str, str]) -> No
     varying = dependent(graph.graph)
     for index, border in enumerate(borders, start=1):
         entering = [nodes[renamed.get(name, name)] for name in cuts[index - 1].carried]
-        own = [node for node in graph.graph.nodes if stage_of.get(node) == index]
-        used = [each for each in entering if any(user in own for user in each.users)]
-        _Rematerialized(graph, stage_of, varying, index, (used or entering)[0], border).apply(own)
+        stage = [node for node in graph.graph.nodes if stage_of.get(node) == index]
+        used = [value for value in entering if any(user in stage for user in value.users)]
+        _Rematerialized(graph, stage_of, varying, index, (used or entering)[0], border).apply(stage)
     graph.graph.eliminate_dead_code()
     graph.recompile()
 
 
 def _flatten(graph: GraphModule) -> None:
-    """Forget which submodule an operator came from: a stage is one flat graph.
+    """Discard the submodule structure: a stage is one flat graph.
 
-    pipeline() rebuilds submodules from it, and fails on operators that were put in between.
+    pipeline() rebuilds submodules from it, and fails on inserted operators.
     """
     stacks = [n.meta.get("nn_module_stack") for n in graph.graph.nodes]
     root = next((dict([next(iter(stack.items()))]) for stack in stacks if stack), {})
@@ -149,14 +149,14 @@ def _flatten(graph: GraphModule) -> None:
 
 @dataclass(frozen=True)
 class _Border:
-    """Between two stages: the split, and the first operator behind it."""
+    """Border between two stages: the split, and the first operator after it."""
 
     split: Node
     start: Node
 
 
 def _borders(graph: GraphModule, cuts: Sequence[Cut]) -> tuple[dict[Node, int], list[_Border]]:
-    """Insert the splits; the stage of every operator, and the borders."""
+    """Insert the splits; return the stage of every operator, and the borders."""
     ends = {cut.after for cut in cuts}
     stage, stage_of, borders, begins = 0, {}, [], False
     for node in list(graph.graph.nodes):
@@ -175,7 +175,7 @@ def _borders(graph: GraphModule, cuts: Sequence[Cut]) -> tuple[dict[Node, int], 
 
 
 class _Rematerialized:
-    """Makes again, inside one stage, what no tensor needs to carry there."""
+    """Recomputation of values inside one stage that need not be transferred."""
 
     def __init__(
         self,
@@ -188,33 +188,35 @@ class _Rematerialized:
     ) -> None:
         self._graph, self._stage_of, self._varying = graph.graph, stage_of, varying
         self._stage, self._batched, self._start = stage, batched, border.start
-        self._made: dict[Node, Node] = {}
+        self._copies: dict[Node, Node] = {}
 
-    def apply(self, own: Sequence[Node]) -> None:
-        for node in own:
-            for given in node.all_input_nodes:
-                if self._foreign(given):
-                    node.replace_input_with(given, self._again(given))
+    def apply(self, nodes: Sequence[Node]) -> None:
+        for node in nodes:
+            for source in node.all_input_nodes:
+                if self._foreign(source):
+                    node.replace_input_with(source, self._recomputed(source))
 
     def _foreign(self, node: Node) -> bool:
         earlier = self._stage_of.get(node, self._stage) < self._stage
         return earlier and node not in self._varying and node.op == "call_function"
 
-    def _again(self, node: Node) -> Node:
-        if node in self._made:
-            return self._made[node]
+    def _recomputed(self, node: Node) -> Node:
+        if node in self._copies:
+            return self._copies[node]
         if counts(node) and node.meta["val"].node.expr.is_symbol:
             with self._graph.inserting_before(self._start):
                 copy = self._graph.call_function(torch.ops.aten.sym_size.int, (self._batched, 0))
             copy.meta = dict(node.meta)
         else:
             inner = {
-                each: self._again(each) for each in node.all_input_nodes if self._foreign(each)
+                source: self._recomputed(source)
+                for source in node.all_input_nodes
+                if self._foreign(source)
             }
             with self._graph.inserting_before(self._start):
-                copy = self._graph.node_copy(node, lambda each: inner.get(each, each))
+                copy = self._graph.node_copy(node, lambda source: inner.get(source, source))
         self._stage_of[copy] = self._stage
-        self._made[node] = copy
+        self._copies[node] = copy
         return copy
 
 
@@ -226,20 +228,20 @@ def _cross_as_bits(
     borders: Sequence[_Border],
     renamed: dict[str, str],
 ) -> None:
-    """Let bfloat16 values cross as INT16: NumPy, and with it the transport, has no such type."""
+    """Transfer bfloat16 values as INT16: NumPy, and hence the transport, has no bfloat16."""
     for name in {name: None for cut in cuts for name in cut.carried}:
         node = nodes[name]
         if node.meta["val"].dtype != torch.bfloat16:
             continue
-        own = stage_of.get(node, 0)
-        with graph.graph.inserting_before(borders[own].split):
+        stage = stage_of.get(node, 0)
+        with graph.graph.inserting_before(borders[stage].split):
             bits = graph.graph.call_function(torch.ops.aten.view.dtype, (node, torch.int16))
         bits.meta = dict(node.meta)
-        stage_of[bits] = own
+        stage_of[bits] = stage
         renamed[name] = bits.name
         for index, border in enumerate(borders, start=1):
             users = [user for user in node.users if stage_of.get(user) == index]
-            if index <= own or not users:
+            if index <= stage or not users:
                 continue
             with graph.graph.inserting_before(border.start):
                 back = graph.graph.call_function(torch.ops.aten.view.dtype, (bits, torch.bfloat16))
@@ -249,25 +251,27 @@ def _cross_as_bits(
                 user.replace_input_with(node, back)
 
 
-# ---------------------------------------------------------------------------- what was cut
+# ---------------------------------------------------------------------------- interfaces
 
 
 def _interfaces(pipe: GraphModule) -> list[tuple[list[str], list[str]]]:
-    """For each stage the names of what it takes and of what it makes, as they are called where
-    they are taken; of what no stage takes, nothing."""
+    """Return each stage's input and output names, as the receiving stages call them.
+
+    Outputs without a receiver are left out.
+    """
     calls = [node for node in pipe.graph.nodes if node.op == "call_module"]
-    taken: dict[Node, list[str]] = {}
+    inputs: dict[Node, list[str]] = {}
     for call in calls:
         inner = cast(GraphModule, pipe.get_submodule(str(call.target))).graph
-        taken[call] = [node.name for node in inner.nodes if node.op == "placeholder"]
-    found = []
+        inputs[call] = [node.name for node in inner.nodes if node.op == "placeholder"]
+    interfaces = []
     for call in calls:
-        made: dict[int, str] = {}
+        outputs: dict[int, str] = {}
         for user in call.users:
-            picked = user.op == "call_function" and operator.getitem is user.target
-            index, value = (int(user.args[1]), user) if picked else (0, call)
-            for other in value.users:
-                if other in taken:
-                    made[index] = taken[other][list(other.args).index(value)]
-        found.append((taken[call], [made[index] for index in sorted(made)]))
-    return found
+            indexed = user.op == "call_function" and operator.getitem is user.target
+            index, value = (int(user.args[1]), user) if indexed else (0, call)
+            for receiver in value.users:
+                if receiver in inputs:
+                    outputs[index] = inputs[receiver][list(receiver.args).index(value)]
+        interfaces.append((inputs[call], [outputs[index] for index in sorted(outputs)]))
+    return interfaces

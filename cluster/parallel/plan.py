@@ -1,10 +1,10 @@
-"""Planning: which cut of a model goes onto which devices, what it needs there and what it reaches.
+"""Placement of a model's cut on devices, with its memory and performance.
 
 manifest ─ layouts, built and measured ─┐
          └ profile, for any other cut ──┴→ estimate of every stage ─→ fits the devices? ─→ ShardPlan
 
-No weights are touched. What a layout measured is taken as it is; a cut that was not built yet is
-estimated from its operators' share of the whole program's time.
+Planning reads no weights. Measurements of a built layout are used directly; a cut that is not
+built is estimated from its operators' share of the whole program's time.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from cluster.parallel.link import LOOPBACK
 Placement = Literal["PACK", "STRICT_PACK", "SPREAD"]
 
 FRAMES_AT_A_SHARD = 4
-"""Micro-batches that a shard's transport holds at most: one arriving, one waiting, one computed,
-one leaving."""
+"""Maximum micro-batches in a shard's transport: arriving, waiting, computed and leaving."""
 
 
 @dataclass(frozen=True)
 class ShardPlace:
-    """One shard, the device it goes to, and what it fills there."""
+    """One shard with its device and its memory there."""
 
     stage: int
     tp_rank: int
@@ -41,66 +40,66 @@ class ShardPlace:
 
     @property
     def memory_bytes(self) -> int:
-        """All of it."""
+        """Total memory in bytes."""
         return self.weight_bytes + self.activation_bytes + self.buffer_bytes
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """A cut, placed: what one replica of the model is to be."""
+    """A placed cut: description of one replica of the model."""
 
     model: str
     target: str
     pipeline: int
     tensor: int
     layout: str | None
-    """Key of the artifact's layout; None: the whole program, or a cut that is not built yet."""
+    """Key of the artifact's layout; None: the whole program, or a cut that is not built."""
 
     built: bool
     batch: int
     shards: tuple[ShardPlace, ...]
     stage_ms: tuple[float, ...]
-    """Of one micro-batch of ``batch`` items, without transport."""
+    """Time of each stage for a micro-batch of ``batch`` items, without transport."""
 
     hop_ms: tuple[float, ...]
-    """Bringing it into each stage, and last the answer back."""
+    """Time of the transfer into each stage, and last of the answer's way back."""
 
     bundles: tuple[dict[str, float], ...]
-    """Of the placement group: the replica's own, then one per shard."""
+    """Bundles of the placement group: the replica's, then one per shard."""
 
     placement: Placement
 
     @property
     def devices(self) -> int:
-        """Devices of one replica."""
+        """Number of devices of one replica."""
         return len(self.shards)
 
     @property
     def latency_ms(self) -> float:
-        """Of one micro-batch through an idle pipeline."""
+        """Latency of one micro-batch through an idle pipeline."""
         return sum(self.stage_ms) + sum(self.hop_ms)
 
     @property
     def items_per_s(self) -> float:
-        """With enough micro-batches in flight: what the slowest stage lets through."""
+        """Throughput with enough micro-batches in flight, bounded by the slowest stage."""
         return self.batch / self.slowest_ms * 1e3
 
     @property
     def slowest_ms(self) -> float:
-        """Of the slowest stage, with handing its result on."""
+        """Time of the slowest stage, including the transfer of its result."""
         return max(
-            ms + _OWN_SHARE * hop for ms, hop in zip(self.stage_ms, self.hop_ms[1:], strict=True)
+            ms + _SENDER_SHARE * hop for ms, hop in zip(self.stage_ms, self.hop_ms[1:], strict=True)
         )
 
     @property
     def memory_bytes(self) -> int:
-        """What the fullest shard fills."""
+        """Memory of the largest shard."""
         return max(shard.memory_bytes for shard in self.shards)
 
 
-_OWN_SHARE = 0.5
-"""Of a hop's time, what occupies the sending stage's own core, which copies the result: waking the
-receiver passes beside the next micro-batch."""
+_SENDER_SHARE = 0.5
+"""Share of a hop's time that occupies the sending stage's core, to copy the result. Waking the
+receiver overlaps with the next micro-batch."""
 
 
 def plan(
@@ -112,48 +111,48 @@ def plan(
     batch: int = 8,
     compute_threads: int = 1,
     placement: Placement = "PACK",
-    most_devices: int | None = None,
+    max_devices: int | None = None,
 ) -> ShardPlan:
-    """The plan for that cut, or with None the one of fewest devices that fits, then the fastest;
-    of one cut for several targets, one that is built.
+    """Return the plan for a cut; None matches every value.
 
-    ``most_devices``: that one replica may take. With neither ``pipeline`` nor ``tensor`` only cuts
-    that the artifact holds are looked at, the whole model among them. PlanError, with the numbers
-    and the nearest plan that would do, if none fits the devices.
+    Among matching cuts that fit, built ones are preferred, then fewer devices, then lower latency.
+    Without ``pipeline`` and ``tensor``, only the artifact's layouts and the whole model are
+    considered. ``max_devices``: limit for one replica. PlanError, with numbers and the nearest
+    possible plan, if no cut fits the devices.
     """
     targets = [t for t in dict.fromkeys(d.target for d in devices) if t in _targets(manifest)]
     if not targets:
         has = ", ".join(dict.fromkeys(device.target for device in devices)) or "none"
         raise PlanError(
             f"{manifest.name} has programs for {', '.join(_targets(manifest)) or 'no target'}, the "
-            f"devices are {has}; build it for them, or give devices of its targets"
+            f"devices are {has}; build it for them, or use devices of its targets"
         )
     refused: list[str] = []
-    found: list[ShardPlan] = []
+    plans: list[ShardPlan] = []
     for target in targets:
-        own = [device for device in devices if device.target == target]
-        for cut in _cuts(manifest, target, pipeline, tensor, len(own)):
-            wanted = cut.pipeline * cut.tensor
-            if most_devices is not None and wanted > most_devices:
+        available = [device for device in devices if device.target == target]
+        for cut in _cuts(manifest, target, pipeline, tensor, len(available)):
+            needed = cut.pipeline * cut.tensor
+            if max_devices is not None and needed > max_devices:
                 name = name_of(cut.pipeline, cut.tensor)
-                refused.append(f"{name} needs {wanted} devices, at most {most_devices} are allowed")
+                refused.append(f"{name} needs {needed} devices, at most {max_devices} are allowed")
                 continue
             try:
                 stages = estimate(manifest, cut, batch)
-            except PlanError as error:  # another target may have what this one lacks
+            except PlanError as error:  # another target may succeed
                 refused.append(str(error))
                 continue
-            made = _placed(manifest, stages, own, placement, compute_threads)
-            if isinstance(made, ShardPlan):
-                found.append(made)
+            placed = _placed(manifest, stages, available, placement, compute_threads)
+            if isinstance(placed, ShardPlan):
+                plans.append(placed)
             else:
-                refused.append(made)
-    if not found:
+                refused.append(placed)
+    if not plans:
         raise PlanError(
-            f"no plan for {manifest.name} fits: {'; '.join(refused) or 'nothing to choose from'}"
+            f"no plan for {manifest.name} fits: {'; '.join(refused) or 'no cut matches'}"
             f"{_nearest(manifest, targets[0], devices, batch, placement, compute_threads)}"
         )
-    return min(found, key=lambda each: (not each.built, each.devices, each.latency_ms))
+    return min(plans, key=lambda plan: (not plan.built, plan.devices, plan.latency_ms))
 
 
 def _targets(manifest: Manifest) -> tuple[str, ...]:
@@ -163,16 +162,16 @@ def _targets(manifest: Manifest) -> tuple[str, ...]:
 def _cuts(
     manifest: Manifest, target: str, pipeline: int | None, tensor: int | None, devices: int
 ) -> list[Cut]:
-    """What to look at: the one cut that is asked for, or the built ones that agree with it."""
+    """Return the requested cut, or the built ones that match the request."""
     if pipeline is not None and tensor is not None:
         return [Cut(target, pipeline, tensor)]
     built = [Cut(target, 1, 1)]
     built += [Cut(target, e.pipeline, e.tensor) for e in manifest.layouts if e.target == target]
-    agree = [
+    matching = [
         cut for cut in built if pipeline in (None, cut.pipeline) and tensor in (None, cut.tensor)
     ]
-    if agree:
-        return agree
+    if matching:
+        return matching
     return [Cut(target, pipeline or 1, tensor or 1)]
 
 
@@ -183,29 +182,28 @@ def _placed(
     placement: Placement,
     compute_threads: int,
 ) -> ShardPlan | str:
-    """The stages on the devices, near ones beside each other; or why they do not fit."""
+    """Place the stages, adjacent ones near each other; return the reason if they do not fit."""
     cut = stages[0].cut
     name = name_of(cut.pipeline, cut.tensor)
-    wanted = cut.pipeline * cut.tensor
-    if wanted > len(devices):
-        return f"{name} needs {wanted} devices of {cut.target}, there are {len(devices)}"
+    needed = cut.pipeline * cut.tensor
+    if needed > len(devices):
+        return f"{name} needs {needed} devices of {cut.target}, there are {len(devices)}"
     nodes = [device.node for device in devices]
-    if placement == "SPREAD" and wanted > 1 and len(set(nodes)) == 1:
+    if placement == "SPREAD" and needed > 1 and len(set(nodes)) == 1:
         return (
-            f"{name} with placement SPREAD needs devices on several nodes, all are on one; take "
-            "PACK"
+            f"{name} with placement SPREAD needs devices on several nodes, all are on one; use PACK"
         )
-    chosen = _chosen(devices, wanted, placement)
-    if chosen is None:
-        most = max(nodes.count(node) for node in set(nodes))
+    indices = _chosen(devices, needed, placement)
+    if indices is None:
+        largest = max(nodes.count(node) for node in set(nodes))
         return (
-            f"{name} with placement STRICT_PACK needs {wanted} devices on one node, the most there "
-            f"are on one is {most}; take PACK"
+            f"{name} with placement STRICT_PACK needs {needed} devices on one node, the largest "
+            f"has {largest}; use PACK"
         )
     shards = []
     for stage in stages:
         for rank in range(cut.tensor):
-            index = chosen[stage.number * cut.tensor + rank]
+            index = indices[stage.number * cut.tensor + rank]
             shards.append(
                 ShardPlace(
                     stage=stage.number,
@@ -223,89 +221,95 @@ def _placed(
         limit = devices[shard.device].memory_bytes
         if limit is not None and shard.memory_bytes > limit:
             return (
-                f"{name}: stage {shard.stage} fills {size_text(shard.memory_bytes)} "
+                f"{name}: stage {shard.stage} needs {size_text(shard.memory_bytes)} "
                 f"({size_text(shard.weight_bytes)} weights, {size_text(shard.activation_bytes)} "
                 f"activations at batch {stages[0].batch}, {size_text(shard.buffer_bytes)} "
                 f"transport), its device has {size_text(limit)}"
             )
-    whole = wanted == 1
-    sent = [] if whole else [each.arriving_bytes for each in stages]
+    undivided = needed == 1
+    sent = [] if undivided else [stage.arriving_bytes for stage in stages]
     hops = [LOOPBACK.ms(size * stages[0].batch) for size in sent]
-    back = [] if whole else [LOOPBACK.ms(stages[-1].leaving_bytes * stages[0].batch)]
+    back = [] if undivided else [LOOPBACK.ms(stages[-1].leaving_bytes * stages[0].batch)]
     return ShardPlan(
         model=manifest.name,
         target=cut.target,
         pipeline=cut.pipeline,
         tensor=cut.tensor,
         layout=stages[0].layout,
-        built=whole or stages[0].layout is not None,
+        built=undivided or stages[0].layout is not None,
         batch=stages[0].batch,
         shards=tuple(shards),
-        stage_ms=tuple(each.ms for each in stages),
+        stage_ms=tuple(stage.ms for stage in stages),
         hop_ms=(*hops, *back) or (0.0, 0.0),
-        bundles=bundles(cut.target, wanted, compute_threads),
+        bundles=bundles(cut.target, needed, compute_threads),
         placement=placement,
     )
 
 
 REPLICA_BUNDLE = {"memory": 1.0}
-"""What the replica's own process takes where its shards compute: a bundle may not be empty, and a
-byte is the least there is."""
+"""Resources of the replica's process if shards compute for it: a bundle must not be empty, and
+one byte is the minimum."""
 
 
 def bundles(target: str, shards: int, compute_threads: int) -> tuple[dict[str, float], ...]:
-    """Ray's resources for a replica and its shards; a whole model computes in the replica."""
-    own: dict[str, float] = {"CPU": float(compute_threads)}
+    """Return Ray's resources of a replica and its shards; a whole model computes in the replica."""
+    bundle: dict[str, float] = {"CPU": float(compute_threads)}
     if target.startswith("cuda-"):
-        own = {"CPU": float(compute_threads), "GPU": 1.0}
-    return (own,) if shards == 1 else (REPLICA_BUNDLE, *([own] * shards))
+        bundle["GPU"] = 1.0
+    return (bundle,) if shards == 1 else (REPLICA_BUNDLE, *([bundle] * shards))
 
 
-def _chosen(devices: Sequence[Device], wanted: int, placement: Placement) -> list[int] | None:
-    """Indices of devices: from one node on (PACK), from one alone, or from each in turn."""
+def _chosen(devices: Sequence[Device], count: int, placement: Placement) -> list[int] | None:
+    """Return device indices: node by node (PACK), from one node, or from each node in turn."""
     by_node: dict[int, list[int]] = {}
     for index, device in enumerate(devices):
         by_node.setdefault(device.node, []).append(index)
     if placement == "SPREAD":
         ordered: list[int] = []
-        queues = [list(each) for each in by_node.values()]
-        while len(ordered) < wanted:
+        queues = [list(indices) for indices in by_node.values()]
+        while len(ordered) < count:
             ordered += [queue.pop(0) for queue in queues if queue]
-        return ordered[:wanted]
+        return ordered[:count]
     fullest = sorted(by_node.values(), key=len, reverse=True)
-    if placement == "STRICT_PACK" and len(fullest[0]) < wanted:
+    if placement == "STRICT_PACK" and len(fullest[0]) < count:
         return None
-    # The smallest node that holds all, so that larger ones stay whole for larger replicas.
-    if fits := [each for each in fullest if len(each) >= wanted]:
-        return min(fits, key=len)[:wanted]
-    return [index for each in fullest for index in each][:wanted]
+    # The smallest sufficient node, so that larger ones stay free for larger replicas.
+    if fits := [indices for indices in fullest if len(indices) >= count]:
+        return min(fits, key=len)[:count]
+    return [index for indices in fullest for index in indices][:count]
 
 
 def _nearest(
-    manifest: Manifest, target: str, devices: Sequence[Device], batch: int, placement: Placement,
+    manifest: Manifest,
+    target: str,
+    devices: Sequence[Device],
+    batch: int,
+    placement: Placement,
     compute_threads: int,
-) -> str:  # fmt: skip
-    """The cut of fewest stages that would fit, built or not; empty if none would."""
-    own = [device for device in devices if device.target == target]
-    for cut in _possible(manifest, target, len(own)):
-        made = _placed(manifest, estimate(manifest, cut, batch), own, placement, compute_threads)
-        if isinstance(made, ShardPlan):
+) -> str:
+    """Return a sentence about the cut of fewest stages that would fit, built or not."""
+    available = [device for device in devices if device.target == target]
+    for cut in _possible(manifest, target, len(available)):
+        placed = _placed(
+            manifest, estimate(manifest, cut, batch), available, placement, compute_threads
+        )
+        if isinstance(placed, ShardPlan):
             name = name_of(cut.pipeline, cut.tensor)
             build = (
                 ""
-                if made.built
+                if placed.built
                 else (
                     f"; it is not built yet: add `parallel: [{{pipeline: {cut.pipeline}}}]` to the "
                     "recipe"
                 )
             )
             return (
-                f". {name} would fit: {size_text(made.memory_bytes)} on its fullest device{build}"
+                f". {name} would fit: {size_text(placed.memory_bytes)} on its largest device{build}"
             )
     fewer = max(1, batch // 2)
     return (
-        f". No number of stages up to {len(own)} fits; give more or larger devices, or try batches "
-        f"of {fewer}"
+        f". No number of stages up to {len(available)} fits; use more or larger devices, or "
+        f"batches of {fewer}"
     )
 
 

@@ -1,8 +1,8 @@
-"""One rank's share of one layer: what is cut of its tensors, and the modules that replace it.
+"""One rank's share of one layer: cut tensors, and the modules that replace the layer.
 
-column:  weight [out, in] → rows of it, bias and scales likewise
-row:     weight [out, in] → columns of it; scales whole; bias whole, behind the all-reduce
-int8:    integers and scales are cut, never quantized anew
+column:  weight [out, in] → some of its rows; bias and scales likewise
+row:     weight [out, in] → some of its columns; scales whole; bias whole, after the all-reduce
+int8:    integers and scales are cut, never requantized
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from cluster.config.parallel import Sliced
 
 _PACKED = 32
-"""oneDNN's kernel for int8 weights reads whole vectors of so many inputs."""
+"""Inputs per vector of oneDNN's kernel for int8 weights, which reads whole vectors."""
 
 _CUT_WITH_OUTPUTS = {"qdata", "scale", "zero_point"}
 _INT8_PER_OUTPUT = "Int8Tensor per output"
@@ -27,25 +27,25 @@ _INT8_PER_OUTPUT = "Int8Tensor per output"
 
 @dataclass(frozen=True)
 class Share:
-    """Which of ``degree`` equal parts; ``fused`` matrices lie side by side, and each is cut."""
+    """One of ``degree`` equal parts. Each of ``fused`` adjacent matrices is cut separately."""
 
     rank: int
     degree: int
     fused: int = 1
 
     def of(self, tensor: torch.Tensor, dim: int) -> torch.Tensor:
-        """The part along ``dim``, in new memory: what ``Shard(dim)`` gives this rank."""
+        """Return the part along ``dim`` in new memory, equal to this rank's ``Shard(dim)``."""
         matrices = tensor.chunk(self.fused, dim)
-        own = [matrix.chunk(self.degree, dim)[self.rank] for matrix in matrices]
-        part = torch.cat(own, dim) if len(own) > 1 else own[0]
+        parts = [matrix.chunk(self.degree, dim)[self.rank] for matrix in matrices]
+        part = torch.cat(parts, dim) if len(parts) > 1 else parts[0]
         part = part.detach().clone(memory_format=torch.contiguous_format)
         if isinstance(tensor, nn.Parameter):
             return nn.Parameter(part, requires_grad=tensor.requires_grad)
         return part
 
 
-class Reduced(nn.Module):
-    """A row layer: its rank's sum over some of the inputs, then everyone's, then the bias."""
+class RowParallel(nn.Module):
+    """Row layer: partial sum over this rank's inputs, all-reduce, bias."""
 
     def __init__(self, layer: nn.Module, bias: torch.Tensor | None) -> None:
         super().__init__()
@@ -58,31 +58,31 @@ class Reduced(nn.Module):
 
 
 class SlicedAttention(nn.Module):
-    """Some heads of a ``nn.MultiheadAttention`` in eval mode, called without masks."""
+    """This rank's heads of an ``nn.MultiheadAttention``, in eval mode, without masks."""
 
-    def __init__(self, whole: nn.MultiheadAttention, share: Share) -> None:
+    def __init__(self, attention: nn.MultiheadAttention, share: Share) -> None:
         super().__init__()
-        inwards = Share(share.rank, share.degree, fused=3)
-        self.head_dim = whole.head_dim
-        self.batch_first = whole.batch_first
-        self.in_proj_weight = inwards.of(whole.in_proj_weight, 0)
-        bias = whole.in_proj_bias
-        self.in_proj_bias = None if bias is None else inwards.of(bias, 0)
-        self.out_proj = sliced(whole.out_proj, "row", share)
+        projections = Share(share.rank, share.degree, fused=3)
+        self.head_dim = attention.head_dim
+        self.batch_first = attention.batch_first
+        self.in_proj_weight = projections.of(attention.in_proj_weight, 0)
+        bias = attention.in_proj_bias
+        self.in_proj_bias = None if bias is None else projections.of(bias, 0)
+        self.out_proj = sliced(attention.out_proj, "row", share)
 
     def forward(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any
     ) -> tuple[torch.Tensor, None]:
         if options.pop("need_weights", True) or any(o is not None for o in options.values()):
             raise ValueError(
-                "a sliced nn.MultiheadAttention takes need_weights=False and no masks; call it so"
+                "a sliced nn.MultiheadAttention expects need_weights=False and no masks"
             )
         if query is key and key is value:
             q, k, v = functional.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
         else:
             weights = self.in_proj_weight.chunk(3)
-            none = (None, None, None)
-            biases = none if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+            no_bias = (None, None, None)
+            biases = no_bias if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
             q, k, v = map(functional.linear, (query, key, value), weights, biases)
         attended = functional.scaled_dot_product_attention(
             self._heads(q), self._heads(k), self._heads(v)
@@ -91,32 +91,32 @@ class SlicedAttention(nn.Module):
         return self.out_proj(merged if self.batch_first else merged.transpose(0, 1)), None
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
-        """``[batch, heads, tokens, head_dim]``."""
+        """Return ``x`` as ``[batch, heads, tokens, head_dim]``."""
         x = x if self.batch_first else x.transpose(0, 1)
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
 def refusal(layer: nn.Module) -> str | None:
-    """Why a layer cannot be cut at any degree, and what would work; None if it can."""
+    """Return why a layer cannot be cut at any degree, with alternatives, or None."""
     if isinstance(layer, nn.MultiheadAttention):
         if layer.in_proj_weight is None or layer.bias_k is not None or layer.add_zero_attn:
-            return "keys or values of their own width, bias_kv and add_zero_attn are not cut"
+            return "kdim, vdim, bias_kv and add_zero_attn are not supported"
         return None
     if parametrize.is_parametrized(layer, "weight"):
         stored = _stored_as(layer)
         if stored != _INT8_PER_OUTPUT:
             return (
-                f"its weight is stored as {stored}, whose groups or packing a cut would split; "
+                f"its weight is stored as {stored}, and a cut would split its groups or packing; "
                 "quantize with dynamic_int8, weight_only_int8 or bf16 instead"
             )
         return None
     if isinstance(layer, nn.Linear) or _is_conv1d(layer) or _is_int8(layer):
         return None
-    return f"it is a {type(layer).__name__}; linear layers can be cut"
+    return f"it is a {type(layer).__name__}; only linear layers can be cut"
 
 
 def sizes(layer: Any) -> tuple[int, int]:
-    """(inputs, outputs) of a layer that can be cut."""
+    """Return (inputs, outputs) of a layer that can be cut."""
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
     if _is_conv1d(layer):
@@ -124,13 +124,13 @@ def sizes(layer: Any) -> tuple[int, int]:
     return layer.weight.shape[1], layer.weight.shape[0]
 
 
-def smallest_inputs(layer: nn.Module) -> int:
-    """What a rank's inputs of a row layer must be a multiple of."""
+def input_multiple(layer: nn.Module) -> int:
+    """Return the number of which a rank's inputs of a row layer must be a multiple."""
     return _PACKED if _is_int8(layer) else 1
 
 
 def sliced(layer: nn.Module, style: Sliced, share: Share) -> nn.Module:
-    """The rank's share of a layer that can be cut, with its hooks; ``layer`` stays as it is."""
+    """Return the rank's share of a layer, including its hooks; ``layer`` is unchanged."""
     parts: dict[int, Any] = {}
     for tensor, out_dim, in_dim in _tensors(layer):
         dim = out_dim if style == "column" else in_dim
@@ -142,30 +142,32 @@ def sliced(layer: nn.Module, style: Sliced, share: Share) -> nn.Module:
         return new
     bias: torch.Tensor | None = new.bias  # type: ignore[assignment]
     new.bias = None  # type: ignore[assignment]
-    return Reduced(_without_bias(new), bias)
+    return RowParallel(_without_bias(new), bias)
 
 
 def _tensors(layer: Any) -> list[tuple[torch.Tensor, int | None, int | None]]:
-    """The layer's tensors but a row layer's bias: along which axis outputs lie, and inputs."""
+    """Return the layer's tensors except a row layer's bias, with the axes of outputs and inputs."""
     bias: Any = layer.bias
-    found: list[tuple[Any, int | None, int | None]] = [(bias, 0, None)] if bias is not None else []
+    tensors: list[tuple[Any, int | None, int | None]] = (
+        [(bias, 0, None)] if bias is not None else []
+    )
     if parametrize.is_parametrized(layer, "weight"):
         stored = layer.parametrizations["weight"]
         names = stored[0].rebuild_stack[0][2]
         for index, name in enumerate(names):
             tensor = getattr(stored, f"original{index}" if len(names) > 1 else "original")
-            found.append((tensor, 0, 1 if name == "qdata" else None))
+            tensors.append((tensor, 0, 1 if name == "qdata" else None))
     elif _is_conv1d(layer):
-        found.append((layer.weight, 1, 0))
+        tensors.append((layer.weight, 1, 0))
     else:
-        found.append((layer.weight, 0, 1))
+        tensors.append((layer.weight, 0, 1))
         if _is_int8(layer):
-            found.append((layer.scale, 0, None))
-    return found
+            tensors.append((layer.scale, 0, None))
+    return tensors
 
 
 def _resize(new: Any, style: Sliced, degree: int) -> None:
-    """Let what describes the tensors agree with them."""
+    """Update the size attributes to match the cut tensors."""
     if isinstance(new, nn.Linear):
         if style == "column":
             new.out_features //= degree
@@ -203,12 +205,12 @@ def _stored_as(layer: Any) -> str:
 
 
 def _is_conv1d(layer: nn.Module) -> bool:
-    """Transformers' linear layer with a transposed weight, recognized without importing it."""
+    """Whether this is Transformers' transposed linear layer, without importing Transformers."""
     return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf") and hasattr(layer, "nx")
 
 
 def _is_int8(layer: nn.Module) -> bool:
-    """int8 weights ``[out, in]`` with a scale per output, as weight_only_int8 leaves them."""
+    """Whether the layer has int8 weights ``[out, in]`` with a scale per output."""
     weight, scale = getattr(layer, "weight", None), getattr(layer, "scale", None)
     return (
         isinstance(weight, torch.Tensor)

@@ -1,11 +1,11 @@
-"""Tensor parallelism: the same module with a slice of its weights, one for each rank.
+"""Tensor parallelism: copies of a module, each with one rank's slice of the weights.
 
-    module → plan_for → TensorPlan: which layers are cut, by outputs or by inputs
-    module, plan, rank → shard_module → the rank's module, which sums with the other ranks' twice
-                                        in each transformer layer: headrace::all_reduce
+    module → plan_for → TensorPlan: layers to cut, by outputs or by inputs
+    module, plan, rank → shard_module → the rank's module, with two all-reduces per transformer
+                                        layer: headrace::all_reduce
 
 Embeddings, norms and heads stay whole on every rank. Ranks compute the same between two sums, so
-all of them answer, and equally.
+all of them return the same answer.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ from cluster.parallel import slices
 from cluster.parallel.families import FAMILIES, MULTIHEAD, Family
 from cluster.program import collective
 
-MOST_RANKS = 64
+MAX_RANKS = 64
 
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """How one module is cut, whatever the degree; the names are the module's own."""
+    """Cut of one module, independent of the degree; names are the module's own."""
 
     family: str
     layers: Mapping[str, Sliced]
-    """Linear layers → by what they are cut."""
+    """Linear layers → dimension of the cut."""
 
     attentions: tuple[str, ...] = ()
-    """``nn.MultiheadAttention`` modules: cut between heads, both of their projections."""
+    """``nn.MultiheadAttention`` modules: both of their projections are cut between heads."""
 
     heads: Mapping[str, int] = field(default_factory=dict)
-    """Column layers and ``attentions`` → their heads, which stay whole."""
+    """Column layers and ``attentions`` → number of heads, which stay whole."""
 
     fused: Mapping[str, int] = field(default_factory=dict)
-    """Column layers that hold several matrices side by side → how many."""
+    """Column layers with several matrices side by side → number of matrices."""
 
     divided: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Modules → their attributes that are divided by the degree."""
+    """Modules → attributes that are divided by the degree."""
 
     def as_dtensor_plan(self) -> dict[str, Any]:
-        """The same as ``torch.distributed.tensor.parallel.parallelize_module`` takes it.
+        """Return the plan in the form of ``torch.distributed.tensor.parallel.parallelize_module``.
 
-        PlanError for fused projections, which its styles would cut across: query from key.
+        PlanError for fused projections, whose query, key and value its styles would not separate.
         """
         from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
 
-        if across := [*self.fused, *self.attentions]:
+        if fused := [*self.fused, *self.attentions]:
             raise PlanError(
-                f"{across[0]} holds query, key and value in one weight, which parallelize_module "
+                f"{fused[0]} holds query, key and value in one weight, which parallelize_module "
                 "cannot cut between heads; use shard_module"
             )
         styles = {"column": ColwiseParallel, "row": RowwiseParallel}
@@ -65,11 +65,11 @@ class TensorPlan:
 
 
 def plan_for(module: nn.Module, patterns: Mapping[str, Sliced] | None = None) -> TensorPlan:
-    """The plan of the module's family, or the one that ``patterns`` give.
+    """Return the plan of the module's family, or the plan of ``patterns``.
 
-    ``patterns``: names of linear layers, whole or their last parts, with wildcards → column or
-    row. A forward of one's own then has to take the number of heads from the tensors' shape.
-    Raises PlanError if no family fits, or a pattern matches no layer that can be cut.
+    ``patterns``: names of linear layers, or their last parts, with wildcards → column or row. A
+    custom forward must then derive the number of heads from the tensors' shape. Raises PlanError
+    if no family matches, or a pattern matches no layer that can be cut.
     """
     plan = _by_patterns(module, patterns) if patterns is not None else _by_family(module)
     for name in (*plan.layers, *plan.attentions):
@@ -80,23 +80,23 @@ def plan_for(module: nn.Module, patterns: Mapping[str, Sliced] | None = None) ->
 
 
 def shard_module(module: nn.Module, plan: TensorPlan, rank: int, degree: int) -> nn.Module:
-    """What ``rank`` of ``degree`` computes: takes the same inputs and gives the same outputs.
+    """Return the module of one rank: same inputs, same outputs.
 
-    ``module`` stays as it is; what is cut away is never copied. The result runs inside
-    ``collective.using``, or compiled with a group.
-    Raises PlanError for a degree that the heads or features of a layer cannot be divided by.
+    ``module`` is unchanged, and weights of other ranks are never copied. The result runs inside
+    ``collective.using``, or compiled with a group. Raises PlanError for a degree that does not
+    divide the heads or features of a layer.
     """
     if not 0 <= rank < degree:
-        raise PlanError(f"rank {rank} of {degree}: ranks are 0 to the degree less 1")
-    refuse_degree(module, plan, degree)
+        raise PlanError(f"rank {rank} of {degree}: expected 0 to {degree - 1}")
+    check_degree(module, plan, degree)
     collective.register()
     share = slices.Share(rank, degree)
-    # What is in a deepcopy's memo takes the place of what would be copied, at all its names.
+    # Entries of deepcopy's memo replace the originals, under all their names.
     replaced: dict[int, Any] = {}
     for name, style in plan.layers.items():
         layer = module.get_submodule(name)
-        own = slices.Share(rank, degree, plan.fused.get(name, 1))
-        replaced[id(layer)] = slices.sliced(layer, style, own)
+        layer_share = slices.Share(rank, degree, plan.fused.get(name, 1))
+        replaced[id(layer)] = slices.sliced(layer, style, layer_share)
     for name in plan.attentions:
         attention: Any = module.get_submodule(name)
         replaced[id(attention)] = slices.SlicedAttention(attention, share)
@@ -108,65 +108,67 @@ def shard_module(module: nn.Module, plan: TensorPlan, rank: int, degree: int) ->
     return new.eval()
 
 
-def refuse_degree(module: nn.Module, plan: TensorPlan, degree: int) -> None:
-    """PlanError if the module cannot be cut into ``degree`` slices, naming those that it can."""
-    fitting = [d for d in range(2, MOST_RANKS + 1) if _obstacle(module, plan, d) is None]
+def check_degree(module: nn.Module, plan: TensorPlan, degree: int) -> None:
+    """Raise PlanError, with the possible degrees, if ``degree`` does not divide the module."""
+    fitting = [d for d in range(2, MAX_RANKS + 1) if _obstacle(module, plan, d) is None]
     if degree != 1 and degree not in fitting:
-        obstacle = _obstacle(module, plan, degree) or f"at most {MOST_RANKS} ranks are possible"
+        obstacle = _obstacle(module, plan, degree) or f"at most {MAX_RANKS} ranks are possible"
         raise PlanError(
-            f"tensor={degree} does not fit this model: {obstacle}. "
-            f"These do: {', '.join(map(str, fitting)) or 'none'}"
+            f"tensor={degree} does not divide this model: {obstacle}. "
+            f"Possible degrees: {', '.join(map(str, fitting)) or 'none'}"
         )
 
 
 def fits(module: nn.Module, plan: TensorPlan, degree: int) -> bool:
-    """Whether the module can be cut into so many slices."""
+    """Whether the module can be cut into ``degree`` slices."""
     return _obstacle(module, plan, degree) is None
 
 
 def _obstacle(module: nn.Module, plan: TensorPlan, degree: int) -> str | None:
-    """The first layer that cannot be cut into so many parts, and why."""
+    """Return the first layer that cannot be cut into ``degree`` parts, with the reason, or None."""
     for name, heads in plan.heads.items():
         if heads % degree:
             return f"{name} has {heads} heads"
     for name, style in plan.layers.items():
         layer = module.get_submodule(name)
         inputs, outputs = slices.sizes(layer)
-        each = outputs // plan.fused.get(name, 1)
-        if style == "column" and each % degree:
-            return f"{name} has {each} outputs"
+        per_matrix = outputs // plan.fused.get(name, 1)
+        if style == "column" and per_matrix % degree:
+            return f"{name} has {per_matrix} outputs"
         if style == "row" and inputs % degree:
             return f"{name} has {inputs} inputs"
-        most = slices.smallest_inputs(layer)
-        if style == "row" and inputs // degree % most:
-            return f"{name} has {inputs} int8 inputs, and each rank's must be a multiple of {most}"
+        multiple = slices.input_multiple(layer)
+        if style == "row" and inputs // degree % multiple:
+            return (
+                f"{name} has {inputs} int8 inputs, and each rank's must be a multiple of {multiple}"
+            )
     return None
 
 
 def _by_patterns(module: nn.Module, patterns: Mapping[str, Sliced]) -> TensorPlan:
     layers: dict[str, Sliced] = {}
     for pattern, style in patterns.items():
-        found = [
+        names = [
             name
             for name, layer in module.named_modules()
             if fnmatchcase(f".{name}", f"*.{pattern}")
             and not isinstance(layer, nn.MultiheadAttention)
             and slices.refusal(layer) is None
         ]
-        if not found:
+        if not names:
             raise PlanError(
                 f"the pattern {pattern!r} matches no layer that can be cut; "
                 f"{_linear_layers(module)}"
             )
-        for name in found:
+        for name in names:
             if layers.setdefault(name, style) != style:
-                raise PlanError(f"the patterns make {name} both column and row; make them narrower")
+                raise PlanError(f"the patterns match {name} as both column and row; narrow them")
     if set(layers.values()) != {"column", "row"}:
         raise PlanError(
-            "the patterns name layers of one kind only; every row layer takes as its inputs what "
-            "column layers before it made, so both are needed"
+            "the patterns match layers of one kind only; the inputs of row layers are the outputs "
+            "of column layers, so both kinds are needed"
         )
-    return TensorPlan("its own patterns", layers)
+    return TensorPlan("custom patterns", layers)
 
 
 def _by_family(module: nn.Module) -> TensorPlan:
@@ -175,32 +177,32 @@ def _by_family(module: nn.Module) -> TensorPlan:
             return plan
     if any(isinstance(part, torch.fx.GraphModule) for part in module.modules()):
         raise PlanError(
-            "this model is one graph, as static_int8 leaves it, and has no layers to cut; quantize "
+            "this model is one graph, as produced by static_int8, without layers to cut; quantize "
             "with dynamic_int8, weight_only_int8 or bf16, or cut it into pipeline stages"
         )
     names = ", ".join(family.name for family in FAMILIES)
     raise PlanError(
-        f"no ready plan for tensor slices fits this model (there are those of {names}); write "
-        'slices: patterns of layer names such as {"*.fc1": column, "*.fc2": row}, where a row '
-        f"layer takes what a column layer made. {_linear_layers(module)}"
+        f"no built-in plan for tensor slices matches this model (families: {names}); write "
+        'slices: patterns of layer names such as {"*.fc1": column, "*.fc2": row}, where the '
+        f"inputs of a row layer are outputs of a column layer. {_linear_layers(module)}"
     )
 
 
 def _fitting(module: nn.Module, family: Family) -> TensorPlan | None:
-    # Decoders' attention to an encoder is named like the rest, and stays whole.
+    # Cross-attention has matching names, but stays whole.
     modules = {n: m for n, m in module.named_modules() if ".crossattention." not in f".{n}."}
     layers: dict[str, Sliced] = {}
     for pattern, style in family.layers.items():
-        found = [name for name in modules if fnmatchcase(f".{name}", pattern)]
-        if not found:
+        names = [name for name in modules if fnmatchcase(f".{name}", pattern)]
+        if not names:
             return None
-        layers |= dict.fromkeys(found, style)
+        layers |= dict.fromkeys(names, style)
     if family.attention == MULTIHEAD:
-        own = {n: m for n, m in modules.items() if isinstance(m, nn.MultiheadAttention)}
-        if not own:
+        attentions = {n: m for n, m in modules.items() if isinstance(m, nn.MultiheadAttention)}
+        if not attentions:
             return None
-        heads = {name: attention.num_heads for name, attention in own.items()}
-        return TensorPlan(family.name, layers, attentions=tuple(own), heads=heads)
+        heads = {name: attention.num_heads for name, attention in attentions.items()}
+        return TensorPlan(family.name, layers, attentions=tuple(attentions), heads=heads)
     fused = {
         name: count
         for pattern, count in family.fused.items()
@@ -218,23 +220,23 @@ def _fitting(module: nn.Module, family: Family) -> TensorPlan | None:
         heads[name] = outputs // fused.get(name, 1) // head_dim
         if _has_weights_per_head(modules[owner], owner, layers, heads[name], head_dim):
             return None
-        divided[owner] = tuple(each for each in family.divided if hasattr(modules[owner], each))
+        divided[owner] = tuple(name for name in family.divided if hasattr(modules[owner], name))
     return TensorPlan(family.name, layers, heads=heads, fused=fused, divided=divided)
 
 
 def _head_dim(attention: nn.Module) -> int | None:
     for name in ("attention_head_size", "head_dim"):
-        if isinstance(found := getattr(attention, name, None), int):
-            return found
+        if isinstance(head_dim := getattr(attention, name, None), int):
+            return head_dim
     return None
 
 
 def _has_weights_per_head(
     attention: nn.Module, name: str, layers: Mapping[str, Sliced], heads: int, head_dim: int
 ) -> bool:
-    """Whether something besides the layers that are cut belongs to single heads.
+    """Whether parameters outside the cut layers belong to single heads.
 
-    Such as a table of position biases, or a norm over all heads: it would need cutting too.
+    Examples are a table of position biases, or a norm over all heads: these would need cutting too.
     """
     return any(
         {heads, heads * head_dim} & set(parameter.shape)
@@ -245,7 +247,7 @@ def _has_weights_per_head(
 
 
 def _refuse_shared(module: nn.Module, plan: TensorPlan) -> None:
-    """PlanError where a layer that is cut shares its weight with another."""
+    """Raise PlanError if a layer to cut shares its weight with another layer."""
     holders: dict[int, str] = {}
     cut = {*plan.layers, *plan.attentions}
     for name, part in module.named_modules():
@@ -253,8 +255,8 @@ def _refuse_shared(module: nn.Module, plan: TensorPlan) -> None:
             first = holders.setdefault(id(parameter), name)
             if first != name and cut & {first, name}:
                 raise PlanError(
-                    f"{first} and {name} share a weight, so it cannot be cut; leave both out of "
-                    "the patterns, or give each its own"
+                    f"{first} and {name} share a weight, which cannot be cut; leave both out of "
+                    "the patterns, or separate their weights"
                 )
 
 

@@ -86,7 +86,7 @@ def planned(args: ModelArgs, manifest: Manifest, devices: list[Device]) -> Shard
         batch=args.batching.max_batch_size,
         compute_threads=args.compute_threads,
         placement=settings.placement,
-        most_devices=settings.devices_per_replica
+        max_devices=settings.devices_per_replica
         if "auto" in (settings.pipeline, settings.tensor)
         else None,
     )

@@ -1,4 +1,4 @@
-"""Cuts that a recipe or a Serve config asks for: the wrong ones are refused by their path."""
+"""Cuts in recipes and Serve configs: wrong ones are rejected with their path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def recipe(parallel: list, **fields: object) -> Recipe:
 
 
 @pytest.mark.parametrize(
-    ("parallel", "said"),
+    ("parallel", "message"),
     [
         ([{}], r"parallel\[0\]: pipeline=1 and tensor=1 cut nothing"),
         ([{"pipeline": 0}], r"parallel\[0\]\.pipeline"),
@@ -28,13 +28,13 @@ def recipe(parallel: list, **fields: object) -> Recipe:
         ([{"stages": 2}], "no such field; known: pipeline"),
     ],
 )
-def test_wrong_cuts_are_refused(parallel: list, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_recipe_rejects_wrong_cuts(parallel: list, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         recipe(parallel)
 
 
 @pytest.mark.parametrize("scheme", ["static_int8", "weight_only_int4", "float8"])
-def test_slices_of_what_cannot_be_sliced_are_refused(scheme: str) -> None:
+def test_recipe_rejects_slices_of_unsupported_scheme(scheme: str) -> None:
     steps = [{"kind": "quantize", "scheme": scheme}]
     with pytest.raises(ConfigError, match=f"tensor=2: {scheme} cannot be sliced, because"):
         recipe([{"tensor": 2}], steps=steps)
@@ -42,7 +42,7 @@ def test_slices_of_what_cannot_be_sliced_are_refused(scheme: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parallel", "said"),
+    ("parallel", "message"),
     [
         ({"pipeline": "two"}, r"parallel\.pipeline"),
         ({"placement": "NEAR"}, "'PACK', 'STRICT_PACK' or 'SPREAD'"),
@@ -50,6 +50,6 @@ def test_slices_of_what_cannot_be_sliced_are_refused(scheme: str) -> None:
         ({"stages": 2}, "no such field"),
     ],
 )
-def test_a_wrong_parallel_in_a_serve_config_is_refused(parallel: dict, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_serve_config_rejects_wrong_parallel(parallel: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         parse({"name": "m", "artifact": "m", "parallel": parallel}, ModelArgs, "args")

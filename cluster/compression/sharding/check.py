@@ -25,6 +25,6 @@ def check(model: LoadedModel, recipe: Recipe) -> None:
         if cut.tensor > 1:
             try:
                 plan = tensor.plan_for(model.module, cut.slices)
-                tensor.refuse_degree(model.module, plan, cut.tensor)
+                tensor.check_degree(model.module, plan, cut.tensor)
             except PlanError as error:
                 raise PlanError(f"parallel[{position}]: {error}") from error

@@ -1,4 +1,4 @@
-"""Small models of every family that is cut, with what they take."""
+"""Small models of every family that is cut, with their inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from cluster.compression.quantization.half_precision import LowPrecision
 from cluster.tensors import TensorSpec
 
-Given = tuple[nn.Module, tuple[TensorSpec, ...]]
+ModelAndInputs = tuple[nn.Module, tuple[TensorSpec, ...]]
 
 
 def image(size: int) -> tuple[TensorSpec, ...]:
@@ -23,24 +23,29 @@ TOKENS = (
     TensorSpec(name="input_ids", datatype="INT64", shape=(-1, 12)),
     TensorSpec(name="attention_mask", datatype="INT64", shape=(-1, 12)),
 )
-_SIZES = {"num_hidden_layers": 3, "hidden_size": 32, "num_attention_heads": 4,
-          "intermediate_size": 64, "vocab_size": 100}  # fmt: skip
+_SIZES = {
+    "num_hidden_layers": 3,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "vocab_size": 100,
+}
 
 
 class Text(nn.Module):
-    """A text model that takes its tensors one by one."""
+    """Text model with positional tensor arguments."""
 
     def __init__(self, model: nn.Module, answer: str) -> None:
         super().__init__()
         self.model, self.answer = model, answer
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        found = self.model(input_ids=input_ids, attention_mask=attention_mask)
-        return getattr(found, self.answer)
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask)
+        return getattr(output, self.answer)
 
 
 class SkipsAStage(nn.Module):
-    """Adds its first layer's result behind its last: it crosses every cut between."""
+    """Model with a skip connection from its first to its last layer, across every cut."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,38 +58,43 @@ class SkipsAStage(nn.Module):
         return x + first
 
 
-def _vision(name: str, size: int, **options: int) -> Callable[[], Given]:
+def _vision(name: str, size: int, **options: int) -> Callable[[], ModelAndInputs]:
     return lambda: (getattr(torchvision.models, name)(**options), image(size))
 
 
-def _bert() -> Given:
+def _bert() -> ModelAndInputs:
     return Text(transformers.BertModel(transformers.BertConfig(**_SIZES)), "last_hidden_state"), (
         TOKENS
     )
 
 
-def _gpt2() -> Given:
+def _gpt2() -> ModelAndInputs:
     config = transformers.GPT2Config(
-        n_layer=3, n_embd=32, n_head=4, vocab_size=100, use_cache=False, bos_token_id=0,
+        n_layer=3,
+        n_embd=32,
+        n_head=4,
+        vocab_size=100,
+        use_cache=False,
+        bos_token_id=0,
         eos_token_id=0,
-    )  # fmt: skip
+    )
     return Text(transformers.GPT2LMHeadModel(config), "logits"), TOKENS
 
 
-def _llama() -> Given:
+def _llama() -> ModelAndInputs:
     config = transformers.LlamaConfig(**_SIZES, num_key_value_heads=2, use_cache=False)
     return Text(transformers.LlamaForCausalLM(config), "logits"), TOKENS
 
 
-def _half(make: Callable[[], Given]) -> Callable[[], Given]:
-    def made() -> Given:
+def _half(make: Callable[[], ModelAndInputs]) -> Callable[[], ModelAndInputs]:
+    def low() -> ModelAndInputs:
         module, specs = make()
         return LowPrecision(module, torch.bfloat16), specs
 
-    return made
+    return low
 
 
-FAMILIES: dict[str, Callable[[], Given]] = {
+FAMILIES: dict[str, Callable[[], ModelAndInputs]] = {
     "resnet18": _vision("resnet18", 32),
     "mobilenet_v3_small": _vision("mobilenet_v3_small", 32),
     "efficientnet_b0": _vision("efficientnet_b0", 32),
@@ -100,16 +110,16 @@ FAMILIES: dict[str, Callable[[], Given]] = {
 
 
 def random_inputs(specs: tuple[TensorSpec, ...], batch: int, seed: int) -> list[torch.Tensor]:
-    """Inputs of ``batch`` items; attention masks leave some tokens out."""
+    """Return inputs of ``batch`` items; attention masks leave some tokens out."""
     random = torch.Generator().manual_seed(seed)
-    made = []
+    inputs = []
     for spec in specs:
         shape = (batch, *spec.item_shape)
         if spec.datatype == "FP32":
-            made.append(torch.randn(shape, generator=random))
+            inputs.append(torch.randn(shape, generator=random))
         else:
             mask = spec.name == "attention_mask"
-            made.append(torch.randint(0, 2 if mask else 100, shape, generator=random))
+            inputs.append(torch.randint(0, 2 if mask else 100, shape, generator=random))
         if spec.name == "attention_mask":
-            made[-1][:, 0] = 1
-    return made
+            inputs[-1][:, 0] = 1
+    return inputs

@@ -1,4 +1,4 @@
-"""The cuts are the best there are."""
+"""Balance: the cuts are optimal."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ def slowest(work: Sequence[float], crossing: Sequence[float], cuts: Sequence[int
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_no_other_cuts_have_a_faster_slowest_stage(seed: int) -> None:
+def test_balance_minimizes_slowest_stage(seed: int) -> None:
     chance = random.Random(seed)
     count = chance.randint(1, 8)
     work = [chance.choice([0, 1, 2, 3.5, 7]) for _ in range(count + 1)]
     crossing = [chance.choice([0, 0.1, 0.5, 2]) for _ in range(count)]
     stages = chance.randint(1, count + 1)
-    found = balanced(work, crossing, stages)
-    assert len(found) == stages - 1
+    result = balanced(work, crossing, stages)
+    assert len(result) == stages - 1
     best = min(
         slowest(work, crossing, cuts) for cuts in itertools.combinations(range(count), stages - 1)
     )
-    assert slowest(work, crossing, found) == pytest.approx(best)
+    assert slowest(work, crossing, result) == pytest.approx(best)
 
 
-def test_among_equals_the_least_is_sent() -> None:
+def test_balance_prefers_smaller_transfer_among_equals() -> None:
     assert balanced([5, 0, 5], [0.2, 0.1], 2) == (1,)
 
 
-def test_more_stages_than_there_are_places_are_refused() -> None:
+def test_balance_rejects_more_stages_than_cuts_allow() -> None:
     with pytest.raises(PlanError, match=r"needs 4 cuts, the model has 2 places.*at most 3 stages"):
         balanced([1, 1, 1], [0, 0], 5)

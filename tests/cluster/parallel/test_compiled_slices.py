@@ -1,4 +1,4 @@
-"""Slices compiled ahead of time, in processes that sum through shared memory."""
+"""Compiled slices, in processes that sum through shared memory."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ if rank == "0":
 else:
     group = aoti.open_group(extension, sys.stdin.readline().strip(), int(rank))
 compute = aoti._native(Path(package), extension, 1, group)
-found = [compute([array])[0].tobytes().hex() for array in np.load(inputs).values()]
-print(json.dumps([found, "torch" in sys.modules]))
+outputs = [compute([array])[0].tobytes().hex() for array in np.load(inputs).values()]
+print(json.dumps([outputs, "torch" in sys.modules]))
 """
 
 
@@ -71,7 +71,7 @@ SCHEMES = {
 
 
 def compiled(folder: Path, scheme: str) -> tuple[nn.Module, list[Path]]:
-    """A module, and the packages of its two slices."""
+    """Return a module, and the packages of its two slices."""
     torch.manual_seed(3)
     module = SCHEMES[scheme](Block().eval()).eval()
     packages = []
@@ -89,10 +89,12 @@ def in_processes(packages: list[Path], extension: Path, inputs: Path) -> list[An
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", RANK, *map(str, (package, extension, rank, inputs))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for rank, package in enumerate(packages)
-    ]  # fmt: skip
+    ]
     address = processes[0].stdout.readline()
     processes[1].stdin.write(address)
     processes[1].stdin.flush()
@@ -100,7 +102,7 @@ def in_processes(packages: list[Path], extension: Path, inputs: Path) -> list[An
 
 
 def in_threads(computes: list) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """The ranks' answers to one array, each by a thread of its own."""
+    """Return a function of one array that runs every rank in a thread and returns their answers."""
 
     def run(array: np.ndarray) -> list[np.ndarray]:
         results: list = [None] * len(computes)
@@ -122,7 +124,7 @@ def in_threads(computes: list) -> Callable[[np.ndarray], list[np.ndarray]]:
     ("scheme", "bound"),
     [("float32", 1e-5), ("bf16", 0.03), ("dynamic_int8", 0.03), ("weight_only_int8", 0.03)],
 )
-def test_compiled_slices_compute_together_without_pytorch_s_package(
+def test_compiled_slices_match_module_without_torch_import(
     tmp_path: Path, scheme: str, bound: float
 ) -> None:
     module, packages = compiled(tmp_path, scheme)
@@ -132,14 +134,14 @@ def test_compiled_slices_compute_together_without_pytorch_s_package(
     (first, imported), (second, _) = ranks
     assert not imported
     assert first == second
-    for array, found in zip(arrays, first, strict=True):
+    for array, output in zip(arrays, first, strict=True):
         with torch.no_grad():
             expected = module(torch.from_numpy(array)).numpy()
-        result = np.frombuffer(bytes.fromhex(found), np.float32).reshape(expected.shape)
+        result = np.frombuffer(bytes.fromhex(output), np.float32).reshape(expected.shape)
         assert np.abs(result - expected).max() < bound * np.abs(expected).max()
 
 
-def test_either_loader_sums_over_any_group_in_a_process_with_pytorch_s_package(
+def test_both_loaders_sum_over_every_matching_group(
     tmp_path: Path,
 ) -> None:
     module, packages = compiled(tmp_path, "float32")
@@ -156,16 +158,16 @@ def test_either_loader_sums_over_any_group_in_a_process_with_pytorch_s_package(
         return [aoti._by_pytorch(package, 1, "cpu-x86", group) for package, group in pairs]
 
     shared = aoti.create_group(extension, 2)
-    other = aoti.open_group(extension, shared.address, 1)
+    second_rank = aoti.open_group(extension, shared.address, 1)
     for computes in (
         native(collective.thread_groups(2, timeout_s=20)),
         by_pytorch(collective.thread_groups(2, timeout_s=20)),
-        native([shared, other]),
+        native([shared, second_rank]),
     ):
         first, second = in_threads(computes)(array)
         np.testing.assert_array_equal(first, second)
         np.testing.assert_allclose(first, expected, atol=1e-5)
     with pytest.raises(ProgramError, match="PyTorch's loader runs this program"):
-        by_pytorch([shared, other])
+        by_pytorch([shared, second_rank])
     with pytest.raises((ProgramError, RuntimeError), match="one slice of a model"):
         native([None, None])[0]([array])

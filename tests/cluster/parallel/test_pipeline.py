@@ -1,4 +1,4 @@
-"""Stages compute what the whole model does, to the bit, wherever it is cut."""
+"""Pipeline stages: bit-identical to the whole model at every cut."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cluster.tensors import TensorSpec
 
 QUICK = ("bert", "gpt2", "skips", "resnet18 bf16")
 EXAMPLES = 2
-"""Sets of cuts per model: each has to be traced anew, in seconds."""
+"""Sets of cuts per model; tracing each takes seconds."""
 
 
 def outputs_of(module: nn.Module, specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
@@ -26,18 +26,18 @@ def outputs_of(module: nn.Module, specs: tuple[TensorSpec, ...]) -> tuple[Tensor
 
 
 def chained(stages: list[Stage], inputs: list[torch.Tensor]) -> torch.Tensor:
-    """What the stages compute one after the other, given no more than arrives at each."""
-    arrived = dict(zip([spec.name for spec in stages[0].arrives], inputs, strict=True))
+    """Run the stages in turn, each on its arriving tensors only."""
+    tensors = dict(zip([spec.name for spec in stages[0].arrives], inputs, strict=True))
     for stage in stages:
-        assert set(arrived) == {spec.name for spec in stage.arrives}
+        assert set(tensors) == {spec.name for spec in stage.arrives}
         with torch.no_grad():
-            made = stage.module(*(arrived[spec.name] for spec in stage.inputs))
-        known = arrived | dict(zip([s.name for s in stage.outputs], made, strict=True))
+            outputs = stage.module(*(tensors[spec.name] for spec in stage.inputs))
+        available = tensors | dict(zip([s.name for s in stage.outputs], outputs, strict=True))
         for spec in stage.leaves:
-            assert known[spec.name].shape[1:] == spec.item_shape
-            assert str(known[spec.name].dtype) == f"torch.{spec.dtype.name}"
-        arrived = {spec.name: known[spec.name] for spec in stage.leaves}
-    (answer,) = arrived.values()
+            assert available[spec.name].shape[1:] == spec.item_shape
+            assert str(available[spec.name].dtype) == f"torch.{spec.dtype.name}"
+        tensors = {spec.name: available[spec.name] for spec in stage.leaves}
+    (answer,) = tensors.values()
     return answer
 
 
@@ -46,25 +46,25 @@ def chained(stages: list[Stage], inputs: list[torch.Tensor]) -> torch.Tensor:
 )
 @settings(max_examples=EXAMPLES, derandomize=True, database=None)
 @given(data=st.data())
-def test_stages_compute_the_whole_model_to_the_bit(family: str, data: st.DataObject) -> None:
+def test_stages_match_whole_model_bit_for_bit(family: str, data: st.DataObject) -> None:
     torch.manual_seed(0)
     module, specs = FAMILIES[family]()
     module.eval()
     outputs = outputs_of(module, specs)
     places = graph.cuts(graph.trace(module, specs).graph)
     indices = st.sets(st.integers(0, len(places) - 1), min_size=1, max_size=3)
-    chosen = [places[index] for index in sorted(data.draw(indices, "cuts"))]
-    stages = split(module, specs, outputs, chosen)
-    assert len(stages) == len(chosen) + 1
+    selected = [places[index] for index in sorted(data.draw(indices, "cuts"))]
+    stages = split(module, specs, outputs, selected)
+    assert len(stages) == len(selected) + 1
     for batch in (1, data.draw(st.integers(2, 9), "batch")):
         inputs = random_inputs(specs, batch, seed=batch)
         with torch.no_grad():
-            whole = module(*inputs)
-        where = [place.after for place in chosen]
-        assert torch.equal(chained(stages, inputs), whole), (where, batch)
+            expected = module(*inputs)
+        names = [place.after for place in selected]
+        assert torch.equal(chained(stages, inputs), expected), (names, batch)
 
 
-def test_what_only_a_later_stage_needs_is_carried_past_the_ones_between() -> None:
+def test_stage_carries_tensor_for_later_stage() -> None:
     module = SkipsAStage().eval()
     specs = FAMILIES["skips"]()[1]
     places = graph.cuts(graph.trace(module, specs).graph)
@@ -77,7 +77,7 @@ def test_what_only_a_later_stage_needs_is_carried_past_the_ones_between() -> Non
     assert skipped in {spec.name for spec in stages[2].inputs}
 
 
-def test_each_stage_holds_its_own_weights_and_no_others() -> None:
+def test_stages_hold_disjoint_weights() -> None:
     module, specs = FAMILIES["resnet18"]()
     module.eval()
     places = graph.cuts(graph.trace(module, specs).graph)
@@ -95,7 +95,7 @@ class Branches(nn.Module):
         return -x
 
 
-def test_a_model_that_cannot_be_one_graph_is_refused_with_the_line() -> None:
+def test_trace_rejects_untraceable_model_with_its_line() -> None:
     spec = (TensorSpec(name="x", datatype="FP32", shape=(-1, 4)),)
     with pytest.raises(PlanError, match="cannot be exported as one graph") as refused:
         graph.trace(Branches(), spec)
@@ -103,7 +103,7 @@ def test_a_model_that_cannot_be_one_graph_is_refused_with_the_line() -> None:
     assert "x.sum() > 0" in str(refused.value)
 
 
-def test_no_cut_parts_a_convolution_from_what_compilers_fuse_with_it() -> None:
+def test_cuts_do_not_separate_fused_operators() -> None:
     module, specs = FAMILIES["resnet18"]()
     traced = graph.trace(module.eval(), specs).graph
     following = {node.name: node.next for node in traced.nodes}
@@ -111,6 +111,6 @@ def test_no_cut_parts_a_convolution_from_what_compilers_fuse_with_it() -> None:
         assert graph.operator_name(following[place.after]) not in ("batch_norm", "relu")
 
 
-def test_indices_of_a_table_are_known_with_its_rows() -> None:
+def test_index_limits_name_inputs_with_table_rows() -> None:
     module, specs = FAMILIES["bert"]()
     assert graph.index_limits(graph.trace(module.eval(), specs).graph, specs) == {"input_ids": 100}

@@ -1,4 +1,4 @@
-"""Plans: what fits, what it needs and reaches, and what is said where nothing does."""
+"""Plans: placement, estimates, and refusals with numbers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,15 @@ OUTPUT = TensorSpec(name="logits", datatype="FP32", shape=(-1, 10))
 
 def entry(file: str, inputs: tuple[TensorSpec, ...] | None = None) -> ProgramEntry:
     return ProgramEntry(
-        kind="aoti", target="cpu-x86", file=file, cpu_features=(), torch_version="2",
-        native_runner=None, python_abi=None, inputs=inputs,
-    )  # fmt: skip
+        kind="aoti",
+        target="cpu-x86",
+        file=file,
+        cpu_features=(),
+        torch_version="2",
+        native_runner=None,
+        python_abi=None,
+        inputs=inputs,
+    )
 
 
 def shard(stage: int, takes: TensorSpec, makes: TensorSpec, ms: float) -> Shard:
@@ -67,11 +73,14 @@ def manifest(*layouts: Layout, sliced: bool = False) -> Manifest:
     tensor = TensorProfile(
         degrees=(2, 4), sliced_cost=0.9, sliced_bytes=72 * MIB, reduces=8, reduced_bytes=4096
     )
-    whole = Measurement(
-        accuracy=1, accuracy_low=1, accuracy_high=1, samples=1,
+    measurement = Measurement(
+        accuracy=1,
+        accuracy_low=1,
+        accuracy_high=1,
+        samples=1,
         latency=(Latency(batch=1, p50_ms=8, p99_ms=9), Latency(batch=8, p50_ms=64, p99_ms=70)),
         size_bytes=80 * MIB,
-    )  # fmt: skip
+    )
     return Manifest(
         name="m",
         recipe={},
@@ -84,14 +93,14 @@ def manifest(*layouts: Layout, sliced: bool = False) -> Manifest:
         files={},
         programs=(entry("programs/cpu-x86.pt2"),),
         quantized_operators=0,
-        measured={"cpu-x86/aoti": whole},
+        measured={"cpu-x86/aoti": measurement},
         fastest={"cpu-x86": "aoti"},
         profile=Profile(batch=4, segments=segments, tensor=tensor if sliced else None),
         layouts=layouts,
     )
 
 
-def test_the_cut_of_fewest_devices_that_fits_is_taken() -> None:
+def test_plan_prefers_fewest_devices_that_fit() -> None:
     roomy = plan(manifest(two_stages()), parse_devices("4xcpu-x86"))
     assert (roomy.pipeline, roomy.layout, roomy.built, roomy.devices) == (1, None, True, 1)
     assert roomy.latency_ms == 64
@@ -101,7 +110,7 @@ def test_the_cut_of_fewest_devices_that_fits_is_taken() -> None:
 
 
 def with_gpu_programs(manifest: Manifest) -> Manifest:
-    """The same with a program for GPUs, four times as fast, and no layout of it."""
+    """Return the manifest with a GPU program, four times as fast, and no layout of it."""
     gpu = entry("programs/cuda.pt2").model_copy(update={"target": "cuda-sm90"})
     fast = manifest.measured["cpu-x86/aoti"].model_copy(
         update={
@@ -120,57 +129,57 @@ def with_gpu_programs(manifest: Manifest) -> Manifest:
     )
 
 
-def test_a_cut_that_is_built_goes_before_one_that_would_be_faster_on_another_target() -> None:
+def test_plan_prefers_built_cut_over_faster_unbuilt_one() -> None:
     devices = parse_devices("2xcuda-sm90,4xcpu-x86")
-    found = plan(with_gpu_programs(manifest(two_stages())), devices, pipeline=2, tensor=1)
-    assert (found.target, found.built) == ("cpu-x86", True)
+    shard_plan = plan(with_gpu_programs(manifest(two_stages())), devices, pipeline=2, tensor=1)
+    assert (shard_plan.target, shard_plan.built) == ("cpu-x86", True)
 
 
-def test_a_target_that_cannot_be_estimated_leaves_the_others() -> None:
+def test_plan_skips_target_without_estimate() -> None:
     without = with_gpu_programs(manifest(two_stages())).model_copy(update={"profile": None})
     devices = parse_devices("2xcuda-sm90,4xcpu-x86")
     assert plan(without, devices, pipeline=2, tensor=1).target == "cpu-x86"
 
 
-def test_a_limit_of_devices_leaves_the_choice_of_which() -> None:
+def test_plan_respects_device_limit_and_placement() -> None:
     devices = parse_devices("4xcpu-x86@2")
-    spread = plan(manifest(two_stages()), devices, pipeline=2, placement="SPREAD", most_devices=2)
-    assert [each.node for each in spread.shards] == [0, 1]
+    spread = plan(manifest(two_stages()), devices, pipeline=2, placement="SPREAD", max_devices=2)
+    assert [shard.node for shard in spread.shards] == [0, 1]
     with pytest.raises(PlanError, match=r"pp2.tp1 needs 2 devices, at most 1 are allowed"):
-        plan(manifest(two_stages()), devices, pipeline=2, most_devices=1)
+        plan(manifest(two_stages()), devices, pipeline=2, max_devices=1)
 
 
-def test_memory_and_speed_are_those_of_the_layout() -> None:
-    found = plan(manifest(two_stages()), parse_devices("2xcpu-x86"), pipeline=2, batch=8)
-    first = found.shards[0]
+def test_plan_uses_measurements_of_built_layout() -> None:
+    shard_plan = plan(manifest(two_stages()), parse_devices("2xcpu-x86"), pipeline=2, batch=8)
+    first = shard_plan.shards[0]
     assert first.weight_bytes == 40 * MIB
     assert first.activation_bytes == 8 * MIB
     assert first.buffer_bytes == FRAMES_AT_A_SHARD * 8 * MIDDLE.item_bytes
-    assert found.memory_bytes == 48 * MIB + first.buffer_bytes
-    assert found.stage_ms == (40.0, 32.0)
-    assert found.latency_ms == pytest.approx(72 + sum(found.hop_ms))
-    assert 8 / 41 * 1e3 < found.items_per_s < 8 / 40 * 1e3
+    assert shard_plan.memory_bytes == 48 * MIB + first.buffer_bytes
+    assert shard_plan.stage_ms == (40.0, 32.0)
+    assert shard_plan.latency_ms == pytest.approx(72 + sum(shard_plan.hop_ms))
+    assert 8 / 41 * 1e3 < shard_plan.items_per_s < 8 / 40 * 1e3
     between = plan(manifest(two_stages()), parse_devices("2xcpu-x86"), pipeline=2, batch=4)
     assert between.stage_ms == pytest.approx((20.0, 16.0))
 
 
-def test_a_cut_that_is_not_built_is_estimated_from_the_profile() -> None:
-    found = plan(manifest(), parse_devices("4xcpu-x86"), pipeline=4, batch=8)
-    assert not found.built
-    assert found.stage_ms == pytest.approx((16.0,) * 4)
-    assert [each.weight_bytes for each in found.shards] == [20 * MIB] * 4
+def test_plan_estimates_unbuilt_cut_from_profile() -> None:
+    shard_plan = plan(manifest(), parse_devices("4xcpu-x86"), pipeline=4, batch=8)
+    assert not shard_plan.built
+    assert shard_plan.stage_ms == pytest.approx((16.0,) * 4)
+    assert [shard.weight_bytes for shard in shard_plan.shards] == [20 * MIB] * 4
     sliced = plan(manifest(sliced=True), parse_devices("4xcpu-x86"), tensor=2, pipeline=1)
     assert 64 * 0.55 < sliced.stage_ms[0] < 64 * 0.55 + 1
     assert sliced.shards[0].weight_bytes == pytest.approx(44 * MIB, rel=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("devices", "wanted", "said"),
+    ("devices", "options", "message"),
     [
         ("1xcpu-x86", {"pipeline": 2}, "pp2.tp1 needs 2 devices of cpu-x86, there are 1"),
-        ("2xcpu-x86:41MiB", {"pipeline": 2}, r"stage 0 fills 48\.\d MiB \(40\.0 MiB weights, 8\.0"),
-        ("3xcpu-x86:30MiB", {}, "No number of stages up to 3 fits; give more or larger"),
-        ("4xcpu-x86:30MiB", {}, r"pp4\.tp1 would fit: 28\.\d MiB on its fullest device; it is not"),
+        ("2xcpu-x86:41MiB", {"pipeline": 2}, r"stage 0 needs 48\.\d MiB \(40\.0 MiB weights, 8\.0"),
+        ("3xcpu-x86:30MiB", {}, "No number of stages up to 3 fits; use more or larger"),
+        ("4xcpu-x86:30MiB", {}, r"pp4\.tp1 would fit: 28\.\d MiB on its largest device; it is not"),
         (
             "2xcpu-x86",
             {"pipeline": 9},
@@ -182,46 +191,48 @@ def test_a_cut_that_is_not_built_is_estimated_from_the_profile() -> None:
         (
             "1xcpu-x86@2",
             {"pipeline": 2, "placement": "STRICT_PACK"},
-            "needs 2 devices on one node, the most there are on one is 1; take PACK",
+            "needs 2 devices on one node, the largest has 1; use PACK",
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_numbers(
-    devices: str, wanted: dict, said: str
+def test_plan_rejects_impossible_request_with_numbers(
+    devices: str, options: dict, message: str
 ) -> None:
-    with pytest.raises(PlanError, match=said):
-        plan(manifest(two_stages(), sliced=True), parse_devices(devices), **wanted)
+    with pytest.raises(PlanError, match=message):
+        plan(manifest(two_stages(), sliced=True), parse_devices(devices), **options)
 
 
-def test_slices_of_a_model_without_a_plan_are_refused() -> None:
-    with pytest.raises(PlanError, match="of no family with a ready plan"):
+def test_plan_rejects_slices_without_family() -> None:
+    with pytest.raises(PlanError, match="belongs to no family with a built-in plan"):
         plan(manifest(), parse_devices("2xcpu-x86"), tensor=2, pipeline=1)
 
 
-def test_stages_of_a_replica_stay_near_each_other() -> None:
-    # The smallest node that holds all of them.
+def test_plan_keeps_stages_of_replica_on_one_node() -> None:
+    # The smallest node with enough devices.
     devices = parse_devices("4xcpu-x86,2xcpu-x86,1xcpu-x86")
     packed = plan(manifest(two_stages()), devices, pipeline=2)
-    assert [each.node for each in packed.shards] == [1, 1]
+    assert [shard.node for shard in packed.shards] == [1, 1]
     spread = plan(manifest(two_stages()), devices, pipeline=2, placement="SPREAD")
-    assert [each.node for each in spread.shards] == [0, 1]
+    assert [shard.node for shard in spread.shards] == [0, 1]
 
 
-def test_devices_are_read_as_they_are_written() -> None:
+def test_devices_parse_as_written() -> None:
     assert parse_devices("2xcpu-x86:4GiB") == (Device("cpu-x86", 4 * 2**30, 0),) * 2
     mixed = parse_devices("1xcuda-sm90:80GB@2, 1xcpu-x86")
-    assert [(each.target, each.node) for each in mixed] == [
-        ("cuda-sm90", 0), ("cuda-sm90", 1), ("cpu-x86", 2),
-    ]  # fmt: skip
+    assert [(device.target, device.node) for device in mixed] == [
+        ("cuda-sm90", 0),
+        ("cuda-sm90", 1),
+        ("cpu-x86", 2),
+    ]
     assert mixed[0].memory_bytes == 80 * 10**9
-    for wrong in ("", "cpu-x86", "2xgpu", "0xcpu-x86", "2xcpu-x86:4Q", "2xcpu-x86@0"):
-        with pytest.raises(PlanError, match=r"expected COUNTxTARGET|are none"):
-            parse_devices(wrong)
+    for text in ("", "cpu-x86", "2xgpu", "0xcpu-x86", "2xcpu-x86:4Q", "2xcpu-x86@0"):
+        with pytest.raises(PlanError, match=r"expected COUNTxTARGET|expected at least 1 device"):
+            parse_devices(text)
     assert [size_text(size) for size in (12, 1536, 5 * MIB)] == ["12 B", "1.5 KiB", "5.0 MiB"]
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"pipeline": 3}, "has the shards"),
         ({"crossing": ((INPUT,), (OUTPUT,))}, "3 sets of tensors cross"),
@@ -229,9 +240,9 @@ def test_devices_are_read_as_they_are_written() -> None:
         ({"crossing": ((INPUT,), (MIDDLE,), (INPUT,))}, "hands on x, which it does not have"),
     ],
 )
-def test_a_manifest_whose_stages_do_not_chain_is_not_read(change: dict, said: str) -> None:
-    written = json.loads(manifest(two_stages()).to_json())
+def test_manifest_rejects_inconsistent_stages(change: dict, message: str) -> None:
+    content = json.loads(manifest(two_stages()).to_json())
     broken = two_stages().model_copy(update=change).model_dump(mode="json")
-    written["layouts"] = [broken]
-    with pytest.raises(ArtifactError, match=said):
-        Manifest.from_json(json.dumps(written).encode(), "manifest.json")
+    content["layouts"] = [broken]
+    with pytest.raises(ArtifactError, match=message):
+        Manifest.from_json(json.dumps(content).encode(), "manifest.json")

@@ -1,4 +1,4 @@
-"""Slices of models against the models, and against what PyTorch's own DTensor makes of them."""
+"""Tensor slices, compared with whole models and with PyTorch's DTensor."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LAYERS = 2
 
 
 class Logits(nn.Module):
-    """As cluster/models/from_hf.py wraps classifiers."""
+    """Wrapper of classifiers as in cluster/models/from_hf.py."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -42,42 +42,67 @@ class Logits(nn.Module):
 
 def bert() -> nn.Module:
     config = transformers.BertConfig(
-        vocab_size=99, hidden_size=64, num_hidden_layers=LAYERS, num_attention_heads=4,
-        intermediate_size=128, max_position_embeddings=32, num_labels=5,
-    )  # fmt: skip
+        vocab_size=99,
+        hidden_size=64,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=32,
+        num_labels=5,
+    )
     return Logits(transformers.BertForSequenceClassification(config))
 
 
 def mini_lm() -> nn.Module:
     config = transformers.BertConfig(
-        vocab_size=99, hidden_size=64, num_hidden_layers=LAYERS, num_attention_heads=4,
-        intermediate_size=128, max_position_embeddings=32,
-    )  # fmt: skip
+        vocab_size=99,
+        hidden_size=64,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=32,
+    )
     model = transformers.BertModel(config, add_pooling_layer=False)
     return TextEmbedding(model, "mean", normalize=True)
 
 
 def roberta() -> nn.Module:
     config = transformers.RobertaConfig(
-        vocab_size=99, hidden_size=64, num_hidden_layers=LAYERS, num_attention_heads=4,
-        intermediate_size=128, max_position_embeddings=32, num_labels=5,
-    )  # fmt: skip
+        vocab_size=99,
+        hidden_size=64,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=32,
+        num_labels=5,
+    )
     return Logits(transformers.RobertaForSequenceClassification(config))
 
 
 def distilbert() -> nn.Module:
     config = transformers.DistilBertConfig(
-        vocab_size=99, dim=64, n_layers=LAYERS, n_heads=4, hidden_dim=128, num_labels=5,
+        vocab_size=99,
+        dim=64,
+        n_layers=LAYERS,
+        n_heads=4,
+        hidden_dim=128,
+        num_labels=5,
         max_position_embeddings=32,
-    )  # fmt: skip
+    )
     return Logits(transformers.DistilBertForSequenceClassification(config))
 
 
 def gpt2() -> nn.Module:
     config = transformers.GPT2Config(
-        vocab_size=99, n_embd=64, n_layer=LAYERS, n_head=4, n_positions=32, num_labels=5,
-        pad_token_id=0, use_cache=False,
-    )  # fmt: skip
+        vocab_size=99,
+        n_embd=64,
+        n_layer=LAYERS,
+        n_head=4,
+        n_positions=32,
+        num_labels=5,
+        pad_token_id=0,
+        use_cache=False,
+    )
 
     class LastLogits(nn.Module):
         def __init__(self) -> None:
@@ -85,17 +110,23 @@ def gpt2() -> nn.Module:
             self.model = transformers.GPT2Model(config)
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            found = self.model(input_ids=input_ids, attention_mask=attention_mask)
-            return found.last_hidden_state[:, -1]
+            output = self.model(input_ids=input_ids, attention_mask=attention_mask)
+            return output.last_hidden_state[:, -1]
 
     return LastLogits()
 
 
 def llama() -> nn.Module:
     config = transformers.LlamaConfig(
-        vocab_size=99, hidden_size=64, num_hidden_layers=LAYERS, num_attention_heads=8,
-        num_key_value_heads=4, intermediate_size=128, max_position_embeddings=32, use_cache=False,
-    )  # fmt: skip
+        vocab_size=99,
+        hidden_size=64,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=32,
+        use_cache=False,
+    )
 
     class LastLogits(nn.Module):
         def __init__(self) -> None:
@@ -110,9 +141,14 @@ def llama() -> nn.Module:
 
 def vit() -> nn.Module:
     config = transformers.ViTConfig(
-        hidden_size=64, num_hidden_layers=LAYERS, num_attention_heads=4, intermediate_size=128,
-        image_size=16, patch_size=8, num_labels=5,
-    )  # fmt: skip
+        hidden_size=64,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        intermediate_size=128,
+        image_size=16,
+        patch_size=8,
+        num_labels=5,
+    )
     return Logits(transformers.ViTForImageClassification(config))
 
 
@@ -139,7 +175,7 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], tuple[TensorSpec, ...]]] = {
 
 
 def built(family: str) -> tuple[nn.Module, tuple[TensorSpec, ...]]:
-    """A model with random weights of a size that shows mistakes, biases and norms too."""
+    """Return a model with random weights, biases and norms, large enough to show mistakes."""
     torch.manual_seed(7)
     make, specs = FAMILIES[family]
     module = make().eval()
@@ -153,13 +189,13 @@ def batch(specs: tuple[TensorSpec, ...], size: int) -> list[torch.Tensor]:
     if specs == IMAGES:
         return [torch.randn(size, 3, 16, 16)]
     mask = torch.ones(size, TOKENS, dtype=torch.int64)
-    for row in range(size):  # texts of different lengths, padded at the left as for GPT-2
+    for row in range(size):  # texts of different lengths, padded on the left as for GPT-2
         mask[row, : row % 5] = 0
     return [torch.randint(1, 99, (size, TOKENS)), mask]
 
 
 class Counting:
-    """A group that counts its sums."""
+    """Group that counts its sums."""
 
     def __init__(self, group: collective.Group) -> None:
         self.group = group
@@ -173,7 +209,7 @@ class Counting:
 def together(
     shards: list[Callable[..., torch.Tensor]], inputs: list[torch.Tensor]
 ) -> tuple[list[torch.Tensor], int]:
-    """What each rank answers, and how often they summed."""
+    """Run all ranks; return their answers and the number of sums."""
     groups = [Counting(group) for group in collective.thread_groups(len(shards), timeout_s=20)]
     results: list = [None] * len(shards)
 
@@ -193,8 +229,8 @@ def shards_of(module: nn.Module, plan: TensorPlan, degree: int) -> list[nn.Modul
     return [shard_module(module, plan, rank, degree) for rank in range(degree)]
 
 
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).abs().max() / expected.abs().max())
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((actual - expected).abs().max() / expected.abs().max())
 
 
 # ---------------------------------------------------------------------------- families
@@ -202,7 +238,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("degree", [2, 4])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_slices_of_a_family_compute_what_the_whole_does(family: str, degree: int) -> None:
+def test_slices_of_family_match_whole_model(family: str, degree: int) -> None:
     module, specs = built(family)
     before = tensors_of(module)
     shards = shards_of(module, plan_for(module), degree)
@@ -221,7 +257,7 @@ def test_the_slices_of_a_family_compute_what_the_whole_does(family: str, degree:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_slices_hold_their_share_alone_and_no_memory_of_the_whole(family: str) -> None:
+def test_slices_hold_only_their_share_in_new_memory(family: str) -> None:
     module, _ = built(family)
     plan = plan_for(module)
     cut = {
@@ -231,13 +267,13 @@ def test_slices_hold_their_share_alone_and_no_memory_of_the_whole(family: str) -
         if parameter.ndim == 2
     }
     in_layers = sum(p.numel() for p in module.parameters() if id(p) in cut)
-    whole = sum(p.numel() for p in module.parameters() if id(p) not in cut and p.ndim == 2)
-    own = {tensor.untyped_storage().data_ptr() for tensor in module.state_dict().values()}
+    uncut = sum(p.numel() for p in module.parameters() if id(p) not in cut and p.ndim == 2)
+    addresses = {tensor.untyped_storage().data_ptr() for tensor in module.state_dict().values()}
     for shard in shards_of(module, plan, 2):
-        held = sum(p.numel() for p in shard.parameters() if p.ndim == 2)
-        assert held == in_layers // 2 + whole
+        count = sum(p.numel() for p in shard.parameters() if p.ndim == 2)
+        assert count == in_layers // 2 + uncut
         for tensor in shard.state_dict().values():
-            assert tensor.untyped_storage().data_ptr() not in own
+            assert tensor.untyped_storage().data_ptr() not in addresses
             assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
 
@@ -260,7 +296,7 @@ def test_slices_export_with_a_dynamic_batch(family: str) -> None:
 
 
 def dtensor_rank(rank: int, port: int, families: list[str], results: object) -> None:
-    """What rank 0 finds: each family's answer and slices by ``parallelize_module``."""
+    """Report each family's answer and slices by ``parallelize_module``."""
     from torch.distributed.tensor import DTensor, init_device_mesh
     from torch.distributed.tensor.parallel import parallelize_module
 
@@ -268,7 +304,7 @@ def dtensor_rank(rank: int, port: int, families: list[str], results: object) -> 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
-    found = {}
+    reports = {}
     for family in families:
         module, specs = built(family)
         plan = plan_for(module)
@@ -281,12 +317,12 @@ def dtensor_rank(rank: int, port: int, families: list[str], results: object) -> 
             for name, tensor in module.state_dict().items()
             if isinstance(tensor, DTensor)
         }
-        found[family] = (answer.numpy(), local)
-    results.put((rank, found))  # type: ignore[attr-defined]
+        reports[family] = (answer.numpy(), local)
+    results.put((rank, reports))  # type: ignore[attr-defined]
     torch.distributed.destroy_process_group()
 
 
-def test_slices_and_answers_are_those_of_dtensor() -> None:
+def test_slices_and_answers_match_dtensor() -> None:
     families = ["bert", "vit", "llama"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -300,7 +336,7 @@ def test_slices_and_answers_are_those_of_dtensor() -> None:
     try:
         for process in processes:
             process.start()
-        found = dict(queue.get(timeout=60) for _ in processes)
+        reports = dict(queue.get(timeout=60) for _ in processes)
     finally:
         for process in processes:
             process.join(5)
@@ -310,35 +346,35 @@ def test_slices_and_answers_are_those_of_dtensor() -> None:
         shards = shards_of(module, plan_for(module), 2)
         results, _ = together(shards, batch(specs, 3))
         for rank, shard in enumerate(shards):
-            answer, local = found[rank][family]
+            answer, local = reports[rank][family]
             assert relative_error(results[rank], torch.from_numpy(answer)) < 1e-4
-            own = shard.state_dict()
+            state = shard.state_dict()
             assert local
             for name, slice_ in local.items():
                 owner, _, last = name.rpartition(".")
-                mine = own[name if name in own else f"{owner}.layer.{last}"]
-                np.testing.assert_array_equal(mine.numpy(), slice_, err_msg=name)
+                actual = state[name if name in state else f"{owner}.layer.{last}"]
+                np.testing.assert_array_equal(actual.numpy(), slice_, err_msg=name)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "torchvision_vit"])
-def test_fused_projections_are_cut_as_three_and_dtensor_is_told_so(family: str) -> None:
+def test_dtensor_plan_rejects_fused_projections(family: str) -> None:
     module, _ = built(family)
     with pytest.raises(PlanError, match="query, key and value in one weight"):
         plan_for(module).as_dtensor_plan()
 
 
-def test_a_family_s_relative_with_weights_per_head_is_not_taken_for_it() -> None:
+def test_plan_rejects_relative_with_weights_per_head() -> None:
     config = transformers.SwinConfig(
         image_size=16, patch_size=2, embed_dim=32, depths=[1, 1], num_heads=[2, 4], window_size=4
     )
-    with pytest.raises(PlanError, match="no ready plan"):
+    with pytest.raises(PlanError, match="no built-in plan"):
         plan_for(transformers.SwinModel(config))
 
 
-# ---------------------------------------------------------------------------- own patterns
+# ---------------------------------------------------------------------------- custom patterns
 
 
-class Own(nn.Module):
+class CustomModel(nn.Module):
     def __init__(self, width: int = 48) -> None:
         super().__init__()
         self.up = nn.Linear(16, width)
@@ -349,8 +385,8 @@ class Own(nn.Module):
         return self.head(x + self.down(torch.relu(self.up(x))))
 
 
-def test_a_model_of_one_s_own_is_cut_by_patterns() -> None:
-    module = Own().eval()
+def test_patterns_cut_custom_model() -> None:
+    module = CustomModel().eval()
     plan = plan_for(module, {"up": "column", "dow?": "row"})
     x = torch.randn(5, 16)
     results, sums = together(shards_of(module, plan, 3), [x])
@@ -361,19 +397,19 @@ def test_a_model_of_one_s_own_is_cut_by_patterns() -> None:
 @pytest.mark.parametrize(
     ("patterns", "message"),
     [
-        (None, r"no ready plan .*BERT.*slices: .*its linear layers are up, down, head"),
+        (None, r"no built-in plan .*BERT.*slices: .*its linear layers are up, down, head"),
         ({"*.fc1": "column"}, r"'\*.fc1' matches no layer that can be cut; its linear layers are"),
         ({"up": "column"}, "one kind only"),
-        ({"up": "column", "*": "row"}, "up both column and row"),
+        ({"up": "column", "*": "row"}, "up as both column and row"),
     ],
 )
-def test_patterns_that_cannot_be_meant_are_refused(patterns: dict, message: str) -> None:
+def test_plan_rejects_inconsistent_patterns(patterns: dict, message: str) -> None:
     with pytest.raises(PlanError, match=message):
-        plan_for(Own(), patterns)
+        plan_for(CustomModel(), patterns)
 
 
-def test_a_weight_that_others_share_is_not_cut() -> None:
-    module = Own(16)
+def test_plan_rejects_shared_weight() -> None:
+    module = CustomModel(16)
     module.head.weight = module.up.weight
     with pytest.raises(PlanError, match="up and head share a weight"):
         plan_for(module, {"up": "column", "down": "row"})
@@ -382,21 +418,21 @@ def test_a_weight_that_others_share_is_not_cut() -> None:
 @pytest.mark.parametrize(
     ("family", "degree", "message"),
     [
-        ("bert", 3, r"tensor=3 .*self.query has 4 heads. These do: 2, 4$"),
-        ("llama", 8, r"tensor=8 .*k_proj has 4 heads. These do: 2, 4$"),
+        ("bert", 3, r"tensor=3 .*self.query has 4 heads. Possible degrees: 2, 4$"),
+        ("llama", 8, r"tensor=8 .*k_proj has 4 heads. Possible degrees: 2, 4$"),
         ("gpt2", 8, r"c_attn has 4 heads"),
         ("torchvision_vit", 3, r"self_attention has 4 heads"),
     ],
 )
-def test_degrees_that_divide_no_heads_are_refused(family: str, degree: int, message: str) -> None:
+def test_shard_rejects_degree_that_splits_heads(family: str, degree: int, message: str) -> None:
     module, _ = built(family)
     with pytest.raises(PlanError, match=message):
         shard_module(module, plan_for(module), 0, degree)
 
 
-def test_degrees_that_divide_no_features_are_refused() -> None:
-    plan = plan_for(module := Own(), {"up": "column", "down": "row"})
-    with pytest.raises(PlanError, match=r"up has 48 outputs. These do: 2, 3, 4, 6, 8, 12"):
+def test_shard_rejects_degree_that_splits_features() -> None:
+    plan = plan_for(module := CustomModel(), {"up": "column", "down": "row"})
+    with pytest.raises(PlanError, match=r"up has 48 outputs. Possible degrees: 2, 3, 4, 6, 8, 12"):
         shard_module(module, plan, 0, 5)
     with pytest.raises(PlanError, match="rank 2 of 2"):
         shard_module(module, plan, 2, 2)
@@ -429,7 +465,7 @@ def with_bf16_layers(module: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "torchvision_vit"])
 @pytest.mark.parametrize("scheme", [dynamic_int8, weight_only_int8, bf16, with_bf16_layers])
-def test_quantized_layers_are_cut_as_they_are(
+def test_quantized_layers_are_cut_without_requantization(
     scheme: Callable[[nn.Module], nn.Module], family: str
 ) -> None:
     module, specs = built(family)
@@ -443,38 +479,38 @@ def test_quantized_layers_are_cut_as_they_are(
     results, sums = together(shards, inputs)
     assert sums == 2 * LAYERS
     assert torch.equal(results[0], results[1])
-    # Rounded differently, but no worse: by each rank for itself, or before the sum.
+    # Rounded differently, but no worse: on each rank, or before the sum.
     rounding = relative_error(expected, exact)
     assert relative_error(results[0], exact) < max(2 * rounding, 1e-4)
     graph = exported(shards[0], specs, strict=False)
     assert any(node.target is torch.ops.headrace.all_reduce.default for node in graph.graph.nodes)
 
 
-def test_int8_slices_are_the_integers_of_the_whole() -> None:
+def test_int8_slices_equal_integers_of_whole_model() -> None:
     module = dynamic_int8(built("bert")[0])
     shards = shards_of(module, plan_for(module), 2)
-    whole = module.state_dict()
+    state = module.state_dict()
     block = "model.bert.encoder.layer.0"
     stored = "parametrizations.weight.original"
     for name, dim in ((f"{block}.intermediate.dense", 0), (f"{block}.output.dense", 1)):
         parts = [
             shard.state_dict()[f"{name}.{'layer.' if dim else ''}{stored}0"] for shard in shards
         ]
-        assert torch.equal(torch.cat(parts, dim), whole[f"{name}.{stored}0"])
+        assert torch.equal(torch.cat(parts, dim), state[f"{name}.{stored}0"])
         scales = [
             shard.state_dict()[f"{name}.{'layer.' if dim else ''}{stored}1"] for shard in shards
         ]
-        full = whole[f"{name}.{stored}1"]
+        full = state[f"{name}.{stored}1"]
         assert torch.equal(scales[0] if dim else torch.cat(scales), full)
 
 
-def test_int4_is_refused_with_what_would_work() -> None:
+def test_plan_rejects_int4_with_alternatives() -> None:
     low = weight_only_int4(built("bert")[0])
     with pytest.raises(PlanError, match=r"cannot be cut.*dynamic_int8, weight_only_int8 or bf16"):
         plan_for(low)
 
 
-def test_int8_kernels_get_whole_vectors() -> None:
+def test_shard_rejects_degree_that_splits_int8_vectors() -> None:
     low = weight_only_int8(built("bert")[0])
     with pytest.raises(
         PlanError, match=r"64 int8 inputs, and each rank's must be a multiple of 32"
@@ -482,7 +518,7 @@ def test_int8_kernels_get_whole_vectors() -> None:
         shard_module(low, plan_for(low), 0, 4)
 
 
-def test_a_graph_is_refused_with_what_would_work() -> None:
+def test_plan_rejects_graph_with_alternatives() -> None:
     graph = torch.fx.symbolic_trace(nn.Sequential(nn.Flatten(), nn.ReLU()))
-    with pytest.raises(PlanError, match="as static_int8 leaves it"):
+    with pytest.raises(PlanError, match="as produced by static_int8"):
         plan_for(graph)

@@ -111,5 +111,5 @@ def test_more_stages_than_places_are_refused_before_training(tmp_path: Path, tin
 def test_slices_of_a_model_without_a_plan_are_refused_before_training(
     tmp_path: Path, tiny_recipe
 ) -> None:
-    with pytest.raises(PlanError, match=r"parallel\[0\]: no ready plan for tensor slices"):
+    with pytest.raises(PlanError, match=r"parallel\[0\]: no built-in plan for tensor slices"):
         job.run(tiny_recipe("no-plan", None, parallel=[{"tensor": 2}]), LocalStore(tmp_path), print)
