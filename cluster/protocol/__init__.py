@@ -1,4 +1,4 @@
-"""Open Inference Protocol v2 over HTTP, server side: bytes in, arrays in the middle, bytes out.
+"""Open Inference Protocol v2 over HTTP: codec between bytes and numpy arrays.
 
     request body ──► infer.decode_infer ──► InferRequest.arrays ──► (the program) ──┐
                        │       │                                                    │
@@ -8,12 +8,12 @@
     answer body, headers ◄─────────────────── answer.encode_infer ◄──────────── arrays
 
     {"image"|"text"|"inputs"} ──► predict.decode_predict ──► ... ──► predict.top_k ──► labels
-    GET /v2, GET /v2/models/NAME ──► metadata
+    GET /v2, GET /v2/models/NAME ──► metadata       requests to other servers ──► client
 
-Everything here is a pure function of bytes and numpy arrays: no HTTP framework, no Ray, no
-PyTorch. What a client got wrong raises RequestError (400) or PayloadTooLargeError (413), with
-what was given and what was expected in the message.
+All functions are pure, over bytes and numpy arrays: no HTTP framework, no Ray, no PyTorch. A
+client's mistake raises RequestError (400) or PayloadTooLargeError (413), with the given and the
+expected value in the message.
 
 Protocol: https://github.com/kserve/open-inference-protocol, and its binary tensor data
-extension as Triton and KServe speak it, raw binary requests included.
+extension as in Triton and KServe, including raw binary requests.
 """

@@ -1,4 +1,4 @@
-"""The answer to an inference request: arrays → headers and body.
+"""Encoder of inference answers: arrays → headers and body.
 
 outputs as JSON    {"outputs": [{..., "data": [...]}]}              application/json
 any as binary      the same with binary_data_size, then the bytes   application/octet-stream
@@ -34,13 +34,12 @@ def encode_infer(
     specs: Sequence[TensorSpec],
     parameters: Mapping[str, str | float | bool] | None = None,
 ) -> Encoded:
-    """Encode what the program returned as the client asked for it.
+    """Encode the program's outputs in the form that the client requested.
 
-    ``arrays`` are all outputs of the model in the order of ``specs``, each ``[batch, ...]`` with
-    its spec's dtype. JSON ``data`` is flat, in row-major order. ``parameters`` are those of the
-    answer itself. Raises ProgramError when an array
-    is not what its spec says, and RequestError when NaN or infinity stand in an output that the
-    client asked for as JSON, which cannot carry them.
+    ``arrays``: all outputs of the model in the order of ``specs``, each ``[batch, ...]`` with its
+    spec's dtype. JSON ``data`` is flat, in row-major order. ``parameters``: parameters of the
+    answer itself. Raises ProgramError when an array does not match its spec, and RequestError for
+    NaN or infinity in an output requested as JSON.
     """
     by_name = {spec.name: (spec, array) for spec, array in zip(specs, arrays, strict=True)}
     described: list[dict[str, Any]] = []
@@ -79,11 +78,11 @@ def encode_infer(
 
 
 def _json_ready(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
-    """A flat array that orjson writes natively."""
+    """Return a flat array that orjson serializes natively."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        # orjson would write null, which a client reads as a missing value or as zero.
+        # orjson would write null, which clients read as a missing value or as zero.
         raise RequestError(
-            f"output {spec.name!r} holds NaN or infinity, which JSON cannot carry; "
-            "ask for binary output (binary_data_output: true)"
+            f"output {spec.name!r} holds NaN or infinity, which JSON cannot represent; "
+            "request binary output (binary_data_output: true)"
         )
     return np.ascontiguousarray(array).reshape(-1)

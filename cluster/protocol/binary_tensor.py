@@ -1,10 +1,10 @@
-"""Bytes of a body → an array that looks at them, never a copy.
+"""Binary tensors: arrays as views of a body's bytes, without a copy.
 
     body  [ JSON ][ tensor a ][ tensor b ]
                   ▲ offset          the array is a view; it keeps the body alive
 
-The protocol sends little-endian, row-major, packed elements: what numpy has in memory on the
-machines Headrace runs on.
+The protocol uses little-endian, row-major, packed elements: numpy's own layout on supported
+machines.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Body = bytes | bytearray | memoryview
 
 
 def array_from_bytes(body: Body, offset: int, shape: Sequence[int], spec: TensorSpec) -> np.ndarray:
-    """The array of ``shape`` and ``spec``'s datatype at ``offset`` of ``body``.
+    """Return the array of ``shape`` and ``spec``'s datatype at ``offset`` of ``body``.
 
-    The caller has checked that the body holds that many bytes. The result is a read-only view
-    of a ``bytes`` body (a writable one of a ``bytearray``). Its elements may start at an odd
-    address (``flags.aligned`` says so): whoever runs native code on it copies it first, into
-    memory that is warm. Raises RequestError for a BOOL byte that is neither 0 nor 1.
+    The caller has checked that the body is long enough. The result is a read-only view of a
+    ``bytes`` body (a writable one of a ``bytearray``). It may be unaligned (``flags.aligned``):
+    native code needs a copy, made while the memory is in the cache. Raises RequestError for a BOOL
+    byte other than 0 and 1.
     """
     count = math.prod(shape)
     array = np.frombuffer(body, spec.dtype, count, offset)

@@ -1,7 +1,7 @@
-"""The protocol from the other side: arrays → a request, and an answer → arrays.
+"""Client side of the protocol: arrays → a request, and an answer → arrays.
 
-arrays → one body with all tensors as bytes, asking for bytes back   (the same for every target)
-200 → JSON, bytes → arrays of the specs      other → the sentence of the error
+arrays → one body with binary tensors, requesting binary outputs   (the same for every target)
+200 → JSON, bytes → arrays of the specs      other → the error's message
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from cluster.errors import ProgramError
 from cluster.protocol.infer import HEADER_LENGTH
 from cluster.tensors import TensorSpec
 
-_SENTENCE = 2000
-"""Characters of another server's error that are passed on."""
+_MAX_ERROR_CHARACTERS = 2000
+"""Maximum length of another server's error message that is passed on."""
 
 
 def request_parts(
     arrays: Sequence[np.ndarray], specs: Sequence[TensorSpec]
 ) -> tuple[dict[str, str], tuple[bytes | memoryview, ...]]:
-    """Headers of ``POST .../infer`` with ``arrays``, which are the specs' in order, and its body:
-    bytes to be sent one behind the other, the tensors as they lie."""
+    """Return headers and body of ``POST .../infer`` with ``arrays`` in the order of ``specs``.
+
+    The body consists of parts to be sent in order; tensors are views where they are contiguous.
+    """
     inputs = [
         {
             "name": spec.name,
@@ -36,7 +38,7 @@ def request_parts(
         for array, spec in zip(arrays, specs, strict=True)
     ]
     text = orjson.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}})
-    # A view of what arrived lies at an odd address, but its bytes are in a row all the same.
+    # A view of a received body may be unaligned, but is contiguous all the same.
     tensors = [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in arrays]
     headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(text))}
     return headers, (text, *tensors)
@@ -45,41 +47,43 @@ def request_parts(
 def decode_answer(
     body: bytes, header_length: str | None, specs: Sequence[TensorSpec], items: int
 ) -> tuple[str, tuple[np.ndarray, ...]]:
-    """The model's version, and the outputs of an answer to :func:`request_parts`, in the order of
-    ``specs``: read-only views ``[items, ...]`` of the body. ProgramError if it is not what the
-    specs say."""
+    """Return the model's version and outputs from an answer to :func:`request_parts`.
+
+    Outputs are read-only views ``[items, ...]`` of the body, in the order of ``specs``.
+    ProgramError if they do not match the specs.
+    """
     try:
         length = int(header_length or "")
-        said = orjson.loads(body[:length])
-        version = str(said.get("model_version", ""))
-        described = {each["name"]: each for each in said["outputs"]}
+        answer = orjson.loads(body[:length])
+        version = str(answer.get("model_version", ""))
+        described = {output["name"]: output for output in answer["outputs"]}
         arrays, offset = {}, length
-        for name, each in described.items():
-            size = each["parameters"]["binary_data_size"]
+        for name, output in described.items():
+            size = output["parameters"]["binary_data_size"]
             arrays[name] = body[offset : offset + size]
             offset += size
     except (ValueError, KeyError, TypeError) as error:
         raise ProgramError(f"the answer cannot be read: {error!r}") from None
-    found = []
+    outputs = []
     for spec in specs:
         shape = (items, *spec.item_shape)
-        given: dict[str, Any] = described.get(spec.name, {})
+        actual: dict[str, Any] = described.get(spec.name, {})
         size = math.prod(shape) * spec.dtype.itemsize
-        if given.get("datatype") != spec.datatype or given.get("shape") != list(shape):
+        if actual.get("datatype") != spec.datatype or actual.get("shape") != list(shape):
             raise ProgramError(
-                f"output {spec.name!r} is {given.get('datatype')} {given.get('shape')}, expected "
-                f"{spec.datatype} {list(shape)}: is another artifact served there now?"
+                f"output {spec.name!r} is {actual.get('datatype')} {actual.get('shape')}, expected "
+                f"{spec.datatype} {list(shape)}; check whether another artifact is deployed there"
             )
         if len(arrays[spec.name]) != size:
             raise ProgramError(f"output {spec.name!r} has {len(arrays[spec.name])} of {size} bytes")
-        found.append(np.frombuffer(arrays[spec.name], spec.dtype).reshape(shape))
-    return version, tuple(found)
+        outputs.append(np.frombuffer(arrays[spec.name], spec.dtype).reshape(shape))
+    return version, tuple(outputs)
 
 
-def error_sentence(body: bytes) -> str:
-    """What an error answer says; empty if it is none of the protocol's."""
+def error_message(body: bytes) -> str:
+    """Return the message of an error answer; empty if it does not follow the protocol."""
     try:
-        said = orjson.loads(body)["error"]
+        message = orjson.loads(body)["error"]
     except (ValueError, KeyError, TypeError):
         return ""
-    return str(said)[:_SENTENCE]
+    return str(message)[:_MAX_ERROR_CHARACTERS]

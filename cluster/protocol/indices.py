@@ -1,6 +1,6 @@
-"""Inputs that are looked up in a table: refused at the door where they lie outside.
+"""Range check of inputs that index a table.
 
-Compiled code ends its whole process on such an index, with every other request in it.
+Compiled code ends its whole process on an index out of range, with every other request in it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from cluster.tensors import TensorSpec
 def check_indices(
     arrays: Sequence[np.ndarray], inputs: Sequence[TensorSpec], limits: Mapping[str, int]
 ) -> None:
-    """RequestError for a value that is not in 0 to the input's limit less one.
+    """Raise RequestError for a value outside 0 to the input's limit less one.
 
-    ``limits``: input → rows of the table it is looked up in; other inputs are not looked at.
+    ``limits``: input → rows of the table that it indexes; other inputs are not checked.
     """
     for array, spec in zip(arrays, inputs, strict=True):
         limit = limits.get(spec.name)
@@ -27,6 +27,6 @@ def check_indices(
         low, high = int(array.min()), int(array.max())
         if low < 0 or high >= limit:
             raise RequestError(
-                f"input {spec.name} holds {low if low < 0 else high}, this model knows 0 to "
+                f"input {spec.name} holds {low if low < 0 else high}, this model accepts 0 to "
                 f"{limit - 1}"
             )

@@ -1,8 +1,8 @@
-"""An inference request: HTTP body → arrays in the order of the model's inputs.
+"""Decoder of inference requests: HTTP body → arrays in the order of the model's inputs.
 
 header_length  None   the whole body is JSON
                n > 0  n bytes of JSON, then the binary tensors in the order of ``inputs``
-               0      the whole body is the one input of the model ("raw binary request")
+               0      the whole body is the only input of the model ("raw binary request")
 
 body ──► JSON ──► each input: name, datatype, shape against its spec ──► array
               ──► each requested output: its name, JSON or binary
@@ -24,12 +24,12 @@ from cluster.protocol.json_tensor import array_from_json
 from cluster.tensors import TensorSpec
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-"""HTTP header that says how many bytes of a body with binary tensors are JSON."""
+"""HTTP header with the length of the JSON part of a body with binary tensors."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestedOutput:
-    """An output the answer must hold, as bytes after the JSON or as JSON ``data``."""
+    """A requested output, as binary data or as JSON ``data``."""
 
     name: str
     binary: bool
@@ -39,8 +39,8 @@ class RequestedOutput:
 class InferRequest:
     """A decoded request. ``arrays`` follow the model's inputs and share one batch size.
 
-    Arrays may be read-only views of the body. ``outputs`` is complete: where the client named
-    none, it holds all of the model's, in the model's order.
+    Arrays may be read-only views of the body. ``outputs`` is complete: without requested outputs,
+    it holds all of the model's, in the model's order.
     """
 
     id: str | None
@@ -54,11 +54,11 @@ class InferRequest:
 
 
 def parse_header_length(value: str | None) -> int | None:
-    """The value of the :data:`HEADER_LENGTH` header as a number of bytes; None without one."""
+    """Return the :data:`HEADER_LENGTH` header as a number of bytes; None if absent."""
     if value is None:
         return None
     text = value.strip()
-    # int() would also take "+1", "1_0" and digits of other scripts.
+    # int() would also accept "+1", "1_0" and digits of other scripts.
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
         raise RequestError(f"{HEADER_LENGTH} is {value!r:.40}, expected a number of bytes")
     return int(text)
@@ -73,9 +73,9 @@ def decode_infer(
 ) -> InferRequest:
     """Decode the body of ``POST /v2/models/NAME/infer``.
 
-    ``inputs`` and ``outputs`` are the model's specs. Raises RequestError (400) for everything a
-    client can get wrong and PayloadTooLargeError (413) for JSON above ``max_json_bytes``. Fields
-    and parameters that the protocol leaves open (``priority``, ``timeout``, ...) are ignored.
+    ``inputs`` and ``outputs`` are the model's specs. Raises RequestError (400) for a client's
+    mistake and PayloadTooLargeError (413) for JSON above ``max_json_bytes``. Fields and
+    parameters that the protocol leaves open (``priority``, ``timeout``, ...) are ignored.
     """
     if header_length == 0:
         return _decode_raw(body, inputs, outputs)
@@ -125,14 +125,14 @@ def _read_inputs(
     tensors: Any, body: Body, offset: int, specs: Sequence[TensorSpec]
 ) -> tuple[np.ndarray, ...]:
     if not isinstance(tensors, list) or not tensors:
-        raise RequestError(f"inputs must be a list of tensors, {_names(specs)}; {_given(tensors)}")
+        raise RequestError(f"inputs must be a list of tensors, {_names(specs)}; {_actual(tensors)}")
     by_name = {spec.name: spec for spec in specs}
     arrays: dict[str, np.ndarray] = {}
     end = memoryview(body).nbytes
     for tensor in tensors:
         spec = _spec_of(tensor, by_name, "input")
         if spec.name in arrays:
-            raise RequestError(f"input {spec.name!r} is given twice")
+            raise RequestError(f"input {spec.name!r} occurs twice")
         shape = _read_shape(tensor, spec)
         size = _binary_size(tensor, spec, shape)
         if size is None:
@@ -169,58 +169,58 @@ def _spec_of(tensor: Any, by_name: dict[str, TensorSpec], role: str) -> TensorSp
 
 
 def _read_shape(tensor: dict[str, Any], spec: TensorSpec) -> tuple[int, ...]:
-    """The tensor's shape, after its datatype and shape are found to fit ``spec``."""
+    """Return the tensor's shape after a check of its datatype and shape against ``spec``."""
     if tensor.get("datatype") != spec.datatype:
         raise RequestError(
             f"input {spec.name!r}: datatype must be {spec.datatype!r}, "
-            f"{_given(tensor.get('datatype'))}"
+            f"{_actual(tensor.get('datatype'))}"
         )
     shape = tensor.get("shape")
-    # type() and not isinstance(): true is an int to Python.
+    # type(), not isinstance(): in Python, True is an int.
     if not isinstance(shape, list) or any(type(size) is not int for size in shape):
         raise RequestError(
             f"input {spec.name!r}: shape must be a list of integers like {list(spec.shape)}, "
-            f"{_given(shape)}"
+            f"{_actual(shape)}"
         )
     if len(shape) != len(spec.shape) or tuple(shape[1:]) != spec.item_shape or shape[0] < 1:
         raise RequestError(
             f"input {spec.name!r}: shape must be {list(spec.shape)}, -1 being a batch of at "
-            f"least 1; {_given(shape)}"
+            f"least 1; {_actual(shape)}"
         )
     return tuple(shape)
 
 
 def _binary_size(tensor: dict[str, Any], spec: TensorSpec, shape: tuple[int, ...]) -> int | None:
-    """Bytes of a binary tensor; None for one with JSON ``data``."""
+    """Return the bytes of a binary tensor; None for a tensor with JSON ``data``."""
     size = _parameters(tensor, f"input {spec.name!r}").get("binary_data_size")
     if (size is None) == (tensor.get("data") is None):
-        given = "neither" if size is None else "both"
+        present = "neither" if size is None else "both"
         raise RequestError(
-            f"input {spec.name!r} needs either data or parameters.binary_data_size, got {given} "
+            f"input {spec.name!r} needs either data or parameters.binary_data_size, got {present} "
             "(shared memory is not supported)"
         )
     if size is None:
         return None
-    # Python's integers: a huge shape cannot overflow, and nothing is allocated for it.
-    needed = math.prod(shape) * spec.dtype.itemsize
-    if type(size) is not int or size != needed:
+    # Python's integers do not overflow, and nothing is allocated for a huge shape.
+    expected = math.prod(shape) * spec.dtype.itemsize
+    if type(size) is not int or size != expected:
         raise RequestError(
-            f"input {spec.name!r}: binary_data_size must be {needed}, for {spec.datatype} "
-            f"{list(shape)}; {_given(size)}"
+            f"input {spec.name!r}: binary_data_size must be {expected}, for {spec.datatype} "
+            f"{list(shape)}; {_actual(size)}"
         )
     return size
 
 
 def _read_outputs(
-    wanted: Any, binary_default: bool, specs: Sequence[TensorSpec]
+    entries: Any, binary_default: bool, specs: Sequence[TensorSpec]
 ) -> tuple[RequestedOutput, ...]:
-    if wanted is None or wanted == []:
+    if entries is None or entries == []:
         return tuple(RequestedOutput(spec.name, binary_default) for spec in specs)
-    if not isinstance(wanted, list):
-        raise RequestError(f"outputs must be a list, {_given(wanted)}")
+    if not isinstance(entries, list):
+        raise RequestError(f"outputs must be a list, {_actual(entries)}")
     by_name = {spec.name: spec for spec in specs}
     requested: dict[str, RequestedOutput] = {}
-    for output in wanted:
+    for output in entries:
         name = _spec_of(output, by_name, "output").name
         if name in requested:
             raise RequestError(f"output {name!r} is requested twice")
@@ -235,19 +235,19 @@ def _read_outputs(
     return tuple(requested.values())
 
 
-def _parameters(holder: dict[str, Any], where: str) -> dict[str, Any]:
+def _parameters(holder: dict[str, Any], owner: str) -> dict[str, Any]:
     parameters = holder.get("parameters")
     if parameters is None:
         return {}
     if not isinstance(parameters, dict):
-        raise RequestError(f"parameters of {where} must be an object, {_given(parameters)}")
+        raise RequestError(f"parameters of {owner} must be an object, {_actual(parameters)}")
     return parameters
 
 
-def _flag(parameters: dict[str, Any], name: str, where: str) -> bool | None:
+def _flag(parameters: dict[str, Any], name: str, owner: str) -> bool | None:
     value = parameters.get(name)
     if value is not None and not isinstance(value, bool):
-        raise RequestError(f"{name} of {where} must be true or false, {_given(value)}")
+        raise RequestError(f"{name} of {owner} must be true or false, {_actual(value)}")
     return value
 
 
@@ -255,5 +255,5 @@ def _names(specs: Any) -> str:
     return ", ".join(repr(spec.name) for spec in specs)
 
 
-def _given(value: Any) -> str:
-    return "none was given" if value is None else f"got {excerpt(value)}"
+def _actual(value: Any) -> str:
+    return "got nothing" if value is None else f"got {excerpt(value)}"

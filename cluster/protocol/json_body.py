@@ -2,9 +2,8 @@
 
     bytes ──► size ≤ limit? ──► orjson ──► dict
 
-orjson goes 1024 levels deep and refuses what is nested deeper where it meets it. It makes up to 46
-bytes of Python objects from a byte of JSON (``[[[]]],[[[]]]``), so what a hostile body costs is
-decided by the limit on its size.
+orjson rejects more than 1024 levels of nesting. It creates up to 46 bytes of Python objects per
+byte of JSON (``[[[]]],[[[]]]``), so the size limit bounds the cost of a hostile body.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def read_object(part: bytes | memoryview, max_bytes: int) -> dict[str, Any]:
             f"the JSON part has {len(part)} bytes, the limit is {max_bytes}; "
             "send large tensors as binary data, and images as files"
         )
-    part = bytes(part)  # a copy of a view, made within the limit
+    part = bytes(part)  # copies a view; bounded by the limit
     try:
         value = orjson.loads(part)
     except orjson.JSONDecodeError as error:
@@ -42,7 +41,7 @@ def read_object(part: bytes | memoryview, max_bytes: int) -> dict[str, Any]:
 
 
 def excerpt(value: Any) -> str:
-    """A client's value for an error message: its beginning, however large it is."""
+    """Return a shortened value and its JSON type, for an error message."""
     return f"{reprlib.repr(value)} ({_JSON_TYPES[type(value)]})"
 
 

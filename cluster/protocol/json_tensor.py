@@ -1,10 +1,10 @@
-"""``data`` of a JSON tensor → an array, exactly: nothing is wrapped, rounded or guessed.
+"""``data`` of a JSON tensor → an array, exactly: without wrapping, rounding or guessing.
 
     nested or flat lists ──► one flat list, every level's length checked
                          ──► every element's type checked ──► numpy
 
-Lists are flattened level by level rather than handed to numpy whole: numpy would take
-``[True, 2]`` for integers and ``[1, "a"]`` for strings, and would name neither.
+Lists are flattened level by level and not passed to numpy whole: numpy would read ``[True, 2]`` as
+integers and ``[1, "a"]`` as strings, without an error.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _ACCEPTED: dict[str, tuple[frozenset[type], str]] = {
     "u": (frozenset({int}), "integers"),
     "f": (frozenset({int, float}), "numbers"),
 }
-"""numpy's dtype.kind → the element types taken, and what to call them."""
+"""numpy's dtype.kind → accepted element types, and their description."""
 
 
 def array_from_json(data: Any, shape: Sequence[int], spec: TensorSpec) -> np.ndarray:
-    """An array of ``shape`` and ``spec``'s datatype, from ``data`` in row-major order.
+    """Return an array of ``shape`` and ``spec``'s datatype, from ``data`` in row-major order.
 
     ``data`` is either nested like ``shape`` or one flat list. Raises RequestError when it is
-    ragged, when its size differs from ``shape``, when an element has another type than the
-    datatype (``1.0`` is no integer, ``true`` no number), or when one is out of its range.
+    ragged, when its size differs from ``shape``, when an element has another type than the datatype
+    (``1.0`` is not an integer, ``true`` not a number), or when one is out of range.
     """
     elements = _flatten(data, shape, spec)
     accepted, expected = _ACCEPTED[spec.dtype.kind]
@@ -61,14 +61,14 @@ def _flatten(data: Any, shape: Sequence[int], spec: TensorSpec) -> list[Any]:
         if set(map(type, level)) != {list}:
             stray = next(entry for entry in level if not isinstance(entry, list))
             raise RequestError(
-                f"input {spec.name!r}: data is ragged: {excerpt(stray)} stands where its "
+                f"input {spec.name!r}: data is ragged: {excerpt(stray)} is in a place where its "
                 f"shape {list(shape)} needs an array of {size} (dimension {axis})"
             )
         lengths = set(map(len, level))
         if lengths != {size}:
-            given = next(length for length in map(len, level) if length != size)
+            length = next(n for n in map(len, level) if n != size)
             raise RequestError(
-                f"input {spec.name!r}: data has {given} entries in dimension {axis}, "
+                f"input {spec.name!r}: data has {length} entries in dimension {axis}, "
                 f"its shape {list(shape)} needs {size}"
             )
         level = list(chain.from_iterable(level))
@@ -86,7 +86,7 @@ def _to_array(elements: list[Any], spec: TensorSpec) -> np.ndarray:
             i for i, element in enumerate(elements) if not limits.min <= element <= limits.max
         )
         raise _element_error(elements, index, spec, f"integers{_range_of(dtype)}") from None
-    # JSON has no infinity: one in the array is a number too large for the datatype.
+    # JSON has no infinity: an infinite element was too large for the datatype.
     if dtype.kind == "f" and not np.isfinite(array).all():
         index = int(np.argmin(np.isfinite(array)))
         largest = float(np.finfo(dtype).max)

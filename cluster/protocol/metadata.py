@@ -1,4 +1,4 @@
-"""What the server and a model say about themselves, and how an error reads: plain dicts."""
+"""Metadata of server and models, and the body of an error: plain dicts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from cluster.tensors import TensorSpec
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration")
-"""The protocol extensions spoken here."""
+"""Supported protocol extensions."""
 
 
 def server_metadata(name: str, version: str) -> dict[str, Any]:
-    """Body of ``GET /v2``."""
+    """Return the body of ``GET /v2``."""
     return {"name": name, "version": version, "extensions": list(EXTENSIONS)}
 
 
@@ -23,7 +23,7 @@ def model_metadata(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
 ) -> dict[str, Any]:
-    """Body of ``GET /v2/models/NAME``; -1 in a shape is the batch."""
+    """Return the body of ``GET /v2/models/NAME``; -1 in a shape is the batch."""
     return {
         "name": name,
         "versions": list(versions),
@@ -40,9 +40,9 @@ def model_config(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
 ) -> dict[str, Any]:
-    """Body of ``GET /v2/models/NAME/config``, the part of Triton's that clients read.
+    """Return the body of ``GET /v2/models/NAME/config``: the part of Triton's that clients read.
 
-    Dimensions are those of one item; ``perf_analyzer`` asks for this before anything else.
+    Dimensions are those of one item. ``perf_analyzer`` requests this before anything else.
     """
     return {
         "name": name,
@@ -54,7 +54,7 @@ def model_config(
 
 
 def error_body(message: str) -> dict[str, str]:
-    """Body of every answer that is an error."""
+    """Return the body of an error answer."""
     return {"error": message}
 
 

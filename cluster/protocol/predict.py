@@ -1,4 +1,4 @@
-"""The endpoint for people: one image, text or tensor in as JSON, the likeliest labels out.
+"""Codec of the prediction endpoint: one image, text or tensor as JSON → the likeliest labels.
 
 {"image": "<base64>", "top_k": 3} ──► PredictRequest ──► (preprocess, program)
 [{"label": "cat", "probability": 0.93}, ...] ◄── top_k ◄── logits
@@ -26,10 +26,9 @@ _KINDS = ("image", "text", "inputs")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PredictRequest:
-    """One thing to predict on: exactly one of ``image``, ``text`` and ``inputs`` is not None.
+    """Decoded prediction request: exactly one of ``image``, ``text`` and ``inputs`` is not None.
 
-    ``image`` holds the bytes of an image file, ``inputs`` parsed JSON that
-    :func:`item_array` turns into a tensor.
+    ``image`` holds the bytes of an image file, ``inputs`` parsed JSON for :func:`item_array`.
     """
 
     image: bytes | None
@@ -39,23 +38,23 @@ class PredictRequest:
 
 
 def decode_predict(body: bytes, max_json_bytes: int) -> PredictRequest:
-    """Read the JSON body of a prediction.
+    """Decode the JSON body of a prediction.
 
     Fields: one of ``image`` (base64), ``text`` (string) and ``inputs`` (one item, nested or
     flat, without the batch dimension); ``top_k`` in 1..:data:`MAX_TOP_K`, default
-    :data:`DEFAULT_TOP_K`. Raises RequestError for anything else, unknown fields included, and
+    :data:`DEFAULT_TOP_K`. Raises RequestError for anything else, including unknown fields, and
     PayloadTooLargeError above ``max_json_bytes``.
     """
     message = read_object(body, max_json_bytes)
     unknown = sorted(message.keys() - {*_KINDS, "top_k"})
     if unknown:
         raise RequestError(
-            f"no such field: {excerpt(unknown[0])}; known: {', '.join(_KINDS)}, top_k"
+            f"unknown field: {excerpt(unknown[0])}; known fields: {', '.join(_KINDS)}, top_k"
         )
-    given = [kind for kind in _KINDS if message.get(kind) is not None]
-    if len(given) != 1:
+    present = [kind for kind in _KINDS if message.get(kind) is not None]
+    if len(present) != 1:
         raise RequestError(
-            f"give one of {', '.join(_KINDS)}; got {' and '.join(given) or 'none of them'}"
+            f"expected one of {', '.join(_KINDS)}; got {' and '.join(present) or 'none of them'}"
         )
     text = message.get("text")
     if text is not None and not isinstance(text, str):
@@ -70,9 +69,9 @@ def decode_predict(body: bytes, max_json_bytes: int) -> PredictRequest:
 
 
 def item_array(inputs: Any, spec: TensorSpec) -> np.ndarray:
-    """``inputs`` of a :class:`PredictRequest` as an array ``[1, *spec.item_shape]``.
+    """Return ``inputs`` of a :class:`PredictRequest` as an array ``[1, *spec.item_shape]``.
 
-    Raises RequestError when it does not fit the spec's shape or datatype exactly.
+    Raises RequestError when it does not match the spec's shape and datatype exactly.
     """
     # An item without dimensions is a bare number.
     data = inputs if spec.item_shape else [inputs]
@@ -81,18 +80,20 @@ def item_array(inputs: Any, spec: TensorSpec) -> np.ndarray:
 
 
 def top_k(logits: np.ndarray, labels: Sequence[str], k: int) -> list[dict[str, Any]]:
-    """The ``k`` likeliest labels (all, if there are fewer), likeliest first.
+    """Return the ``k`` likeliest labels (all, if there are fewer), in descending order.
 
     ``logits`` is ``[classes]``, any float dtype. Probabilities are the softmax in float64,
 
         p_i = exp(z_i - max z) / sum_j exp(z_j - max z)
 
-    where subtracting the maximum changes nothing but keeps exp from overflowing. Equal ones keep
-    the order of ``labels``. Raises ProgramError when ``logits`` has another length than
-    ``labels`` or holds NaN or +infinity.
+    where subtracting the maximum prevents an overflow of exp and changes nothing else. Ties keep
+    the order of ``labels``. Raises ProgramError when ``logits`` differs from ``labels`` in length,
+    or holds NaN or +infinity.
     """
     if logits.shape != (len(labels),):
-        raise ProgramError(f"logits are {list(logits.shape)}, expected [{len(labels)}], the labels")
+        raise ProgramError(
+            f"logits are {list(logits.shape)}, expected [{len(labels)}] for the labels"
+        )
     scores = logits.astype(np.float64)
     highest = scores.max()
     if not np.isfinite(highest):

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cluster.errors import HeadraceError
-from cluster.protocol.asking import request_parts
+from cluster.protocol.client import request_parts
 from cluster.routing.branches import Ended
 from cluster.routing.contracts import Contract
 from cluster.routing.deadline import left_s

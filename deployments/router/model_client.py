@@ -21,7 +21,7 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from cluster.errors import LentBodyError, ProgramError
-from cluster.protocol.asking import decode_answer, error_sentence
+from cluster.protocol.client import decode_answer, error_message
 from cluster.protocol.infer import HEADER_LENGTH
 from cluster.routing.contracts import Contract
 from cluster.routing.replicas import Replica, choose
@@ -164,7 +164,7 @@ class ModelNode:
                 raise NoAnswerError(502, f"{self.name}: {error}") from None
             await self._versions.require(self.name, version)
             return Reply(outputs, timing=parse_server_timing(answer_headers.get(SERVER_TIMING)))
-        said = error_sentence(answer) or f"status {status}"
+        said = error_message(answer) or f"status {status}"
         if status in (500, 502, 503):
             replica.failed(time.monotonic())
             raise _FailedError(503 if status == 503 else 502, said)

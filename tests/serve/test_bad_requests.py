@@ -164,7 +164,7 @@ def test_images_that_are_small_as_files_and_large_as_pixels_wait_for_each_other(
         (b"hello", {}, 415, "/predict reads image/png"),
         (b'{"image": "%%%"}', JSON, 400, "image is not base64"),
         (b'{"text": "a word"}', JSON, 400, "takes an image file or {'image': base64}, got a text"),
-        (b'{"picture": 1}', JSON, 400, "no such field: 'picture'"),
+        (b'{"picture": 1}', JSON, 400, "unknown field: 'picture'"),
         (b'{"inputs": [1, 2]}', JSON, 400, "data has 2"),
         (b'{"inputs": [1], "top_k": 0}', JSON, 400, "top_k must be an integer in 1..1000, got 0"),
         (b'{"inputs": [1], "top_k": true}', JSON, 400, "top_k must be an integer in 1..1000"),

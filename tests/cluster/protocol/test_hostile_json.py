@@ -1,4 +1,4 @@
-"""JSON that is made to cost much: within the limit on its size it takes little memory and time."""
+"""Hostile JSON: bounded memory and time within the size limit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ X = TensorSpec(name="x", datatype="FP32", shape=(-1, 2))
 
 
 def filled(start: bytes, item: bytes, end: bytes) -> bytes:
-    """As many items as the limit lets in."""
+    """Return as many items as the limit permits."""
     return start + item * ((SIZE - len(start) - len(end)) // len(item)) + end
 
 
@@ -42,15 +42,15 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_body_costs_little_memory_and_time(name: str) -> None:
+def test_hostile_body_uses_little_memory_and_time(name: str) -> None:
     assert 0.85 * SIZE < len(HOSTILE[name]) <= SIZE
-    # In a process of its own: the parser's memory shows only in the peak of the whole process.
-    done = subprocess.run(
+    # In a separate process: the parser's memory shows only in the peak of a whole process.
+    process = subprocess.run(
         [sys.executable, __file__, name], capture_output=True, text=True, check=True, timeout=60
     )
-    grown_bytes, seconds = map(float, done.stdout.split())
+    grown_bytes, seconds = map(float, process.stdout.split())
     assert grown_bytes < 50 * SIZE
-    assert seconds < 3  # and never a multiple of the size
+    assert seconds < 3  # far below a multiple of the size
 
 
 def _kib(field: str) -> int:
@@ -59,7 +59,7 @@ def _kib(field: str) -> int:
 
 if __name__ == "__main__":
     body = HOSTILE[sys.argv[1]]
-    Path("/proc/self/clear_refs").write_text("5")  # the highest so far is what it is now
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak to the current size
     before, started = _kib("VmRSS"), time.monotonic()
     try:
         decode_infer(body, None, [X], [X], SIZE)

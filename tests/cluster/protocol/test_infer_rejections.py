@@ -1,4 +1,4 @@
-"""Every way to send a wrong request: status 400 or 413, and a message with given and expected."""
+"""Wrong inference requests: status 400 or 413, with the given and the expected value."""
 
 import numpy as np
 import orjson
@@ -58,28 +58,28 @@ def refuse_tensor(fields, match, **options):
         (b'{"a":' + b"[" * 1024 + b"]" * 1024 + b"}", "cannot be parsed"),
     ],
 )
-def test_json_that_is_none(body, match):
+def test_decode_rejects_malformed_json(body, match):
     refuse(body, match, limit=2**22)
 
 
-def test_json_over_the_limit_is_refused_before_parsing():
+def test_decode_rejects_json_over_limit_before_parsing():
     refuse(b"[" * 101, "101 bytes, the limit is 100", limit=100, error=PayloadTooLargeError)
 
 
-def test_what_is_nested_as_deep_as_the_parser_goes_is_a_request():
+def test_decode_accepts_deepest_supported_nesting():
     deepest = b"[" * 1023 + b"]" * 1023
     body = b'{"extra": %s, "text": "[[[[", "inputs": [%s]}' % (deepest, orjson.dumps(GOOD))
     assert decode_infer(body, None, [X], [Y], LIMIT).batch == 1
 
 
 @pytest.mark.parametrize("value", ["-1", "", "abc", "1.0", "1_0", "٣", "+5", "0x10", "9" * 5000])
-def test_a_header_that_is_no_length(value):
+def test_header_length_rejects_non_numbers(value):
     with pytest.raises(RequestError, match="expected a number of bytes"):
         parse_header_length(value)
 
 
 @pytest.mark.parametrize("header_length", [-1, 15, 2**62])
-def test_a_header_length_that_the_body_does_not_have(header_length):
+def test_decode_rejects_header_length_beyond_body(header_length):
     match = f"Inference-Header-Content-Length is {header_length}, the body has 14 bytes"
     refuse(b'{"inputs": []}', match, header_length=header_length)
 
@@ -90,11 +90,11 @@ def test_a_header_length_that_the_body_does_not_have(header_length):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"inputs": None}, "inputs must be a list of tensors, 'x'; none was given"),
+        ({"inputs": None}, "inputs must be a list of tensors, 'x'; got nothing"),
         ({"inputs": []}, r"inputs must be a list of tensors, 'x'; got \[\]"),
         ({"inputs": {"x": [1]}}, "inputs must be a list of tensors, 'x'; got"),
         ({"inputs": [7]}, r"an input must be an object, got 7 \(integer\)"),
-        ({"inputs": [GOOD, GOOD]}, "input 'x' is given twice"),
+        ({"inputs": [GOOD, GOOD]}, "input 'x' occurs twice"),
         ({"id": 7}, r"id must be a string, got 7 \(integer\)"),
         ({"parameters": []}, r"parameters of the request must be an object, got \[\]"),
         ({"parameters": {"binary_data_output": 1}}, "binary_data_output of the request must be t"),
@@ -113,15 +113,15 @@ def test_a_header_length_that_the_body_does_not_have(header_length):
         ),
     ],
 )
-def test_a_request_that_is_wrong(changes, match):
+def test_decode_rejects_wrong_request(changes, match):
     refuse(orjson.dumps({"inputs": [GOOD], **changes}), match)
 
 
-def test_missing_inputs_are_named():
+def test_decode_names_missing_inputs():
     refuse_tensor(tensor(), "missing: 'ids'; the model takes 'x', 'ids'", specs=(X, IDS))
 
 
-def test_inputs_of_different_batch_sizes():
+def test_decode_rejects_different_batch_sizes():
     ids = {"name": "ids", "datatype": "INT64", "shape": [2, 2], "data": [1, 2, 3, 4]}
     body = orjson.dumps({"inputs": [GOOD, ids]})
     refuse(body, r"same batch size, got \{'x': 1, 'ids': 2\}", specs=(X, IDS))
@@ -139,8 +139,8 @@ def test_inputs_of_different_batch_sizes():
         (tensor(datatype="FP64"), "datatype must be 'FP32', got 'FP64'"),
         (tensor(datatype="fp32"), "datatype must be 'FP32', got 'fp32'"),
         (tensor(datatype="BYTES"), "datatype must be 'FP32', got 'BYTES'"),
-        (tensor(datatype=MISSING), "datatype must be 'FP32', none was given"),
-        (tensor(shape=MISSING), r"shape must be a list of integers like \[-1, 2\], none was given"),
+        (tensor(datatype=MISSING), "datatype must be 'FP32', got nothing"),
+        (tensor(shape=MISSING), r"shape must be a list of integers like \[-1, 2\], got nothing"),
         (tensor(shape=2), "shape must be a list of integers"),
         (tensor(shape=[1, 2.0]), "shape must be a list of integers"),
         (tensor(shape=[True, 2]), "shape must be a list of integers"),
@@ -176,7 +176,7 @@ def test_inputs_of_different_batch_sizes():
         (tensor(data=[1, 1e39]), r"element 1 .* is 1e\+39 .*numbers within ±3.4028235e\+38"),
     ],
 )
-def test_a_tensor_that_is_wrong(fields, match):
+def test_decode_rejects_wrong_tensor(fields, match):
     refuse_tensor(fields, match)
 
 
@@ -202,20 +202,20 @@ def test_a_tensor_that_is_wrong(fields, match):
         ("BOOL", "true", r"is 'true' \(string\), BOOL takes true or false"),
     ],
 )
-def test_no_value_is_wrapped_or_rounded_into_a_datatype(datatype, value, match):
+def test_decode_neither_wraps_nor_rounds_values(datatype, value, match):
     spec = TensorSpec(name="x", datatype=datatype, shape=(-1, 2))
     first = datatype == "BOOL" or 0
     fields = tensor(datatype=datatype, data=[first, value])
     refuse_tensor(fields, f"element 1 of data .*{match}", specs=(spec,))
 
 
-def test_a_size_of_more_than_64_bits():
+def test_decode_rejects_shape_beyond_64_bits():
     body = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [18446744073709551616, 2]}]}'
     refuse(body, r"shape must be a list of integers like \[-1, 2\]")
 
 
-def test_an_integer_too_large_for_json_parsers_is_no_integer():
-    # orjson reads what does not fit 64 bits as a float; it must not come back as an integer.
+def test_decode_rejects_integer_beyond_64_bits():
+    # orjson reads integers beyond 64 bits as floats; these must not become integers again.
     spec = TensorSpec(name="x", datatype="UINT64", shape=(-1, 1))
     body = (
         b'{"inputs": [{"name": "x", "datatype": "UINT64", "shape": [1, 1], '
@@ -244,32 +244,32 @@ def test_an_integer_too_large_for_json_parsers_is_no_integer():
         (tensor(), 5, "5 bytes are left over after the last binary input"),
     ],
 )
-def test_binary_data_that_does_not_fit(fields, sent, match):
+def test_decode_rejects_wrong_binary_size(fields, sent, match):
     text = orjson.dumps({"inputs": [fields]})
     refuse(text + bytes(sent), match, header_length=len(text))
 
 
-def test_binary_data_without_the_header_length():
+def test_decode_rejects_binary_data_without_header_length():
     refuse_tensor(binary(8), "0 bytes are left .*is Inference-Header-Content-Length sent")
 
 
-def test_a_bool_byte_that_is_neither_true_nor_false():
+def test_decode_rejects_bool_byte_above_one():
     spec = TensorSpec(name="x", datatype="BOOL", shape=(-1, 2))
     refuse(b"\x01\x02", "BOOL bytes must be 0 or 1, got 2", header_length=0, specs=(spec,))
 
 
 @pytest.mark.parametrize("size", [0, 7, 12])
-def test_a_raw_request_of_no_whole_items(size):
+def test_raw_request_rejects_partial_items(size):
     match = rf"whole items of 8 bytes \(FP32 \[2\]\), got {size} bytes"
     refuse(bytes(size), match, header_length=0)
 
 
-def test_a_raw_request_to_a_model_with_two_inputs():
+def test_raw_request_rejects_model_with_two_inputs():
     match = "needs a model with one input; this one has 'x', 'ids'"
     refuse(bytes(8), match, header_length=0, specs=(X, IDS))
 
 
-def test_random_damage_to_a_request_never_raises_anything_else():
+def test_damaged_request_raises_request_error_only():
     rng = np.random.default_rng(3)
     text = orjson.dumps({"id": "a", "inputs": [binary(8)], "outputs": [{"name": "y"}]})
     good = text + np.array([1, 2], np.float32).tobytes()

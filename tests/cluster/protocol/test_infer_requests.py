@@ -1,4 +1,4 @@
-"""Requests that are right, in every form the protocol allows."""
+"""Correct inference requests, in every form of the protocol."""
 
 import subprocess
 import sys
@@ -28,18 +28,18 @@ def tensor(**fields):
 
 
 @pytest.mark.parametrize("data", [NESTED, ARRAY.ravel().tolist()], ids=["nested", "flat"])
-def test_json_data(data):
+def test_decode_reads_json_data(data):
     request = decode({"inputs": [tensor(data=data)]})
     np.testing.assert_array_equal(request.arrays[0], ARRAY, strict=True)
     assert request.id is None
 
 
-def test_without_binary_data_output_all_outputs_are_json():
+def test_outputs_default_to_json():
     request = decode({"inputs": [tensor(data=NESTED)]})
     assert request.outputs == (RequestedOutput("y", False), RequestedOutput("z", False))
 
 
-def test_an_output_overrides_the_default_of_its_request():
+def test_output_overrides_default_of_request():
     message = {
         "inputs": [tensor(data=NESTED)],
         "parameters": {"binary_data_output": True},
@@ -48,7 +48,7 @@ def test_an_output_overrides_the_default_of_its_request():
     assert decode(message).outputs == (RequestedOutput("z", False), RequestedOutput("y", True))
 
 
-def test_optional_fields_may_be_null_and_open_parameters_are_ignored():
+def test_decode_ignores_null_fields_and_open_parameters():
     message = {
         "id": None,
         "inputs": [tensor(data=NESTED, parameters=None)],
@@ -59,7 +59,7 @@ def test_optional_fields_may_be_null_and_open_parameters_are_ignored():
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-def test_binary_data_is_a_view_of_the_body_when_aligned(kind):
+def test_aligned_binary_data_is_view_of_body(kind):
     text = orjson.dumps({"inputs": [tensor(parameters={"binary_data_size": ARRAY.nbytes})]})
     text += b" " * (-len(text) % 8)
     body = kind(text + ARRAY.tobytes())
@@ -71,7 +71,7 @@ def test_binary_data_is_a_view_of_the_body_when_aligned(kind):
 
 
 @pytest.mark.parametrize("shift", [1, 2, 3])
-def test_binary_data_at_an_odd_address_is_still_a_view_and_says_so(shift):
+def test_unaligned_binary_data_is_unaligned_view(shift):
     text = orjson.dumps({"inputs": [tensor(parameters={"binary_data_size": ARRAY.nbytes})]})
     text += b" " * (-len(text) % 8 + shift)
     body = text + ARRAY.tobytes()
@@ -82,7 +82,7 @@ def test_binary_data_at_an_odd_address_is_still_a_view_and_says_so(shift):
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_a_raw_binary_request_is_one_input_and_gets_binary_outputs(batch):
+def test_raw_request_has_one_input_and_binary_outputs(batch):
     body = ARRAY[:batch].tobytes()
     request = decode_infer(body, 0, [X], [Y, Z], 2**20)
     np.testing.assert_array_equal(request.arrays[0], ARRAY[:batch], strict=True)
@@ -90,31 +90,31 @@ def test_a_raw_binary_request_is_one_input_and_gets_binary_outputs(batch):
     assert request.outputs == (RequestedOutput("y", True), RequestedOutput("z", True))
 
 
-def test_the_json_limit_does_not_count_binary_data():
+def test_json_limit_excludes_binary_data():
     text = orjson.dumps({"inputs": [tensor(parameters={"binary_data_size": ARRAY.nbytes})]})
     body = text + ARRAY.tobytes()
     assert decode_infer(body, len(text), [X], [Y], max_json_bytes=len(text)).batch == 2
 
 
-def test_nan_passes_as_binary():
+def test_binary_data_may_hold_nan():
     array = np.full((1, 4), np.nan, np.float32)
     (read,) = decode_infer(array.tobytes(), 0, [Y], [Z], 2**20).arrays
     assert np.isnan(read).all()
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, None), ("0", 0), (" 151 ", 151), ("00", 0)])
-def test_header_length(value, expected):
+def test_header_length_is_parsed(value, expected):
     assert parse_header_length(value) == expected
 
 
-def test_the_serving_path_imports_no_torch_no_ray_and_no_web_framework():
+def test_serving_path_imports_no_heavy_library():
     code = (
         "import sys, cluster.preprocess, cluster.protocol.predict, cluster.protocol.answer, "
         "cluster.protocol.metadata; "
         "print([m for m in ('torch', 'torchvision', 'ray', 'fastapi', 'tokenizers') "
         "if m in sys.modules])"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stdout.strip() == "[]"
+    assert process.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""The codec against NVIDIA's own client: it writes the requests and reads the answers."""
+"""Codec against NVIDIA's client, which writes the requests and reads the answers."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ LIMIT = 2**20
 
 
 def samples(datatype: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Random values over the whole range of a datatype, its extremes included."""
+    """Return random values over the whole range of a datatype, including its extremes."""
     dtype = DATATYPES[datatype]
     rng = np.random.default_rng(7)
     if dtype.kind == "b":
@@ -49,7 +49,7 @@ def read_answer(answer):
 @pytest.mark.parametrize("item_shape", [(), (5,), (2, 3, 4)], ids=str)
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
 @pytest.mark.parametrize("datatype", DATATYPES)
-def test_every_datatype_survives_both_ways(datatype, binary, item_shape):
+def test_datatypes_survive_round_trip(datatype, binary, item_shape):
     spec = TensorSpec(name="x", datatype=datatype, shape=(-1, *item_shape))
     array = samples(datatype, (3, *item_shape))
     body, header_length = InferenceServerClient.generate_request_body(
@@ -80,7 +80,7 @@ EMBEDDING = TensorSpec(name="embedding", datatype="FP16", shape=(-1, 3, 2))
 
 
 def two_input_body(**request):
-    """Mask first, and odd in size, so that order and offsets matter; one JSON, one binary."""
+    """Return a body with the odd-sized mask first, so that order and offsets matter."""
     ids, mask = samples("INT64", (3, 8)), samples("UINT8", (3, 8))
     body, header_length = InferenceServerClient.generate_request_body(
         [client_input(MASK, mask, True), client_input(IDS, ids, True)], **request
@@ -88,14 +88,14 @@ def two_input_body(**request):
     return body, header_length, ids, mask
 
 
-def test_inputs_come_in_the_order_of_the_specs_whatever_the_client_sends_first():
+def test_decoded_inputs_follow_order_of_specs():
     body, header_length, ids, mask = two_input_body()
     request = decode_infer(body, header_length, [IDS, MASK], [LOGITS, EMBEDDING], LIMIT)
     np.testing.assert_array_equal(request.arrays[0], ids, strict=True)
     np.testing.assert_array_equal(request.arrays[1], mask, strict=True)
 
 
-def test_json_and_binary_inputs_mix():
+def test_decode_reads_json_and_binary_inputs_together():
     ids, mask = samples("INT64", (1, 8)), samples("UINT8", (1, 8))
     body, header_length = InferenceServerClient.generate_request_body(
         [client_input(IDS, ids, False), client_input(MASK, mask, True)]
@@ -105,8 +105,8 @@ def test_json_and_binary_inputs_mix():
     np.testing.assert_array_equal(request.arrays[1], mask, strict=True)
 
 
-def test_a_client_that_names_no_output_gets_all_of_them_as_binary():
-    # NVIDIA's client then sends binary_data_output: true.
+def test_client_without_outputs_gets_all_as_binary():
+    # In this case NVIDIA's client sends binary_data_output: true.
     body, header_length, _, _ = two_input_body()
     request = decode_infer(body, header_length, [IDS, MASK], [LOGITS, EMBEDDING], LIMIT)
     arrays = [samples("FP32", (3, 2)), samples("FP16", (3, 3, 2))]
@@ -117,7 +117,7 @@ def test_a_client_that_names_no_output_gets_all_of_them_as_binary():
     assert "id" not in result.get_response()
 
 
-def test_outputs_come_as_asked_each_in_its_own_form():
+def test_answer_encodes_each_output_as_requested():
     body, header_length, _, _ = two_input_body(
         outputs=[
             InferRequestedOutput("embedding", binary_data=True),
@@ -136,7 +136,7 @@ def test_outputs_come_as_asked_each_in_its_own_form():
     np.testing.assert_array_equal(result.as_numpy("embedding"), arrays[1], strict=True)
 
 
-def test_an_output_that_is_not_asked_for_is_left_out():
+def test_answer_omits_outputs_not_requested():
     body, header_length, _, _ = two_input_body(outputs=[InferRequestedOutput("logits")])
     request = decode_infer(body, header_length, [IDS, MASK], [LOGITS, EMBEDDING], LIMIT)
     arrays = [samples("FP32", (3, 2)), samples("FP16", (3, 3, 2))]
@@ -145,7 +145,7 @@ def test_an_output_that_is_not_asked_for_is_left_out():
     np.testing.assert_array_equal(result.as_numpy("logits"), arrays[0], strict=True)
 
 
-def test_an_output_laid_out_otherwise_in_memory_goes_out_row_major():
+def test_answer_encodes_fortran_order_as_row_major():
     array = np.asfortranarray(samples("FP16", (3, 3, 2)))
     for binary in (True, False):
         request = InferRequest(None, (array,), (RequestedOutput("embedding", binary),))
@@ -154,7 +154,7 @@ def test_an_output_laid_out_otherwise_in_memory_goes_out_row_major():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_nan_and_infinity_pass_as_binary_and_are_an_error_as_json(value):
+def test_answer_rejects_nan_and_infinity_in_json_only(value):
     array = np.array([[1, value]], np.float32)
     as_binary = InferRequest(None, (array,), (RequestedOutput("logits", binary=True),))
     result = read_answer(encode_infer("m", "1", as_binary, [array], [LOGITS]))
@@ -169,7 +169,7 @@ def test_nan_and_infinity_pass_as_binary_and_are_an_error_as_json(value):
     [np.zeros((1, 2), np.float64), np.zeros((1, 3), np.float32), np.zeros((2, 2), np.float32)],
     ids=["dtype", "shape", "batch"],
 )
-def test_a_program_that_breaks_its_spec_is_found_out(array):
+def test_answer_rejects_output_that_breaks_its_spec(array):
     request = InferRequest(None, (np.zeros((1, 2)),), (RequestedOutput("logits", binary=True),))
     with pytest.raises(ProgramError, match=r"its spec says float32 \[1, 2\]"):
         encode_infer("m", "1", request, [array], [LOGITS])

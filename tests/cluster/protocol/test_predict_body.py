@@ -1,4 +1,4 @@
-"""The endpoint for people: what its JSON may say, and the labels that come out."""
+"""Prediction requests: the JSON body, and the returned labels."""
 
 import base64
 
@@ -18,34 +18,34 @@ def decode(message, limit=2**20):
     return decode_predict(orjson.dumps(message), limit)
 
 
-def test_an_image():
+def test_decode_reads_image():
     request = decode({"image": IMAGE})
     assert (request.image, request.text, request.inputs) == (PNG, None, None)
     assert request.top_k == DEFAULT_TOP_K
 
 
-def test_a_text():
+def test_decode_reads_text():
     request = decode({"text": "a fine film ☂", "top_k": 2, "image": None})
     assert (request.image, request.text, request.inputs) == (None, "a fine film ☂", None)
     assert request.top_k == 2
 
 
 @pytest.mark.parametrize("inputs", [[[1, 2, 3], [4, 5, 6]], [1, 2, 3, 4, 5, 6]])
-def test_inputs_are_one_item_nested_or_flat(inputs):
+def test_item_accepts_nested_and_flat_inputs(inputs):
     spec = TensorSpec(name="x", datatype="INT32", shape=(-1, 2, 3))
     array = item_array(decode({"inputs": inputs}).inputs, spec)
     expected = np.array([[[1, 2, 3], [4, 5, 6]]], np.int32)
     np.testing.assert_array_equal(array, expected, strict=True)
 
 
-def test_an_item_without_dimensions_is_a_number():
+def test_item_accepts_number_without_dimensions():
     spec = TensorSpec(name="x", datatype="FP32", shape=(-1,))
     array = item_array(decode({"inputs": 2.5}).inputs, spec)
     np.testing.assert_array_equal(array, np.array([2.5], np.float32), strict=True)
 
 
 @pytest.mark.parametrize("inputs", [[[[1, 2, 3], [4, 5, 6]]], [1, 2], [[1, 2, 3], [4, 5, "6"]], 7])
-def test_inputs_that_do_not_fit_the_model(inputs):
+def test_item_rejects_mismatched_inputs(inputs):
     spec = TensorSpec(name="x", datatype="INT32", shape=(-1, 2, 3))
     with pytest.raises(RequestError, match="input 'x'"):
         item_array(decode({"inputs": inputs}).inputs, spec)
@@ -54,9 +54,12 @@ def test_inputs_that_do_not_fit_the_model(inputs):
 @pytest.mark.parametrize(
     ("message", "match"),
     [
-        ({}, "give one of image, text, inputs; got none of them"),
+        ({}, "expected one of image, text, inputs; got none of them"),
         ({"text": "a", "image": IMAGE}, "got image and text"),
-        ({"text": "a", "topk": 3}, r"no such field: 'topk' .*known: image, text, inputs, top_k"),
+        (
+            {"text": "a", "topk": 3},
+            r"unknown field: 'topk' .*known fields: image, text, inputs, top_k",
+        ),
         ({"text": 7}, r"text must be a string, got 7 \(integer\)"),
         ({"image": 7}, "image must be a base64 string, got 7"),
         ({"image": ""}, "image is empty"),
@@ -73,33 +76,33 @@ def test_inputs_that_do_not_fit_the_model(inputs):
         ([], "expected a JSON object"),
     ],
 )
-def test_a_body_that_is_wrong(message, match):
+def test_decode_rejects_wrong_body(message, match):
     with pytest.raises(RequestError, match=match):
         decode(message)
 
 
-def test_a_body_over_the_limit():
+def test_decode_rejects_body_over_limit():
     with pytest.raises(PayloadTooLargeError, match="limit is 20"):
         decode({"text": "more than twenty bytes"}, limit=20)
 
 
-def test_top_k_is_the_softmax_largest_first():
+def test_top_k_is_softmax_in_descending_order():
     logits = np.log(np.array([1, 5, 3, 1], np.float32))
     answer = top_k(logits, ["a", "b", "c", "d"], 3)
-    assert [entry["label"] for entry in answer] == ["b", "c", "a"]  # a before d: a tie
+    assert [entry["label"] for entry in answer] == ["b", "c", "a"]  # tie: a before d
     probabilities = [entry["probability"] for entry in answer]
     np.testing.assert_allclose(probabilities, [0.5, 0.3, 0.1], rtol=1e-6)
     assert orjson.loads(orjson.dumps(answer)) == answer
 
 
-def test_more_than_there_are_gives_all_and_they_sum_to_one():
+def test_top_k_beyond_labels_returns_all():
     logits = np.array([0.5, -2, 3], np.float16)
     answer = top_k(logits, ["a", "b", "c"], 5)
     assert len(answer) == 3
     assert sum(entry["probability"] for entry in answer) == pytest.approx(1, abs=1e-12)
 
 
-def test_huge_logits_neither_overflow_nor_underflow():
+def test_top_k_survives_huge_logits():
     assert top_k(np.array([3e38, -3e38, -np.inf], np.float32), ["a", "b", "c"], 2) == [
         {"label": "a", "probability": 1.0},
         {"label": "b", "probability": 0.0},
@@ -107,11 +110,11 @@ def test_huge_logits_neither_overflow_nor_underflow():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_logits_that_mean_nothing(value):
+def test_top_k_rejects_nan_and_infinity(value):
     with pytest.raises(ProgramError, match="not usable"):
         top_k(np.array([1, value], np.float32), ["a", "b"], 1)
 
 
-def test_logits_that_do_not_match_the_labels():
+def test_top_k_rejects_logits_of_wrong_length():
     with pytest.raises(ProgramError, match=r"logits are \[3\], expected \[2\]"):
         top_k(np.zeros(3, np.float32), ["a", "b"], 1)

@@ -1,10 +1,10 @@
-"""Metadata bodies have the fields the protocol names."""
+"""Metadata bodies: fields of the protocol."""
 
 from cluster.protocol.metadata import error_body, model_config, model_metadata, server_metadata
 from cluster.tensors import TensorSpec
 
 
-def test_server_metadata():
+def test_server_metadata_has_protocol_fields():
     assert server_metadata("headrace", "0.1") == {
         "name": "headrace",
         "version": "0.1",
@@ -12,7 +12,7 @@ def test_server_metadata():
     }
 
 
-def test_model_metadata():
+def test_model_metadata_has_protocol_fields():
     x = TensorSpec(name="x", datatype="FP32", shape=(-1, 3, 8, 8))
     y = TensorSpec(name="y", datatype="INT64", shape=(-1,))
     assert model_metadata("m", ["1"], "headrace_aoti", [x], [y]) == {
@@ -24,7 +24,7 @@ def test_model_metadata():
     }
 
 
-def test_model_config_describes_one_item_as_triton_does():
+def test_model_config_describes_one_item():
     x = TensorSpec(name="x", datatype="FP32", shape=(-1, 3, 8, 8))
     y = TensorSpec(name="y", datatype="INT64", shape=(-1,))
     assert model_config("m", "headrace_aoti", 4, [x], [y]) == {
@@ -36,5 +36,5 @@ def test_model_config_describes_one_item_as_triton_does():
     }
 
 
-def test_error_body():
+def test_error_body_has_message():
     assert error_body("no model 'a'") == {"error": "no model 'a'"}
