@@ -1,4 +1,4 @@
-"""One opened artifact: a directory whose files are hashed before anything reads them."""
+"""One opened artifact: a directory whose files are hashed before they are read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOKENIZER = "tokenizer.json"
 
 @dataclass(frozen=True)
 class Artifact:
-    """A directory with a manifest. ``id`` is None while the job is still building it."""
+    """A directory with a manifest. ``id`` is None during the build."""
 
     path: Path
     manifest: Manifest
@@ -42,14 +42,14 @@ class Artifact:
         return Artifact(path, Manifest.from_json(raw, str(file)), expected_id)
 
     def file(self, name: str) -> Path:
-        """Path of one of the artifact's files, after its bytes were checked.
+        """Return the path of one of the artifact's files, after a check of its bytes.
 
-        Raises ArtifactError if the manifest does not name it, ArtifactCorruptError if the bytes
-        are not the ones the manifest names.
+        Raises ArtifactError for a file unknown to the manifest, ArtifactCorruptError if the bytes
+        do not match the manifest.
         """
         entry = self.manifest.files.get(name)
         if entry is None:
-            raise ArtifactError(f"{self.path}: the manifest names no file {name!r}")
+            raise ArtifactError(f"{self.path}: file {name!r} is unknown to the manifest")
         path = self.path / name
         check_file(path, entry, path)
         return path
@@ -60,26 +60,26 @@ class Artifact:
             self.file(name)
 
 
-def check_id(manifest: bytes, expected_id: str, where: object) -> None:
-    """ArtifactCorruptError, naming ``where``, unless the manifest's bytes hash to the id."""
-    if (found := content_id(manifest)) != expected_id:
+def check_id(manifest: bytes, expected_id: str, location: object) -> None:
+    """Raise ArtifactCorruptError, naming ``location``, unless the manifest hashes to the id."""
+    if (actual := content_id(manifest)) != expected_id:
         raise ArtifactCorruptError(
-            f"{where}: sha256 is {found}, expected {expected_id}; "
+            f"{location}: sha256 is {actual}, expected {expected_id}; "
             "delete the artifact and build it again"
         )
 
 
-def check_file(path: Path, entry: FileEntry, where: object) -> None:
-    """ArtifactCorruptError, naming ``where``, unless the file's bytes hash to the entry's."""
-    if (found := describe(path)).sha256 != entry.sha256:
+def check_file(path: Path, entry: FileEntry, location: object) -> None:
+    """Raise ArtifactCorruptError, naming ``location``, unless the file's bytes match the entry."""
+    if (actual := describe(path)).sha256 != entry.sha256:
         raise ArtifactCorruptError(
-            f"{where}: sha256 is {found.sha256}, the manifest names {entry.sha256}; "
+            f"{location}: sha256 is {actual.sha256}, the manifest names {entry.sha256}; "
             "delete the artifact and build it again"
         )
 
 
 def describe(path: Path) -> FileEntry:
-    """Hash and size of a file; ArtifactCorruptError if it is not there."""
+    """Return hash and size of a file; ArtifactCorruptError if it cannot be read."""
     try:
         with path.open("rb") as stream:
             return FileEntry(

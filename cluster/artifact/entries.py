@@ -1,4 +1,4 @@
-"""What a manifest says of one file and of one program."""
+"""Manifest records of one file and of one program."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from cluster.tensors import TensorSpec
 
 
 class Record(BaseModel):
-    """Base of everything in a manifest."""
+    """Base of all records in a manifest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 def _visible(text: str) -> str:
     if not text.isprintable():
-        raise ValueError("holds a line break, or another character that nobody sees")
+        raise ValueError("holds a line break or another non-printable character")
     return text
 
 
 Line = Annotated[str, AfterValidator(_visible)]
-"""Text that logs and messages show as it is."""
+"""Text of printable characters only, safe for logs and messages."""
 
 
 class FileEntry(Record):
-    """One file of the artifact, named by its path inside it."""
+    """One file of the artifact, keyed by its path inside the artifact."""
 
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the file's bytes.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Hash of the file's bytes.")
     size_bytes: int = Field(ge=0, lt=2**63)
 
 
@@ -40,47 +40,49 @@ class StaticFile(Record):
 
 
 class ProgramEntry(Record):
-    """One compiled program and what it needs of the node that runs it."""
+    """One compiled program and its requirements for a node."""
 
-    kind: Line = Field(description="Which loader reads it: an entry of program.PROGRAM_KINDS.")
-    target: Line = Field(description="What it was compiled for, such as cpu-x86.")
+    kind: Line = Field(description="Loader: a key of program.PROGRAM_KINDS.")
+    target: Line = Field(description="Target of the compilation, such as cpu-x86.")
     file: Line = Field(description="Path of the program (its main file) inside the artifact.")
     other_files: tuple[Line, ...] = Field(
-        default=(), description="Further files it is loaded from, such as OpenVINO's weights."
+        default=(), description="Further files of the program, such as OpenVINO's weights."
     )
     cpu_features: tuple[Line, ...] = Field(
         description="CPU flags (as in /proc/cpuinfo) that its instructions may use."
     )
-    torch_version: Line = Field(description="PyTorch it was compiled against.")
+    torch_version: Line = Field(description="PyTorch version of the compilation.")
     native_runner: Line | None = Field(
         description="Path of the extension that runs it without Python's lock, if one was built."
     )
     python_abi: Line | None = Field(description="Python ABI of that extension, cpython-311-...")
     static_files: tuple[StaticFile, ...] = Field(
-        default=(), description="Programs for one batch size each, where that measured faster."
+        default=(), description="Programs for one batch size each, if these measured faster."
     )
     versions: dict[Line, Line] = Field(
-        default={}, description="Package → version it needs, PyTorch apart, such as openvino."
+        default={}, description="Package → required version, except PyTorch, such as openvino."
     )
     options: dict[Line, Line] = Field(
-        default={}, description="What its loader must know, such as the precision it computes in."
+        default={}, description="Options of its loader, such as the precision of the computation."
     )
     quantized_operators: int = Field(
-        default=0, description="Operators of it that compute, or are stored, in fewer bits."
+        default=0, description="Number of its operators that compute or are stored in fewer bits."
     )
     inputs: tuple[TensorSpec, ...] | None = Field(
-        default=None, description="What it takes; null: the model's inputs, as the whole does."
+        default=None, description="Its inputs; null: the model's inputs."
     )
 
     @property
     def key(self) -> str:
-        """Its name among the artifact's programs: ``target/kind``."""
+        """Key among the artifact's programs: ``target/kind``."""
         return f"{self.target}/{self.kind}"
 
     @property
     def loaded_files(self) -> frozenset[str]:
-        """Paths of the program's own files: what a replica that runs it loads, runner apart."""
-        return frozenset({self.file, *self.other_files, *(each.file for each in self.static_files)})
+        """Paths of the program's own files, which a replica loads, except the runner."""
+        return frozenset(
+            {self.file, *self.other_files, *(static.file for static in self.static_files)}
+        )
 
 
 class Latency(Record):

@@ -1,14 +1,14 @@
-"""A directory of artifacts, safe against jobs killed at any moment.
+"""Store of artifacts in a directory, consistent after a kill of a job at any moment.
 
-artifacts/ID/           finished artifacts: renamed into place whole, never changed after
-names/NAME              the id of the newest artifact built under that name
-builds/RECIPE_KEY       the id that this exact build produced: it is not built twice
-rejected/NAME-KEY.json  the report of a build that the gate refused, and .html
-kept/KEY/               checkpoints and journal of a build that runs or was killed
+artifacts/ID/           finished artifacts: renamed into place whole, immutable afterwards
+names/NAME              id of the newest artifact built under that name
+builds/RECIPE_KEY       id of the artifact of exactly this build, which is not repeated
+rejected/NAME-KEY.json  report of a build that the gate refused, and .html
+kept/KEY/               checkpoints and journal of a running or killed build
 signatures/ID/KEYID     ed25519 signature of an artifact's id by a key
 calibrations/KEY.json   thresholds of a cascade of certain artifacts
-steps/KEY.safetensors   float weights after a recipe's first steps, for those that begin alike
-building/KEY/           a build or a write under way; KEY.lock is held by its process
+steps/KEY.safetensors   float weights after a recipe's first steps, shared by equal beginnings
+building/KEY/           a build or write in progress; its process holds KEY.lock
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from cluster.artifact.workspace import sweep, workspace
 from cluster.errors import ArtifactError, ArtifactNotFoundError
 
 KEY_ID = r"[0-9a-f]{32}"
-"""The name of a signing key, and of the file with its signature."""
+"""Pattern of a signing key's id, the name of the file with its signature."""
 
 KEPT_S = 14 * 24 * 3600
-"""What a build kept goes if nobody takes it up again for so long."""
+"""Lifetime of an unused resumable build, in seconds."""
 
 
 class LocalStore:
@@ -41,43 +41,43 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         if not root.is_absolute():
             raise ArtifactError(
-                f"store {str(root)!r} is relative; give an absolute directory or a URI, "
-                "because jobs and replicas run in directories of their own"
+                f"store {str(root)!r} is relative; expected an absolute directory or a URI, "
+                "because jobs and replicas run in other directories"
             )
         self.root = root
-        self._rooms = root / "building"
+        self._workspaces = root / "building"
 
     def open(self, ref: str) -> Artifact:
         return self.fetch(self.find(ref))
 
     def find(self, ref: str) -> str:
         with _reading(self.root):
-            if (found := resolve(ref, self._ids, self._named)) is None:
+            if (artifact_id := resolve(ref, self._ids, self._named)) is None:
                 raise ArtifactNotFoundError(not_found(ref, self.root, self._names()))
-            return found
+            return artifact_id
 
     def fetch(self, artifact_id: str) -> Artifact:
-        path = self.root / "artifacts" / checked_id(artifact_id, "the artifact asked for")
+        path = self.root / "artifacts" / checked_id(artifact_id, "the requested id")
         with _reading(path):
             if not path.is_dir():
                 raise ArtifactNotFoundError(not_found(artifact_id, self.root, self._names()))
         return Artifact.read(path, artifact_id)
 
     def find_build(self, recipe_key: str) -> Artifact | None:
-        named = self.root / "builds" / recipe_key
-        with _reading(named):
-            if (value := _read(named)) is None:
+        file = self.root / "builds" / recipe_key
+        with _reading(file):
+            if (value := _read(file)) is None:
                 return None
-            artifact_id = checked_id(value, named)
+            artifact_id = checked_id(value, file)
             if not (self.root / "artifacts" / artifact_id).is_dir():
-                return None  # somebody deleted it
+                return None  # deleted meanwhile
         return self.fetch(artifact_id)
 
     @contextmanager
     def building(self, recipe_key: str) -> Iterator[Path]:
-        sweep(self._rooms)
-        with workspace(self._rooms, recipe_key) as room:
-            yield room
+        sweep(self._workspaces)
+        with workspace(self._workspaces, recipe_key) as directory:
+            yield directory
 
     def publish(self, finished: Path) -> Artifact:
         artifact_id = content_id((finished / MANIFEST).read_bytes())
@@ -89,7 +89,7 @@ class LocalStore:
         return artifact
 
     def adopt(self, finished: Artifact) -> Artifact:
-        """Move an artifact whose files were checked in under its id, and no name with it."""
+        """Move a checked artifact in under its id, without a name."""
         final = self.root / "artifacts" / str(finished.id)
         final.parent.mkdir(parents=True, exist_ok=True)
         for path in [finished.path, *finished.path.rglob("*")]:
@@ -119,7 +119,7 @@ class LocalStore:
         shutil.rmtree(self.root / "kept" / key, ignore_errors=True)
 
     def signatures(self, artifact_id: str) -> dict[str, bytes]:
-        folder = self.root / "signatures" / checked_id(artifact_id, "the artifact asked for")
+        folder = self.root / "signatures" / checked_id(artifact_id, "the requested id")
         with _reading(folder):
             files = [folder / name for name in _listed(folder) if re.fullmatch(KEY_ID, name)]
             return {path.name: path.read_bytes() for path in files if path.is_file()}
@@ -157,11 +157,11 @@ class LocalStore:
         return _listed(self.root / "names")
 
     def _write(self, name: str, content: str | bytes) -> Path:
-        """Write a file so that readers see the old content or the new, never a part."""
+        """Write a file atomically: readers see the old content or the new one."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with workspace(self._rooms, uuid.uuid4().hex) as room:
-            new = room / path.name
+        with workspace(self._workspaces, uuid.uuid4().hex) as directory:
+            new = directory / path.name
             new.write_bytes(content.encode() if isinstance(content, str) else content)
             _flush(new)
             new.replace(path)
@@ -181,30 +181,30 @@ def _listed(folder: Path) -> list[str]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """What reading raises becomes an ArtifactError with the path."""
+    """Convert errors of reading to ArtifactError with the path."""
     try:
         yield
     except OSError as error:
         raise ArtifactError(
-            f"{error.filename or path}: cannot be read: {error.strerror}; look at what is there, "
-            "and at the rights to it"
+            f"{error.filename or path}: cannot be read: {error.strerror}; check the path and "
+            "its permissions"
         ) from error
 
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """What writing raises becomes an ArtifactError with the path."""
+    """Convert errors of writing to ArtifactError with the path."""
     try:
         yield
     except OSError as error:
         raise ArtifactError(
-            f"{error.filename or path}: cannot be written: {error.strerror}; give another store, "
-            "or the rights to this one"
+            f"{error.filename or path}: cannot be written: {error.strerror}; use another store, "
+            "or change the permissions of this one"
         ) from error
 
 
 def _flush(path: Path) -> None:
-    """Have the kernel write a file or a directory's entries to disk before going on."""
+    """Flush a file, or a directory's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

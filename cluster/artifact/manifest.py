@@ -1,6 +1,6 @@
-"""The manifest: everything that serving, planning and inspection know of an artifact.
+"""The manifest: all that serving, planning and inspection know of an artifact.
 
-Nothing that only a weight file could tell is missing here, so a planner reads this alone.
+It holds everything that otherwise only a weight file could tell, so a planner reads nothing else.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ FILE_NAME = "manifest.json"
 
 SCHEMA_VERSION = 2
 
-_MOST_LEVELS = 64
-"""Of lists and objects in each other: a recipe, which is the deepest part, has about ten."""
+_MAX_LEVELS = 64
+"""Maximum nesting of lists and objects; a recipe, the deepest part, has about ten levels."""
 
 _FILE_PATH = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$"
-"""Paths inside the artifact: relative, forward slashes, never upward."""
+"""Pattern of paths inside the artifact: relative, forward slashes, never upward."""
 
 
 class Score(Record):
@@ -42,7 +42,7 @@ class Score(Record):
 
 
 class Drop(Record):
-    """How much lower the artifact scores than the baseline, on the same samples."""
+    """Drop of the artifact's score below the baseline's, on the same samples."""
 
     mean: float
     upper: float = Field(description="One-sided upper confidence bound.")
@@ -50,38 +50,40 @@ class Drop(Record):
 
 
 class Measurement(Record):
-    """What one model, baseline or program, measured in an evaluation process."""
+    """Measurements of one model, baseline or program, in an evaluation process."""
 
     accuracy: float = Field(
-        description="Mean score by the recipe's first metric, 0..1: the share of held-out samples "
-        "answered right, unless it names another."
+        description="Mean score by the recipe's first metric, 0..1: by default the share of "
+        "correctly answered held-out samples."
     )
     accuracy_low: float = Field(description="Lower end of its 95 % confidence interval.")
     accuracy_high: float = Field(description="Upper end of its 95 % confidence interval.")
     samples: int
-    drop: Drop | None = Field(default=None, description="Against the baseline; None for itself.")
+    drop: Drop | None = Field(
+        default=None, description="Relative to the baseline; null for the baseline itself."
+    )
     others: dict[str, Score] = Field(default={}, description="The recipe's other metrics.")
     latency: tuple[Latency, ...] = Field(min_length=1)
     size_bytes: int = Field(
-        ge=0, lt=2**63, description="What a replica loads: program, or float weights."
+        ge=0, lt=2**63, description="Bytes that a replica loads: program, or float weights."
     )
 
     def at_batch(self, batch: int) -> Latency:
-        """The latency at that batch size, one of the recipe's ``evaluation.batches``."""
+        """Return the latency at a batch size of the recipe's ``evaluation.batches``."""
         return next(entry for entry in self.latency if entry.batch == batch)
 
     @property
     def typical_ms(self) -> float:
-        """Geometric mean of the medians over batch sizes: the smallest is the fastest program."""
+        """Geometric mean of the medians over batch sizes; the fastest program has the smallest."""
         return geometric_mean(entry.p50_ms for entry in self.latency)
 
 
 class Manifest(Record):
-    """``manifest.json``."""
+    """Schema of ``manifest.json``."""
 
     schema_version: Literal[2] = 2
     name: ArtifactName
-    recipe: dict[str, Any] = Field(description="The recipe as it ran, defaults filled in.")
+    recipe: dict[str, Any] = Field(description="The recipe of the build, including defaults.")
     recipe_key: str = Field(
         pattern=r"^[0-9a-f]{64}$",
         description="Identity of the build: sha256 of recipe, data, code versions.",
@@ -103,107 +105,108 @@ class Manifest(Record):
         default=None, description="The model before compression, in eager float32."
     )
     other_baselines: dict[Line, Measurement] = Field(
-        default={}, description="The same on the targets after the first, by target."
+        default={}, description="Baselines on the targets after the first, by target."
     )
     measured: dict[Line, Measurement] = Field(
-        default={}, description="Each program as reloaded from the artifact, by target/kind."
+        default={},
+        description="Measurements of each program as reloaded from the artifact, by target/kind.",
     )
     fastest: dict[Line, Line] = Field(
-        default={}, description="Target → kind of the program that measured fastest there."
+        default={}, description="Target → kind of the fastest measured program."
     )
-    metric: Line = Field(default="accuracy", description="What `accuracy` is the mean of.")
+    metric: Line = Field(default="accuracy", description="Metric of which `accuracy` is the mean.")
     index_limits: dict[str, int] = Field(
         default={},
-        description="Input that is looked up in a table, such as token ids → rows of that table.",
+        description="Input that indexes a table, such as token ids → rows of that table.",
     )
     profile: Profile | None = Field(
-        default=None, description="Where the model can be cut, and what its parts cost."
+        default=None, description="Possible cuts of the model, and the cost of its parts."
     )
-    layouts: tuple[Layout, ...] = Field(
-        default=(), description="The model once more, cut into shards."
-    )
+    layouts: tuple[Layout, ...] = Field(default=(), description="The model cut into shards.")
 
     @field_validator("files")
     @classmethod
-    def _beside_each_other(cls, value: dict[str, FileEntry]) -> dict[str, FileEntry]:
-        taken = {*value, FILE_NAME}
+    def _no_conflicting_paths(cls, value: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        paths = {*value, FILE_NAME}
         for path in value:
-            if path == FILE_NAME or taken & set(map(str, PurePosixPath(path).parents)):
-                raise ValueError(f"{path} and another file cannot both be there")
+            if path == FILE_NAME or paths & set(map(str, PurePosixPath(path).parents)):
+                raise ValueError(f"{path} conflicts with another file")
         return value
 
     @model_validator(mode="after")
-    def _measured_alike(self) -> Manifest:
-        """Tables compare measurements column by column, and speed-ups are at batch 1."""
-        found = [*self.measured.values(), *self.other_baselines.values()]
-        found += [self.baseline] if self.baseline is not None else []
-        batches = {tuple(entry.batch for entry in each.latency) for each in found}
-        if len(batches) > 1 or any(each[0] != 1 for each in batches):
-            raise ValueError(f"measured at batches {batches}, expected the same, from 1 on")
+    def _equal_batches(self) -> Manifest:
+        """Check that all measurements are at equal batches, which tables and speed-ups compare."""
+        measurements = [*self.measured.values(), *self.other_baselines.values()]
+        measurements += [self.baseline] if self.baseline is not None else []
+        batches = {tuple(entry.batch for entry in item.latency) for item in measurements}
+        if len(batches) > 1 or any(sizes[0] != 1 for sizes in batches):
+            raise ValueError(f"measured at batches {batches}, expected equal ones that start at 1")
         return self
 
     def inputs_of(self, entry: ProgramEntry) -> tuple[TensorSpec, ...]:
-        """What a program takes: the model's inputs, or those of the part that it computes."""
+        """Return a program's inputs: the model's, or those of its part."""
         return self.inputs if entry.inputs is None else entry.inputs
 
     def winner(self, target: str) -> Measurement:
-        """What the fastest program of the target measured; ArtifactError if it has none."""
-        found = self.measured.get(f"{target}/{self.fastest.get(target)}")
-        if found is None:
+        """Return the measurements of the target's fastest program; ArtifactError if absent."""
+        measurement = self.measured.get(f"{target}/{self.fastest.get(target)}")
+        if measurement is None:
             raise ArtifactError(
                 f"artifact {self.name} has no measured program for {target}; it has "
                 f"{', '.join(self.measured) or 'none'}. Build it again with `headrace compress`"
             )
-        return found
+        return measurement
 
     def layout(self, key: str) -> Layout:
-        """The layout of that key; ArtifactError if there is none."""
-        found = next((each for each in self.layouts if each.key == key), None)
-        if found is None:
+        """Return the layout of a key; ArtifactError if absent."""
+        layout = next((layout for layout in self.layouts if layout.key == key), None)
+        if layout is None:
             raise ArtifactError(
                 f"artifact {self.name} has no layout {key}; it has "
-                f"{', '.join(each.key for each in self.layouts) or 'none'}"
+                f"{', '.join(layout.key for layout in self.layouts) or 'none'}"
             )
-        return found
+        return layout
 
     def to_json(self) -> bytes:
-        """Canonical JSON: the artifact's id is the sha256 of these bytes."""
+        """Return canonical JSON; the artifact's id is the sha256 of these bytes."""
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True).encode() + b"\n"
 
     @staticmethod
-    def from_json(raw: bytes, where: str) -> Manifest:
+    def from_json(raw: bytes, location: str) -> Manifest:
         """Read a manifest; :class:`ArtifactError` if it is foreign or of another schema version."""
         try:
             data = json.loads(raw)
         except (ValueError, RecursionError) as error:
-            raise ArtifactError(f"{where}: not JSON: {error}") from None
+            raise ArtifactError(f"{location}: not JSON: {error}") from None
         version = data.get("schema_version") if isinstance(data, dict) else None
         if version != SCHEMA_VERSION:
             raise ArtifactError(
-                f"{where}: manifest schema_version is {version!r:.100}, this Headrace reads "
+                f"{location}: manifest schema_version is {version!r:.100}, this Headrace reads "
                 f"{SCHEMA_VERSION}; build the artifact again with `headrace compress`"
             )
-        if _levels_exceed(data, _MOST_LEVELS):
+        if _levels_exceed(data, _MAX_LEVELS):
             raise ArtifactError(
-                f"{where}: not a Headrace manifest: its lists and objects lie more than "
-                f"{_MOST_LEVELS} deep in each other"
+                f"{location}: not a Headrace manifest: its lists and objects are nested more "
+                f"than {_MAX_LEVELS} levels deep"
             )
         try:
             return Manifest.model_validate(data)
         except ValidationError as error:
-            raise ArtifactError(f"{where}: not a Headrace manifest: {_problems(error)}") from None
+            raise ArtifactError(
+                f"{location}: not a Headrace manifest: {_problems(error)}"
+            ) from None
 
 
-def _levels_exceed(data: Any, most: int) -> bool:
+def _levels_exceed(data: Any, limit: int) -> bool:
     if isinstance(data, dict):
         data = data.values()
     elif not isinstance(data, list):
         return False
-    return most == 0 or any(_levels_exceed(each, most - 1) for each in data)
+    return limit == 0 or any(_levels_exceed(item, limit - 1) for item in data)
 
 
 def _problems(error: ValidationError) -> str:
-    """On one line, whatever stands in the manifest."""
+    """Return the problems on one line, with untrusted texts escaped."""
     return "; ".join(
         f"{printable('.'.join(map(str, problem['loc'])))}: {printable(problem['msg'])} (given: "
         f"{problem['input']!r:.100})"
@@ -212,7 +215,7 @@ def _problems(error: ValidationError) -> str:
 
 
 def content_id(manifest: bytes) -> str:
-    """The id of the artifact with this ``manifest.json``: its sha256, 64 hex digits.
+    """Return the id of the artifact with this ``manifest.json``: its sha256, 64 hex digits.
 
     The manifest names the hash of every other file, so the id covers all of them.
     """

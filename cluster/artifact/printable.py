@@ -1,7 +1,7 @@
-"""What comes out of a manifest, made fit to be printed.
+"""Escaping of texts from a manifest, for logs and terminals.
 
-Whoever writes to a store chooses labels, names of layers and much else: a line break would begin a
-line that looks like our own, and an escape sequence is an order to the terminal.
+Writers of a store choose labels, names of layers and more. A line break would start a line that
+looks like Headrace's own, and an escape sequence would control the terminal.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import Any
 
 
 def printable(data: Any) -> Any:
-    """Plain data with every character escaped that is no visible one, as Python writes it.
+    """Return plain data with all non-printable characters escaped, in Python's notation.
 
-    Strings inside lists and mappings too, keys as well: ``"a\\nb"`` becomes ``"a\\\\nb"``.
+    Strings inside lists and mappings are escaped too, also keys: ``"a\\nb"`` becomes ``"a\\\\nb"``.
     """
     if isinstance(data, str):
         return "".join(c if c.isprintable() else repr(c)[1:-1] for c in data)
     if isinstance(data, dict):
         return {printable(key): printable(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [printable(each) for each in data]
+        return [printable(item) for item in data]
     return data

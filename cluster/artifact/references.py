@@ -1,7 +1,7 @@
-"""What stands for an artifact in configs and commands: its id, the beginning of it, or a name.
+"""References to artifacts in configs and commands: an id, a prefix of one, or a name.
 
-ref → reads like an id? → the ids in the store that begin so
-                   no  → what the store holds under that name
+ref → has the form of an id? → the store's ids with this prefix
+                          no → the store's entry under that name
 """
 
 from __future__ import annotations
@@ -14,39 +14,41 @@ from cluster.config.base import BEGINNING_OF_ID, MODEL_NAME
 from cluster.errors import ArtifactError
 
 ID = r"[0-9a-f]{64}"
-"""An artifact's id: the sha256 of its manifest."""
+"""Pattern of an artifact's id: the sha256 of its manifest."""
 
 
 def resolve(
     ref: str, ids: Callable[[], Iterable[str]], named: Callable[[str], str | None]
 ) -> str | None:
-    """The id that ``ref`` stands for: a whole id, 8 of its first digits or more, or a name.
+    """Return the id of ``ref``: a whole id, at least 8 of its first digits, or a name.
 
-    ``ids``: of the store's artifacts. ``named``: the id under a name, None if there is none.
+    ``ids``: of the store's artifacts. ``named``: the id under a name, or None.
     """
     if re.fullmatch(BEGINNING_OF_ID, ref):
-        # Never a name: who can write to the store could give it to another artifact, and whoever
-        # signs or serves what begins so would sign or serve that one.
-        found = sorted(each for each in ids() if each.startswith(ref) and re.fullmatch(ID, each))
-        if len(found) > 1:
-            raise ArtifactError(f"{ref!r} begins {len(found)} artifact ids: {', '.join(found)}")
-        return found[0] if found else None
+        # Never a name: a writer of the store could assign such a name to another artifact, which
+        # would then be signed or served in place of the intended one.
+        matches = sorted(id_ for id_ in ids() if id_.startswith(ref) and re.fullmatch(ID, id_))
+        if len(matches) > 1:
+            raise ArtifactError(
+                f"{ref!r} is a prefix of {len(matches)} artifact ids: {', '.join(matches)}"
+            )
+        return matches[0] if matches else None
     return named(ref) if re.fullmatch(MODEL_NAME, ref) else None
 
 
-def checked_id(value: str, where: object) -> str:
-    """``value`` if it can be an artifact's id; ArtifactError if not: it becomes a path."""
+def checked_id(value: str, location: object) -> str:
+    """Return ``value`` if it has the form of an id, else raise ArtifactError: it becomes a path."""
     if re.fullmatch(ID, value) is None:
         raise ArtifactError(
-            f"{where} holds {value!r:.100}, expected an artifact's id: 64 hex digits"
+            f"{location} holds {value!r:.100}, expected an artifact's id: 64 hex digits"
         )
     return value
 
 
-def not_found(ref: str, where: object, names: list[str]) -> str:
-    """The message for a reference that a store does not hold."""
-    known = ", ".join(map(printable, names[:20])) or "none yet"
+def not_found(ref: str, location: object, names: list[str]) -> str:
+    """Return the message for a reference that a store does not hold."""
+    known_names = ", ".join(map(printable, names[:20])) or "none"
     return (
-        f"no artifact {ref!r:.100} in the store {where}; names there: {known}. "
+        f"no artifact {ref!r:.100} in the store {location}; names there: {known_names}. "
         "Build it with `headrace compress RECIPE.yaml`"
     )

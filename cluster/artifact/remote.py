@@ -1,9 +1,10 @@
-"""A store behind an fsspec URI (``s3://``, ``gs://``, ``memory://``), with a local cache.
+"""Store behind an fsspec URI (``s3://``, ``gs://``, ``memory://``), with a local cache.
 
-Builds run in the cache's directory. Publishing uploads every file of the artifact and its
-manifest last: an id without a manifest is not there, so a job killed during the upload
-leaves nothing that anyone would open. Opening downloads into the cache once, checks every
-hash, and renames the directory into place.
+    publish: built in the cache → every file uploaded → the manifest last
+    open:    downloaded into the cache once → every hash checked → renamed into place
+
+An id without a manifest does not exist, so a job killed during the upload leaves no artifact that
+could be opened.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _CHUNK_BYTES = 8 * 2**20
 
 
 class RemoteStore:
-    """The same store layout as :class:`LocalStore`, on any file system that fsspec reaches."""
+    """Store with the layout of :class:`LocalStore`, on any file system of fsspec."""
 
     def __init__(self, uri: str, filesystem: Any, base: str, cache: LocalStore) -> None:
         self.uri = uri
@@ -42,7 +43,7 @@ class RemoteStore:
     def at(uri: str, cache: Path | None = None) -> RemoteStore:
         """Connect to ``uri``; the cache defaults to ``~/.cache/headrace/store``.
 
-        Raises ArtifactError if fsspec knows no such protocol or its package is missing.
+        Raises ArtifactError for an unknown protocol or a missing package.
         """
         if cache is None:
             home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -60,59 +61,59 @@ class RemoteStore:
         return self.fetch(self.find(ref))
 
     def find(self, ref: str) -> str:
-        found = resolve(ref, lambda: self._list("artifacts"), self._named)
-        if found is None:
+        artifact_id = resolve(ref, lambda: self._list("artifacts"), self._named)
+        if artifact_id is None:
             raise ArtifactNotFoundError(not_found(ref, self.uri, self._list("names")))
-        return found
+        return artifact_id
 
     def _named(self, name: str) -> str | None:
         value = self._read(f"names/{name}")
         return None if value is None else self._id(value, f"names/{name}")
 
     def fetch(self, artifact_id: str) -> Artifact:
-        # Nothing of the cache but artifacts/ID is written: whoever made the manifest chose the
-        # name and the build in it.
-        final = self._cache.root / "artifacts" / checked_id(artifact_id, "the artifact asked for")
+        # Only artifacts/ID is written in the cache: the name and build key of the manifest are
+        # untrusted.
+        final = self._cache.root / "artifacts" / checked_id(artifact_id, "the requested id")
         if final.is_dir():
             return Artifact.read(final, artifact_id)
         folder = f"artifacts/{artifact_id}"
         raw = self._read(f"{folder}/{MANIFEST}")
         if raw is None:
             raise ArtifactNotFoundError(f"artifact {artifact_id} is not in the store {self.uri}")
-        where = self._at(f"{folder}/{MANIFEST}")
-        check_id(raw, artifact_id, where)  # refuse a wrong manifest before following it
-        manifest = Manifest.from_json(raw, where)
-        with self._cache.building(f"fetch-{artifact_id}") as room:
-            if final.is_dir():  # another process fetched it while this one waited
+        location = self._at(f"{folder}/{MANIFEST}")
+        check_id(raw, artifact_id, location)  # reject a wrong manifest before using it
+        manifest = Manifest.from_json(raw, location)
+        with self._cache.building(f"fetch-{artifact_id}") as directory:
+            if final.is_dir():  # fetched by another process meanwhile
                 return Artifact.read(final, artifact_id)
             for name, entry in manifest.files.items():
-                self._download(f"{folder}/{name}", room / name, entry)
-            (room / MANIFEST).write_bytes(raw)
-            return self._cache.adopt(Artifact(room, manifest, artifact_id))
+                self._download(f"{folder}/{name}", directory / name, entry)
+            (directory / MANIFEST).write_bytes(raw)
+            return self._cache.adopt(Artifact(directory, manifest, artifact_id))
 
     def _download(self, name: str, file: Path, entry: FileEntry) -> None:
-        """One file of an artifact, no more of it than its manifest names, and its hash checked."""
-        where = self._at(name)
+        """Download one file of an artifact, limited to its size in the manifest; check its hash."""
+        location = self._at(name)
         if not self._receive(name, file, entry.size_bytes):
             raise ArtifactCorruptError(
-                f"{where} is named by its manifest and not there; "
+                f"{location}: missing, although the manifest names it; "
                 "delete the artifact and build it again"
             )
         if file.stat().st_size > entry.size_bytes:
             raise ArtifactCorruptError(
-                f"{where}: is larger than the {entry.size_bytes} bytes that the manifest names; "
+                f"{location}: larger than the {entry.size_bytes} bytes in the manifest; "
                 "delete the artifact and build it again"
             )
-        check_file(file, entry, where)
+        check_file(file, entry, location)
 
     def find_build(self, recipe_key: str) -> Artifact | None:
-        named = self._read(f"builds/{recipe_key}")
-        if not named:
+        value = self._read(f"builds/{recipe_key}")
+        if not value:
             return None
-        artifact_id = self._id(named, f"builds/{recipe_key}")
-        # Asked for even if the cache holds the artifact: nobody else could open it.
+        artifact_id = self._id(value, f"builds/{recipe_key}")
+        # Checked even if the cache holds the artifact: other nodes could not open it.
         if self._read(f"artifacts/{artifact_id}/{MANIFEST}") is None:
-            return None  # somebody deleted it
+            return None  # deleted meanwhile
         return self.fetch(artifact_id)
 
     @contextmanager
@@ -142,11 +143,11 @@ class RemoteStore:
         self._cache.drop_kept(key)
 
     def signatures(self, artifact_id: str) -> dict[str, bytes]:
-        folder = f"signatures/{checked_id(artifact_id, 'the artifact asked for')}"
-        # Never from the cache: a signature that was taken away there must not count here.
+        folder = f"signatures/{checked_id(artifact_id, 'the requested id')}"
+        # Never from the cache: a revoked signature must not count.
         signers = [name for name in self._list(folder) if re.fullmatch(KEY_ID, name)]
-        found = {name: self._read(f"{folder}/{name}") for name in signers}
-        return {name: content for name, content in found.items() if content is not None}
+        contents = {name: self._read(f"{folder}/{name}") for name in signers}
+        return {name: content for name, content in contents.items() if content is not None}
 
     def keep_signature(self, artifact_id: str, key_id: str, content: bytes) -> None:
         self._put(f"signatures/{artifact_id}/{key_id}", content)
@@ -161,9 +162,9 @@ class RemoteStore:
         cached = self._cache.cached_step(key)
         if cached is not None:
             return cached
-        with self._cache.building(f"fetch-{key}") as room:
-            if self._receive(f"steps/{key}.safetensors", room / "weights"):
-                self._cache.cache_step(key, room / "weights")
+        with self._cache.building(f"fetch-{key}") as directory:
+            if self._receive(f"steps/{key}.safetensors", directory / "weights"):
+                self._cache.cache_step(key, directory / "weights")
         return self._cache.cached_step(key)
 
     def cache_step(self, key: str, weights: Path) -> None:
@@ -178,10 +179,10 @@ class RemoteStore:
 
     @contextmanager
     def _reaching(self, name: str) -> Iterator[str]:
-        """The path of ``name`` for the file system, whose failures become ArtifactErrors."""
+        """Yield the file system's path of ``name``; convert its errors to ArtifactError."""
         try:
             yield f"{self._base}/{name}"
-        # Each file system raises its client library's errors; many are not even OSErrors.
+        # File systems raise their client library's errors, many of which are not OSErrors.
         except Exception as error:
             raise ArtifactError(
                 f"{self._at(name)} cannot be reached: {type(error).__name__}: {error}. Check the "
@@ -189,18 +190,18 @@ class RemoteStore:
             ) from error
 
     def _receive(self, name: str, file: Path, size_bytes: int | None = None) -> bool:
-        """Download into ``file``; False if there is no such file in the store.
+        """Download into ``file``; return False if the store has no such file.
 
-        ``size_bytes``: what it should have; of a larger one, it breaks off after one byte more.
+        ``size_bytes``: expected size; the download of a larger file stops after one more byte.
         """
-        left = sys.maxsize if size_bytes is None else size_bytes + 1
+        remaining = sys.maxsize if size_bytes is None else size_bytes + 1
         with self._reaching(name) as path:
             file.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with file.open("wb") as received, self._fs.open(path, "rb") as sent:
-                    while left and (chunk := sent.read(min(left, _CHUNK_BYTES))):
+                    while remaining and (chunk := sent.read(min(remaining, _CHUNK_BYTES))):
                         received.write(chunk)
-                        left -= len(chunk)
+                        remaining -= len(chunk)
             except FileNotFoundError:
                 return False
         return True
@@ -225,9 +226,9 @@ class RemoteStore:
     def _list(self, folder: str) -> list[str]:
         with self._reaching(folder) as path:
             try:
-                # What was taken away since, such as a signature, must not be found.
+                # Files removed since, such as a revoked signature, must not be listed.
                 self._fs.invalidate_cache(path)
-                found = self._fs.ls(path, detail=False)
+                paths = self._fs.ls(path, detail=False)
             except FileNotFoundError:
                 return []
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)

@@ -1,9 +1,9 @@
-"""The artifact that a model serves: opened, and its signature checked where the config asks for it.
+"""Artifact of a served model: opened, and its signature checked if the config requires one.
 
     ModelArgs → store → id → require_signature? → its signatures ┐
                              HEADRACE_TRUSTED_KEYS → public keys ┴→ artifact, or refused
 
-Everything that loads a served model's programs opens it here, before it reads any of its files.
+All loaders of a served model's programs open it here, before they read any of its files.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from cluster.config.serving import ModelArgs
 from cluster.errors import ConfigError
 
 TRUSTED_KEYS = "HEADRACE_TRUSTED_KEYS"
-"""Environment variable: the directory with the PEM files of the trusted public keys, on every
-node."""
+"""Environment variable: directory with the PEM files of trusted public keys, on every node."""
 
 
 def open_served(args: ModelArgs, artifact_id: str | None = None) -> Artifact:
-    """The artifact that the model's args name, or the one of ``artifact_id`` in their store.
+    """Open the artifact named by the model's args, or the one of ``artifact_id`` in their store.
 
     With ``require_signature`` it raises ArtifactUntrustedError unless a trusted key has signed
-    it, and ConfigError where no trusted keys can be read. Else as ``ArtifactStore.open`` raises.
+    the artifact, and ConfigError if no trusted keys can be read. Otherwise it raises as
+    ``ArtifactStore.open`` does.
     """
     store = open_store(args.store)
-    found = store.find(artifact_id or args.artifact)
+    resolved_id = store.find(artifact_id or args.artifact)
     if args.require_signature:
-        # Before any of it is downloaded: what nobody vouches for is not even to fill the disk.
-        _require_signed(args, found, store.signatures(found))
-    return store.fetch(found)
+        # Before the download: an unsigned artifact must not fill the disk.
+        _require_signed(args, resolved_id, store.signatures(resolved_id))
+    return store.fetch(resolved_id)
 
 
 def _require_signed(args: ModelArgs, artifact_id: str, signatures: Mapping[str, bytes]) -> None:
-    # Imported here: a replica that needs no signature starts without the library for them.
+    # Imported here: without require_signature, a replica does not load the library.
     from cluster.artifact import signature
 
     directory = trusted_directory()
     if directory is None:
         raise ConfigError(
-            f"model {args.name}: require_signature is true, and {TRUSTED_KEYS} is not set: no key "
-            "is trusted here. Set it, on every node before Ray starts, to a directory with public "
+            f"model {args.name}: require_signature is true, but {TRUSTED_KEYS} is not set, so no "
+            "key is trusted. Set it, on every node before Ray starts, to a directory with public "
             "keys as *.pem"
         )
     trusted = signature.read_trusted_keys(directory)
@@ -53,13 +53,13 @@ def _require_signed(args: ModelArgs, artifact_id: str, signatures: Mapping[str, 
 
 
 def trusted_directory() -> Path | None:
-    """Where this node's trusted keys are; None if the variable is not set.
+    """Return the directory of this node's trusted keys; None if the variable is not set.
 
     ConfigError if it is relative.
     """
-    given = os.environ.get(TRUSTED_KEYS)
-    if not given:
+    value = os.environ.get(TRUSTED_KEYS)
+    if not value:
         return None
-    directory = Path(os.path.expanduser(given))
+    directory = Path(os.path.expanduser(value))
     require_absolute(directory, TRUSTED_KEYS)
     return directory

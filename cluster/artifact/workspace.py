@@ -1,9 +1,9 @@
-"""Directories that one process at a time fills, and that nobody has to clean up by hand.
+"""Exclusive work directories that need no manual clean-up.
 
-    workspace(rooms, KEY) → rooms/KEY/, empty; rooms/KEY.lock held → both removed in the end
-    sweep(rooms)          → removes what processes left that were killed on the way
+    workspace(root, KEY) → root/KEY/, empty; root/KEY.lock held → both removed at the end
+    sweep(root)          → removes directories of killed processes
 
-The kernel lets go of a lock when its process dies, however it dies.
+The kernel releases a lock when its process ends, in any way.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ from typing import TextIO
 
 
 @contextmanager
-def workspace(rooms: Path, key: str) -> Iterator[Path]:
-    """An empty directory ``rooms/key``; another process that wants the same key waits.
+def workspace(root: Path, key: str) -> Iterator[Path]:
+    """Yield an empty directory ``root/key``; other processes with the same key wait.
 
-    What is still in it afterwards is removed; rename out of it what is to stay.
+    Remaining content is removed afterwards: rename results out of it.
     """
-    rooms.mkdir(parents=True, exist_ok=True)
-    room, file = rooms / key, rooms / f"{key}.lock"
+    root.mkdir(parents=True, exist_ok=True)
+    directory, file = root / key, root / f"{key}.lock"
     lock = _lock(file, fcntl.LOCK_EX)
     try:
-        shutil.rmtree(room, ignore_errors=True)  # left by a process that was killed
-        room.mkdir()
-        yield room
+        shutil.rmtree(directory, ignore_errors=True)  # of a killed process
+        directory.mkdir()
+        yield directory
     finally:
-        _remove(room, file)
+        _remove(directory, file)
         lock.close()
 
 
-def sweep(rooms: Path) -> None:
-    """Remove every workspace in ``rooms`` whose lock nobody holds."""
-    names = [path.name for path in rooms.iterdir()] if rooms.is_dir() else []
+def sweep(root: Path) -> None:
+    """Remove every workspace in ``root`` whose lock is free."""
+    names = [path.name for path in root.iterdir()] if root.is_dir() else []
     for key in sorted({name.removesuffix(".lock") for name in names}):
-        file = rooms / f"{key}.lock"
+        file = root / f"{key}.lock"
         try:
             lock = _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            continue  # somebody works there
-        _remove(rooms / key, file)
+            continue  # in use
+        _remove(root / key, file)
         lock.close()
 
 
-def _lock(file: Path, how: int) -> TextIO:
+def _lock(file: Path, operation: int) -> TextIO:
     while True:
         lock = file.open("w")
         try:
-            fcntl.flock(lock, how)
-            # Who held it until now removed the file: a lock on that one excludes nobody.
+            fcntl.flock(lock, operation)
+            # The previous holder has removed the file; a lock on a removed file excludes nothing.
             if os.path.samestat(os.fstat(lock.fileno()), file.stat()):
                 return lock
         except FileNotFoundError:
@@ -64,7 +64,7 @@ def _lock(file: Path, how: int) -> TextIO:
         lock.close()
 
 
-def _remove(room: Path, file: Path) -> None:
-    """To be called with the lock held, the lock's file going last."""
-    shutil.rmtree(room, ignore_errors=True)
+def _remove(directory: Path, file: Path) -> None:
+    """Remove the directory, then the lock file; the caller holds the lock."""
+    shutil.rmtree(directory, ignore_errors=True)
     file.unlink(missing_ok=True)

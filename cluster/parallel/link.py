@@ -1,6 +1,6 @@
 """Cost model of a transfer between shards: a line through two measurements.
 
-Both are from `benchmarks/parallelism/hop.py`, within one machine. A network needs its own measurements.
+Both are from `benchmarks/parallelism/hop.py`, within one machine. A network needs its own ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An artifact's files are checked before anything opens them, and its manifest says it all."""
+"""Artifacts: files checked before use, and a validated manifest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cluster.errors import ArtifactCorruptError, ArtifactError
 Finished = Callable[..., bytes]
 
 
-def test_a_manifest_survives_being_written_and_read(tmp_path: Path, finished: Finished) -> None:
+def test_manifest_survives_round_trip(tmp_path: Path, finished: Finished) -> None:
     raw = finished(tmp_path)
     manifest = Manifest.from_json(raw, "here")
     assert manifest.to_json() == raw
@@ -27,16 +27,14 @@ def test_a_manifest_survives_being_written_and_read(tmp_path: Path, finished: Fi
     assert Artifact.read(tmp_path, content_id(raw)).id == sha256(raw).hexdigest()
 
 
-def test_an_intact_file_is_handed_out(tmp_path: Path, finished: Finished) -> None:
+def test_artifact_returns_path_of_intact_file(tmp_path: Path, finished: Finished) -> None:
     finished(tmp_path)
     artifact = Artifact.read(tmp_path)
     artifact.verify()
     assert artifact.file("programs/cpu-x86.pt2").read_bytes() == b"program"
 
 
-def test_a_changed_file_is_refused_with_its_name_and_both_hashes(
-    tmp_path: Path, finished: Finished
-) -> None:
+def test_artifact_rejects_changed_file_with_both_hashes(tmp_path: Path, finished: Finished) -> None:
     finished(tmp_path)
     file = tmp_path / "programs" / "cpu-x86.pt2"
     file.write_bytes(b"progrAm")  # the same size
@@ -49,14 +47,16 @@ def test_a_changed_file_is_refused_with_its_name_and_both_hashes(
     assert artifact.file("weights.safetensors").is_file()
 
 
-def test_a_missing_file_is_named(tmp_path: Path, finished: Finished) -> None:
+def test_artifact_names_missing_file(tmp_path: Path, finished: Finished) -> None:
     finished(tmp_path)
     (tmp_path / "weights.safetensors").unlink()
     with pytest.raises(ArtifactCorruptError, match=r"weights\.safetensors: cannot be read"):
         Artifact.read(tmp_path).verify()
 
 
-def test_a_changed_manifest_is_refused_with_both_hashes(tmp_path: Path, finished: Finished) -> None:
+def test_artifact_rejects_changed_manifest_with_both_hashes(
+    tmp_path: Path, finished: Finished
+) -> None:
     raw = finished(tmp_path)
     changed = raw.replace(b'"yes"', b'"YES"')
     (tmp_path / "manifest.json").write_bytes(changed)
@@ -66,12 +66,10 @@ def test_a_changed_manifest_is_refused_with_both_hashes(tmp_path: Path, finished
         assert part in str(caught.value)
 
 
-def test_a_file_the_manifest_does_not_name_is_not_handed_out(
-    tmp_path: Path, finished: Finished
-) -> None:
+def test_artifact_rejects_file_unknown_to_manifest(tmp_path: Path, finished: Finished) -> None:
     finished(tmp_path)
     (tmp_path / "extra.so").write_bytes(b"code")
-    with pytest.raises(ArtifactError, match=r"names no file 'extra\.so'"):
+    with pytest.raises(ArtifactError, match=r"file 'extra\.so' is unknown to the manifest"):
         Artifact.read(tmp_path).file("extra.so")
 
 
@@ -81,14 +79,17 @@ def test_a_file_the_manifest_does_not_name_is_not_handed_out(
         (None, "cannot be read"),
         (b"\x80", "not JSON"),
         (b"[" * 200_000, "not JSON"),
-        (b'{"schema_version": 2, "recipe": ' + b"[" * 70 + b"]" * 70 + b"}", "more than 64 deep"),
+        (
+            b'{"schema_version": 2, "recipe": ' + b"[" * 70 + b"]" * 70 + b"}",
+            "more than 64 levels deep",
+        ),
         (b"[]", "schema_version is None"),
         (b'{"format": "another tool"}', "schema_version is None"),
         (b'{"schema_version": 1}', "schema_version is 1, this Headrace reads 2"),
         (b'{"schema_version": 2}', "not a Headrace manifest"),
     ],
 )
-def test_a_foreign_directory_is_refused(
+def test_artifact_rejects_foreign_directory(
     tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     if content is not None:
@@ -101,7 +102,7 @@ def test_a_foreign_directory_is_refused(
 @pytest.mark.parametrize(
     "path", ["../evil", "/etc/passwd", "a/../b", "a//b", ".hidden", "a/", "", "a\\b", "a\n"]
 )
-def test_a_manifest_never_names_a_file_outside(
+def test_manifest_rejects_paths_outside_artifact(
     tmp_path: Path, finished: Finished, path: str
 ) -> None:
     data = json.loads(finished(tmp_path))
@@ -113,16 +114,14 @@ def test_a_manifest_never_names_a_file_outside(
 @pytest.mark.parametrize(
     "path", ["manifest.json", "manifest.json/x", "weights.safetensors/x", "programs"]
 )
-def test_a_manifest_names_no_file_in_the_place_of_another(
-    tmp_path: Path, finished: Finished, path: str
-) -> None:
+def test_manifest_rejects_conflicting_paths(tmp_path: Path, finished: Finished, path: str) -> None:
     data = json.loads(finished(tmp_path))
     data["files"][path] = data["files"]["weights.safetensors"]
-    with pytest.raises(ArtifactError, match=r"files: .* and another file cannot both be there"):
+    with pytest.raises(ArtifactError, match=r"files: .* conflicts with another file"):
         Manifest.from_json(json.dumps(data).encode(), "here")
 
 
-def test_a_field_nobody_knows_is_refused(tmp_path: Path, finished: Finished) -> None:
+def test_manifest_rejects_unknown_field(tmp_path: Path, finished: Finished) -> None:
     data = json.loads(finished(tmp_path)) | {"weigths": 1}
     with pytest.raises(ArtifactError, match="weigths"):
         Manifest.from_json(json.dumps(data).encode(), "here")
@@ -136,8 +135,8 @@ def test_a_field_nobody_knows_is_refused(tmp_path: Path, finished: Finished) -> 
         ("metric", "accuracy\nsigned     X (trusted)"),
         ("fastest", {"cpu-x86\x1b[2J": "aoti"}),
     ],
-)  # fmt: skip
-def test_what_becomes_a_path_or_a_line_is_checked(
+)
+def test_manifest_rejects_unsafe_names(
     tmp_path: Path, finished: Finished, field: str, value: object
 ) -> None:
     data = json.loads(finished(tmp_path)) | {field: value}
@@ -146,9 +145,7 @@ def test_what_becomes_a_path_or_a_line_is_checked(
     assert str(caught.value).isprintable()
 
 
-def test_an_error_is_one_line_whatever_the_manifest_holds(
-    tmp_path: Path, finished: Finished
-) -> None:
+def test_manifest_error_is_one_line(tmp_path: Path, finished: Finished) -> None:
     data = json.loads(finished(tmp_path)) | {"a\nheadrace: signed\x1b[8m": "b\nc", "labels": 1}
     with pytest.raises(ArtifactError, match="labels: ") as caught:
         Manifest.from_json(json.dumps(data).encode(), "here")
@@ -156,13 +153,13 @@ def test_an_error_is_one_line_whatever_the_manifest_holds(
 
 
 @pytest.mark.parametrize("text", ["a\nb", "\x1b[2J", "\r", "\u202ecba", "\u2028", "\ud800", "\0"])
-def test_what_a_terminal_would_obey_is_escaped(text: str) -> None:
-    found = printable({text: [text, ("plain é 数", 1, None)]})
-    assert found == {repr(text)[1:-1]: [repr(text)[1:-1], ["plain é 数", 1, None]]}
-    assert str(found).isprintable()
+def test_printable_escapes_control_characters(text: str) -> None:
+    escaped = printable({text: [text, ("plain é 数", 1, None)]})
+    assert escaped == {repr(text)[1:-1]: [repr(text)[1:-1], ["plain é 数", 1, None]]}
+    assert str(escaped).isprintable()
 
 
-def test_measurements_that_cannot_be_compared_are_refused(
+def test_manifest_rejects_measurements_at_different_batches(
     tmp_path: Path, finished: Finished
 ) -> None:
     data = json.loads(finished(tmp_path))
@@ -185,5 +182,5 @@ def test_measurements_that_cannot_be_compared_are_refused(
             read(baseline, program)
 
 
-def test_throughput_is_items_over_the_median_time() -> None:
+def test_throughput_is_items_over_median_time() -> None:
     assert Latency(batch=8, p50_ms=4.0, p99_ms=9.0).items_per_s == pytest.approx(2000)

@@ -112,9 +112,21 @@ def test_pretrained_weights_keep_the_backbone_under_a_new_head(hub: Path, name: 
 
 @pytest.mark.parametrize(
     "name",
-    ["alexnet", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "shufflenet_v2_x0_5",
-     "swin_t", "vit_b_16", "convnext_tiny", "mnasnet0_5", "regnet_x_400mf", "vgg11"],
-)  # fmt: skip
+    [
+        "alexnet",
+        "densenet121",
+        "efficientnet_b0",
+        "googlenet",
+        "inception_v3",
+        "shufflenet_v2_x0_5",
+        "swin_t",
+        "vit_b_16",
+        "convnext_tiny",
+        "mnasnet0_5",
+        "regnet_x_400mf",
+        "vgg11",
+    ],
+)
 def test_the_replaced_head_is_the_last_layer_of_every_family(name: str) -> None:
     # The meta device builds without memory; RegNet computes with tensors while it builds.
     with torch.device("cpu" if name.startswith("regnet") else "meta"):

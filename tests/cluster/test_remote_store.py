@@ -1,4 +1,4 @@
-"""A store behind a URI gives the same artifacts as a local one, and nothing that was changed."""
+"""Remote store: the same artifacts as a local one, and no changed ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEY = "a" * 64
 
 @pytest.fixture
 def remote() -> Iterator[fsspec.AbstractFileSystem]:
-    """The memory behind the URI, empty before and after."""
+    """Empty memory file system behind the URI."""
     filesystem = fsspec.filesystem("memory")
     yield filesystem
     if filesystem.exists("/headrace-test"):
@@ -32,13 +32,13 @@ def remote() -> Iterator[fsspec.AbstractFileSystem]:
 
 @pytest.fixture
 def store(remote: fsspec.AbstractFileSystem, tmp_path: Path) -> RemoteStore:
-    """Where artifacts are published from."""
+    """Store from which artifacts are published."""
     return RemoteStore.at(URI, tmp_path / "builder")
 
 
 @pytest.fixture
 def reader(remote: fsspec.AbstractFileSystem, tmp_path: Path) -> RemoteStore:
-    """The same store from a node that has nothing yet."""
+    """The same store from a node with an empty cache."""
     return RemoteStore.at(URI, tmp_path / "reader")
 
 
@@ -54,26 +54,24 @@ def put(remote: fsspec.AbstractFileSystem, path: str, content: bytes) -> None:
 
 
 def kept(tmp_path: Path) -> list[str]:
-    """The files in the reader's cache."""
+    """Return the files in the reader's cache."""
     root = tmp_path / "reader"
     return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
 
 
-def test_another_node_fetches_the_artifact_once(
+def test_other_node_fetches_artifact_once(
     reader: RemoteStore, artifact_id: str, remote: fsspec.AbstractFileSystem, tmp_path: Path
 ) -> None:
-    found = reader.open("digits")
-    assert found.id == artifact_id
-    assert found.path.is_relative_to(tmp_path / "reader")
-    found.verify()
+    artifact = reader.open("digits")
+    assert artifact.id == artifact_id
+    assert artifact.path.is_relative_to(tmp_path / "reader")
+    artifact.verify()
     remote.rm(f"/headrace-test/store/artifacts/{artifact_id}", recursive=True)
     again = reader.open("digits")  # now from the cache
     assert again.file("programs/cpu-x86.pt2").read_bytes() == b"program"
 
 
-def test_fetching_writes_the_artifact_alone(
-    reader: RemoteStore, artifact_id: str, tmp_path: Path
-) -> None:
+def test_fetch_writes_artifact_only(reader: RemoteStore, artifact_id: str, tmp_path: Path) -> None:
     reader.open("digits")
     files = ("manifest.json", "programs/cpu-x86.pt2", "weights.safetensors")
     assert kept(tmp_path) == [f"artifacts/{artifact_id}/{name}" for name in files]
@@ -81,10 +79,14 @@ def test_fetching_writes_the_artifact_alone(
 
 @pytest.mark.parametrize("field", ["name", "recipe_key"])
 @pytest.mark.parametrize("value", ["../artifacts/x", "../../../reader/evil", "/evil", "a/b", ""])
-def test_a_manifest_does_not_choose_what_is_written_in_the_cache(
-    reader: RemoteStore, finished: Finished, remote: fsspec.AbstractFileSystem, tmp_path: Path,
-    field: str, value: str,
-) -> None:  # fmt: skip
+def test_fetch_ignores_name_and_build_of_manifest(
+    reader: RemoteStore,
+    finished: Finished,
+    remote: fsspec.AbstractFileSystem,
+    tmp_path: Path,
+    field: str,
+    value: str,
+) -> None:
     data = json.loads(finished(tmp_path / "made")) | {field: value}
     raw = json.dumps(data).encode()
     evil = content_id(raw)
@@ -98,13 +100,16 @@ def test_a_manifest_does_not_choose_what_is_written_in_the_cache(
     assert [path for path in sorted(tmp_path.rglob("*")) if path not in before] == []
 
 
-def test_a_file_larger_than_its_manifest_says_is_not_downloaded_to_its_end(
-    reader: RemoteStore, artifact_id: str, remote: fsspec.AbstractFileSystem, tmp_path: Path,
+def test_download_stops_beyond_size_in_manifest(
+    reader: RemoteStore,
+    artifact_id: str,
+    remote: fsspec.AbstractFileSystem,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     name = f"artifacts/{artifact_id}/programs/cpu-x86.pt2"
     put(remote, name, b"program" + bytes(1_000_000))
-    taken: list[int] = []
+    chunks: list[int] = []
     open_file = remote.open
 
     @contextmanager
@@ -112,32 +117,34 @@ def test_a_file_larger_than_its_manifest_says_is_not_downloaded_to_its_end(
         with open_file(path, mode) as file:
 
             def read(size: int) -> bytes:
-                taken.append(size)
+                chunks.append(size)
                 return bytes(file.read(size))
 
             yield SimpleNamespace(read=read)
 
     monkeypatch.setattr(remote, "open", counted)
     with pytest.raises(
-        ArtifactCorruptError, match=f"{URI}/{name}: is larger than the 7 bytes that the manifest"
+        ArtifactCorruptError, match=f"{URI}/{name}: larger than the 7 bytes in the manifest"
     ):
         reader.open("digits")
-    assert taken == [8]  # a byte more is enough to know
+    assert chunks == [8]  # a byte more is enough to know
     assert kept(tmp_path) == []
 
 
-def test_a_listing_is_asked_for_anew(
-    reader: RemoteStore, artifact_id: str, remote: fsspec.AbstractFileSystem,
+def test_listing_is_not_cached(
+    reader: RemoteStore,
+    artifact_id: str,
+    remote: fsspec.AbstractFileSystem,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """Object stores' file systems keep listings, in which a signature stays that was taken away."""
+) -> None:
+    """Object stores' file systems cache listings, in which a revoked signature remains."""
     forgotten: list[str] = []
     monkeypatch.setattr(remote, "invalidate_cache", forgotten.append)
     reader.signatures(artifact_id)
     assert forgotten == [f"/headrace-test/store/signatures/{artifact_id}"]
 
 
-def test_an_artifact_is_found_by_id_beginning_and_build(
+def test_remote_store_finds_artifact_by_id_prefix_and_build(
     reader: RemoteStore, artifact_id: str
 ) -> None:
     assert reader.open(artifact_id).id == artifact_id
@@ -148,20 +155,18 @@ def test_an_artifact_is_found_by_id_beginning_and_build(
     assert reader.find_build("b" * 64) is None
 
 
-def test_an_unknown_artifact_is_refused_with_the_names_there(
-    reader: RemoteStore, artifact_id: str
-) -> None:
+def test_remote_store_names_known_artifacts(reader: RemoteStore, artifact_id: str) -> None:
     for ref in ("letters", "f" * 64, "../names/digits"):
         with pytest.raises(ArtifactNotFoundError, match=f"{URI}; names there: digits"):
             reader.open(ref)
 
 
-def test_an_empty_store_says_so(reader: RemoteStore) -> None:
-    with pytest.raises(ArtifactNotFoundError, match="names there: none yet"):
+def test_empty_store_has_no_names(reader: RemoteStore) -> None:
+    with pytest.raises(ArtifactNotFoundError, match="names there: none"):
         reader.open("digits")
 
 
-def test_a_file_changed_in_the_store_is_refused_with_its_uri_and_both_hashes(
+def test_changed_remote_file_is_refused_with_both_hashes(
     reader: RemoteStore, artifact_id: str, remote: fsspec.AbstractFileSystem, tmp_path: Path
 ) -> None:
     name = f"artifacts/{artifact_id}/programs/cpu-x86.pt2"
@@ -173,24 +178,24 @@ def test_a_file_changed_in_the_store_is_refused_with_its_uri_and_both_hashes(
     assert kept(tmp_path) == []
 
 
-def test_a_file_missing_in_the_store_is_named(
+def test_missing_remote_file_is_named(
     reader: RemoteStore, artifact_id: str, remote: fsspec.AbstractFileSystem, tmp_path: Path
 ) -> None:
     name = f"artifacts/{artifact_id}/weights.safetensors"
     remote.rm_file(f"/headrace-test/store/{name}")
-    with pytest.raises(ArtifactCorruptError, match=f"{URI}/{name} is named by its manifest"):
+    with pytest.raises(ArtifactCorruptError, match=f"{URI}/{name}: missing, although"):
         reader.open("digits")
     assert kept(tmp_path) == []
 
 
-def test_a_build_whose_artifact_was_deleted_is_none(
+def test_build_of_deleted_artifact_is_absent(
     store: RemoteStore, artifact_id: str, remote: fsspec.AbstractFileSystem
 ) -> None:
     remote.rm(f"/headrace-test/store/artifacts/{artifact_id}", recursive=True)
     assert store.find_build(KEY) is None  # though its cache still holds the artifact
 
 
-def test_failures_of_the_file_system_name_the_uri(tmp_path: Path) -> None:
+def test_file_system_errors_name_uri(tmp_path: Path) -> None:
     (tmp_path / "store").write_bytes(b"a file where a directory should be")
     uri = (tmp_path / "store").as_uri()
     store = RemoteStore.at(uri, tmp_path / "cache")
@@ -205,7 +210,7 @@ def test_failures_of_the_file_system_name_the_uri(tmp_path: Path) -> None:
             fail()
 
 
-def test_a_manifest_changed_in_the_store_is_refused_with_both_hashes(
+def test_changed_remote_manifest_is_refused(
     reader: RemoteStore, artifact_id: str, remote: fsspec.AbstractFileSystem, tmp_path: Path
 ) -> None:
     put(remote, f"artifacts/{artifact_id}/manifest.json", b"{}")
@@ -216,7 +221,7 @@ def test_a_manifest_changed_in_the_store_is_refused_with_both_hashes(
     assert kept(tmp_path) == []
 
 
-def test_a_manifest_that_climbs_out_of_the_cache_is_refused(
+def test_manifest_with_path_outside_cache_is_refused(
     reader: RemoteStore, finished: Finished, remote: fsspec.AbstractFileSystem, tmp_path: Path
 ) -> None:
     data = json.loads(finished(tmp_path / "made"))
@@ -231,7 +236,7 @@ def test_a_manifest_that_climbs_out_of_the_cache_is_refused(
     assert not list(tmp_path.rglob("evil"))
 
 
-def test_a_name_that_climbs_out_of_the_cache_is_refused(
+def test_name_with_path_outside_cache_is_refused(
     reader: RemoteStore, finished: Finished, remote: fsspec.AbstractFileSystem, tmp_path: Path
 ) -> None:
     raw = finished(tmp_path / "made")
@@ -243,28 +248,26 @@ def test_a_name_that_climbs_out_of_the_cache_is_refused(
             read()
 
 
-def test_a_file_changed_in_the_cache_is_refused_before_it_is_opened(
-    reader: RemoteStore, artifact_id: str
-) -> None:
+def test_changed_cached_file_is_refused(reader: RemoteStore, artifact_id: str) -> None:
     (reader.open("digits").path / "programs" / "cpu-x86.pt2").write_bytes(b"evil")
     with pytest.raises(ArtifactCorruptError, match=sha256(b"evil").hexdigest()):
         reader.open("digits").file("programs/cpu-x86.pt2")
 
 
-def test_an_upload_that_was_cut_off_is_not_there(
+def test_interrupted_upload_is_absent(
     reader: RemoteStore, artifact_id: str, remote: fsspec.AbstractFileSystem
 ) -> None:
-    other = "9" * 64  # its files had begun to arrive; the manifest goes last
-    put(remote, f"artifacts/{other}/weights.safetensors", b"weights")
+    artifact_id = "9" * 64  # its files had begun to arrive; the manifest goes last
+    put(remote, f"artifacts/{artifact_id}/weights.safetensors", b"weights")
     with pytest.raises(ArtifactNotFoundError):
-        reader.open(other)
+        reader.open(artifact_id)
 
 
 def test_reports_and_step_weights_reach_other_nodes(
     store: RemoteStore, reader: RemoteStore, remote: fsspec.AbstractFileSystem, tmp_path: Path
 ) -> None:
-    where = store.reject("digits", KEY, {".json": b"{}"})
-    assert fsspec.open(where).open().read() == b"{}"
+    location = store.reject("digits", KEY, {".json": b"{}"})
+    assert fsspec.open(location).open().read() == b"{}"
     assert reader.cached_step("k") is None
     (tmp_path / "w").write_bytes(b"trained")
     store.cache_step("k", tmp_path / "w")
@@ -274,6 +277,6 @@ def test_reports_and_step_weights_reach_other_nodes(
     assert kept(tmp_path) == ["steps/k.safetensors"]
 
 
-def test_a_protocol_nobody_knows_is_refused(tmp_path: Path) -> None:
+def test_unknown_protocol_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"store 'nosuch://x' cannot be used.*headrace\[s3\]"):
         RemoteStore.at("nosuch://x", tmp_path)

@@ -1,4 +1,4 @@
-"""Who has signed an artifact, and when that is enough to serve it."""
+"""Signatures of artifacts: signing, trust, and refusals."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def openssl(*arguments: object) -> None:
 
 
 def private_key(path: Path) -> Path:
-    """A key as the documentation has people make it."""
+    """Path of a key created as in the documentation."""
     openssl("genpkey", "-algorithm", "ed25519", "-out", path)
     path.chmod(0o600)
     return path
@@ -51,7 +51,7 @@ def mine(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def trusted(tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory of trusted keys, with mine in it, in the environment."""
+    """Directory of trusted keys with the test's key, set in the environment."""
     directory = tmp_path / "trusted"
     directory.mkdir(mode=0o755)
     openssl("pkey", "-in", mine, "-pubout", "-out", directory / "mine.pem")
@@ -90,9 +90,9 @@ def published(store: ArtifactStore, finished: Finished, name: str) -> str:
 
 
 def sign(store: ArtifactStore, artifact_id: str, key: Path) -> str:
-    made = signature.sign(artifact_id, signature.read_private_key(key))
-    store.keep_signature(artifact_id, made.key_id, made.content)
-    return made.key_id
+    result = signature.sign(artifact_id, signature.read_private_key(key))
+    store.keep_signature(artifact_id, result.key_id, result.content)
+    return result.key_id
 
 
 def args(place: str, **fields: object) -> ModelArgs:
@@ -101,7 +101,7 @@ def args(place: str, **fields: object) -> ModelArgs:
     )
 
 
-def test_what_a_trusted_key_has_signed_is_served(
+def test_signed_artifact_is_served(
     store: ArtifactStore, place: str, artifact_id: str, mine: Path, trusted: Path
 ) -> None:
     sign(store, artifact_id, mine)
@@ -109,7 +109,7 @@ def test_what_a_trusted_key_has_signed_is_served(
     assert open_served(args(place, artifact="other"), artifact_id).id == artifact_id  # a shard's
 
 
-def test_the_unsigned_is_refused_where_a_signature_is_required(
+def test_unsigned_artifact_is_refused_if_signature_required(
     store: ArtifactStore, place: str, artifact_id: str, trusted: Path
 ) -> None:
     # With the whole id: another artifact could be made to begin with the same digits.
@@ -121,7 +121,7 @@ def test_the_unsigned_is_refused_where_a_signature_is_required(
     assert open_served(args(place, require_signature=False)).id == artifact_id
 
 
-def test_what_nobody_has_signed_is_not_downloaded(
+def test_unsigned_artifact_is_not_downloaded(
     trusted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -129,7 +129,7 @@ def test_what_nobody_has_signed_is_not_downloaded(
     filesystem.pipe_file(f"/headrace-unsigned/artifacts/{unsigned}/weights.safetensors", b"x")
     filesystem.pipe_file("/headrace-unsigned/names/digits", unsigned.encode())
     try:
-        # There is no manifest: had it been asked for, that is what the error would say.
+        # There is no manifest: a lookup of it would be the error instead.
         with pytest.raises(ArtifactUntrustedError, match=f"artifact {unsigned} is not signed"):
             open_served(args("memory://headrace-unsigned"))
         with pytest.raises(ArtifactNotFoundError):
@@ -139,11 +139,15 @@ def test_what_nobody_has_signed_is_not_downloaded(
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
-def test_the_beginning_of_an_id_cannot_be_given_to_another_artifact(
-    store: ArtifactStore, place: str, artifact_id: str, mine: Path, trusted: Path,
+def test_id_prefix_cannot_name_another_artifact(
+    store: ArtifactStore,
+    place: str,
+    artifact_id: str,
+    mine: Path,
+    trusted: Path,
     finished: Finished,
-) -> None:  # fmt: skip
-    """Who may write to the store would have the signer sign, and replicas serve, what they like."""
+) -> None:
+    """A writer of the store must not redirect a signer or a replica to another artifact."""
     evil = published(store, finished, "evil")
     for length in (8, 12, 63, 64):
         if isinstance(store, LocalStore):
@@ -159,55 +163,59 @@ def test_the_beginning_of_an_id_cannot_be_given_to_another_artifact(
     assert open_served(args(place, artifact=artifact_id[:12])).id == artifact_id
 
 
-def test_a_key_that_is_not_trusted_is_not_enough_and_does_no_harm(
+def test_untrusted_signature_neither_suffices_nor_harms(
     store: ArtifactStore, place: str, artifact_id: str, mine: Path, trusted: Path, tmp_path: Path
 ) -> None:
     stranger = sign(store, artifact_id, private_key(tmp_path / "stranger.pem"))
-    with pytest.raises(ArtifactUntrustedError, match=f"is signed by {stranger}, which is none of"):
+    with pytest.raises(ArtifactUntrustedError, match=f"is signed by {stranger}, not by one of"):
         open_served(args(place))
-    own = sign(store, artifact_id, mine)
-    assert set(store.signatures(artifact_id)) == {stranger, own}
+    signer = sign(store, artifact_id, mine)
+    assert set(store.signatures(artifact_id)) == {stranger, signer}
     assert open_served(args(place)).id == artifact_id
 
 
 @pytest.mark.parametrize("content", [b"", b"x", bytes(64), bytes(1000)])
-def test_a_signature_that_does_not_fit_is_refused(
+def test_mismatched_signature_is_refused(
     store: ArtifactStore, place: str, artifact_id: str, mine: Path, trusted: Path, content: bytes
 ) -> None:
     signer = sign(store, artifact_id, mine)
     store.keep_signature(artifact_id, signer, content)
-    with pytest.raises(ArtifactUntrustedError, match=f"trusted key {signer} does not fit it"):
+    with pytest.raises(ArtifactUntrustedError, match=f"trusted key {signer} does not match"):
         open_served(args(place))
 
 
-def test_the_signature_of_another_artifact_does_not_fit(
-    store: ArtifactStore, place: str, artifact_id: str, mine: Path, trusted: Path,
+def test_signature_of_another_artifact_is_refused(
+    store: ArtifactStore,
+    place: str,
+    artifact_id: str,
+    mine: Path,
+    trusted: Path,
     finished: Finished,
-) -> None:  # fmt: skip
-    other = published(store, finished, "other")
-    signer = sign(store, other, mine)
-    store.keep_signature(artifact_id, signer, store.signatures(other)[signer])
-    with pytest.raises(ArtifactUntrustedError, match="does not fit it"):
+) -> None:
+    second = published(store, finished, "other")
+    signer = sign(store, second, mine)
+    store.keep_signature(artifact_id, signer, store.signatures(second)[signer])
+    with pytest.raises(ArtifactUntrustedError, match="does not match"):
         open_served(args(place))
 
 
-def test_a_signature_of_the_bare_id_does_not_fit(artifact_id: str, mine: Path) -> None:
+def test_signature_of_bare_id_is_wrong(artifact_id: str, mine: Path) -> None:
     # A key may sign other things, too: none of them must pass for an artifact's signature.
     key = signature.read_private_key(mine)
     signer = signature.key_id(key.public_key())
     trusted = {signer: key.public_key()}
-    given = {signer: key.sign(artifact_id.encode())}
-    assert signature.judge(artifact_id, given, trusted) == {signer: Verdict.WRONG}
-    given = {signer: key.sign(signature.message(artifact_id))}
-    assert signature.judge(artifact_id, given, trusted) == {signer: Verdict.TRUSTED}
-    assert signature.judge(artifact_id, given, {}) == {signer: Verdict.UNKNOWN}
+    signatures = {signer: key.sign(artifact_id.encode())}
+    assert signature.judge(artifact_id, signatures, trusted) == {signer: Verdict.WRONG}
+    signatures = {signer: key.sign(signature.message(artifact_id))}
+    assert signature.judge(artifact_id, signatures, trusted) == {signer: Verdict.TRUSTED}
+    assert signature.judge(artifact_id, signatures, {}) == {signer: Verdict.UNKNOWN}
 
 
-def test_a_signature_that_was_taken_away_counts_no_more(
+def test_revoked_signature_does_not_count(
     store: ArtifactStore, place: str, artifact_id: str, mine: Path, trusted: Path
 ) -> None:
     signer = sign(store, artifact_id, mine)
-    kept = store.signatures(artifact_id)[signer]
+    content = store.signatures(artifact_id)[signer]
     open_served(args(place))  # a remote store has it in the cache now
     if isinstance(store, LocalStore):
         (store.root / "signatures" / artifact_id / signer).unlink()
@@ -216,41 +224,48 @@ def test_a_signature_that_was_taken_away_counts_no_more(
     with pytest.raises(ArtifactUntrustedError, match="is not signed"):
         open_served(args(place))
     # It is no secret: who kept a copy puts it back. What holds is to trust the key no longer.
-    store.keep_signature(artifact_id, signer, kept)
+    store.keep_signature(artifact_id, signer, content)
     open_served(args(place))
     (trusted / "mine.pem").rename(trusted / "mine.pem.withdrawn")
     with pytest.raises(ConfigError, match="holds no trusted key"):
         open_served(args(place))
 
 
-def test_signing_changes_nothing_of_the_artifact(tmp_path: Path, finished: Finished) -> None:
+def test_signing_leaves_artifact_unchanged(tmp_path: Path, finished: Finished) -> None:
     store = LocalStore(tmp_path / "store")
     artifact_id = published(store, finished, "digits")
     artifact = store.open("digits")
     before = {path: path.read_bytes() for path in artifact.path.rglob("*") if path.is_file()}
     signer = sign(store, artifact_id, private_key(tmp_path / "key.pem"))
     assert before == {p: p.read_bytes() for p in artifact.path.rglob("*") if p.is_file()}
-    kept = store.root / "signatures" / artifact_id / signer
-    assert kept.stat().st_size == 64
-    (kept.parent / "notes.txt").write_text("no signature")
+    file = store.root / "signatures" / artifact_id / signer
+    assert file.stat().st_size == 64
+    (file.parent / "notes.txt").write_text("no signature")
     assert list(store.signatures(artifact_id)) == [signer]
 
 
-def test_openssl_agrees(tmp_path: Path, mine: Path, artifact_id: str) -> None:
-    made = signature.sign(artifact_id, signature.read_private_key(mine))
+def test_openssl_verifies_signature(tmp_path: Path, mine: Path, artifact_id: str) -> None:
+    result = signature.sign(artifact_id, signature.read_private_key(mine))
     (tmp_path / "message").write_bytes(signature.message(artifact_id))
-    (tmp_path / "signature").write_bytes(made.content)
+    (tmp_path / "signature").write_bytes(result.content)
     openssl(
-        "pkeyutl", "-verify", "-rawin", "-inkey", mine, "-in", tmp_path / "message",
-        "-sigfile", tmp_path / "signature",
-    )  # fmt: skip
+        "pkeyutl",
+        "-verify",
+        "-rawin",
+        "-inkey",
+        mine,
+        "-in",
+        tmp_path / "message",
+        "-sigfile",
+        tmp_path / "signature",
+    )
 
 
 # ------------------------------------------------------------------ keys
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
-def test_a_private_key_that_others_can_read_is_refused(mine: Path, mode: int) -> None:
+def test_private_key_readable_by_others_is_refused(mine: Path, mode: int) -> None:
     mine.chmod(mode)
     with pytest.raises(
         ConfigError, match=rf"others can read .*mode {mode:o}\): `chmod 600 {mine}`"
@@ -258,7 +273,7 @@ def test_a_private_key_that_others_can_read_is_refused(mine: Path, mode: int) ->
         signature.read_private_key(mine)
 
 
-def test_what_is_no_file_is_not_to_be_made_private(tmp_path: Path) -> None:
+def test_private_key_rejects_non_files_without_chmod_advice(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, kind in (
         (tmp_path, "a directory"),
@@ -272,22 +287,22 @@ def test_what_is_no_file_is_not_to_be_made_private(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
-def test_a_key_of_openssh_is_refused_with_a_command_that_converts_it(tmp_path: Path) -> None:
+def test_openssh_key_is_refused_with_conversion_command(tmp_path: Path) -> None:
     key = tmp_path / "it's a key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
-    with pytest.raises(ConfigError, match="expected a key as openssl writes it, got one of O") as e:
+    with pytest.raises(ConfigError, match="expected a key in openssl's format, got OpenSSH's") as e:
         signature.read_private_key(key)
     (command,) = re.findall(r"convert it: `(.*)`", str(e.value))
     assert command.startswith("(umask 077; python -c ")
     command = command.replace("python", shlex.quote(sys.executable), 1)
     subprocess.run(command, shell=True, cwd=tmp_path, check=True)
     converted = signature.read_private_key(tmp_path / "KEY.pem").public_key().public_bytes_raw()
-    given = load_ssh_public_key((tmp_path / "it's a key.pub").read_bytes())
-    assert isinstance(given, Ed25519PublicKey)
-    assert converted == given.public_bytes_raw()
+    public_key = load_ssh_public_key((tmp_path / "it's a key.pub").read_bytes())
+    assert isinstance(public_key, Ed25519PublicKey)
+    assert converted == public_key.public_bytes_raw()
 
 
-def test_what_is_no_signing_key_is_refused(tmp_path: Path, mine: Path) -> None:
+def test_wrong_private_key_is_refused(tmp_path: Path, mine: Path) -> None:
     files = {name: tmp_path / f"{name}.pem" for name in ("none", "ec", "public", "locked")}
     with pytest.raises(ConfigError, match=r"none\.pem: cannot be read: No such file"):
         signature.read_private_key(files["none"])
@@ -308,20 +323,24 @@ def test_what_is_no_signing_key_is_refused(tmp_path: Path, mine: Path) -> None:
             signature.read_private_key(files[name])
 
 
-@pytest.mark.parametrize("given", [None, ""])
-def test_no_trusted_keys_is_said_by_the_variables_name(
-    store: ArtifactStore, place: str, artifact_id: str, mine: Path,
-    monkeypatch: pytest.MonkeyPatch, given: str | None,
-) -> None:  # fmt: skip
+@pytest.mark.parametrize("value", [None, ""])
+def test_missing_trusted_keys_error_names_variable(
+    store: ArtifactStore,
+    place: str,
+    artifact_id: str,
+    mine: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    value: str | None,
+) -> None:
     sign(store, artifact_id, mine)
     monkeypatch.delenv(TRUSTED_KEYS, raising=False)
-    if given is not None:
-        monkeypatch.setenv(TRUSTED_KEYS, given)
-    with pytest.raises(ConfigError, match="model m: require_signature is true, and HEADRACE_TRUST"):
+    if value is not None:
+        monkeypatch.setenv(TRUSTED_KEYS, value)
+    with pytest.raises(ConfigError, match="model m: require_signature is true, but HEADRACE_TRUST"):
         open_served(args(place))
 
 
-def test_a_directory_of_trusted_keys_that_is_none(
+def test_wrong_directory_of_trusted_keys_is_refused(
     trusted: Path, mine: Path, tmp_path: Path
 ) -> None:
     assert len(signature.read_trusted_keys(trusted)) == 1
@@ -335,7 +354,7 @@ def test_a_directory_of_trusted_keys_that_is_none(
     with pytest.raises(ConfigError, match=r"folder\.pem: expected a file, got a directory"):
         signature.read_trusted_keys(trusted)
     (tmp_path / "empty").mkdir(mode=0o755)
-    with pytest.raises(ConfigError, match="holds no trusted key; put public keys there"):
+    with pytest.raises(ConfigError, match="holds no trusted key; store public keys there"):
         signature.read_trusted_keys(tmp_path / "empty")
     with pytest.raises(ConfigError, match="cannot be read: No such file or directory"):
         signature.read_trusted_keys(tmp_path / "absent")
@@ -343,35 +362,33 @@ def test_a_directory_of_trusted_keys_that_is_none(
         signature.read_trusted_keys(mine)
 
 
-def test_a_second_key_in_a_file_is_refused_since_it_would_not_count(
-    trusted: Path, mine: Path, tmp_path: Path
-) -> None:
+def test_second_key_in_file_is_refused(trusted: Path, mine: Path, tmp_path: Path) -> None:
     openssl("pkey", "-in", private_key(tmp_path / "b.pem"), "-pubout", "-out", tmp_path / "b.pub")
     key = trusted / "mine.pem"
     for second in (key.read_text(), (tmp_path / "b.pub").read_text(), mine.read_text()):
         both = trusted / "both.pem"
         both.write_text(key.read_text() + second)
         both.chmod(0o644)
-        with pytest.raises(ConfigError, match=r"both\.pem: holds 2 keys .*each into a file of its"):
+        with pytest.raises(ConfigError, match=r"both\.pem: holds 2 keys .*each in a separate file"):
             signature.read_trusted_keys(trusted)
 
 
 @pytest.mark.parametrize("mode", [0o775, 0o757, 0o777, 0o1777])
-def test_a_directory_that_others_can_put_keys_into_is_refused(trusted: Path, mode: int) -> None:
+def test_trusted_directory_writable_by_others_is_refused(trusted: Path, mode: int) -> None:
     trusted.chmod(mode)
     with pytest.raises(ConfigError, match=rf"mode {mode:o}\), .*`chmod go-w {trusted}`"):
         signature.read_trusted_keys(trusted)
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
-def test_a_trusted_key_that_others_can_change_is_refused(trusted: Path, mode: int) -> None:
+def test_trusted_key_writable_by_others_is_refused(trusted: Path, mode: int) -> None:
     key = trusted / "mine.pem"
     key.chmod(mode)
     with pytest.raises(ConfigError, match=rf"mode {mode:o}\), .*`chmod go-w {key}`"):
         signature.read_trusted_keys(trusted)
 
 
-def test_a_link_to_a_key_in_a_directory_of_others_is_refused(trusted: Path, tmp_path: Path) -> None:
+def test_link_to_key_in_shared_directory_is_refused(trusted: Path, tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     (trusted / "mine.pem").rename(shared / "key.pem")
@@ -384,7 +401,7 @@ def test_a_link_to_a_key_in_a_directory_of_others_is_refused(trusted: Path, tmp_
 
 
 def as_secret(directory: Path, key: Path, folder_mode: int, mode: int) -> None:
-    """What Kubernetes makes of a Secret: a link to a link into a directory of this version."""
+    """Create links and directories as Kubernetes does for a mounted Secret."""
     version = directory / "..2026_11_24_10_00_00.123"
     version.mkdir()
     (version / "team.pem").write_bytes(key.read_bytes())
@@ -395,7 +412,7 @@ def as_secret(directory: Path, key: Path, folder_mode: int, mode: int) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o400, 0o440, 0o444, 0o644])
-def test_a_secret_of_kubernetes_is_a_directory_of_trusted_keys(
+def test_kubernetes_secret_serves_as_trusted_directory(
     trusted: Path, tmp_path: Path, mode: int
 ) -> None:
     secret = tmp_path / "secret"
@@ -404,9 +421,7 @@ def test_a_secret_of_kubernetes_is_a_directory_of_trusted_keys(
     assert signature.read_trusted_keys(secret).keys() == signature.read_trusted_keys(trusted).keys()
 
 
-def test_the_mode_of_a_mounted_secret_does_not_matter_while_it_is_read_only(
-    trusted: Path, tmp_path: Path
-) -> None:
+def test_mode_of_read_only_mounted_secret_is_ignored(trusted: Path, tmp_path: Path) -> None:
     # Kubernetes leaves 1777 on the directory, as it is mounted in the pod: read-only.
     secret = tmp_path / "secret"
     secret.mkdir()
@@ -428,14 +443,18 @@ def test_the_mode_of_a_mounted_secret_does_not_matter_while_it_is_read_only(
         subprocess.run(["umount", secret], check=True)
 
 
-def test_a_relative_path_is_another_directory_in_a_replica(
-    store: ArtifactStore, place: str, artifact_id: str, mine: Path, trusted: Path,
+def test_relative_trusted_directory_is_refused(
+    store: ArtifactStore,
+    place: str,
+    artifact_id: str,
+    mine: Path,
+    trusted: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     sign(store, artifact_id, mine)
     monkeypatch.chdir(trusted.parent)
-    for given in ("trusted", "./trusted", "~nobody-of-that-name/trusted"):
-        monkeypatch.setenv(TRUSTED_KEYS, given)
+    for value in ("trusted", "./trusted", "~nobody-of-that-name/trusted"):
+        monkeypatch.setenv(TRUSTED_KEYS, value)
         with pytest.raises(ConfigError, match=f"{TRUSTED_KEYS}=.*expected an absolute path"):
             open_served(args(place))
     monkeypatch.setenv("HOME", str(trusted.parent))

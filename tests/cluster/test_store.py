@@ -1,4 +1,4 @@
-"""A directory of artifacts stays whole whatever happens to the processes that write to it."""
+"""Local store: consistent through every fault of its writers."""
 
 from __future__ import annotations
 
@@ -38,27 +38,25 @@ def publish(store: LocalStore, finished: Finished, name: str, content: bytes = b
 
 
 def everything(store: LocalStore) -> list[str]:
-    """Every file and directory of the store, by path."""
+    """Return every file and directory of the store, by path."""
     return sorted(str(path.relative_to(store.root)) for path in store.root.rglob("*"))
 
 
-def test_a_published_artifact_is_found_by_name_id_beginning_and_build(
+def test_store_finds_artifact_by_name_id_prefix_and_build(
     store: LocalStore, finished: Finished
 ) -> None:
     artifact_id = publish(store, finished, "digits")
     for ref in ("digits", artifact_id, artifact_id[:8]):
-        found = store.open(ref)
-        assert found.id == artifact_id
-        found.verify()
+        opened = store.open(ref)
+        assert opened.id == artifact_id
+        opened.verify()
     build = store.find_build(KEY)
     assert build is not None
     assert build.id == artifact_id
     assert store.find_build("b" * 64) is None
 
 
-def test_publishing_leaves_the_artifact_and_its_two_names(
-    store: LocalStore, finished: Finished
-) -> None:
+def test_publish_writes_artifact_and_two_names_only(store: LocalStore, finished: Finished) -> None:
     artifact_id = publish(store, finished, "digits")
     assert everything(store) == sorted(
         [
@@ -75,16 +73,14 @@ def test_publishing_leaves_the_artifact_and_its_two_names(
     )
 
 
-def test_a_name_stands_for_the_newest_artifact_and_the_older_keeps_its_id(
-    store: LocalStore, finished: Finished
-) -> None:
+def test_name_resolves_to_newest_artifact(store: LocalStore, finished: Finished) -> None:
     first = publish(store, finished, "digits", b"first")
     second = publish(store, finished, "digits", b"second")
     assert store.open("digits").id == second
     assert store.open(first).file("weights.safetensors").read_bytes() == b"first"
 
 
-def test_publishing_the_same_content_twice_gives_one_artifact(
+def test_publishing_same_content_twice_gives_one_artifact(
     store: LocalStore, finished: Finished
 ) -> None:
     assert publish(store, finished, "digits") == publish(store, finished, "digits")
@@ -92,10 +88,10 @@ def test_publishing_the_same_content_twice_gives_one_artifact(
     assert list((store.root / "building").iterdir()) == []
 
 
-def test_an_unknown_artifact_is_refused_with_the_names_there(
+def test_unknown_artifact_is_refused_with_known_names(
     store: LocalStore, finished: Finished
 ) -> None:
-    with pytest.raises(ArtifactNotFoundError, match="names there: none yet"):
+    with pytest.raises(ArtifactNotFoundError, match="names there: none"):
         store.open("digits")
     publish(store, finished, "digits")
     for ref in ("digit", "../digits", "0" * 64, "abc", "", "names/digits"):
@@ -103,23 +99,21 @@ def test_an_unknown_artifact_is_refused_with_the_names_there(
             store.open(ref)
 
 
-def test_an_ambiguous_beginning_is_refused(store: LocalStore) -> None:
+def test_ambiguous_id_prefix_is_refused(store: LocalStore) -> None:
     for end in "01":
         (store.root / "artifacts" / ("c" * 63 + end)).mkdir(parents=True)
-    with pytest.raises(ArtifactError, match="begins 2 artifact ids"):
+    with pytest.raises(ArtifactError, match="is a prefix of 2 artifact ids"):
         store.open("cccccccc")
 
 
-def test_a_name_that_points_nowhere_sensible_is_refused(
-    store: LocalStore, finished: Finished
-) -> None:
+def test_name_with_invalid_id_is_refused(store: LocalStore, finished: Finished) -> None:
     publish(store, finished, "digits")
     (store.root / "names" / "digits").write_text("../../outside")
     with pytest.raises(ArtifactError, match=r"names/digits holds '\.\./\.\./outside'"):
         store.open("digits")
 
 
-def test_an_id_is_never_looked_up_as_a_name(store: LocalStore, finished: Finished) -> None:
+def test_id_is_never_looked_up_as_name(store: LocalStore, finished: Finished) -> None:
     good, evil = (publish(store, finished, name) for name in ("digits", "evil"))
     for ref in (good[:8], good[:12], good):
         (store.root / "names" / ref).write_text(evil)
@@ -133,7 +127,7 @@ def test_an_id_is_never_looked_up_as_a_name(store: LocalStore, finished: Finishe
     assert store.find(good[:12]) == good
 
 
-def test_what_is_in_the_way_in_a_store_is_named(store: LocalStore, finished: Finished) -> None:
+def test_store_error_names_unreadable_path(store: LocalStore, finished: Finished) -> None:
     artifact_id = publish(store, finished, "digits")
     (store.root / "names" / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(
@@ -165,7 +159,7 @@ def test_what_is_in_the_way_in_a_store_is_named(store: LocalStore, finished: Fin
         store.keep_calibration("k", b"{}")
 
 
-def test_a_signature_is_kept_for_an_id_alone(store: LocalStore) -> None:
+def test_signature_requires_whole_id(store: LocalStore) -> None:
     for artifact_id in ("../../outside", "", "A" * 64, "a" * 63):
         with pytest.raises(ArtifactError, match="expected an artifact's id: 64 hex digits"):
             store.keep_signature(artifact_id, "a" * 32, b"signature")
@@ -173,7 +167,7 @@ def test_a_signature_is_kept_for_an_id_alone(store: LocalStore) -> None:
             store.fetch(artifact_id)
 
 
-def test_a_corrupt_workspace_is_not_published(store: LocalStore, finished: Finished) -> None:
+def test_corrupt_workspace_is_not_published(store: LocalStore, finished: Finished) -> None:
     with store.building(KEY) as room:
         finished(room / "artifact")
         (room / "artifact" / "weights.safetensors").write_bytes(b"other")
@@ -182,7 +176,7 @@ def test_a_corrupt_workspace_is_not_published(store: LocalStore, finished: Finis
     assert everything(store) == ["building"]
 
 
-def test_a_build_that_fails_leaves_nothing(store: LocalStore) -> None:
+def test_failed_build_leaves_nothing(store: LocalStore) -> None:
     def fail() -> None:
         with store.building(KEY) as room:
             (room / "half").write_bytes(b"made")
@@ -193,24 +187,24 @@ def test_a_build_that_fails_leaves_nothing(store: LocalStore) -> None:
     assert everything(store) == ["building"]
 
 
-def test_a_deleted_artifact_is_built_again(store: LocalStore, finished: Finished) -> None:
+def test_deleted_artifact_is_built_again(store: LocalStore, finished: Finished) -> None:
     artifact_id = publish(store, finished, "digits")
     (store.root / "artifacts" / artifact_id).rename(store.root / "elsewhere")
     assert store.find_build(KEY) is None
 
 
-def test_a_relative_store_is_refused() -> None:
+def test_relative_store_is_refused() -> None:
     with pytest.raises(ArtifactError, match="absolute directory"):
         open_store("somewhere/relative")
 
 
-def test_the_store_comes_from_the_argument_then_the_environment(
+def test_store_location_prefers_argument_over_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADRACE_STORE", str(tmp_path / "env"))
-    given, from_environment = open_store(str(tmp_path / "given")), open_store(None)
-    assert isinstance(given, LocalStore)
-    assert given.root == tmp_path / "given"
+    from_argument, from_environment = open_store(str(tmp_path / "given")), open_store(None)
+    assert isinstance(from_argument, LocalStore)
+    assert from_argument.root == tmp_path / "given"
     assert isinstance(from_environment, LocalStore)
     assert from_environment.root == tmp_path / "env"
     monkeypatch.delenv("HEADRACE_STORE")
@@ -219,10 +213,10 @@ def test_the_store_comes_from_the_argument_then_the_environment(
     assert isinstance(open_store("memory://store"), RemoteStore)
 
 
-def test_rejected_reports_and_step_weights_are_kept(store: LocalStore, tmp_path: Path) -> None:
-    where = store.reject("digits", KEY, {".json": b'{"accepted": false}', ".html": b"<p>"})
-    assert Path(where).read_bytes() == b'{"accepted": false}'
-    assert Path(where).with_suffix(".html").read_bytes() == b"<p>"
+def test_store_keeps_rejected_reports_and_step_weights(store: LocalStore, tmp_path: Path) -> None:
+    location = store.reject("digits", KEY, {".json": b'{"accepted": false}', ".html": b"<p>"})
+    assert Path(location).read_bytes() == b'{"accepted": false}'
+    assert Path(location).with_suffix(".html").read_bytes() == b"<p>"
     assert store.cached_step("k") is None
     (tmp_path / "w").write_bytes(b"trained")
     store.cache_step("k", tmp_path / "w")
@@ -233,7 +227,7 @@ def test_rejected_reports_and_step_weights_are_kept(store: LocalStore, tmp_path:
         store.open("digits")
 
 
-def test_what_a_killed_build_kept_is_found_until_it_is_finished_or_forgotten(
+def test_killed_build_stays_resumable_until_expiry(
     store: LocalStore,
 ) -> None:
     (store.kept("one") / "journal").write_text("a")
@@ -265,11 +259,13 @@ print("done", flush=True)
 
 @contextmanager
 def holding(store: LocalStore, key: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that builds under ``key`` until it reads a line."""
+    """Start a process that builds under ``key`` until it reads a line."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(store.root), key],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         try:
             yield process
         finally:
@@ -281,7 +277,7 @@ def line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def test_what_a_killed_process_left_goes_with_the_next_build(store: LocalStore) -> None:
+def test_next_build_sweeps_workspace_of_killed_process(store: LocalStore) -> None:
     with holding(store, KEY) as killed, holding(store, "b" * 64) as living:
         assert (line(killed), line(living)) == ("holds", "holds")
         killed.send_signal(signal.SIGKILL)
@@ -295,7 +291,7 @@ def test_what_a_killed_process_left_goes_with_the_next_build(store: LocalStore) 
     assert everything(store) == ["building"]
 
 
-def test_a_killed_build_does_not_hold_up_the_next_of_its_key(store: LocalStore) -> None:
+def test_killed_build_does_not_block_its_key(store: LocalStore) -> None:
     with holding(store, KEY) as killed:
         assert line(killed) == "holds"
         killed.send_signal(signal.SIGKILL)
@@ -343,7 +339,7 @@ print(sorted(sizes))
 """
 
 
-def test_readers_never_see_a_part_of_a_file(store: LocalStore, tmp_path: Path) -> None:
+def test_readers_never_see_partial_file(store: LocalStore, tmp_path: Path) -> None:
     (tmp_path / "small").write_bytes(b"x")
     (tmp_path / "large").write_bytes(b"x" * 4_000_000)
     store.cache_step("k", tmp_path / "small")
@@ -360,7 +356,7 @@ def test_readers_never_see_a_part_of_a_file(store: LocalStore, tmp_path: Path) -
     assert list((store.root / "building").iterdir()) == []
 
 
-def test_the_id_covers_every_file(store: LocalStore, finished: Finished, tmp_path: Path) -> None:
-    one = finished(tmp_path / "one", files={"weights.safetensors": b"1"})
+def test_id_covers_every_file(store: LocalStore, finished: Finished, tmp_path: Path) -> None:
+    first = finished(tmp_path / "one", files={"weights.safetensors": b"1"})
     two = finished(tmp_path / "two", files={"weights.safetensors": b"2"})
-    assert content_id(one) != content_id(two)
+    assert content_id(first) != content_id(two)

@@ -1,4 +1,4 @@
-"""A copy of a store that others write to meanwhile, taken in the order of docs/operations.md."""
+"""Backup of a store during writes, copied in the order of docs/operations.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORDER = re.search(
 )
 
 
-def test_every_name_of_a_copy_has_its_artifact(
+def test_every_name_in_backup_has_its_artifact(
     finished: Callable[..., bytes], tmp_path: Path
 ) -> None:
     assert ORDER is not None
@@ -30,9 +30,9 @@ def test_every_name_of_a_copy_has_its_artifact(
             store.publish(room)
 
     def copy(folders: list[str]) -> None:
-        for each in folders:
-            if (store.root / each).exists():
-                shutil.copytree(store.root / each, tmp_path / "copy" / each)
+        for folder in folders:
+            if (store.root / folder).exists():
+                shutil.copytree(store.root / folder, tmp_path / "copy" / folder)
 
     publish("before", "a" * 64)
     copy(first)

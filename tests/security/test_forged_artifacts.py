@@ -57,9 +57,15 @@ def ran(tmp_path: Path) -> Path:
 
 def entry_of(kind: str, file: str) -> ProgramEntry:
     return ProgramEntry(
-        kind=kind, target="cpu-x86", file=file, cpu_features=(), torch_version=node.torch_version(),
-        native_runner=None, python_abi=None, options={PRECISION: "f32"} if kind == "eager" else {},
-    )  # fmt: skip
+        kind=kind,
+        target="cpu-x86",
+        file=file,
+        cpu_features=(),
+        torch_version=node.torch_version(),
+        native_runner=None,
+        python_abi=None,
+        options={PRECISION: "f32"} if kind == "eager" else {},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +109,12 @@ def forged_weights(ran: Path) -> bytes:
 
 @pytest.fixture
 def store(
-    tmp_path: Path, network: torch.nn.Module, graph: bytes, tiny_recipe: Callable[..., Recipe],
+    tmp_path: Path,
+    network: torch.nn.Module,
+    graph: bytes,
+    tiny_recipe: Callable[..., Recipe],
     monkeypatch: pytest.MonkeyPatch,
-) -> LocalStore:  # fmt: skip
+) -> LocalStore:
     """A store with a signed artifact that runs, and the signer trusted."""
     store = LocalStore(tmp_path / "store")
     with store.building("a" * 64) as room:
@@ -231,8 +240,9 @@ def test_a_whole_forged_artifact_under_the_name_of_the_signed_one_is_refused(
     signed = store.open("digits")
     manifest = json.loads((signed.path / MANIFEST).read_text())
     manifest["files"][GRAPH] = {
-        "sha256": sha256(forged_graph).hexdigest(), "size_bytes": len(forged_graph)
-    }  # fmt: skip
+        "sha256": sha256(forged_graph).hexdigest(),
+        "size_bytes": len(forged_graph),
+    }
     text = json.dumps(manifest).encode()
     forged_id = content_id(text)
     forged = signed.path.with_name(forged_id)
@@ -244,7 +254,7 @@ def test_a_whole_forged_artifact_under_the_name_of_the_signed_one_is_refused(
     ((signer, content),) = store.signatures(str(signed.id)).items()
     unsigned = ModelArgs(name="m", artifact="digits", store=str(store.root))
     open_served(unsigned).verify()  # without a signature nothing is wrong with it
-    for given, reason in ((None, "is not signed"), (content, "does not fit")):
+    for given, reason in ((None, "is not signed"), (content, "does not match")):
         if given is not None:
             store.keep_signature(forged_id, signer, given)
         for refused in (open_served, load_in_replica, load_in_shard):

@@ -19,10 +19,23 @@ MOST_S = 15
 def fuzz(corpus: Path, *options: str) -> subprocess.CompletedProcess[str]:
     corpus.mkdir()
     return subprocess.run(
-        [sys.executable, SCRIPT, corpus, f"-runs={RUNS}", f"-max_total_time={MOST_S}",
-         "-max_len=1024", "-seed=6", "-timeout=5", f"-artifact_prefix={corpus.parent}/", *options],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            SCRIPT,
+            corpus,
+            f"-runs={RUNS}",
+            f"-max_total_time={MOST_S}",
+            "-max_len=1024",
+            "-seed=6",
+            "-timeout=5",
+            f"-artifact_prefix={corpus.parent}/",
+            *options,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def test_no_body_raises_anything_but_a_refusal(

@@ -25,11 +25,37 @@ from cluster.errors import ArtifactError, ArtifactNotFoundError, ConfigError
 Finished = Callable[..., bytes]
 
 NAMES = [
-    "../../x", "..", ".", ".hidden", "a/b", "a\\b", "/etc/passwd", "%2e%2e", "%2e%2e%2fx", "a%00b",
-    "a\0b", "n" * 1024, "", " ", "a b", "a\n", "a\r\nX-Evil: 1", "naïve", "‮abc", "a;id", "$(id)",
-    "`id`", "-rf", "*", "?", "http://elsewhere.example/m", "s3://bucket/m", "hf:someone/model",
-    "file:///etc/passwd", "//elsewhere.example/m",
-]  # fmt: skip
+    "../../x",
+    "..",
+    ".",
+    ".hidden",
+    "a/b",
+    "a\\b",
+    "/etc/passwd",
+    "%2e%2e",
+    "%2e%2e%2fx",
+    "a%00b",
+    "a\0b",
+    "n" * 1024,
+    "",
+    " ",
+    "a b",
+    "a\n",
+    "a\r\nX-Evil: 1",
+    "naïve",
+    "‮abc",
+    "a;id",
+    "$(id)",
+    "`id`",
+    "-rf",
+    "*",
+    "?",
+    "http://elsewhere.example/m",
+    "s3://bucket/m",
+    "hf:someone/model",
+    "file:///etc/passwd",
+    "//elsewhere.example/m",
+]
 
 CONFIGS: dict[str, Callable[[str], object]] = {
     "model": lambda name: parse({"name": name, "artifact": "m"}, ModelArgs, "args"),
@@ -43,9 +69,17 @@ CONFIGS: dict[str, Callable[[str], object]] = {
 }
 
 TOUCHING = {
-    "open", "os.listdir", "os.scandir", "os.mkdir", "os.rename", "os.link", "os.symlink",
-    "os.remove", "os.rmdir", "os.truncate",
-}  # fmt: skip
+    "open",
+    "os.listdir",
+    "os.scandir",
+    "os.mkdir",
+    "os.rename",
+    "os.link",
+    "os.symlink",
+    "os.remove",
+    "os.rmdir",
+    "os.truncate",
+}
 
 _watched: list[tuple[str, Any]] | None = None
 
@@ -120,9 +154,11 @@ def outside(watched: list[tuple[str, Any]], root: Path) -> list[str]:
 
 @pytest.mark.parametrize("ref", [*NAMES, "{tmp_path}/x"], ids=lambda ref: repr(ref[:20]))
 def test_a_store_finds_no_such_artifact_and_looks_nowhere_else(
-    ref: str, tmp_path: Path, baited: Callable[[str], ArtifactStore],
+    ref: str,
+    tmp_path: Path,
+    baited: Callable[[str], ArtifactStore],
     watched: list[tuple[str, Any]],
-) -> None:  # fmt: skip
+) -> None:
     ref = ref.replace("{tmp_path}", str(tmp_path))
     store = baited(ref)
     watched.clear()
@@ -136,9 +172,12 @@ def test_a_store_finds_no_such_artifact_and_looks_nowhere_else(
     "ref", ["../../x", "..\\x", "a b", "%2e%2e", "naïve", "-rf", "{tmp_path}/x", "/etc/passwd"]
 )
 def test_it_is_the_check_that_keeps_them_out(
-    ref: str, tmp_path: Path, baited: Callable[[str], ArtifactStore],
-    watched: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    ref: str,
+    tmp_path: Path,
+    baited: Callable[[str], ArtifactStore],
+    watched: list[tuple[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What the test above would see if names were joined into paths."""
     ref = ref.replace("{tmp_path}", str(tmp_path))
     store = baited(ref)

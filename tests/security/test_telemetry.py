@@ -51,8 +51,12 @@ def test_ray_reports_nothing_from_a_cluster_of_headrace_up(
     def reports(environment: dict[str, str] | None) -> str:
         done = subprocess.run(
             [sys.executable, "-c", RAY],
-            env=environment, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         assert done.returncode == 0, done
         return done.stdout.strip()
 

@@ -106,7 +106,7 @@ def test_signing_and_who_has_signed(
     config.write_text(yaml.safe_dump({"applications": [application]}))
     up = headrace("up", config, HEADRACE_TRUSTED_KEYS=str(trusted))
     assert up.returncode == 1
-    assert "is not signed, and require_signature is true" in up.stderr
+    assert "is not signed, but require_signature is true" in up.stderr
     up = headrace("up", config)
     assert up.returncode == 2
     assert "HEADRACE_TRUSTED_KEYS is not set" in up.stderr
