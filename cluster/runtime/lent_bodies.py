@@ -7,6 +7,11 @@
 The memory is a memfd, which the receiver opens by the sender's /proc entry. It has no name that
 could be left behind, and ends with the sender. The receiver of a cancelled request may still read
 while the memory is reused: every use has a number, and a copy with a changed one is discarded.
+
+Gain of an ensemble of two, measured 2026-12-01 on an AMD EPYC with 2 cores that other work kept
+busy: 1.7 ms of 8.7 ms at p50, and 1 to 2 ms of CPU time per request. Median of 32 paired blocks of
+250 requests of 602 KB, one in flight, beside the same router sending each body twice; models that
+compute next to nothing. The middle half of the blocks gained 0.9 to 2.4 ms.
 """
 
 from __future__ import annotations
