@@ -1,4 +1,4 @@
-"""Artifacts that benchmarks measure: built once into the store, found there afterwards.
+"""Artifacts that benchmarks measure, built once into the store.
 
 builder.py      recipe → job in a process of its own → artifact id
 program.py      artifact id → the program that a replica loads, on one compute thread

@@ -18,11 +18,13 @@ from benchmarks.harness.rounds import Turn
 
 @dataclass(frozen=True)
 class Context:
-    """Conditions of a case: the artifact store, an empty directory, the run's settings."""
+    """Conditions of a case: the artifact store, an empty directory, settings and options."""
 
     store: str
     scratch: Path
     settings: Mapping[str, Any]
+    options: argparse.Namespace
+    """Options of the command, of which only the settings are part of the results."""
 
     @property
     def seconds(self) -> int:

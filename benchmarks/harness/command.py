@@ -43,7 +43,7 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
             if run.case(key) is not None and not options.again:
                 print(f"{key}: measured before, see {options.json}", flush=True)
                 continue
-            run = _with_case(run, key, benchmark.cases[key], options.store)
+            run = _with_case(run, key, benchmark.cases[key], options)
             if options.json is not None:
                 run.write(options.json)
     except (BenchmarkError, HeadraceError) as error:
@@ -56,11 +56,13 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
     return _report(benchmark, run, options.markdown)
 
 
-def measure(key: str, case: Case, store: str, settings: dict[str, Any]) -> CaseResult:
+def measure(
+    key: str, case: Case, settings: dict[str, Any], options: argparse.Namespace
+) -> CaseResult:
     """Prepare the case and measure its rounds; BenchmarkError or HeadraceError if it fails."""
     print(f"\n=== {case.title}", flush=True)
     with tempfile.TemporaryDirectory(prefix="headrace-") as directory:
-        prepared = case.prepare(Context(store, Path(directory), settings))
+        prepared = case.prepare(Context(options.store, Path(directory), settings, options))
         count = settings.get("rounds", 1)
         measurements, failures = rounds.measure(
             prepared.turns, count, prepared.optional, lambda line: print(line, flush=True)
@@ -77,9 +79,9 @@ def measure(key: str, case: Case, store: str, settings: dict[str, Any]) -> CaseR
     return result.model_copy(update={"goals": goals})
 
 
-def _with_case(run: Run, key: str, case: Case, store: str) -> Run:
+def _with_case(run: Run, key: str, case: Case, options: argparse.Namespace) -> Run:
     try:
-        return run.with_case(measure(key, case, store, run.settings))
+        return run.with_case(measure(key, case, run.settings, options))
     except (BenchmarkError, HeadraceError) as error:
         print(f"error: {key}: {error}", file=sys.stderr, flush=True)
         reason = (str(error).splitlines() or [type(error).__name__])[0]

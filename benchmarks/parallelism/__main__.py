@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.artifacts.builder import Builder
 from benchmarks.harness.case import ROUNDS, Benchmark, Case, Context, Prepared, seconds
 from benchmarks.harness.command import main
+from benchmarks.harness.errors import BenchmarkError
 from benchmarks.load import wrk
 from benchmarks.parallelism.cases import ACCELERATE, CASES, ParallelCase
 from benchmarks.parallelism.fed import CUT, SERVED_BATCH, WHOLE
@@ -30,11 +31,12 @@ def prepare(case: ParallelCase, context: Context) -> Prepared:
     artifact_id = Builder(context.store).build(case.title, case.recipe())
     manifest = open_store(context.store).open(artifact_id).manifest
     cut = (case.pipeline, case.tensor)
-    layout = next(each for each in manifest.layouts if (each.pipeline, each.tensor) == cut)
+    layout = next(entry for entry in manifest.layouts if (entry.pipeline, entry.tensor) == cut)
     predicted = _predicted(manifest, layout)
-    python = context.settings["accelerate_python"]
-    bench = Bench.of(case, artifact_id, context.scratch, context.seconds, python or sys.executable)
-    subjects = [subject for subject in case.subjects if subject != ACCELERATE or python]
+    has_accelerate = bool(context.settings["accelerate"])
+    python = context.options.accelerate if has_accelerate else sys.executable
+    bench = Bench.of(case, artifact_id, context.scratch, context.seconds, python)
+    subjects = [subject for subject in case.subjects if subject != ACCELERATE or has_accelerate]
     return Prepared(
         turns={subject: partial(bench.measure, subject) for subject in subjects},
         goals=partial(goals, case.pipeline, predicted),
@@ -71,16 +73,16 @@ def _configure(options: argparse.Namespace) -> dict[str, Any]:
     version = _accelerate_version(options.accelerate)
     if not version:
         print(f"Accelerate is left out: {options.accelerate} does not have it", file=sys.stderr)
-    return {
-        "accelerate_python": options.accelerate if version else None,
-        "accelerate": version or None,
-    }
+    return {"accelerate": version or None}
 
 
 def _accelerate_version(python: str) -> str:
     """Return the version that an interpreter has, or an empty string."""
     script = "from importlib.metadata import version; print(version('accelerate'))"
-    done = subprocess.run([python, "-c", script], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run([python, "-c", script], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BenchmarkError(f"--accelerate {python}: {error}; give a Python interpreter") from None
     return done.stdout.strip()
 
 

@@ -79,7 +79,7 @@ def markdown(run: Run) -> str:
     )
     medians = [case.medians for case in run.cases]
     rows = [
-        [name, *(f"{each[name]['p50 ms']:.2f} / {each[name]['p99 ms']:.2f}" for each in medians)]
+        [name, *(f"{batch[name]['p50 ms']:.2f} / {batch[name]['p99 ms']:.2f}" for batch in medians)]
         for name in (LOADED, OPENVINO, EAGER)
     ]
     header = ["", *(f"{case.title}, p50 / p99 ms" for case in run.cases)]

@@ -65,9 +65,9 @@ def test_missed_goals_are_named() -> None:
 
 
 def test_tensor_ranks_have_a_goal_for_latency() -> None:
-    found = judged(case(1, speed_up=1.6, stages=(50.0, 50.0)))
-    assert found["latency of one item, to one replica"] == (0.6, True)
-    assert len(found) == 3
+    results = judged(case(1, speed_up=1.6, stages=(50.0, 50.0)))
+    assert results["latency of one item, to one replica"] == (0.6, True)
+    assert len(results) == 3
 
 
 def test_peer_is_compared_at_its_own_micro_batch() -> None:
