@@ -25,7 +25,12 @@ from cluster.progress import to_stdout
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "deployments" / "recipes"
 
-OPEN_GATE = {"max_accuracy_drop": None, "min_speedup": None, "max_size_share": None}
+OPEN_GATE = {
+    "max_accuracy_drop": None,
+    "min_agreement": None,
+    "min_speedup": None,
+    "max_size_share": None,
+}
 """Gate without limits: the table shows a bad artifact, the job does not reject it."""
 
 _DATA = "HEADRACE_DATA"

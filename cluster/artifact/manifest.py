@@ -49,6 +49,17 @@ class Drop(Record):
     confidence: float
 
 
+class Agreement(Record):
+    """How alike the artifact and the baseline answer, on the same samples, 0..1."""
+
+    measure: Literal["predictions", "cosine", "ranking"] = Field(
+        description="Share of equal predictions, mean cosine, or mean rank correlation."
+    )
+    mean: float
+    lower: float = Field(description="One-sided lower confidence bound.")
+    confidence: float
+
+
 class Measurement(Record):
     """Measurements of one model, baseline or program, in an evaluation process."""
 
@@ -61,6 +72,10 @@ class Measurement(Record):
     samples: int
     drop: Drop | None = Field(
         default=None, description="Relative to the baseline; null for the baseline itself."
+    )
+    agreement: Agreement | None = Field(
+        default=None,
+        description="With the baseline; null for the baseline itself and in older artifacts.",
     )
     others: dict[str, Score] = Field(default={}, description="The recipe's other metrics.")
     latency: tuple[Latency, ...] = Field(min_length=1)

@@ -27,7 +27,7 @@ from cluster.compression.evaluation.evaluate import Evaluated
 from cluster.compression.programs import builder
 from cluster.compression.record import BuildRecord, CheckRecord, SearchRecord, StepRecord
 from cluster.compression.report import html
-from cluster.compression.report.table import gate_lines, table_of
+from cluster.compression.report.table import gate_lines, limits, table_of
 from cluster.compression.sharding import layouts
 from cluster.compression.work import StepContext, Work
 from cluster.config.recipe import Recipe
@@ -185,7 +185,8 @@ def _reports(record: BuildRecord) -> dict[str, bytes]:
 
 def _manifest(candidate: Candidate, site: Site) -> Manifest:
     recipe, model = site.recipe, site.model
-    shown = recipe.model_dump(mode="json")
+    gate = recipe.limits_for(candidate.found_steps).model_dump(mode="json")
+    shown = {**recipe.model_dump(mode="json"), "gate": gate}
     if candidate.search is not None:  # the artifact says what it is, not how it was looked for
         found = [step.model_dump(mode="json") for step in candidate.found_steps]
         shown = {**shown, "steps": [*shown["steps"], *found], "search": None}
@@ -209,12 +210,13 @@ def _judged(
     candidate: Candidate, site: Site, found: Evaluated, out: Print
 ) -> tuple[Evaluated, tuple[CheckRecord, ...]]:
     """What the gate leaves of the programs, and its checks of them."""
-    limits = site.recipe.gate
+    limit = site.recipe.limits_for(candidate.found_steps)
     size = site.baseline.stat().st_size
     wants = any(record.kind == "quantize" for record in candidate.records)
-    found = gate.admitted(limits, found, float_bytes=size, wants_quantized=wants)
-    checks = gate.check(limits, found, float_bytes=size, wants_quantized=wants)
-    for line in [*table_of(candidate.name, found).splitlines(), *gate_lines(checks)]:
+    found = gate.admitted(limit, found, float_bytes=size, wants_quantized=wants)
+    checks = gate.check(limit, found, float_bytes=size, wants_quantized=wants)
+    table = table_of(candidate.name, found).splitlines()
+    for line in [*table, f"limits   {limits(limit.model_dump())}", *gate_lines(checks)]:
         out(line)
     return found, checks
 

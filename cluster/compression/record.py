@@ -120,6 +120,7 @@ class CheckRecord(_Record):
     limit: float | str
     measured: float | str
     passed: bool
+    default: bool = Field(default=False, description="The recipe leaves the limit to its default.")
     reason: str = Field(description="One sentence with the numbers and the setting to change.")
 
 

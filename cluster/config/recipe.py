@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,7 +12,7 @@ from cluster.config.base import NAME_LENGTH, ArtifactName, Config
 from cluster.config.parallel import ParallelBuild
 from cluster.config.search import Search
 from cluster.config.sources import DataSource, ModelSource
-from cluster.config.steps import Distill, Step
+from cluster.config.steps import Distill, Step, Train, trains
 
 METRICS = ("accuracy", "cosine", "ranking")
 
@@ -62,8 +62,15 @@ class Evaluation(Config):
         return value
 
 
+LIMITS = ("max_accuracy_drop", "min_agreement", "min_speedup", "max_size_share", "max_bytes")
+"""Limits of the gate, in the order in which they are checked."""
+
+
 class Gate(Config):
-    """What a build must reach to become servable; a null limit is not checked."""
+    """Limits that a build must keep to become servable.
+
+    A limit that the recipe leaves out has its default; an explicit null disables it.
+    """
 
     max_accuracy_drop: float | None = Field(
         default=0.02,
@@ -72,11 +79,22 @@ class Gate(Config):
         description="Upper confidence bound of the baseline's score minus the artifact's, on the "
         "same samples, as a share (0.02 = 2 points).",
     )
+    min_agreement: float | None = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Lower confidence bound of the agreement with the baseline, on the same "
+        "samples: share of equal predictions of a classifier, mean cosine of embeddings. The "
+        "default does not apply where a step trains after the baseline was taken.",
+    )
     confidence: float = Field(
-        default=0.95, ge=0.5, lt=1, description="Of that one-sided bound, 0.5..1."
+        default=0.95, ge=0.5, lt=1, description="Of these one-sided bounds, 0.5..1."
     )
     min_speedup: float | None = Field(
-        default=1.0, gt=0, description="Baseline latency over the artifact's, at batch 1 (p50)."
+        default=1.0,
+        gt=0,
+        description="Baseline latency over the artifact's, at batch 1 (p50); at every other "
+        "measured batch size this limit or 1, whichever is less.",
     )
     max_size_share: float | None = Field(
         default=1.0,
@@ -86,6 +104,25 @@ class Gate(Config):
     max_bytes: int | None = Field(
         default=None, ge=1, description="Size of what a replica loads, in bytes."
     )
+    defaults: tuple[
+        Literal["max_accuracy_drop", "min_agreement", "min_speedup", "max_size_share"], ...
+    ] = Field(
+        default=(),
+        description="Limits that the recipe leaves to their defaults. Derived, not to be written: "
+        "a recipe that is stored in full keeps the distinction here.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_defaults(cls, raw: Any) -> Any:
+        """Add the limits that ``raw`` leaves out, and remove those that it changes."""
+        named = raw.get("defaults", ()) if isinstance(raw, dict) else None
+        if not isinstance(named, list | tuple):
+            return raw
+        usual = {name: cls.model_fields[name].default for name in LIMITS if name != "max_bytes"}
+        changed = [name for name in usual if raw.get(name, usual[name]) != usual[name]]
+        omitted = [name for name in usual if name not in raw and name not in named]
+        return {**raw, "defaults": [n for n in [*named, *omitted] if n not in changed]}
 
 
 ProgramKindName = Literal["aoti", "openvino", "exported", "eager"]
@@ -148,6 +185,18 @@ class Recipe(Config):
         if isinstance(after, Distill) and after.teacher is not None and after.teacher.model:
             return after.teacher.model.with_inputs_of(self.model)
         return self.model
+
+    def limits_for(self, found: Sequence[Step] = ()) -> Gate:
+        """Return the gate's limits for this recipe's steps and those that a search ``found``.
+
+        Training after the baseline was taken changes answers on purpose, so the default of
+        ``min_agreement`` is dropped there. A limit that the recipe sets always holds.
+        """
+        steps = (*self.steps, *found)
+        first = next((i for i, s in enumerate(steps) if not isinstance(s, Train)), len(steps))
+        if "min_agreement" not in self.gate.defaults or not any(map(trains, steps[first:])):
+            return self.gate
+        return Gate.model_validate({**self.gate.model_dump(), "min_agreement": None})
 
     @model_validator(mode="after")
     def _steps_in_order(self) -> Recipe:

@@ -300,3 +300,15 @@ class ReplaceActivation(Config):
 Step = Annotated[
     Train | Prune | Distill | Quantize | ReplaceActivation, Field(discriminator="kind")
 ]
+
+
+def trains(step: Step) -> bool:
+    """Return whether the step updates weights by gradient descent."""
+    match step:
+        case Train() | Distill():
+            return True
+        case Prune():
+            return step.recovery is not None
+        case Quantize():
+            return step.training is not None
+    return False

@@ -14,7 +14,7 @@ from cluster.artifact.manifest import Manifest, Measurement, content_id
 from cluster.artifact.printable import printable
 from cluster.artifact.served import trusted_directory
 from cluster.artifact.store import open_store
-from cluster.compression.report.table import BASELINE, header, row, table
+from cluster.compression.report.table import BASELINE, header, limits, row, table
 from cluster.errors import ArtifactError
 from deployments.cli.compress import absolute
 
@@ -84,6 +84,7 @@ def describe(artifact: Artifact, signers: Mapping[str, str]) -> str:
         + (", ..." if len(manifest.labels) > 10 else ""),
         *(f"signed     {signer} ({worth})" for signer, worth in signers.items()),
         f"quantized  {manifest.quantized_operators} operators",
+        *_gate(manifest.recipe),
     ]
     lines += [_program(manifest, entry) for entry in manifest.programs]
     lines += [_layout(layout) for layout in manifest.layouts]
@@ -92,6 +93,12 @@ def describe(artifact: Artifact, signers: Mapping[str, str]) -> str:
     if manifest.baseline is not None:
         lines += ["", _measured(manifest, manifest.baseline), "", _curves(manifest)]
     return "\n".join(lines)
+
+
+def _gate(recipe: Mapping[str, Any]) -> list[str]:
+    """The limits that the artifact kept, if the manifest's recipe has them."""
+    gate = recipe.get("gate")
+    return [f"gate       {limits(gate)}"] if isinstance(gate, dict) else []
 
 
 def _program(manifest: Manifest, entry: ProgramEntry) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.config.base import load, parse
 from cluster.config.locate import located
-from cluster.config.recipe import Recipe
+from cluster.config.recipe import Gate, Recipe
 from cluster.config.serving import ModelArgs
 from cluster.errors import ConfigError
 
@@ -251,6 +251,66 @@ def test_a_recipe_that_was_written_out_in_full_is_read_again(step: dict[str, Any
     read = parse(recipe(steps=[step]), Recipe, "it.yaml")
     assert parse(read.model_dump(mode="json"), Recipe, "it.yaml") == read
     assert Recipe.model_validate_json(read.model_dump_json()) == read
+
+
+def gate_of(**fields: Any) -> Gate:
+    return parse(recipe(**fields), Recipe, "it.yaml").gate
+
+
+def test_gate_names_the_limits_left_to_their_defaults() -> None:
+    usual = ("max_accuracy_drop", "min_agreement", "min_speedup", "max_size_share")
+    assert gate_of().defaults == usual
+    # Naming a limit is a choice, also where it has the default's value.
+    assert gate_of(gate={"min_speedup": 1.0, "max_accuracy_drop": None}).defaults == (
+        "min_agreement",
+        "max_size_share",
+    )
+    assert gate_of(gate={"max_bytes": 9}).defaults == usual
+
+
+def test_gate_keeps_its_defaults_through_storage() -> None:
+    stored = gate_of(gate={"min_speedup": 1.0}).model_dump(mode="json")
+    assert gate_of(gate=stored).defaults == ("max_accuracy_drop", "min_agreement", "max_size_share")
+    # A limit that is changed in what was stored is none of them.
+    assert gate_of(gate=stored | {"max_size_share": None}).defaults == (
+        "max_accuracy_drop",
+        "min_agreement",
+    )
+    assert "gate.defaults[0]" in refusal(Recipe, recipe(gate={"defaults": ["speed"]}))
+
+
+TRAIN = {"kind": "train", "epochs": 1}
+DISTILL = {"kind": "distill", "epochs": 1}
+INT8 = {"kind": "quantize", "scheme": "static_int8"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "limit"),
+    [
+        ([], 0.9),
+        ([TRAIN, INT8], 0.9),  # the baseline is the trained model
+        ([PRUNE | {"ratio": 0.5}, INT8], 0.9),
+        ([TRAIN, DISTILL], None),
+        ([{"kind": "replace_activation", "old": "silu", "new": "relu"}, TRAIN], None),
+        ([PRUNE | {"ratio": 0.5, "recovery": {"epochs": 1}}], None),
+        ([INT8 | {"training": {"epochs": 1}}], None),
+    ],
+)
+def test_agreement_has_no_default_where_training_follows(
+    steps: list[dict[str, Any]], limit: float | None
+) -> None:
+    read = parse(recipe(steps=steps), Recipe, "it.yaml")
+    assert read.limits_for().min_agreement == limit
+    assert read.limits_for().max_accuracy_drop == 0.02
+    chosen = parse(recipe(steps=steps, gate={"min_agreement": 0.9}), Recipe, "it.yaml")
+    assert chosen.limits_for().min_agreement == 0.9
+
+
+def test_agreement_has_no_default_where_a_search_trained() -> None:
+    read = parse(recipe(search={}), Recipe, "it.yaml")
+    (trained,) = parse(recipe(steps=[DISTILL]), Recipe, "it.yaml").steps
+    assert read.limits_for().min_agreement == 0.9
+    assert read.limits_for([trained]).min_agreement is None
 
 
 @pytest.mark.parametrize("kind", [{}, {"kind": "distill"}])

@@ -65,6 +65,10 @@ def test_inspect_prints_the_artifact(headrace: Headrace, int8_artifact_store: Pa
     assert text.stdout.startswith(f"tiny-int8  {artifact.id}\n")
     for part in ("quantize static_int8", "programs/cpu-x86.pt2", "baseline (eager float32)"):
         assert part in text.stdout
+    assert (
+        "gate       max_accuracy_drop 0.05, min_agreement 0.9 (default), min_speedup off, "
+        "max_size_share off, max_bytes off\n"
+    ) in text.stdout
     for ref in (str(artifact.id)[:12], artifact.path):
         data = headrace("inspect", ref, "--json")
         document = json.loads(data.stdout)
@@ -316,20 +320,23 @@ def test_the_demo(headrace: Headrace, home: Path, tmp_path: Path) -> None:
 def test_a_build_that_the_gate_rejects(
     headrace: Headrace, home: Path, tmp_path: Path, tiny_recipe: Callable[..., object]
 ) -> None:
-    recipe = tiny_recipe("slow", None, "linear", gate={"min_speedup": 1e6})
+    damage = {"kind": "prune", "method": "magnitude", "ratio": 0.97}
+    steps = [{"kind": "train", "epochs": 1}, damage]
+    recipe = tiny_recipe("damaged", None, "linear", steps=steps).model_dump(mode="json")
+    del recipe["gate"]
     path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    path.write_text(yaml.safe_dump(recipe))
     before = _headrace_directories()
     store = tmp_path / "store"
     started = time.monotonic()
     done = headrace("compress", path, "--store", store, timeout_s=300)
     assert done.returncode == 3, done
     assert "rejected by the gate" in done.stdout, time.monotonic() - started
-    assert "min_speedup" in done.stdout
+    assert "FAILED  max_accuracy_drop (default): " in done.stdout
     reports = list((store / "rejected").iterdir())
     assert {report.suffix for report in reports} == {".json", ".html"}
-    assert all(report.name.startswith("slow-") for report in reports)
-    assert not (store / "names" / "slow").exists()
+    assert all(report.name.startswith("damaged-") for report in reports)
+    assert not (store / "names" / "damaged").exists()
     assert _headrace_directories() <= before
 
 

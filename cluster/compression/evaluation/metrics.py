@@ -168,15 +168,16 @@ def drop(baseline_scores: np.ndarray, scores: np.ndarray, confidence: float) -> 
     return Drop(mean=mean, upper=min(1.0, max(mean, upper)), confidence=confidence)
 
 
-def wilson(right: int, total: int) -> Score:
-    """The share ``right / total`` with Wilson's 95 % score interval, which holds near 0 and 1 too.
+def wilson(right: int, total: int, probability: float = 0.975) -> Score:
+    """Return the share ``right / total`` with Wilson's score interval, which holds near 0 and 1.
 
+    Each end is a one-sided bound of ``probability``; 0.975 makes the two a 95 % interval.
     centre = (p + z²/2n) / (1 + z²/n);  half = z/(1 + z²/n) · √(p(1-p)/n + z²/4n²)
     (Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927).
     """
     if total == 0:
         raise ValueError("no samples to take a share of")
-    z = NormalDist().inv_cdf(0.975)
+    z = NormalDist().inv_cdf(probability)
     share = right / total
     scale = 1 + z**2 / total
     centre = (share + z**2 / (2 * total)) / scale

@@ -23,6 +23,7 @@ from cluster.artifact.artifact import TOKENIZER, Artifact
 from cluster.artifact.entries import FileEntry, Latency, ProgramEntry
 from cluster.artifact.manifest import Measurement
 from cluster.compression.evaluation import metrics, reference
+from cluster.compression.evaluation.agreement import agreement, measure_for
 from cluster.compression.evaluation.measure import STILL_THERE_S, Run, latencies, outputs_of
 from cluster.config.recipe import Gate, Recipe
 from cluster.data import PreparedSamples, load_data
@@ -103,7 +104,7 @@ def _measure(task: Task) -> Found:
     runs |= {"program": _run(dynamic)} if dynamic else {}
     runs |= {"static": _run(static)} if static else {}
     timed = latencies(runs, samples, settings.batches, settings.repeats, to_stdout)
-    judge = _Judge(task, samples, runs["baseline"])
+    judge = _Judge(task, samples, runs["baseline"], labelled=bool(data.labels))
     weights_bytes = task.baseline_weights.stat().st_size
     baseline = judge.measurement(None, timed["baseline"], weights_bytes)
     if entry is None:
@@ -213,7 +214,10 @@ def _baseline(task: Task, labels: tuple[str, ...], entry: ProgramEntry | None) -
 class _Judge:
     """Scores outputs by the recipe's metrics, beside the baseline's on the same samples."""
 
-    def __init__(self, task: Task, samples: PreparedSamples, baseline: Run) -> None:
+    def __init__(
+        self, task: Task, samples: PreparedSamples, baseline: Run, *, labelled: bool
+    ) -> None:
+        self._labelled = labelled
         self._settings, self._gate = task.recipe.evaluation, task.recipe.gate
         self._samples = samples
         file = task.baseline_outputs
@@ -236,16 +240,19 @@ class _Judge:
         first, *others = self._settings.metrics
         scores = self._scores(first, outputs)
         mean = metrics.mean_score(scores)
-        drop = None
+        drop, alike = None, None
         if run is not None:
             baseline = self._scores(first, self._expected)
             drop = metrics.drop(baseline, scores, self._gate.confidence)
+            measure = measure_for(first, self._labelled, outputs, self._expected)
+            alike = agreement(measure, outputs, self._expected, self._gate.confidence)
         return Measurement(
             accuracy=mean.value,
             accuracy_low=mean.low,
             accuracy_high=mean.high,
             samples=mean.samples,
             drop=drop,
+            agreement=alike,
             others={name: metrics.mean_score(self._scores(name, outputs)) for name in others},
             latency=latency,
             size_bytes=size_bytes,

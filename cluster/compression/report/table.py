@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cluster.artifact.entries import Latency
 from cluster.artifact.manifest import Measurement
 from cluster.compression.evaluation.evaluate import Evaluated
 from cluster.compression.figures import size, times
 from cluster.compression.record import CheckRecord
+from cluster.config.recipe import LIMITS
 
 BASELINE = "baseline (eager float32)"
 """What the first row is called."""
@@ -50,6 +52,7 @@ def header(measured: Measurement, name: str = "") -> tuple[str, ...]:
         name,
         "score (95 % CI)",
         "drop (bound)",
+        "agreement (bound)",
         *(f"batch {entry.batch} p50/p99" for entry in _ends(measured)),
         "items/s",
         "size",
@@ -60,11 +63,12 @@ def header(measured: Measurement, name: str = "") -> tuple[str, ...]:
 def row(name: str, measured: Measurement, baseline: Measurement) -> tuple[str, ...]:
     """One line: times at the smallest and the largest batch, the best throughput, what a replica
     loads, and the baseline's batch 1 median over this one's."""
-    drop = measured.drop
+    drop, alike = measured.drop, measured.agreement
     return (
         name,
         f"{measured.accuracy:.4f} ({measured.accuracy_low:.3f}–{measured.accuracy_high:.3f})",
         f"{drop.mean:.4f} ({drop.upper:.4f})" if drop else "",
+        f"{alike.mean:.4f} ({alike.lower:.4f})" if alike else "",
         *(f"{entry.p50_ms:.2f} / {entry.p99_ms:.2f} ms" for entry in _ends(measured)),
         f"{max(entry.items_per_s for entry in measured.latency):.0f}",
         size(measured.size_bytes),
@@ -86,9 +90,27 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
 def gate_lines(checks: Sequence[CheckRecord]) -> list[str]:
     """One line per limit of the gate."""
     return [
-        f"gate     {'passed' if check.passed else 'FAILED'}  {check.name}: {check.reason}"
+        f"gate     {'passed' if check.passed else 'FAILED'}  {check.name}"
+        f"{' (default)' if check.default else ''}: {check.reason}"
         for check in checks
     ]
+
+
+def limits(gate: Mapping[str, Any]) -> str:
+    """Return every limit of the gate's plain data on one line, the defaults marked.
+
+    ``min_speedup 1.2, max_size_share 1 (default), max_bytes off``. Limits that an older manifest
+    does not have are left out.
+    """
+    defaults = gate.get("defaults")
+    defaults = defaults if isinstance(defaults, list | tuple) else ()
+    return ", ".join(
+        f"{name} off"
+        if gate[name] is None
+        else f"{name} {gate[name]}{' (default)' if name in defaults else ''}"
+        for name in LIMITS
+        if name in gate
+    )
 
 
 def _ends(measured: Measurement) -> list[Latency]:

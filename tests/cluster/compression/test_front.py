@@ -24,7 +24,12 @@ from cluster.compression.search.found import Trial
 from cluster.config.recipe import Recipe
 
 SEARCH = {"objective": "bytes", "space": {"prune": None, "schemes": ["none", "bf16", "fp16"]}}
-GATE = {"max_accuracy_drop": None, "min_speedup": None, "max_size_share": None}
+GATE = {
+    "max_accuracy_drop": None,
+    "min_agreement": None,
+    "min_speedup": None,
+    "max_size_share": None,
+}
 EVALUATION_S = 10.0
 LARGEST = "found.front-0"
 """The uncompressed model: the largest, and so never the best by bytes."""

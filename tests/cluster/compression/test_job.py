@@ -149,6 +149,37 @@ def test_a_rejected_build_leaves_its_report_and_nothing_to_serve(
         assert below(tmp_path / "store" / folder) == []
 
 
+def test_gate_of_a_recipe_without_one_rejects_damage(
+    tiny_recipe: TinyRecipe, tmp_path: Path
+) -> None:
+    """Nearly all weights become zero, and no training repairs it."""
+    damage = {"kind": "prune", "method": "magnitude", "ratio": 0.97}
+    lines: list[str] = []
+    recipe = tiny_recipe(
+        "damaged",
+        None,
+        gate={},
+        steps=[{"kind": "train", "epochs": 1}, damage],
+        programs=[{"kinds": ["exported"]}],
+    )
+    outcome = job.run(recipe, LocalStore(tmp_path / "store"), lines.append)
+    assert outcome.artifact is None
+    (page, file) = below(tmp_path / "store" / "rejected")
+    report = json.loads((tmp_path / "store" / "rejected" / file).read_bytes())
+    checks = {each["name"]: each for each in report["checks"]}
+    for name in ("max_accuracy_drop", "min_agreement"):
+        assert checks[name]["default"]
+        assert not checks[name]["passed"]
+        assert f"`{name}: null`" in checks[name]["reason"]
+        assert any(line.startswith(f"gate     FAILED  {name} (default): ") for line in lines)
+    assert report["programs"]["cpu-x86/exported"]["agreement"]["measure"] == "predictions"
+    limits = next(line for line in lines if line.startswith("limits   "))
+    assert "min_speedup 1.0 (default), max_size_share 1.0 (default), max_bytes off" in limits
+    html = (tmp_path / "store" / "rejected" / page).read_text()
+    assert "(default)" in html
+    assert below(tmp_path / "store" / "artifacts") == []
+
+
 @pytest.mark.parametrize("compiler", ["/nowhere/g++", "no-such-compiler"])
 def test_a_missing_compiler_is_named_before_anything_starts(
     tiny_recipe: TinyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,10 @@ from pathlib import Path
 import pytest
 
 from cluster.artifact.artifact import REPORT
+from cluster.artifact.entries import Latency
+from cluster.artifact.manifest import Drop, Measurement
+from cluster.compression.evaluation.evaluate import Evaluated
+from cluster.compression.evaluation.gate import check
 from cluster.compression.record import BuildRecord
 from cluster.config.base import load, parse
 from cluster.config.locate import located
@@ -18,6 +23,9 @@ from cluster.config.sources import DataSource, ModelSource
 from cluster.errors import ConfigError
 
 FOLDER = Path(__file__).parents[3] / "deployments" / "recipes"
+RESULTS = json.loads(
+    (FOLDER.parents[1] / "benchmarks/measured/compression-2026-11-22.json").read_text()
+)
 FILES = sorted(FOLDER.glob("*.yaml"))
 REAL_MODELS = {
     "cifar-resnet20-search", "cifar-resnet20-distilled", "cifar-resnet56-prune",
@@ -118,6 +126,50 @@ def test_the_smallest_search_has_a_model_for_its_data() -> None:
     (images,), _ = samples.batch(range(3))
     assert images.shape == (3, 3, 16, 16)
     assert model.labels == tuple("0123456789")
+
+
+MEASURED = {
+    "cifar-resnet56": ("resnet20-distilled", "the teacher, ResNet-56"),
+    "cifar-resnet56-int8": ("resnet56-int8", "int8"),
+    "cifar-resnet56-prune": ("resnet56-prune", "pruned"),
+    "cifar-resnet56-prune-int8": ("resnet56-prune-int8", "pruned, int8"),
+    "cifar-resnet20-distilled": ("resnet20-distilled", "ResNet-20 from the teacher"),
+    "cifar-resnet20-search": ("resnet20-search", "found by the search"),
+    "minilm-int8": ("minilm-int8", "dynamic int8"),
+}
+"""Recipe → case and build of the compression benchmark, which runs with an open gate."""
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_gate_of_a_recipe_accepts_what_the_benchmark_measured(name: str) -> None:
+    key, subject = MEASURED[name]
+    (case,) = (each for each in RESULTS["cases"] if each["key"] == key)
+    (build,) = (each for each in case["rounds"] if each["subject"] == subject)
+    figures, program = build["figures"], f"cpu-x86/{build['texts']['program']}"
+    recipe = load(FOLDER / f"{name}.yaml", Recipe)
+
+    def measured(subject: str, size: float, drop: Drop | None) -> Measurement:
+        medians = {batch: figures[f"{subject} p50 ms at batch {batch}"] for batch in (1, 8)}
+        return Measurement(
+            accuracy=figures["score"],
+            accuracy_low=figures["score, low"],
+            accuracy_high=figures["score, high"],
+            samples=int(figures["samples"]),
+            drop=drop,
+            latency=tuple(Latency(batch=n, p50_ms=ms, p99_ms=ms) for n, ms in medians.items()),
+            size_bytes=int(size),
+        )
+
+    drop = Drop(mean=figures["drop"], upper=figures["drop, upper bound"], confidence=0.95)
+    evaluated = Evaluated(
+        programs={program: measured("program", figures["bytes"], drop)},
+        baselines={program: measured("eager", figures["float bytes"], None)},
+    )
+    # The benchmark of that day did not measure agreement.
+    gate = recipe.limits_for().model_copy(update={"min_agreement": None})
+    checks = check(gate, evaluated, float_bytes=int(figures["float bytes"]), wants_quantized=False)
+    assert [each.reason for each in checks if not each.passed] == []
+    assert {"max_accuracy_drop", "min_speedup", "max_size_share"} < {each.name for each in checks}
 
 
 LARGE = [

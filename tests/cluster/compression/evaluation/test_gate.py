@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.artifact.entries import Latency
-from cluster.artifact.manifest import Drop, Measurement
+from cluster.artifact.manifest import Agreement, Drop, Measurement
 from cluster.compression.evaluation.evaluate import Evaluated
 from cluster.compression.evaluation.gate import admitted, check
 from cluster.compression.record import CheckRecord
@@ -15,14 +15,20 @@ from cluster.config.recipe import Gate
 
 
 def measured(
-    drop: tuple[float, float] | None, ms: float, size: int = 1_000_000, later_ms: float = 0
+    drop: tuple[float, float] | None,
+    ms: float,
+    size: int = 1_000_000,
+    later_ms: float = 0,
+    alike: tuple[float, float] = (0.99, 0.98),
 ) -> Measurement:
+    agreement = Agreement(measure="predictions", mean=alike[0], lower=alike[1], confidence=0.95)
     return Measurement(
         accuracy=0.9 - (drop[0] if drop else 0),
         accuracy_low=0.8,
         accuracy_high=0.95,
         samples=500,
         drop=Drop(mean=drop[0], upper=drop[1], confidence=0.95) if drop else None,
+        agreement=agreement if drop else None,
         latency=(
             Latency(batch=1, p50_ms=ms, p99_ms=2 * ms),
             Latency(batch=8, p50_ms=later_ms or 4 * ms, p99_ms=9 * ms),
@@ -59,12 +65,15 @@ ALL = {"max_bytes": 5_000_000}
 def test_a_good_build_passes_every_limit() -> None:
     checks = judged(ALL, evaluated())
     assert list(checks) == [
-        "loads", "max_accuracy_drop", "min_speedup", "max_size_share", "max_bytes",
-        "quantized_operators",
+        "loads", "max_accuracy_drop", "min_agreement", "min_speedup", "max_size_share",
+        "max_bytes", "quantized_operators",
     ]  # fmt: skip
     assert all(each.passed for each in checks.values())
     assert "cpu-x86/aoti drops by 1.00 points on 500 samples, and with 95 % confidence drops " in (
         checks["max_accuracy_drop"].reason
+    )
+    assert "predicts the class that the baseline predicts for 99.00% on 500 samples" in (
+        checks["min_agreement"].reason
     )
     assert "speed-up of 4.00×, at least the 1× of gate.min_speedup" in checks["min_speedup"].reason
     assert "0.250 of the 4.00 MB" in checks["max_size_share"].reason
@@ -80,6 +89,26 @@ def test_a_good_build_passes_every_limit() -> None:
             "min_speedup",
             "Compressed, but slower: cpu-x86/aoti takes 10.0 ms at batch 1 and the baseline "
             "8.00 ms, a speed-up of 0.800×, under the 1× of gate.min_speedup",
+        ),
+        (
+            {},
+            only(measured((0.01, 0.01), ms=4.0, later_ms=78.0)),
+            "min_speedup",
+            "Compressed, but slower: cpu-x86/aoti takes 78.0 ms at batch 8 and the baseline "
+            "32.0 ms, a speed-up of 0.410×, under the 1× of gate.min_speedup",
+        ),
+        (
+            {},
+            only(measured((0.0, 0.01), ms=1.0, alike=(0.88, 0.86))),
+            "min_agreement",
+            "the baseline predicts for 88.00% on 500 samples, and with 95 % confidence 0.8600 at "
+            "least, under the 0.9 of gate.min_agreement; compress less",
+        ),
+        (
+            {},
+            only(measured((0.0, 0.01), ms=1.0, alike=(0.91, 0.89))),
+            "min_agreement",
+            "under the 0.9 of gate.min_agreement; measure more evaluation.samples",
         ),
         (
             {"min_speedup": 3},
@@ -130,6 +159,7 @@ def test_a_refusal_says_the_numbers_and_the_setting(
     assert [each.name for each in checks.values() if not each.passed] == [name]
     reason = checks[name].reason
     assert sentence in reason
+    assert f"`{name}: null`" in reason
     assert reason.endswith(".")
     assert "\n" not in reason
 
@@ -139,6 +169,8 @@ def test_a_refusal_says_the_numbers_and_the_setting(
     [
         ({"max_accuracy_drop": 0.015}, True),  # the bound, not the mean, and not a hair too strict
         ({"max_accuracy_drop": 0.0149}, False),
+        ({"min_agreement": 0.98}, True),
+        ({"min_agreement": 0.981}, False),
         ({"min_speedup": 4}, True),
         ({"min_speedup": 4.01}, False),
         ({"max_size_share": 0.25}, True),
@@ -152,10 +184,48 @@ def test_a_limit_is_met_exactly(gate: dict[str, Any], passed: bool) -> None:
     assert judged(gate, evaluated())[name].passed == passed
 
 
-def test_a_limit_that_is_null_is_not_checked() -> None:
-    off = dict.fromkeys(("max_accuracy_drop", "min_speedup", "max_size_share", "max_bytes"))
-    found = only(measured((0.5, 0.6), ms=100.0, size=10**9))
-    assert list(judged(off, found, wants_quantized=False)) == ["loads"]
+FALLEN = measured((0.68, 0.72), ms=8.0 / 0.41, size=5_000_000, alike=(0.24, 0.2))
+"""From 0.91 to 0.23, at 0.41 times the baseline's speed, larger, with other answers."""
+
+DEFAULTED = ["max_accuracy_drop", "min_agreement", "min_speedup", "max_size_share"]
+
+
+def test_gate_rejects_fallen_model_by_default() -> None:
+    checks = judged({}, only(FALLEN))
+    assert [name for name, each in checks.items() if not each.passed] == DEFAULTED
+
+
+@pytest.mark.parametrize("limit", DEFAULTED)
+def test_null_disables_that_limit_alone(limit: str) -> None:
+    checks = judged({limit: None}, only(FALLEN))
+    rest = [name for name in DEFAULTED if name != limit]
+    assert [name for name, each in checks.items() if not each.passed] == rest
+    assert limit not in checks
+
+
+def test_gate_checks_only_loading_where_all_limits_are_null() -> None:
+    off = dict.fromkeys(DEFAULTED)
+    assert list(judged(off, only(FALLEN), wants_quantized=False)) == ["loads"]
+
+
+def test_checks_tell_defaults_from_limits_of_the_recipe() -> None:
+    checks = judged({"max_accuracy_drop": 0.02, "max_bytes": 5_000_000}, evaluated())
+    assert [name for name, each in checks.items() if each.default] == DEFAULTED[1:]
+
+
+def test_speedup_below_one_is_the_limit_of_every_batch_size() -> None:
+    slow_later = only(measured((0.0, 0.01), ms=4.0, later_ms=35.0))
+    assert not judged({}, slow_later)["min_speedup"].passed
+    assert judged({"min_speedup": 0.9}, slow_later)["min_speedup"].passed
+    assert not judged({"min_speedup": 0.95}, slow_later)["min_speedup"].passed
+
+
+def test_program_of_other_answers_gives_way_to_one_that_agrees() -> None:
+    other = measured((0.0, 0.01), 1.0, alike=(0.8, 0.78))
+    found = evaluated(programs={"cpu-x86/openvino": other, "cpu-x86/aoti": SLOWER})
+    kept = admitted(Gate(), found, **GIVEN)
+    assert kept.fastest == {"cpu-x86": "aoti"}
+    assert "gate.min_agreement" in kept.left_out["cpu-x86/openvino"]
 
 
 def test_quantizing_nothing_is_refused_only_where_it_was_asked_for() -> None:
@@ -335,3 +405,5 @@ def test_the_program_that_takes_over_is_fastest_over_all_batches() -> None:
 def test_a_program_measured_without_its_drop_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="cpu-x86/aoti was measured without its drop"):
         judged({}, only(measured(None, 1.0)))
+    with pytest.raises(ValueError, match="cpu-x86/aoti was measured without its agreement"):
+        judged({"max_accuracy_drop": None}, only(measured(None, 1.0)))

@@ -94,6 +94,16 @@ def test_page_shows_every_part_of_the_build(record: BuildRecord) -> None:
     assert "never trained" not in outline.text
 
 
+def test_page_marks_checks_of_default_limits(record: BuildRecord) -> None:
+    assert "(default)" not in Outline(page(record)).text
+    checks = [
+        each.model_copy(update={"default": each.name == "min_speedup"}) for each in record.checks
+    ]
+    shown = Outline(page(record.model_copy(update={"checks": tuple(checks)}))).text
+    assert shown.count("(default)") == 1
+    assert "min_speedup (default)" in shown
+
+
 def test_cut_has_a_row_per_stage(record: BuildRecord) -> None:
     tensors = [TensorSpec(name=name, datatype="FP32", shape=(-1, 256)) for name in "abc"]
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
+from cluster.artifact.manifest import Agreement
 from cluster.compression.evaluation.evaluate import Evaluated
 from cluster.compression.record import BuildRecord
-from cluster.compression.report.table import gate_lines, header, row, table, table_of
+from cluster.compression.report.table import gate_lines, header, limits, row, table, table_of
+from cluster.config.recipe import Gate
 
 
 def evaluated(record: BuildRecord) -> Evaluated:
@@ -73,9 +77,29 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
 
 
 def test_the_gate_speaks_in_sentences(record: BuildRecord) -> None:
-    refused = record.checks[2].model_copy(update={"passed": False})
+    refused = record.checks[2].model_copy(update={"passed": False, "default": True})
     lines = gate_lines([record.checks[0], refused])
     assert lines == [
         f"gate     passed  loads: {record.checks[0].reason}",
-        f"gate     FAILED  min_speedup: {refused.reason}",
+        f"gate     FAILED  min_speedup (default): {refused.reason}",
     ]
+
+
+def test_limits_are_on_one_line_with_defaults_marked() -> None:
+    gate = Gate(max_accuracy_drop=0.01, min_speedup=None)
+    assert limits(gate.model_dump(mode="json")) == (
+        "max_accuracy_drop 0.01, min_agreement 0.9 (default), min_speedup off, "
+        "max_size_share 1.0 (default), max_bytes off"
+    )
+
+
+@pytest.mark.parametrize("defaults", [None, 7, "min_speedup", [["x"]]])
+def test_limits_of_a_foreign_manifest_are_shown_as_they_are(defaults: object) -> None:
+    assert limits({"min_speedup": {"a": 1}, "defaults": defaults}) == "min_speedup {'a': 1}"
+
+
+def test_table_shows_agreement_and_its_bound(record: BuildRecord) -> None:
+    program = record.programs["cpu-x86/aoti"]
+    alike = Agreement(measure="predictions", mean=0.99, lower=0.981, confidence=0.95)
+    cells = row("p", program.model_copy(update={"agreement": alike}), record.baseline)
+    assert cells[header(program).index("agreement (bound)")] == "0.9900 (0.9810)"
