@@ -1,7 +1,8 @@
-"""What k8s/monitoring holds, read as its readers do: Grafana, Prometheus and its operator.
+"""Files of k8s/monitoring, read as Grafana, Prometheus and its operator read them.
 
-The dashboard's queries come with their variables filled in; the alerts' expressions in parts, so
-that one which is silent can still be shown to look at something.
+dashboard → queries with their variables filled in
+rules     → expressions, and their series: a silent alert must still read series that exist
+runbooks  → queries and commands
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ MONITORING = ROOT / "k8s" / "monitoring"
 RUNBOOKS = ROOT / "docs" / "runbooks.md"
 
 OURS = 'job=~".*headrace"'
-"""What our PodMonitor finds, and others do not: in every selector of what is scraped."""
+"""Matcher of the series that our PodMonitor scrapes, present in every selector."""
 
 _NOT_A_SERIES = {"and", "or", "unless", "bool", "offset", "by", "without", "on", "ignoring"}
 _KINDS = ("alert", "record")
@@ -29,133 +30,137 @@ _NUMBER = r"-?\d+(?:\.\d+)?"
 
 @dataclass(frozen=True)
 class Query:
-    """A PromQL expression and where it stands."""
+    """PromQL expression and its place."""
 
     where: str
     expr: str
 
 
 def dashboard() -> dict[str, Any]:
-    """The dashboard as Grafana reads it."""
+    """Return the dashboard as Grafana reads it."""
     return json.loads((MONITORING / "dashboard.json").read_text())
 
 
 def panels() -> list[dict[str, Any]]:
-    """All panels but the rows, which hold no queries."""
-    return [each for each in dashboard()["panels"] if each["type"] != "row"]
+    """Return all panels except the rows, which have no queries."""
+    return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
 
 
 def variables() -> dict[str, str]:
-    """Name → query of the dashboard's variables that Prometheus is asked for."""
+    """Return name → query of the dashboard's variables that Prometheus resolves."""
     listed = dashboard()["templating"]["list"]
-    return {each["name"]: each["query"]["query"] for each in listed if each["type"] == "query"}
+    return {item["name"]: item["query"]["query"] for item in listed if item["type"] == "query"}
 
 
 def filled_in(expr: str, values: Mapping[str, Sequence[str]], rate_interval: str) -> str:
-    """An expression as Grafana sends it, with these values of its variables chosen."""
+    """Return an expression as Grafana sends it with these values of its variables."""
     expr = expr.replace("$__rate_interval", rate_interval)
     for name, chosen in values.items():
-        escaped = [re.sub(r"([\\^$.*+?()\[\]{}|/])", r"\\\\\1", each) for each in chosen]
+        escaped = [re.sub(r"([\\^$.*+?()\[\]{}|/])", r"\\\\\1", value) for value in chosen]
         text = escaped[0] if len(escaped) == 1 else f"({'|'.join(escaped)})"
         expr = re.sub(rf"\${name}\b", lambda _, text=text: text, expr)
     return expr
 
 
 def panel(title: str) -> dict[str, Any]:
-    """The panel of that title."""
-    (found,) = [each for each in panels() if each["title"] == title]
-    return found
+    """Return the panel with a title."""
+    (match,) = [panel for panel in panels() if panel["title"] == title]
+    return match
 
 
 def panel_queries(values: Mapping[str, Sequence[str]], rate_interval: str) -> list[Query]:
-    """Every query of every panel."""
+    """Return every query of every panel."""
     return [
         Query(
-            f"{each['title']} {target['refId']}", filled_in(target["expr"], values, rate_interval)
+            f"{panel['title']} {target['refId']}", filled_in(target["expr"], values, rate_interval)
         )
-        for each in panels()
-        for target in each["targets"]
+        for panel in panels()
+        for target in panel["targets"]
     ]
 
 
 def objects(kind: str) -> list[dict[str, Any]]:
-    """The objects of that kind, as written."""
-    found = []
-    for path in sorted(MONITORING.glob("*.yaml")):
-        found += [each for each in yaml.safe_load_all(path.read_text()) if each["kind"] == kind]
-    return found
+    """Return the objects of a kind, as written."""
+    return [
+        obj
+        for path in sorted(MONITORING.glob("*.yaml"))
+        for obj in yaml.safe_load_all(path.read_text())
+        if obj["kind"] == kind
+    ]
 
 
 def rule_files(folder: Path) -> list[Path]:
-    """The rules as Prometheus reads them, one file per PrometheusRule, which holds the same."""
+    """Write the rules as Prometheus reads them, one file per PrometheusRule; return the paths."""
     files = []
-    for each in objects("PrometheusRule"):
-        path = folder / f"{each['metadata']['name']}.yaml"
-        path.write_text(yaml.safe_dump(each["spec"], sort_keys=False))
+    for obj in objects("PrometheusRule"):
+        path = folder / f"{obj['metadata']['name']}.yaml"
+        path.write_text(yaml.safe_dump(obj["spec"], sort_keys=False))
         files.append(path)
     return files
 
 
 def rules(kind: str) -> dict[str, dict[str, Any]]:
-    """Name → rule; ``kind``: ``alert`` or ``record``."""
-    every = [
+    """Return name → rule; ``kind``: ``alert`` or ``record``."""
+    listed = [
         rule
-        for each in objects("PrometheusRule")
-        for group in each["spec"]["groups"]
+        for obj in objects("PrometheusRule")
+        for group in obj["spec"]["groups"]
         for rule in group["rules"]
         if kind in rule
     ]
-    named = {rule[kind]: rule for rule in every}
-    assert len(named) == len(every), "a name is there twice"
+    named = {rule[kind]: rule for rule in listed}
+    assert len(named) == len(listed), "two rules have the same name"
     return named
 
 
 def without_comparisons(expr: str) -> str:
-    """An alert's expression without what makes it silent: comparisons with a number."""
+    """Return an alert's expression without its comparisons, which make it silent."""
     return re.sub(rf"\s*(?:==|!=|>=|<=|>|<)\s*{_NUMBER}", "", expr)
 
 
 def rings_by_absence(expr: str) -> bool:
-    """Whether an alert's expression has a value only while some series is not there.
+    """Return whether an alert's expression has a value only while some series is absent.
 
-    ``unless`` alone says nothing of that: it may leave out what was there before.
+    ``unless`` alone does not decide it: it may exclude a series of the past.
     """
     return "absent(" in expr
 
 
 def selectors(expr: str) -> list[str]:
-    """The series that an expression reads, each with its matchers and without its range."""
+    """Return the series that an expression reads, with their matchers, without their ranges."""
     expr = re.sub(r"\[[^\]]*\]|\boffset\s+\w+", "", expr)
     expr = re.sub(r"\b(?:by|without|on|ignoring)\s*\([^)]*\)", " ", expr)
-    found = re.finditer(r"([a-zA-Z_:][\w:]*)\s*(\{[^}]*\})?(\s*\()?", expr)
-    return sorted({
-        match[1] + (match[2] or "")
-        for match in found
-        if match[3] is None and match[1] not in _NOT_A_SERIES
-    })  # fmt: skip
+    matches = re.finditer(r"([a-zA-Z_:][\w:]*)\s*(\{[^}]*\})?(\s*\()?", expr)
+    return sorted(
+        {
+            match[1] + (match[2] or "")
+            for match in matches
+            if match[3] is None and match[1] not in _NOT_A_SERIES
+        }
+    )
 
 
 @dataclass(frozen=True)
 class Runbook:
-    """One section of the runbooks."""
+    """Section of the runbooks."""
 
     anchor: str
     text: str
 
 
 def runbooks() -> dict[str, Runbook]:
-    """Anchor → section, anchors made of headings as GitHub makes them."""
-    found = {}
+    """Return anchor → section; GitHub derives the anchors from the headings."""
+    sections: dict[str, Runbook] = {}
     for section in re.split(r"^## ", RUNBOOKS.read_text(), flags=re.MULTILINE)[1:]:
         heading, _, text = section.partition("\n")
         anchor = re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
-        assert anchor not in found, f"two sections have the anchor {anchor}"
-        found[anchor] = Runbook(anchor, text)
-    return found
+        assert anchor not in sections, f"two sections have the anchor {anchor}"
+        sections[anchor] = Runbook(anchor, text)
+    return sections
 
 
 def blocks(language: str) -> Iterator[Query]:
-    """The fenced blocks of the runbooks in that language, line by line."""
+    """Yield the lines of the runbooks' fenced blocks in a language."""
     for runbook in runbooks().values():
         for block in re.findall(rf"^```{language}\n(.*?)^```", runbook.text, re.M | re.S):
             for line in block.splitlines():
@@ -163,9 +168,7 @@ def blocks(language: str) -> Iterator[Query]:
 
 
 def expressions() -> list[Query]:
-    """Every expression, as written: of the panels, the alerts, the records and the runbooks."""
-    found = [
-        Query(each["title"], target["expr"]) for each in panels() for target in each["targets"]
-    ]
-    found += [Query(name, each["expr"]) for kind in _KINDS for name, each in rules(kind).items()]
-    return found + list(blocks("promql"))
+    """Return every expression, as written, of panels, alerts, records and runbooks."""
+    shown = [Query(panel["title"], t["expr"]) for panel in panels() for t in panel["targets"]]
+    ruled = [Query(name, rule["expr"]) for kind in _KINDS for name, rule in rules(kind).items()]
+    return [*shown, *ruled, *blocks("promql")]

@@ -1,4 +1,4 @@
-"""Continuous integration: the same for outsiders as here, and with the system's packages."""
+"""Continuous integration: the same script for outsiders, and the system packages that it needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
 PACKAGES = ROOT / ".ci" / "packages"
 
 COMMANDS = ("g++", "curl", "wget", "openssl", "redis-server", "wrk", "prometheus")
-"""Those that .ci/packages looks for outside of /usr/sbin, which it looks into in any case."""
+"""Commands that .ci/packages looks for, besides those of /usr/sbin."""
 
 
 def _workflow_commands() -> set[str]:
@@ -32,19 +32,23 @@ def test_workflow_command_exists(command: str) -> None:
     else:
         assert os.access(ROOT / first, os.X_OK)
         check = ["bash", "-n", first]
-    ended = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
+    result = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_ci_script_runs_the_checks_and_the_tests() -> None:
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert {"make check", "make test"} <= set(lines)
 
 
 @pytest.fixture
 def commands(tmp_path: Path) -> Path:
-    """A directory with nothing on it but a shell, an apt-get that writes down what it is asked,
-    and all that is looked for."""
+    """A PATH directory with a shell, stubs of all commands, and an apt-get that logs its calls."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("bash", "env", "cat"):
         (folder / name).symlink_to(str(shutil.which(name)))
-    _script(folder / "apt-get", f'echo "$*" >> {tmp_path}/asked')
+    _script(folder / "apt-get", f'echo "$*" >> {tmp_path}/calls')
     _script(folder / "id", "echo 0")
     for name in COMMANDS:
         _script(folder / name, "true")
@@ -57,37 +61,38 @@ def _script(path: Path, line: str) -> None:
 
 
 def _packages(commands: Path) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-    ended = subprocess.run(
+    """Run .ci/packages; return its result and the calls of apt-get."""
+    result = subprocess.run(
         [str(PACKAGES)], env={"PATH": str(commands)}, capture_output=True, text=True, check=False
     )
-    asked = commands.parent / "asked"
-    return ended, asked.read_text().splitlines() if asked.exists() else []
+    calls = commands.parent / "calls"
+    return result, calls.read_text().splitlines() if calls.exists() else []
 
 
-def test_what_is_missing_is_installed(commands: Path) -> None:
+def test_missing_packages_are_installed(commands: Path) -> None:
     (commands / "prometheus").unlink()
     (commands / "wrk").unlink()
-    ended, asked = _packages(commands)
-    assert ended.returncode == 0
-    assert asked[0] == "update -qq"
-    assert asked[1].split()[0] == "install"
-    installed = set(asked[1].split())
+    result, calls = _packages(commands)
+    assert result.returncode == 0
+    assert calls[0] == "update -qq"
+    assert calls[1].split()[0] == "install"
+    installed = set(calls[1].split())
     assert {"prometheus", "wrk"} <= installed
     assert not {"g++", "redis-server"} & installed
 
 
-def test_without_root_what_is_missing_is_named(commands: Path) -> None:
+def test_missing_packages_are_named_without_root(commands: Path) -> None:
     (commands / "prometheus").unlink()
     _script(commands / "id", "echo 1000")
-    ended, asked = _packages(commands)
-    assert (ended.returncode, asked) == (0, [])
-    assert "prometheus" in ended.stderr
+    result, calls = _packages(commands)
+    assert (result.returncode, calls) == (0, [])
+    assert "prometheus" in result.stderr
 
 
-def test_what_cannot_be_installed_ends_nothing(commands: Path) -> None:
+def test_failed_installation_does_not_end_ci(commands: Path) -> None:
     (commands / "wrk").unlink()
     _script(commands / "apt-get", "exit 100")
-    ended, _ = _packages(commands)
-    assert ended.returncode == 0
-    assert "could not be installed: " in ended.stderr
-    assert "wrk" in ended.stderr
+    result, _ = _packages(commands)
+    assert result.returncode == 0
+    assert "could not be installed: " in result.stderr
+    assert "wrk" in result.stderr

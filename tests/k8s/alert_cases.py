@@ -1,7 +1,7 @@
-"""For every alert, made-up series on which it rings and series near those on which it does not.
+"""Synthetic series per alert: some on which it rings, and similar ones on which it does not.
 
-Values in promtool's notation, a sample each 15 s: ``5x80`` stays at 5 for 20 minutes, ``0+3x80``
-is a counter of 0.2 per second, ``_`` is no sample.
+Values are in promtool's notation, one sample per 15 s: ``5x80`` stays at 5 for 20 minutes,
+``0+3x80`` is a counter of 0.2 per second, ``_`` is no sample.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 Series = dict[str, str]
 
 JOB = 'job="models/headrace"'
-"""What the operator sets on everything that our PodMonitor finds."""
+"""Label that the Prometheus operator sets on the series of our PodMonitor."""
 
 
 def of_others(series: Series) -> Series:
-    """The same of another team's Ray cluster, or from a second monitor that finds our pods."""
-    return {each.replace(JOB, 'job="others/ray"'): values for each, values in series.items()}
+    """Return the series of another team's Ray cluster, or of a second monitor on our pods."""
+    return {name.replace(JOB, 'job="others/ray"'): values for name, values in series.items()}
 
 
 @dataclass(frozen=True)
 class Case:
-    """Series → values; the alert's labels besides its severity when it rings."""
+    """Series → values on which an alert rings or is silent, and its labels besides severity."""
 
     rings: Series
     silent: tuple[Series, ...]
@@ -29,9 +29,9 @@ class Case:
     at: str = "18m"
     severity: str = "warning"
     every: str = "15s"
-    """How often there is a sample, and the rules are looked at."""
+    """Interval of samples and of rule evaluation."""
     more: tuple[tuple[Series, dict[str, str]], ...] = ()
-    """Other series on which it rings, with the labels it has then."""
+    """Further series on which it rings, with its labels."""
 
 
 APPLICATION = {"ray_io_cluster": "c", "application": "a"}
@@ -60,14 +60,14 @@ def _outcome(outcome: str) -> str:
 
 
 def _latencies(series: str, labels: dict[str, str], within: dict[str, float]) -> Series:
-    """A histogram of which so many requests per sample are within each bound."""
+    """Return a histogram with this number of requests per sample within each bound."""
     return {_series(series, labels, le=le): f"0+{n}x80" for le, n in within.items()}
 
 
 def _stages(
     first_s: float, second_s: float, values: str = "0+{}x140", process: str = "w"
 ) -> Series:
-    """What two stages of a replica computed, in seconds per sample of 15."""
+    """Return the compute time of two stages of a replica, in seconds per sample of 15 s."""
     return {
         _series(
             "ray_headrace_stage_seconds_total",

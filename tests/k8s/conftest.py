@@ -1,4 +1,4 @@
-"""The overlays, each put together once, and a store with made-up artifacts."""
+"""Fixtures: the overlays, each built once, and a store with synthetic artifacts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Objects = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command left behind."""
+    """Exit status and output of a command."""
 
     status: int
     out: str
@@ -32,14 +32,14 @@ Headrace = Callable[..., Ran]
 
 @pytest.fixture(scope="session")
 def kustomize() -> None:
-    """For tests that put overlays together."""
+    """Skip the test without kubectl or kustomize."""
     if not any(shutil.which(tool) for tool in ("kubectl", "kustomize")):
         pytest.skip("neither kubectl nor kustomize is installed")
 
 
 @pytest.fixture(scope="session")
 def overlays(kustomize: None) -> dict[str, Objects]:
-    """Every overlay's objects, as kustomize makes them."""
+    """Name → objects of every overlay, built by kustomize."""
     return {
         name: overlay.build(overlay.k8s_dir() / "overlays" / name) for name in overlay.overlays()
     }
@@ -57,7 +57,7 @@ def crds() -> Path:
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with ``plain`` and ``cut`` for CPUs; ``large`` for H100s, in eight stages, and
+    """A store with ``plain`` and ``cut`` for CPUs, and for H100s ``large``, in eight stages, and
     ``twelve``, in twelve."""
     root = tmp_path_factory.mktemp("k8s-store")
     publish(root, "plain", "cpu-x86")
@@ -69,7 +69,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def headrace(capsys: pytest.CaptureFixture[str]) -> Headrace:
-    """Runs the command in this process."""
+    """Callable that runs a `headrace` command in this process."""
 
     def run(*arguments: object) -> Ran:
         status = main([str(each) for each in arguments])

@@ -1,4 +1,4 @@
-"""A Dockerfile as far as it can be followed without an engine: its instructions, stage by stage."""
+"""Parser of a Dockerfile: its instructions, stage by stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass
 class Stage:
-    """``FROM base AS name``, and what comes after it."""
+    """Stage ``FROM base AS name`` with its instructions."""
 
     base: str
     name: str
@@ -20,7 +20,7 @@ class Stage:
 
 
 def stages(path: Path) -> tuple[list[str], dict[str, Stage]]:
-    """Instructions before the first stage, and the stages by name."""
+    """Return the instructions before the first stage, and name → stage."""
     lines: list[str] = []
     for line in path.read_text().splitlines():
         if lines and lines[-1].endswith("\\"):
@@ -28,20 +28,20 @@ def stages(path: Path) -> tuple[list[str], dict[str, Stage]]:
         elif line.strip() and not line.startswith("#"):
             lines.append(line)
     before: list[str] = []
-    found: dict[str, Stage] = {}
+    by_name: dict[str, Stage] = {}
     for line in lines:
         instruction, _, rest = line.partition(" ")
         if instruction == "FROM":
             base, _, name = rest.partition(" AS ")
-            found[name] = Stage(base, name)
-        elif found:
-            list(found.values())[-1].steps.append((instruction, rest))
+            by_name[name] = Stage(base, name)
+        elif by_name:
+            list(by_name.values())[-1].steps.append((instruction, rest))
         else:
             before.append(line)
-    return before, found
+    return before, by_name
 
 
-def shell(found: dict[str, Stage]) -> list[str]:
-    """The shell of the RUN steps."""
-    (written,) = found["base"].all("SHELL")
-    return [str(each) for each in json.loads(written)]
+def shell(by_name: dict[str, Stage]) -> list[str]:
+    """Return the shell of the RUN steps."""
+    (text,) = by_name["base"].all("SHELL")
+    return [str(word) for word in json.loads(text)]

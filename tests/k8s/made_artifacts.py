@@ -1,5 +1,4 @@
-"""Artifacts as a build would leave them, with made-up files: planning and rendering read no more
-than the manifest."""
+"""Synthetic artifacts with placeholder files: planning and rendering read only the manifest."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ def _entry(file: str, target: str, takes: tuple[TensorSpec, ...] | None = None) 
 
 
 def layout(target: str, pipeline: int, tensor: int, weight_bytes: int = 40 * MIB) -> Layout:
-    """A cut into stages of ``weight_bytes`` each, each of them in slices."""
+    """Return a cut into stages of ``weight_bytes`` each, each stage in tensor slices."""
     crossing = [(INPUT,), *[(MIDDLE,)] * (pipeline - 1), (OUTPUT,)]
     return Layout(
         target=target,
@@ -64,7 +63,7 @@ def layout(target: str, pipeline: int, tensor: int, weight_bytes: int = 40 * MIB
 def publish(
     root: Path, name: str, target: str, *layouts: Layout, size_bytes: int = 80 * MIB
 ) -> str:
-    """An artifact in the store at ``root``; returns its id."""
+    """Publish an artifact in the store at ``root``; return its id."""
     store = LocalStore(root)
     key = f"{abs(hash((name, target, len(layouts)))):064x}"
     with store.building(key) as room:
@@ -104,6 +103,6 @@ def publish(
 
 
 def edited(plan: Path, to: Path, **fields: object) -> Path:
-    """A copy of a plan's file with other values in some fields."""
+    """Write a copy of a plan file with other values in some fields; return its path."""
     to.write_text(json.dumps(json.loads(plan.read_text()) | fields))
     return to

@@ -1,4 +1,4 @@
-"""What is rendered, taken apart for the tests; and overlays that change the base."""
+"""Parts of rendered manifests, and overlays that patch the base."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import yaml
 from deployments.kubernetes import overlay
 
 GROUP = "/spec/rayClusterConfig/workerGroupSpecs/0"
-"""Path of the base's one group, in a patch."""
+"""JSON path of the base's worker group."""
 
 DIGEST = "registry.example.com/headrace@sha256:" + "0123456789abcdef" * 4
 
 
 def service(text: str) -> dict[str, Any]:
-    """``spec`` of the one RayService."""
-    (found,) = [each for each in yaml.safe_load_all(text) if each["kind"] == "RayService"]
-    return dict(found["spec"])
+    """Return ``spec`` of the one RayService."""
+    (obj,) = [obj for obj in yaml.safe_load_all(text) if obj["kind"] == "RayService"]
+    return dict(obj["spec"])
 
 
 def applications(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of the Serve config inside: the catalog, then the model."""
+    """Return the applications of the Serve config: the catalog, then the model."""
     return list(yaml.safe_load(spec["serveConfigV2"])["applications"])
 
 
@@ -32,24 +32,24 @@ def model(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def group_of(spec: dict[str, Any]) -> dict[str, Any]:
-    """The one group that is left."""
+    """Return the one worker group of a rendered RayService."""
     (group,) = spec["rayClusterConfig"]["workerGroupSpecs"]
     return dict(group)
 
 
 def budgets(text: str) -> dict[str, int]:
-    """Name → minAvailable."""
-    found = [o for o in yaml.safe_load_all(text) if o["kind"] == "PodDisruptionBudget"]
-    return {each["metadata"]["name"]: each["spec"]["minAvailable"] for each in found}
+    """Return name → minAvailable."""
+    listed = [o for o in yaml.safe_load_all(text) if o["kind"] == "PodDisruptionBudget"]
+    return {o["metadata"]["name"]: o["spec"]["minAvailable"] for o in listed}
 
 
 def patched(folder: Path, *patches: dict[str, Any]) -> Path:
-    """An overlay that changes the base's RayService."""
-    # Beside a copy of the base: kustomize takes no absolute paths.
+    """Write an overlay that patches the base's RayService; return its folder."""
+    # A copy of the base beside it, because kustomize refuses absolute paths.
     shutil.copytree(overlay.k8s_dir() / "base", folder / "base")
     mine = folder / "mine"
     mine.mkdir()
-    whole = {
+    kustomization = {
         "resources": ["../base"],
         "patches": [
             {
@@ -59,5 +59,5 @@ def patched(folder: Path, *patches: dict[str, Any]) -> Path:
             }
         ],
     }
-    (mine / "kustomization.yaml").write_text(yaml.safe_dump(whole))
+    (mine / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     return mine

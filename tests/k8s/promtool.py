@@ -1,4 +1,4 @@
-"""Prometheus' own tool, which reads its files and tries rules on made-up series."""
+"""promtool, which checks rule files and evaluates rules on synthetic series."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ needed = pytest.mark.skipif(
 
 
 def run(*arguments: object) -> None:
-    """``promtool ARGUMENTS``; AssertionError, with what it says, unless it finds all well."""
+    """Run ``promtool ARGUMENTS``; AssertionError with its output if it fails."""
     command = ["promtool", *map(str, arguments)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def try_out(tests: list[dict[str, Any]], folder: Path, every: str = "15s") -> None:
-    """Unit tests of our rules, which are looked at that often."""
+    """Run unit tests of our rules at this evaluation interval."""
     rules = []
     for path in rule_files(folder):
         raw = yaml.safe_load(path.read_text())
         for group in raw["groups"]:
             group.pop("interval", None)
             for rule in group["rules"]:
-                rule.pop("annotations", None)  # promtool would compare them word by word
+                rule.pop("annotations", None)  # promtool would compare their text
         path.write_text(yaml.safe_dump(raw))
         rules.append(str(path))
-    whole = {"rule_files": rules, "evaluation_interval": every, "tests": tests}
+    suite = {"rule_files": rules, "evaluation_interval": every, "tests": tests}
     path = folder / "tests.yml"
-    path.write_text(yaml.safe_dump(whole))
+    path.write_text(yaml.safe_dump(suite))
     run("test", "rules", path)
 
 
 def unit(series: dict[str, str], every: str = "15s") -> dict[str, Any]:
-    """A unit test's series → values, a sample that often."""
-    listed = [{"series": each, "values": values} for each, values in series.items()]
+    """Return a unit test with these series → values, at this sample interval."""
+    listed = [{"series": name, "values": values} for name, values in series.items()]
     return {"interval": every, "input_series": listed}

@@ -1,4 +1,4 @@
-"""What a cluster that grows on demand will have, as `render` writes it down for a cut model."""
+"""Placement of a cut model on a cluster that grows on demand, by the devices `render` declares."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from cluster.errors import PlanError
 from deployments.shards import placement
 
 
-def test_a_cut_model_is_placed_before_its_pods_are_there(
+def test_cut_model_is_placed_before_its_pods_exist(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     args = ModelArgs(
         name="cut", artifact="cut", store=str(store), parallel=Parallel(pipeline=2, tensor=1)
     )
     monkeypatch.setenv(placement.DEVICES_VARIABLE, "2xcpu-x86@8")
-    placed = placement.placed(args)  # no Ray is asked
+    placed = placement.placed(args)  # without a call to Ray
     assert placed is not None
     assert placed.layout == "cpu-x86/aoti/pp2.tp1"
     assert placed.bundles == [{"memory": 1.0}, {"CPU": 1.0}, {"CPU": 1.0}]

@@ -1,4 +1,4 @@
-"""The files of k8s/ beside the overlays: their names, what they lead to, what the README says."""
+"""Files of k8s/: their names, their use, the ingress, and the README's commands and lists."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deployments.kubernetes import overlay, validate
 pytestmark = pytest.mark.usefixtures("kustomize")
 
 
-def test_files_are_named_for_what_is_in_them() -> None:
+def test_file_name_starts_with_the_kind() -> None:
     for path in overlay.k8s_dir().rglob("*.yaml"):
         if path.name == "kustomization.yaml" or "monitoring" in path.parts:
             continue
@@ -25,7 +25,7 @@ def test_files_are_named_for_what_is_in_them() -> None:
             assert obj["kind"].lower() == {"pvc": "persistentvolumeclaim"}.get(kind, kind), path
 
 
-def test_every_file_is_used() -> None:
+def test_every_file_is_in_a_kustomization() -> None:
     for path in overlay.k8s_dir().rglob("*.yaml"):
         folder = Path(path.parent)
         if path.name != "kustomization.yaml" and (folder / "kustomization.yaml").is_file():
@@ -33,13 +33,13 @@ def test_every_file_is_used() -> None:
             assert path.name in whole["resources"], path
 
 
-def test_the_job_s_recipe_is_the_one_of_the_readme(overlays: dict[str, Objects]) -> None:
+def test_job_has_the_recipe_of_the_readme(overlays: dict[str, Objects]) -> None:
     (recipe,) = [o for o in overlays["cpu-dev"] if o["metadata"]["name"] == "headrace-recipe"]
     ours = Path(__file__).parents[2] / "deployments" / "recipes" / "digits-int8.yaml"
     assert yaml.safe_load(recipe["data"]["recipe.yaml"]) == yaml.safe_load(ours.read_text())
 
 
-def test_the_ingress_leads_to_the_service_that_kuberay_makes() -> None:
+def test_ingress_leads_to_the_service_of_kuberay() -> None:
     root = overlay.k8s_dir()
     objects = overlay.build(root / "overlays" / "cpu-dev", [root / "components" / "ingress"])
     (ingress,) = [each for each in objects if each["kind"] == "Ingress"]
@@ -51,7 +51,7 @@ def test_the_ingress_leads_to_the_service_that_kuberay_makes() -> None:
     assert ingress["spec"]["tls"][0]["secretName"] in MADE_BEFOREHAND
 
 
-def test_the_commands_of_the_readme_of_k8s_exist() -> None:
+def test_readme_commands_parse() -> None:
     text = (overlay.k8s_dir() / "README.md").read_text()
     commands = re.findall(r"^headrace (.+)$", text, re.MULTILINE)
     assert len(commands) == 2
@@ -59,7 +59,7 @@ def test_the_commands_of_the_readme_of_k8s_exist() -> None:
         parser().parse_args(shlex.split(command.partition(" > ")[0]))
 
 
-def test_the_readme_of_k8s_lists_the_overlays_and_components() -> None:
+def test_readme_lists_overlays_and_components() -> None:
     text = (overlay.k8s_dir() / "README.md").read_text()
     tree = text.split("```")[1]
     listed = {

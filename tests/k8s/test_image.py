@@ -1,4 +1,4 @@
-"""The Dockerfile's steps, run as far as they go without an engine, and the wheel they install."""
+"""Dockerfile: its steps, run without a container engine, and the wheel that they install."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(step: str, path: Path | None = None, **variables: str) -> subprocess.Com
     )
 
 
-def test_the_base_is_an_argument_without_a_default() -> None:
+def test_base_is_an_argument_without_default() -> None:
     assert BEFORE == ["ARG RAY_IMAGE"]
     assert STAGES["base"].base == "${RAY_IMAGE}"
     assert [stage.base for stage in STAGES.values()][1:] == ["base", "base", *["installed"] * 2]
@@ -45,7 +45,7 @@ def test_the_base_is_an_argument_without_a_default() -> None:
         ("@sha256:" + "0" * 64, False),
     ],
 )
-def test_the_first_step_refuses_a_base_without_a_digest(image: str, taken: bool) -> None:
+def test_base_without_digest_is_refused(image: str, taken: bool) -> None:
     instruction, step = STAGES["base"].steps[2]
     assert instruction == "RUN"
     done = run(step, RAY_IMAGE=image)
@@ -53,7 +53,7 @@ def test_the_first_step_refuses_a_base_without_a_digest(image: str, taken: bool)
     assert taken or f"RAY_IMAGE={image} has no digest; give NAME@sha256:" in done.stderr
 
 
-def test_a_base_with_an_old_python_is_refused(tmp_path: Path) -> None:
+def test_base_with_old_python_is_refused(tmp_path: Path) -> None:
     step = STAGES["base"].all("RUN")[1]
     assert run(step, Path(sys.executable).parent).returncode == 0
     (tmp_path / "python").write_text(
@@ -65,7 +65,7 @@ def test_a_base_with_an_old_python_is_refused(tmp_path: Path) -> None:
     assert "the base has Python 3.10.19, Headrace needs 3.11 or newer" in done.stderr
 
 
-def test_a_base_without_wget_is_refused(tmp_path: Path) -> None:
+def test_base_without_wget_is_refused(tmp_path: Path) -> None:
     step = STAGES["base"].all("RUN")[2]
     for tool in ("bash", "grep"):
         (tmp_path / tool).symlink_to(shutil.which(tool) or "")
@@ -106,7 +106,7 @@ def test_only_the_compression_image_has_a_compiler(tmp_path: Path) -> None:
     assert run(purge, tmp_path).stdout == ""  # and nothing where there is none
 
 
-def test_what_serve_starts_as_haproxy_is_where_the_manifests_say(tmp_path: Path) -> None:
+def test_haproxy_is_installed_where_manifests_expect_it(tmp_path: Path) -> None:
     step = STAGES["serving"].all("RUN")[0]
     assert "/usr/local/bin/headrace-haproxy" in step
     for _ in range(2):  # and a second time, as where the base's Python is there
@@ -116,14 +116,14 @@ def test_what_serve_starts_as_haproxy_is_where_the_manifests_say(tmp_path: Path)
     assert os.access(tmp_path / "headrace-haproxy", os.X_OK)
 
 
-def test_wheels_may_come_from_another_index_and_none_is_named() -> None:
+def test_dockerfile_accepts_an_index_and_names_none() -> None:
     steps = STAGES["installed"].steps
     before = steps[: [instruction for instruction, _ in steps].index("RUN")]
     assert ("ARG", "PIP_EXTRA_INDEX_URL=") in before  # an empty one is none to pip
     assert "://" not in (ROOT / "k8s" / "Dockerfile").read_text()
 
 
-def test_nobody_ends_as_root() -> None:
+def test_images_do_not_run_as_root() -> None:
     for name in ("serving", "compression"):
         assert STAGES[name].all("USER") == ["root", "1000"]
         assert STAGES[name].steps[-1] == ("USER", "1000")
@@ -154,7 +154,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_build_copies_all_that_it_may(wheel: Path) -> None:
+def test_build_copies_exactly_the_allowed_files(wheel: Path) -> None:
     allowed = (ROOT / "k8s" / "Dockerfile.dockerignore").read_text().split()
     copied = [word for step in STAGES["wheel"].all("COPY") for word in step.split()[:-1]]
     assert {f"!{each}" for each in copied} == {each for each in allowed if each.startswith("!")}
@@ -172,7 +172,7 @@ def test_the_build_copies_all_that_it_may(wheel: Path) -> None:
         assert wanted in names
 
 
-def test_the_installed_wheel_renders(wheel: Path, tmp_path: Path) -> None:
+def test_installed_wheel_renders(wheel: Path, tmp_path: Path) -> None:
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed")
     site = tmp_path / "site"

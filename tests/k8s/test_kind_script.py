@@ -1,4 +1,4 @@
-"""``k8s/kind.sh`` with tools that only write down what they were asked: kind needs an engine."""
+"""``k8s/kind.sh`` with stubs of its tools, which log their arguments: kind needs an engine."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def start(tools: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_steps_are_taken_in_order(tools: Path) -> None:
+def test_script_runs_its_steps_in_order(tools: Path) -> None:
     done = start(tools)
     assert done.returncode == 0, done.stderr
     log = (tools / "log").read_text()
@@ -82,7 +82,7 @@ def jobs_made(tools: Path) -> int:
     return (tools / "log").read_text().count("--selector app.kubernetes.io/component=compression")
 
 
-def test_a_second_run_leaves_the_job_alone(tools: Path) -> None:
+def test_second_run_keeps_the_job(tools: Path) -> None:
     for _ in range(2):
         done = start(tools)
         assert done.returncode == 0, done.stderr
@@ -95,7 +95,7 @@ def test_a_second_run_leaves_the_job_alone(tools: Path) -> None:
 
 
 @pytest.mark.parametrize("status", ["Failed", "ValidationFailed"])
-def test_a_failed_job_ends_it_and_is_made_anew_by_the_next_run(
+def test_failed_job_ends_the_run_and_is_replaced_next_time(
     tools: Path, monkeypatch: pytest.MonkeyPatch, status: str
 ) -> None:
     monkeypatch.setenv("JOB_STATUS", status)
@@ -108,7 +108,7 @@ def test_a_failed_job_ends_it_and_is_made_anew_by_the_next_run(
     assert "delete rayjob headrace-compression" in (tools / "log").read_text()
 
 
-def test_a_tool_that_is_missing_is_named(tools: Path) -> None:
+def test_missing_tool_is_named(tools: Path) -> None:
     for tool in ("kind", "helm"):
         (tools / tool).unlink()
     done = subprocess.run(
@@ -118,7 +118,7 @@ def test_a_tool_that_is_missing_is_named(tools: Path) -> None:
     assert "kind.sh: kind is not installed" in done.stderr
 
 
-def test_the_overlay_it_writes_is_a_good_one(tools: Path) -> None:
+def test_written_overlay_builds(tools: Path) -> None:
     assert start(tools).returncode == 0
     whole = yaml.safe_load((tools / "applied.yaml").read_text())
     made = tools / "made"

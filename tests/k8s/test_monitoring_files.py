@@ -1,4 +1,4 @@
-"""What k8s/monitoring has scraped, and what becomes of it: through kustomize, and without."""
+"""k8s/monitoring built by kustomize, and the plain Prometheus setup of the manual."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ OPERATOR = "monitoring.coreos.com/v1"
 AGENT, AUTOSCALER, DASHBOARD = "metrics", "as-metrics", "dash-metrics"
 
 
-def test_the_monitor_has_the_name_that_the_rules_look_for() -> None:
+def test_monitor_has_the_name_that_rules_select() -> None:
     (monitor,) = objects("PodMonitor")
     assert re.fullmatch(JOBS, f"models/{monitor['metadata']['name']}")
 
 
-def test_ports_have_names_that_kubernetes_allows() -> None:
+def test_port_names_are_valid_in_kubernetes() -> None:
     (monitor,) = objects("PodMonitor")
     ports = [each["port"] for each in monitor["spec"]["podMetricsEndpoints"]]
     assert ports == [AGENT, AUTOSCALER, DASHBOARD]
@@ -37,7 +37,7 @@ def test_ports_have_names_that_kubernetes_allows() -> None:
         assert re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])", port)
 
 
-def test_every_pod_has_the_ports_that_are_scraped(overlays: dict[str, list[Any]]) -> None:
+def test_every_pod_has_the_scraped_ports(overlays: dict[str, list[Any]]) -> None:
     looked_at = set()
     for name, rendered in overlays.items():
         for cluster in _clusters(rendered):
@@ -66,7 +66,7 @@ def _ports(group: dict[str, Any]) -> set[str]:
 # ------------------------------------------------------------------ with kustomize
 
 
-def test_kustomize_renders_it_for_the_operator_and_the_sidecar(kustomize: None) -> None:
+def test_kustomize_builds_rules_monitor_and_dashboard(kustomize: None) -> None:
     rendered = overlay.build(MONITORING)
     assert {each["metadata"]["namespace"] for each in rendered} == {"headrace"}
     assert Counter((each["apiVersion"], each["kind"]) for each in rendered) == {
@@ -90,7 +90,7 @@ def test_kustomize_renders_it_for_the_operator_and_the_sidecar(kustomize: None) 
                     assert read_on == f"{base}#{written.partition('#')[2]}"
 
 
-def test_the_overlay_that_the_readme_shows(kustomize: None, tmp_path: Path) -> None:
+def test_overlay_of_the_readme_builds(kustomize: None, tmp_path: Path) -> None:
     text = (ROOT / "k8s" / "README.md").read_text()
     (shown,) = re.findall(r"^```yaml\n# kustomization\.yaml\n(.*?)^```", text, re.M | re.S)
     (tmp_path / "monitoring").symlink_to(MONITORING)
@@ -120,7 +120,7 @@ def config(manual: str) -> str:
     return shown
 
 
-def test_the_manuals_prometheus_has_the_labels_that_are_asked_for(config: str) -> None:
+def test_manual_prometheus_sets_the_labels_of_the_rules(config: str) -> None:
     (scrape,) = yaml.safe_load(config)["scrape_configs"]
     assert re.fullmatch(JOBS, scrape["job_name"])
     (monitor,) = objects("PodMonitor")
@@ -135,7 +135,9 @@ def test_the_manuals_prometheus_has_the_labels_that_are_asked_for(config: str) -
 
 
 @promtool.needed
-def test_prometheus_reads_what_the_manual_writes(manual: str, config: str, tmp_path: Path) -> None:
+def test_prometheus_accepts_the_setup_of_the_manual(
+    manual: str, config: str, tmp_path: Path
+) -> None:
     (tmp_path / "prometheus.yml").write_text(config.replace("/etc/prometheus", str(tmp_path)))
     (commands,) = re.findall(r"^```sh\n(for each in recording .*?)^```", manual, re.M | re.S)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -1,4 +1,4 @@
-"""Who reaches whom: the policies of every overlay, against the pods that there are."""
+"""Network policies of every overlay, evaluated on the labels of its pods."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ pytestmark = pytest.mark.usefixtures("kustomize")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_selector_selects_pods_and_every_pod_is_in_a_policy(
-    overlays: dict[str, Objects], name: str
-) -> None:
+def test_every_selector_matches_pods(overlays: dict[str, Objects], name: str) -> None:
     objects = overlays[name]
     labels = [each for each, _ in all_pods(objects)]
     assert all(each["app.kubernetes.io/part-of"] == "headrace" for each in labels)
@@ -35,8 +33,8 @@ def test_every_selector_selects_pods_and_every_pod_is_in_a_policy(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_both_ends_of_a_flow_let_it_through(overlays: dict[str, Objects], name: str) -> None:
-    """Between pods of the namespace, ours and others', as the policies name them."""
+def test_both_ends_of_a_flow_allow_it(overlays: dict[str, Objects], name: str) -> None:
+    """A flow is between pods of the namespace, ours and foreign ones."""
     policies = [each["spec"] for each in overlays[name] if each["kind"] == "NetworkPolicy"]
     pods = [*(each for each, _ in all_pods(overlays[name])), *OTHERS]
     ends = {"ingress": ("from", "egress"), "egress": ("to", "ingress")}
@@ -72,9 +70,7 @@ def test_both_ends_of_a_flow_let_it_through(overlays: dict[str, Objects], name: 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_policies_open_ports_that_a_container_names_and_no_others(
-    overlays: dict[str, Objects], name: str
-) -> None:
+def test_policies_open_only_ports_of_containers(overlays: dict[str, Objects], name: str) -> None:
     open_to: dict[int, set[str]] = {}
     for obj in overlays[name]:
         if obj["kind"] != "NetworkPolicy":
@@ -113,9 +109,7 @@ def test_policies_open_ports_that_a_container_names_and_no_others(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_kubernetes_api_is_open_to_the_autoscaler_alone(
-    overlays: dict[str, Objects], name: str
-) -> None:
+def test_only_the_head_reaches_the_kubernetes_api(overlays: dict[str, Objects], name: str) -> None:
     (policy,) = [o for o in overlays[name] if o["metadata"]["name"] == "kube-api"]
     reached = [
         labels

@@ -1,4 +1,4 @@
-"""Every overlay as kustomize makes it: valid, and of one piece."""
+"""Every overlay, built by kustomize: valid, and consistent with the code and the README."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from deployments.ray.environment import network_environment, serving_environment
 pytestmark = pytest.mark.usefixtures("kustomize")
 
 
-def test_the_overlays_are_these(overlays: dict[str, Objects]) -> None:
+def test_overlays_and_components_are_the_listed_ones(overlays: dict[str, Objects]) -> None:
     assert set(overlays) == set(NAMES)
     parts = overlay.k8s_dir() / "components"
     assert {path.parent.name for path in parts.glob("*/kustomization.yaml")} == set(PARTS)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_wrong_with_an_overlay(overlays: dict[str, Objects], name: str) -> None:
+def test_overlay_has_no_problems(overlays: dict[str, Objects], name: str) -> None:
     objects = with_digests(overlays[name])
     assert validate.problems(objects) == []
     strange = {schemas.kind_key(each) for each in objects if not schemas.has_schema(each)}
@@ -35,7 +35,7 @@ def test_nothing_is_wrong_with_an_overlay(overlays: dict[str, Objects], name: st
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_nothing_is_wrong_with_a_component(part: str) -> None:
+def test_component_has_no_problems(part: str) -> None:
     root = overlay.k8s_dir()
     objects = overlay.build(root / "overlays" / "ha" / "redis", [root / "components" / part])
     assert validate.problems(with_digests(objects)) == []
@@ -45,8 +45,8 @@ def test_nothing_is_wrong_with_a_component(part: str) -> None:
 
 
 @pytest.mark.parametrize("without", ["loader", "object-store"])
-def test_nothing_is_wrong_with_the_components_together(without: str) -> None:
-    """All but one of the two that do not go together: with a bucket there is no claim to fill."""
+def test_components_have_no_problems_together(without: str) -> None:
+    """Leave out one of the two that exclude each other: a bucket replaces the claim to fill."""
     root = overlay.k8s_dir()
     parts = [root / "components" / part for part in PARTS if part != without]
     objects = overlay.build(root / "overlays" / "kueue", parts)
@@ -54,7 +54,9 @@ def test_nothing_is_wrong_with_the_components_together(without: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_core_kinds_by_kubernetes_own_schemas(overlays: dict[str, Objects], name: str) -> None:
+def test_core_kinds_match_the_schemas_of_kubernetes(
+    overlays: dict[str, Objects], name: str
+) -> None:
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
     checked = set()
     for obj in overlays[name]:
@@ -67,7 +69,7 @@ def test_core_kinds_by_kubernetes_own_schemas(overlays: dict[str, Objects], name
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_serve_config_is_one_that_serve_takes(overlays: dict[str, Objects], name: str) -> None:
+def test_serve_accepts_the_serve_config(overlays: dict[str, Objects], name: str) -> None:
     (service,) = [each for each in overlays[name] if each["kind"] == "RayService"]
     config = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
     for application in config.applications:
@@ -76,7 +78,7 @@ def test_the_serve_config_is_one_that_serve_takes(overlays: dict[str, Objects], 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_ray_starts_with_the_settings_of_a_local_cluster(
+def test_pods_have_the_environment_of_a_local_cluster(
     overlays: dict[str, Objects], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HEADRACE_MAX_REQUEST_TIMEOUT_S", raising=False)
@@ -90,7 +92,7 @@ def test_ray_starts_with_the_settings_of_a_local_cluster(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_images_are_the_two_of_the_dockerfile(overlays: dict[str, Objects], name: str) -> None:
+def test_images_are_those_of_the_dockerfile(overlays: dict[str, Objects], name: str) -> None:
     images = {
         obj["kind"]: {container["image"] for _, container in containers(obj)}
         for obj in overlays[name]
@@ -100,7 +102,7 @@ def test_images_are_the_two_of_the_dockerfile(overlays: dict[str, Objects], name
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_named_is_there_or_made_beforehand(overlays: dict[str, Objects], name: str) -> None:
+def test_references_exist_or_are_documented(overlays: dict[str, Objects], name: str) -> None:
     objects = overlays[name]
     there = {(each["kind"], each["metadata"]["name"]) for each in objects}
     documented = (overlay.k8s_dir() / "README.md").read_text()
@@ -137,7 +139,7 @@ def test_what_is_named_is_there_or_made_beforehand(overlays: dict[str, Objects],
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_mount_has_its_volume(overlays: dict[str, Objects], name: str) -> None:
+def test_every_mount_has_a_volume(overlays: dict[str, Objects], name: str) -> None:
     for obj in overlays[name]:
         for labels, pod in pods(obj) if obj["kind"].startswith("Ray") else ():
             volumes = {each["name"] for each in pod["volumes"]}
@@ -150,7 +152,7 @@ def test_a_mount_has_its_volume(overlays: dict[str, Objects], name: str) -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_pod_but_the_autoscaler_has_a_token_of_kubernetes(
+def test_only_the_autoscaler_has_a_kubernetes_token(
     overlays: dict[str, Objects], name: str
 ) -> None:
     for _, pod in all_pods(overlays[name]):
@@ -168,7 +170,7 @@ def test_no_pod_but_the_autoscaler_has_a_token_of_kubernetes(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_pod_of_replicas_drains_before_it_ends(overlays: dict[str, Objects], name: str) -> None:
+def test_pod_of_replicas_drains_before_it_stops(overlays: dict[str, Objects], name: str) -> None:
     (service,) = [each for each in overlays[name] if each["kind"] == "RayService"]
     _, *found = groups(service)
     for path, group in found:
@@ -179,10 +181,10 @@ def test_a_pod_of_replicas_drains_before_it_ends(overlays: dict[str, Objects], n
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_pods_are_counted_on_nodes_that_take_them_and_in_their_own_cluster(
+def test_spread_counts_usable_nodes_of_the_same_cluster(
     overlays: dict[str, Objects], name: str
 ) -> None:
-    """Or a cordoned node, or the other cluster of an upgrade, would leave no place for a pod."""
+    """A cordoned node, or the other cluster of an upgrade, must not block a pod."""
     (service,) = [each for each in overlays[name] if each["kind"] == "RayService"]
     _, *found = groups(service)
     for _, group in found:
@@ -199,7 +201,7 @@ def test_pods_are_counted_on_nodes_that_take_them_and_in_their_own_cluster(
 
 
 @pytest.mark.parametrize("name", ["ha/redis", "ha/rocksdb"])
-def test_pods_of_a_lost_node_are_given_up_soon(overlays: dict[str, Objects], name: str) -> None:
+def test_ha_evicts_pods_of_a_lost_node_after_20_s(overlays: dict[str, Objects], name: str) -> None:
     (service,) = [each for each in overlays[name] if each["kind"] == "RayService"]
     for path, group in groups(service):
         tolerated = {each["key"]: each for each in pod_spec(group)["tolerations"]}
@@ -208,12 +210,12 @@ def test_pods_of_a_lost_node_are_given_up_soon(overlays: dict[str, Objects], nam
             assert (each["effect"], each["tolerationSeconds"]) == ("NoExecute", 20), path
 
 
-def test_deployments_are_named_in_the_serve_config_as_they_are_called() -> None:
-    """Serve refuses a config that says something of a deployment which there is not."""
+def test_catalog_has_the_name_that_serve_configs_use() -> None:
+    """Serve refuses options of an unknown deployment."""
     assert app.catalog({})._bound_deployment.name == serving.CATALOG_DEPLOYMENT
 
 
-def test_gpu_groups_name_their_nodes_and_what_they_tolerate(overlays: dict[str, Objects]) -> None:
+def test_gpu_groups_select_and_tolerate_their_nodes(overlays: dict[str, Objects]) -> None:
     (service,) = [each for each in overlays["gpu"] if each["kind"] == "RayService"]
     _, *found = groups(service)
     targets = {}

@@ -1,6 +1,6 @@
-"""The runbooks: complete, and with commands that the image can run.
+"""Runbooks: complete, with commands that the image can run.
 
-That their commands and queries work is shown in tests/serve/test_monitoring.py.
+tests/serve/test_monitoring.py runs their commands and queries beside a running cluster.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import re
 import dockerfile
 from monitoring_files import ROOT, blocks, runbooks
 
-RAYS = {"ray", "serve"}
-ALWAYS_THERE = {"df"}  # of coreutils
+RAY_COMMANDS = {"ray", "serve"}
+COREUTILS = {"df"}
 
 
-def test_each_runbook_says_what_it_means_and_what_to_do() -> None:
+def test_every_runbook_has_its_three_parts() -> None:
     for runbook in runbooks().values():
         for part in ("**Means.** ", "**Look at.**", "**Do.** "):
             assert runbook.text.count(part) == 1, f"{runbook.anchor}: {part}"
@@ -23,7 +23,7 @@ def test_each_runbook_says_what_it_means_and_what_to_do() -> None:
     assert len(list(blocks("promql"))) > len(runbooks())
 
 
-def test_the_commands_need_nothing_that_the_image_may_lack() -> None:
+def test_commands_use_only_tools_of_the_image() -> None:
     _, stages = dockerfile.stages(ROOT / "k8s" / "Dockerfile")
     (checked,) = re.findall(r"for tool in ([a-z ]+); do", " ".join(stages["base"].all("RUN")))
     commands = list(blocks("sh"))
@@ -31,4 +31,4 @@ def test_the_commands_need_nothing_that_the_image_may_lack() -> None:
     for command in commands:
         for part in re.split(r"[|;&]+", command.expr):
             tool = part.split()[0]
-            assert tool in RAYS | ALWAYS_THERE | set(checked.split()), command
+            assert tool in RAY_COMMANDS | COREUTILS | set(checked.split()), command
