@@ -22,12 +22,12 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from cluster.artifact.served import open_served
+from cluster.artifact.served import bind
 from deployments.config import serve_config
 from deployments.http import auth
 from deployments.http.catalog import Catalog
 from deployments.model.replica import PROBE_TIMEOUT_S, ModelReplica
-from deployments.ray.names import MODEL_DEPLOYMENT_PREFIX, ROUTER_DEPLOYMENT
+from deployments.ray.names import ARTIFACT, MODEL_DEPLOYMENT_PREFIX, ROUTER_DEPLOYMENT
 from deployments.ray.time_limits import replica_stop_s
 from deployments.router import plan
 from deployments.router.replica import RouterReplica
@@ -43,14 +43,13 @@ def model(args: dict[str, Any]) -> Application:
     """
     auth.configured()
     checked = serve_config.model_args(args, "args")
-    if checked.require_signature:  # refused here, not once per replica; each checks it again
-        open_served(checked)
+    bound = bind(checked)  # the one place that resolves the artifact's name
     scale: dict[str, Any] = (
         {"num_replicas": checked.replicas}
         if checked.autoscaling is None
         else {"autoscaling_config": checked.autoscaling}
     )
-    shards = placement.placed(checked)
+    shards = placement.placed(bound)
     if shards is None:
         scale["ray_actor_options"] = {"num_cpus": checked.compute_threads, **placement.OFF_HEAD}
     else:  # one placement group per replica: all its shards at once, or none
@@ -67,9 +66,10 @@ def model(args: dict[str, Any]) -> Application:
         health_check_period_s=1,  # also how soon a dead replica is noticed
         health_check_timeout_s=PROBE_TIMEOUT_S + 2,  # one that froze is replaced after three
         graceful_shutdown_timeout_s=replica_stop_s(),
+        user_config={ARTIFACT: bound.reference},
         **scale,
     )(serve.ingress()(ModelReplica))
-    return deployment.bind(checked, None if shards is None else shards.layout)
+    return deployment.bind(bound, None if shards is None else shards.layout)
 
 
 def catalog(args: dict[str, Any]) -> Application:

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.parallelism import pace
 from benchmarks.parallelism.fed import Fed
 from benchmarks.parallelism.inputs import items, some
-from cluster.artifact.store import open_store
+from cluster.artifact.served import bind, open_bound
 from cluster.config.serving import ModelArgs
 from cluster.program import program as programs
 from cluster.runtime.shard import ShardFigures
@@ -35,7 +35,8 @@ class Feeder:
 
     def __init__(self, args: ModelArgs, layout: str | None) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        artifact = open_store(args.store).open(args.artifact)
+        model = bind(args)
+        artifact = open_bound(model)
         self._figures: Sequence[ShardFigures] = ()
         self._sharded: ShardedProgram | None = None
         self._run: Callable[[list[np.ndarray]], object]
@@ -44,8 +45,8 @@ class Feeder:
             entry = choose_program(artifact).entry
             self._run = programs.load_entry(artifact, entry, args.compute_threads).run
         else:
-            cut = artifact.manifest.layout(layout)
-            self._sharded = ShardedProgram(args, artifact, cut, self._keep, _lost)
+            cut = model.manifest.layout(layout)
+            self._sharded = ShardedProgram(model, cut, self._keep, _lost)
             self._run, self._in_flight = self._sharded.run, self._sharded.lanes
 
     def feed(self, model: str, batches: Sequence[int], seconds: float) -> Fed:

@@ -1,7 +1,8 @@
-"""References to artifacts in configs and commands: an id, a prefix of one, or a name.
+"""References to artifacts in configs and commands: an id, a prefix of one, a name, or NAME@ID.
 
-ref → has the form of an id? → the store's ids with this prefix
-                          no → the store's entry under that name
+NAME@ID → the id alone; the name is for people, and may stand for another artifact by now
+ID      → the store's ids with this prefix
+NAME    → the store's entry under that name
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ ID = r"[0-9a-f]{64}"
 def resolve(
     ref: str, ids: Callable[[], Iterable[str]], named: Callable[[str], str | None]
 ) -> str | None:
-    """Return the id of ``ref``: a whole id, at least 8 of its first digits, or a name.
+    """Return the id of ``ref``: a whole id, at least 8 of its first digits, a name, or NAME@ID.
 
     ``ids``: of the store's artifacts. ``named``: the id under a name, or None.
     """
+    name, _, pinned = ref.rpartition("@")
+    if name:
+        ref = pinned if re.fullmatch(BEGINNING_OF_ID, pinned) else ""
     if re.fullmatch(BEGINNING_OF_ID, ref):
         # Never a name: a writer of the store could assign such a name to another artifact, which
         # would then be signed or served in place of the intended one.
@@ -34,6 +38,21 @@ def resolve(
             )
         return matches[0] if matches else None
     return named(ref) if re.fullmatch(MODEL_NAME, ref) else None
+
+
+def name_in(ref: str) -> str | None:
+    """Return the name in a reference; None if it is an id alone."""
+    name = ref.rpartition("@")[0] or ref
+    return None if re.fullmatch(BEGINNING_OF_ID, name) else name
+
+
+def may_stand_for(ref: str, bound: str) -> bool:
+    """Whether a reference can have been bound to ``NAME@ID``, whatever the name means by now."""
+    name, _, artifact_id = bound.rpartition("@")
+    pinned = ref.rpartition("@")[2]
+    if re.fullmatch(BEGINNING_OF_ID, pinned):
+        return artifact_id.startswith(pinned)
+    return ref == name
 
 
 def checked_id(value: str, location: object) -> str:

@@ -1,40 +1,85 @@
-"""Artifact of a served model: opened, and its signature checked if the config requires one.
+"""The artifact that a model serves: its name resolved once, its signature checked on every node.
 
-    ModelArgs → store → id → require_signature? → its signatures ┐
-                             HEADRACE_TRUSTED_KEYS → public keys ┴→ artifact, or refused
+    bind        ModelArgs → store → id → signed? → manifest → BoundModel    once, at deployment
+    open_bound  BoundModel → signed? → the artifact of that id              in every process
 
-All loaders of a served model's programs open it here, before they read any of its files.
+A name moves on when its recipe is built again. Everything that belongs to one deployment must
+therefore take the id that was bound when it was deployed, and look no name up.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.artifact.artifact import Artifact
+from cluster.artifact.manifest import Manifest
+from cluster.artifact.printable import printable
+from cluster.artifact.references import name_in
 from cluster.artifact.store import open_store
 from cluster.config.guarded_files import require_absolute
 from cluster.config.serving import ModelArgs
-from cluster.errors import ConfigError
+from cluster.errors import ArtifactError, ConfigError
 
 TRUSTED_KEYS = "HEADRACE_TRUSTED_KEYS"
 """Environment variable: directory with the PEM files of trusted public keys, on every node."""
 
 
-def open_served(args: ModelArgs, artifact_id: str | None = None) -> Artifact:
-    """Open the artifact named by the model's args, or the one of ``artifact_id`` in their store.
+@dataclass(frozen=True)
+class BoundModel:
+    """A model's args, with the artifact that they stood for when the model was deployed."""
 
-    With ``require_signature`` it raises ArtifactUntrustedError unless a trusted key has signed
-    the artifact, and ConfigError if no trusted keys can be read. Otherwise it raises as
-    ``ArtifactStore.open`` does.
+    args: ModelArgs
+    artifact_id: str
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """Name of the model in URLs."""
+        return self.args.name
+
+    @property
+    def reference(self) -> str:
+        """``NAME@ID`` of the artifact, for configs and operators."""
+        return f"{self.manifest.name}@{self.artifact_id}"
+
+
+def bind(args: ModelArgs, artifact: str | None = None) -> BoundModel:
+    """Resolve the artifact of a model and read its manifest.
+
+    ``artifact``: reference to use in place of ``args.artifact``. With ``require_signature`` it
+    raises ArtifactUntrustedError unless a trusted key has signed the artifact, and ConfigError if
+    no trusted keys can be read. ArtifactError if a reference ``NAME@ID`` has another artifact's
+    name, else as ``ArtifactStore.open`` raises.
     """
+    reference = artifact or args.artifact
+    artifact_id = open_store(args.store).find(reference)
+    manifest = _checked(args, artifact_id).manifest
+    name = name_in(reference)
+    if name not in (None, manifest.name):
+        raise ArtifactError(
+            f"model {args.name}: artifact {reference:.100}: the artifact of this id is named "
+            f"{printable(manifest.name)}; give {manifest.name}@{artifact_id[:12]}"
+        )
+    return BoundModel(args, artifact_id, manifest)
+
+
+def open_bound(model: BoundModel) -> Artifact:
+    """Open the artifact that a model was bound to.
+
+    Errors of :func:`bind` for a signature, ArtifactNotFoundError if the store has lost the id.
+    """
+    return _checked(model.args, model.artifact_id)
+
+
+def _checked(args: ModelArgs, artifact_id: str) -> Artifact:
     store = open_store(args.store)
-    resolved_id = store.find(artifact_id or args.artifact)
     if args.require_signature:
-        # Before the download: an unsigned artifact must not fill the disk.
-        _require_signed(args, resolved_id, store.signatures(resolved_id))
-    return store.fetch(resolved_id)
+        # Before the download: an artifact that nobody vouches for must not even fill the disk.
+        _require_signed(args, artifact_id, store.signatures(artifact_id))
+    return store.fetch(artifact_id)
 
 
 def _require_signed(args: ModelArgs, artifact_id: str, signatures: Mapping[str, bytes]) -> None:

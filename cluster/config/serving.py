@@ -64,7 +64,9 @@ class ModelArgs(Config):
         pattern=MODEL_NAME, description="Name in URLs; route_prefix must be /v2/models/NAME."
     )
     artifact: str = Field(
-        min_length=1, description="Name of an artifact in the store, its id, or the id's beginning."
+        min_length=1,
+        description="Name of an artifact in the store, its id, the id's beginning, or NAME@ID. "
+        "A name is resolved once, when the model is deployed.",
     )
     store: str | None = Field(
         default=None,

@@ -22,9 +22,15 @@ def model_metadata(
     platform: str,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
+    artifact: str | None = None,
 ) -> dict[str, Any]:
-    """Return the body of ``GET /v2/models/NAME``; -1 in a shape is the batch."""
+    """Return the body of ``GET /v2/models/NAME``; -1 in a shape is the batch.
+
+    ``artifact``: ``NAME@ID`` of what a model serves, beyond the protocol.
+    """
+    served = {} if artifact is None else {"artifact": artifact}
     return {
+        **served,
         "name": name,
         "versions": list(versions),
         "platform": platform,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from cluster.artifact.served import bind
 from cluster.compression.report.table import table
 from cluster.config.base import parse
-from cluster.config.routing import Cascade
+from cluster.config.routing import Cascade, Route
 from cluster.config.sources import DataSource
 from cluster.errors import ConfigError
 from cluster.progress import to_stdout
@@ -34,10 +36,12 @@ def run(
             f"{config}: no cascade is called {name!r}; there are: {', '.join(cascades) or 'none'}"
         )
     store = checked.router.store if checked.router else None
+    asked = set(reached(cascade, routes))
+    models = {model.name: bind(model) for model in checked.models if model.name in asked}
     permissions.require_writable(store)  # before hours of work, not after
     found = calibrate(
         cascade,
-        Targets(routes, {model.name: model for model in checked.models}),
+        Targets(routes, models),
         Goal(agreement, max_accuracy_drop),
         None if data is None else parse({"source": data}, DataSource, "--data"),
         store,
@@ -45,6 +49,14 @@ def run(
     )
     print(described(cascade, found))
     return 0
+
+
+def reached(route: Route, routes: Mapping[str, Route]) -> Iterator[str]:
+    """Yield the names of a route's targets, and of theirs in turn."""
+    for target in route.asked:
+        yield target.target
+        if target.target in routes:
+            yield from reached(routes[target.target], routes)
 
 
 def described(cascade: Cascade, found: Calibration) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from cluster.artifact.store import open_store
 from cluster.compression.report.table import BASELINE, header, limits, row, table
 from cluster.errors import ArtifactError
 from deployments.cli.compress import absolute
+from deployments.cli.served import dashboard, served_models
+from deployments.local import LocalCluster
 
 
 def run(ref: str, store: str | None, as_json: bool) -> int:
@@ -28,7 +30,7 @@ def run(ref: str, store: str | None, as_json: bool) -> int:
         facts = {"id": artifact.id, "signatures": signers}
         print(json.dumps({**facts, **artifact.manifest.model_dump(mode="json")}, indent=1))
     else:
-        print(describe(artifact, signers))
+        print(describe(artifact, signers, served_as(artifact)))
     return 0
 
 
@@ -68,8 +70,28 @@ def _is_directory(ref: str) -> bool:
         return False
 
 
-def describe(artifact: Artifact, signers: Mapping[str, str]) -> str:
-    """The artifact for people; ``signers``: key id → what its signature is worth."""
+def served_as(artifact: Artifact) -> list[str]:
+    """Return a line for each model of the local cluster that serves an artifact of this name."""
+    running = LocalCluster.running()
+    if running is None:
+        return []
+    lines = []
+    for model in served_models(dashboard()):
+        if model.id == artifact.id:
+            lines.append(f"served     as {model.model}")
+        elif model.artifact == artifact.manifest.name:
+            lines.append(
+                f"served     as {model.model}: another build, {model.id[:12]}; "
+                f"newest of its name: {model.verdict}"
+            )
+    return lines
+
+
+def describe(artifact: Artifact, signers: Mapping[str, str], served: Sequence[str] = ()) -> str:
+    """Describe the artifact for people.
+
+    ``signers``: key id → what its signature is worth. ``served``: lines of :func:`served_as`.
+    """
     # What is printed is what the builder of the artifact wrote, who may be anybody.
     manifest = Manifest.model_validate(printable(artifact.manifest.model_dump(mode="json")))
     lines = [
@@ -83,6 +105,7 @@ def describe(artifact: Artifact, signers: Mapping[str, str]) -> str:
         f"labels     {len(manifest.labels)}: {', '.join(manifest.labels[:10])}"
         + (", ..." if len(manifest.labels) > 10 else ""),
         *(f"signed     {signer} ({worth})" for signer, worth in signers.items()),
+        *served,
         f"quantized  {manifest.quantized_operators} operators",
         *_gate(manifest.recipe),
     ]

@@ -1,5 +1,6 @@
-"""``headrace inspect --replicas``: which shard of which replica sits where, and what has no room.
+"""``headrace inspect --replicas``: the artifacts that are served, the shards, what has no room.
 
+Serve's details → models → the artifact that each was bound to, and whether its name moved on since
 Ray's state API ─┬→ shard actors that run        → a row each
                  └→ placement groups that wait   → which bundle lacks what
 """
@@ -14,6 +15,7 @@ from typing import Any
 
 from cluster.compression.report.table import table
 from cluster.errors import ClusterError
+from deployments.cli.served import dashboard, served_models
 from deployments.local import LocalCluster
 from deployments.ray.names import ShardName, parse_replica, parse_shard_actor
 from deployments.shards.vacancy import Node, Taken, lacking
@@ -41,17 +43,26 @@ class WaitingReplica:
 
 
 def run(model: str | None, as_json: bool) -> int:
-    """Print every shard of the running cluster, or of one model, and the replicas that wait.
+    """Print the models of the running cluster, or one, with their shards and waiting replicas.
 
     Asks the local cluster, else that of RAY_ADDRESS. ClusterError if neither answers.
     """
+    served = [each for each in served_models(dashboard()) if model in (None, each.model)]
     _reach_cluster()
     seats = [seat for seat in _seats() if model in (None, seat.shard.model)]
     waiting = [each for each in _waiting() if model in (None, each.model)]
     if as_json:
         flat = [{**asdict(s.shard), "node": s.node, "pid": s.pid} for s in seats]
-        print(json.dumps({"shards": flat, "waiting": [asdict(w) for w in waiting]}, indent=1))
+        facts = {
+            "models": [asdict(each) for each in served],
+            "shards": flat,
+            "waiting": [asdict(each) for each in waiting],
+        }
+        print(json.dumps(facts, indent=1))
         return 0
+    if served:
+        lines = [(each.model, each.artifact, each.id[:12], each.verdict) for each in served]
+        print(table(lines, ("model", "artifact", "id", "newest of its name")))
     if seats:
         rows = [(*map(str, astuple(seat.shard)), seat.node, str(seat.pid)) for seat in seats]
         print(table(rows, ("model", "replica", "stage", "tp_rank", "node", "process")))

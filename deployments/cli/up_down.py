@@ -5,32 +5,40 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cluster.artifact.served import open_served, trusted_directory
+from cluster.artifact.served import BoundModel, bind, trusted_directory
+from cluster.artifact.store import default_store
+from cluster.config.base import read_yaml
 from cluster.errors import ConfigError
 from deployments.cli.job_cluster import stop_job_clusters
 from deployments.config import serve_config
+from deployments.config.serve_config import ServeConfig
 from deployments.http import auth
 from deployments.local import LocalCluster, permissions
 from deployments.local.cluster import HTTP_PORT
+from deployments.ray.names import version_of
 from deployments.router import plan
+from deployments.router.plan import Deployed
 from deployments.shards import placement
 
 
 def up(config: Path | None) -> int:
-    """Start a local cluster, or take the one that runs, and deploy ``config`` to it.
+    """Start a local cluster, or take the running one, and deploy ``config`` to it.
 
-    A cluster that was started for a config which cannot be deployed is stopped. ConfigError if
-    the config asks for another port than the running cluster has, or a route does not fit its
-    models, others can read a file with secrets, the API keys are none, or a store cannot be read;
-    and, before a cluster starts, PlanError for a cut that this machine has no devices for or the
-    artifact does not hold, and ArtifactError for one that is not there, or not signed.
+    The names of artifacts are resolved here, and their ids are deployed: the same config after a
+    rebuild is another deployment, which Serve upgrades replica by replica. A cluster that was
+    started for a config which cannot be deployed is stopped.
+
+    ConfigError if the config gives another port than the running cluster has, a route does not
+    fit its models, others can read a file with secrets, the API keys are invalid, or a store
+    cannot be read. ArtifactError for an artifact that is missing or not signed. Before a cluster
+    starts, PlanError for a cut that this machine has no devices for or the artifact lacks.
     """
     checked = serve_config.check(config) if config is not None else None
     permissions.require_private_secrets(os.environ)
     auth.configured()
     trusted_directory()
-    for model in checked.models if checked is not None else ():
-        permissions.require_readable(model.store, f"{config}: model {model.name}")
+    for args in checked.models if checked is not None else ():
+        permissions.require_readable(args.store, f"{config}: model {args.name}")
     port = checked.port if checked is not None else None
     running = LocalCluster.running()
     if running is not None and port not in (None, running.record.http_port):
@@ -38,31 +46,43 @@ def up(config: Path | None) -> int:
             f"{config}: http_options.port: the local cluster that runs already has port "
             f"{running.record.http_port} (given: {port}); give that, or `headrace down` first"
         )
-    if running is None and checked is not None:
-        for model in checked.models:
-            open_served(model)
+    models = _bound(checked)
+    if running is None:
+        for model in models:
             placement.require_room_here(model)
     if checked is not None and checked.router is not None:
-        plan.planned(checked.router, checked.models)
+        plan.planned(checked.router, [Deployed(model.args, model.reference) for model in models])
     cluster = running or LocalCluster.start(http_port=port or HTTP_PORT)
     if config is not None:
+        pinned = serve_config.pinned(read_yaml(config), {model.name: model for model in models})
         try:
-            cluster.deploy(config)
+            cluster.deploy_config(pinned, str(config))
         except BaseException:  # also when interrupted
             if running is None:
                 cluster.stop()
             raise
-    names = [model.name for model in checked.models] if checked is not None else []
-    if checked is not None and checked.router is not None:
-        names += [route.name for route in checked.router.routes]
-    for name in names:
-        print(f"{name:<20} {cluster.http}{serve_config.ROUTE}{name}")
+    for model in models:
+        artifact = f"{model.manifest.name}@{version_of(model.artifact_id)}"
+        print(f"{model.name:<20} {cluster.http}{serve_config.ROUTE}{model.name}  {artifact}")
+    for route in checked.router.routes if checked is not None and checked.router else ():
+        print(f"{route.name:<20} {cluster.http}{serve_config.ROUTE}{route.name}")
     print(f"{'dashboard':<20} {cluster.dashboard}")
     print("\nFor `ray`, `serve` and jobs in this shell:")
     for name, value in cluster.environment().items():
         print(f"  export {name}={value}")
     print("Stop everything with `headrace down`.")
     return 0
+
+
+def _bound(checked: ServeConfig | None) -> list[BoundModel]:
+    """Bind the models of a config to their artifacts, and to the store of this environment."""
+    if checked is None:
+        return []
+    store = default_store()
+    return [
+        bind(model if model.store else model.model_copy(update={"store": store}))
+        for model in checked.models
+    ]
 
 
 def down() -> int:

@@ -6,6 +6,7 @@ serve.yaml → Serve's own schema → fields that Serve would drop, the port
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
 
+from cluster.artifact.served import BoundModel
 from cluster.config.base import parse, read_yaml
 from cluster.config.routing import RouterArgs
 from cluster.config.serving import ModelArgs
@@ -85,6 +87,22 @@ def check_content(config: Any, path: str) -> ServeConfig:
             "which the routes would not be found"
         )
     return ServeConfig(tuple(models), router, port)
+
+
+def pinned(config: dict[str, Any], artifacts: Mapping[str, BoundModel]) -> dict[str, Any]:
+    """Return a checked config whose models name artifacts by ``NAME@ID`` in a certain store.
+
+    ``artifacts``: by the models' names.
+    """
+    applications = []
+    for application in config["applications"]:
+        if application["import_path"] == MODEL:
+            args = application["args"]
+            model = artifacts[args["name"]]
+            args = {**args, "artifact": model.reference, "store": model.args.store}
+            application = {**application, "args": args}
+        applications.append(application)
+    return {**config, "applications": applications}
 
 
 def model_args(args: Any, where: str) -> ModelArgs:

@@ -37,6 +37,9 @@ class Endpoint:
     name: str
     version: str
     platform: str
+    artifact: str | None
+    """``NAME@ID`` of a model's artifact; None for a route."""
+
     inputs: Sequence[TensorSpec]
     outputs: Sequence[TensorSpec]
     max_batch_size: int
@@ -92,7 +95,14 @@ def _paths(endpoint: Endpoint) -> FastAPI:
 
     async def metadata() -> Response:
         return json_response(
-            model_metadata(name, [version], endpoint.platform, endpoint.inputs, endpoint.outputs)
+            model_metadata(
+                name,
+                [version],
+                endpoint.platform,
+                endpoint.inputs,
+                endpoint.outputs,
+                endpoint.artifact,
+            )
         )
 
     async def config() -> Response:

@@ -101,7 +101,7 @@ class _Scores:
 
     def _run(self, name: str) -> np.ndarray:
         artifact = self._targets.artifact(name)
-        manifest, args = artifact.manifest, self._targets.models[name]
+        manifest, args = artifact.manifest, self._targets.models[name].args
         if manifest.labels != self._labels:
             raise ConfigError(
                 f"{name} tells {len(manifest.labels)} labels apart, the data has "

@@ -150,10 +150,15 @@ class LocalCluster:
         Raises :class:`ConfigError` if the file is no serve config, :class:`ClusterError` with
         Serve's reason if it refuses the config or an application fails, or after ``timeout_s``.
         """
-        config = read_yaml(config_path)
-        wanted = _applications(config, str(config_path))
+        self.deploy_config(read_yaml(config_path), str(config_path), timeout_s=timeout_s)
+
+    def deploy_config(
+        self, config: dict[str, Any], where: str, *, timeout_s: float = _DEPLOY_S
+    ) -> None:
+        """Deploy the plain data of a serve config, which messages call ``where``; as above."""
+        wanted = _applications(config, where)
         address = {"host": "127.0.0.1", "port": self.record.http_port}
-        config["http_options"] = {**(config.get("http_options") or {}), **address}
+        config = {**config, "http_options": {**(config.get("http_options") or {}), **address}}
         deadline = time.monotonic() + timeout_s
         self._dashboard.deploy(config)
         while (waiting := self._unready(wanted)) is not None:

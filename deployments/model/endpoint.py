@@ -15,6 +15,7 @@ def of_model(model: Model) -> Endpoint:
         name=model.name,
         version=model.version,
         platform=model.platform,
+        artifact=model.artifact,
         inputs=model.manifest.inputs,
         outputs=model.manifest.outputs,
         max_batch_size=model.max_batch_size,

@@ -50,6 +50,9 @@ class Model:
     name: str
     version: str
     platform: str
+    artifact: str
+    """``NAME@ID``."""
+
     manifest: Manifest
     max_batch_size: int
     limits: Limits

@@ -1,7 +1,7 @@
 """One replica of a model: the artifact's program, its batcher and its HTTP application.
 
-ModelArgs → store → artifact, hashes checked ┬→ program, in this process ┬→ batcher → endpoints
-                                             └→ shards, each in its own  ┘
+BoundModel → store → artifact, hashes checked ┬→ program, in this process ┬→ batcher → endpoints
+                                              └→ shards, each in its own  ┘
 
 A program for a GPU is only for a replica that Ray has given one, by ``num_gpus`` in the
 deployment's ``ray_actor_options``.
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import ray
 
 from cluster.artifact.artifact import TOKENIZER, Artifact
-from cluster.artifact.served import open_served
+from cluster.artifact.served import BoundModel, open_bound
 from cluster.config.serving import ModelArgs
 from cluster.errors import GroupLostError, ProgramError
 from cluster.preprocess import TextEncoder
@@ -73,25 +73,27 @@ def choose_program(artifact: Artifact) -> programs.Choice:
 class ModelReplica:
     """The deployment class; Serve makes one per replica."""
 
-    def __init__(self, args: ModelArgs, layout: str | None = None) -> None:
+    def __init__(self, bound: BoundModel, layout: str | None = None) -> None:
         """``layout``: key of the cut that the replica runs; None: the whole program."""
         started = time.perf_counter()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        artifact = open_served(args)
+        args = bound.args
+        artifact = open_bound(bound)
         manifest = artifact.manifest
         self._probe = [spec.zeros(1) for spec in manifest.inputs]
         self._sharded: ShardedProgram | None = None
         if layout is None:
             serving = self._whole(args, artifact)
         else:
-            serving = self._cut(args, artifact, layout)
+            serving = self._cut(bound, artifact, layout)
         text_encoder = None
         if manifest.text is not None:
             text_encoder = TextEncoder(artifact.file(TOKENIZER).read_bytes(), manifest.text)
         metrics = ModelMetrics(args.name)
         self._model = Model(
             name=args.name,
-            version=version_of(str(artifact.id)),
+            version=version_of(bound.artifact_id),
+            artifact=bound.reference,
             platform=f"headrace_{serving.kind}",
             manifest=manifest,
             max_batch_size=args.batching.max_batch_size,
@@ -122,15 +124,18 @@ class ModelReplica:
         what = f"program {entry.file}: kind {entry.kind}, {choice.reason}; {program.runner} runner"
         return _Serving(entry.kind, what)
 
-    def _cut(self, args: ModelArgs, artifact: Artifact, key: str) -> _Serving:
+    def _cut(self, bound: BoundModel, artifact: Artifact, key: str) -> _Serving:
         """Start the shards of a layout, and a batcher with as many lanes as they hold batches."""
-        layout = artifact.manifest.layout(key)
+        args, layout = bound.args, artifact.manifest.layout(key)
         report = StageMetrics(args.name, layout).report
-        self._sharded = ShardedProgram(args, artifact, layout, report, _end_process)
+        self._sharded = ShardedProgram(bound, layout, report, _end_process)
         self._batcher = Batcher(
             self._sharded.run, artifact.manifest.inputs, args.batching, self._sharded.lanes
         )
         return _Serving(layout.kind, f"layout {key} on {len(layout.shards)} shards")
+
+    def reconfigure(self, facts: dict[str, str]) -> None:
+        """Accept the deployment's ``user_config``: facts for operators, which change nothing."""
 
     def __serve_build_asgi_app__(self) -> ModelApp:
         return ModelApp(of_model(self._model))

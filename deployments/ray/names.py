@@ -10,6 +10,10 @@ MODEL_DEPLOYMENT_PREFIX = "model-"
 
 ROUTER_DEPLOYMENT = "router"
 
+ARTIFACT = "artifact"
+"""Key of a model deployment's ``user_config``: ``NAME@ID`` of the artifact that it serves. Serve
+shows it in its details; replicas do not follow it."""
+
 _VERSION_LENGTH = 12
 
 _REPLICA = rf"#{MODEL_DEPLOYMENT_PREFIX}(?P<model>[^#]+)#(?P<replica>[^#]+)"

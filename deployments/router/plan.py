@@ -1,7 +1,7 @@
 """A router's plan: what its routes ask, and whether that fits, before anything is deployed.
 
-    RouterArgs ─────────────────────┐
-    the models' ModelArgs → manifest ┴→ contracts → RoutingPlan, or a ConfigError with its route
+    RouterArgs ───────────────────────────────┐
+    the models' ModelArgs → bound to artifacts ┴→ contracts → RoutingPlan, or a ConfigError
 
 The models are those that are deployed, or are about to be, with the same config: manifests are
 read, never weights, and no model has to run.
@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cluster.artifact.manifest import Manifest
-from cluster.artifact.served import open_served
+from cluster.artifact.references import may_stand_for
+from cluster.artifact.served import BoundModel, bind
 from cluster.config.routing import Cascade, RouterArgs
 from cluster.config.serving import ModelArgs
 from cluster.errors import ClusterError
@@ -21,7 +23,7 @@ from cluster.factory import find_factory
 from cluster.routing.contracts import Contract, Scores, contracts
 from deployments.config import serve_config
 from deployments.ray.controller import serve_details
-from deployments.ray.names import version_of
+from deployments.ray.names import ARTIFACT, MODEL_DEPLOYMENT_PREFIX, version_of
 from deployments.router.model_client import ServedModel
 from deployments.router.thresholds import Targets, calibrated_thresholds
 
@@ -43,14 +45,33 @@ class RoutingPlan:
     """Of the cascades, by name, for the artifacts of ``models``."""
 
 
-def planned(args: RouterArgs, models: Sequence[ModelArgs]) -> RoutingPlan:
-    """The plan of a router over those models.
+@dataclass(frozen=True)
+class Deployed:
+    """A model of a Serve config, and the artifact that its deployment is known to serve."""
+
+    args: ModelArgs
+    artifact: str | None = None
+    """``NAME@ID`` that the deployment was bound to; None: it is not deployed yet."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model in URLs."""
+        return self.args.name
+
+    def bound(self) -> BoundModel:
+        """Bind the model to the artifact of its deployment, else to what its args name now."""
+        return bind(self.args, self.artifact)
+
+
+def planned(args: RouterArgs, models: Sequence[Deployed]) -> RoutingPlan:
+    """Plan the routes of a router over those models.
 
     Raises ConfigError, naming the route, for what cannot work, ArtifactError for a model whose
     artifact cannot be read, and SourceError for a function that cannot be imported.
     """
     asked = {target.target for route in args.routes for target in route.asked}
-    served = {model.name: _served(model) for model in models if model.name in asked}
+    bound = {model.name: model.bound() for model in models if model.name in asked}
+    served = {name: _served(model) for name, model in bound.items()}
     found = contracts(
         args.routes,
         {name: model.contract for name, model in served.items()},
@@ -60,9 +81,7 @@ def planned(args: RouterArgs, models: Sequence[ModelArgs]) -> RoutingPlan:
         combine = getattr(route, "combine", "")
         if combine.startswith(PYTHON):
             find_factory(combine.removeprefix(PYTHON))
-    targets = Targets(
-        {route.name: route for route in args.routes}, {model.name: model for model in models}
-    )
+    targets = Targets({route.name: route for route in args.routes}, bound)
     thresholds = {
         route.name: calibrated_thresholds(route, targets, args.store)
         if isinstance(route.thresholds, str)
@@ -73,28 +92,41 @@ def planned(args: RouterArgs, models: Sequence[ModelArgs]) -> RoutingPlan:
     return RoutingPlan(args, served, found, thresholds)
 
 
-def deployed_models() -> list[ModelArgs]:
-    """The models among the applications that this Serve cluster was asked for, running or not."""
+def deployed_models() -> list[Deployed]:
+    """Return the models among the applications of this Serve cluster, running or not."""
     details = serve_details()
     if details is None:
         raise ClusterError("a router is deployed on a cluster that runs Serve; there is none here")
-    found = []
+    models = []
     for application in details["applications"].values():
         config = application.get("deployed_app_config") or {}
         if config.get("import_path") == serve_config.MODEL:
-            found.append(serve_config.model_args(config.get("args") or {}, application["name"]))
-    return found
+            args = serve_config.model_args(config.get("args") or {}, application["name"])
+            models.append(Deployed(args, served_artifact(application, args)))
+    return models
 
 
-def _served(model: ModelArgs) -> ServedModel:
-    artifact = open_served(model)
-    queued = model.max_queued_requests
+def served_artifact(application: Mapping[str, Any], args: ModelArgs) -> str | None:
+    """Return ``NAME@ID`` of the artifact that a model's deployment serves.
+
+    ``application``: its entry in Serve's details. None if it is not deployed yet, or if it still
+    serves an artifact that its args do not name any more.
+    """
+    deployment = application["deployments"].get(MODEL_DEPLOYMENT_PREFIX + args.name) or {}
+    config = deployment.get("deployment_config") or {}
+    artifact: str | None = (config.get("user_config") or {}).get(ARTIFACT)
+    return artifact if artifact and may_stand_for(args.artifact, artifact) else None
+
+
+def _served(model: BoundModel) -> ServedModel:
+    args = model.args
+    queued = args.max_queued_requests
     return ServedModel(
         name=model.name,
-        version=version_of(str(artifact.id)),
+        version=version_of(model.artifact_id),
         route_prefix=serve_config.ROUTE + model.name,
-        contract=_contract(artifact.manifest, model.batching.max_batch_size),
-        capacity=None if queued < 0 else model.ongoing_requests + queued,
+        contract=_contract(model.manifest, args.batching.max_batch_size),
+        capacity=None if queued < 0 else args.ongoing_requests + queued,
     )
 
 

@@ -123,6 +123,7 @@ class RouterApp:
             name=served.route.name,
             version=version,
             platform=f"headrace_{served.route.kind}",
+            artifact=None,
             inputs=contract.inputs,
             outputs=contract.outputs,
             max_batch_size=contract.max_items or max(1, limits.body_bytes // item_bytes),

@@ -2,7 +2,8 @@
 
     route → targets → artifacts → key → the store → thresholds
 
-A threshold holds for the artifacts it was found with, and for no others. `calibrating.py` finds it.
+A threshold holds for the artifacts it was found with, and for no others. `jobs/calibrate.py`
+finds it.
 """
 
 from __future__ import annotations
@@ -14,25 +15,23 @@ from hashlib import sha256
 from pydantic import ValidationError
 
 from cluster.artifact.artifact import Artifact
-from cluster.artifact.served import open_served
+from cluster.artifact.served import BoundModel, open_bound
 from cluster.artifact.store import open_store
 from cluster.config.routing import Cascade, Ensemble, Route
-from cluster.config.serving import ModelArgs
 from cluster.errors import ConfigError
 from cluster.routing.calibration import Calibration
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the routes of a config stand on."""
+    """The routes of a config, and the models that they ask."""
 
     routes: Mapping[str, Route]
-    models: Mapping[str, ModelArgs]
+    models: Mapping[str, BoundModel]
 
     def artifact(self, name: str) -> Artifact:
-        """The artifact that a model serves."""
-        model = self.models[name]
-        return open_served(model)
+        """Open the artifact that a model serves."""
+        return open_bound(self.models[name])
 
     def identity(self, name: str) -> str:
         """What a target's answers depend on: its artifact, or those that it combines and how.
@@ -40,7 +39,7 @@ class Targets:
         ConfigError for a route of another kind.
         """
         if name in self.models:
-            return str(self.artifact(name).id)
+            return self.models[name].artifact_id
         route = self.combining(name)
         parts = [f"{target.weight:g}*{self.identity(target.target)}" for target in route.targets]
         return f"{route.combine}({', '.join(parts)})"

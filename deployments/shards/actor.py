@@ -19,8 +19,7 @@ from typing import Any
 
 import ray
 
-from cluster.artifact.served import open_served
-from cluster.config.serving import ModelArgs
+from cluster.artifact.served import BoundModel, open_bound
 from cluster.program import program as programs
 from cluster.program.aoti import create_group, open_group, runner_of
 from cluster.program.collective import LateGroup, ProcessGroupSum
@@ -37,8 +36,7 @@ logger = logging.getLogger(__name__)
 class ShardSpec:
     """Which shard of which model an actor is."""
 
-    model: ModelArgs
-    artifact_id: str
+    model: BoundModel
     layout: str
     stage: int
     tp_rank: int
@@ -75,14 +73,16 @@ class ShardActor:
         """
         spec = self._spec
         gloo.prepare()
-        artifact = open_served(spec.model, spec.artifact_id)
+        artifact = open_bound(spec.model)
         layout = artifact.manifest.layout(spec.layout)
         shard = layout.shard(spec.stage, spec.tp_rank)
         self._topology = Topology(layout.pipeline, layout.tensor)
         sums: Any = None
         if layout.tensor > 1:
             sums = self._sums(runner_of(artifact, shard.program), same_node, group)
-        program = programs.load_entry(artifact, shard.program, spec.model.compute_threads, sums)
+        program = programs.load_entry(
+            artifact, shard.program, spec.model.args.compute_threads, sums
+        )
         self._stage = StageProgram(layout, shard, program)
         return getattr(sums, "address", None)
 
@@ -114,7 +114,7 @@ class ShardActor:
         if self._late is not None:
             between = transport.sub_group(topology.tensor_group(spec.stage))
             self._late.joined = ProcessGroupSum(between, spec.failure_timeout_s)
-        _leave_cores_alone(spec.model.compute_threads)
+        _leave_cores_alone(spec.model.args.compute_threads)
         self._shard = Shard(
             self._stage.run,
             transport,

@@ -17,8 +17,8 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.artifact.layout import Layout
+from cluster.artifact.served import BoundModel
 from cluster.config.parallel import Parallel
-from cluster.config.serving import ModelArgs
 from cluster.errors import TransportError
 from cluster.parallel import plan
 from deployments.ray.names import shard_actor
@@ -36,22 +36,21 @@ class Replica:
 
     name: str
     """Of the replica's own actor."""
-    args: ModelArgs
-    artifact_id: str
+    model: BoundModel
     layout: Layout
 
     @property
     def settings(self) -> Parallel:
         """The model's ``parallel``."""
-        if self.args.parallel is None:
+        if self.model.args.parallel is None:
             raise ValueError("the model's args have no `parallel`")
-        return self.args.parallel
+        return self.model.args.parallel
 
     @property
     def bundles(self) -> tuple[dict[str, float], ...]:
         """What it asks of Ray: first for its own process, then for each shard of the layout."""
         shards = len(self.layout.shards)
-        return plan.bundles(self.layout.target, shards, self.args.compute_threads)
+        return plan.bundles(self.layout.target, shards, self.model.args.compute_threads)
 
     @property
     def bundle_of(self) -> dict[Shard, int]:
@@ -88,8 +87,7 @@ def place(
     for (stage, tp_rank), bundle in bundles.items():
         wanted = replica.bundles[replica.bundle_of[stage, tp_rank]]
         spec = ShardSpec(
-            model=replica.args,
-            artifact_id=replica.artifact_id,
+            model=replica.model,
             layout=replica.layout.key,
             stage=stage,
             tp_rank=tp_rank,

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from cluster.artifact.manifest import Manifest
-from cluster.artifact.served import open_served
+from cluster.artifact.served import BoundModel
 from cluster.config.parallel import Parallel
 from cluster.config.serving import ModelArgs
 from cluster.errors import PlanError
@@ -47,29 +47,29 @@ class Placed:
     strategy: str
 
 
-def placed(args: ModelArgs) -> Placed | None:
-    """Where the model's shards go; None if it is not to be cut.
+def placed(model: BoundModel) -> Placed | None:
+    """Place the model's shards on the devices of this cluster; None if it is not to be cut.
 
     PlanError, with the numbers and what would work, if the artifact has no such cut or the
     cluster not the devices.
     """
+    args, manifest = model.args, model.manifest
     if args.parallel is None:
         return None
-    manifest = open_served(args).manifest
     made = planned(args, manifest, _devices(args, manifest))
     if made.layout is None:
         return None
     return Placed(made.layout, [dict(each) for each in made.bundles], made.placement)
 
 
-def require_room_here(args: ModelArgs) -> None:
+def require_room_here(model: BoundModel) -> None:
     """PlanError if a cluster of this machine alone could not place the model, before one starts.
 
     What has programs for GPUs is left to the cluster, which knows how many it has.
     """
+    args, manifest = model.args, model.manifest
     if args.parallel is None:
         return
-    manifest = open_served(args).manifest
     if not any(entry.target.startswith("cuda-") for entry in manifest.programs):
         devices = this_machine(args.compute_threads, args.parallel.device_memory)
         planned(args, manifest, list(devices))

@@ -20,9 +20,8 @@ import ray
 from ray.util import get_current_placement_group
 from ray.util.placement_group import PlacementGroup
 
-from cluster.artifact.artifact import Artifact
 from cluster.artifact.layout import Layout
-from cluster.config.serving import ModelArgs
+from cluster.artifact.served import BoundModel
 from cluster.errors import GroupLostError, PlanError
 from cluster.runtime.gloo import Address, Rendezvous
 from cluster.runtime.shared_lock import SharedLock
@@ -43,16 +42,16 @@ class ShardedProgram:
     """The shards of one replica; ``run`` is what a Batcher runs, on ``lanes`` threads."""
 
     def __init__(
-        self, args: ModelArgs, artifact: Artifact, layout: Layout, report: Report,
-        lost: Callable[[str], None],
-    ) -> None:  # fmt: skip
+        self, model: BoundModel, layout: Layout, report: Report, lost: Callable[[str], None]
+    ) -> None:
         """Start them all; PlanError or TransportError, naming the shard, if one does not come.
 
         ``report`` gets the figures of all shards, by stage and rank, every second. ``lost`` is
         called once, with the reason, after the group has failed.
         """
+        args = model.args
         name = ray.get_runtime_context().get_actor_name() or args.name
-        self._replica = Replica(name, args, str(artifact.id), layout)
+        self._replica = Replica(name, model, layout)
         settings = self._replica.settings
         self._report, self._lost = report, lost
         self.layout = layout
@@ -170,7 +169,7 @@ def _own_group(replica: Replica) -> PlacementGroup:
     if group is None or group.bundle_count != wanted:
         has = "none" if group is None else f"one of {group.bundle_count}"
         raise PlanError(
-            f"model {replica.args.name}: {replica.layout.key} needs a placement group of {wanted} "
+            f"model {replica.model.name}: {replica.layout.key} needs a placement group of {wanted} "
             f"bundles, the replica has {has}; deploy it by deployments.app:model"
         )
     return group

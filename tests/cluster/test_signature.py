@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from cluster.artifact import signature
 from cluster.artifact.local import LocalStore
 from cluster.artifact.remote import RemoteStore
-from cluster.artifact.served import TRUSTED_KEYS, open_served
+from cluster.artifact.served import TRUSTED_KEYS, BoundModel, bind, open_bound
 from cluster.artifact.signature import Verdict
 from cluster.artifact.store import ArtifactStore
 from cluster.config.serving import ModelArgs
@@ -105,8 +105,10 @@ def test_signed_artifact_is_served(
     store: ArtifactStore, place: str, artifact_id: str, mine: Path, trusted: Path
 ) -> None:
     sign(store, artifact_id, mine)
-    assert open_served(args(place)).id == artifact_id
-    assert open_served(args(place, artifact="other"), artifact_id).id == artifact_id  # a shard's
+    assert open_bound(bind(args(place))).id == artifact_id
+    bound = bind(args(place))
+    renamed = BoundModel(args(place, artifact="other"), bound.artifact_id, bound.manifest)
+    assert open_bound(renamed).id == artifact_id  # no process of a deployment looks a name up
 
 
 def test_unsigned_artifact_is_refused_if_signature_required(
@@ -117,8 +119,8 @@ def test_unsigned_artifact_is_refused_if_signature_required(
         ArtifactUntrustedError,
         match=f"model m: artifact {artifact_id} is not signed.*headrace sign {artifact_id} --key",
     ):
-        open_served(args(place))
-    assert open_served(args(place, require_signature=False)).id == artifact_id
+        open_bound(bind(args(place)))
+    assert open_bound(bind(args(place, require_signature=False))).id == artifact_id
 
 
 def test_unsigned_artifact_is_not_downloaded(
@@ -131,9 +133,9 @@ def test_unsigned_artifact_is_not_downloaded(
     try:
         # There is no manifest: a lookup of it would be the error instead.
         with pytest.raises(ArtifactUntrustedError, match=f"artifact {unsigned} is not signed"):
-            open_served(args("memory://headrace-unsigned"))
+            open_bound(bind(args("memory://headrace-unsigned")))
         with pytest.raises(ArtifactNotFoundError):
-            open_served(args("memory://headrace-unsigned", require_signature=False))
+            open_bound(bind(args("memory://headrace-unsigned", require_signature=False)))
     finally:
         filesystem.rm("/headrace-unsigned", recursive=True)
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
@@ -160,7 +162,7 @@ def test_id_prefix_cannot_name_another_artifact(
     assert sign_cli.run(artifact_id[:12], mine, place) == 0
     assert list(store.signatures(artifact_id)) != []
     assert store.signatures(evil) == {}
-    assert open_served(args(place, artifact=artifact_id[:12])).id == artifact_id
+    assert open_bound(bind(args(place, artifact=artifact_id[:12]))).id == artifact_id
 
 
 def test_untrusted_signature_neither_suffices_nor_harms(
@@ -168,10 +170,10 @@ def test_untrusted_signature_neither_suffices_nor_harms(
 ) -> None:
     stranger = sign(store, artifact_id, private_key(tmp_path / "stranger.pem"))
     with pytest.raises(ArtifactUntrustedError, match=f"is signed by {stranger}, not by one of"):
-        open_served(args(place))
+        open_bound(bind(args(place)))
     signer = sign(store, artifact_id, mine)
     assert set(store.signatures(artifact_id)) == {stranger, signer}
-    assert open_served(args(place)).id == artifact_id
+    assert open_bound(bind(args(place))).id == artifact_id
 
 
 @pytest.mark.parametrize("content", [b"", b"x", bytes(64), bytes(1000)])
@@ -181,7 +183,7 @@ def test_mismatched_signature_is_refused(
     signer = sign(store, artifact_id, mine)
     store.keep_signature(artifact_id, signer, content)
     with pytest.raises(ArtifactUntrustedError, match=f"trusted key {signer} does not match"):
-        open_served(args(place))
+        open_bound(bind(args(place)))
 
 
 def test_signature_of_another_artifact_is_refused(
@@ -196,7 +198,7 @@ def test_signature_of_another_artifact_is_refused(
     signer = sign(store, second, mine)
     store.keep_signature(artifact_id, signer, store.signatures(second)[signer])
     with pytest.raises(ArtifactUntrustedError, match="does not match"):
-        open_served(args(place))
+        open_bound(bind(args(place)))
 
 
 def test_signature_of_bare_id_is_wrong(artifact_id: str, mine: Path) -> None:
@@ -216,19 +218,19 @@ def test_revoked_signature_does_not_count(
 ) -> None:
     signer = sign(store, artifact_id, mine)
     content = store.signatures(artifact_id)[signer]
-    open_served(args(place))  # a remote store has it in the cache now
+    open_bound(bind(args(place)))  # a remote store has it in the cache now
     if isinstance(store, LocalStore):
         (store.root / "signatures" / artifact_id / signer).unlink()
     else:
         fsspec.filesystem("memory").rm(f"/headrace-signed/store/signatures/{artifact_id}/{signer}")
     with pytest.raises(ArtifactUntrustedError, match="is not signed"):
-        open_served(args(place))
+        open_bound(bind(args(place)))
     # It is no secret: who kept a copy puts it back. What holds is to trust the key no longer.
     store.keep_signature(artifact_id, signer, content)
-    open_served(args(place))
+    open_bound(bind(args(place)))
     (trusted / "mine.pem").rename(trusted / "mine.pem.withdrawn")
     with pytest.raises(ConfigError, match="holds no trusted key"):
-        open_served(args(place))
+        open_bound(bind(args(place)))
 
 
 def test_signing_leaves_artifact_unchanged(tmp_path: Path, finished: Finished) -> None:
@@ -337,7 +339,7 @@ def test_missing_trusted_keys_error_names_variable(
     if value is not None:
         monkeypatch.setenv(TRUSTED_KEYS, value)
     with pytest.raises(ConfigError, match="model m: require_signature is true, but HEADRACE_TRUST"):
-        open_served(args(place))
+        open_bound(bind(args(place)))
 
 
 def test_wrong_directory_of_trusted_keys_is_refused(
@@ -456,7 +458,7 @@ def test_relative_trusted_directory_is_refused(
     for value in ("trusted", "./trusted", "~nobody-of-that-name/trusted"):
         monkeypatch.setenv(TRUSTED_KEYS, value)
         with pytest.raises(ConfigError, match=f"{TRUSTED_KEYS}=.*expected an absolute path"):
-            open_served(args(place))
+            open_bound(bind(args(place)))
     monkeypatch.setenv("HOME", str(trusted.parent))
     monkeypatch.setenv(TRUSTED_KEYS, "~/trusted")
-    assert open_served(args(place)).id == artifact_id
+    assert open_bound(bind(args(place))).id == artifact_id

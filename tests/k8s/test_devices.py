@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.artifact.served import bind
 from cluster.config.parallel import Parallel
 from cluster.config.serving import ModelArgs
 from cluster.errors import PlanError
@@ -18,11 +19,12 @@ def test_cut_model_is_placed_before_its_pods_exist(
     args = ModelArgs(
         name="cut", artifact="cut", store=str(store), parallel=Parallel(pipeline=2, tensor=1)
     )
+    bound = bind(args)
     monkeypatch.setenv(placement.DEVICES_VARIABLE, "2xcpu-x86@8")
-    placed = placement.placed(args)  # without a call to Ray
+    placed = placement.placed(bound)  # without a call to Ray
     assert placed is not None
     assert placed.layout == "cpu-x86/aoti/pp2.tp1"
     assert placed.bundles == [{"memory": 1.0}, {"CPU": 1.0}, {"CPU": 1.0}]
     monkeypatch.setenv(placement.DEVICES_VARIABLE, "1xcpu-x86")
     with pytest.raises(PlanError, match="needs 2 devices of cpu-x86, there are 1"):
-        placement.placed(args)
+        placement.placed(bound)

@@ -20,11 +20,11 @@ from safetensors.torch import save_file
 
 from cluster.artifact import artifact as artifact_module
 from cluster.artifact import signature
-from cluster.artifact.artifact import MANIFEST, WEIGHTS
+from cluster.artifact.artifact import MANIFEST, WEIGHTS, Artifact
 from cluster.artifact.entries import ProgramEntry
 from cluster.artifact.local import LocalStore
 from cluster.artifact.manifest import Manifest, content_id
-from cluster.artifact.served import TRUSTED_KEYS, open_served
+from cluster.artifact.served import TRUSTED_KEYS, BoundModel, bind, open_bound
 from cluster.config.recipe import Recipe
 from cluster.config.serving import ModelArgs
 from cluster.errors import ArtifactCorruptError, ArtifactUntrustedError, ProgramError
@@ -223,13 +223,22 @@ def test_one_byte_of_a_program_is_enough(store: LocalStore, kind: str, file: str
     load(store, kind)
 
 
+def open_served(model: ModelArgs) -> Artifact:
+    return open_bound(bind(model))
+
+
+def bound_unchecked(model: ModelArgs) -> BoundModel:
+    """Bind a model as a builder would that checks no signature."""
+    bound = bind(model.model_copy(update={"require_signature": False}))
+    return BoundModel(model, bound.artifact_id, bound.manifest)
+
+
 def load_in_replica(model: ModelArgs) -> None:
-    ModelReplica(model)
+    ModelReplica(bound_unchecked(model))
 
 
 def load_in_shard(model: ModelArgs) -> None:
-    artifact_id = str(open_served(model.model_copy(update={"require_signature": False})).id)
-    spec = ShardSpec(model, artifact_id, "cpu-x86/aoti/pp2.tp1", 0, 0, failure_timeout_s=1)
+    spec = ShardSpec(bound_unchecked(model), "cpu-x86/aoti/pp2.tp1", 0, 0, failure_timeout_s=1)
     ShardActor(spec).load(same_node=True, group=None)
 
 

@@ -34,10 +34,19 @@ def model(error: Exception) -> ModelApp:
 
     return ModelApp(
         Endpoint(
-            name="m", version="1", platform="p", inputs=(), outputs=(), max_batch_size=1,
-            infer=fails, predict=fails, ready=lambda: True, failed=lambda outcome: None,
+            name="m",
+            version="1",
+            platform="p",
+            artifact=None,
+            inputs=(),
+            outputs=(),
+            max_batch_size=1,
+            infer=fails,
+            predict=fails,
+            ready=lambda: True,
+            failed=lambda outcome: None,
         )
-    )  # fmt: skip
+    )
 
 
 def catalog() -> FastAPI:

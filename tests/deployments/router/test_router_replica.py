@@ -15,6 +15,7 @@ from cluster.config.routing import RouterArgs
 from cluster.config.serving import ModelArgs
 from deployments.router import plan as routing_plan
 from deployments.router.call import NoAnswerError
+from deployments.router.plan import Deployed
 from deployments.router.replica import RouterApp
 from deployments.router.versions import Versions
 
@@ -24,7 +25,9 @@ ROUTES = [{"name": "both", "kind": "ensemble", "targets": ["one", "two"]}]
 def refused(monkeypatch: pytest.MonkeyPatch, models: list[dict[str, Any]]) -> NoAnswerError:
     """The router's real answer to the first answer of another artifact of `one`."""
     monkeypatch.setattr(
-        routing_plan, "deployed_models", lambda: [ModelArgs.model_validate(m) for m in models]
+        routing_plan,
+        "deployed_models",
+        lambda: [Deployed(ModelArgs.model_validate(m)) for m in models],
     )
     plan: Any = SimpleNamespace(
         args=parse({"routes": ROUTES}, RouterArgs, "args"), models={}, thresholds={}

@@ -20,6 +20,7 @@ from ray.util import placement_group, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.artifact.local import LocalStore
+from cluster.artifact.served import bind
 from cluster.config.serving import ModelArgs
 from cluster.parallel.plan import bundles
 from cluster.runtime.shard import ShardFigures
@@ -36,18 +37,18 @@ class Replica:
 
     def __init__(self, store: str, name: str, key: str) -> None:
         nodes.draining = lambda: frozenset({DRAINING})
-        artifact = LocalStore(Path(store)).open(name)
         args = ModelArgs(
             name="moving", artifact=name, store=store, parallel={}, batching={"max_batch_size": 2}
         )
+        model = bind(args)
         self.figures: list[list[ShardFigures]] = []
         self.lost: list[str] = []
-        layout = artifact.manifest.layout(key)
+        layout = model.manifest.layout(key)
         self.program = ShardedProgram(
-            args, artifact, layout, lambda figures: self.figures.append(list(figures)),
+            model, layout, lambda figures: self.figures.append(list(figures)),
             self.lost.append,
         )  # fmt: skip
-        (spec,) = artifact.manifest.inputs
+        (spec,) = model.manifest.inputs
         # Also where the inputs are indices.
         values = np.random.default_rng(0).integers(1, 9, (1, *spec.item_shape))
         self.array = values.astype(spec.dtype)
