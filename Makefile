@@ -58,10 +58,11 @@ $(UV): requirements/uv.txt
 	touch $(UV)
 
 # An environment starts empty, so that two runs of one commit install the same files; from uv's cache
-# this takes seconds.
+# this takes seconds. Of the bytecode only Ray's is compiled now: its start has a time limit.
 define environment
 	$(PYTHON) -m venv --clear --without-pip $(VENV)
 	$(UV) pip sync --require-hashes --python $(BIN)/python requirements/$(1).txt
+	$(BIN)/python -m compileall -q -j 2 $(VENV)/lib/python3*/site-packages/ray
 	$(UV) pip install --no-deps --no-build-isolation --python $(BIN)/python --editable .
 endef
 

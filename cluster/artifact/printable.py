@@ -10,9 +10,9 @@ from typing import Any
 
 
 def printable(data: Any) -> Any:
-    """Return plain data with all non-printable characters escaped, in Python's notation.
+    r"""Return plain data with all non-printable characters escaped, in Python's notation.
 
-    Strings inside lists and mappings are escaped too, also keys: ``"a\\nb"`` becomes ``"a\\\\nb"``.
+    Strings inside lists and mappings are escaped too, also keys: ``"a\nb"`` becomes ``"a\\nb"``.
     """
     if isinstance(data, str):
         return "".join(c if c.isprintable() else repr(c)[1:-1] for c in data)

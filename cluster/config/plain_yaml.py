@@ -25,7 +25,7 @@ def parse_yaml(raw: bytes | str, where: str, *, secret: bool = False) -> Any:
             f"{where}: byte {error.start + 1} is not UTF-8; save it as UTF-8"
         ) from None
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         reason = str(error)
         if secret:

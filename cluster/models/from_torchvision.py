@@ -53,7 +53,7 @@ def build(name: str, source: ModelSource, classes: int | None) -> Built:
 
 
 def identity(name: str, source: ModelSource) -> str:
-    """torchvision's version: it decides the architecture and what a weights name stands for."""
+    """Return torchvision's version, which decides architecture and what weights names stand for."""
     return torchvision.__version__
 
 

@@ -28,7 +28,7 @@ from deployments.local.ports import free_ports
 
 # Not TMPDIR: a Unix socket's path may have 107 bytes at most, HAProxy appends up to 12 while it
 # binds, and Ray puts up to 66 (its own) or 72 (HAProxy's) below the run directory's 22.
-_RUN_PARENT = Path("/tmp")
+_RUN_PARENT = Path("/tmp")  # noqa: S108
 _RUN_PREFIX = "headrace-"
 
 

@@ -135,7 +135,7 @@ def main() -> None:
         program = binary()
     except ClusterError as error:
         sys.exit(str(error))
-    os.execv(program, [program, *arguments])
+    os.execv(program, [program, *arguments])  # noqa: S606 - it takes over this process
 
 
 def mended(config: str, environment: Mapping[str, str]) -> str:

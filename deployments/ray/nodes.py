@@ -40,7 +40,7 @@ def staying() -> frozenset[str]:
 
 
 def strategy(group: PlacementGroup) -> str:
-    """How a placement group's bundles are spread: ``PACK``, ``STRICT_SPREAD``, …"""
+    """Return how a placement group's bundles are spread: ``PACK``, ``STRICT_SPREAD`` and others."""
     return str(_row(group)["strategy"])
 
 

@@ -122,7 +122,7 @@ def test_one_that_breaks_off_and_is_gone_is_waited_for_too() -> None:
         async with replica(infer) as port:
             node.at(f"127.0.0.1:{port}")
             asked = asyncio.ensure_future(node.ask())
-            while not seen:
+            while not seen:  # noqa: ASYNC110 - a turn of the loop at a time
                 await asyncio.sleep(0)
             assert not asked.done()
             # Its door is shut before it can be asked again.
