@@ -1,7 +1,7 @@
-"""What a client sends → the model's input arrays, in numpy and PIL only.
+"""Preprocessing: a client's image or text → the model's input arrays, in numpy and PIL only.
 
 image file ──► ImageFile ──► PIL image, upright ──► image_tensor ──► [channels, size, size]
-               (size limit,                        (the numbers of torchvision's
+               (size limit,                        (equal to torchvision's
                 before decoding)                    ImageClassification preset)
 
 text ──► TextEncoder ──► input_ids, attention_mask [max_length]
@@ -22,13 +22,13 @@ from cluster.config.sources import ImageInput, TextInput
 from cluster.errors import ConfigError, PayloadTooLargeError, RequestError
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-"""Image formats that are read. PIL knows many more, with less trodden decoders."""
+"""Supported image formats. PIL knows many more, whose decoders are less tested."""
 
 MAX_RESIZED_PIXELS = 16 * 2**20
-"""Pixels of an image while it is resized: an image of 1 × 10,000,000 would grow without it."""
+"""Maximum pixels during resizing: an image of 1 × 10,000,000 would otherwise grow."""
 
 BAND_PIXELS = 2**20
-"""Pixels that are made RGB or grey at a time: transparent ones take 12 bytes each meanwhile."""
+"""Pixels converted to RGB or grey at a time: transparent ones need 12 bytes each."""
 
 _PAD_TOKENS = ("[PAD]", "<pad>")
 
@@ -38,7 +38,7 @@ _PAD_TOKENS = ("[PAD]", "<pad>")
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file of which the header has been read, and no pixel decoded."""
+    """Image file with its header read, and no pixel decoded."""
 
     image: Image.Image
     file_bytes: int
@@ -48,10 +48,10 @@ class ImageFile:
         """Read the header of an image file.
 
         PayloadTooLargeError for an image over ``max_pixels`` (width × height), or over PIL's own
-        limit (``2 * PIL.Image.MAX_IMAGE_PIXELS``, 179 million by default). RequestError for what
-        is none of :data:`IMAGE_FORMATS`, or damaged.
+        limit (``2 * PIL.Image.MAX_IMAGE_PIXELS``, 179 million by default). RequestError for a
+        format outside :data:`IMAGE_FORMATS`, or a damaged file.
         """
-        with _refusing_damage(len(data)):
+        with _converted_errors(len(data)):
             try:
                 image = Image.open(BytesIO(data), formats=IMAGE_FORMATS)
             except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -60,7 +60,8 @@ class ImageFile:
                 ) from None
             except UnidentifiedImageError:
                 raise RequestError(
-                    f"these {len(data)} bytes are no image in any of {', '.join(IMAGE_FORMATS)}"
+                    f"these {len(data)} bytes are not an image of a supported format: "
+                    f"{', '.join(IMAGE_FORMATS)}"
                 ) from None
         opened = cls(image, len(data))
         if opened.pixels > max_pixels:
@@ -72,25 +73,25 @@ class ImageFile:
 
     @property
     def pixels(self) -> int:
-        """Width × height, from the header. To decode one takes up to 16 bytes (WebP)."""
+        """Width × height, from the header. Decoding a pixel takes up to 16 bytes (WebP)."""
         return self.image.width * self.image.height
 
     def decode(self) -> Image.Image:
-        """The image, the first frame of an animated one, turned upright by its EXIF tag.
+        """Decode the image, the first frame of an animated one, upright by its EXIF tag.
 
-        RequestError if the file is damaged or truncated. The image has the mode its file says.
+        RequestError if the file is damaged or truncated. The mode is that of the file.
         """
-        with _refusing_damage(self.file_bytes):
+        with _converted_errors(self.file_bytes):
             self.image.load()
             ImageOps.exif_transpose(self.image, in_place=True)
         return self.image
 
 
 @contextmanager
-def _refusing_damage(file_bytes: int) -> Iterator[None]:
-    """RequestError for whatever a damaged file leads PIL's decoders to.
+def _converted_errors(file_bytes: int) -> Iterator[None]:
+    """Convert errors of PIL's decoders on damaged files to RequestError.
 
-    That may be OSError, SyntaxError, ValueError, struct.error, IndexError and others.
+    These may be OSError, SyntaxError, ValueError, struct.error, IndexError and others.
     """
     try:
         yield
@@ -103,23 +104,23 @@ def _refusing_damage(file_bytes: int) -> Iterator[None]:
 
 
 def decode_image(data: bytes, *, max_pixels: int) -> Image.Image:
-    """Decode an image file; see :class:`ImageFile`, whose errors it raises."""
+    """Decode an image file; raises as :class:`ImageFile` does."""
     return ImageFile.open(data, max_pixels=max_pixels).decode()
 
 
 def image_tensor(image: Image.Image, spec: ImageInput) -> np.ndarray:
-    """The model's input for one image: float32 ``[channels, size, size]``, C-contiguous.
+    """Return the model's input for one image: float32 ``[channels, size, size]``, C-contiguous.
 
-    The same numbers as torchvision's ``ImageClassification`` transform gives for the PIL image:
+    The result equals that of torchvision's ``ImageClassification`` transform of the PIL image:
     shorter side to ``spec.resize`` (bilinear, antialiased), centre crop to ``spec.size``, scaled
     to 0..1, then ``(x - mean) / std`` in float32. With ``spec.resize`` None the whole image is
-    resized to ``size × size`` instead. PayloadTooLargeError when an image is so long and thin
-    that resizing would take more than :data:`MAX_RESIZED_PIXELS`.
+    resized to ``size × size`` instead. PayloadTooLargeError when resizing a long and thin image
+    would take more than :data:`MAX_RESIZED_PIXELS`.
     """
     image = _resize_and_crop(image, "L" if spec.channels == 1 else "RGB", spec)
     pixels = np.asarray(image, np.uint8).reshape(spec.size, spec.size, spec.channels)
     out = np.empty((spec.channels, spec.size, spec.size), np.float32)
-    # One operation at a time, in the order torchvision does them, for the same roundings.
+    # One operation at a time, in torchvision's order, for equal rounding.
     np.divide(pixels.transpose(2, 0, 1), np.float32(255), out=out, dtype=np.float32)
     out -= np.array(spec.mean, np.float32).reshape(-1, 1, 1)
     out /= np.array(spec.std, np.float32).reshape(-1, 1, 1)
@@ -127,7 +128,7 @@ def image_tensor(image: Image.Image, spec: ImageInput) -> np.ndarray:
 
 
 def _flattened(image: Image.Image, mode: str) -> Image.Image:
-    """The image as 8-bit RGB or grey (L), a band of rows after the other."""
+    """Return the image as 8-bit RGB or grey (L), converted in bands of rows."""
     if image.mode == mode and not image.has_transparency_data:
         return image
     rows = max(1, BAND_PIXELS // image.width)
@@ -141,14 +142,14 @@ def _flattened(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _flat(image: Image.Image, mode: str) -> Image.Image:
-    """A small image as 8-bit RGB or grey (L).
+    """Return a small image as 8-bit RGB or grey (L).
 
-    Transparent parts become white, as viewers show them: a plain conversion would show the
-    colours hidden beneath, often black. 16-bit grey is scaled to 8 bits, where PIL would clip it.
+    Transparent parts become white, as in viewers: a plain conversion would show the hidden
+    colours, often black. 16-bit grey is scaled to 8 bits, where PIL would clip it.
     """
     if image.mode.startswith("I"):
-        # value / 257, rounded, in 16 bits. What is over the limit becomes 255 anyway and would
-        # overflow with the half of 257 added.
+        # value / 257, rounded, in 16 bits. Values over the limit become 255 anyway, and would
+        # overflow with half of 257 added.
         deep = np.empty((image.height, image.width), np.uint16)
         np.clip(np.asarray(image), 0, 65535 - 128, out=deep, casting="unsafe")
         deep += 128
@@ -167,20 +168,20 @@ def _resize_and_crop(image: Image.Image, mode: str, spec: ImageInput) -> Image.I
         to_width = to_height = spec.size
     else:
         short = min(width, height)
-        # int() rounds down, as torchvision does.
+        # int() rounds down, like torchvision.
         to_width = spec.resize if width == short else int(spec.resize * width / short)
         to_height = spec.resize if height == short else int(spec.resize * height / short)
-    # PIL resizes the width first: `to_width × height` stands in between.
-    needed = to_width * max(height, to_height)
-    if needed > MAX_RESIZED_PIXELS:
+    # PIL resizes the width first: the intermediate image is `to_width × height`.
+    pixels = to_width * max(height, to_height)
+    if pixels > MAX_RESIZED_PIXELS:
         raise PayloadTooLargeError(
-            f"an image of {width} × {height} pixels is too long and thin: resizing it to "
-            f"{to_width} × {to_height} takes {needed} pixels, the limit is {MAX_RESIZED_PIXELS}"
+            f"an image of {width} × {height} pixels is too long and thin: resizing to "
+            f"{to_width} × {to_height} takes {pixels} pixels, the limit is {MAX_RESIZED_PIXELS}"
         )
     image = _flattened(image, mode).resize((to_width, to_height), Image.Resampling.BILINEAR)
     if spec.resize is None:
         return image
-    # round() goes to the even neighbour at .5, as torchvision does.
+    # round() rounds half to even, like torchvision.
     left = round((to_width - spec.size) / 2)
     top = round((to_height - spec.size) / 2)
     return image.crop((left, top, left + spec.size, top + spec.size))
@@ -190,16 +191,16 @@ def _resize_and_crop(image: Image.Image, mode: str, spec: ImageInput) -> Image.I
 
 
 class TextEncoder:
-    """Turns a text into token ids with the model's own tokenizer.
+    """Encoder of texts to token ids, with the model's own tokenizer.
 
-    ``tokenizer_json`` is the content of a Hugging Face ``tokenizer.json``. Texts are cut and
-    padded to ``spec.max_length`` with the file's own padding token and sides; without any, with
-    ``[PAD]`` or ``<pad>`` on the right, or else id 0 (the attention mask hides it). ConfigError
-    when the ``tokenizers`` library is not installed or cannot read the file.
+    ``tokenizer_json``: content of a Hugging Face ``tokenizer.json``. Texts are truncated and padded
+    to ``spec.max_length`` with the file's padding token and sides; by default with ``[PAD]`` or
+    ``<pad>`` on the right, or else id 0 (hidden by the attention mask). ConfigError when the
+    ``tokenizers`` library is not installed or cannot read the file.
     """
 
     def __init__(self, tokenizer_json: bytes, spec: TextInput) -> None:
-        # Imported here because it is an extra: only text models need it.
+        # Imported here: an extra that only text models need.
         try:
             from tokenizers import Tokenizer
         except ImportError:
@@ -222,7 +223,7 @@ class TextEncoder:
         self._tokenizer = tokenizer
 
     def __call__(self, text: str) -> dict[str, np.ndarray]:
-        """``input_ids`` and ``attention_mask`` of one text, both int64 ``[max_length]``."""
+        """Return ``input_ids`` and ``attention_mask`` of one text, both int64 ``[max_length]``."""
         encoding = self._tokenizer.encode(text)
         return {
             "input_ids": np.array(encoding.ids, np.int64),

@@ -6,7 +6,7 @@ DataSource ─→ load.py ─┬─ from_digits.py ──────┐
                        └─ from_python.py ──────┘
 Samples ─→ prepared.py: image files, texts or arrays → batches of the model's inputs
 
-Samples stay encoded until a batch asks for them. PyTorch is not imported here.
+Samples stay encoded until a batch needs them. This room does not import PyTorch.
 """
 
 from cluster.data.load import LabelledData, load_data, require_labels

@@ -13,12 +13,12 @@ from cluster.data.samples import LabelledSet, Raw, labelled_set
 from cluster.errors import SourceError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-"""Files with another suffix are no samples and are left out."""
+"""Suffixes of sample files; others are ignored."""
 
 
 @dataclass(frozen=True)
 class FileItems:
-    """Image files, read from disk each time."""
+    """Image files, read from disk on each access."""
 
     paths: list[Path]
 
@@ -36,10 +36,10 @@ class FileItems:
 
 
 def read(path: str) -> LabelledSet:
-    """The classes are the folders in ``path`` in sorted order, as torchvision numbers them.
+    """Read one class per folder in ``path``, in sorted order, as torchvision numbers them.
 
-    Raises :class:`SourceError` when the folder cannot be read, holds no class folders, or a
-    class folder holds no image.
+    Raises :class:`SourceError` when the folder cannot be read, contains no class folders, or a
+    class folder contains no image.
     """
     root = Path(path)
     try:
@@ -53,13 +53,13 @@ def read(path: str) -> LabelledSet:
         ) from error
     if not folders:
         raise SourceError(
-            f"imagefolder:{path} holds no folders; expected one folder per class, with image "
+            f"imagefolder:{path} contains no folders; expected one folder per class, with image "
             f"files in it"
         )
     for folder, files in zip(folders, files_of, strict=True):
         if not files:
             raise SourceError(
-                f"imagefolder:{path}: the class folder {folder.name!r} holds no image file "
+                f"imagefolder:{path}: the class folder {folder.name!r} contains no image file "
                 f"({', '.join(SUFFIXES)}); add some or remove the folder"
             )
     paths = [file for files in files_of for file in files]
@@ -75,7 +75,7 @@ def read(path: str) -> LabelledSet:
 
 
 def _images(folder: Path) -> list[Path]:
-    """All image files below ``folder``, sorted; OSError where a folder cannot be listed."""
+    """Return all image files below ``folder``, sorted; OSError if a folder cannot be listed."""
     return sorted(
         Path(parent, name)
         for parent, _, names in os.walk(folder, onerror=_raise)

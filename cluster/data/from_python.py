@@ -1,15 +1,15 @@
 """``python:module:factory``: samples from the user's own function.
 
-The factory takes no arguments and returns ``(inputs, labels)`` or ``(inputs, labels, names)``, or
-the inputs alone, as they are, where there is nothing to label:
+The factory has no parameters and returns ``(inputs, labels)``, ``(inputs, labels, names)``, or the
+inputs alone if there are no labels:
 
     inputs  a list of image files as bytes, or a list of texts, or an array or tensor [N, ...]
             for an input called "input", or a dict of input name → array or tensor [N, ...]
     labels  integers [N]
-    names   one string per class; without it classes are called by their numbers
+    names   one string per class; by default the classes' numbers
 
-Inputs alone serve to calibrate, and to compare a model with itself before compression (the
-metrics cosine and ranking); training and accuracy need labels.
+Inputs alone serve for calibration and for comparisons of a model with itself before compression
+(the metrics cosine and ranking). Training and accuracy need labels.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cluster.errors import SourceError
 from cluster.factory import find_factory
 
 _UNNAMED = TensorInput.model_fields["name"].default
-"""What the recipe calls a tensor input that got no name."""
+"""Default name of a tensor input in a recipe."""
 
 
 def read(path: str) -> LabelledSet:
@@ -48,7 +48,7 @@ def read(path: str) -> LabelledSet:
         raise SourceError(
             f"{source}: calling the factory raised {type(error).__name__}: {error}"
         ) from error
-    if _inputs_alone(returned):
+    if _is_inputs_only(returned):
         items = _items(returned, source)
         return unlabelled_set(items, fingerprint.of_parts(_content(items)), source)
     if not isinstance(returned, tuple) or len(returned) not in (2, 3):
@@ -64,11 +64,11 @@ def read(path: str) -> LabelledSet:
     return labelled_set(items, labels, names, identity, source)
 
 
-def _inputs_alone(returned: Any) -> bool:
-    """Whether the factory gave samples without labels.
+def _is_inputs_only(returned: Any) -> bool:
+    """Whether the factory returned samples without labels.
 
-    A list of anything else than texts or files is not taken for one: ``[inputs, labels]`` in the
-    place of a tuple would become nonsense without any error.
+    Only lists of texts or files count: ``[inputs, labels]`` in place of a tuple would otherwise
+    become nonsense without an error.
     """
     if isinstance(returned, list):
         return not returned or isinstance(returned[0], bytes | str)
@@ -82,22 +82,24 @@ def _items(inputs: Any, source: str) -> ListItems | ArrayItems:
         if odd is not None:
             raise SourceError(
                 f"{source}: input {odd} is {type(inputs[odd]).__name__}, the first is "
-                f"{kind.__name__}; give only image files (bytes) or only texts (str)"
+                f"{kind.__name__}; expected only image files (bytes) or only texts (str)"
             )
         return ListItems(inputs, source)
     named = inputs if isinstance(inputs, dict) else {_UNNAMED: inputs}
     arrays = {str(name): _array(value, str(name), source) for name, value in named.items()}
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) != 1:
-        raise SourceError(f"{source}: the inputs have {lengths or 'no'} samples, expected the same")
+        raise SourceError(
+            f"{source}: the inputs have {lengths or 'no'} samples, expected equal numbers"
+        )
     return ArrayItems(arrays, source)
 
 
 def _array(value: Any, name: str, source: str) -> np.ndarray:
     try:
-        array = np.asarray(value)  # a CPU tensor converts itself, without an import of torch
+        array = np.asarray(value)  # CPU tensors convert themselves, without an import of torch
     except (TypeError, ValueError, RuntimeError) as error:
-        raise SourceError(f"{source}: {name} does not become an array: {error}") from error
+        raise SourceError(f"{source}: {name} cannot be converted to an array: {error}") from error
     if array.ndim == 0 or array.dtype == object:
         raise SourceError(
             f"{source}: {name} is {type(value).__name__}, expected numbers with the samples as "
@@ -107,7 +109,7 @@ def _array(value: Any, name: str, source: str) -> np.ndarray:
 
 
 def _content(items: ListItems | ArrayItems) -> list[bytes | str | np.ndarray]:
-    """What the fingerprint is taken of."""
+    """Return the content that enters the fingerprint."""
     if isinstance(items, ListItems):
         return list(items.values)
     return [part for name in sorted(items.arrays) for part in (name, items.arrays[name])]

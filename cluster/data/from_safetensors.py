@@ -1,9 +1,9 @@
-"""``safetensors:PATH``: image files joined end to end in one file, mapped and sliced on demand.
+"""``safetensors:PATH``: concatenated image files in one file, mapped and sliced on demand.
 
-jpeg    uint8 [total]    the encoded files (any format that is served, whatever the name says)
+jpeg    uint8 [total]    the encoded files, in any supported format
 offset  int64 [N + 1]    image i is jpeg[offset[i] : offset[i + 1]]
 label   int64 [N]
-metadata "classes"       class names, separated by commas; without it they are numbers
+metadata "classes"       class names, separated by commas; by default the classes' numbers
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from cluster.data.samples import LabelledSet, Raw, labelled_set, numbered
 from cluster.errors import SourceError
 
 _TENSORS = {"jpeg": ("U8", 1), "offset": ("I64", 1), "label": ("I64", 1)}
-"""Name → datatype and number of dimensions that the format asks for."""
+"""Required tensors: name → datatype and number of dimensions."""
 
 
 @dataclass(frozen=True)
-class JoinedItems:
+class SlicedItems:
     """Slices of one mapped tensor; only the pages of a slice are read."""
 
-    joined: Any
+    content: Any
     offsets: np.ndarray
     path: str
 
@@ -35,42 +35,43 @@ class JoinedItems:
         return len(self.offsets) - 1
 
     def read(self, index: int) -> Raw:
-        return self.joined[int(self.offsets[index]) : int(self.offsets[index + 1])].tobytes()
+        return self.content[int(self.offsets[index]) : int(self.offsets[index + 1])].tobytes()
 
     def name(self, index: int) -> str:
         return f"{self.path} image {index}"
 
 
 def read(path: str) -> LabelledSet:
-    """Map the file; offsets and labels are read, the images stay on disk.
+    """Map the file and read offsets and labels; the images stay on disk.
 
-    Raises :class:`SourceError` when the file cannot be read, or its tensors are not as above.
+    Raises :class:`SourceError` when the file cannot be read, or its tensors differ.
     """
     try:
-        file: Any = safe_open(path, framework="np")  # its methods carry no annotations
+        file: Any = safe_open(path, framework="np")  # its methods have no annotations
         identity = fingerprint.of_files(Path(path).parent, [Path(path)])
     except (OSError, SafetensorError) as error:
         raise SourceError(f"safetensors:{path} cannot be read: {error}") from error
-    found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     for name, expected in _TENSORS.items():
-        if name not in found:
+        if name not in slices:
             raise SourceError(
-                f"safetensors:{path} has the tensors {', '.join(found) or '(none)'}; expected "
+                f"safetensors:{path} has the tensors {', '.join(slices) or '(none)'}; expected "
                 f"{', '.join(_TENSORS)}"
             )
-        given = (found[name].get_dtype(), len(found[name].get_shape()))
-        if given != expected:
+        actual = (slices[name].get_dtype(), len(slices[name].get_shape()))
+        if actual != expected:
             raise SourceError(
-                f"safetensors:{path}: {name} is {given[0]} with {given[1]} dimensions, expected "
+                f"safetensors:{path}: {name} is {actual[0]} with {actual[1]} dimensions, expected "
                 f"{expected[0]} with {expected[1]}"
             )
     offsets, labels = file.get_tensor("offset"), file.get_tensor("label")
-    total = found["jpeg"].get_shape()[0]
+    total = slices["jpeg"].get_shape()[0]
     if len(offsets) == 0 or offsets[0] < 0 or offsets[-1] > total or np.any(np.diff(offsets) < 0):
         raise SourceError(
-            f"safetensors:{path}: offset must rise from 0 to at most {total}, the length of jpeg"
+            f"safetensors:{path}: offset must increase from 0 to at most {total}, the "
+            f"length of jpeg"
         )
     classes = (file.metadata() or {}).get("classes")
     names = classes.split(",") if classes else numbered(labels)
-    items = JoinedItems(found["jpeg"], offsets, path)
+    items = SlicedItems(slices["jpeg"], offsets, path)
     return labelled_set(items, labels, names, identity, f"safetensors:{path}")

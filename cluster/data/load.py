@@ -1,4 +1,4 @@
-"""A data source → LabelledData: read it, split it, keep at most the wanted number of samples."""
+"""A data source → LabelledData: read, split, and limited to a number of samples."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ READERS: dict[str, Callable[[str], LabelledSet]] = {
     "safetensors": from_safetensors.read,
     "python": from_python.read,
 }
-"""Kind of source → what reads it, given the rest after ``kind:``."""
+"""Kind of source → its reader, which is called with the part after ``kind:``."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledData:
-    """Samples to train on, to choose by and to judge by, in random order; each class's name.
+    """Training, validation and test samples in random order, and the class names.
 
-    ``labels`` is empty, and every sample labelled 0, where the source has no labels.
-    ``fingerprint`` is a sha256 in hex of the sources' content; which samples of them were taken
-    follows from the recipe (``seed`` and ``data``).
+    Without labels in the source, ``labels`` is empty and every sample is labelled 0.
+    ``fingerprint``: sha256 in hex of the sources' content. The choice of samples follows from the
+    recipe (``seed`` and ``data``).
     """
 
     train: Samples
@@ -40,25 +40,25 @@ class LabelledData:
 
 
 def load_data(source: DataSource, seed: int) -> LabelledData:
-    """Read ``source`` and choose its splits; the same seed and content give the same splits.
+    """Read ``source`` and split it; equal seeds and contents give equal splits.
 
     Without ``test_source`` the samples are split, each class by ``test_share``. ``limit`` keeps
-    that many samples of each split, each class by its share. The validation samples are taken
-    out of what is left of the split that ``validation_from`` names.
+    that many samples of each split, each class by its share. Validation samples are taken from the
+    remaining samples of the split named by ``validation_from``.
 
     Raises :class:`SourceError` when a source cannot be read, is too small to split, or the
-    classes or samples of the two sources do not fit together.
+    classes or samples of the two sources do not match.
     """
     rng = np.random.default_rng(seed)
-    whole = _read(source.source)
+    labelled = _read(source.source)
     if source.test_source is None:
-        train, test = _split(whole, source, rng)
-        identity = whole.fingerprint
+        train, test = _split(labelled, source, rng)
+        identity = labelled.fingerprint
     else:
         held_out = _read(source.test_source)
-        _check_pair(whole, held_out, source)
-        train, test = whole.samples, held_out.samples
-        identity = fingerprint.of_parts([whole.fingerprint, held_out.fingerprint])
+        _check_pair(labelled, held_out, source)
+        train, test = labelled.samples, held_out.samples
+        identity = fingerprint.of_parts([labelled.fingerprint, held_out.fingerprint])
     train, test = _limited(train, source.limit, rng), _limited(test, source.limit, rng)
     if source.validation_from == "training":
         train, validation = without_share(train, source.validation_share, seed)
@@ -68,43 +68,43 @@ def load_data(source: DataSource, seed: int) -> LabelledData:
         train=train,
         validation=validation,
         test=test,
-        labels=whole.labels,
+        labels=labelled.labels,
         fingerprint=identity,
     )
 
 
-def require_labels(data: LabelledData, why: str) -> None:
-    """Check that every class is there to learn and to be tested on.
+def require_labels(data: LabelledData, consumer: str) -> None:
+    """Check that every class has training and held-out samples.
 
-    ``why``: what needs the labels, as it stands in the recipe, such as ``steps[0] (train)``.
-    Raises :class:`SourceError`, naming the classes, when the data is unlabelled, or when one has
-    no sample among the training or the held-out samples.
+    ``consumer``: part of the recipe that needs labels, such as ``steps[0] (train)``.
+    Raises :class:`SourceError`, naming the classes, when the data is unlabelled or a class has no
+    sample in one of the splits.
     """
     if not data.labels:
         raise SourceError(
-            f"{why} needs labels, and the data has none: let its source return (inputs, labels), "
-            f"or use the metrics cosine and ranking and no step that trains on labels"
+            f"{consumer} needs labels, but the data has none: let its source return (inputs, "
+            f"labels), or use the metrics cosine and ranking and no step that trains on labels"
         )
     for title, samples in (("training", data.train), ("held-out", data.test)):
-        there = np.bincount(samples.labels, minlength=len(data.labels))
-        absent = tuple(name for name, count in zip(data.labels, there, strict=True) if not count)
+        counts = np.bincount(samples.labels, minlength=len(data.labels))
+        absent = tuple(name for name, count in zip(data.labels, counts, strict=True) if not count)
         if absent:
             raise SourceError(
-                f"{why} needs every class, and the {len(samples)} {title} samples hold none of "
-                f"{len(absent)} of the {len(data.labels)}: {_shown(absent)}; add samples of them, "
-                f"raise data.limit, or take the class out of the data"
+                f"{consumer} needs every class, but {len(absent)} of {len(data.labels)} are "
+                f"missing in the {len(samples)} {title} samples: {_shown(absent)}; add samples of "
+                f"them, raise data.limit, or remove the class from the data"
             )
 
 
 def _read(source: str) -> LabelledSet:
-    kind, _, rest = source.partition(":")
-    return READERS[kind](rest)
+    kind, _, path = source.partition(":")
+    return READERS[kind](path)
 
 
 def _split(
-    whole: LabelledSet, source: DataSource, rng: np.random.Generator
+    labelled: LabelledSet, source: DataSource, rng: np.random.Generator
 ) -> tuple[Samples, Samples]:
-    samples = whole.samples
+    samples = labelled.samples
     if len(samples) < 2:
         raise SourceError(
             f"{source.source} has one sample, which cannot be split; add samples or a test_source"
@@ -116,21 +116,22 @@ def _split(
 
 
 def _limited(samples: Samples, limit: int | None, rng: np.random.Generator) -> Samples:
-    # Without a limit all are taken, and shuffled: a calibration reads the first samples, which
-    # must not be all of one class.
+    # Without a limit all samples are shuffled, too: a calibration reads the first ones, which must
+    # not all be of one class.
     count = min(limit or len(samples), len(samples))
     return samples.subset(stratified(samples.labels, count, rng))
 
 
-def _check_pair(whole: LabelledSet, held_out: LabelledSet, source: DataSource) -> None:
-    if whole.labels != held_out.labels:
+def _check_pair(training: LabelledSet, held_out: LabelledSet, source: DataSource) -> None:
+    if training.labels != held_out.labels:
         raise SourceError(
-            f"the classes of {source.source} are {_shown(whole.labels)}, those of "
-            f"{source.test_source} are {_shown(held_out.labels)}; both need the same, in one order"
+            f"the classes of {source.source} are {_shown(training.labels)}, those of "
+            f"{source.test_source} are {_shown(held_out.labels)}; expected equal classes "
+            "in equal order"
         )
-    if whole.fingerprint == held_out.fingerprint:
+    if training.fingerprint == held_out.fingerprint:
         raise SourceError(
-            f"{source.test_source} holds the very samples of {source.source}: nothing would be "
+            f"{source.test_source} has the same samples as {source.source}, so none would be "
             f"held out; remove test_source to split them"
         )
 

@@ -1,7 +1,7 @@
-"""Samples → batches of the model's inputs, decoded once where the whole set fits in memory.
+"""Samples → batches of the model's inputs, decoded once if the whole set fits in memory.
 
-Samples.raw(i) ─→ image_tensor | TextEncoder | arrays as they are ─→ one array per input
-               ─→ kept, where the whole set fits ─→ batch(indices): [batch, ...]
+Samples.raw(i) ─→ image_tensor | TextEncoder | unchanged arrays ─→ one array per input
+               ─→ cached, if the whole set fits ─→ batch(indices): [batch, ...]
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from cluster.preprocess import TextEncoder, decode_image, image_tensor
 from cluster.tensors import TensorSpec
 
 MEMO_BYTES = 512 * 2**20
-"""Decoded sets up to this size are kept, so that a second epoch does not decode again."""
+"""Largest decoded set that is cached, so that a second epoch does not decode again."""
 
 Encode = Callable[[Raw], list[np.ndarray]]
 """One sample → one array per input, in the inputs' order, without batch dimension."""
 
 
 class PreparedSamples:
-    """Samples as the arrays that a model takes.
+    """Samples as input arrays of a model.
 
-    ``samples`` must be of the kind that ``preprocess`` takes: image files for an
-    :class:`ImageInput`, texts for a :class:`TextInput` (which also needs ``tokenizer_json``),
-    and arrays named like the inputs for None.
+    The kind of ``samples`` must match ``preprocess``: image files for an :class:`ImageInput`, texts
+    for a :class:`TextInput` (which also needs ``tokenizer_json``), and arrays named like the inputs
+    for None.
 
-    Raises :class:`SourceError` at once when the first sample does not fit the inputs, and from
-    :meth:`batch` for a later one; images over ``max_pixels`` (width × height) are refused.
+    Raises :class:`SourceError` at once when the first sample does not match the inputs, and from
+    :meth:`batch` for a later one. Images over ``max_pixels`` (width × height) are refused.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class PreparedSamples:
         decoded_bytes = len(samples) * sum(
             math.prod(spec.item_shape) * spec.dtype.itemsize for spec in self._inputs
         )
-        # Ready arrays are in memory already. The memo's pages are taken as they are filled.
+        # Arrays are in memory already. The cache's pages are allocated as they are filled.
         self._memo: list[np.ndarray] | None = None
         if preprocess is not None and decoded_bytes <= memo_bytes:
             self._memo = [
@@ -66,25 +66,26 @@ class PreparedSamples:
         return len(self._samples)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """The samples at ``indices``: one array ``[len(indices), ...]`` per input, in the order
-        and with the dtypes of the inputs, and their labels, int64 ``[len(indices)]``.
+        """Return the samples at ``indices``, and their labels, int64 ``[len(indices)]``.
+
+        Samples are one array ``[len(indices), ...]`` per input, in the inputs' order and dtypes.
         """
-        chosen = np.asarray(indices, np.int64)
-        labels = self._samples.labels[chosen]
+        positions = np.asarray(indices, np.int64)
+        labels = self._samples.labels[positions]
         if self._memo is None:
-            arrays = [np.empty((len(chosen), *s.item_shape), s.dtype) for s in self._inputs]
-            for row, index in enumerate(chosen):
+            arrays = [np.empty((len(positions), *s.item_shape), s.dtype) for s in self._inputs]
+            for row, index in enumerate(positions):
                 for array, value in zip(arrays, self._item(int(index)), strict=True):
                     array[row] = value
             return arrays, labels
-        for index in chosen[~self._decoded[chosen]]:
+        for index in positions[~self._decoded[positions]]:
             for array, value in zip(self._memo, self._item(int(index)), strict=True):
                 array[index] = value
             self._decoded[index] = True
-        return [array[chosen] for array in self._memo], labels
+        return [array[positions] for array in self._memo], labels
 
     def _item(self, index: int) -> list[np.ndarray]:
-        """One decoded sample, checked against the inputs."""
+        """Return one decoded sample, checked against the inputs."""
         try:
             arrays = self._encode(self._samples.raw(index))
         except (RequestError, SourceError) as error:
@@ -110,18 +111,18 @@ def _encoder(
 
         def encode_image(raw: Raw) -> list[np.ndarray]:
             if not isinstance(raw, bytes):
-                raise _unfit(raw, "image files")
+                raise _mismatch(raw, "image files")
             return [image_tensor(decode_image(raw, max_pixels=max_pixels), preprocess)]
 
         return encode_image
     if isinstance(preprocess, TextInput):
         if tokenizer_json is None:
-            raise SourceError("a model that takes texts needs the bytes of its tokenizer.json")
+            raise SourceError("a text model needs the bytes of its tokenizer.json")
         tokenize = TextEncoder(tokenizer_json, preprocess)
 
         def encode_text(raw: Raw) -> list[np.ndarray]:
             if not isinstance(raw, str):
-                raise _unfit(raw, "texts")
+                raise _mismatch(raw, "texts")
             tokens = tokenize(raw)
             return [tokens[spec.name] for spec in inputs]
 
@@ -129,7 +130,7 @@ def _encoder(
 
     def pick_arrays(raw: Raw) -> list[np.ndarray]:
         if not isinstance(raw, dict):
-            raise _unfit(raw, "arrays, or declare model.image")
+            raise _mismatch(raw, "arrays, or declare model.image")
         missing = [spec.name for spec in inputs if spec.name not in raw]
         if missing:
             raise SourceError(
@@ -141,6 +142,6 @@ def _encoder(
     return pick_arrays
 
 
-def _unfit(raw: Raw, expected: str) -> SourceError:
+def _mismatch(raw: Raw, expected: str) -> SourceError:
     names = {bytes: "an image file", str: "a text", dict: "arrays"}
-    return SourceError(f"the sample is {names[type(raw)]}; give the model {expected}")
+    return SourceError(f"the sample is {names[type(raw)]}; expected {expected}")

@@ -1,4 +1,4 @@
-"""Samples with their labels, encoded as their source keeps them and read one at a time."""
+"""Samples with labels, in their source's encoding, read one at a time."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Raw = bytes | str | dict[str, np.ndarray]
 
 
 class Items(Protocol):
-    """What a source gives: a number of samples, each readable at any time."""
+    """Items of a source, each readable at any time."""
 
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> Raw:
-        """The sample at ``index``; :class:`SourceError` when it cannot be read any more."""
+        """Return the sample at ``index``; :class:`SourceError` if it cannot be read any more."""
 
     def name(self, index: int) -> str:
-        """Where the sample comes from, for messages."""
+        """Return the origin of the sample, for messages."""
 
 
 @dataclass(frozen=True)
 class ListItems:
-    """Image files or texts held in memory."""
+    """Image files or texts in memory."""
 
     values: Sequence[bytes] | Sequence[str]
     source: str
@@ -45,7 +45,7 @@ class ListItems:
 
 @dataclass(frozen=True)
 class ArrayItems:
-    """Ready input arrays, each ``[N, ...]``, by input name."""
+    """Input arrays, each ``[N, ...]``, by input name."""
 
     arrays: dict[str, np.ndarray]
     source: str
@@ -62,10 +62,10 @@ class ArrayItems:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Some samples of a source, in an order of their own; a subset copies no sample.
+    """Selection of a source's samples, in its own order; a subset copies no sample.
 
-    ``labels`` and ``indices`` are int64 ``[N]``: the class of each sample, and where it stands
-    in ``items``.
+    ``labels`` and ``indices`` are int64 ``[N]``: class of each sample, and its position in
+    ``items``.
     """
 
     items: Items
@@ -76,23 +76,23 @@ class Samples:
         return len(self.indices)
 
     def raw(self, index: int) -> Raw:
-        """The sample at ``index`` as its source keeps it; SourceError if it cannot be read."""
+        """Return the sample at ``index`` in its encoding; SourceError if it cannot be read."""
         return self.items.read(int(self.indices[index]))
 
     def name(self, index: int) -> str:
-        """Where the sample at ``index`` comes from, for messages."""
+        """Return the origin of the sample at ``index``, for messages."""
         return self.items.name(int(self.indices[index]))
 
     def subset(self, indices: np.ndarray | slice) -> Samples:
-        """The samples at ``indices`` (int64 ``[M]``, or a slice), in that order."""
+        """Return the samples at ``indices`` (int64 ``[M]``, or a slice), in that order."""
         return Samples(self.items, self.labels[indices], self.indices[indices])
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledSet:
-    """All samples of one source, the name of each class, and a fingerprint of the content.
+    """All samples of one source, the class names, and a fingerprint of the content.
 
-    A source without labels has no classes, and samples that are all labelled 0.
+    A source without labels has no classes, and all its samples are labelled 0.
     """
 
     samples: Samples
@@ -101,16 +101,16 @@ class LabelledSet:
 
 
 def numbered(labels: np.ndarray) -> tuple[str, ...]:
-    """Names for classes that have none: "0" up to the highest label."""
+    """Return default class names: "0" up to the highest label."""
     return tuple(str(number) for number in range(int(labels.max(initial=-1)) + 1))
 
 
 def labelled_set(
     items: Items, labels: np.ndarray, names: Sequence[str], fingerprint: str, source: str
 ) -> LabelledSet:
-    """Check that items, labels (integers ``[N]``) and class names fit together, and join them.
+    """Combine items, labels (integers ``[N]``) and class names after a consistency check.
 
-    Raises :class:`SourceError` when they do not, or when there is no sample.
+    Raises :class:`SourceError` when they do not match, or when there is no sample.
     """
     if len(items) == 0:
         raise SourceError(f"{source} has no samples")
@@ -123,7 +123,7 @@ def labelled_set(
     if len(names) < 2 or len(set(names)) != len(names):
         raise SourceError(
             f"{source} has the classes {', '.join(names) or '(none)'}; expected at least two, "
-            f"each named once"
+            f"with distinct names"
         )
     outside = np.flatnonzero((labels < 0) | (labels >= len(names)))
     if len(outside):
@@ -132,15 +132,15 @@ def labelled_set(
             f"{items.name(first)} has label {labels[first]}, expected 0..{len(names) - 1} "
             f"for {len(names)} classes"
         )
-    return LabelledSet(_whole(items, labels.astype(np.int64)), tuple(names), fingerprint)
+    return LabelledSet(_all_samples(items, labels.astype(np.int64)), tuple(names), fingerprint)
 
 
 def unlabelled_set(items: Items, fingerprint: str, source: str) -> LabelledSet:
-    """Items of which nobody says what they are; :class:`SourceError` when there are none."""
+    """Return items without labels; :class:`SourceError` when there are none."""
     if len(items) == 0:
         raise SourceError(f"{source} has no samples")
-    return LabelledSet(_whole(items, np.zeros(len(items), np.int64)), (), fingerprint)
+    return LabelledSet(_all_samples(items, np.zeros(len(items), np.int64)), (), fingerprint)
 
 
-def _whole(items: Items, labels: np.ndarray) -> Samples:
+def _all_samples(items: Items, labels: np.ndarray) -> Samples:
     return Samples(items, labels, np.arange(len(items), dtype=np.int64))

@@ -34,7 +34,7 @@ def read(source: str, **fields: object) -> LabelledData:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Images of two classes: cat is black, dog is white and has twice as many."""
+    """Folder of images of two classes: cat is black, dog is white and twice as many."""
     root = tmp_path / "photos"
     for name, grey, count in (("dog", 255, 20), ("cat", 0, 10)):
         (root / name / "deeper").mkdir(parents=True)
@@ -55,55 +55,55 @@ def test_digits_are_png_files_with_stratified_splits() -> None:
     image = Image.open(BytesIO(data.train.raw(0)))  # type: ignore[arg-type]
     assert (image.format, image.mode, image.size) == ("PNG", "L", (8, 8))
     assert image.getextrema() == (0, 255)
-    everywhere = sum(np.bincount(each.labels) for each in (data.train, data.validation, data.test))
+    everywhere = sum(np.bincount(part.labels) for part in (data.train, data.validation, data.test))
     held_out = np.bincount(data.test.labels)
     assert np.abs(held_out - everywhere * 359 / 1797).max() < 1
 
 
-def test_splits_are_disjoint_cover_everything_and_follow_the_seed() -> None:
+def test_splits_are_disjoint_complete_and_seeded() -> None:
     first, again = read("digits"), read("digits")
-    other = load_data(DataSource(), seed=1)
-    parts = [set(each.indices) for each in (first.train, first.validation, first.test)]
+    reseeded = load_data(DataSource(), seed=1)
+    parts = [set(part.indices) for part in (first.train, first.validation, first.test)]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 1797
     np.testing.assert_array_equal(first.train.indices, again.train.indices)
     np.testing.assert_array_equal(first.validation.indices, again.validation.indices)
     np.testing.assert_array_equal(first.test.indices, again.test.indices)
-    assert set(first.test.indices) != set(other.test.indices)
-    assert first.fingerprint == again.fingerprint == other.fingerprint
+    assert set(first.test.indices) != set(reseeded.test.indices)
+    assert first.fingerprint == again.fingerprint == reseeded.fingerprint
 
 
-def test_limit_keeps_the_shares_of_the_classes_in_each_split() -> None:
+def test_limit_keeps_class_shares_in_each_split() -> None:
     data = read("digits", limit=50)
-    assert [len(each) for each in (data.train, data.validation, data.test)] == [45, 5, 50]
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [45, 5, 50]
     for split in (data.train, data.test):
         shares = [len(split) / 10] * 10
         assert np.bincount(split.labels, minlength=10).tolist() == pytest.approx(shares, abs=1)
 
 
-def test_validation_samples_come_from_the_held_out_ones_where_the_weights_know_the_others() -> None:
+def test_validation_samples_can_come_from_held_out_ones() -> None:
     usual = read("digits")
     data = read("digits", validation_from="held_out", validation_share=0.5)
-    assert [len(each) for each in (data.train, data.validation, data.test)] == [1438, 180, 179]
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [1438, 180, 179]
     assert set(data.train.indices) == set(usual.train.indices) | set(usual.validation.indices)
     assert set(data.validation.indices) | set(data.test.indices) == set(usual.test.indices)
 
 
-def test_validation_needs_a_sample_of_its_own(tmp_path: Path) -> None:
+def test_validation_rejects_single_sample(tmp_path: Path) -> None:
     file = joined(tmp_path / "a.safetensors", offset=np.array([0, 9, 18]), label=np.array([0, 1]))
-    with pytest.raises(SourceError, match=r"is the only sample .* give at least two"):
+    with pytest.raises(SourceError, match=r"is the only sample .* expected at least two"):
         read(file)
 
 
-def test_stratified_counts_add_up_for_every_count() -> None:
+def test_stratified_counts_add_up() -> None:
     labels = np.array([0] * 7 + [1] * 3 + [5])
     for count in range(len(labels) + 1):
-        chosen = stratified(labels, count, np.random.default_rng(0))
-        assert len(set(chosen)) == count
-        sizes = np.bincount(labels[chosen], minlength=6)[[0, 1, 5]]
+        indices = stratified(labels, count, np.random.default_rng(0))
+        assert len(set(indices)) == count
+        sizes = np.bincount(labels[indices], minlength=6)[[0, 1, 5]]
         assert np.abs(sizes - np.array([7, 3, 1]) * count / 11).max() < 1
 
 
-def test_a_subset_reads_the_same_samples() -> None:
+def test_subset_reads_same_samples() -> None:
     train = read("digits").train
     part = train.subset(np.array([5, 3])).subset(slice(1, 2))
     assert len(part) == 1
@@ -142,7 +142,7 @@ def test_large_sets_are_fingerprinted_by_size_and_time(
     assert read(f"imagefolder:{folder}").fingerprint != before
 
 
-def test_imagefolder_refusals(folder: Path, tmp_path: Path) -> None:
+def test_imagefolder_rejects_wrong_folders(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="missing cannot be read: No such file"):
         read(f"imagefolder:{tmp_path}/missing")
     with pytest.raises(SourceError, match="Not a directory"):
@@ -150,15 +150,15 @@ def test_imagefolder_refusals(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="one folder per class"):
         read(f"imagefolder:{folder}/cat/deeper")
     (folder / "bird").mkdir()
-    with pytest.raises(SourceError, match=r"'bird' holds no image file \(\.png"):
+    with pytest.raises(SourceError, match=r"'bird' contains no image file \(\.png"):
         read(f"imagefolder:{folder}")
 
 
-def test_a_file_that_disappears_is_named(folder: Path) -> None:
+def test_deleted_image_is_named(folder: Path) -> None:
     train = read(f"imagefolder:{folder}").train
-    gone = Path(train.name(4))
-    gone.unlink()
-    with pytest.raises(SourceError, match=f"{gone} cannot be read"):
+    deleted = Path(train.name(4))
+    deleted.unlink()
+    with pytest.raises(SourceError, match=f"{deleted} cannot be read"):
         train.raw(4)
 
 
@@ -166,7 +166,7 @@ def test_a_file_that_disappears_is_named(folder: Path) -> None:
 
 
 def joined(path: Path, **changes: object) -> str:
-    """A file of ten 8×8 images of two classes, with some tensors changed."""
+    """Write a file of ten 8×8 images of two classes, with changed tensors."""
     files = [png(index) for index in range(10)]
     tensors: dict[str, object] = {
         "jpeg": np.frombuffer(b"".join(files), np.uint8),
@@ -179,7 +179,7 @@ def joined(path: Path, **changes: object) -> str:
     return f"safetensors:{path}"
 
 
-def test_safetensors_slices_are_the_files(tmp_path: Path) -> None:
+def test_safetensors_slices_equal_the_files(tmp_path: Path) -> None:
     data = read(joined(tmp_path / "a.safetensors"))
     assert data.labels == ("even", "odd")
     for split in (data.train, data.test):
@@ -197,25 +197,27 @@ def test_safetensors_slices_are_the_files(tmp_path: Path) -> None:
         ({"label": np.zeros(10, np.float32)}, "label is F32 .* expected I64"),
         ({"label": np.zeros(9, np.int64)}, "10 samples but 9 labels"),
         ({"label": np.array([0, 1] * 4 + [0, 2])}, r"image 9 has label 2, expected 0\.\.1"),
-        ({"offset": np.array([0, 10**6])}, "offset must rise"),
-        ({"offset": np.array([0, 20, 10])}, "offset must rise"),
+        ({"offset": np.array([0, 10**6])}, "offset must increase"),
+        ({"offset": np.array([0, 20, 10])}, "offset must increase"),
         ({"offset": np.array([0])}, "no samples"),
         ({"metadata": {"classes": "only"}}, "at least two"),
     ],
 )
-def test_safetensors_refusals(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+def test_safetensors_rejects_wrong_tensors(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
     with pytest.raises(SourceError, match=message):
         read(joined(tmp_path / "a.safetensors", **changes))
 
 
-def test_safetensors_that_cannot_be_read(tmp_path: Path) -> None:
+def test_safetensors_rejects_unreadable_file(tmp_path: Path) -> None:
     (tmp_path / "junk.safetensors").write_bytes(b"junk" * 10)
     for name in ("junk.safetensors", "missing.safetensors"):
         with pytest.raises(SourceError, match=f"{name} cannot be read"):
             read(f"safetensors:{tmp_path}/{name}")
 
 
-def test_cifar10_photographs(shared_file: Callable[[str], Path]) -> None:
+def test_safetensors_reads_cifar10_photographs(shared_file: Callable[[str], Path]) -> None:
     data = read(
         f"safetensors:{shared_file('cifar10_train.safetensors')}",
         test_source=f"safetensors:{shared_file('cifar10_test.safetensors')}",
@@ -234,7 +236,7 @@ def test_cifar10_photographs(shared_file: Callable[[str], Path]) -> None:
 # ---------------------------------------------------------------------------- test_source
 
 
-def test_a_test_source_is_held_out_whole(tmp_path: Path) -> None:
+def test_test_source_is_held_out_whole(tmp_path: Path) -> None:
     train = joined(tmp_path / "a.safetensors")
     test = joined(tmp_path / "b.safetensors", label=np.array([1, 0] * 5))
     data = read(train, test_source=test)
@@ -242,16 +244,16 @@ def test_a_test_source_is_held_out_whole(tmp_path: Path) -> None:
     assert data.fingerprint not in (read(train).fingerprint, read(test).fingerprint)
 
 
-def test_sources_that_do_not_go_together(tmp_path: Path) -> None:
+def test_load_rejects_mismatched_sources(tmp_path: Path) -> None:
     train = joined(tmp_path / "a.safetensors")
-    other = joined(tmp_path / "b.safetensors", metadata={"classes": "odd,even"})
+    second = joined(tmp_path / "b.safetensors", metadata={"classes": "odd,even"})
     with pytest.raises(SourceError, match=r"are even, odd, those of .* are odd, even"):
-        read(train, test_source=other)
-    with pytest.raises(SourceError, match="nothing would be held out"):
+        read(train, test_source=second)
+    with pytest.raises(SourceError, match="none would be held out"):
         read(train, test_source=train)
 
 
-def test_one_sample_cannot_be_split(tmp_path: Path) -> None:
+def test_load_rejects_split_of_one_sample(tmp_path: Path) -> None:
     file = joined(tmp_path / "a.safetensors", offset=np.array([0, 9]), label=np.array([0]))
     with pytest.raises(SourceError, match="cannot be split"):
         read(file)
@@ -260,7 +262,7 @@ def test_one_sample_cannot_be_split(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------- python
 
 
-def test_python_arrays_and_tensors(module_file: ModuleFile) -> None:
+def test_python_source_reads_arrays_and_tensors(module_file: ModuleFile) -> None:
     arrays = module_file(
         "import numpy, torch\n"
         "def make(): return {'x': torch.arange(12.).reshape(6, 2)}, numpy.arange(6) % 3\n"
@@ -278,7 +280,7 @@ def test_python_arrays_and_tensors(module_file: ModuleFile) -> None:
     assert list(named.train.raw(0)) == ["input"]
 
 
-def test_python_texts_and_image_files(module_file: ModuleFile) -> None:
+def test_python_source_reads_texts_and_image_files(module_file: ModuleFile) -> None:
     lists = module_file(
         "def make(): return ['good', 'bad', 'fine', 'awful'], [1, 0, 1, 0]\n"
         "def files(): return [b'a', b'b', b'c'], [1, 0, 1]\n",
@@ -299,13 +301,15 @@ def test_python_texts_and_image_files(module_file: ModuleFile) -> None:
         ("return ['a', b'b']", "input 1 is bytes, the first is str"),
         ("return [b'a', 'b'], [0, 1]", "input 1 is str, the first is bytes"),
         ("return {'a': [1, 2], 'b': [1]}, [0, 1]", "'a': 2, 'b': 1"),
-        ("return [[1], [1, 2]], [0, 1]", "input does not become an array"),
+        ("return [[1], [1, 2]], [0, 1]", "input cannot be converted to an array"),
         ("return [1, 2], [0.5, 1.5]", "expected integers"),
         ("return [1, 2], [-1, 1]", "has label -1"),
         ("return None, [1]", "input is NoneType"),
     ],
 )
-def test_python_refusals(module_file: ModuleFile, body: str, message: str) -> None:
+def test_python_source_rejects_wrong_returns(
+    module_file: ModuleFile, body: str, message: str
+) -> None:
     source = module_file(f"def make():\n    {body}\n")
     with pytest.raises(SourceError, match=message):
         read(source)
@@ -328,28 +332,30 @@ def test_inputs_alone_are_unlabelled_samples(module_file: ModuleFile) -> None:
     assert not data.train.labels.any()
     assert data.fingerprint != read(source.replace(":make", ":other")).fingerprint
     for name, inputs in (("arrays", "x"), ("array", "input")):
-        found = read(source.replace(":make", f":{name}"))
-        assert (found.labels, list(found.train.raw(0))) == ((), [inputs])
+        data_of_inputs = read(source.replace(":make", f":{name}"))
+        assert (data_of_inputs.labels, list(data_of_inputs.train.raw(0))) == ((), [inputs])
     with pytest.raises(SourceError, match=r"classes of .*:make are \(none\), those of digits are"):
         read(source, test_source="digits")
 
 
-def test_what_needs_labels_refuses_data_without() -> None:
+def test_require_labels_rejects_unlabelled_data() -> None:
     data = read("digits")
     require_labels(data, "steps[0] (train)")
-    with pytest.raises(SourceError, match=r"^steps\[0\] \(train\) needs labels, and the data has"):
+    with pytest.raises(SourceError, match=r"^steps\[0\] \(train\) needs labels, but the data has"):
         require_labels(replace(data, labels=()), "steps[0] (train)")
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0, 1] * 10, "the 14 training samples hold none of 1 of the 3: eel"),
-        ([0, 1] * 9 + [0, 2], "the 4 held-out samples hold none of 1 of the 3: eel"),
-        ([0] * 20, "the 14 training samples hold none of 2 of the 3: dog, eel"),
+        ([0, 1] * 10, "1 of 3 are missing in the 14 training samples: eel"),
+        ([0, 1] * 9 + [0, 2], "1 of 3 are missing in the 4 held-out samples: eel"),
+        ([0] * 20, "2 of 3 are missing in the 14 training samples: dog, eel"),
     ],
 )
-def test_a_missing_class_is_named(tmp_path: Path, labels: list[int], message: str) -> None:
+def test_require_labels_names_missing_class(
+    tmp_path: Path, labels: list[int], message: str
+) -> None:
     files = [png(index) for index in range(20)]
     data = read(
         joined(
@@ -360,5 +366,5 @@ def test_a_missing_class_is_named(tmp_path: Path, labels: list[int], message: st
             metadata={"classes": "cat,dog,eel"},
         )
     )
-    with pytest.raises(SourceError, match=f"the metric accuracy needs every class, and {message};"):
+    with pytest.raises(SourceError, match=f"the metric accuracy needs every class, but {message};"):
         require_labels(data, "the metric accuracy")

@@ -1,4 +1,4 @@
-"""Prepared samples: what reaches the model is what the files, texts and arrays say."""
+"""Prepared samples: model inputs that match files, texts and arrays."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def training(source: str) -> Samples:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Samples:
-    """Sixteen training samples in files of their own."""
+    """Sixteen training samples as separate files."""
     for index in range(20):
         file = tmp_path / "photos" / f"class{index % 2}" / f"{index}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def photos(tmp_path: Path) -> Samples:
     return training(f"imagefolder:{tmp_path}/photos")
 
 
-def test_batches_are_the_pixels_in_the_order_asked_for() -> None:
+def test_batch_has_pixels_in_requested_order() -> None:
     samples = training("digits")
     prepared = PreparedSamples(samples, [IMAGE_SPEC], IMAGE)
     (images,), labels = prepared.batch([7, 2, 7])
@@ -48,29 +48,29 @@ def test_batches_are_the_pixels_in_the_order_asked_for() -> None:
     np.testing.assert_array_equal(labels, samples.labels[[7, 2, 7]])
 
 
-def test_a_set_that_fits_is_decoded_once_and_a_larger_one_each_time(photos: Samples) -> None:
+def test_set_within_memory_limit_is_decoded_once(photos: Samples) -> None:
     everything = np.arange(len(photos))
-    kept = PreparedSamples(photos, [IMAGE_SPEC], IMAGE)
+    cached = PreparedSamples(photos, [IMAGE_SPEC], IMAGE)
     again = PreparedSamples(photos, [IMAGE_SPEC], IMAGE, memo_bytes=100)
-    expected = kept.batch(everything)[0][0]
+    expected = cached.batch(everything)[0][0]
     np.testing.assert_array_equal(again.batch(everything)[0][0], expected)
     for index in everything:
         Path(photos.name(index)).unlink()
-    first = kept.batch(everything)[0][0]
+    first = cached.batch(everything)[0][0]
     first += 1  # a caller's change must not reach the memo
-    np.testing.assert_array_equal(kept.batch(everything)[0][0], expected)
+    np.testing.assert_array_equal(cached.batch(everything)[0][0], expected)
     with pytest.raises(SourceError, match="cannot be read"):
         again.batch(everything)
 
 
-def test_a_damaged_image_is_named(photos: Samples) -> None:
+def test_damaged_image_is_named(photos: Samples) -> None:
     Path(photos.name(3)).write_bytes(b"not an image")
     prepared = PreparedSamples(photos, [IMAGE_SPEC], IMAGE)
     with pytest.raises(SourceError, match=f"{photos.name(3)}: "):
         prepared.batch([1, 3])
 
 
-def test_an_image_over_the_pixel_limit_is_refused() -> None:
+def test_image_over_pixel_limit_is_refused() -> None:
     with pytest.raises(SourceError, match="64 pixels"):
         PreparedSamples(training("digits"), [IMAGE_SPEC], IMAGE, max_pixels=63)
 
@@ -79,7 +79,7 @@ def arrays_of(module_file: ModuleFile, expression: str) -> Samples:
     return training(module_file(f"import numpy\ndef make(): return {expression}\n"))
 
 
-def test_ready_arrays_come_in_the_order_of_the_inputs(module_file: ModuleFile) -> None:
+def test_arrays_follow_order_of_inputs(module_file: ModuleFile) -> None:
     samples = arrays_of(
         module_file,
         "{'a': numpy.arange(8.).reshape(4, 2), 'b': numpy.arange(4)[:, None]}, [0, 1, 0, 1]",
@@ -100,10 +100,10 @@ def test_ready_arrays_come_in_the_order_of_the_inputs(module_file: ModuleFile) -
         ("numpy.zeros((4, 3))", "FP32", r"float64 \[3\], the model takes FP32 \[2\]"),
         ("numpy.zeros((4, 2))", "INT64", r"float64 \[2\], the model takes INT64 \[2\]"),
         ("{'x': numpy.zeros((4, 2))}", "FP32", "the arrays are x, the model also takes input"),
-        ("['a'] * 4", "FP32", "is a text; give the model arrays"),
+        ("['a'] * 4", "FP32", "is a text; expected arrays"),
     ],
 )
-def test_samples_that_do_not_fit_the_inputs_are_refused_at_once(
+def test_mismatched_samples_are_refused_at_once(
     module_file: ModuleFile, inputs: str, datatype: str, message: str
 ) -> None:
     samples = arrays_of(module_file, f"{inputs}, [0, 1, 0, 1]")
@@ -112,9 +112,9 @@ def test_samples_that_do_not_fit_the_inputs_are_refused_at_once(
         PreparedSamples(samples, [spec], None)
 
 
-def test_kinds_of_samples_and_preprocessing_must_match(module_file: ModuleFile) -> None:
+def test_kind_of_samples_must_match_preprocessing(module_file: ModuleFile) -> None:
     texts = arrays_of(module_file, "['a'] * 4, [0, 1, 0, 1]")
-    with pytest.raises(SourceError, match="is a text; give the model image files"):
+    with pytest.raises(SourceError, match="is a text; expected image files"):
         PreparedSamples(texts, [IMAGE_SPEC], IMAGE)
     with pytest.raises(SourceError, match=r"needs the bytes of its tokenizer\.json"):
         PreparedSamples(texts, [], TextInput())
@@ -136,7 +136,7 @@ def test_texts_become_token_ids(module_file: ModuleFile) -> None:
     assert mask.tolist() == [[1, 0, 0, 0]] * len(texts)
 
 
-def test_reading_and_preparing_images_does_not_import_torch() -> None:
+def test_preparing_images_does_not_import_torch() -> None:
     program = (
         "import sys, cluster.data as d\n"
         "from cluster.config.sources import DataSource, ImageInput\n"

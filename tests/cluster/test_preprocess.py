@@ -1,4 +1,4 @@
-"""Images and texts become the tensors that training saw; hostile files cost nothing."""
+"""Preprocessing: tensors equal to those of training, and bounded cost of hostile files."""
 
 import struct
 import subprocess
@@ -23,7 +23,7 @@ GREY = {"channels": 1, "mean": (0.0,), "std": (1.0,)}
 
 
 def picture(width=31, height=20, mode="RGB"):
-    """Smooth colours with a little noise, so that any misplaced pixel shows."""
+    """Return smooth colours with a little noise, so that a misplaced pixel shows."""
     rng = np.random.default_rng(width * 1000 + height)
     y, x = np.mgrid[0:height, 0:width]
     channels = [x * 255 / max(width - 1, 1), y * 255 / max(height - 1, 1), (x + y) % 256]
@@ -39,7 +39,7 @@ def encoded(image, image_format, **options):
 
 
 def pixels_of(image, **spec):
-    """The tensor of a small image without resizing or normalizing, as 0..255 [h, w, c]."""
+    """Return the tensor of a small image without resizing and normalizing, as 0..255 [h, w, c]."""
     tensor = image_tensor(image, ImageInput(**spec))
     return (tensor * 255).round().astype(int).transpose(1, 2, 0)
 
@@ -48,7 +48,7 @@ def pixels_of(image, **spec):
 
 
 @pytest.mark.parametrize("image_format", IMAGE_FORMATS)
-def test_every_format_is_read(image_format):
+def test_every_supported_format_is_read(image_format):
     options = {"lossless": True} if image_format == "WEBP" else {}
     original = picture()
     image = decode_image(encoded(original, image_format, **options), max_pixels=MAX_PIXELS)
@@ -58,7 +58,7 @@ def test_every_format_is_read(image_format):
     assert difference.mean() < (12 if image_format in ("JPEG", "GIF") else 1e-9)
 
 
-def test_an_animated_gif_gives_its_first_frame():
+def test_animated_gif_gives_first_frame():
     frames = [Image.new("RGB", (9, 9), color) for color in ("red", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     image = decode_image(data, max_pixels=MAX_PIXELS)
@@ -88,7 +88,7 @@ def test_exif_orientation_is_applied(orientation):
     np.testing.assert_array_equal(np.asarray(image), np.asarray(upright))
 
 
-def test_the_pixel_limit_is_inclusive_and_shows_the_numbers():
+def test_pixel_limit_is_inclusive_with_numbers_in_error():
     data = encoded(picture(31, 20), "PNG")
     assert decode_image(data, max_pixels=620).size == (31, 20)
     with pytest.raises(PayloadTooLargeError, match="31 × 20 = 620 pixels, the limit is 619"):
@@ -96,7 +96,7 @@ def test_the_pixel_limit_is_inclusive_and_shows_the_numbers():
 
 
 def bomb(width, height):
-    """A PNG that claims a size, and holds rows of zeros worth 50 MB in a few kilobytes."""
+    """Return a PNG of a claimed size, with 50 MB of zeros in a few kilobytes."""
     rows = zlib.compress(bytes(50_000_000), 9)
 
     def chunk(kind, data):
@@ -118,7 +118,7 @@ def bomb(width, height):
     ],
 )
 @pytest.mark.parametrize("action", ["ignore", "error"])
-def test_a_decompression_bomb_is_refused_by_its_header(width, height, match, action):
+def test_decompression_bomb_is_refused_by_header(width, height, match, action):
     data = bomb(width, height)
     with warnings.catch_warnings():
         warnings.simplefilter(action, Image.DecompressionBombWarning)
@@ -127,7 +127,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(width, height, match, act
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "WEBP", "GIF"])
-def test_refusing_a_bomb_takes_no_memory(image_format, tmp_path):
+def test_refusing_bomb_takes_no_memory(image_format, tmp_path):
     # In a process of its own: PIL's memory shows only in the peak of the whole process.
     path = tmp_path / "bomb"
     path.write_bytes(bomb(4000, 4000) if image_format == "PNG" else flat(image_format))
@@ -156,33 +156,35 @@ except PayloadTooLargeError:
 
 
 def flat(image_format):
-    """A real image of 16 million pixels that compresses to a few kilobytes."""
+    """Write a real image of 16 million pixels that compresses to a few kilobytes."""
     return encoded(Image.new("L", (4000, 4000)), image_format)
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", bytes(1000), b"\x89PNG\r\n\x1a\n", b"GIF89a"])
-def test_bytes_that_are_no_image(data):
-    with pytest.raises(RequestError, match="no image in any of PNG, JPEG") as caught:
+def test_non_image_bytes_are_refused(data):
+    with pytest.raises(
+        RequestError, match="not an image of a supported format: PNG, JPEG"
+    ) as caught:
         decode_image(data, max_pixels=MAX_PIXELS)
     assert caught.value.http_status == 400
 
 
 @pytest.mark.parametrize("image_format", ["TIFF", "ICO", "PPM", "TGA"])
-def test_a_format_that_is_not_on_the_list_is_refused(image_format):
-    with pytest.raises(RequestError, match="no image in any of"):
+def test_unsupported_format_is_refused(image_format):
+    with pytest.raises(RequestError, match="not an image of a supported format"):
         decode_image(encoded(picture(), image_format), max_pixels=MAX_PIXELS)
 
 
 @pytest.mark.parametrize("image_format", IMAGE_FORMATS)
-def test_a_truncated_image_is_refused(image_format):
+def test_truncated_image_is_refused(image_format):
     data = encoded(picture(300, 200), image_format)
-    with pytest.raises(RequestError, match=r"truncated|no image"):
+    with pytest.raises(RequestError, match=r"truncated|not an image"):
         decode_image(data[: len(data) // 2], max_pixels=MAX_PIXELS)
 
 
 @pytest.mark.parametrize("image_format", IMAGE_FORMATS)
 @pytest.mark.filterwarnings("ignore")
-def test_a_damaged_image_never_raises_anything_else(image_format):
+def test_damaged_image_raises_request_error_only(image_format):
     exif = Image.Exif()
     exif[0x0112] = 6
     options = {} if image_format in ("BMP", "GIF") else {"exif": exif}
@@ -208,7 +210,7 @@ def test_a_damaged_image_never_raises_anything_else(image_format):
     [(640, 480), (480, 640), (331, 257), (257, 331), (256, 256), (999, 100), (224, 224), (61, 47)],
     ids=str,
 )
-def test_the_numbers_are_torchvision_s(size):
+def test_tensor_matches_torchvision(size):
     from torchvision.models import ResNet18_Weights
 
     image = picture(*size)
@@ -219,7 +221,7 @@ def test_the_numbers_are_torchvision_s(size):
 
 
 @pytest.mark.parametrize(("size", "resize"), [(27, 30), (28, 33), (32, 32), (31, 40)])
-def test_crops_with_an_odd_margin_are_torchvision_s(size, resize):
+def test_crop_with_odd_margin_matches_torchvision(size, resize):
     from torchvision.transforms._presets import ImageClassification
 
     for width, height in [(45, 31), (31, 45), (37, 37), (64, 33)]:
@@ -229,7 +231,7 @@ def test_crops_with_an_odd_margin_are_torchvision_s(size, resize):
         np.testing.assert_array_equal(image_tensor(image, spec), preset(image).numpy(), strict=True)
 
 
-def test_without_resize_the_whole_image_is_squeezed_as_by_torchvision():
+def test_squeezed_image_matches_torchvision():
     from torchvision.transforms import functional
 
     image = picture(61, 33)
@@ -238,7 +240,7 @@ def test_without_resize_the_whole_image_is_squeezed_as_by_torchvision():
     np.testing.assert_allclose(tensor, expected, rtol=0, atol=1e-7)
 
 
-def test_transparent_parts_become_white_whatever_colour_they_hide():
+def test_transparent_parts_become_white():
     image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     image.paste((255, 0, 0, 255), (0, 0, 8, 4))
     image.putpixel((7, 7), (0, 0, 255, 128))
@@ -250,7 +252,7 @@ def test_transparent_parts_become_white_whatever_colour_they_hide():
     assert (grey[0, 0, 0], grey[5, 5, 0]) == (76, 255)
 
 
-def test_a_palette_gives_its_colours_and_its_transparent_entry_white():
+def test_palette_gives_colours_and_white_for_transparency():
     image = Image.new("P", (8, 8), 1)
     image.putpalette([0, 0, 0, 10, 200, 30])
     image.putpixel((0, 0), 0)
@@ -273,7 +275,7 @@ def test_16_bit_grey_is_scaled_not_clipped(spec):
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
-def test_every_value_of_16_bit_grey_is_rounded_to_8_bits(mode):
+def test_16_bit_grey_is_rounded_to_8_bits(mode):
     deep = np.arange(2**16).reshape(256, 256)
     if mode == "I":
         deep[0, 0], deep[-1, -1] = -5, 2**20  # 32 bits hold more, which is clipped
@@ -282,11 +284,11 @@ def test_every_value_of_16_bit_grey_is_rounded_to_8_bits(mode):
         raw = deep.astype(">u2" if mode == "I;16B" else "<u2").tobytes()
         image = Image.frombytes(mode, (256, 256), raw)
     assert image.mode == mode
-    found = pixels_of(image, size=256, resize=256, **GREY)[..., 0]
-    np.testing.assert_array_equal(found, np.round(deep.clip(0, 65535) / 257))
+    values = pixels_of(image, size=256, resize=256, **GREY)[..., 0]
+    np.testing.assert_array_equal(values, np.round(deep.clip(0, 65535) / 257))
 
 
-def test_a_large_16_bit_image_takes_little_more_memory_than_its_pixels():
+def test_large_16_bit_image_needs_little_extra_memory():
     image = Image.fromarray(np.full((4000, 4000), 257 * 9, np.uint16))
     tracemalloc.start()
     tensor = image_tensor(image, ImageInput(size=16, resize=16, **{**PLAIN, **GREY}))
@@ -302,18 +304,18 @@ MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16"]
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("transparent", [False, True])
 @pytest.mark.parametrize("spec", [PLAIN, GREY], ids=["rgb", "grey"])
-def test_a_large_image_has_the_numbers_of_a_small_one(mode, transparent, spec, monkeypatch):
+def test_banded_conversion_matches_single_conversion(mode, transparent, spec, monkeypatch):
     image = picture(61, 97).convert("L" if mode.startswith("I") else "RGB").convert(mode)
     if transparent and mode in ("1", "L", "P", "RGB"):
         image.info["transparency"] = (9, 9, 9) if mode == "RGB" else 1
-    whole = image_tensor(image, ImageInput(size=40, resize=50, **spec))
+    undivided = image_tensor(image, ImageInput(size=40, resize=50, **spec))
     monkeypatch.setattr(preprocess, "BAND_PIXELS", 61 * 7)
     in_bands = image_tensor(image, ImageInput(size=40, resize=50, **spec))
-    np.testing.assert_array_equal(in_bands, whole, strict=True)
+    np.testing.assert_array_equal(in_bands, undivided, strict=True)
 
 
 @pytest.mark.parametrize("mode", ["P", "LA", "RGBA", "I;16"])
-def test_a_large_image_takes_its_pixels_twice_at_most(mode, tmp_path):
+def test_large_image_needs_at_most_twice_its_pixels(mode, tmp_path):
     # In a process of its own: PIL's memory shows only in the peak of the whole process.
     path = tmp_path / "large.png"
     options = {"transparency": 0} if mode == "P" else {}
@@ -342,7 +344,7 @@ print(kib("VmHWM") - before)
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_mode_becomes_the_channels_of_the_model(mode, channels):
+def test_image_modes_become_channels_of_model(mode, channels):
     image = picture(40, 30, "L").convert(mode)
     spec = {**GREY, "std": (0.5,)} if channels == 1 else PLAIN
     tensor = image_tensor(image, ImageInput(size=16, resize=20, **spec))
@@ -352,7 +354,7 @@ def test_every_mode_becomes_the_channels_of_the_model(mode, channels):
 @pytest.mark.parametrize(
     ("width", "height", "resize"), [(1, 300_000, 300), (300_000, 1, 300), (1, 300_000, None)]
 )
-def test_a_long_thin_image_cannot_grow_without_bound(width, height, resize):
+def test_long_thin_image_is_refused(width, height, resize):
     image = Image.new("L", (width, height))
     with pytest.raises(PayloadTooLargeError, match=rf"{width} × {height} pixels is too long"):
         image_tensor(image, ImageInput(size=256, resize=resize))
@@ -362,7 +364,7 @@ def test_a_long_thin_image_cannot_grow_without_bound(width, height, resize):
 
 
 def tokenizer(padding=None):
-    """Words to ids, framed by [CLS] and [SEP] like a BERT tokenizer."""
+    """Return a tokenizer with [CLS] and [SEP] like BERT's."""
     tokenizers = pytest.importorskip("tokenizers")
     vocabulary = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 3, "fine": 4, "film": 5, "[PAD]": 6}
     built = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -384,27 +386,27 @@ def tokenizer(padding=None):
         ("", [1, 2, 6, 6, 6, 6], [1, 1, 0, 0, 0, 0]),
     ],
 )
-def test_texts_are_cut_and_padded_to_max_length(text, ids, mask):
+def test_texts_are_truncated_and_padded_to_max_length(text, ids, mask):
     encoded_text = TextEncoder(tokenizer(), TextInput(max_length=6))(text)
     assert list(encoded_text) == ["input_ids", "attention_mask"]
     for name, expected in (("input_ids", ids), ("attention_mask", mask)):
         np.testing.assert_array_equal(encoded_text[name], np.array(expected, np.int64), strict=True)
 
 
-def test_the_tokenizer_s_own_padding_is_kept():
+def test_encoder_keeps_padding_of_tokenizer():
     padding = {"direction": "left", "pad_id": 5, "pad_token": "film", "length": 99}
     encode = TextEncoder(tokenizer(padding), TextInput(max_length=6))
     assert encode("a")["input_ids"].tolist() == [5, 5, 5, 1, 3, 2]
     assert encode("a")["attention_mask"].tolist() == [0, 0, 0, 1, 1, 1]
 
 
-def test_a_tokenizer_that_cannot_be_read():
+def test_unreadable_tokenizer_is_refused():
     pytest.importorskip("tokenizers")
     with pytest.raises(ConfigError, match=r"tokenizer\.json cannot be read"):
         TextEncoder(b"{}", TextInput())
 
 
-def test_without_the_library_the_error_says_what_to_install(monkeypatch):
+def test_missing_tokenizers_error_names_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ConfigError, match=r"pip install 'headrace\[hf\]'"):
         TextEncoder(b"{}", TextInput())

@@ -158,7 +158,7 @@ def test_images_that_are_small_as_files_and_large_as_pixels_wait_for_each_other(
 @pytest.mark.parametrize(
     ("body", "headers", "status", "expected"),
     [
-        (b"GIF89a but no image", PNG, 400, "are no image in any of PNG, JPEG"),
+        (b"GIF89a but no image", PNG, 400, "are not an image of a supported format: PNG, JPEG"),
         (png_claiming(40, 40), PNG, 400, "damaged or truncated"),
         (b"hello", {"Content-Type": "text/plain"}, 415, "/predict reads image/png"),
         (b"hello", {}, 415, "/predict reads image/png"),
