@@ -1,4 +1,4 @@
-"""What every kind of model source hands over, and the inputs a recipe declares itself."""
+"""Result of every kind of model source, and the inputs that a recipe declares."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cluster.tensors import BATCH, TensorSpec
 
 @dataclass(frozen=True)
 class Built:
-    """A module as its source made it, not yet tried out.
+    """A module as built by its source, before the probe.
 
-    ``labels`` are the class names that come with the weights, empty when there are none.
-    ``output`` says what the module answers: logits of classes, or an embedding, which has none.
+    ``labels``: class names of the weights, or empty. ``output``: kind of the module's answer,
+    logits of classes or an embedding, which has no classes.
     """
 
     module: torch.nn.Module
@@ -29,20 +29,20 @@ class Built:
 
 
 def image_spec(image: ImageInput) -> TensorSpec:
-    """The input ``input``, FP32 ``[-1, channels, size, size]``."""
+    """Return the spec of ``input``, FP32 ``[-1, channels, size, size]``."""
     return TensorSpec(
         name="input", datatype="FP32", shape=(BATCH, image.channels, image.size, image.size)
     )
 
 
 def declared_input(source: ModelSource) -> tuple[TensorSpec, ImageInput | None] | None:
-    """The input that ``image`` or ``tensor`` of the recipe declares, or None without either.
+    """Return the input declared by the recipe's ``image`` or ``tensor``, or None.
 
-    Raises :class:`SourceError` for ``text``, which only a source with a tokenizer can take.
+    Raises :class:`SourceError` for ``text``, which needs a source with a tokenizer.
     """
     if source.text is not None:
         raise SourceError(
-            f"model.source {source.source!r} has no tokenizer, so it cannot take model.text; "
+            f"model.source {source.source!r} has no tokenizer, so model.text is not supported; "
             f"use an hf: source, or declare model.tensor and send token ids"
         )
     if source.image is not None:

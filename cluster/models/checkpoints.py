@@ -1,4 +1,4 @@
-"""Weights from a file into a built module, reading tensors only: a checkpoint never runs code."""
+"""Weights of a file for a built module; only tensors are read, and no code runs."""
 
 from __future__ import annotations
 
@@ -14,47 +14,48 @@ from cluster.errors import SourceError
 _COUNTER = "num_batches_tracked"
 
 _SHOWN = 5
-"""Names listed in a message, at most, for each kind of mismatch."""
+"""Maximum number of names in a message, per kind of mismatch."""
 
 
 def fill(module: torch.nn.Module, path: Path) -> None:
     """Load every tensor of the checkpoint ``path`` into ``module``, in place.
 
-    Names and shapes must match exactly; a ``{"state_dict": ...}`` container and the ``module.``
-    prefix that data-parallel training leaves are taken off first. Only the batch counters of
-    BatchNorm may be missing, which files of old do not have and which no output depends on.
+    Names and shapes must match exactly, after removal of a ``{"state_dict": ...}`` container and
+    of the ``module.`` prefix of data-parallel training. Only BatchNorm's batch counters may be
+    missing: old files lack them, and no output depends on them.
 
     Raises :class:`SourceError` when the file cannot be read, holds more than tensors, or does
-    not fit the module.
+    not match the module.
     """
-    own = module.state_dict()
-    tensors = _without_prefix(read(path), own)
-    lacking = [name for name in own if name not in tensors and not name.endswith(_COUNTER)]
+    state = module.state_dict()
+    tensors = _without_prefix(read(path), state)
+    lacking = [name for name in state if name not in tensors and not name.endswith(_COUNTER)]
     problems = [
         *_listed("the file lacks", lacking),
-        *_listed("the model has no", sorted(tensors.keys() - own.keys())),
+        *_listed("the model lacks", sorted(tensors.keys() - state.keys())),
         *_listed(
             "shapes differ:",
             [
-                f"{name} {list(tensors[name].shape)} in the file, {list(own[name].shape)} wanted"
-                for name in own
-                if name in tensors and tensors[name].shape != own[name].shape
+                f"{name} {list(tensors[name].shape)} in the file, "
+                f"expected {list(state[name].shape)}"
+                for name in state
+                if name in tensors and tensors[name].shape != state[name].shape
             ],
         ),
     ]
     if problems:
         raise SourceError(
-            f"{path} does not fit the model: {'; '.join(problems)}. Check model.source and "
+            f"{path} does not match the model: {'; '.join(problems)}. Check model.source and "
             f"model.num_classes"
         )
-    # The module's own mapping carries version marks that some modules insist on (MNASNet) and
-    # that a safetensors file has no place for.
-    own.update(tensors)
-    module.load_state_dict(own, strict=True)
+    # The module's own mapping has version marks that some modules require (MNASNet), and that
+    # safetensors files cannot hold.
+    state.update(tensors)
+    module.load_state_dict(state, strict=True)
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
-    """Name → tensor of a ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file, on the CPU."""
+    """Return name → tensor of a ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file, on CPU."""
     if not path.is_file():
         raise SourceError(f"model.weights: {path} is not a file")
     reader = _READERS.get(path.suffix)
@@ -73,16 +74,16 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _read_pickle(path: Path) -> Any:
-    # weights_only refuses every global but torch's own tensor builders, before calling it. What a
-    # damaged file raises on the way depends on the damage, so every error means "refused".
+    # weights_only refuses all globals but torch's tensor builders, before calling them. The error
+    # of a damaged file depends on the damage, so every error means "refused".
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise SourceError(
-            f"{path} is refused: it is damaged, or is a pickle that holds more than tensors "
-            f"({type(error).__name__}: {reason}); save module.state_dict() instead, best as "
-            f".safetensors"
+            f"{path} is refused: it is damaged, or a pickle with more than tensors "
+            f"({type(error).__name__}: {reason}); save module.state_dict() instead, preferably "
+            f"as .safetensors"
         ) from error
 
 
@@ -101,22 +102,22 @@ def _unwrapped(content: Any, path: Path) -> dict[str, torch.Tensor]:
         raise SourceError(
             f"{path} holds a {type(content).__name__}, expected a mapping of names to tensors"
         )
-    other = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
-    if other:
+    foreign = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
+    if foreign:
         raise SourceError(
-            f"{path} holds more than tensors: {', '.join(other[:_SHOWN])}; save the state_dict "
+            f"{path} holds more than tensors: {', '.join(foreign[:_SHOWN])}; save the state_dict "
             f'alone, or under the key "state_dict"'
         )
     return dict(content)
 
 
 def _without_prefix(
-    tensors: dict[str, torch.Tensor], own: dict[str, torch.Tensor]
+    tensors: dict[str, torch.Tensor], names: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Names without data-parallel's ``module.``, unless the model's own names begin so."""
+    """Remove the prefix ``module.`` of data-parallel training, unless the model has it, too."""
     prefix = "module."
     if all(name.startswith(prefix) for name in tensors) and not all(
-        name.startswith(prefix) for name in own
+        name.startswith(prefix) for name in names
     ):
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors

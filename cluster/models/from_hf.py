@@ -1,12 +1,11 @@
 """``hf:PATH_OR_ID``: a Transformers classifier or text encoder, and its preprocessing.
 
-config.json architectures ─→ the model, wrapped to answer logits or embeddings alone
+config.json architectures ─→ the model, wrapped to return only logits or embeddings
 preprocessor_config.json  ─→ ImageInput      (…ForImageClassification)
 tokenizer                 ─→ tokenizer.json  (…ForSequenceClassification, …Model)
 
-``hf:package:NAME/FOLDER`` is a folder inside an installed Python package, wherever that lies.
-Nothing of the source runs as code: no remote code, weights from safetensors only, and the
-package is found without being imported.
+``hf:package:NAME/FOLDER`` is a folder inside an installed Python package. No code of the source
+runs: no remote code, weights from safetensors only, and the package is located without an import.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from cluster import fingerprint
 from cluster.config.sources import ModelSource, TextInput
 from cluster.errors import SourceError
 from cluster.models.built import Built, image_spec
-from cluster.models.hf_embeddings import joined
+from cluster.models.hf_embeddings import with_pooling
 from cluster.models.hf_images import image_input
 from cluster.tensors import BATCH, TensorSpec
 
@@ -36,20 +35,19 @@ _PACKAGE = "package:"
 
 
 def build(path: str, source: ModelSource, classes: int | None) -> Built:
-    """Load the model in ``path``: a local directory, ``package:NAME/FOLDER``, or the id of a
-    repository on the hub.
+    """Load a model from a local directory, ``package:NAME/FOLDER``, or a repository id of the hub.
 
-    Where ``classes`` differs from a classifier's own, it gets a new head and its labels are
-    dropped. An encoder answers embeddings and takes no notice of ``classes``.
+    If ``classes`` differs from a classifier's own, it gets a new head and its labels are dropped.
+    An encoder returns embeddings and ignores ``classes``.
 
     Raises :class:`SourceError` when transformers is not installed, the path cannot be read, the
     weights are incomplete, or the model is of another architecture.
     """
-    path = _located(path)
+    path = _resolve_package(path)
     transformers = _transformers()
     if source.weights is not None:
         raise SourceError(
-            f"model.weights={source.weights!r}: an hf source brings its own weights; remove it"
+            f"model.weights={source.weights!r}: an hf source has its own weights; remove it"
         )
     config = _read(path, transformers.AutoConfig)
     architectures = list(config.architectures or ())
@@ -71,7 +69,7 @@ def build(path: str, source: ModelSource, classes: int | None) -> Built:
         _refuse(source, ("image", "tensor", "num_classes"), "is an encoder of texts")
         encoder = _encoder(path, transformers.AutoModel)
         text, files = _text(path, source, config, transformers)
-        module = joined(encoder, lambda name: _file(path, name, transformers), f"hf:{path}")
+        module = with_pooling(encoder, lambda name: _file(path, name, transformers), f"hf:{path}")
         return Built(module, _token_specs(text), text, files=files, output="embedding")
     raise SourceError(
         f"hf:{path} is {', '.join(architectures) or 'of no named architecture'}; expected a "
@@ -81,15 +79,15 @@ def build(path: str, source: ModelSource, classes: int | None) -> Built:
 
 
 def identity(path: str, source: ModelSource) -> str:
-    """Fingerprint of the files of a local directory, or the commit of a repository on the hub.
+    """Return the fingerprint of a local directory's files, or the commit of a hub repository.
 
     Raises :class:`SourceError` when neither can be read.
     """
-    path = _located(path)
+    path = _resolve_package(path)
     root = Path(path)
     if root.is_dir():
         try:
-            # How an encoder pools stands one folder deeper; below that lie other checkpoints.
+            # The pooling config lies one folder deeper; deeper files are other checkpoints.
             files = {*root.iterdir(), *root.glob("*/config.json")}
             return fingerprint.of_files(root, sorted(file for file in files if file.is_file()))
         except OSError as error:
@@ -116,27 +114,27 @@ class _TextLogits(torch.nn.Module):
         return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
-def _located(path: str) -> str:
-    """``path``, or the folder on the disk that ``package:NAME/FOLDER`` stands for."""
+def _resolve_package(path: str) -> str:
+    """Return ``path``, or the folder on disk of ``package:NAME/FOLDER``."""
     if not path.startswith(_PACKAGE):
         return path
     package, _, folder = path.removeprefix(_PACKAGE).partition("/")
     if not package.isidentifier():
-        raise SourceError(f"hf:{path} must read hf:package:NAME/FOLDER, NAME being one identifier")
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
+        raise SourceError(f"hf:{path}: expected hf:package:NAME/FOLDER with an identifier as NAME")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
         raise SourceError(
-            f"hf:{path}: there is no package {package!r} installed; pip install "
+            f"hf:{path}: package {package!r} is not installed; pip install "
             f"{package.replace('_', '-')}"
         )
-    root = Path(next(iter(found.submodule_search_locations)), folder)
+    root = Path(next(iter(spec.submodule_search_locations)), folder)
     if not root.is_dir():
         raise SourceError(f"hf:{path}: {root} is not a folder")
     return str(root)
 
 
 def _transformers() -> Any:
-    # Imported here because it is an optional extra, and slow to import.
+    # Imported here: an optional extra, and slow.
     try:
         import transformers
     except ImportError as error:
@@ -147,13 +145,13 @@ def _transformers() -> Any:
 
 
 def _read(path: str, kind: Any, **options: Any) -> Any:
-    """``kind.from_pretrained(path)``, never running code that comes with the source."""
+    """Return ``kind.from_pretrained(path)``, without running code of the source."""
     try:
         return kind.from_pretrained(path, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise SourceError(
-            f"hf:{path}: {kind.__name__} cannot be read: {error}; give a local directory with "
-            f"its config and .safetensors weights, or the id of a repository on the hub"
+            f"hf:{path}: {kind.__name__} cannot be read: {error}; expected a local directory "
+            f"with config and .safetensors weights, or the id of a repository on the hub"
         ) from error
 
 
@@ -166,12 +164,12 @@ def _model(
     _refuse_missing(report["missing_keys"], path)
     names = tuple(str(model.config.id2label[index]) for index in range(model.config.num_labels))
     generic = tuple(f"LABEL_{index}" for index in range(len(names)))
-    # The logits are FP32 whatever the weights are stored in; compression lowers them later.
+    # Logits are FP32 for every stored dtype; compression may lower the precision later.
     return model.float(), () if new_head or names == generic else names
 
 
 def _encoder(path: str, kind: Any) -> torch.nn.Module:
-    """The encoder in float32, without the head on its first token that nothing here reads."""
+    """Return the encoder in float32, without its unused head on the first token."""
     model, report = _read(path, kind, use_safetensors=True, output_loading_info=True)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
@@ -180,7 +178,7 @@ def _encoder(path: str, kind: Any) -> torch.nn.Module:
 
 
 def _refuse_missing(names: Iterable[str], path: str) -> None:
-    # Transformers fills what a file lacks with random numbers and only logs it.
+    # Transformers initialises missing tensors randomly, and only logs it.
     missing = sorted(names)
     if missing:
         raise SourceError(
@@ -198,19 +196,19 @@ def _refuse(source: ModelSource, fields: tuple[str, ...], takes: str) -> None:
 def _text(
     path: str, source: ModelSource, config: Any, transformers: Any
 ) -> tuple[TextInput, dict[str, bytes]]:
-    """How texts are tokenized, and the artifact's file that does it."""
+    """Return the tokenization of texts, and its file for the artifact."""
     tokenizer = _read(path, transformers.AutoTokenizer)
     text = source.text or _text_input(config, tokenizer)
     return text, {TOKENIZER_FILE: _tokenizer_json(tokenizer, path, text.max_length)}
 
 
 def _file(path: str, name: str, transformers: Any) -> bytes | None:
-    """A file of the directory or repository; None where it has none of that name."""
+    """Return a file of the directory or repository, or None."""
     try:
-        found = transformers.utils.cached_file(
+        location = transformers.utils.cached_file(
             path, name, _raise_exceptions_for_missing_entries=False
         )
-        return None if found is None else Path(found).read_bytes()
+        return None if location is None else Path(location).read_bytes()
     except OSError as error:
         raise SourceError(f"hf:{path}: {name} cannot be read: {error}") from error
 
@@ -223,7 +221,7 @@ def _token_specs(text: TextInput) -> tuple[TensorSpec, ...]:
 
 
 def _text_input(config: Any, tokenizer: Any) -> TextInput:
-    """The default length, or the model's own where that is shorter."""
+    """Return the default length, limited to the model's own maximum."""
     longest = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
     return TextInput(max_length=min(TextInput().max_length, longest, tokenizer.model_max_length))
 
@@ -240,8 +238,7 @@ def _tokenizer_json(tokenizer: Any, path: str, max_length: int) -> bytes:
             f"pad_token and save it beside the model"
         )
     backend = tokenizer.backend_tokenizer
-    # Which token pads, and at which side, stands in another file; written here, tokenizer.json
-    # is enough alone.
+    # Padding token and side are stored in another file; with them, tokenizer.json suffices.
     backend.enable_padding(
         pad_id=tokenizer.pad_token_id,
         pad_token=tokenizer.pad_token,

@@ -1,4 +1,4 @@
-"""``python:module:factory``: the user's own function that returns a module."""
+"""``python:module:factory``: a module from the user's own function."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cluster.models.built import Built, declared_input
 
 
 def build(path: str, source: ModelSource, classes: int | None) -> Built:
-    """Call ``path`` (``module:factory``), with ``num_classes=`` if its signature names that.
+    """Call ``path`` (``module:factory``), with ``num_classes=`` if it has this parameter.
 
     Raises :class:`SourceError` when the recipe declares no input, or the factory cannot be
-    found, raises, or returns something else than a module.
+    found, raises, or returns something other than a module.
     """
     declared = declared_input(source)
     if declared is None:
         raise SourceError(
-            f"model.source {source.source!r} does not say what the model takes; add model.image "
+            f"model.source {source.source!r} does not declare the model's input; add model.image "
             f"(size, mean, std) for images, or model.tensor (shape, datatype) for plain tensors"
         )
     build_module = factory.find_factory(path)
@@ -33,9 +33,9 @@ def build(path: str, source: ModelSource, classes: int | None) -> Built:
     try:
         module = build_module(**arguments)
     except Exception as error:
-        given = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        shown = ", ".join(f"{name}={value}" for name, value in arguments.items())
         raise SourceError(
-            f"{source.source}: calling the factory ({given}) raised {type(error).__name__}: {error}"
+            f"{source.source}: calling the factory ({shown}) raised {type(error).__name__}: {error}"
         ) from error
     if not isinstance(module, torch.nn.Module):
         raise SourceError(
@@ -49,7 +49,7 @@ def build(path: str, source: ModelSource, classes: int | None) -> Built:
 
 
 def identity(path: str, source: ModelSource) -> str:
-    """Fingerprint of the file that holds the factory's module."""
+    """Return the fingerprint of the file with the factory's module."""
     return factory.identity(path)
 
 

@@ -1,4 +1,4 @@
-"""``torchvision:NAME``: any classification model of torchvision, fresh or pretrained."""
+"""``torchvision:NAME``: a classification model of torchvision, fresh or pretrained."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _AUXILIARY_HEADS = ("aux1", "aux2", "AuxLogits")
 
 
 def build(name: str, source: ModelSource, classes: int | None) -> Built:
-    """Build ``name``, with pretrained weights, weights of a checkpoint file, or as initialised.
+    """Build ``name`` with pretrained weights, weights of a checkpoint file, or fresh ones.
 
-    Pretrained weights bring their preprocessing and labels. Where ``classes`` differs from
-    theirs, the head is replaced by a new one and the labels are dropped.
+    Pretrained weights include their preprocessing and labels. If ``classes`` differs from theirs,
+    the head is replaced by a new one and the labels are dropped.
 
     Raises :class:`SourceError` for an unknown name or weights, or a failing download.
     """
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
         raise SourceError(f"torchvision has no classification model {name!r}; {hint}")
     declared = declared_input(source)
     pretrained = _pretrained_weights(name)
@@ -42,7 +42,7 @@ def build(name: str, source: ModelSource, classes: int | None) -> Built:
                 f"model.weights {source.weights!r} is neither a file nor weights of {name}: "
                 f"{', '.join(pretrained)}"
             )
-        # Without `classes` torchvision's own default, the 1000 of ImageNet, stands.
+        # Without `classes`, torchvision's default applies: the 1000 classes of ImageNet.
         sized = {} if classes is None else {"num_classes": classes}
         module, image, labels = torchvision.models.get_model(name, **sized), ImageInput(), ()
         _drop_auxiliary_heads(module)
@@ -53,7 +53,7 @@ def build(name: str, source: ModelSource, classes: int | None) -> Built:
 
 
 def identity(name: str, source: ModelSource) -> str:
-    """Return torchvision's version, which decides architecture and what weights names stand for."""
+    """Return torchvision's version, which decides architecture and weights."""
     return torchvision.__version__
 
 
@@ -81,7 +81,7 @@ def _pretrained(
 
 
 def preset_image(preset: ImageClassification) -> ImageInput:
-    """The preprocessing of pretrained weights; every file is resampled bilinearly here."""
+    """Return the preprocessing of pretrained weights; resampling is always bilinear."""
     return ImageInput(
         size=preset.crop_size[0],
         resize=preset.resize_size[0],
@@ -91,10 +91,10 @@ def preset_image(preset: ImageClassification) -> ImageInput:
 
 
 def replace_head(module: nn.Module, classes: int) -> bool:
-    """Put a new head of ``classes`` outputs in place of the last Linear, in place.
+    """Replace the last Linear by a new head of ``classes`` outputs, in place.
 
-    Where the model has no Linear (SqueezeNet), its last 1×1 convolution is the head. Returns
-    False, and leaves the module alone, when the head already has ``classes`` outputs.
+    In a model without Linear (SqueezeNet), the last 1×1 convolution is the head. Returns False,
+    without a change, when the head already has ``classes`` outputs.
     """
     linears = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
     convolutions = [
@@ -118,8 +118,8 @@ def replace_head(module: nn.Module, classes: int) -> bool:
 
 
 def _drop_auxiliary_heads(module: nn.Module) -> None:
-    # GoogLeNet and Inception answer a tuple in training mode as long as they have these; a
-    # served model never runs them.
+    # With these heads, GoogLeNet and Inception return a tuple in training mode; a served model
+    # never runs them.
     if getattr(module, "aux_logits", False):
         setattr(module, "aux_logits", False)  # noqa: B010 - only these two have it
         for name in _AUXILIARY_HEADS:

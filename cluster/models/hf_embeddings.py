@@ -1,10 +1,10 @@
-"""An encoder's tokens → one embedding per text, as the checkpoint's own library joins them.
+"""Pooling of an encoder's tokens to one embedding per text, as in sentence-transformers.
 
-modules.json          which parts follow each other: Transformer, Pooling, Normalize
-1_Pooling/config.json how tokens become one vector: their mean, or the first token
+modules.json          the sequence of parts: Transformer, Pooling, Normalize
+1_Pooling/config.json the pooling of tokens: their mean, or the first token
 
-Both files come from sentence-transformers. A checkpoint without them is pooled by the mean and not
-normalized, which is what that library does with such a checkpoint (``SentenceTransformer(path)``).
+Both files come from sentence-transformers. Without them, a checkpoint is pooled by the mean and
+not normalized, as that library does (``SentenceTransformer(path)``).
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from cluster.errors import SourceError
 Pooling = Literal["mean", "cls"]
 
 ReadFile = Callable[[str], bytes | None]
-"""Name of a file beside the weights → its bytes; None where there is none."""
+"""Name of a file beside the weights → its bytes, or None."""
 
 _MODULES = "modules.json"
 _KNOWN = ("Transformer", "Pooling", "Normalize")
 
 
 class TextEmbedding(nn.Module):
-    """``input_ids``, ``attention_mask`` int64 ``[batch, tokens]`` → float32 ``[batch, hidden]``.
+    """Encoder with pooling: token ids → embeddings, float32 ``[batch, hidden]``.
+
+    Inputs are ``input_ids`` and ``attention_mask``, int64 ``[batch, tokens]``.
 
     mean: the average of the tokens that are not padding, weighted by the attention mask,
 
@@ -55,29 +57,30 @@ class TextEmbedding(nn.Module):
         return functional.normalize(embedding, dim=1) if self.normalize else embedding
 
 
-def joined(model: nn.Module, read: ReadFile, where: str) -> TextEmbedding:
-    """``model``, an encoder, followed by the pooling that its files describe.
+def with_pooling(model: nn.Module, read: ReadFile, location: str) -> TextEmbedding:
+    """Return ``model``, an encoder, followed by the pooling of its files.
 
-    Raises :class:`SourceError` for parts or a pooling that cannot be expressed here.
+    Raises :class:`SourceError` for unsupported parts or poolings.
     """
-    parts = _json(read(_MODULES), f"{where}/{_MODULES}")
+    parts = _json(read(_MODULES), f"{location}/{_MODULES}")
     if parts is None:
         return TextEmbedding(model, "mean", normalize=False)
-    # The last part of the type: it has moved between the library's packages over the years.
+    # Only the type's last part: its package has changed over the library's versions.
     kinds = [str(part["type"]).rpartition(".")[2] for part in parts]
     if kinds not in (list(_KNOWN), list(_KNOWN[:2])):
         raise SourceError(
-            f"{where}: {_MODULES} joins {' → '.join(kinds)}; expected {' → '.join(_KNOWN[:2])}, "
-            f"and {_KNOWN[2]} or nothing after it; wrap the model in a python: source otherwise"
+            f"{location}: {_MODULES} has the parts {' → '.join(kinds)}; expected "
+            f"{' → '.join(_KNOWN[:2])}, "
+            f"optionally with {_KNOWN[2]}; wrap other models in a python: source"
         )
     file = f"{parts[1]['path']}/config.json"
-    pooling = _pooling(_json(read(file), f"{where}/{file}"), f"{where}/{file}")
+    pooling = _pooling(_json(read(file), f"{location}/{file}"), f"{location}/{file}")
     return TextEmbedding(model, pooling, normalize=kinds[-1] == _KNOWN[2])
 
 
-def _pooling(settings: Any, where: str) -> Pooling:
+def _pooling(settings: Any, location: str) -> Pooling:
     settings = settings or {}
-    named = settings.get("pooling_mode")  # how newer versions write it
+    named = settings.get("pooling_mode")  # form of newer versions
     modes = [named] if isinstance(named, str) else list(named or ())
     modes += [
         name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
@@ -86,16 +89,16 @@ def _pooling(settings: Any, where: str) -> Pooling:
     ]
     if modes not in (["mean"], ["cls"]):
         raise SourceError(
-            f"{where}: pools by {' and '.join(map(str, modes)) or 'nothing named'}; expected mean "
-            f"or cls; wrap the model in a python: source otherwise"
+            f"{location}: pools by {' and '.join(map(str, modes)) or 'no known mode'}; expected "
+            f"mean or cls; wrap other models in a python: source"
         )
     return "mean" if modes == ["mean"] else "cls"
 
 
-def _json(content: bytes | None, where: str) -> Any:
+def _json(content: bytes | None, location: str) -> Any:
     if content is None:
         return None
     try:
         return json.loads(content)
     except ValueError as error:
-        raise SourceError(f"{where} is not JSON: {error}") from error
+        raise SourceError(f"{location} is not JSON: {error}") from error

@@ -1,4 +1,4 @@
-"""A Transformers image processor → ImageInput, where that says exactly the same."""
+"""A Transformers image processor → an exactly equivalent ImageInput."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cluster.errors import SourceError
 
 
 def image_input(processor: Any, path: str) -> ImageInput:
-    """The preprocessing of ``processor``; every file is resampled bilinearly here.
+    """Return the preprocessing of ``processor``; resampling is always bilinear.
 
     Raises :class:`SourceError` for steps that :class:`ImageInput` cannot express: scaling other
     than to 0..1, a size that is not square, or a crop from a distorted image.
@@ -38,12 +38,12 @@ def image_input(processor: Any, path: str) -> ImageInput:
 
 
 def _sizes(settings: dict[str, Any], path: str) -> tuple[int, int | None]:
-    """(size, resize) of :class:`ImageInput`."""
+    """Return (size, resize) of :class:`ImageInput`."""
     size = dict(settings.get("size") or {})
     edge = size.get("shortest_edge")
     if edge is not None and settings.get("crop_pct"):
-        # ConvNeXT's rule: small sizes are cropped from an image 1/crop_pct larger, from 384
-        # pixels on the whole image is squeezed into the square.
+        # ConvNeXT's rule: small sizes are cropped from an image 1/crop_pct larger; from 384
+        # pixels, the whole image is squeezed into the square.
         return (edge, int(edge / settings["crop_pct"])) if edge < 384 else (edge, None)
     crops = settings.get("do_center_crop", False)
     crop = dict(settings.get("crop_size") or {})
@@ -51,7 +51,7 @@ def _sizes(settings: dict[str, Any], path: str) -> tuple[int, int | None]:
         return crop["height"], edge
     if not crops and _is_square(size):
         return size["height"], None
-    raise _inexpressible(path, "its sizes are none of the known forms", settings)
+    raise _inexpressible(path, "its sizes have no supported form", settings)
 
 
 def _is_square(size: dict[str, int]) -> bool:
@@ -62,10 +62,10 @@ def _per_channel(values: Any) -> tuple[float, ...]:
     return (values,) * 3 if isinstance(values, int | float) else tuple(values or ())
 
 
-def _inexpressible(path: str, why: str, settings: dict[str, Any]) -> SourceError:
+def _inexpressible(path: str, reason: str, settings: dict[str, Any]) -> SourceError:
     keys = ("size", "do_center_crop", "crop_size", "rescale_factor", "image_mean", "image_std")
     shown = ", ".join(f"{key}={settings[key]}" for key in keys if settings.get(key) is not None)
     return SourceError(
-        f"hf:{path}: its image preprocessing cannot be taken over, {why} ({shown}); declare "
-        f"model.image (size, resize, mean, std) as near as it should be"
+        f"hf:{path}: its image preprocessing is not supported: {reason} ({shown}); declare the "
+        f"closest model.image (size, resize, mean, std)"
     )

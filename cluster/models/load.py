@@ -1,7 +1,7 @@
-"""A model source → LoadedModel: choose the loader by kind, then run the module once.
+"""A model source → LoadedModel: loader chosen by kind, then one probe run.
 
-The probe is one forward of two items of zeros: it proves that the module takes the declared
-inputs and answers logits or embeddings, before anything is trained, compressed or exported.
+The probe is one forward pass of two items of zeros. It proves that the module accepts the declared
+inputs and returns logits or embeddings, before training, compression and export.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from cluster.tensors import BATCH, TensorSpec
 
 @dataclass(frozen=True)
 class SourceKind:
-    """One kind of source. Both functions take first what follows ``kind:``."""
+    """One kind of source. Both functions take first the part after ``kind:``."""
 
     build: Callable[[str, ModelSource, int | None], Built]
-    """The module as built, with this many classes, or as many as it has for None."""
+    """Builder of the module with a number of classes; None: the module's own number."""
     identity: Callable[[str, ModelSource], str]
-    """What decides the model besides the recipe's text and ``weights``."""
+    """Identity of the model besides the recipe's text and ``weights``."""
 
 
 KINDS: dict[str, SourceKind] = {
@@ -35,20 +35,20 @@ KINDS: dict[str, SourceKind] = {
     "hf": SourceKind(from_hf.build, from_hf.identity),
     "python": SourceKind(from_python.build, from_python.identity),
 }
-"""A new kind is one entry here and one in ``ModelSource``."""
+"""Kinds of sources; a new kind is one entry here and one in ``ModelSource``."""
 
 _PROBE_BATCH = 2
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A classifier or an encoder, with everything its artifact needs besides weights.
+    """A classifier or encoder, with everything that its artifact needs besides weights.
 
-    ``module`` is in eval mode on the CPU; its forward takes the ``inputs`` by position and
-    returns one FP32 tensor, logits ``[batch, classes]`` or an embedding ``[batch, hidden]``.
-    ``outputs`` describes that tensor. ``preprocess`` says how a file or text becomes the inputs;
-    None when clients send tensors. ``labels`` holds one name per class, none for an encoder.
-    ``files`` go into the artifact as they are.
+    ``module`` is in eval mode on the CPU. Its forward takes the ``inputs`` by position and returns
+    one FP32 tensor, logits ``[batch, classes]`` or an embedding ``[batch, hidden]``, described by
+    ``outputs``. ``preprocess``: conversion of a file or text to the inputs; None when clients send
+    tensors. ``labels``: one name per class, empty for an encoder. ``files`` are copied into the
+    artifact.
     """
 
     module: torch.nn.Module
@@ -62,11 +62,11 @@ class LoadedModel:
 def load_model(source: ModelSource, labels: Sequence[str] = ()) -> LoadedModel:
     """Build the model of ``source`` with one class per label of the data.
 
-    Without ``labels`` a classifier keeps its own number of classes; an encoder never looks at
-    them. A head that is new is initialised from torch's global random state: seed it first.
+    Without ``labels`` a classifier keeps its number of classes; an encoder ignores them. A new head
+    is initialised from torch's global random state: seed it first.
 
     Raises :class:`SourceError` when the model cannot be found, built or filled with its weights,
-    or does not map its inputs to logits of the wanted number of classes, or to an embedding.
+    or does not map its inputs to an embedding or to logits of the expected number of classes.
     """
     labels = tuple(labels)
     if source.num_classes is not None and labels and source.num_classes != len(labels):
@@ -74,30 +74,30 @@ def load_model(source: ModelSource, labels: Sequence[str] = ()) -> LoadedModel:
             f"model.num_classes={source.num_classes}, but the data has {len(labels)} labels; "
             f"remove num_classes or make it {len(labels)}"
         )
-    wanted = source.num_classes or len(labels) or None
-    kind, _, rest = source.source.partition(":")
-    built = KINDS[kind].build(rest, source, wanted)
+    classes = source.num_classes or len(labels) or None
+    kind, _, path = source.source.partition(":")
+    built = KINDS[kind].build(path, source, classes)
     built.module.eval()
     width = _probe(built, source.source)
     if built.output == "embedding":
         return _loaded(built, width, ())
-    if wanted is not None and width != wanted:
+    if classes is not None and width != classes:
         raise SourceError(
-            f"{source.source} answers {width} classes, but {wanted} are wanted "
+            f"{source.source} returns {width} classes, expected {classes} "
             f"({'model.num_classes' if source.num_classes else 'the labels of the data'}); "
-            f"let the factory take num_classes, or change the data"
+            f"give the factory a parameter num_classes, or change the data"
         )
     return _loaded(built, width, _labels(built.labels, labels, width, source.source))
 
 
 def source_fingerprint(source: ModelSource) -> str:
-    """A sha256 in hex that changes when the model behind an unchanged recipe does.
+    """Return a sha256 in hex that changes when the model of an unchanged recipe does.
 
     It covers a checkpoint file's content, a local directory's files, the file of a factory, and
     torchvision's version. Raises :class:`SourceError` when one of these cannot be read.
     """
-    kind, _, rest = source.source.partition(":")
-    parts = [KINDS[kind].identity(rest, source)]
+    kind, _, path = source.source.partition(":")
+    parts = [KINDS[kind].identity(path, source)]
     if source.weights is not None and Path(source.weights).is_file():
         checkpoint = Path(source.weights)
         try:
@@ -119,20 +119,20 @@ def _loaded(built: Built, width: int, labels: tuple[str, ...]) -> LoadedModel:
 
 
 def _probe(built: Built, name: str) -> int:
-    """Number of classes in the logits, or of values in the embedding, that the module answers."""
+    """Run the probe; return the width of the answer: number of classes, or embedding size."""
     arrays = [torch.from_numpy(spec.zeros(_PROBE_BATCH)) for spec in built.inputs]
-    taken = ", ".join(f"{s.name} {s.datatype} {list(s.shape)}" for s in built.inputs)
+    described = ", ".join(f"{s.name} {s.datatype} {list(s.shape)}" for s in built.inputs)
     try:
         with torch.inference_mode():
             answer = built.module(*arrays)
     except Exception as error:
         raise SourceError(
-            f"{name} does not take {taken}: {type(error).__name__}: {error}; "
-            f"change model.image, model.text or model.tensor to what it takes"
+            f"{name} does not accept {described}: {type(error).__name__}: {error}; "
+            f"change model.image, model.text or model.tensor to its input"
         ) from error
     expected = f"{name} must return one FP32 tensor of logits [batch, classes]"
     if not isinstance(answer, torch.Tensor):
-        raise SourceError(f"{expected}, not {type(answer).__name__}; wrap it in a module that does")
+        raise SourceError(f"{expected}, not {type(answer).__name__}; wrap it in such a module")
     shape = list(answer.shape)
     if len(shape) != 2 or shape[0] != _PROBE_BATCH or shape[1] < 2:
         raise SourceError(
@@ -144,16 +144,16 @@ def _probe(built: Built, name: str) -> int:
 
 
 def _labels(
-    own: tuple[str, ...], data: tuple[str, ...], classes: int, name: str
+    model_labels: tuple[str, ...], data: tuple[str, ...], classes: int, name: str
 ) -> tuple[str, ...]:
-    """One label per class: those of the weights, else those of the data, else the numbers."""
-    if len(own) != classes:
+    """Return one label per class: of the weights, else of the data, else the numbers."""
+    if len(model_labels) != classes:
         return data or tuple(str(index) for index in range(classes))
-    # The same names in another order would score a good model near zero, without any error.
-    if own != data and sorted(own) == sorted(data):
-        index = next(i for i in range(classes) if own[i] != data[i])
+    # Equal names in another order would silently score a good model near zero.
+    if model_labels != data and sorted(model_labels) == sorted(data):
+        index = next(i for i in range(classes) if model_labels[i] != data[i])
         raise SourceError(
-            f"class {index} is {own[index]!r} in {name} but {data[index]!r} in the data: the same "
-            f"labels in another order; put the data's classes in the model's order"
+            f"class {index} is {model_labels[index]!r} in {name} but {data[index]!r} in the data: "
+            f"equal labels in another order; reorder the data's classes like the model's"
         )
-    return own
+    return model_labels

@@ -1,10 +1,10 @@
-"""Tensors of a pruned model into a freshly built one of the full size, bit-exact.
+"""Rebuilding of a pruned model: its tensors in a fresh module of full size, bit-exact.
 
     model source → module, full size ─┐
     weights.safetensors → tensors ────┴─ fit ─→ the pruned model
 
-A pruned model is its source's code with smaller tensors. Modules also keep sizes beside their
-tensors (``in_channels``, ``normalized_shape``, ...); :func:`align` takes these from the tensors,
+A pruned model is its source's code with smaller tensors. Modules also store sizes beside their
+tensors (``in_channels``, ``normalized_shape``, ...). :func:`align` updates these from the tensors,
 here and after pruning.
 """
 
@@ -25,45 +25,45 @@ _SHOWN = 5
 
 
 def fit(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Make ``module``, freshly built, take ``tensors``: its state by name, of any sizes.
+    """Replace the state of a freshly built ``module`` by ``tensors``, by name and of any sizes.
 
-    Tensors become the module's own, uncopied, in their own dtype. Selection shortcuts that
-    pruning put in are put in again.
+    Tensors become the module's own, uncopied, in their own dtype. Selection shortcuts that pruning
+    inserted are inserted again.
 
-    Raises :class:`SourceError` if names are missing or left over, or a tensor has another number
-    of dimensions than the module's; the module is then as it was, but for shortcuts put in.
+    Raises :class:`SourceError` for missing or unknown names, or a different number of dimensions;
+    the module is then unchanged, apart from inserted shortcuts.
     """
-    own = module.state_dict()
-    for name in tensors.keys() - own.keys():
+    state = module.state_dict()
+    for name in tensors.keys() - state.keys():
         layer, _, last = name.rpartition(".")
         if last == SUBSAMPLING and layer in dict(module.named_modules()):
             height, width = tensors[name].tolist()
             put(module, layer, SelectionShortcut(tensors[f"{layer}.weight"], (height, width)))
     _check(module.state_dict(), tensors)
-    taken: dict[nn.Parameter, nn.Parameter] = {}
+    replaced: dict[nn.Parameter, nn.Parameter] = {}
     for prefix, part in module.named_modules(remove_duplicate=False):
         for name, old in part._parameters.items():
             if old is not None:
                 tensor = tensors[f"{prefix}.{name}".lstrip(".")]
-                new = taken.get(old)
-                # Parameters that share memory go on sharing it.
+                new = replaced.get(old)
+                # Parameters that share memory continue to share it.
                 if new is None or not torch.equal(new, tensor):
                     new = nn.Parameter(tensor, old.requires_grad)
-                part._parameters[name] = taken[new] = taken[old] = new
+                part._parameters[name] = replaced[new] = replaced[old] = new
         for name in part._buffers.keys() - part._non_persistent_buffers_set:
             if part._buffers[name] is not None:
                 part._buffers[name] = tensors[f"{prefix}.{name}".lstrip(".")]
     align(module)
 
 
-def _check(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
+def _check(state: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
     problems = []
     for title, names in (
-        ("missing", [name for name in own if name not in tensors]),
-        ("unknown to the model", [name for name in tensors if name not in own]),
+        ("missing", [name for name in state if name not in tensors]),
+        ("unknown to the model", [name for name in tensors if name not in state]),
         (
-            "of another number of dimensions",
-            [name for name in own if name in tensors and own[name].ndim != tensors[name].ndim],
+            "with another number of dimensions",
+            [name for name in state if name in tensors and state[name].ndim != tensors[name].ndim],
         ),
     ):
         if names:
@@ -71,22 +71,22 @@ def _check(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor])
             problems.append(f"{title}: {', '.join(names[:_SHOWN])}{more}")
     if problems:
         raise SourceError(
-            f"the tensors do not fit the model they are to rebuild ({'; '.join(problems)}); build "
-            "it from the same model source as when they were saved"
+            f"the tensors do not match the model to rebuild ({'; '.join(problems)}); use the "
+            "model source with which they were saved"
         )
 
 
 def align(module: nn.Module) -> None:
-    """Set the sizes that the modules inside keep beside their tensors to the tensors' own.
+    """Update the size attributes of all submodules from their tensors.
 
-    By tensors alone: a module's children may not have been set yet.
+    Only from a module's own tensors: its children may not have been updated yet.
     """
     for part in module.modules():
         for kind, sizes in _SIZES.items():
             if isinstance(part, kind):
                 sizes(part)
-        # These two read sizes of their own in forward. They are told by what they have, so that
-        # neither torchvision nor transformers is imported for a model that has none of them.
+        # These two read their own sizes in forward. Their attributes identify them, so that neither
+        # torchvision nor transformers is imported for other models.
         if isinstance(getattr(part, "conv_proj", None), nn.Conv2d) and hasattr(part, "hidden_dim"):
             _vision_transformer(part)
         if is_self_attention(part):
@@ -99,7 +99,7 @@ def _convolution(layer: _ConvNd) -> None:
         layer.in_channels, layer.out_channels = weight.shape[0], weight.shape[1] * layer.groups
         return
     if layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels:
-        layer.groups = weight.shape[0]  # depthwise: one group per channel, however many remain
+        layer.groups = weight.shape[0]  # depthwise: one group per remaining channel
     layer.out_channels, layer.in_channels = weight.shape[0], weight.shape[1] * layer.groups
 
 
@@ -132,7 +132,7 @@ def _prelu(layer: nn.PReLU) -> None:
 
 
 def _attention(layer: nn.MultiheadAttention) -> None:
-    # torch-pruning narrows every head alike: their number stays.
+    # torch-pruning narrows all heads equally: their number stays.
     layer.embed_dim = layer.kdim = layer.vdim = layer.out_proj.weight.shape[0]
     if layer.k_proj_weight is not None:
         layer.kdim, layer.vdim = layer.k_proj_weight.shape[1], layer.v_proj_weight.shape[1]
@@ -140,8 +140,11 @@ def _attention(layer: nn.MultiheadAttention) -> None:
 
 
 def is_self_attention(part: nn.Module) -> bool:
-    """Whether it is self-attention as BERT-like models of Transformers have it: linear layers
-    ``query``, ``key`` and ``value`` beside ``num_attention_heads`` of ``attention_head_size``."""
+    """Whether ``part`` is self-attention of BERT-like Transformers models.
+
+    Its marks are linear layers ``query``, ``key`` and ``value``, and the attributes
+    ``num_attention_heads``, ``attention_head_size`` and ``all_head_size``.
+    """
     return all(
         isinstance(getattr(part, name, None), nn.Linear) for name in ("query", "key", "value")
     ) and all(
@@ -151,7 +154,7 @@ def is_self_attention(part: nn.Module) -> bool:
 
 
 def _self_attention(layer: Any) -> None:
-    # Heads are removed whole, so their size stays.
+    # Whole heads are removed, so their size stays.
     layer.all_head_size = layer.query.weight.shape[0]
     layer.num_attention_heads = layer.all_head_size // layer.attention_head_size
 

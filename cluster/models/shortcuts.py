@@ -1,9 +1,8 @@
-"""A shortcut without parameters, as a convolution: what pruning and rebuilding can follow.
+"""Parameter-free shortcut as a convolution that pruning and rebuilding can follow.
 
 "Option A" of He et al. 2016 ("Deep residual learning", ch. 3.3) subsamples its input and pads
-channels of zeros. Slices and pads leave no trace by which channels could be followed, so
-pruning puts a :class:`SelectionShortcut` in their place; a fresh model gets the same one when
-the tensors it is to take name it.
+channels of zeros. Channels cannot be traced through slices and pads, so pruning replaces them by a
+:class:`SelectionShortcut`. A fresh model gets the same one when its tensors include it.
 """
 
 from __future__ import annotations
@@ -11,13 +10,14 @@ from __future__ import annotations
 import torch
 
 SUBSAMPLING = "subsampling"
-"""Name of the buffer by which saved tensors tell a selection shortcut, and its stride."""
+"""Name of the buffer that marks a selection shortcut in saved tensors, and holds its stride."""
 
 
 class SelectionShortcut(torch.nn.Conv2d):
-    """A 1×1 convolution whose weight is a frozen selection matrix: every output channel is one
-    input channel at every ``stride``-th pixel, or zero. Adding zeros is exact, so its output
-    equals the slices and pads it stands for bit by bit.
+    """1×1 convolution whose weight is a frozen selection matrix.
+
+    Every output channel is one input channel at every ``stride``-th pixel, or zero. Adding zeros is
+    exact, so the output is bit-identical to that of the replaced slices and pads.
 
     ``weight``: FP32 ``[out, in, 1, 1]`` of zeros and ones; ``subsampling``: INT64 ``[2]``, the
     stride in height and width.
@@ -33,7 +33,7 @@ class SelectionShortcut(torch.nn.Conv2d):
 
 
 def put(root: torch.nn.Module, name: str, replacement: torch.nn.Module) -> None:
-    """Put ``replacement`` in the place of the submodule ``name``, wherever ``root`` holds it."""
+    """Replace the submodule ``name`` by ``replacement``, under all of its names in ``root``."""
     old = root.get_submodule(name)
     for parent in list(root.modules()):
         for attribute, child in list(parent.named_children()):

@@ -1,4 +1,4 @@
-"""Transformers models: tiny random ones, saved and loaded as users do."""
+"""Model source hf: tiny random Transformers models, saved and loaded as users do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load(source: str, labels: tuple[str, ...] = (), **fields: Any) -> LoadedMode
 
 @pytest.fixture
 def bert(tmp_path: Path) -> Path:
-    """A random BERT classifier of two named classes, and its tokenizer, saved as users do."""
+    """Random BERT classifier of two named classes, and its tokenizer."""
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
     words = {"[PAD]": 0, "[UNK]": 1, "good": 2, "bad": 3}
@@ -53,7 +53,7 @@ def bert(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def vit(tmp_path: Path) -> Path:
-    """A random ViT classifier of three unnamed classes, and its image processor."""
+    """Random ViT classifier of three unnamed classes, and its image processor."""
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
         hidden_size=16,
@@ -70,7 +70,7 @@ def vit(tmp_path: Path) -> Path:
     return root
 
 
-def test_hf_text(bert: Path) -> None:
+def test_hf_text_classifier_matches_transformers(bert: Path) -> None:
     transformers = pytest.importorskip("transformers")
     model = load(f"hf:{bert}")
     assert [(s.name, s.datatype, s.shape) for s in model.inputs] == [
@@ -81,13 +81,15 @@ def test_hf_text(bert: Path) -> None:
     assert json.loads(model.files["tokenizer.json"])["padding"]["pad_token"] == "[PAD]"
     ids = torch.tensor([[2, 3, 0, 0]])
     mask = torch.tensor([[1, 1, 0, 0]])
-    whole = transformers.BertForSequenceClassification.from_pretrained(bert).eval()
+    reference = transformers.BertForSequenceClassification.from_pretrained(bert).eval()
     with torch.inference_mode():
-        expected = whole(input_ids=ids, attention_mask=mask).logits
+        expected = reference(input_ids=ids, attention_mask=mask).logits
         torch.testing.assert_close(model.module(ids, mask), expected)
 
 
-def test_hf_text_from_words_to_logits(bert: Path, module_file: Callable[[str], str]) -> None:
+def test_hf_text_classifier_maps_words_to_logits(
+    bert: Path, module_file: Callable[[str], str]
+) -> None:
     source = module_file(
         "def make(): return ['good', 'bad', 'bad good', 'x', 'good bad'], [1, 0, 0, 0, 1]"
     )
@@ -101,7 +103,7 @@ def test_hf_text_from_words_to_logits(bert: Path, module_file: Callable[[str], s
     assert model.module(*map(torch.from_numpy, arrays)).shape == (3, 2)
 
 
-def test_hf_image(vit: Path) -> None:
+def test_hf_image_classifier_matches_transformers(vit: Path) -> None:
     model = load(f"hf:{vit}", ("a", "b", "c"))
     half = (0.5, 0.5, 0.5)
     assert model.preprocess == ImageInput(size=16, mean=half, std=half)
@@ -109,7 +111,7 @@ def test_hf_image(vit: Path) -> None:
     assert (model.labels, model.files) == (("a", "b", "c"), {})
 
 
-def test_hf_models_export_with_a_dynamic_batch(bert: Path, vit: Path) -> None:
+def test_hf_models_export_with_dynamic_batch(bert: Path, vit: Path) -> None:
     for root in (bert, vit):
         model = load(f"hf:{root}")
         batch = torch.export.Dim("batch", min=1, max=64)
@@ -121,11 +123,11 @@ def test_hf_models_export_with_a_dynamic_batch(bert: Path, vit: Path) -> None:
         torch.testing.assert_close(exported(*five), model.module(*five))
 
 
-def test_hf_gets_a_new_head_for_other_classes(bert: Path) -> None:
-    own, new = load(f"hf:{bert}"), load(f"hf:{bert}", ("a", "b", "c"))
+def test_hf_classifier_gets_new_head_for_other_classes(bert: Path) -> None:
+    original, new = load(f"hf:{bert}"), load(f"hf:{bert}", ("a", "b", "c"))
     assert (new.labels, new.outputs[0].shape) == (("a", "b", "c"), (-1, 3))
     name = "model.bert.embeddings.word_embeddings.weight"
-    assert torch.equal(own.module.state_dict()[name], new.module.state_dict()[name])
+    assert torch.equal(original.module.state_dict()[name], new.module.state_dict()[name])
 
 
 def test_hf_labels_in_another_order_are_refused(bert: Path) -> None:
@@ -133,7 +135,7 @@ def test_hf_labels_in_another_order_are_refused(bert: Path) -> None:
         load(f"hf:{bert}", ("positive", "negative"))
 
 
-def test_hf_crop_and_resize(vit: Path) -> None:
+def test_hf_crop_and_resize_are_converted(vit: Path) -> None:
     def with_settings(**changes: Any) -> ImageInput:
         file = vit / "preprocessor_config.json"
         settings = {**json.loads(original), **changes}
@@ -157,22 +159,24 @@ def test_hf_crop_and_resize(vit: Path) -> None:
         {"size": {"height": 16, "width": 8}},
         {**crop, "image_processor_type": "DeiTImageProcessor", "size": square},
     ):
-        with pytest.raises(SourceError, match=r"cannot be taken over.*declare model\.image"):
+        with pytest.raises(
+            SourceError, match=r"is not supported.*declare the closest model\.image"
+        ):
             with_settings(**odd)
 
 
-def test_hf_refusals(bert: Path, vit: Path, tmp_path: Path) -> None:
+def test_hf_rejects_wrong_declarations(bert: Path, vit: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"takes images; remove model\.text"):
         load(f"hf:{vit}", text={})
     with pytest.raises(SourceError, match=r"takes text; remove model\.image"):
         load(f"hf:{bert}", image={})
-    with pytest.raises(SourceError, match="brings its own weights; remove it"):
+    with pytest.raises(SourceError, match="has its own weights; remove it"):
         load(f"hf:{bert}", weights="w.pt")
     with pytest.raises(SourceError, match="AutoConfig cannot be read"):
         load(f"hf:{tmp_path}/missing")
 
 
-def test_hf_refuses_other_architectures_and_missing_weights(bert: Path) -> None:
+def test_hf_rejects_other_architecture_or_missing_weights(bert: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig.from_pretrained(bert)
     transformers.BertForMaskedLM(config).save_pretrained(bert)
@@ -193,7 +197,7 @@ PADDED = (torch.tensor([[2, 3, 3, 0], [3, 0, 0, 0]]), torch.tensor([[1, 1, 1, 0]
 
 @pytest.fixture
 def encoder(bert: Path) -> Path:
-    """The BERT without a classifier, saved as sentence-transformers saves such a model."""
+    """BERT without a classifier, in the form of sentence-transformers."""
     transformers = pytest.importorskip("transformers")
     transformers.BertModel(transformers.BertConfig.from_pretrained(bert)).save_pretrained(bert)
     pooled(bert, ("Transformer", "Pooling", "Normalize"), {"pooling_mode_mean_tokens": True})
@@ -215,7 +219,7 @@ def pooled(root: Path, kinds: tuple[str, ...], settings: dict[str, Any]) -> None
 
 
 def hidden(root: Path) -> torch.Tensor:
-    """What the encoder itself makes of PADDED: ``[2, 4, 16]``."""
+    """Return the encoder's own tokens of PADDED: ``[2, 4, 16]``."""
     transformers = pytest.importorskip("transformers")
     ids, mask = PADDED
     with torch.inference_mode():
@@ -224,7 +228,7 @@ def hidden(root: Path) -> torch.Tensor:
     return states
 
 
-def test_an_encoder_answers_the_normalized_mean_of_its_tokens(encoder: Path) -> None:
+def test_encoder_returns_normalized_mean_of_tokens(encoder: Path) -> None:
     model = load(f"hf:{encoder}")
     assert model.outputs[0].model_dump() == {
         "name": "embedding",
@@ -242,14 +246,14 @@ def test_an_encoder_answers_the_normalized_mean_of_its_tokens(encoder: Path) -> 
     assert not [name for name, _ in model.module.named_parameters() if "pooler" in name]
 
 
-def test_an_encoder_never_looks_at_classes(encoder: Path) -> None:
+def test_encoder_ignores_classes(encoder: Path) -> None:
     model = load(f"hf:{encoder}", ("a", "b", "c"))
     assert (model.labels, model.outputs[0].shape) == ((), (-1, 16))
     with pytest.raises(SourceError, match=r"is an encoder of texts; remove model\.num_classes"):
         load(f"hf:{encoder}", num_classes=3)
 
 
-def test_the_files_decide_how_an_encoder_pools(encoder: Path) -> None:
+def test_files_decide_pooling_of_encoder(encoder: Path) -> None:
     source = ModelSource(source=f"hf:{encoder}")
     by_mean = source_fingerprint(source)
     states = hidden(encoder)
@@ -262,31 +266,29 @@ def test_the_files_decide_how_an_encoder_pools(encoder: Path) -> None:
     torch.testing.assert_close(answer, torch.stack([states[0, :3].mean(0), states[1, 0]]))
 
 
-def test_pooling_that_cannot_be_expressed_is_refused(encoder: Path) -> None:
+def test_unsupported_pooling_is_refused(encoder: Path) -> None:
     pooled(encoder, ("Transformer", "Pooling"), {"pooling_mode_max_tokens": True})
     with pytest.raises(SourceError, match="pools by max; expected mean or cls"):
         load(f"hf:{encoder}")
     pooled(encoder, ("Transformer", "Pooling", "Dense"), {"pooling_mode_mean_tokens": True})
-    with pytest.raises(SourceError, match="joins Transformer → Pooling → Dense; expected"):
+    with pytest.raises(SourceError, match="has the parts Transformer → Pooling → Dense; expected"):
         load(f"hf:{encoder}")
     (encoder / "modules.json").write_text("{")
     with pytest.raises(SourceError, match=r"modules\.json is not JSON"):
         load(f"hf:{encoder}")
 
 
-def test_an_encoder_exports_with_a_dynamic_batch(encoder: Path) -> None:
+def test_encoder_exports_with_dynamic_batch(encoder: Path) -> None:
     model = load(f"hf:{encoder}")
     batch = torch.export.Dim("batch", min=1, max=64)
     exported = torch.export.export(
         model.module, PADDED, dynamic_shapes=({0: batch}, {0: batch}), strict=True
     ).module()
-    one = tuple(part[:1] for part in PADDED)
-    torch.testing.assert_close(exported(*one), model.module(*one))
+    single = tuple(part[:1] for part in PADDED)
+    torch.testing.assert_close(exported(*single), model.module(*single))
 
 
-def test_a_folder_inside_an_installed_package(
-    encoder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_model_loads_from_installed_package(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = encoder.parent / "headrace_test_weights"
     package.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
@@ -299,14 +301,14 @@ def test_a_folder_inside_an_installed_package(
     )
     for path, message in (
         ("headrace_test_weights/other", "other is not a folder"),
-        ("not_there_at_all/model", "no package 'not_there_at_all' installed"),
-        ("../up", "must read hf:package:NAME/FOLDER"),
+        ("not_there_at_all/model", "package 'not_there_at_all' is not installed"),
+        ("../up", "expected hf:package:NAME/FOLDER"),
     ):
         with pytest.raises(SourceError, match=message):
             load(f"hf:package:{path}")
 
 
-def test_real_sentences_lie_near_those_that_mean_the_same(
+def test_similar_sentences_have_similar_embeddings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("transformers")
@@ -323,7 +325,7 @@ def test_real_sentences_lie_near_those_that_mean_the_same(
     assert near > 0.5 > 0.2 > far
 
 
-def test_hf_refuses_pickled_weights(bert: Path, tmp_path: Path) -> None:
+def test_hf_rejects_pickled_weights(bert: Path, tmp_path: Path) -> None:
     (bert / "model.safetensors").unlink()
     target = tmp_path / "ran"
 
@@ -337,7 +339,7 @@ def test_hf_refuses_pickled_weights(bert: Path, tmp_path: Path) -> None:
     assert not target.exists()
 
 
-def test_without_transformers_the_extra_is_named() -> None:
+def test_missing_transformers_error_names_extra() -> None:
     program = (
         "import sys; sys.modules['transformers'] = None\n"
         "from cluster.models import load_model\n"
@@ -351,7 +353,7 @@ def test_without_transformers_the_extra_is_named() -> None:
     assert "pip install 'headrace[hf]'" in done.stderr
 
 
-def test_a_fingerprint_follows_the_files_of_a_local_model(bert: Path) -> None:
+def test_fingerprint_follows_files_of_local_model(bert: Path) -> None:
     source = ModelSource(source=f"hf:{bert}")
     before = source_fingerprint(source)
     assert source_fingerprint(source) == before

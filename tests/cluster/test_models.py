@@ -1,4 +1,4 @@
-"""Models of torchvision and of users' own factories: inputs, classes, labels, refusals."""
+"""Model sources torchvision and python: inputs, classes, labels and refusals."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _seeded() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
-def test_torchvision_takes_its_classes_from_the_data(name: str) -> None:
+def test_torchvision_takes_classes_from_data(name: str) -> None:
     model = load(f"torchvision:{name}", ("cat", "dog", "eel"), image=SMALL)
     assert not model.module.training
     assert model.inputs[0].shape == (-1, 3, 32, 32)
@@ -58,26 +58,26 @@ def test_torchvision_takes_its_classes_from_the_data(name: str) -> None:
     assert model.module(torch.zeros(5, 3, 32, 32)).shape == (5, 3)
 
 
-def test_without_data_classes_are_numbered() -> None:
+def test_classes_without_data_are_numbered() -> None:
     assert load("torchvision:resnet18", image=SMALL, num_classes=4).labels == ("0", "1", "2", "3")
     assert load("torchvision:resnet18", image=SMALL).outputs[0].shape == (-1, 1000)
 
 
-def test_an_unknown_name_suggests_close_ones() -> None:
+def test_unknown_model_name_suggests_close_ones() -> None:
     with pytest.raises(SourceError, match=r"no classification model 'resnet81'.*resnet18"):
         load("torchvision:resnet81")
     with pytest.raises(SourceError, match="known: alexnet"):
         load("torchvision:qqqqqqq")
 
 
-def test_unknown_weights_name_the_known_ones() -> None:
+def test_unknown_weights_error_names_known_ones() -> None:
     with pytest.raises(SourceError, match=r"'IMAGENET' is neither a file nor .*IMAGENET1K_V1"):
         load("torchvision:resnet18", weights="IMAGENET")
 
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Path]:
-    """torch.hub's download folder, with random weights under the name of the real ones."""
+    """Download folder of torch.hub, with random weights under the real names."""
     before = torch.hub.get_dir()
     torch.hub.set_dir(tmp_path)
     (tmp_path / "checkpoints").mkdir()
@@ -89,7 +89,7 @@ def hub(tmp_path: Path) -> Iterator[Path]:
     torch.hub.set_dir(before)
 
 
-def test_pretrained_weights_bring_preprocessing_and_labels(hub: Path) -> None:
+def test_pretrained_weights_include_preprocessing_and_labels(hub: Path) -> None:
     model = load("torchvision:squeezenet1_1", weights="IMAGENET1K_V1")
     assert model.preprocess == ImageInput(size=224, resize=256)
     assert model.labels[:2] == ("tench", "goldfish")
@@ -97,14 +97,14 @@ def test_pretrained_weights_bring_preprocessing_and_labels(hub: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small"])
-def test_pretrained_weights_keep_the_backbone_under_a_new_head(hub: Path, name: str) -> None:
+def test_new_head_keeps_pretrained_backbone(hub: Path, name: str) -> None:
     labels = ("cat", "dog")
-    whole = load(f"torchvision:{name}", weights="IMAGENET1K_V1").module.state_dict()
+    pretrained = load(f"torchvision:{name}", weights="IMAGENET1K_V1").module.state_dict()
     model = load(f"torchvision:{name}", labels, weights="DEFAULT", image={"size": 64})
     assert model.labels == labels
     assert model.preprocess == ImageInput(size=64)
     state = model.module.state_dict()
-    changed = [key for key in whole if not torch.equal(whole[key], state[key])]
+    changed = [key for key in pretrained if not torch.equal(pretrained[key], state[key])]
     assert {key.rpartition(".")[0] for key in changed} == {
         "classifier.1" if name == "squeezenet1_1" else "classifier.3"
     }
@@ -127,7 +127,7 @@ def test_pretrained_weights_keep_the_backbone_under_a_new_head(hub: Path, name: 
         "vgg11",
     ],
 )
-def test_the_replaced_head_is_the_last_layer_of_every_family(name: str) -> None:
+def test_replaced_head_is_last_layer_of_every_family(name: str) -> None:
     # The meta device builds without memory; RegNet computes with tensors while it builds.
     with torch.device("cpu" if name.startswith("regnet") else "meta"):
         module = torchvision.models.get_model(name).eval()
@@ -137,13 +137,13 @@ def test_the_replaced_head_is_the_last_layer_of_every_family(name: str) -> None:
         assert not replace_head(module, 7)
 
 
-def test_auxiliary_heads_are_gone_also_in_training() -> None:
+def test_auxiliary_heads_are_removed() -> None:
     module = load("torchvision:googlenet", ("a", "b"), image={"size": 64}).module.train()
     assert module(torch.zeros(2, 3, 64, 64)).shape == (2, 2)
 
 
-def test_inputs_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(SourceError, match=r"vit_b_32 does not take input FP32 \[-1, 3, 32, 32\]"):
+def test_mismatched_inputs_and_classes_are_refused() -> None:
+    with pytest.raises(SourceError, match=r"vit_b_32 does not accept input FP32 \[-1, 3, 32, 32\]"):
         load("torchvision:vit_b_32", image=SMALL)
     with pytest.raises(SourceError, match=r"no tokenizer.*model\.text"):
         load("torchvision:resnet18", text={})
@@ -154,7 +154,7 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
 # ---------------------------------------------------------------------------- python
 
 
-def test_a_factory_gets_the_classes_only_if_it_takes_them(module_file: ModuleFile) -> None:
+def test_factory_gets_classes_if_it_has_the_parameter(module_file: ModuleFile) -> None:
     model = load(module_file(LINEAR), ("a", "b"), tensor={"name": "x", **FOUR})
     assert model.outputs[0].shape == (-1, 2)
     assert (model.inputs[0].name, model.inputs[0].shape) == ("x", (-1, 4))
@@ -162,7 +162,7 @@ def test_a_factory_gets_the_classes_only_if_it_takes_them(module_file: ModuleFil
     assert load(module_file(LINEAR), tensor=FOUR).labels == ("0", "1", "2")
     fixed = module_file("from torch import nn\ndef make(): return nn.Linear(4, 5)")
     assert load(fixed, tensor=FOUR).labels == ("0", "1", "2", "3", "4")
-    with pytest.raises(SourceError, match="answers 5 classes, but 2 are wanted"):
+    with pytest.raises(SourceError, match="returns 5 classes, expected 2"):
         load(fixed, ("a", "b"), tensor=FOUR)
 
 
@@ -176,19 +176,19 @@ def test_a_factory_gets_the_classes_only_if_it_takes_them(module_file: ModuleFil
         ("def make(): raise OSError('no disk')", r"calling the factory \(\) raised OSError: no"),
         ("def make(num_classes): return 3", r"needs num_classes; set model\.num_classes"),
         ("def make(): return 3", "returned int, expected a torch.nn.Module"),
-        ("def make(): return nn.Linear(5, 2)", r"does not take input FP32 \[-1, 4\]: RuntimeErr"),
+        ("def make(): return nn.Linear(5, 2)", r"does not accept input FP32 \[-1, 4\]: RuntimeErr"),
         ("def make(): return nn.Linear(4, 1)", r"at least 2 classes; .* returned \[2, 1\]"),
-        ("def make(): return nn.Linear(4, 2).double()", "does not take input FP32"),
+        ("def make(): return nn.Linear(4, 2).double()", "does not accept input FP32"),
         ("def make(): return nn.Unflatten(1, (2, 2))", r"returned \[2, 2, 2\]"),
         ("def make(): return nn.LSTM(4, 2)", "one FP32 tensor of logits .* not tuple"),
     ],
 )
-def test_factories_that_do_not_work(module_file: ModuleFile, body: str, message: str) -> None:
+def test_wrong_factories_are_refused(module_file: ModuleFile, body: str, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         load(module_file(f"from torch import nn\n{body}\n"), tensor=FOUR)
 
 
-def test_a_factory_needs_a_declared_input(module_file: ModuleFile) -> None:
+def test_factory_needs_declared_input(module_file: ModuleFile) -> None:
     with pytest.raises(SourceError, match=r"add model\.image .* or model\.tensor"):
         load(module_file(LINEAR))
 
@@ -205,7 +205,7 @@ def test_logits_must_be_fp32(module_file: ModuleFile) -> None:
 
 @pytest.fixture
 def recipe_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What recipes find beside them can be imported, as in their jobs."""
+    """Make modules beside recipes importable, as in their jobs."""
     monkeypatch.syspath_prepend(RECIPES)
     yield
     sys.modules.pop("cifar_resnet", None)
@@ -234,16 +234,16 @@ def test_published_weights_classify_real_photographs(
 @pytest.mark.parametrize(
     ("depth", "parameters", "macs"), [(20, 269_722, 40_551_040), (56, 853_018, 125_485_696)]
 )
-def test_the_cifar_networks_are_those_of_the_paper(depth: int, parameters: int, macs: int) -> None:
+def test_cifar_networks_match_paper(depth: int, parameters: int, macs: int) -> None:
     module = load(f"python:cifar_resnet:resnet{depth}", tuple("abcdefghij"), image=SMALL).module
-    weighted = [each for each in module.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
+    weighted = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
     assert len(weighted) == depth
     assert sum(parameter.numel() for parameter in module.parameters()) == parameters
     with FlopCounterMode(display=False) as counter:
         module(torch.zeros(1, 3, 32, 32))
     assert counter.get_total_flops() == 2 * macs
     # A module per use, and shortcuts that are modules: steps go by modules.
-    assert sum(isinstance(each, nn.ReLU) for each in module.modules()) == depth - 1
+    assert sum(isinstance(part, nn.ReLU) for part in module.modules()) == depth - 1
     shortcut = module.get_submodule("layer2.0.shortcut")
     assert not list(shortcut.parameters())
     x = torch.randn(2, 16, 8, 8)
@@ -254,7 +254,7 @@ def test_the_cifar_networks_are_those_of_the_paper(depth: int, parameters: int, 
 # ---------------------------------------------------------------------------- fingerprints
 
 
-def test_a_fingerprint_follows_code_and_checkpoint(tmp_path: Path, module_file: ModuleFile) -> None:
+def test_fingerprint_follows_code_and_checkpoint(tmp_path: Path, module_file: ModuleFile) -> None:
     file = tmp_path / "w.safetensors"
     save_file({"a": torch.zeros(1)}, file)
     source = ModelSource.model_validate(

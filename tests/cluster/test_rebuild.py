@@ -1,4 +1,4 @@
-"""Tensors of a pruned model into a fresh one: sizes follow, and what does not fit is refused."""
+"""Rebuilding of pruned models: sizes follow the tensors, mismatches are refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cluster.models.shortcuts import SelectionShortcut
 
 
 class Layers(nn.Module):
-    """One layer of each kind that keeps sizes beside its tensors."""
+    """Model with one layer of each kind that stores sizes beside its tensors."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Layers(nn.Module):
         return self.head(self.up(x).mean(2))
 
 
-def test_every_kind_of_layer_takes_tensors_of_another_size_bit_exact() -> None:
+def test_every_kind_of_layer_accepts_smaller_tensors() -> None:
     small, fresh = Layers(8).eval(), Layers(16).eval()
     ids = torch.randint(0, 10, (2, 5))
     fit(fresh, small.state_dict())
@@ -50,7 +50,7 @@ def test_every_kind_of_layer_takes_tensors_of_another_size_bit_exact() -> None:
         assert getattr(fresh.attention, name) == getattr(small.attention, name)
 
 
-def test_a_whole_model_keeps_its_answers_and_what_is_frozen() -> None:
+def test_rebuilt_model_keeps_answers_and_frozen_parameters() -> None:
     torch.manual_seed(0)
     saved = resnet18(num_classes=10).eval()
     fresh = resnet18(num_classes=10).eval()
@@ -63,7 +63,7 @@ def test_a_whole_model_keeps_its_answers_and_what_is_frozen() -> None:
     assert fresh.fc.weight.requires_grad
 
 
-def test_parameters_that_share_memory_go_on_sharing_it() -> None:
+def test_rebuilt_model_keeps_shared_parameters() -> None:
     def tied() -> nn.Sequential:
         model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 10, bias=False))
         model[1].weight = model[0].weight
@@ -74,7 +74,7 @@ def test_parameters_that_share_memory_go_on_sharing_it() -> None:
     assert fresh[0].weight is fresh[1].weight
 
 
-def test_a_selection_shortcut_is_put_where_the_fresh_model_has_none() -> None:
+def test_rebuild_inserts_selection_shortcut() -> None:
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -101,11 +101,11 @@ def test_a_selection_shortcut_is_put_where_the_fresh_model_has_none() -> None:
         (lambda tensors: tensors.update(other=torch.ones(1)), r"unknown to the model: other"),
         (
             lambda tensors: tensors.update({"0.bias": torch.ones(2, 2)}),
-            r"of another number of dimensions: 0\.bias",
+            r"with another number of dimensions: 0\.bias",
         ),
     ],
 )
-def test_tensors_of_another_model_are_refused_and_change_nothing(change, message) -> None:
+def test_tensors_of_another_model_are_refused(change, message) -> None:
     module = nn.Sequential(nn.Linear(4, 2))
     before = copy.deepcopy(module.state_dict())
     tensors = {name: tensor + 1 for name, tensor in module.state_dict().items()}
