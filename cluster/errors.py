@@ -1,35 +1,34 @@
-"""Everything Headrace raises on purpose, with the HTTP status each one becomes.
+"""Errors raised on purpose, with their HTTP status.
 
     HeadraceError                      500
     ├── ConfigError                    400   a recipe or serve config is wrong (names the YAML path)
     ├── SourceError                    400   a model, checkpoint or data source cannot be used
-    ├── CompressionError               500   a step or the builder refuses, and why
-    │   └── LostProcessError           500   a process that worked for the job died
+    ├── CompressionError               500   a step or the builder refuses, with the reason
+    │   └── LostProcessError           500   a process of the job died
     ├── ArtifactError                  500
-    │   ├── ArtifactNotFoundError      404   no artifact of that name or id in the store
-    │   ├── ArtifactCorruptError       500   a file does not have the bytes its manifest names
-    │   └── ArtifactUntrustedError     500   no trusted key has signed it, and one must have
+    │   ├── ArtifactNotFoundError      404   the store has no artifact of that name or id
+    │   ├── ArtifactCorruptError       500   a file does not match its manifest
+    │   └── ArtifactUntrustedError     500   a required trusted signature is missing
     ├── ProgramError                   500   no program of the artifact runs on this node
-    ├── PlanError                      400   a model cannot be cut as asked, with what would work
-    ├── TransportError                 500   the process at the other end of a transport is gone
-    ├── GroupLostError                 503   a shard of the replica is lost; another answers
+    ├── PlanError                      400   a model cannot be cut as requested, with alternatives
+    ├── TransportError                 500   the peer of a transport is unavailable
+    ├── GroupLostError                 503   a shard of the replica is unavailable
     ├── ClusterError                   500   the local cluster did not start or stop
-    └── RequestError                   400   what the client sent is wrong
+    └── RequestError                   400   the client's request is wrong
         ├── UnknownModelError          404
-        ├── LentBodyError              412   a body in memory that this process cannot read
+        ├── LentBodyError              412   a lent body that this process cannot read
         ├── PayloadTooLargeError       413
         └── UnsupportedMediaTypeError  415
 
-A message says what was given, what was expected and what to change. Messages of errors
-below 500 reach clients as they are; a 5xx reaches them without its message, because that
-may name a path.
+A message says what was given, what was expected and what to change. Clients receive messages of
+errors below 500 unchanged, and no message of a 5xx, because it may name a path.
 """
 
 from __future__ import annotations
 
 
 class HeadraceError(Exception):
-    """Base of every error Headrace raises on purpose."""
+    """Base of all errors raised on purpose."""
 
     http_status: int = 500
 
@@ -41,7 +40,7 @@ class ConfigError(HeadraceError):
 
 
 class SourceError(HeadraceError):
-    """A model, checkpoint or data source cannot be read or does not fit."""
+    """A model, checkpoint or data source cannot be read or does not match."""
 
     http_status = 400
 
@@ -51,7 +50,7 @@ class CompressionError(HeadraceError):
 
 
 class LostProcessError(CompressionError):
-    """A process that worked for the compression job died; what it did may be tried again."""
+    """A process of the compression job died; its work may be retried."""
 
 
 class ArtifactError(HeadraceError):
@@ -59,17 +58,17 @@ class ArtifactError(HeadraceError):
 
 
 class ArtifactNotFoundError(ArtifactError):
-    """The store holds no artifact of that name or id."""
+    """The store has no artifact of that name or id."""
 
     http_status = 404
 
 
 class ArtifactCorruptError(ArtifactError):
-    """A file of an artifact does not have the sha256 its manifest names."""
+    """A file of an artifact does not match the sha256 in its manifest."""
 
 
 class ArtifactUntrustedError(ArtifactError):
-    """A signature is required, and the artifact has none by a trusted key."""
+    """A signature is required, and no trusted key has signed the artifact."""
 
 
 class ProgramError(HeadraceError):
@@ -77,17 +76,17 @@ class ProgramError(HeadraceError):
 
 
 class PlanError(HeadraceError):
-    """A model cannot be cut, or placed, as asked; the message says what would work."""
+    """A model cannot be cut or placed as requested; the message names alternatives."""
 
     http_status = 400
 
 
 class TransportError(HeadraceError):
-    """The process at the other end of a transport is gone, or never came."""
+    """The peer of a transport is unavailable, or never joined."""
 
 
 class GroupLostError(HeadraceError):
-    """A shard of this replica was lost; the request may be sent again."""
+    """A shard of this replica is unavailable; the request may be retried."""
 
     http_status = 503
 
@@ -97,7 +96,7 @@ class ClusterError(HeadraceError):
 
 
 class RequestError(HeadraceError):
-    """A client sent something that cannot be answered; the message says what was expected."""
+    """A client's request cannot be answered; the message says what was expected."""
 
     http_status = 400
 
@@ -109,7 +108,7 @@ class UnknownModelError(RequestError):
 
 
 class LentBodyError(RequestError):
-    """The body is in another process's memory, out of this one's reach; send it as bytes."""
+    """The lent body is in memory that this process cannot read; send it as bytes."""
 
     http_status = 412
 
@@ -121,6 +120,6 @@ class PayloadTooLargeError(RequestError):
 
 
 class UnsupportedMediaTypeError(RequestError):
-    """The Content-Type is none this endpoint reads."""
+    """This endpoint does not support the Content-Type."""
 
     http_status = 415

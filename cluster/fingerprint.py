@@ -1,4 +1,4 @@
-"""A sha256 that changes when a source changes, so that a build can name what it was made from."""
+"""Fingerprints of sources: a sha256 that identifies the inputs of a build."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 
 CONTENT_BYTES = 2**30
-"""Files of up to 1 GiB together are read in full; larger sets would hold a build up for minutes."""
+"""Files of up to 1 GiB in total are hashed by content; larger sets would take minutes."""
 
 
 def of_files(root: Path, files: Sequence[Path]) -> str:
-    """Fingerprint of ``files``, each named by its path below ``root``, in the order given.
+    """Return the fingerprint of ``files``, named by their paths below ``root``, in the given order.
 
-    Over the names and contents up to :data:`CONTENT_BYTES`; above it over the names, sizes and
-    modification times, which are other ones for a copy of the data.
-    OSError when a file cannot be read.
+    It covers names and contents up to :data:`CONTENT_BYTES`; beyond, names, sizes and modification
+    times, which differ for a copy of the data. OSError when a file cannot be read.
     """
     stats = [file.stat() for file in files]
     by_content = sum(stat.st_size for stat in stats) <= CONTENT_BYTES
@@ -33,7 +32,7 @@ def of_files(root: Path, files: Sequence[Path]) -> str:
 
 
 def of_parts(parts: Iterable[bytes | str | np.ndarray]) -> str:
-    """Fingerprint of values in memory; of an array also its datatype and shape."""
+    """Return the fingerprint of values in memory, including datatype and shape of arrays."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -45,6 +44,6 @@ def of_parts(parts: Iterable[bytes | str | np.ndarray]) -> str:
 
 
 def _add(digest: hashlib._Hash, value: bytes) -> None:
-    # The length in front keeps ["ab", "c"] apart from ["a", "bc"].
+    # The length prefix separates ["ab", "c"] from ["a", "bc"].
     digest.update(len(value).to_bytes(8, "little"))
     digest.update(value)

@@ -1,7 +1,7 @@
-"""Progress of a long job as lines of text that survive a log file and a terminal alike.
+"""Progress of a long job as lines of text, for log files and terminals alike.
 
-A job prints one line per change. Lines of a bar that is still moving start with
-:data:`MOVING`, so that whoever shows them on a terminal can draw them over each other.
+A job prints one line per change. Lines of an unfinished bar start with :data:`MOVING`, so that a
+terminal can draw them over each other.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import Callable
 from typing import TextIO
 
 MOVING = "~ "
-"""Begins a line that the next line replaces on a terminal."""
+"""Prefix of a line that the next one replaces on a terminal."""
 
 Print = Callable[[str], None]
 
 
 def to_stdout(line: str) -> None:
-    """Write one line at once."""
+    """Print one line and flush."""
     print(line, flush=True)
 
 
 class Bar:
-    """A bar over ``total`` units of work, printed at most every half second."""
+    """Bar over ``total`` units of work, printed at most every half second."""
 
     def __init__(self, title: str, total: int, out: Print, interval_s: float = 0.5) -> None:
         self._title = title
@@ -33,7 +33,7 @@ class Bar:
         self._started = self._printed = time.monotonic()
 
     def update(self, done: int, note: str = "") -> None:
-        """Say that ``done`` units are finished; ``note`` follows the bar."""
+        """Report ``done`` finished units; ``note`` follows the bar."""
         now = time.monotonic()
         if done < self._total and now - self._printed < self._interval_s:
             return
@@ -47,7 +47,7 @@ class Bar:
 
 
 class Terminal:
-    """Shows a job's lines: on a terminal, moving lines replace each other; else all are kept."""
+    """Display of a job's lines; moving lines are redrawn on a terminal, and dropped elsewhere."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout

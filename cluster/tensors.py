@@ -1,7 +1,7 @@
-"""The tensors that cross Headrace's seams: their names, datatypes and shapes.
+"""Specs of tensors between components: names, datatypes and shapes.
 
-Datatype names are those of the Open Inference Protocol v2 (``FP32``, ``INT64``, ...); arrays
-are numpy, so that a serving replica never has to import PyTorch's Python package.
+Datatype names are those of the Open Inference Protocol v2 (``FP32``, ``INT64``, ...). Arrays are
+numpy, so that a replica never imports PyTorch's Python package.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 BATCH = -1
-"""The size written for a dimension that varies: the batch."""
+"""Size of a variable dimension: the batch."""
 
 DATATYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype(np.bool_),
@@ -28,7 +28,7 @@ DATATYPES: dict[str, np.dtype] = {
     "FP32": np.dtype(np.float32),
     "FP64": np.dtype(np.float64),
 }
-"""Protocol datatype name → numpy dtype. BYTES and BF16 have no entry: no model takes them."""
+"""Protocol datatype name → numpy dtype. BYTES and BF16 are unsupported: no model uses them."""
 
 
 class TensorSpec(BaseModel):
@@ -49,7 +49,7 @@ class TensorSpec(BaseModel):
     @classmethod
     def _known_datatype(cls, value: str) -> str:
         if value not in DATATYPES:
-            raise ValueError(f"{value!r} is not one of {', '.join(DATATYPES)}")
+            raise ValueError(f"{value!r} is unknown, expected one of {', '.join(DATATYPES)}")
         return value
 
     @field_validator("shape")
@@ -76,5 +76,5 @@ class TensorSpec(BaseModel):
         return math.prod(self.item_shape) * self.dtype.itemsize
 
     def zeros(self, batch: int) -> np.ndarray:
-        """A zero array of this spec with ``batch`` items."""
+        """Return a zero array of this spec with ``batch`` items."""
         return np.zeros((batch, *self.item_shape), self.dtype)

@@ -11,7 +11,7 @@ from io import StringIO
 from cluster.progress import MOVING, Bar, Terminal
 
 
-def test_a_bar_fills_and_its_last_line_stays() -> None:
+def test_bar_fills_and_ends_with_fixed_line() -> None:
     lines: list[str] = []
     bar = Bar("train", 4, lines.append, interval_s=0)
     for done in range(1, 5):
@@ -21,7 +21,7 @@ def test_a_bar_fills_and_its_last_line_stays() -> None:
     assert lines[-1] == "train ████████████████████ 4/4 0s loss 4"
 
 
-def test_a_fast_bar_prints_its_end_alone() -> None:
+def test_fast_bar_prints_only_its_end() -> None:
     lines: list[str] = []
     bar = Bar("train", 1000, lines.append, interval_s=60)
     for done in range(1, 1001):
@@ -29,13 +29,13 @@ def test_a_fast_bar_prints_its_end_alone() -> None:
     assert lines == ["train ████████████████████ 1000/1000 0s"]
 
 
-def test_a_bar_over_nothing_can_end() -> None:
+def test_empty_bar_can_end() -> None:
     lines: list[str] = []
     Bar("train", 0, lines.append).update(1)
     assert lines == ["train ████████████████████ 1/1 0s"]
 
 
-def test_a_log_file_keeps_what_stays_and_no_moving_lines() -> None:
+def test_log_file_omits_moving_lines() -> None:
     stream = StringIO()
     terminal = Terminal(stream)
     for line in ("data", MOVING + "half", "whole"):
@@ -43,7 +43,7 @@ def test_a_log_file_keeps_what_stays_and_no_moving_lines() -> None:
     assert stream.getvalue() == "data\nwhole\n"
 
 
-def test_on_a_terminal_a_moving_line_is_drawn_over() -> None:
+def test_terminal_redraws_moving_lines() -> None:
     program = (
         "from cluster.progress import MOVING, Terminal\n"
         "terminal = Terminal()\n"
