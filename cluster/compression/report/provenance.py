@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from cluster.compression.figures import duration
 from cluster.compression.record import BuildRecord
 from cluster.compression.report.parts import Cell, Code, Facts, Section, Table
+from cluster.config.plain_yaml import format_yaml
 
 HASH_LENGTH = 40
 """A word of this many characters is a hash and is set as code."""
@@ -43,7 +42,7 @@ def provenance(record: BuildRecord) -> Section:
             Table("Versions", ("package", "version"), [*record.versions.items()]),
             Table("Time of the job", ("phase", "took"), seconds),
         ],
-        recipe=yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True),
+        recipe=format_yaml(record.recipe),
     )
     return Section("provenance", "How to get the same again", "Provenance", view)
 
