@@ -46,7 +46,7 @@ def measure(
                 if name not in optional:
                     raise
                 failures[name] = str(error)
-                report(f"round {number}  {name:<20}failed: {error}")
+                report(f"round {number}  {name:<20} failed: {error}")
                 continue
             for reading in turn:
                 measurements.append(Measurement(number=number, **dict(reading)))
@@ -56,4 +56,4 @@ def measure(
 
 def _line(reading: Reading) -> str:
     figures = [f"{name} {value:.2f}" for name, value in reading.figures.items()]
-    return f"{reading.subject:<20}{', '.join(figures)}"
+    return f"{reading.subject:<20} {', '.join(figures)}"
