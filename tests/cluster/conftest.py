@@ -1,9 +1,8 @@
-"""Fixtures shared by tests of the library: data files, users' modules, batchers."""
+"""Fixtures shared by tests of the library: users' modules, batchers."""
 
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,20 +13,6 @@ from doubler import INPUT, whole
 from cluster.config.serving import Batching
 from cluster.runtime.batcher import Batcher
 from cluster.tensors import TensorSpec
-
-
-@pytest.fixture
-def shared_file() -> Callable[[str], Path]:
-    """Factory of a data file's path by name; skips the test if the file is missing."""
-
-    def find(name: str) -> Path:
-        beside = Path(__file__).parents[3] / "shared" / "data"
-        file = Path(os.environ.get("HEADRACE_DATA", beside)) / name
-        if not file.is_file():
-            pytest.skip(f"needs {name}: not in HEADRACE_DATA nor in ../shared/data")
-        return file
-
-    return find
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
+from sklearn.datasets import load_sample_image
 
 from cluster.config.sources import DataSource, ImageInput
 from cluster.data import LabelledData, PreparedSamples, load_data, require_labels
@@ -217,19 +218,42 @@ def test_safetensors_rejects_unreadable_file(tmp_path: Path) -> None:
             read(f"safetensors:{tmp_path}/{name}")
 
 
-def test_safetensors_reads_cifar10_photographs(shared_file: Callable[[str], Path]) -> None:
-    data = read(
-        f"safetensors:{shared_file('cifar10_train.safetensors')}",
-        test_source=f"safetensors:{shared_file('cifar10_test.safetensors')}",
-        limit=1000,
+def photographs(path: Path, first: int) -> str:
+    """Return a file of 32×32 JPEG cuts of scikit-learn's two photographs, every second of them."""
+    files: list[bytes] = []
+    labels: list[int] = []
+    for label, name in enumerate(("china.jpg", "flower.jpg")):
+        photograph = Image.fromarray(load_sample_image(name))
+        corners = [(x, y) for y in range(0, 384, 32) for x in range(0, 608, 32)]
+        for x, y in corners[first::2]:
+            cut = BytesIO()
+            photograph.crop((x, y, x + 32, y + 32)).save(cut, "JPEG")
+            files.append(cut.getvalue())
+            labels.append(label)
+    return joined(
+        path,
+        jpeg=np.frombuffer(b"".join(files), np.uint8),
+        offset=np.cumsum([0, *map(len, files)]),
+        label=np.array(labels),
+        metadata={"classes": "china,flower"},
     )
-    assert data.labels[:3] == ("airplane", "automobile", "bird")
-    assert np.bincount(data.test.labels).tolist() == [100] * 10
+
+
+def test_safetensors_reads_jpeg_photographs(tmp_path: Path) -> None:
+    data = read(
+        photographs(tmp_path / "train.safetensors", first=0),
+        test_source=photographs(tmp_path / "test.safetensors", first=1),
+        limit=100,
+    )
+    assert data.labels == ("china", "flower")
+    assert np.bincount(data.test.labels).tolist() == [50, 50]
     spec = TensorSpec(name="input", datatype="FP32", shape=(-1, 3, 32, 32))
-    (images,), labels = PreparedSamples(data.test, [spec], ImageInput(size=32)).batch(range(64))
+    prepare = ImageInput(size=32)
+    (images,), labels = PreparedSamples(data.test, [spec], prepare).batch(range(64))
     assert images.shape == (64, 3, 32, 32)
-    assert abs(images.mean()) < 0.5
-    assert 0.5 < images.std() < 1.5
+    pixels = np.asarray(Image.open(BytesIO(data.test.raw(0))))  # type: ignore[arg-type]
+    expected = (pixels / 255 - prepare.mean) / prepare.std
+    np.testing.assert_allclose(images[0].transpose(1, 2, 0), expected, atol=1e-5)
     np.testing.assert_array_equal(labels, data.test.labels[:64])
 
 
