@@ -26,7 +26,8 @@ from cluster.artifact.served import bind
 from deployments.config import serve_config
 from deployments.http import auth
 from deployments.http.catalog import Catalog
-from deployments.model.replica import PROBE_TIMEOUT_S, ModelReplica
+from deployments.model.health import PROBE_TIMEOUT_S
+from deployments.model.replica import ModelReplica
 from deployments.ray.names import ARTIFACT, MODEL_DEPLOYMENT_PREFIX, ROUTER_DEPLOYMENT
 from deployments.ray.time_limits import replica_stop_s
 from deployments.router import plan

@@ -46,7 +46,7 @@ class Feeder:
             self._run = programs.load_entry(artifact, entry, args.compute_threads).run
         else:
             cut = model.manifest.layout(layout)
-            self._sharded = ShardedProgram(model, cut, self._keep, _lost)
+            self._sharded = ShardedProgram.start(model, cut, self._keep, _lost)
             self._run, self._in_flight = self._sharded.run, self._sharded.lanes
 
     def feed(self, model: str, batches: Sequence[int], seconds: float) -> Fed:

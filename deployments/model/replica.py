@@ -9,7 +9,6 @@ deployment's ``ray_actor_options``.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
@@ -22,13 +21,14 @@ import ray
 from cluster.artifact.artifact import TOKENIZER, Artifact
 from cluster.artifact.served import BoundModel, open_bound
 from cluster.config.serving import ModelArgs
-from cluster.errors import GroupLostError, ProgramError
+from cluster.errors import ProgramError
 from cluster.preprocess import TextEncoder
 from cluster.program import node
 from cluster.program import program as programs
 from cluster.runtime.batcher import Batcher
 from deployments.http.paths import ModelApp
 from deployments.model.endpoint import of_model
+from deployments.model.health import Health
 from deployments.model.infer import Model
 from deployments.model.metrics import ModelMetrics, StageMetrics
 from deployments.ray.names import version_of
@@ -40,14 +40,8 @@ SWITCH_INTERVAL_S = 0.0005
 """How soon the compute thread gets Python's lock back when a batch is done: by default the
 event loop may keep it for 5 ms, which is as long as a small model computes."""
 
-IDLE_BEFORE_PROBE_S = 5.0
-"""A replica that finished a batch within this time is healthy without a probe."""
-
 LAST_ANSWERS_S = 0.5
 """What a replica that has lost a shard has left to tell those who wait."""
-
-PROBE_TIMEOUT_S = 8.0
-"""How long the tiny forward pass of a health check may take; three in a row end a replica."""
 
 
 def choose_program(artifact: Artifact) -> programs.Choice:
@@ -80,12 +74,13 @@ class ModelReplica:
         args = bound.args
         artifact = open_bound(bound)
         manifest = artifact.manifest
-        self._probe = [spec.zeros(1) for spec in manifest.inputs]
         self._sharded: ShardedProgram | None = None
         if layout is None:
             serving = self._whole(args, artifact)
         else:
             serving = self._cut(bound, artifact, layout)
+        probe = [spec.zeros(1) for spec in manifest.inputs]
+        self._health = Health(self._batcher, probe, self._sharded)
         text_encoder = None
         if manifest.text is not None:
             text_encoder = TextEncoder(artifact.file(TOKENIZER).read_bytes(), manifest.text)
@@ -128,7 +123,7 @@ class ModelReplica:
         """Start the shards of a layout, and a batcher with as many lanes as they hold batches."""
         args, layout = bound.args, artifact.manifest.layout(key)
         report = StageMetrics(args.name, layout).report
-        self._sharded = ShardedProgram(bound, layout, report, _end_process)
+        self._sharded = ShardedProgram.start(bound, layout, report, _end_process)
         self._batcher = Batcher(
             self._sharded.run, artifact.manifest.inputs, args.batching, self._sharded.lanes
         )
@@ -141,22 +136,9 @@ class ModelReplica:
         return ModelApp(of_model(self._model))
 
     async def check_health(self) -> None:
-        """Raises ProgramError if the compute thread is gone, stuck, or the program fails."""
+        """Check the replica, as :meth:`Health.check` does; Serve replaces it after three errors."""
         self._model.metrics.loaded(self._load_s)  # Ray forgets a gauge within 20 s
-        if not self._batcher.alive:
-            raise ProgramError("the compute thread has ended")
-        if self._sharded is not None and self._sharded.broken is not None:
-            raise GroupLostError(self._sharded.broken)
-        if self._sharded is not None and self._sharded.moving:
-            return  # which has its own deadlines, and what is asked meanwhile waits
-        if time.monotonic() - self._batcher.last_finished < IDLE_BEFORE_PROBE_S:
-            return
-        try:
-            await asyncio.wait_for(self._batcher.submit(self._probe), PROBE_TIMEOUT_S)
-        except TimeoutError:
-            raise ProgramError(
-                f"a forward pass did not finish within {PROBE_TIMEOUT_S:.0f} s"
-            ) from None
+        await self._health.check()
 
     def __del__(self) -> None:
         if hasattr(self, "_batcher"):

@@ -28,7 +28,7 @@ from cluster.runtime.shared_lock import SharedLock
 from deployments.shards.actor import node_ip
 from deployments.shards.members import Member, Replica, end, load, place
 from deployments.shards.moves import Moves
-from deployments.shards.pipeline import connect
+from deployments.shards.pipeline import Pipeline, connect
 from deployments.shards.watch import Report, Watch
 
 logger = logging.getLogger("ray.serve")
@@ -42,39 +42,47 @@ class ShardedProgram:
     """The shards of one replica; ``run`` is what a Batcher runs, on ``lanes`` threads."""
 
     def __init__(
-        self, model: BoundModel, layout: Layout, report: Report, lost: Callable[[str], None]
+        self, replica: Replica, pipeline: Pipeline, report: Report, lost: Callable[[str], None]
     ) -> None:
-        """Start them all; PlanError or TransportError, naming the shard, if one does not come.
-
-        ``report`` gets the figures of all shards, by stage and rank, every second. ``lost`` is
-        called once, with the reason, after the group has failed.
-        """
-        args = model.args
-        name = ray.get_runtime_context().get_actor_name() or args.name
-        self._replica = Replica(name, model, layout)
-        settings = self._replica.settings
+        """``pipeline``: the connected shards. See :meth:`start` for the others."""
+        self._replica = replica
+        self._pipeline = pipeline
         self._report, self._lost = report, lost
-        self.layout = layout
-        self.lanes = settings.max_inflight or layout.pipeline + 1
+        self.layout = replica.layout
+        self.lanes = _lanes_of(replica)
         self._running = SharedLock()
         self._changing = threading.Lock()
         self._moving = False
         self._ended = threading.Event()
         self._ending = threading.Lock()
         self._reason: str | None = None
-        group = _own_group(self._replica)
+        self._watch = self._watched()
+
+    @classmethod
+    def start(
+        cls, model: BoundModel, layout: Layout, report: Report, lost: Callable[[str], None]
+    ) -> ShardedProgram:
+        """Start all shards; PlanError or TransportError, naming the shard, if one does not come.
+
+        ``report`` gets the figures of all shards, by stage and rank, every second. ``lost`` is
+        called once, with the reason, after the group has failed.
+        """
+        args = model.args
+        name = ray.get_runtime_context().get_actor_name() or args.name
+        replica = Replica(name, model, layout)
+        group = _own_group(replica)
         started = time.monotonic()
-        members = place(self._replica, group, self._replica.bundle_of)
+        members = place(replica, group, replica.bundle_of)
         sizes = {1, args.batching.max_batch_size, *(args.batching.buckets or ())}
         try:
             with _meeting() as address:  # while the shards' processes start
-                members = load(self._replica, members)
-                left_s = settings.start_timeout_s - (time.monotonic() - started)
-                self._pipeline = connect(
-                    self._replica,
+                members = load(replica, members)
+                left_s = replica.settings.start_timeout_s - (time.monotonic() - started)
+                pipeline = connect(
+                    replica,
                     members,
                     address,
-                    lanes=self.lanes,
+                    lanes=_lanes_of(replica),
                     timeout_s=max(1.0, left_s),
                     sizes=sorted(sizes),  # the first run of a size sets up its kernels
                     before={},
@@ -82,8 +90,9 @@ class ShardedProgram:
         except BaseException:
             end(members)
             raise
-        self._watch = self._watched()
-        Moves(self._replica, group, lambda: self._pipeline.members, self._hand_over, self._ended)
+        program = cls(replica, pipeline, report, lost)
+        Moves(replica, group, lambda: program._pipeline.members, program._hand_over, program._ended)
+        return program
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[list[np.ndarray], tuple[float, ...]]:
         """See :meth:`cluster.runtime.shard_group.ShardGroup.run_timed`; waits while shards are
@@ -173,6 +182,12 @@ def _own_group(replica: Replica) -> PlacementGroup:
             f"bundles, the replica has {has}; deploy it by deployments.app:model"
         )
     return group
+
+
+def _lanes_of(replica: Replica) -> int:
+    """Return how many micro-batches are in flight at once, unless configured one per stage and one
+    more."""
+    return replica.settings.max_inflight or replica.layout.pipeline + 1
 
 
 @contextlib.contextmanager

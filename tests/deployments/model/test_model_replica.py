@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import ray
 
-from cluster.errors import ProgramError
+from cluster.errors import GroupLostError, ProgramError
 from cluster.program import node, program
-from deployments.model.replica import ModelReplica, choose_program
+from deployments.model.health import Health
+from deployments.model.replica import choose_program
 
 
 class Entry(SimpleNamespace):
@@ -63,19 +67,37 @@ def test_a_replica_without_a_gpu_says_what_to_set_where_there_is_no_other_progra
     assert "num_gpus" not in str(caught.value)
 
 
-def test_a_replica_whose_shards_move_is_not_probed() -> None:
-    """What is asked meanwhile waits, and the health checks would end the replica."""
-    replica = ModelReplica.__new__(ModelReplica)
-    replica._model = SimpleNamespace(metrics=SimpleNamespace(loaded=lambda seconds: None))
-    replica._load_s, replica._probe = 1.0, []
-    replica._batcher = SimpleNamespace(
-        alive=True,
-        last_finished=-math.inf,
-        submit=lambda probe: pytest.fail("it was probed"),
-        close=lambda: None,
-    )
-    replica._sharded = SimpleNamespace(broken=None, moving=True, close=lambda: None)
-    asyncio.run(replica.check_health())
-    replica._sharded.moving = False
-    with pytest.raises(pytest.fail.Exception, match="it was probed"):
-        asyncio.run(replica.check_health())
+@dataclass
+class Batches:
+    """A batcher that was idle for long, and counts its probes."""
+
+    alive: bool = True
+    last_finished: float = -math.inf
+    probes: int = 0
+
+    async def submit(self, arrays: Sequence[np.ndarray]) -> None:
+        self.probes += 1
+
+
+@dataclass
+class Shards:
+    broken: str | None = None
+    moving: bool = False
+
+
+def test_replica_is_not_probed_while_its_shards_move() -> None:
+    # Requests wait meanwhile, and a probe would, too: the health checks would end the replica.
+    batches, shards = Batches(), Shards(moving=True)
+    health = Health(batches, [], shards)
+    asyncio.run(health.check())
+    assert batches.probes == 0
+    shards.moving = False
+    asyncio.run(health.check())
+    assert batches.probes == 1
+
+
+def test_replica_is_unhealthy_without_thread_or_shards() -> None:
+    with pytest.raises(ProgramError, match="the compute thread has ended"):
+        asyncio.run(Health(Batches(alive=False), []).check())
+    with pytest.raises(GroupLostError, match="a shard is unavailable"):
+        asyncio.run(Health(Batches(), [], Shards(broken="a shard is unavailable")).check())

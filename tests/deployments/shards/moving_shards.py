@@ -44,7 +44,7 @@ class Replica:
         self.figures: list[list[ShardFigures]] = []
         self.lost: list[str] = []
         layout = model.manifest.layout(key)
-        self.program = ShardedProgram(
+        self.program = ShardedProgram.start(
             model, layout, lambda figures: self.figures.append(list(figures)),
             self.lost.append,
         )  # fmt: skip
