@@ -1,10 +1,10 @@
-"""What atheris runs: bodies of /infer, guided by what of the parser they reach.
+"""Fuzz target for atheris: bodies of /infer, guided by the parser's coverage.
 
-    python fuzzed_infer.py CORPUS -runs=N -max_total_time=S      as libFuzzer takes it
+    python fuzzed_infer.py CORPUS -runs=N -max_total_time=S      (options of libFuzzer)
 
-    input  [ 2 bytes: length of the JSON, all ones for none ][ body ]
+    input  [ 2 bytes: length of the JSON, 0xFFFF for none ][ body ]
 
-RequestError is how the parser refuses; anything else that it raises ends the run with the input.
+The parser refuses by RequestError; any other error ends the run and saves the input.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ def one_input(data: bytes) -> None:
     length, body = int.from_bytes(data[:2], "big"), data[2:]
     for inputs in (INPUTS, ONE):
         try:
-            found = infer.decode_infer(
+            request = infer.decode_infer(
                 body, None if length == NO_LENGTH else length, inputs, OUTPUTS, 1 << 16
             )
         except RequestError:
             continue
-        for spec, array in zip(inputs, found.arrays, strict=True):
-            if array.dtype != spec.dtype or array.shape != (found.batch, *spec.item_shape):
+        for spec, array in zip(inputs, request.arrays, strict=True):
+            if array.dtype != spec.dtype or array.shape != (request.batch, *spec.item_shape):
                 raise AssertionError(f"{spec.name}: {array.dtype} {array.shape}")
-            array.sum()  # reads every byte that it says it has
+            array.sum()  # reads every byte
 
 
 def seeds() -> list[bytes]:
-    """Good requests, from which the fuzzer goes on."""
+    """Return correct requests as the initial corpus."""
     binary = (
         b'{"inputs":[{"name":"a","datatype":"FP32","shape":[1,2],'
         b'"parameters":{"binary_data_size":8}},{"name":"b","datatype":"BOOL","shape":[1,3],'
@@ -63,8 +63,10 @@ def seeds() -> list[bytes]:
 
 
 def main() -> None:
-    """Fill the corpus and fuzz; libFuzzer ends the process, with a status other than 0 if it
-    found something."""
+    """Write the initial corpus and fuzz.
+
+    libFuzzer ends the process, with a nonzero status after a finding.
+    """
     corpus = Path(sys.argv[1])
     for number, seed in enumerate(seeds()):
         one_input(seed)

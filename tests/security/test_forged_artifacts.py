@@ -1,4 +1,4 @@
-"""Files that want to run code: nothing of them is read before their bytes are vouched for."""
+"""Forged artifacts: no file is read before its bytes are verified."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OUTPUT = TensorSpec(name="logits", datatype="FP32", shape=(-1, 10))
 
 
 class Touch:
-    """Unpickled, it writes a file: what code in a program would do."""
+    """Object whose unpickling writes a file, as code in a program could."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -75,7 +75,7 @@ def network() -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def graph(network: torch.nn.Module) -> bytes:
-    """It as an ``exported`` program."""
+    """The network as an ``exported`` program."""
     content = io.BytesIO()
     batch = torch.export.Dim("batch", min=1, max=64)
     sample = (torch.zeros(2, 1, 16, 16),)
@@ -85,7 +85,7 @@ def graph(network: torch.nn.Module) -> bytes:
 
 @pytest.fixture
 def forged_graph(graph: bytes, ran: Path) -> bytes:
-    """The same program with code in its sample inputs, which are a pickle."""
+    """The program with code in its sample inputs, which are a pickle."""
     code, content = io.BytesIO(), io.BytesIO()
     torch.save(((Touch(ran),), {}), code)
     with zipfile.ZipFile(io.BytesIO(graph)) as old, zipfile.ZipFile(content, "w") as new:
@@ -102,7 +102,7 @@ def forged_weights(ran: Path) -> bytes:
     """Code in place of weights."""
     code = pickle.dumps(Touch(ran))
     pickle.loads(code)
-    assert ran.exists()  # it would run
+    assert ran.exists()  # the code would run
     ran.unlink()
     return code
 
@@ -115,13 +115,14 @@ def store(
     tiny_recipe: Callable[..., Recipe],
     monkeypatch: pytest.MonkeyPatch,
 ) -> LocalStore:
-    """A store with a signed artifact that runs, and the signer trusted."""
+    """Store with a signed artifact that runs, and a trusted signer."""
     store = LocalStore(tmp_path / "store")
-    with store.building("a" * 64) as room:
-        (room / "artifact" / "programs").mkdir(parents=True)
-        (room / "artifact" / GRAPH).write_bytes(graph)
+    with store.building("a" * 64) as directory:
+        (directory / "artifact" / "programs").mkdir(parents=True)
+        (directory / "artifact" / GRAPH).write_bytes(graph)
         save_file(
-            {k: v.clone() for k, v in network.state_dict().items()}, room / "artifact" / WEIGHTS
+            {k: v.clone() for k, v in network.state_dict().items()},
+            directory / "artifact" / WEIGHTS,
         )
         manifest = Manifest(
             name="digits",
@@ -132,15 +133,17 @@ def store(
             image=None,
             text=None,
             labels=tuple("0123456789"),
-            files={f: artifact_module.describe(room / "artifact" / f) for f in (GRAPH, WEIGHTS)},
+            files={
+                f: artifact_module.describe(directory / "artifact" / f) for f in (GRAPH, WEIGHTS)
+            },
             programs=(entry_of("exported", GRAPH), entry_of("eager", WEIGHTS)),
             quantized_operators=0,
         )
-        (room / "artifact" / MANIFEST).write_bytes(manifest.to_json())
-        artifact_id = str(store.publish(room / "artifact").id)
+        (directory / "artifact" / MANIFEST).write_bytes(manifest.to_json())
+        artifact_id = str(store.publish(directory / "artifact").id)
     key = Ed25519PrivateKey.generate()
-    made = signature.sign(artifact_id, key)
-    store.keep_signature(artifact_id, made.key_id, made.content)
+    result = signature.sign(artifact_id, key)
+    store.keep_signature(artifact_id, result.key_id, result.content)
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     (tmp_path / "trusted").mkdir(mode=0o755)
     (tmp_path / "trusted" / "key.pem").write_bytes(public)
@@ -154,46 +157,44 @@ def args(store: LocalStore) -> ModelArgs:
 
 
 def load(store: LocalStore, kind: str) -> programs.Program:
-    """The signed artifact's program of that kind, as a replica loads it."""
+    """Return the signed artifact's program of a kind, loaded as in a replica."""
     artifact = open_served(args(store))
     entry = next(entry for entry in artifact.manifest.programs if entry.kind == kind)
     return programs.load_entry(artifact, entry, 1)
 
 
 @pytest.mark.parametrize("kind", ["exported", "eager"])
-def test_the_signed_program_computes(
-    store: LocalStore, network: torch.nn.Module, kind: str
-) -> None:
+def test_signed_program_computes(store: LocalStore, network: torch.nn.Module, kind: str) -> None:
     items = np.random.default_rng(0).normal(size=(3, 1, 16, 16)).astype(np.float32)
-    (found,) = load(store, kind).run([items])
+    (logits,) = load(store, kind).run([items])
     with torch.inference_mode():
         expected = network(torch.from_numpy(items)).numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_program_put_in_place_of_the_signed_one_is_not_read(
+def test_replaced_program_is_not_read(
     store: LocalStore, graph: bytes, forged_graph: bytes, ran: Path
 ) -> None:
     (open_served(args(store)).path / GRAPH).write_bytes(forged_graph)
-    found, named = sha256(forged_graph).hexdigest(), sha256(graph).hexdigest()
+    actual, expected = sha256(forged_graph).hexdigest(), sha256(graph).hexdigest()
     with pytest.raises(
-        ArtifactCorruptError, match=f"sha256 is {found}, the manifest names {named}"
+        ArtifactCorruptError, match=f"sha256 is {actual}, the manifest names {expected}"
     ):
         load(store, "exported")
     assert not ran.exists()
 
 
-def test_it_is_the_hash_that_keeps_its_code_from_running(
+def test_forged_program_would_run_without_hash_check(
     store: LocalStore, forged_graph: bytes, ran: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (open_served(args(store)).path / GRAPH).write_bytes(forged_graph)
-    monkeypatch.setattr(artifact_module, "check_file", lambda path, entry, where: None)
-    with suppress(ProgramError):  # what PyTorch says of it comes too late
+    monkeypatch.setattr(artifact_module, "check_file", lambda path, entry, location: None)
+    with suppress(ProgramError):  # PyTorch's error comes too late
         load(store, "exported")
     assert ran.exists()
 
 
-def test_weights_with_code_in_them_are_not_read(
+def test_weights_with_code_are_not_read(
     store: LocalStore, forged_weights: bytes, ran: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (open_served(args(store)).path / WEIGHTS).write_bytes(forged_weights)
@@ -201,15 +202,15 @@ def test_weights_with_code_in_them_are_not_read(
         ArtifactCorruptError, match=f"sha256 is {sha256(forged_weights).hexdigest()}"
     ):
         load(store, "eager")
-    # Nor would it run if nobody looked at the hash: tensors alone are read of such a file.
-    monkeypatch.setattr(artifact_module, "check_file", lambda path, entry, where: None)
+    # Even without the hash check it would not run: only tensors are read from such a file.
+    monkeypatch.setattr(artifact_module, "check_file", lambda path, entry, location: None)
     with pytest.raises(ProgramError, match="cannot be read as safetensors"):
         load(store, "eager")
     assert not ran.exists()
 
 
 @pytest.mark.parametrize(("kind", "file"), [("exported", GRAPH), ("eager", WEIGHTS)])
-def test_one_byte_of_a_program_is_enough(store: LocalStore, kind: str, file: str) -> None:
+def test_one_changed_byte_is_detected(store: LocalStore, kind: str, file: str) -> None:
     path = open_served(args(store)).path / file
     right = path.read_bytes()
     content = bytearray(right)
@@ -242,10 +243,10 @@ def load_in_shard(model: ModelArgs) -> None:
     ShardActor(spec).load(same_node=True, group=None)
 
 
-def test_a_whole_forged_artifact_under_the_name_of_the_signed_one_is_refused(
+def test_forged_artifact_under_signed_name_is_refused(
     store: LocalStore, forged_graph: bytes, ran: Path
 ) -> None:
-    """Who may write to the store can make everything agree but the signature."""
+    """A writer of the store can make everything consistent except the signature."""
     signed = store.open("digits")
     manifest = json.loads((signed.path / MANIFEST).read_text())
     manifest["files"][GRAPH] = {
@@ -262,15 +263,15 @@ def test_a_whole_forged_artifact_under_the_name_of_the_signed_one_is_refused(
     (store.root / "names" / "digits").write_text(forged_id)
     ((signer, content),) = store.signatures(str(signed.id)).items()
     unsigned = ModelArgs(name="m", artifact="digits", store=str(store.root))
-    open_served(unsigned).verify()  # without a signature nothing is wrong with it
-    for given, reason in ((None, "is not signed"), (content, "does not match")):
-        if given is not None:
-            store.keep_signature(forged_id, signer, given)
-        for refused in (open_served, load_in_replica, load_in_shard):
+    open_served(unsigned).verify()  # without a required signature it is consistent
+    for forged_signature, reason in ((None, "is not signed"), (content, "does not match")):
+        if forged_signature is not None:
+            store.keep_signature(forged_id, signer, forged_signature)
+        for load_served in (open_served, load_in_replica, load_in_shard):
             with pytest.raises(ArtifactUntrustedError, match=reason):
-                refused(args(store))
+                load_served(args(store))
     assert not ran.exists()
-    # And that is what it would have done.
+    # Without the signature check, the code would run.
     with suppress(ProgramError):
         programs.load_entry(open_served(unsigned), entry_of("exported", GRAPH), 1)
     assert ran.exists()

@@ -1,4 +1,4 @@
-"""Names that want to be paths or URLs: refused in every config, and nothing else is touched."""
+"""Names in the form of paths or URLs: refused in every config, without file access."""
 
 from __future__ import annotations
 
@@ -91,32 +91,30 @@ def _watch(event: str, details: Any) -> None:
 
 @pytest.fixture(scope="module")
 def hook() -> None:
-    sys.addaudithook(_watch)  # there is no taking it away: it does nothing while nobody watches
+    sys.addaudithook(_watch)  # cannot be removed; inactive unless a test records
 
 
 @pytest.fixture
 def watched(hook: None) -> Iterator[list[tuple[str, Any]]]:
-    """Every socket, file and directory that Python opens meanwhile."""
+    """Record of every socket, file and directory that Python opens during the test."""
     global _watched
-    _watched = found = []
+    _watched = events = []
     try:
-        yield found
+        yield events
     finally:
         _watched = None
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name[:20]))
-def test_no_config_takes_it_for_a_name(
-    config: str, name: str, watched: list[tuple[str, Any]]
-) -> None:
+def test_configs_reject_name(config: str, name: str, watched: list[tuple[str, Any]]) -> None:
     with pytest.raises(ConfigError, match="name"):
         CONFIGS[config](name)
     assert watched == []
 
 
 @pytest.mark.parametrize("name", ["3e3347cb", "0" * 8, "20261124", "f" * 63, "deadbeefcafe"])
-def test_no_recipe_has_a_name_that_reads_like_an_id(name: str) -> None:
+def test_recipe_rejects_name_in_form_of_id(name: str) -> None:
     with pytest.raises(ConfigError, match=f"name: reads like .* artifact's id.*{name[:50]}"):
         CONFIGS["recipe"](name)
     CONFIGS["recipe"](f"v{name[1:]}")
@@ -127,17 +125,17 @@ def test_no_recipe_has_a_name_that_reads_like_an_id(name: str) -> None:
 def baited(
     request: pytest.FixtureRequest, tmp_path: Path, finished: Finished
 ) -> Callable[[str], ArtifactStore]:
-    """A store with one artifact; where a name would lead, joined to a path, stands its id."""
+    """Store with one artifact, whose id is planted at every path that a name could lead to."""
     root = tmp_path / "in" / "store"
     local = LocalStore(root)
-    with local.building("a" * 64) as room:
-        finished(room / "artifact", name="digits")
-        artifact_id = str(local.publish(room / "artifact").id)
+    with local.building("a" * 64) as directory:
+        finished(directory / "artifact", name="digits")
+        artifact_id = str(local.publish(directory / "artifact").id)
 
     def lay(ref: str) -> ArtifactStore:
-        for joined in (root / "names" / ref, f"{root}/names/{ref}"):
-            with suppress(OSError, ValueError):  # where no file can be, there is nothing to find
-                bait = Path(os.path.realpath(joined))
+        for path in (root / "names" / ref, f"{root}/names/{ref}"):
+            with suppress(OSError, ValueError):  # impossible paths need no bait
+                bait = Path(os.path.realpath(path))
                 if bait.is_relative_to(tmp_path) and not bait.exists():
                     bait.parent.mkdir(parents=True, exist_ok=True)
                     bait.write_text(artifact_id)
@@ -147,13 +145,13 @@ def baited(
 
 
 def outside(watched: list[tuple[str, Any]], root: Path) -> list[str]:
-    """What was touched that does not lie below ``root``, wherever links and dots lead."""
+    """Return accessed paths outside ``root``, after resolution of links and dots."""
     paths = [os.path.realpath(details[0]) for event, details in watched if event in TOUCHING]
     return [path for path in paths if not Path(path).is_relative_to(root)]
 
 
 @pytest.mark.parametrize("ref", [*NAMES, "{tmp_path}/x"], ids=lambda ref: repr(ref[:20]))
-def test_a_store_finds_no_such_artifact_and_looks_nowhere_else(
+def test_store_rejects_name_without_outside_access(
     ref: str,
     tmp_path: Path,
     baited: Callable[[str], ArtifactStore],
@@ -171,25 +169,25 @@ def test_a_store_finds_no_such_artifact_and_looks_nowhere_else(
 @pytest.mark.parametrize(
     "ref", ["../../x", "..\\x", "a b", "%2e%2e", "naïve", "-rf", "{tmp_path}/x", "/etc/passwd"]
 )
-def test_it_is_the_check_that_keeps_them_out(
+def test_name_would_escape_store_without_check(
     ref: str,
     tmp_path: Path,
     baited: Callable[[str], ArtifactStore],
     watched: list[tuple[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What the test above would see if names were joined into paths."""
+    """Without the check, the test above would see accesses outside."""
     ref = ref.replace("{tmp_path}", str(tmp_path))
     store = baited(ref)
     monkeypatch.setattr(references, "MODEL_NAME", "(?s).*")
     watched.clear()
     opened = None
-    with suppress(ArtifactError):  # of /etc/passwd, which holds no id
+    with suppress(ArtifactError):  # /etc/passwd holds no id
         opened = store.open(ref)
     assert opened is not None or outside(watched, tmp_path / "in" / "store") != []
 
 
-def test_the_watch_sees_what_it_is_to_see(watched: list[tuple[str, Any]], tmp_path: Path) -> None:
+def test_watch_records_sockets_and_files(watched: list[tuple[str, Any]], tmp_path: Path) -> None:
     import socket
 
     with socket.socket() as client:

@@ -1,4 +1,4 @@
-"""What a stranger wrote into a manifest comes out as text, never as a line of ours."""
+"""Printed manifests: untrusted texts are escaped, and cannot forge lines of output."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MEASURED = {
 
 
 def _set(manifest: dict[str, Any], field: str) -> None:
-    """Put the forged text where nothing but a reader's eyes would refuse it."""
+    """Put the forged text into a field that accepts any text."""
     match field:
         case "label":
             manifest["labels"] = [FORGED]
@@ -86,14 +86,14 @@ def _layout() -> dict[str, Any]:
 
 @pytest.fixture
 def publish(tmp_path: Path, finished: Finished) -> Callable[[dict[str, Any]], str]:
-    """Puts an artifact with that manifest into the store ``tmp_path/store``; returns its id."""
-    made = tmp_path / "made"
-    finished(made)
+    """Factory of an artifact with a manifest in the store ``tmp_path/store``; returns its id."""
+    template = tmp_path / "template"
+    finished(template)
 
     def put(manifest: dict[str, Any]) -> str:
         raw = json.dumps(manifest).encode()
         folder = tmp_path / "store" / "artifacts" / content_id(raw)
-        shutil.copytree(made, folder)
+        shutil.copytree(template, folder)
         (folder / MANIFEST).write_bytes(raw)
         return content_id(raw)
 
@@ -102,11 +102,11 @@ def publish(tmp_path: Path, finished: Finished) -> Callable[[dict[str, Any]], st
 
 @pytest.fixture
 def manifest(publish: object, tmp_path: Path) -> dict[str, Any]:
-    return dict(json.loads((tmp_path / "made" / MANIFEST).read_text()))
+    return dict(json.loads((tmp_path / "template" / MANIFEST).read_text()))
 
 
 @pytest.mark.parametrize("field", ["label", "tensor", "model", "step", "layer"])
-def test_inspect_and_sign_print_no_line_of_a_manifests_making(
+def test_inspect_and_sign_escape_forged_texts(
     field: str,
     manifest: dict[str, Any],
     publish: Callable[[dict[str, Any]], str],
@@ -124,8 +124,8 @@ def test_inspect_and_sign_print_no_line_of_a_manifests_making(
 
     assert main(["inspect", artifact_id, "--store", store, "--json"]) == 0
     printed = capsys.readouterr().out
-    found = json.loads(printed)
-    assert (found["signatures"], found["recipe"]) == ({}, manifest["recipe"])
+    report = json.loads(printed)
+    assert (report["signatures"], report["recipe"]) == ({}, manifest["recipe"])
     assert [line for line in printed.split("\n") if not line.isprintable()] == []
 
     key = tmp_path / "key.pem"
@@ -140,26 +140,31 @@ def test_inspect_and_sign_print_no_line_of_a_manifests_making(
     )
 
 
-@pytest.mark.parametrize("of", ["kind", "target", "file", "torch_version", "cpu_features"])
-def test_no_program_has_facts_that_a_replicas_log_could_not_show(
-    of: str, manifest: dict[str, Any], publish: Callable[[dict[str, Any]], str], tmp_path: Path
+@pytest.mark.parametrize("field", ["kind", "target", "file", "torch_version", "cpu_features"])
+def test_manifest_rejects_unprintable_program_fields(
+    field: str, manifest: dict[str, Any], publish: Callable[[dict[str, Any]], str], tmp_path: Path
 ) -> None:
-    """The log says which program a replica runs, and why none of the others."""
+    """A replica logs the chosen program, and the reasons against the others."""
     program = _layout()["shards"][0]["program"]
-    manifest["programs"] = [program | {of: [FORGED] if of == "cpu_features" else FORGED}, program]
+    manifest["programs"] = [
+        program | {field: [FORGED] if field == "cpu_features" else FORGED},
+        program,
+    ]
     store = LocalStore(tmp_path / "store")
-    with pytest.raises(ArtifactError, match=f"not a Headrace manifest: programs.0.{of}") as error:
+    with pytest.raises(
+        ArtifactError, match=f"not a Headrace manifest: programs.0.{field}"
+    ) as error:
         store.open(publish(manifest))
     assert str(error.value).isprintable()
 
 
-def test_why_a_program_was_chosen_is_one_line(
+def test_reason_of_program_choice_is_one_line(
     manifest: dict[str, Any], publish: Callable[[dict[str, Any]], str], tmp_path: Path
 ) -> None:
     program = _layout()["shards"][0]["program"] | {"torch_version": "0.1", "inputs": None}
-    others = [{**program, "kind": "none"}, {**program, "cpu_features": ["amx_none"]}]
+    rejected = [{**program, "kind": "none"}, {**program, "cpu_features": ["amx_none"]}]
     manifest["programs"] = [
-        *others,
+        *rejected,
         program | {"kind": "eager", "torch_version": node.torch_version()},
     ]
     artifact: Artifact = LocalStore(tmp_path / "store").open(publish(manifest))
@@ -171,7 +176,7 @@ def test_why_a_program_was_chosen_is_one_line(
 @pytest.mark.parametrize(
     "recipe", [{}, {"steps": None, "model": []}, {"steps": [1, {}], "model": {"source": 1}}]
 )
-def test_a_recipe_that_says_nothing_is_shown_as_one(
+def test_inspect_shows_empty_recipe(
     recipe: dict[str, Any],
     manifest: dict[str, Any],
     publish: Callable[[dict[str, Any]], str],

@@ -1,5 +1,4 @@
-"""Nothing is reported to anybody: OpenVINO would, from a process that it starts on import, and Ray
-from a cluster's head."""
+"""Disabled telemetry: of OpenVINO, at import, and of Ray, from a cluster's head."""
 
 from __future__ import annotations
 
@@ -21,15 +20,15 @@ print(telemetry.tm.__name__)
 """
 
 
-def test_openvino_reports_through_a_stub_that_sends_nothing() -> None:
+def test_openvino_telemetry_is_disabled() -> None:
     pytest.importorskip("openvino", reason="needs the extra openvino")
 
     def sender(script: str) -> str:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
         )
-        assert done.returncode == 0, done
-        return done.stdout.strip()
+        assert process.returncode == 0, process
+        return process.stdout.strip()
 
     assert sender(SCRIPT) == "openvino.tools.ovc.telemetry_stub"
     assert sender(SCRIPT.replace("import cluster\n", "")) == "openvino_telemetry"
@@ -41,15 +40,13 @@ print(usage_lib.usage_stats_enabled())
 """
 
 
-def test_ray_reports_nothing_from_a_cluster_of_headrace_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Whatever the user's shell says, and whatever `ray disable-usage-stats` has not said.
+def test_ray_usage_reports_are_disabled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Independent of the user's environment and of `ray disable-usage-stats`.
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
     monkeypatch.setenv("HOME", str(tmp_path))
 
     def reports(environment: dict[str, str] | None) -> str:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", RAY],
             env=environment,
             capture_output=True,
@@ -57,8 +54,8 @@ def test_ray_reports_nothing_from_a_cluster_of_headrace_up(
             timeout=60,
             check=False,
         )
-        assert done.returncode == 0, done
-        return done.stdout.strip()
+        assert process.returncode == 0, process
+        return process.stdout.strip()
 
     assert reports(None) == "True"
     record = Record("id", tmp_path, tmp_path, 1, 2, 3, 4, 5, 6, 7, 8)

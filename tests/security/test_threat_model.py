@@ -1,4 +1,4 @@
-"""Every line of the threat model in docs/security.md names a test that exists."""
+"""Threat model: every line in docs/security.md names an existing test."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def defined_in(path: str) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-def test_there_are_threats(capsys: pytest.CaptureFixture[str]) -> None:
+def test_threat_model_has_enough_threats(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print(f"\n{len(LINES)} lines of the threat model", end="")
     assert len(LINES) >= 30
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line[0][:50])
-def test_each_has_a_defence_and_a_test(line: list[str]) -> None:
+def test_threat_has_defence_and_existing_test(line: list[str]) -> None:
     threat, defence, tests = line
     assert threat
     assert defence
-    found = NAMED.findall(tests)
-    assert found, tests
+    references = NAMED.findall(tests)
+    assert references, tests
     assert re.sub(r"[,\s]", "", NAMED.sub("", tests)) == ""
-    for path, name in found:
+    for path, name in references:
         assert name in defined_in(path), f"{path} has no {name}"
