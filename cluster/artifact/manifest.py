@@ -50,7 +50,7 @@ class Drop(Record):
 
 
 class Agreement(Record):
-    """How alike the artifact and the baseline answer, on the same samples, 0..1."""
+    """Agreement of the artifact's and the baseline's answers, on the same samples, 0..1."""
 
     measure: Literal["predictions", "cosine", "ranking"] = Field(
         description="Share of equal predictions, mean cosine, or mean rank correlation."

@@ -77,7 +77,7 @@ def open_bound(model: BoundModel) -> Artifact:
 def _checked(args: ModelArgs, artifact_id: str) -> Artifact:
     store = open_store(args.store)
     if args.require_signature:
-        # Before the download: an artifact that nobody vouches for must not even fill the disk.
+        # Before the download: an unsigned artifact must not fill the disk.
         _require_signed(args, artifact_id, store.signatures(artifact_id))
     return store.fetch(artifact_id)
 

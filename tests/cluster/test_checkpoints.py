@@ -74,7 +74,7 @@ def test_pickle_with_code_is_refused_without_running(
     with pytest.raises(SourceError, match=r"w\.pt is refused"):
         load(source, tensor=FOUR, weights=str(file))
     assert not target.exists()
-    if save is torch.save:  # the same file does run where it is trusted: the bomb is real
+    if save is torch.save:  # the code of the same file runs if trusted
         torch.load(file, weights_only=False)
         assert target.exists()
 
@@ -127,7 +127,7 @@ def test_checkpoint_with_more_than_tensors_is_refused(tmp_path: Path, trained: T
 
 
 def test_checkpoint_without_batch_counters_loads(tmp_path: Path) -> None:
-    # MNASNet refuses a mapping without version marks, and safetensors keeps none.
+    # MNASNet rejects a mapping without version marks, and safetensors stores none.
     state = torchvision.models.get_model("mnasnet0_5", num_classes=2).state_dict()
     counters = [name for name in state if name.endswith("num_batches_tracked")]
     assert counters

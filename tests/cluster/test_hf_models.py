@@ -242,7 +242,7 @@ def test_encoder_returns_normalized_mean_of_tokens(encoder: Path) -> None:
     expected = means / means.norm(dim=1, keepdim=True)
     with torch.inference_mode():
         torch.testing.assert_close(model.module(*PADDED), expected)
-    # Nothing reads the pooler, so it is neither stored nor quantized.
+    # The pooler is unused, so it is neither stored nor quantized.
     assert not [name for name, _ in model.module.named_parameters() if "pooler" in name]
 
 

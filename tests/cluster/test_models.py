@@ -289,7 +289,7 @@ def test_cifar_networks_match_paper(depth: int, parameters: int, macs: int) -> N
     with FlopCounterMode(display=False) as counter:
         module(torch.zeros(1, 3, 32, 32))
     assert counter.get_total_flops() == 2 * macs
-    # A module per use, and shortcuts that are modules: steps go by modules.
+    # One module per use, also for shortcuts: compression steps work on modules.
     assert sum(isinstance(part, nn.ReLU) for part in module.modules()) == depth - 1
     shortcut = module.get_submodule("layer2.0.shortcut")
     assert not list(shortcut.parameters())

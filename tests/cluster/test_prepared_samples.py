@@ -57,7 +57,7 @@ def test_set_within_memory_limit_is_decoded_once(photos: Samples) -> None:
     for index in everything:
         Path(photos.name(index)).unlink()
     first = cached.batch(everything)[0][0]
-    first += 1  # a caller's change must not reach the memo
+    first += 1  # a caller's change must not reach the cache
     np.testing.assert_array_equal(cached.batch(everything)[0][0], expected)
     with pytest.raises(SourceError, match="cannot be read"):
         again.batch(everything)

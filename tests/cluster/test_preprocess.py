@@ -54,7 +54,7 @@ def test_every_supported_format_is_read(image_format):
     image = decode_image(encoded(original, image_format, **options), max_pixels=MAX_PIXELS)
     assert image.size == (31, 20)
     difference = np.abs(np.asarray(image.convert("RGB"), int) - np.asarray(original, int))
-    # JPEG and GIF's palette lose some; the others lose nothing.
+    # JPEG and GIF's palette are lossy; the others are lossless.
     assert difference.mean() < (12 if image_format in ("JPEG", "GIF") else 1e-9)
 
 
@@ -69,7 +69,7 @@ def test_animated_gif_gives_first_frame():
 def test_exif_orientation_is_applied(orientation):
     upright = Image.new("RGB", (16, 8), "white")
     upright.paste("red", (0, 0, 8, 4))  # the upper left quarter
-    # What a camera stores: the inverse of the turn that its tag asks the viewer for.
+    # As stored by a camera: the inverse of the rotation in its tag.
     stored = {
         1: None,
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -128,7 +128,7 @@ def test_decompression_bomb_is_refused_by_header(width, height, match, action):
 
 @pytest.mark.parametrize("image_format", ["PNG", "WEBP", "GIF"])
 def test_refusing_bomb_takes_no_memory(image_format, tmp_path):
-    # In a process of its own: PIL's memory shows only in the peak of the whole process.
+    # In a separate process: PIL's memory shows only in the peak of the whole process.
     path = tmp_path / "bomb"
     path.write_bytes(bomb(4000, 4000) if image_format == "PNG" else flat(image_format))
     code = """
@@ -152,7 +152,7 @@ except PayloadTooLargeError:
 """
     command = [sys.executable, "-c", code, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert int(done.stdout) < 8_000  # decoded it would take 16,000 at least
+    assert int(done.stdout) < 8_000  # decoding would take at least 16,000
 
 
 def flat(image_format):
@@ -278,7 +278,7 @@ def test_16_bit_grey_is_scaled_not_clipped(spec):
 def test_16_bit_grey_is_rounded_to_8_bits(mode):
     deep = np.arange(2**16).reshape(256, 256)
     if mode == "I":
-        deep[0, 0], deep[-1, -1] = -5, 2**20  # 32 bits hold more, which is clipped
+        deep[0, 0], deep[-1, -1] = -5, 2**20  # values beyond 16 bits are clipped
         image = Image.fromarray(deep.astype(np.int32))
     else:
         raw = deep.astype(">u2" if mode == "I;16B" else "<u2").tobytes()
@@ -316,7 +316,7 @@ def test_banded_conversion_matches_single_conversion(mode, transparent, spec, mo
 
 @pytest.mark.parametrize("mode", ["P", "LA", "RGBA", "I;16"])
 def test_large_image_needs_at_most_twice_its_pixels(mode, tmp_path):
-    # In a process of its own: PIL's memory shows only in the peak of the whole process.
+    # In a separate process: PIL's memory shows only in the peak of the whole process.
     path = tmp_path / "large.png"
     options = {"transparency": 0} if mode == "P" else {}
     Image.new(mode, (4000, 4000)).save(path, **options)
@@ -338,7 +338,7 @@ print(kib("VmHWM") - before)
 """
     command = [sys.executable, "-c", code, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    # PIL has 4 bytes for a pixel of most modes, and RGB is one; it was 12 and more.
+    # PIL stores most modes, RGB among them, in 4 bytes per pixel; an earlier version took 12.
     assert int(done.stdout) * 1024 < (2 * 4 + 1.5) * 4000 * 4000
 
 

@@ -127,7 +127,7 @@ def test_download_stops_beyond_size_in_manifest(
         ArtifactCorruptError, match=f"{URI}/{name}: larger than the 7 bytes in the manifest"
     ):
         reader.open("digits")
-    assert chunks == [8]  # a byte more is enough to know
+    assert chunks == [8]  # one extra byte is enough
     assert kept(tmp_path) == []
 
 
@@ -257,7 +257,7 @@ def test_changed_cached_file_is_refused(reader: RemoteStore, artifact_id: str) -
 def test_interrupted_upload_is_absent(
     reader: RemoteStore, artifact_id: str, remote: fsspec.AbstractFileSystem
 ) -> None:
-    artifact_id = "9" * 64  # its files had begun to arrive; the manifest goes last
+    artifact_id = "9" * 64  # some files are uploaded, and the manifest is last
     put(remote, f"artifacts/{artifact_id}/weights.safetensors", b"weights")
     with pytest.raises(ArtifactNotFoundError):
         reader.open(artifact_id)

@@ -114,7 +114,7 @@ def test_signed_artifact_is_served(
 def test_unsigned_artifact_is_refused_if_signature_required(
     store: ArtifactStore, place: str, artifact_id: str, trusted: Path
 ) -> None:
-    # With the whole id: another artifact could be made to begin with the same digits.
+    # With the whole id: another artifact could be crafted with the same prefix.
     with pytest.raises(
         ArtifactUntrustedError,
         match=f"model m: artifact {artifact_id} is not signed.*headrace sign {artifact_id} --key",
@@ -202,7 +202,7 @@ def test_signature_of_another_artifact_is_refused(
 
 
 def test_signature_of_bare_id_is_wrong(artifact_id: str, mine: Path) -> None:
-    # A key may sign other things, too: none of them must pass for an artifact's signature.
+    # A key may sign other messages, which must not pass for an artifact's signature.
     key = signature.read_private_key(mine)
     signer = signature.key_id(key.public_key())
     trusted = {signer: key.public_key()}
@@ -225,7 +225,7 @@ def test_revoked_signature_does_not_count(
         fsspec.filesystem("memory").rm(f"/headrace-signed/store/signatures/{artifact_id}/{signer}")
     with pytest.raises(ArtifactUntrustedError, match="is not signed"):
         open_bound(bind(args(place)))
-    # It is no secret: who kept a copy puts it back. What holds is to trust the key no longer.
+    # A copy of the public signature can be restored; lasting revocation removes the trusted key.
     store.keep_signature(artifact_id, signer, content)
     open_bound(bind(args(place)))
     (trusted / "mine.pem").rename(trusted / "mine.pem.withdrawn")
@@ -424,7 +424,7 @@ def test_kubernetes_secret_serves_as_trusted_directory(
 
 
 def test_mode_of_read_only_mounted_secret_is_ignored(trusted: Path, tmp_path: Path) -> None:
-    # Kubernetes leaves 1777 on the directory, as it is mounted in the pod: read-only.
+    # Kubernetes mounts the directory in the pod read-only, with mode 1777.
     secret = tmp_path / "secret"
     secret.mkdir()
 

@@ -118,11 +118,11 @@ def test_id_is_never_looked_up_as_name(store: LocalStore, finished: Finished) ->
     for ref in (good[:8], good[:12], good):
         (store.root / "names" / ref).write_text(evil)
         assert store.find(ref) == good
-    # Nor one that begins no artifact's id.
+    # An unknown prefix is not looked up as a name, either.
     (store.root / "names" / ("f" * 12)).write_text(evil)
     with pytest.raises(ArtifactNotFoundError):
         store.find("f" * 12)
-    # What else lies in the directory is no artifact.
+    # Other entries of the directory are not artifacts.
     (store.root / "artifacts" / f"{good[:12]}-copy").mkdir()
     assert store.find(good[:12]) == good
 
@@ -283,7 +283,9 @@ def test_next_build_sweeps_workspace_of_killed_process(store: LocalStore) -> Non
         killed.send_signal(signal.SIGKILL)
         killed.wait()
         assert (store.root / "building" / KEY / "half").is_file()
-        (store.root / "building" / f"{'d' * 64}.lock").touch()  # killed before it had a room
+        (
+            store.root / "building" / f"{'d' * 64}.lock"
+        ).touch()  # killed before it created its directory
         with store.building("c" * 64):
             assert not (store.root / "building" / KEY).exists()
             assert (store.root / "building" / ("b" * 64) / "half").is_file()
@@ -302,7 +304,7 @@ def test_killed_build_does_not_block_its_key(store: LocalStore) -> None:
 
 
 def test_one_process_at_a_time_builds_a_key(store: LocalStore) -> None:
-    # Whoever holds the room says so; only when it is let go does another come in.
+    # The holder of the directory prints a line; another process enters only after its release.
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
         processes = [stack.enter_context(holding(store, KEY)) for _ in range(3)]
         for process in processes:
@@ -313,7 +315,7 @@ def test_one_process_at_a_time_builds_a_key(store: LocalStore) -> None:
             assert len(ready) == 1
             holder = ready[0][0].data
             assert line(holder) == "holds"
-            if turn == 1:  # who comes now finds the lock's file removed and made anew
+            if turn == 1:  # a new process finds the lock file removed and created again
                 late = stack.enter_context(holding(store, KEY))
                 assert late.stdout is not None
                 selector.register(late.stdout, selectors.EVENT_READ, late)

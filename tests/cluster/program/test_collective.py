@@ -282,7 +282,7 @@ def test_python_groups_work_beside_native_runner(
     extension: Path,
 ) -> None:
     collective.register()
-    aoti.create_group(extension, 1)  # loads the extension, which registers a kernel of its own
+    aoti.create_group(extension, 1)  # loads the extension, which registers its own kernel
     group = collective.thread_groups(1)
     (result,) = in_threads(group, lambda rank: torch.ops.headrace.all_reduce(torch.ones(3)))
     assert torch.equal(result, torch.ones(3))

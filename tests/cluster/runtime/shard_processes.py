@@ -68,7 +68,7 @@ def _start(body: Body, address: Address, rank: int, size: int, arguments: tuple)
     import torch
 
     torch.set_num_threads(1)
-    if body is echo_alone:  # before it connects
+    if body is echo_alone:  # before the connection
         gloo.reaches = lambda address: False  # type: ignore[assignment]
     body(GlooTransport(address, rank, size, IP, START_S), *arguments)
 
