@@ -24,11 +24,18 @@ from ray.serve import Application
 
 from cluster.artifact.served import bind
 from deployments.config import serve_config
-from deployments.http import auth
+from deployments.config.route_prefix import require_route_prefix
+from deployments.http import keys
 from deployments.http.catalog import Catalog
 from deployments.model.health import PROBE_TIMEOUT_S
 from deployments.model.replica import ModelReplica
-from deployments.ray.names import ARTIFACT, MODEL_DEPLOYMENT_PREFIX, ROUTER_DEPLOYMENT
+from deployments.ray.controller import serve_details
+from deployments.ray.names import (
+    ARTIFACT,
+    CATALOG_DEPLOYMENT,
+    MODEL_DEPLOYMENT_PREFIX,
+    ROUTER_DEPLOYMENT,
+)
 from deployments.ray.time_limits import replica_stop_s
 from deployments.router import plan
 from deployments.router.replica import RouterReplica
@@ -42,8 +49,10 @@ def model(args: dict[str, Any]) -> Application:
     that the artifact does not hold or the cluster has no devices for, and ArtifactUntrustedError
     for an artifact that lacks a signature it must have.
     """
-    auth.configured()
+    keys.configured()
     checked = serve_config.model_args(args, "args")
+    prefix = serve_config.ROUTE + checked.name
+    require_route_prefix(serve_details(), serve_config.MODEL, checked.name, prefix)
     bound = bind(checked)  # the one place that resolves the artifact's name
     scale: dict[str, Any] = (
         {"num_replicas": checked.replicas}
@@ -75,10 +84,12 @@ def model(args: dict[str, Any]) -> Application:
 
 def catalog(args: dict[str, Any]) -> Application:
     """The server's own paths, behind ``/v2``. ConfigError if it is given arguments."""
-    auth.configured()
+    keys.configured()
     serve_config.check_catalog_args(args, "args")
+    prefix = serve_config.CATALOG_ROUTE
+    require_route_prefix(serve_details(), serve_config.CATALOG, None, prefix)
     deployment = serve.deployment(
-        name="catalog",
+        name=CATALOG_DEPLOYMENT,
         ray_actor_options={"num_cpus": 0, **placement.OFF_HEAD},
         max_ongoing_requests=100,
         graceful_shutdown_timeout_s=replica_stop_s(),
@@ -92,8 +103,10 @@ def router(args: dict[str, Any]) -> Application:
 
     Raises ConfigError naming the route, and what does not fit.
     """
-    auth.configured()
+    keys.configured()
     checked = serve_config.router_args(args, "args")
+    prefix = serve_config.ROUTER_ROUTE
+    require_route_prefix(serve_details(), serve_config.ROUTER, None, prefix)
     routing = plan.planned(checked, plan.deployed_models())
     deployment = serve.deployment(
         name=ROUTER_DEPLOYMENT,

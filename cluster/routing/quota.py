@@ -1,34 +1,26 @@
-"""Token bucket of one client, as a pure function of its last state.
+"""Token bucket of a client, as a function of counters that several processes write apart.
 
-It fills by ``rate`` tokens per second up to ``most``. A request takes one token or has to wait.
+    consumed   requests admitted since the start, summed over the processes
+    floor      minimum of ``consumed - rate × time`` over all times up to now
+
+The bucket holds ``burst`` tokens, gains ``rate`` of them per second while it is not full, and an
+admitted request takes one. It is full whenever ``consumed - rate × time`` reaches a new minimum, so
+its level follows from the two numbers, and no process has to change what another one wrote.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+
+def new_floor(floor: float, consumed: int, rate: float, now: float) -> float:
+    """Return the floor at ``now``, in seconds on a clock that all processes share."""
+    return min(floor, consumed - rate * now)
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """Tokens of a client, and the time of that count in seconds."""
-
-    tokens: float
-    at: float
+def level(floor: float, consumed: int, rate: float, burst: float, now: float) -> float:
+    """Return the tokens in the bucket at ``now``; below 0 after more than it held were taken."""
+    return burst - (consumed - rate * now - floor)
 
 
-@dataclass(frozen=True)
-class Taken:
-    """Result of a request. ``wait_s``: 0 if it is within the quota, else seconds until a token."""
-
-    bucket: Bucket
-    wait_s: float
-
-
-def take(bucket: Bucket | None, rate: float, most: float, now: float) -> Taken:
-    """Take one token. ``bucket``: None for a new client."""
-    before = bucket or Bucket(most, now)
-    # A clock that goes back, as after a reboot, adds no tokens.
-    tokens = min(most, before.tokens + rate * max(0.0, now - before.at))
-    if tokens >= 1:
-        return Taken(Bucket(tokens - 1, now), 0.0)
-    return Taken(Bucket(tokens, now), (1 - tokens) / rate)
+def wait_s(tokens: float, rate: float) -> float:
+    """Return the seconds until the bucket holds a whole token; 0 if it does."""
+    return 0.0 if tokens >= 1 else (1 - tokens) / rate

@@ -12,7 +12,7 @@ from cluster.errors import ConfigError
 from deployments.cli.job_cluster import stop_job_clusters
 from deployments.config import serve_config
 from deployments.config.serve_config import ServeConfig
-from deployments.http import auth
+from deployments.http import keys
 from deployments.local import LocalCluster, permissions
 from deployments.local.cluster import HTTP_PORT
 from deployments.ray.names import version_of
@@ -35,7 +35,7 @@ def up(config: Path | None) -> int:
     """
     checked = serve_config.check(config) if config is not None else None
     permissions.require_private_secrets(os.environ)
-    auth.configured()
+    keys.configured()
     trusted_directory()
     for args in checked.models if checked is not None else ():
         permissions.require_readable(args.store, f"{config}: model {args.name}")

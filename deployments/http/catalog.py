@@ -17,11 +17,12 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.schema import ApplicationStatus, ServeStatus
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from cluster import __version__
 from cluster.errors import UnknownModelError
 from cluster.protocol.metadata import error_body, server_metadata
-from deployments.http import openapi
+from deployments.http import auth, openapi
 from deployments.http.errors import answer_errors, json_response
 from deployments.http.paths import BarePrefix
 from deployments.ray.names import MODEL_DEPLOYMENT_PREFIX
@@ -110,9 +111,9 @@ class ModelIndex:
 class Catalog:
     """The deployment class; one small replica, no model in it."""
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         app = FastAPI(title="Headrace", version=__version__, responses=openapi.ERRORS)
         add_server_paths(app, "", ModelIndex().served)
         app.add_middleware(BarePrefix)
         answer_errors(app, lambda outcome: None)
-        return app
+        return auth.door(app, None)

@@ -30,12 +30,19 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.http import auth, headers
-from deployments.http.auth import ApiKeys
+from deployments.http import headers
+from deployments.http.auth import (
+    ApiKeys,
+    Rule,
+    any_client,
+    authenticator,
+    below_protocol,
+    only,
+)
 from deployments.http.body_rate import BodyRate
 from deployments.http.deadline import DEADLINE, Deadline
-from deployments.http.quotas import Quotas
 from deployments.http.request_timer import RequestTimer
+from deployments.ray.replica_context import OURS, foreign_application
 from deployments.ray.time_limits import MAX_REQUEST_TIMEOUT_S, max_request_timeout_s
 
 _DEADLINE = headers.DEADLINE.encode()
@@ -55,12 +62,18 @@ def middlewares() -> list[Middleware]:
     ConfigError if the environment asks for API keys that cannot be read.
     """
     guard = Middleware(RequestGuard, max_timeout_s=max_request_timeout_s())
-    keys = auth.configured()
+    keys = authenticator()
     if keys is None:
         return [guard]
-    quotas = Quotas(auth.quota_directory())
-    router_key = auth.router_key()
-    return [Middleware(ApiKeys, keys=keys, quotas=quotas, router_key=router_key), guard]
+    return [Middleware(ApiKeys, authenticator=keys, rule=_rule()), guard]
+
+
+def _rule() -> Rule:
+    """Return what this process's middleware admits; the doors of our applications admit later."""
+    application = foreign_application()
+    if application is OURS:
+        return any_client
+    return below_protocol if application is None else only(application)
 
 
 class RequestGuard:

@@ -15,7 +15,7 @@ from pathlib import Path
 from cluster.artifact.store import default_store
 from cluster.config.guarded_files import require_private
 from cluster.errors import ConfigError
-from deployments.http.auth import FILE_VARIABLE
+from deployments.http.keys import FILE_VARIABLE
 
 SECRET_FILES = ("RAY_AUTH_TOKEN_PATH", FILE_VARIABLE)
 """Environment variables that name a file with secrets."""

@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 
 import ray
+from starlette.types import ASGIApp
 
 from cluster.artifact.artifact import TOKENIZER, Artifact
 from cluster.artifact.served import BoundModel, open_bound
@@ -26,6 +27,7 @@ from cluster.preprocess import TextEncoder
 from cluster.program import node
 from cluster.program import program as programs
 from cluster.runtime.batcher import Batcher
+from deployments.http import auth
 from deployments.http.paths import ModelApp
 from deployments.model.endpoint import of_model
 from deployments.model.health import Health
@@ -132,8 +134,8 @@ class ModelReplica:
     def reconfigure(self, facts: dict[str, str]) -> None:
         """Accept the deployment's ``user_config``: facts for operators, which change nothing."""
 
-    def __serve_build_asgi_app__(self) -> ModelApp:
-        return ModelApp(of_model(self._model))
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return auth.door(ModelApp(of_model(self._model)), self._model.name)
 
     async def check_health(self) -> None:
         """Check the replica, as :meth:`Health.check` does; Serve replaces it after three errors."""

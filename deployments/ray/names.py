@@ -9,6 +9,7 @@ MODEL_DEPLOYMENT_PREFIX = "model-"
 """A model's deployment is called so, then as the model."""
 
 ROUTER_DEPLOYMENT = "router"
+CATALOG_DEPLOYMENT = "catalog"
 
 ARTIFACT = "artifact"
 """Key of a model deployment's ``user_config``: ``NAME@ID`` of the artifact that it serves. Serve

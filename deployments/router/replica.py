@@ -12,13 +12,14 @@ import hashlib
 import logging
 from dataclasses import replace
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster import __version__
 from cluster.errors import HeadraceError, UnknownModelError
-from deployments.http import auth, openapi
+from cluster.protocol.metadata import error_body
+from deployments.http import auth, keys, openapi
 from deployments.http.catalog import ModelIndex, Served, add_server_paths
 from deployments.http.errors import answer_errors, json_response
 from deployments.http.headers import ROUTER_KEY
@@ -48,8 +49,8 @@ class RouterReplica:
         self._plan = plan
         self._app = RouterApp(plan)
 
-    def __serve_build_asgi_app__(self) -> RouterApp:
-        return self._app
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return auth.door(self._app, None)
 
     async def check_health(self) -> None:
         """Also the first thing that Serve asks, in the loop that requests are answered in."""
@@ -69,7 +70,7 @@ class RouterApp:
         self._apps: dict[str, ModelApp] = {}
         self._paths = self._server_paths()
         # What tells the models that this router has let the client in.
-        closed = auth.configured() is not None
+        closed = keys.configured() is not None
         self._own_headers = {ROUTER_KEY: auth.router_key()} if closed else {}
 
     async def start(self) -> None:
@@ -97,6 +98,9 @@ class RouterApp:
         if scope["type"] == "http" and path.startswith(prefix):
             name = path[len(prefix) :].partition("/")[0]
             if (app := self._apps.get(name)) is not None:
+                if (refusal := auth.refusal_for(scope, name)) is not None:
+                    await refusal.send(send)
+                    return
                 await app({**scope, "root_path": prefix + name}, receive, send)
                 return
         await self._paths(scope, receive, send)
@@ -137,7 +141,9 @@ class RouterApp:
         app = FastAPI(title="Headrace", version=__version__, responses=openapi.ERRORS)
 
         @app.get("/v2/shadow/{name}", summary="What a shadow route has shown so far")
-        async def shadow(name: str) -> Response:
+        async def shadow(name: str, request: Request) -> Response:
+            if (refusal := auth.refusal_for(request.scope, name)) is not None:
+                return json_response(error_body(refusal.message), refusal.status)
             shadows = {
                 route: served.node
                 for route, served in self._routes.items()

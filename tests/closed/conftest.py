@@ -17,7 +17,7 @@ from let_in import CLIENTS
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from deployments.http.auth import FILE_VARIABLE
+from deployments.http.keys import FILE_VARIABLE
 from deployments.local import LocalCluster, ports
 
 ROUTES: list[dict[str, Any]] = [

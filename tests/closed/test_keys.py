@@ -17,8 +17,8 @@ from listening import REPLICA, sockets
 from tritonclient.utils import InferenceServerException
 
 from cluster.errors import ClusterError
-from deployments.http.auth import LOOK_AGAIN_S
 from deployments.http.headers import ROUTER_KEY
+from deployments.http.keys import LOOK_AGAIN_S
 
 JSON = {"Content-Type": "application/json"}
 REPLICA_PORTS = range(30000, 31000)

@@ -22,9 +22,17 @@ from starlette.types import Message, Receive, Scope, Send
 
 from cluster.config.clients import Client
 from cluster.errors import ConfigError
-from cluster.routing.quota import Bucket, take
-from deployments.http import auth
-from deployments.http.auth import FILE_VARIABLE, VARIABLE, ApiKeys, Keys, configured
+from cluster.routing.quota import level, new_floor, wait_s
+from deployments.http import keys as keys_module
+from deployments.http.auth import (
+    ApiKeys,
+    Authenticator,
+    Rule,
+    any_client,
+    below_protocol,
+    only,
+)
+from deployments.http.keys import FILE_VARIABLE, VARIABLE, Keys, configured
 from deployments.http.quotas import Quotas
 
 WEB, NIGHT, SLOW = "web-key-0123456789", "night-key-0123456789", "slow-key-0123456789"
@@ -61,15 +69,26 @@ Door = Any
 
 @pytest.fixture
 def ask(keys: Keys, tmp_path: Path) -> Door:
+    """``ask(path, method, model="digits", rule=None, **headers)``, at the door of a model."""
+
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         names = [name.decode() for name, _ in scope["headers"]]
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": json.dumps(names).encode()})
 
-    door = ApiKeys(app, keys, Quotas(tmp_path / "quotas"), ROUTER)
+    authenticator = Authenticator(keys, Quotas(tmp_path / "quotas"), ROUTER)
 
-    def one(path: str, method: str = "POST", **headers: str) -> tuple[int, dict[str, str], Any]:
+    def one(
+        path: str,
+        method: str = "POST",
+        model: str = "digits",
+        rule: Rule | None = None,
+        **headers: str,
+    ) -> tuple[int, dict[str, str], Any]:
         sent: list[Message] = []
+        inner = ApiKeys(app, authenticator, rule or only(model))
+        # As in a replica: the middleware first, then the application's door.
+        door = ApiKeys(inner, authenticator, any_client)
 
         async def send(message: Message) -> None:
             sent.append(message)
@@ -116,12 +135,24 @@ def test_anything_else_is_401(ask: Door, headers: dict[str, str]) -> None:
 
 
 def test_a_key_is_for_its_models(ask: Door) -> None:
-    for model, status in (("digits", 200), ("cifar-10", 200), ("secret", 403)):
-        assert ask(f"/v2/models/{model}/infer", x_api_key=NIGHT)[0] == status
-        assert ask(f"/v2/models/{model}", "GET", x_api_key=NIGHT)[0] == status
-    assert ask("/v2/shadow/secret", "GET", x_api_key=NIGHT)[0] == 403
-    assert "night is not for secret" in ask("/v2/models/secret/infer", x_api_key=NIGHT)[2]["error"]
-    assert ask("/v2/models", "GET", x_api_key=NIGHT)[0] == 200
+    # The model's name decides, whatever path leads to it.
+    for path in ("/v2/models/digits/infer", "/v2/models/secret", "/digits/infer", "/", "//x"):
+        for model, status in (("digits", 200), ("cifar-10", 200), ("secret", 403)):
+            assert ask(path, model=model, x_api_key=NIGHT)[0] == status
+            assert ask(path, "GET", model=model, x_api_key=NIGHT)[0] == status
+    assert "night is not for secret" in ask(INFER, model="secret", x_api_key=NIGHT)[2]["error"]
+
+
+def test_server_paths_are_for_every_client(ask: Door) -> None:
+    assert ask("/v2/models", "GET", rule=any_client, x_api_key=NIGHT)[0] == 200
+    assert ask("/v2/models", "GET", rule=any_client)[0] == 401
+
+
+def test_proxy_refuses_other_paths_without_key_for_all(ask: Door) -> None:
+    """An application of somebody else's has no door of ours behind Serve's own proxy."""
+    for key, status in ((NIGHT, 403), (WEB, 200)):
+        assert ask("/theirs", rule=below_protocol, x_api_key=key)[0] == status
+        assert ask("/v2/models/digits", rule=below_protocol, x_api_key=key)[0] == 200
 
 
 def test_probes_need_no_key(ask: Door) -> None:
@@ -129,11 +160,12 @@ def test_probes_need_no_key(ask: Door) -> None:
         assert ask(path, "GET")[0] == 200
 
 
-def test_a_quota_counts_inferences_alone(ask: Door) -> None:
+def test_quota_counts_every_request_that_computes(ask: Door) -> None:
     for _ in range(5):
         assert ask("/v2/models/digits", "GET", x_api_key=SLOW)[0] == 200
-    assert [ask(INFER, x_api_key=SLOW)[0] for _ in range(3)] == [200, 200, 429]
-    status, headers, body = ask("/v2/models/digits/versions/1/predict", x_api_key=SLOW)
+    paths = (INFER, "/digits/infer", "/v2/models/digits/versions/1/predict")
+    assert [ask(path, x_api_key=SLOW)[0] for path in paths] == [200, 200, 429]
+    status, headers, body = ask("/anything", x_api_key=SLOW)
     assert status == 429
     assert 1 <= int(headers["retry-after"]) <= 2
     assert "slow may ask 0.5 times per second" in body["error"]
@@ -160,7 +192,7 @@ def test_no_client_can_make_the_routers_key_from_what_it_knows(ask: Door, keys: 
 def test_a_changed_file_is_read_again_and_a_broken_one_is_not(
     ask: Door, keys: Keys, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(keys_module, "LOOK_AGAIN_S", 0.0)
     new = "another-key-0123456789"
     file.write_text(yaml.safe_dump({"clients": [{"name": "web", "key": new}]}))
     os.utime(file, (1, 1))
@@ -273,7 +305,7 @@ def test_no_log_shows_a_key(
     keys: Keys, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
     text: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(auth, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(keys_module, "LOOK_AGAIN_S", 0.0)
     file.write_text(text)
     os.utime(file, (1, 1))
     with caplog.at_level(logging.ERROR, "ray.serve"):
@@ -330,7 +362,7 @@ def test_a_secret_of_kubernetes_holds_the_keys(
     mounted("..1", file.read_text())
     (secret / "keys.yaml").symlink_to("..data/keys.yaml")
     monkeypatch.setenv(FILE_VARIABLE, str(secret / "keys.yaml"))
-    monkeypatch.setattr(auth, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(keys_module, "LOOK_AGAIN_S", 0.0)
     found = configured()
     assert found is not None
     assert found.find(WEB) is not None
@@ -342,24 +374,28 @@ def test_a_secret_of_kubernetes_holds_the_keys(
 
 @given(
     rate=st.floats(0.1, 100),
-    most=st.integers(1, 20),
-    pauses=st.lists(st.floats(0, 3), max_size=60),
+    burst=st.integers(1, 20),
+    pauses=st.lists(st.tuples(st.floats(0, 3), st.integers(0, 2)), max_size=60),
 )
-def test_never_more_than_the_rate_and_the_burst(
-    rate: float, most: int, pauses: list[float]
+def test_quota_admits_what_a_token_bucket_admits(
+    rate: float, burst: int, pauses: list[tuple[float, int]]
 ) -> None:
-    bucket: Bucket | None = None
-    now, passed = 0.0, 0
-    for pause in pauses:
+    """Against the bucket itself, with requests spread over three processes."""
+    consumed, floors = [0, 0, 0], [0.0, 0.0, 0.0]
+    tokens, now = float(burst), 0.0
+    for pause, process in pauses:
         now += pause
-        taken = take(bucket, rate, most, now)
-        passed += taken.wait_s == 0
-        bucket = taken.bucket
-        assert bucket.tokens >= 0
-        assert passed <= most + rate * now + 1e-6
-        if taken.wait_s:
-            # As long as it says, and the next one passes.
-            assert take(bucket, rate, most, now + taken.wait_s + 1e-6).wait_s == 0
+        tokens = min(burst, tokens + rate * pause)
+        floors[process] = new_floor(min(floors), sum(consumed), rate, now)
+        level_now = level(min(floors), sum(consumed), rate, burst, now)
+        assert level_now == pytest.approx(tokens, abs=1e-6)
+        delay_s = wait_s(level_now, rate)
+        if delay_s == 0:
+            consumed[process] += 1
+            tokens -= 1
+        else:
+            after = level(min(floors), sum(consumed), rate, burst, now + delay_s)
+            assert after == pytest.approx(1, abs=1e-6)
 
 
 PROCESS = """
@@ -385,3 +421,32 @@ def test_a_client_without_a_quota_is_not_counted(tmp_path: Path) -> None:
     quotas = Quotas(tmp_path / "quotas")
     assert quotas.take(Client(name="a", key="0123456789abcdef")) == 0
     assert not (tmp_path / "quotas").exists()
+
+
+HOLDER = """
+import os, signal, sys
+from pathlib import Path
+from cluster.config.clients import Client
+from deployments.http.quotas import Quotas
+quotas = Quotas(Path(sys.argv[1]))
+client = Client(name="a", key="0123456789abcdef", requests_per_s=0.001, burst=2)
+class Stop:
+    def __enter__(self): os.kill(os.getpid(), signal.SIGSTOP)
+    def __exit__(self, *_): pass
+quotas.take(client)
+quotas._fence = Stop()
+quotas.take(client)
+"""
+
+
+def test_stopped_process_holds_up_no_other(tmp_path: Path) -> None:
+    """Stopped in the middle of a count, with its claim written."""
+    run = [sys.executable, "-c", HOLDER, str(tmp_path / "quotas")]
+    client = Client(name="a", key="0123456789abcdef", requests_per_s=0.001, burst=2)
+    holder = subprocess.Popen(run)
+    try:
+        os.waitpid(holder.pid, os.WUNTRACED)  # until it is stopped
+        assert Quotas(tmp_path / "quotas").take(client) > 0  # its claims count, and nobody waits
+    finally:
+        holder.kill()
+        holder.wait(timeout=60)

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.errors import GroupLostError, HeadraceError, ProgramError, RequestError
-from deployments.http import auth
+from deployments.http import keys
 from deployments.http.catalog import Served, add_server_paths
 from deployments.http.errors import INTERNAL, LOST, answer_errors
 from deployments.http.guard import middlewares
@@ -79,7 +79,7 @@ def ask(
     app: ASGIApp, monkeypatch: pytest.MonkeyPatch, path: str, request_id: str | None = None
 ) -> Sent:
     """A POST as it comes from HAProxy, through all that a replica has in front of ``app``."""
-    for variable in (auth.VARIABLE, auth.FILE_VARIABLE):
+    for variable in (keys.VARIABLE, keys.FILE_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
     sent: list[Message] = []
 

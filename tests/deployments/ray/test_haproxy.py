@@ -23,11 +23,11 @@ from ray.serve.config import HTTPOptions, gRPCOptions
 from support.wait import until
 
 from cluster.errors import ClusterError
-from deployments.http import auth
+from deployments.http import keys
 from deployments.local import ports
 from deployments.ray import haproxy
 
-KEYS = {auth.VARIABLE: "clients: []"}
+KEYS = {keys.VARIABLE: "clients: []"}
 LOOPBACK = {haproxy.LOOPBACK_VARIABLE: "1"}
 START_S = 1
 """What a client has for the start of a request in these tests."""
@@ -99,7 +99,7 @@ def test_with_keys_the_routes_are_hidden(tmp_path: Path, variable: str) -> None:
 
 
 def test_the_variables_are_those_of_the_keys() -> None:
-    assert set(haproxy.KEY_VARIABLES) == {auth.VARIABLE, auth.FILE_VARIABLE}
+    assert set(haproxy.KEY_VARIABLES) == {keys.VARIABLE, keys.FILE_VARIABLE}
 
 
 def test_statistics_and_metrics_on_loopback(tmp_path: Path) -> None:
