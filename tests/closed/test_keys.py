@@ -157,3 +157,20 @@ def test_keys_that_cannot_be_read_keep_new_replicas_from_opening(
     finally:
         closed.keys.write_text(yaml.safe_dump({"clients": CLIENTS}))
         closed.cluster.deploy(before, timeout_s=120)
+
+
+def test_model_at_another_route_prefix_is_refused(closed, tmp_path: Path) -> None:
+    """A plain ``serve deploy``, which passes none of the checks of ``headrace up``."""
+    more = copy.deepcopy(closed.config)
+    moved = copy.deepcopy(more["applications"][0]) | {"name": "moved", "route_prefix": "/digits"}
+    moved["args"]["name"] = "moved"
+    more["applications"].append(moved)
+    config, before = tmp_path / "more.yaml", tmp_path / "before.yaml"
+    config.write_text(yaml.safe_dump(more))
+    before.write_text(yaml.safe_dump(closed.config))
+    try:
+        with pytest.raises(ClusterError, match="route_prefix is '/digits', expected '/v2/models/m"):
+            closed.cluster.deploy(config, timeout_s=120)
+        assert ask(f"{closed.cluster.http}/digits/infer", b"{}", key("all")).status != 200
+    finally:
+        closed.cluster.deploy(before, timeout_s=120)

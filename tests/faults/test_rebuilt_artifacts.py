@@ -1,0 +1,84 @@
+"""A rebuild under the name of an artifact that is served: one deployment, one artifact."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from http_client import ask
+from support.wait import WITHIN_S, until
+
+from cluster.artifact.artifact import MANIFEST, Artifact
+from cluster.artifact.local import LocalStore
+from cluster.artifact.served import bind
+from cluster.config.serving import ModelArgs
+from deployments.config import serve_config
+from deployments.local import LocalCluster, processes
+
+REQUESTS = 60
+
+
+@pytest.fixture
+def store(tmp_path: Path, int8_artifact_store: Path) -> LocalStore:
+    """A store of this test alone, whose newest ``tiny-int8`` it may replace."""
+    shutil.copytree(int8_artifact_store, tmp_path / "store")
+    return LocalStore(tmp_path / "store")
+
+
+def rebuild(store: LocalStore, tmp_path: Path) -> Artifact:
+    """Publish another artifact under the same name: the same files, another build."""
+    before = store.open("tiny-int8")
+    finished = tmp_path / "rebuilt"
+    shutil.copytree(before.path, finished)
+    manifest = json.loads((finished / MANIFEST).read_text())
+    manifest["recipe_key"] = "0" * 64
+    (finished / MANIFEST).write_text(json.dumps(manifest))
+    return store.publish(finished)
+
+
+def served(cluster: LocalCluster) -> set[str]:
+    """Return the artifacts that the replicas answer with."""
+    url = f"{cluster.http}/v2/models/tiny"
+    answers = [ask(url) for _ in range(REQUESTS)]
+    assert {answer.status for answer in answers} == {200}
+    return {answer.json["artifact"] for answer in answers}
+
+
+def replica_pids(cluster: LocalCluster) -> set[int]:
+    record = cluster.record
+    return {
+        process.pid
+        for process in processes.find(record.cluster_id, record.run_dir)
+        if b"ray::ServeReplica:tiny:" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    }
+
+
+@pytest.mark.fault("an artifact is rebuilt under its name, and a replica is killed")
+def test_new_replica_serves_the_bound_artifact_after_rebuild(
+    cluster: LocalCluster, store: LocalStore, tmp_path: Path, write_config: Callable[..., Path]
+) -> None:
+    args = {"name": "tiny", "artifact": "tiny-int8", "store": str(store.root), "replicas": 2}
+    config = write_config(args)
+    first = f"tiny-int8@{store.open('tiny-int8').id}"
+    cluster.deploy(config, timeout_s=WITHIN_S)
+    assert served(cluster) == {first}
+
+    second = f"tiny-int8@{rebuild(store, tmp_path).id}"
+    before = replica_pids(cluster)
+    assert len(before) == 2
+    os.kill(min(before), signal.SIGKILL)
+    until(lambda: len(replica_pids(cluster) - {min(before)}) == 2)
+    until(lambda: ask(f"{cluster.http}/v2/models/tiny").status == 200)
+    assert served(cluster) == {first}
+
+    # As `headrace up` deploys it: the same file is another deployment now, and upgrades.
+    model = bind(ModelArgs.model_validate(args))
+    raw = yaml.safe_load(config.read_text())
+    cluster.deploy_config(serve_config.pinned(raw, {"tiny": model}), "up", timeout_s=WITHIN_S)
+    until(lambda: served(cluster) == {second})
