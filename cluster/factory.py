@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,12 @@ from typing import Any
 
 from cluster import fingerprint
 from cluster.errors import SourceError
+
+IMPORT_PATH = "HEADRACE_IMPORT_PATH"
+"""Environment variable: folders with users' modules, searched after all installed packages.
+
+On PYTHONPATH they would come first, and a ``cluster.py`` beside a recipe would be run for ours.
+"""
 
 
 def find_factory(path: str) -> Callable[..., Any]:
@@ -20,6 +27,7 @@ def find_factory(path: str) -> Callable[..., Any]:
     the attribute is not callable.
     """
     module_name, _, attribute = path.partition(":")
+    _extend_import_path()
     try:
         value: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -58,6 +66,11 @@ def identity(path: str) -> str:
         raise SourceError(
             f"python:{path}: the file of {function} cannot be read: {error}"
         ) from error
+
+
+def _extend_import_path() -> None:
+    folders = os.environ.get(IMPORT_PATH, "").split(os.pathsep)
+    sys.path += [folder for folder in folders if folder and folder not in sys.path]
 
 
 def _is_public(name: str, value: object) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("cluster", "deployments", "benchmarks")
+PACKAGES = ("cluster", "deployments", "headrace", "benchmarks")
 MAX_LINES = 350
 
 # Room → the rooms it may import, besides itself. A room is a folder or file of `cluster`.

@@ -24,6 +24,7 @@ from cluster.config.base import load
 from cluster.config.locate import located
 from cluster.config.recipe import Recipe
 from cluster.errors import ClusterError
+from cluster.factory import IMPORT_PATH
 from cluster.progress import Terminal
 from deployments.cli.job_cluster import job_cluster
 from deployments.jobs import compress
@@ -82,7 +83,7 @@ def submit(
     try:
         client = JobSubmissionClient(address)
         job = client.submit_job(
-            entrypoint=f"{shlex.quote(python)} -m deployments.jobs.compress",
+            entrypoint=f"{shlex.quote(python)} -P -m deployments.jobs.compress",
             runtime_env={"env_vars": _environment(recipe, home, store)},
             metadata={"recipe": recipe.name},
         )
@@ -138,5 +139,5 @@ def _environment(recipe: Recipe, home: Path, store: str) -> dict[str, str]:
     # As a model, a teacher, data, or a metric.
     if '"python:' in recipe.model_dump_json():
         path = [str(home.absolute()), os.environ.get("PYTHONPATH")]
-        variables["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+        variables[IMPORT_PATH] = os.pathsep.join(filter(None, path))
     return variables

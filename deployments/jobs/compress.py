@@ -1,8 +1,8 @@
 """The compression job's entry point inside a Ray cluster.
 
-    headrace compress → Ray job: python -m deployments.jobs.compress → job.run → exit status
+    headrace compress → Ray job: python -P -m deployments.jobs.compress → job.run → exit status
 
-    KubeRay's RayJob  → Ray job: python -m deployments.jobs.compress RECIPE → the same
+    KubeRay's RayJob  → Ray job: python -P -m deployments.jobs.compress RECIPE → the same
 
 What to do stands in the environment variable ``HEADRACE_JOB``: JSON with the recipe as plain
 data and the store; or in a recipe's file, and then ``HEADRACE_STORE`` says where to keep the
@@ -47,6 +47,8 @@ def main() -> int:
 
     try:
         recipe, store = _task(sys.argv[1:])
+        # Ray puts this process's folder before the packages of every actor and task of the job.
+        os.chdir("/")
         with RayLauncher() as launcher:
             outcome = job.run(recipe, open_store(store), to_stdout, launcher)
     except (ConfigError, PlanError, SourceError) as error:

@@ -235,6 +235,8 @@ class LocalCluster:
                 status = subprocess.run(
                     command,
                     env=cluster_environment(record),
+                    # Ray's processes import from the folder that they run in.
+                    cwd=record.run_dir,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

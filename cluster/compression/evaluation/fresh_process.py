@@ -97,7 +97,8 @@ def in_process(module: str, task: BaseModel, result: Path, scratch: Path, out: P
 
 
 def _command(module: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", f"{__package__}.{module}")
+    # -P: the folder that this runs in may have a package named as one of ours.
+    return (sys.executable, "-P", "-m", f"{__package__}.{module}")
 
 
 def _listen(process: subprocess.Popen[str], tail: list[str], out: Print) -> None:

@@ -1,0 +1,53 @@
+"""A user's own ``cluster`` or ``deployments`` is neither run nor mixed with ours."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headrace import command
+
+ROOT = Path(command.__file__).parents[1]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with both names; each package leaves a mark where it is run."""
+    mark = f"open({str(tmp_path / 'ran')!r}, 'w')\nraise RuntimeError('the user's package ran')\n"
+    (tmp_path / "cluster.py").write_text(mark)
+    (tmp_path / "deployments").mkdir()
+    (tmp_path / "deployments" / "__init__.py").write_text(mark)
+    return tmp_path
+
+
+def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: v for name, v in os.environ.items() if name != "PYTHONPATH"}
+    headrace = str(Path(sys.executable).with_name("headrace"))
+    return subprocess.run(
+        [headrace, *arguments],
+        cwd=folder,
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_command_runs_in_folder_with_both_names(folder: Path) -> None:
+    done = run(folder, "--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (folder / "ran").exists()
+
+
+def test_command_refuses_foreign_package_on_path(folder: Path) -> None:
+    done = run(folder, "--version", PYTHONPATH=str(folder))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert f"`import cluster` finds {folder / 'cluster.py'}, expected Headrace's" in done.stderr
+    assert "pip uninstall cluster" in done.stderr
+    assert not (folder / "ran").exists()
