@@ -127,21 +127,21 @@ def image_tensor(image: Image.Image, spec: ImageInput) -> np.ndarray:
     return out
 
 
-def _flattened(image: Image.Image, mode: str) -> Image.Image:
+def _flatten(image: Image.Image, mode: str) -> Image.Image:
     """Return the image as 8-bit RGB or grey (L), converted in bands of rows."""
     if image.mode == mode and not image.has_transparency_data:
         return image
     rows = max(1, BAND_PIXELS // image.width)
     if image.height <= rows:
-        return _flat(image, mode)
+        return _flatten_band(image, mode)
     flattened = Image.new(mode, image.size)
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
-        flattened.paste(_flat(band, mode), (0, top))
+        flattened.paste(_flatten_band(band, mode), (0, top))
     return flattened
 
 
-def _flat(image: Image.Image, mode: str) -> Image.Image:
+def _flatten_band(image: Image.Image, mode: str) -> Image.Image:
     """Return a small image as 8-bit RGB or grey (L).
 
     Transparent parts become white, as in viewers: a plain conversion would show the hidden
@@ -178,7 +178,7 @@ def _resize_and_crop(image: Image.Image, mode: str, spec: ImageInput) -> Image.I
             f"an image of {width} × {height} pixels is too long and thin: resizing to "
             f"{to_width} × {to_height} takes {pixels} pixels, the limit is {MAX_RESIZED_PIXELS}"
         )
-    image = _flattened(image, mode).resize((to_width, to_height), Image.Resampling.BILINEAR)
+    image = _flatten(image, mode).resize((to_width, to_height), Image.Resampling.BILINEAR)
     if spec.resize is None:
         return image
     # round() rounds half to even, like torchvision.

@@ -1,6 +1,6 @@
 """The tables of docs/scaling.md, computed anew: its text cannot part from its arithmetic.
 
-docs/scaling.md → assumptions, shapes → the formulas, in ShardPlan, Link and balanced
+docs/scaling.md → assumptions, shapes → the formulas, in ShardPlan, Link and balance
                 → its other tables ─────────────────────┴→ equal, as far as they are printed
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.parallel.balance import balanced
+from cluster.parallel.balance import balance
 from cluster.parallel.link import Link
 from cluster.parallel.plan import FRAMES_AT_A_SHARD, ShardPlan
 
@@ -159,7 +159,7 @@ def placed(
     read = model.layer_parameters * 2 / tensor / given.weights_per_s * 1e3
     layer = max(compute, read) + 2 * reduce_ms(size, tensor, two_level)
     crossing = [given.node.ms(size)] * (model.layers - 1)
-    cuts = balanced([layer] * model.layers, crossing, stages)
+    cuts = balance([layer] * model.layers, crossing, stages)
     borders = [-1, *cuts, model.layers - 1]
     # Behind stage s the next device is on another node wherever eight are full.
     between = [

@@ -52,7 +52,7 @@ class LocalStore:
 
     def find(self, ref: str) -> str:
         with _reading(self.root):
-            if (artifact_id := resolve(ref, self._ids, self._named)) is None:
+            if (artifact_id := resolve(ref, self._ids, self._find_name)) is None:
                 raise ArtifactNotFoundError(not_found(ref, self.root, self._names()))
             return artifact_id
 
@@ -106,7 +106,7 @@ class LocalStore:
         ]
         return str(written[0])
 
-    def kept(self, key: str) -> Path:
+    def checkpoints(self, key: str) -> Path:
         for old in (self.root / "kept").glob("*"):
             if time.time() - old.stat().st_mtime > KEPT_S:
                 shutil.rmtree(old, ignore_errors=True)
@@ -115,13 +115,13 @@ class LocalStore:
         os.utime(path)
         return path
 
-    def drop_kept(self, key: str) -> None:
+    def drop_checkpoints(self, key: str) -> None:
         shutil.rmtree(self.root / "kept" / key, ignore_errors=True)
 
     def signatures(self, artifact_id: str) -> dict[str, bytes]:
         folder = self.root / "signatures" / checked_id(artifact_id, "the requested id")
         with _reading(folder):
-            files = [folder / name for name in _listed(folder) if re.fullmatch(KEY_ID, name)]
+            files = [folder / name for name in _list(folder) if re.fullmatch(KEY_ID, name)]
             return {path.name: path.read_bytes() for path in files if path.is_file()}
 
     def keep_signature(self, artifact_id: str, key_id: str, content: bytes) -> None:
@@ -147,14 +147,14 @@ class LocalStore:
         self._write(f"steps/{key}.safetensors", weights.read_bytes())
 
     def _ids(self) -> list[str]:
-        return _listed(self.root / "artifacts")
+        return _list(self.root / "artifacts")
 
-    def _named(self, name: str) -> str | None:
+    def _find_name(self, name: str) -> str | None:
         file = self.root / "names" / name
         return None if (value := _read(file)) is None else checked_id(value, file)
 
     def _names(self) -> list[str]:
-        return _listed(self.root / "names")
+        return _list(self.root / "names")
 
     def _write(self, name: str, content: str | bytes) -> Path:
         """Write a file atomically: readers see the old content or the new one."""
@@ -172,7 +172,7 @@ def _read(path: Path) -> str | None:
     return path.read_bytes().decode(errors="replace").strip() if path.is_file() else None
 
 
-def _listed(folder: Path) -> list[str]:
+def _list(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))
     except FileNotFoundError:

@@ -61,12 +61,12 @@ class RemoteStore:
         return self.fetch(self.find(ref))
 
     def find(self, ref: str) -> str:
-        artifact_id = resolve(ref, lambda: self._list("artifacts"), self._named)
+        artifact_id = resolve(ref, lambda: self._list("artifacts"), self._find_name)
         if artifact_id is None:
             raise ArtifactNotFoundError(not_found(ref, self.uri, self._list("names")))
         return artifact_id
 
-    def _named(self, name: str) -> str | None:
+    def _find_name(self, name: str) -> str | None:
         value = self._read(f"names/{name}")
         return None if value is None else self._id(value, f"names/{name}")
 
@@ -136,11 +136,11 @@ class RemoteStore:
             self._put(path, reports[suffix])
         return self._at(next(iter(paths)))
 
-    def kept(self, key: str) -> Path:
-        return self._cache.kept(key)
+    def checkpoints(self, key: str) -> Path:
+        return self._cache.checkpoints(key)
 
-    def drop_kept(self, key: str) -> None:
-        self._cache.drop_kept(key)
+    def drop_checkpoints(self, key: str) -> None:
+        self._cache.drop_checkpoints(key)
 
     def signatures(self, artifact_id: str) -> dict[str, bytes]:
         folder = f"signatures/{checked_id(artifact_id, 'the requested id')}"

@@ -156,13 +156,13 @@ def require(
     wrong = [signer for signer, verdict in verdicts.items() if verdict is Verdict.WRONG]
     if wrong:
         raise ArtifactUntrustedError(
-            f"{subject}: the signature of the trusted key {_several(wrong)} does not match: "
+            f"{subject}: the signature of the trusted key {_joined(wrong)} does not match: "
             f"signature or artifact were changed; {fix}, if it is the artifact you built"
         )
     if verdicts:
         raise ArtifactUntrustedError(
-            f"{subject} is signed by {_several(list(verdicts))}, not by one of the trusted keys "
-            f"{_several(list(trusted))}; {fix} of a trusted key, or add the signer's public key"
+            f"{subject} is signed by {_joined(list(verdicts))}, not by one of the trusted keys "
+            f"{_joined(list(trusted))}; {fix} of a trusted key, or add the signer's public key"
         )
     raise ArtifactUntrustedError(f"{subject} is not signed, but require_signature is true; {fix}")
 
@@ -211,5 +211,5 @@ def _kind(key: object) -> str:
     return type(key).__name__.removeprefix("_")
 
 
-def _several(signers: Sequence[str]) -> str:
+def _joined(signers: Sequence[str]) -> str:
     return ", ".join(signers)

@@ -47,11 +47,11 @@ class ArtifactStore(Protocol):
         Returns the location of the first one.
         """
 
-    def kept(self, key: str) -> Path:
+    def checkpoints(self, key: str) -> Path:
         """Return a local directory for checkpoints, which the same build finds after a kill."""
 
-    def drop_kept(self, key: str) -> None:
-        """Remove the directory of :meth:`kept`: the build is finished."""
+    def drop_checkpoints(self, key: str) -> None:
+        """Remove the directory of :meth:`checkpoints`: the build is finished."""
 
     def signatures(self, artifact_id: str) -> dict[str, bytes]:
         """Return key id → unchecked signature of the artifact of a whole id.

@@ -72,7 +72,7 @@ def run(
         out(f"recipe   {recipe.name}: {recipe.model.source}")
         try:
             artifact = _build(
-                recipe, key, identity, data, store, store.kept(key), room, out,
+                recipe, key, identity, data, store, store.checkpoints(key), room, out,
                 launcher or InProcess(),
             )  # fmt: skip
         except (OSError, SafetensorError) as error:
@@ -80,7 +80,7 @@ def run(
                 f"the job's files cannot be written or read: {error}; the artifact was not "
                 "published. Free space in the store, or choose another one"
             ) from error
-        store.drop_kept(key)
+        store.drop_checkpoints(key)
         return Outcome(artifact)
 
 

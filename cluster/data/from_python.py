@@ -24,8 +24,8 @@ from cluster.data.samples import (
     ArrayItems,
     LabelledSet,
     ListItems,
+    default_names,
     labelled_set,
-    numbered,
     unlabelled_set,
 )
 from cluster.errors import SourceError
@@ -59,7 +59,7 @@ def read(path: str) -> LabelledSet:
         )
     items = _items(returned[0], source)
     labels = _array(returned[1], "labels", source)
-    names = tuple(map(str, returned[2])) if len(returned) == 3 else numbered(labels)
+    names = tuple(map(str, returned[2])) if len(returned) == 3 else default_names(labels)
     identity = fingerprint.of_parts([*_content(items), labels, *names])
     return labelled_set(items, labels, names, identity, source)
 

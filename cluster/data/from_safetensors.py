@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cluster import fingerprint
-from cluster.data.samples import LabelledSet, Raw, labelled_set, numbered
+from cluster.data.samples import LabelledSet, Raw, default_names, labelled_set
 from cluster.errors import SourceError
 
 _TENSORS = {"jpeg": ("U8", 1), "offset": ("I64", 1), "label": ("I64", 1)}
@@ -72,6 +72,6 @@ def read(path: str) -> LabelledSet:
             f"length of jpeg"
         )
     classes = (file.metadata() or {}).get("classes")
-    names = classes.split(",") if classes else numbered(labels)
+    names = classes.split(",") if classes else default_names(labels)
     items = SlicedItems(slices["jpeg"], offsets, path)
     return labelled_set(items, labels, names, identity, f"safetensors:{path}")

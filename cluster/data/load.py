@@ -11,7 +11,7 @@ from cluster import fingerprint
 from cluster.config.sources import DataSource
 from cluster.data import from_digits, from_imagefolder, from_python, from_safetensors
 from cluster.data.samples import LabelledSet, Samples
-from cluster.data.split import stratified, without_share
+from cluster.data.split import stratified_sample, without_share
 from cluster.errors import SourceError
 
 READERS: dict[str, Callable[[str], LabelledSet]] = {
@@ -59,7 +59,7 @@ def load_data(source: DataSource, seed: int) -> LabelledData:
         _check_pair(labelled, held_out, source)
         train, test = labelled.samples, held_out.samples
         identity = fingerprint.of_parts([labelled.fingerprint, held_out.fingerprint])
-    train, test = _limited(train, source.limit, rng), _limited(test, source.limit, rng)
+    train, test = _limit(train, source.limit, rng), _limit(test, source.limit, rng)
     if source.validation_from == "training":
         train, validation = without_share(train, source.validation_share, seed)
     else:
@@ -91,8 +91,8 @@ def require_labels(data: LabelledData, consumer: str) -> None:
         if absent:
             raise SourceError(
                 f"{consumer} needs every class, but {len(absent)} of {len(data.labels)} are "
-                f"missing in the {len(samples)} {title} samples: {_shown(absent)}; add samples of "
-                f"them, raise data.limit, or remove the class from the data"
+                f"missing in the {len(samples)} {title} samples: {_describe(absent)}; add samples "
+                f"of them, raise data.limit, or remove the class from the data"
             )
 
 
@@ -110,23 +110,23 @@ def _split(
             f"{source.source} has one sample, which cannot be split; add samples or a test_source"
         )
     count = min(max(round(len(samples) * source.test_share), 1), len(samples) - 1)
-    test = stratified(samples.labels, count, rng)
+    test = stratified_sample(samples.labels, count, rng)
     train = np.setdiff1d(np.arange(len(samples)), test)
     return samples.subset(train), samples.subset(test)
 
 
-def _limited(samples: Samples, limit: int | None, rng: np.random.Generator) -> Samples:
+def _limit(samples: Samples, limit: int | None, rng: np.random.Generator) -> Samples:
     # Without a limit all samples are shuffled, too: a calibration reads the first ones, which must
     # not all be of one class.
     count = min(limit or len(samples), len(samples))
-    return samples.subset(stratified(samples.labels, count, rng))
+    return samples.subset(stratified_sample(samples.labels, count, rng))
 
 
 def _check_pair(training: LabelledSet, held_out: LabelledSet, source: DataSource) -> None:
     if training.labels != held_out.labels:
         raise SourceError(
-            f"the classes of {source.source} are {_shown(training.labels)}, those of "
-            f"{source.test_source} are {_shown(held_out.labels)}; expected equal classes "
+            f"the classes of {source.source} are {_describe(training.labels)}, those of "
+            f"{source.test_source} are {_describe(held_out.labels)}; expected equal classes "
             "in equal order"
         )
     if training.fingerprint == held_out.fingerprint:
@@ -136,6 +136,6 @@ def _check_pair(training: LabelledSet, held_out: LabelledSet, source: DataSource
         )
 
 
-def _shown(labels: tuple[str, ...]) -> str:
+def _describe(labels: tuple[str, ...]) -> str:
     more = f", ... ({len(labels)})" if len(labels) > 10 else ""
     return f"{', '.join(labels[:10]) or '(none)'}{more}"

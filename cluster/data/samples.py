@@ -100,7 +100,7 @@ class LabelledSet:
     fingerprint: str
 
 
-def numbered(labels: np.ndarray) -> tuple[str, ...]:
+def default_names(labels: np.ndarray) -> tuple[str, ...]:
     """Return default class names: "0" up to the highest label."""
     return tuple(str(number) for number in range(int(labels.max(initial=-1)) + 1))
 

@@ -1,6 +1,6 @@
 """Random selection of samples that preserves the shares of classes.
 
-stratified(labels, count, rng)          indices
+stratified_sample(labels, count, rng)          indices
 without_share(samples, share, seed)     (remaining samples, validation samples)
 """
 
@@ -12,7 +12,7 @@ from cluster.data.samples import Samples
 from cluster.errors import SourceError
 
 
-def stratified(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def stratified_sample(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Return indices of ``count`` samples, int64 ``[count]``, in random order.
 
     Each class gets its share of ``count``, rounded down; the remainder is distributed to the
@@ -44,6 +44,6 @@ def without_share(samples: Samples, share: float, seed: int) -> tuple[Samples, S
             f"{samples.name(0)} is the only sample to split validation samples from; "
             "expected at least two"
         )
-    held_out = stratified(samples.labels, count, np.random.default_rng(seed))
+    held_out = stratified_sample(samples.labels, count, np.random.default_rng(seed))
     remaining = np.setdiff1d(np.arange(len(samples)), held_out)
     return samples.subset(remaining), samples.subset(held_out)

@@ -31,9 +31,9 @@ def fill(module: torch.nn.Module, path: Path) -> None:
     tensors = _without_prefix(read(path), state)
     lacking = [name for name in state if name not in tensors and not name.endswith(_COUNTER)]
     problems = [
-        *_listed("the file lacks", lacking),
-        *_listed("the model lacks", sorted(tensors.keys() - state.keys())),
-        *_listed(
+        *_problem("the file lacks", lacking),
+        *_problem("the model lacks", sorted(tensors.keys() - state.keys())),
+        *_problem(
             "shapes differ:",
             [
                 f"{name} {list(tensors[name].shape)} in the file, "
@@ -63,7 +63,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
         raise SourceError(
             f"model.weights: {path} must end in one of {', '.join(_READERS)}, not {path.suffix!r}"
         )
-    return _unwrapped(reader(path), path)
+    return _unwrap(reader(path), path)
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -95,7 +95,7 @@ _READERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def _unwrapped(content: Any, path: Path) -> dict[str, torch.Tensor]:
+def _unwrap(content: Any, path: Path) -> dict[str, torch.Tensor]:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
@@ -123,7 +123,7 @@ def _without_prefix(
     return tensors
 
 
-def _listed(title: str, names: list[str]) -> list[str]:
+def _problem(title: str, names: list[str]) -> list[str]:
     if not names:
         return []
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

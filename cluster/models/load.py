@@ -80,14 +80,14 @@ def load_model(source: ModelSource, labels: Sequence[str] = ()) -> LoadedModel:
     built.module.eval()
     width = _probe(built, source.source)
     if built.output == "embedding":
-        return _loaded(built, width, ())
+        return _result(built, width, ())
     if classes is not None and width != classes:
         raise SourceError(
             f"{source.source} returns {width} classes, expected {classes} "
             f"({'model.num_classes' if source.num_classes else 'the labels of the data'}); "
             f"give the factory a parameter num_classes, or change the data"
         )
-    return _loaded(built, width, _labels(built.labels, labels, width, source.source))
+    return _result(built, width, _labels(built.labels, labels, width, source.source))
 
 
 def source_fingerprint(source: ModelSource) -> str:
@@ -107,7 +107,7 @@ def source_fingerprint(source: ModelSource) -> str:
     return fingerprint.of_parts(parts)
 
 
-def _loaded(built: Built, width: int, labels: tuple[str, ...]) -> LoadedModel:
+def _result(built: Built, width: int, labels: tuple[str, ...]) -> LoadedModel:
     return LoadedModel(
         module=built.module,
         inputs=built.inputs,

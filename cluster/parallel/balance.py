@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from cluster.errors import PlanError
 
 
-def balanced(work: Sequence[float], crossing: Sequence[float], stages: int) -> tuple[int, ...]:
+def balance(work: Sequence[float], crossing: Sequence[float], stages: int) -> tuple[int, ...]:
     """Return the ascending indices of the cuts that split ``work`` into ``stages`` parts.
 
     ``work[i]``: time between cut ``i - 1`` and cut ``i``, one more entry than cuts.

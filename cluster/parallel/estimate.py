@@ -13,7 +13,7 @@ from cluster.artifact.entries import Latency
 from cluster.artifact.layout import Layout, Profile
 from cluster.artifact.manifest import Manifest
 from cluster.errors import PlanError
-from cluster.parallel.balance import balanced
+from cluster.parallel.balance import balance
 from cluster.parallel.link import LOOPBACK, SHARED_MEMORY
 from cluster.tensors import TensorSpec
 
@@ -59,10 +59,10 @@ def estimate(manifest: Manifest, cut: Cut, batch: int) -> tuple[StageEstimate, .
             cut.pipeline,
             cut.tensor,
         ):
-            return _built(layout, cut, batch)
+            return _from_layout(layout, cut, batch)
     if cut.pipeline == cut.tensor == 1:
-        return (_whole(manifest, cut, batch),)
-    return _profiled(manifest, cut, batch)
+        return (_undivided(manifest, cut, batch),)
+    return _from_profile(manifest, cut, batch)
 
 
 def pipelines(manifest: Manifest) -> range:
@@ -84,7 +84,7 @@ def at_batch(latency: Sequence[Latency], batch: int) -> float:
     return low_ms + (high_ms - low_ms) * (batch - low) / (high - low)
 
 
-def _built(layout: Layout, cut: Cut, batch: int) -> tuple[StageEstimate, ...]:
+def _from_layout(layout: Layout, cut: Cut, batch: int) -> tuple[StageEstimate, ...]:
     return tuple(
         StageEstimate(
             cut=cut,
@@ -101,7 +101,7 @@ def _built(layout: Layout, cut: Cut, batch: int) -> tuple[StageEstimate, ...]:
     )
 
 
-def _whole(manifest: Manifest, cut: Cut, batch: int) -> StageEstimate:
+def _undivided(manifest: Manifest, cut: Cut, batch: int) -> StageEstimate:
     measured = manifest.winner(cut.target)
     segments = manifest.profile.segments if manifest.profile else ()
     return StageEstimate(
@@ -117,7 +117,7 @@ def _whole(manifest: Manifest, cut: Cut, batch: int) -> StageEstimate:
     )
 
 
-def _profiled(manifest: Manifest, cut: Cut, batch: int) -> tuple[StageEstimate, ...]:
+def _from_profile(manifest: Manifest, cut: Cut, batch: int) -> tuple[StageEstimate, ...]:
     profile = manifest.profile
     if profile is None:
         raise PlanError(
@@ -129,7 +129,7 @@ def _profiled(manifest: Manifest, cut: Cut, batch: int) -> tuple[StageEstimate, 
     segments = profile.segments
     cost = [segment.cost_ms for segment in segments]
     crossing = [LOOPBACK.ms(s.carried_bytes * profile.batch) for s in segments[:-1]]
-    borders = [-1, *balanced(cost, crossing, cut.pipeline), len(segments) - 1]
+    borders = [-1, *balance(cost, crossing, cut.pipeline), len(segments) - 1]
     per_cost = at_batch(whole.latency, batch) / sum(cost) * slicing.cost
     # The ratio of compiled to operator bytes is taken from the whole program.
     per_byte = whole.size_bytes / max(1, sum(segment.weight_bytes for segment in segments))

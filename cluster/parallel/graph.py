@@ -95,7 +95,7 @@ def cuts(graph: Graph) -> list[Cut]:
     output = position[nodes[-1]]
     result = []
     for index, node in enumerate(nodes[:-1]):
-        if node.op != "call_function" or node not in varying or _fused(nodes[index + 1 : output]):
+        if node.op != "call_function" or node not in varying or _fuses(nodes[index + 1 : output]):
             continue
         crossing = [value for value in nodes[: index + 1] if last_use.get(value, -1) > index]
         specs = [_spec(value) for value in crossing]
@@ -149,7 +149,7 @@ def operator_name(node: Node) -> str:
     return name.partition(".")[0].rstrip("_")
 
 
-def _fused(following: list[Node]) -> bool:
+def _fuses(following: list[Node]) -> bool:
     """Whether a compiler fuses the next operator with the previous one."""
     for node in following:
         if node.op == "call_function" and not counts(node):

@@ -56,7 +56,7 @@ def split(
         _cut(graph, cuts, renamed)
         return graph
 
-    with torch.no_grad(), _untied(module):
+    with torch.no_grad(), _untie(module):
         pipe = pipeline(module, example(inputs), split_policy=policy)
     placeholders = [node.name for node in pipe.split_gm.graph.nodes if node.op == "placeholder"]
     crossing = {spec.name: spec for cut in cuts for spec in cut.specs}
@@ -83,7 +83,7 @@ def split(
 
 
 @contextlib.contextmanager
-def _untied(module: torch.nn.Module) -> Iterator[None]:
+def _untie(module: torch.nn.Module) -> Iterator[None]:
     """Separate parameters with several names, such as tied embeddings, inside the block.
 
     They share memory. pipeline() looks one name up in every stage that uses any of them.
@@ -194,13 +194,13 @@ class _Rematerialized:
         for node in nodes:
             for source in node.all_input_nodes:
                 if self._foreign(source):
-                    node.replace_input_with(source, self._recomputed(source))
+                    node.replace_input_with(source, self._recompute(source))
 
     def _foreign(self, node: Node) -> bool:
         earlier = self._stage_of.get(node, self._stage) < self._stage
         return earlier and node not in self._varying and node.op == "call_function"
 
-    def _recomputed(self, node: Node) -> Node:
+    def _recompute(self, node: Node) -> Node:
         if node in self._copies:
             return self._copies[node]
         if counts(node) and node.meta["val"].node.expr.is_symbol:
@@ -209,7 +209,7 @@ class _Rematerialized:
             copy.meta = dict(node.meta)
         else:
             inner = {
-                source: self._recomputed(source)
+                source: self._recompute(source)
                 for source in node.all_input_nodes
                 if self._foreign(source)
             }

@@ -142,7 +142,7 @@ def plan(
             except PlanError as error:  # another target may succeed
                 refused.append(str(error))
                 continue
-            placed = _placed(manifest, stages, available, placement, compute_threads)
+            placed = _place(manifest, stages, available, placement, compute_threads)
             if isinstance(placed, ShardPlan):
                 plans.append(placed)
             else:
@@ -175,7 +175,7 @@ def _cuts(
     return [Cut(target, pipeline or 1, tensor or 1)]
 
 
-def _placed(
+def _place(
     manifest: Manifest,
     stages: Sequence[StageEstimate],
     devices: Sequence[Device],
@@ -193,7 +193,7 @@ def _placed(
         return (
             f"{name} with placement SPREAD needs devices on several nodes, all are on one; use PACK"
         )
-    indices = _chosen(devices, needed, placement)
+    indices = _select(devices, needed, placement)
     if indices is None:
         largest = max(nodes.count(node) for node in set(nodes))
         return (
@@ -259,7 +259,7 @@ def bundles(target: str, shards: int, compute_threads: int) -> tuple[dict[str, f
     return (bundle,) if shards == 1 else (REPLICA_BUNDLE, *([bundle] * shards))
 
 
-def _chosen(devices: Sequence[Device], count: int, placement: Placement) -> list[int] | None:
+def _select(devices: Sequence[Device], count: int, placement: Placement) -> list[int] | None:
     """Return device indices: node by node (PACK), from one node, or from each node in turn."""
     by_node: dict[int, list[int]] = {}
     for index, device in enumerate(devices):
@@ -290,7 +290,7 @@ def _nearest(
     """Return a sentence about the cut of fewest stages that would fit, built or not."""
     available = [device for device in devices if device.target == target]
     for cut in _possible(manifest, target, len(available)):
-        placed = _placed(
+        placed = _place(
             manifest, estimate(manifest, cut, batch), available, placement, compute_threads
         )
         if isinstance(placed, ShardPlan):

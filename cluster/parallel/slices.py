@@ -68,7 +68,7 @@ class SlicedAttention(nn.Module):
         self.in_proj_weight = projections.of(attention.in_proj_weight, 0)
         bias = attention.in_proj_bias
         self.in_proj_bias = None if bias is None else projections.of(bias, 0)
-        self.out_proj = sliced(attention.out_proj, "row", share)
+        self.out_proj = slice_layer(attention.out_proj, "row", share)
 
     def forward(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any
@@ -129,7 +129,7 @@ def input_multiple(layer: nn.Module) -> int:
     return _PACKED if _is_int8(layer) else 1
 
 
-def sliced(layer: nn.Module, style: Sliced, share: Share) -> nn.Module:
+def slice_layer(layer: nn.Module, style: Sliced, share: Share) -> nn.Module:
     """Return the rank's share of a layer, including its hooks; ``layer`` is unchanged."""
     parts: dict[int, Any] = {}
     for tensor, out_dim, in_dim in _tensors(layer):

@@ -96,7 +96,7 @@ def shard_module(module: nn.Module, plan: TensorPlan, rank: int, degree: int) ->
     for name, style in plan.layers.items():
         layer = module.get_submodule(name)
         layer_share = slices.Share(rank, degree, plan.fused.get(name, 1))
-        replaced[id(layer)] = slices.sliced(layer, style, layer_share)
+        replaced[id(layer)] = slices.slice_layer(layer, style, layer_share)
     for name in plan.attentions:
         attention: Any = module.get_submodule(name)
         replaced[id(attention)] = slices.SlicedAttention(attention, share)
@@ -173,7 +173,7 @@ def _by_patterns(module: nn.Module, patterns: Mapping[str, Sliced]) -> TensorPla
 
 def _by_family(module: nn.Module) -> TensorPlan:
     for family in FAMILIES:
-        if (plan := _fitting(module, family)) is not None:
+        if (plan := _plan_of_family(module, family)) is not None:
             return plan
     if any(isinstance(part, torch.fx.GraphModule) for part in module.modules()):
         raise PlanError(
@@ -188,7 +188,7 @@ def _by_family(module: nn.Module) -> TensorPlan:
     )
 
 
-def _fitting(module: nn.Module, family: Family) -> TensorPlan | None:
+def _plan_of_family(module: nn.Module, family: Family) -> TensorPlan | None:
     # Cross-attention has matching names, but stays whole.
     modules = {n: m for n, m in module.named_modules() if ".crossattention." not in f".{n}."}
     layers: dict[str, Sliced] = {}

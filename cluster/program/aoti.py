@@ -24,7 +24,7 @@ from cluster.artifact.artifact import Artifact
 from cluster.artifact.entries import ProgramEntry
 from cluster.errors import ProgramError
 from cluster.program import collective, node
-from cluster.program.loaded import Compute, LoadedProgram, by_batch
+from cluster.program.loaded import Compute, LoadedProgram, dispatch_by_batch
 from cluster.program.pytorch import compute_with
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def load_aoti(
             node.torch_version(),
         )
 
-    def loaded(file: str) -> Compute:
+    def load_package(file: str) -> Compute:
         package = artifact.file(file)
         try:
             if native:
@@ -64,8 +64,8 @@ def load_aoti(
             reason = str(error).partition("\n")[0]  # libtorch appends its stack
             raise ProgramError(f"{package}: cannot be loaded: {reason}") from error
 
-    static = {file.batch: loaded(file.file) for file in entry.static_files}
-    compute = by_batch(loaded(entry.file), static)
+    static = {file.batch: load_package(file.file) for file in entry.static_files}
+    compute = dispatch_by_batch(load_package(entry.file), static)
     return LoadedProgram(
         entry, artifact.manifest.inputs_of(entry), "native" if native else "python", compute
     )

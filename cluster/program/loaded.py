@@ -32,13 +32,13 @@ class LoadedProgram:
             expected = ", ".join(f"{s.name} {s.dtype}{list(s.shape)}" for s in self._inputs)
             raise ProgramError(
                 f"{self.entry.file} takes {expected}, C-contiguous and with equal batch sizes; "
-                f"got {_described(inputs)}"
+                f"got {_describe(inputs)}"
             )
         try:
             return self._compute(list(inputs))
         except (RuntimeError, ValueError, IndexError) as error:
             raise ProgramError(
-                f"{self.entry.file} failed on {_described(inputs)}: {error}"
+                f"{self.entry.file} failed on {_describe(inputs)}: {error}"
             ) from error
 
     def _matches(self, inputs: Sequence[np.ndarray]) -> bool:
@@ -51,14 +51,14 @@ class LoadedProgram:
         )
 
 
-def by_batch(dynamic: Compute, static: Mapping[int, Compute]) -> Compute:
+def dispatch_by_batch(dynamic: Compute, static: Mapping[int, Compute]) -> Compute:
     """Return a function that runs the program of the exact batch size, else ``dynamic``."""
     if not static:
         return dynamic
     return lambda arrays: static.get(len(arrays[0]), dynamic)(arrays)
 
 
-def _described(arrays: Sequence[np.ndarray]) -> str:
+def _describe(arrays: Sequence[np.ndarray]) -> str:
     return ", ".join(
         f"{array.dtype}{list(array.shape)}"
         f"{'' if array.flags.c_contiguous else ' (not C-contiguous)'}"

@@ -15,7 +15,7 @@ from cluster.artifact.artifact import Artifact
 from cluster.artifact.entries import ProgramEntry
 from cluster.errors import ProgramError
 from cluster.program import node
-from cluster.program.loaded import Compute, LoadedProgram, by_batch
+from cluster.program.loaded import Compute, LoadedProgram, dispatch_by_batch
 from cluster.tensors import TensorSpec
 
 PACKAGE = "openvino"
@@ -51,11 +51,11 @@ def load_openvino(artifact: Artifact, entry: ProgramEntry, compute_threads: int)
         model = core.read_model(artifact.file(entry.file), weights)
 
         def compiled(batch: int | None) -> Compute:
-            graph = model if batch is None else _reshaped(model, specs, batch)
+            graph = model if batch is None else _reshape(model, specs, batch)
             return _compute(core.compile_model(graph, "CPU", options), specs)
 
         static = {file.batch: compiled(file.batch) for file in entry.static_files}
-        compute = by_batch(compiled(None), static)
+        compute = dispatch_by_batch(compiled(None), static)
     except RuntimeError as error:
         raise ProgramError(f"{entry.file}: OpenVINO cannot load it: {error}") from error
     return LoadedProgram(entry, specs, "openvino", compute)
@@ -75,7 +75,7 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
-def _reshaped(model: Any, specs: tuple[TensorSpec, ...], batch: int) -> Any:
+def _reshape(model: Any, specs: tuple[TensorSpec, ...], batch: int) -> Any:
     """Return a copy of the graph for that batch size; both share the weights."""
     copy = model.clone()
     names = _names(model)

@@ -1,6 +1,6 @@
 """Transport between threads of one process, over queues.
 
-connected(3) → [transport 0, transport 1, transport 2], one for each thread
+connect(3) → [transport 0, transport 1, transport 2], one for each thread
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from cluster.runtime.transport import Frame
 _Pipes = dict[tuple[int, int], "SimpleQueue[Frame | None]"]
 
 
-def connected(size: int) -> list[InProcessTransport]:
+def connect(size: int) -> list[InProcessTransport]:
     """Return ``size`` transports, each connected to all others; list index is the rank."""
     pipes: _Pipes = {(a, b): SimpleQueue() for a in range(size) for b in range(size) if a != b}
     return [InProcessTransport(rank, size, pipes) for rank in range(size)]

@@ -22,7 +22,7 @@ from queue import Empty, SimpleQueue
 import numpy as np
 
 from cluster.errors import GroupLostError, ProgramError, TransportError
-from cluster.runtime.in_process import connected
+from cluster.runtime.in_process import connect
 from cluster.runtime.shard import Run, Shard, ShardFigures
 from cluster.runtime.topology import Topology
 from cluster.runtime.transport import STOP, Frame, Transport
@@ -197,7 +197,7 @@ class LocalShardGroup(ShardGroup):
                 "more, with equal numbers of tensor ranks"
             )
         topology = Topology(len(runs), tensor_ranks.pop())
-        replica, *ends = connected(topology.size)
+        replica, *ends = connect(topology.size)
         self._shards = [
             Shard(runs[s][r], end, topology.source(s, r), topology.targets(s, r))
             for (s, r), end in zip(topology.shards, ends, strict=True)

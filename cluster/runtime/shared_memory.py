@@ -129,15 +129,15 @@ class Borrower:
             memory = self._mapped[number] = self._map(number)
         memory[0] = _MAPPED
 
-        def returned() -> None:
+        def release() -> None:
             memory[0] = _FREE
 
-        content = lent(memory, returned)
+        content = lent(memory, release)
         return [content[start : start + size] for start, size in zip(starts, sizes, strict=True)]
 
     def _map(self, number: int) -> np.ndarray:
         try:
-            return _mapped(self._pid, number)
+            return _map_descriptor(self._pid, number)
         except OSError as error:
             raise TransportError(f"process {self._pid} ended before its frame was read") from error
 
@@ -175,7 +175,7 @@ def reaches(address: str) -> bool:
     return False
 
 
-def _mapped(pid: int, descriptor: int) -> np.ndarray:
+def _map_descriptor(pid: int, descriptor: int) -> np.ndarray:
     opened = os.open(f"/proc/{pid}/fd/{descriptor}", _OPEN)
     try:
         size = os.fstat(opened).st_size

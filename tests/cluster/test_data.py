@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_image
 
 from cluster.config.sources import DataSource, ImageInput
 from cluster.data import LabelledData, PreparedSamples, load_data, require_labels
-from cluster.data.split import stratified
+from cluster.data.split import stratified_sample
 from cluster.errors import SourceError
 from cluster.tensors import TensorSpec
 
@@ -98,7 +98,7 @@ def test_validation_rejects_single_sample(tmp_path: Path) -> None:
 def test_stratified_counts_add_up() -> None:
     labels = np.array([0] * 7 + [1] * 3 + [5])
     for count in range(len(labels) + 1):
-        indices = stratified(labels, count, np.random.default_rng(0))
+        indices = stratified_sample(labels, count, np.random.default_rng(0))
         assert len(set(indices)) == count
         sizes = np.bincount(labels[indices], minlength=6)[[0, 1, 5]]
         assert np.abs(sizes - np.array([7, 3, 1]) * count / 11).max() < 1

@@ -53,7 +53,7 @@ def put(remote: fsspec.AbstractFileSystem, path: str, content: bytes) -> None:
     remote.pipe_file(f"/headrace-test/store/{path}", content)
 
 
-def kept(tmp_path: Path) -> list[str]:
+def cached_files(tmp_path: Path) -> list[str]:
     """Return the files in the reader's cache."""
     root = tmp_path / "reader"
     return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
@@ -74,7 +74,7 @@ def test_other_node_fetches_artifact_once(
 def test_fetch_writes_artifact_only(reader: RemoteStore, artifact_id: str, tmp_path: Path) -> None:
     reader.open("digits")
     files = ("manifest.json", "programs/cpu-x86.pt2", "weights.safetensors")
-    assert kept(tmp_path) == [f"artifacts/{artifact_id}/{name}" for name in files]
+    assert cached_files(tmp_path) == [f"artifacts/{artifact_id}/{name}" for name in files]
 
 
 @pytest.mark.parametrize("field", ["name", "recipe_key"])
@@ -128,7 +128,7 @@ def test_download_stops_beyond_size_in_manifest(
     ):
         reader.open("digits")
     assert chunks == [8]  # one extra byte is enough
-    assert kept(tmp_path) == []
+    assert cached_files(tmp_path) == []
 
 
 def test_listing_is_not_cached(
@@ -175,7 +175,7 @@ def test_changed_remote_file_is_refused_with_both_hashes(
         reader.open("digits")
     for part in (f"{URI}/{name}", sha256(b"evil").hexdigest(), sha256(b"program").hexdigest()):
         assert part in str(caught.value)
-    assert kept(tmp_path) == []
+    assert cached_files(tmp_path) == []
 
 
 def test_missing_remote_file_is_named(
@@ -185,7 +185,7 @@ def test_missing_remote_file_is_named(
     remote.rm_file(f"/headrace-test/store/{name}")
     with pytest.raises(ArtifactCorruptError, match=f"{URI}/{name}: missing, although"):
         reader.open("digits")
-    assert kept(tmp_path) == []
+    assert cached_files(tmp_path) == []
 
 
 def test_build_of_deleted_artifact_is_absent(
@@ -218,7 +218,7 @@ def test_changed_remote_manifest_is_refused(
         reader.open("digits")
     for part in (f"{artifact_id}/manifest.json", artifact_id, sha256(b"{}").hexdigest()):
         assert part in str(caught.value)
-    assert kept(tmp_path) == []
+    assert cached_files(tmp_path) == []
 
 
 def test_manifest_with_path_outside_cache_is_refused(
@@ -274,7 +274,7 @@ def test_reports_and_step_weights_reach_other_nodes(
     cached = reader.cached_step("k")
     assert cached is not None
     assert cached.read_bytes() == b"trained"
-    assert kept(tmp_path) == ["steps/k.safetensors"]
+    assert cached_files(tmp_path) == ["steps/k.safetensors"]
 
 
 def test_unknown_protocol_is_refused(tmp_path: Path) -> None:

@@ -230,14 +230,14 @@ def test_store_keeps_rejected_reports_and_step_weights(store: LocalStore, tmp_pa
 def test_killed_build_stays_resumable_until_expiry(
     store: LocalStore,
 ) -> None:
-    (store.kept("one") / "journal").write_text("a")
-    (store.kept("two") / "journal").write_text("b")
-    assert (store.kept("one") / "journal").read_text() == "a"
-    store.drop_kept("one")
-    assert list(store.kept("one").iterdir()) == []
+    (store.checkpoints("one") / "journal").write_text("a")
+    (store.checkpoints("two") / "journal").write_text("b")
+    assert (store.checkpoints("one") / "journal").read_text() == "a"
+    store.drop_checkpoints("one")
+    assert list(store.checkpoints("one").iterdir()) == []
     long_ago = time.time() - local.KEPT_S - 1
     os.utime(store.root / "kept" / "two", (long_ago, long_ago))
-    store.kept("one")
+    store.checkpoints("one")
     assert [path.name for path in (store.root / "kept").iterdir()] == ["one"]
 
 

@@ -34,7 +34,7 @@ from cluster.config.parallel import ParallelBuild
 from cluster.config.recipe import Recipe
 from cluster.errors import CompressionError, PlanError
 from cluster.parallel import tensor
-from cluster.parallel.balance import balanced
+from cluster.parallel.balance import balance
 from cluster.parallel.graph import index_limits
 from cluster.parallel.link import LOOPBACK
 
@@ -140,7 +140,7 @@ def _built(
     best: _Attempt | None = None
     tried: set[tuple[int, ...]] = set()
     for number in range(ATTEMPTS):
-        chosen = balanced(work, crossing, cut.pipeline)
+        chosen = balance(work, crossing, cut.pipeline)
         if chosen in tried:
             break
         tried.add(chosen)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from cluster.errors import PlanError
-from cluster.parallel.balance import balanced
+from cluster.parallel.balance import balance
 
 
 def slowest(work: Sequence[float], crossing: Sequence[float], cuts: Sequence[int]) -> float:
@@ -29,7 +29,7 @@ def test_balance_minimizes_slowest_stage(seed: int) -> None:
     work = [chance.choice([0, 1, 2, 3.5, 7]) for _ in range(count + 1)]
     crossing = [chance.choice([0, 0.1, 0.5, 2]) for _ in range(count)]
     stages = chance.randint(1, count + 1)
-    result = balanced(work, crossing, stages)
+    result = balance(work, crossing, stages)
     assert len(result) == stages - 1
     best = min(
         slowest(work, crossing, cuts) for cuts in itertools.combinations(range(count), stages - 1)
@@ -38,9 +38,9 @@ def test_balance_minimizes_slowest_stage(seed: int) -> None:
 
 
 def test_balance_prefers_smaller_transfer_among_equals() -> None:
-    assert balanced([5, 0, 5], [0.2, 0.1], 2) == (1,)
+    assert balance([5, 0, 5], [0.2, 0.1], 2) == (1,)
 
 
 def test_balance_rejects_more_stages_than_cuts_allow() -> None:
     with pytest.raises(PlanError, match=r"needs 4 cuts, the model has 2 places.*at most 3 stages"):
-        balanced([1, 1, 1], [0, 0], 5)
+        balance([1, 1, 1], [0, 0], 5)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cluster.errors import ProgramError, TransportError
-from cluster.runtime.in_process import InProcessTransport, connected
+from cluster.runtime.in_process import InProcessTransport, connect
 from cluster.runtime.shard import Run, Shard, ShardFigures
 from cluster.runtime.transport import STOP, Frame
 
@@ -19,7 +19,7 @@ Started = Callable[..., tuple[Shard, threading.Thread]]
 
 @pytest.fixture
 def ends() -> Iterator[list[InProcessTransport]]:
-    transports = connected(3)
+    transports = connect(3)
     yield transports
     for transport in transports:
         transport.close()
