@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from leftovers import Process, left_behind, wait_for_nothing_left
+from support.leftovers import Process, left_behind, wait_for_nothing_left
 
 from cluster.errors import ClusterError
 from deployments.ray.names import moved_shards

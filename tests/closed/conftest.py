@@ -16,15 +16,24 @@ import yaml
 from let_in import CLIENTS
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from support import cluster, serve_config
+from support.wait import WITHIN_S
 
 from deployments.http.keys import FILE_VARIABLE
-from deployments.local import LocalCluster, ports
+from deployments.local import LocalCluster
 
 ROUTES: list[dict[str, Any]] = [
     {"name": "mean", "kind": "ensemble", "targets": ["one", "cut"]},
     {"name": "nested", "kind": "cascade", "targets": ["one", "mean"], "thresholds": 1.0},
     {"name": "watched", "kind": "shadow", "target": "one", "shadow": "cut"},
 ]
+
+
+TRACING = {
+    "enabled": True,
+    "exporter_import_path": "deployments.http.tracing:otlp",
+    "sampling_ratio": 0.0,  # beside those whose client asks for it
+}
 
 
 def _name(span: Span) -> str:
@@ -115,53 +124,20 @@ def closed(
     keys = directory / "keys.yaml"
     keys.write_text(yaml.safe_dump({"clients": CLIENTS}))
     spans, collector_port = collector
-    http_port, dashboard_port = ports.free_ports(2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(FILE_VARIABLE, str(keys))
-        patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector_port}")
-        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
-        cluster = LocalCluster.start(
-            http_port=http_port,
-            dashboard_port=dashboard_port,
-            num_cpus=5,
-            state_dir=directory / "state",
-        )
-    try:
-        config = _config(str(int8_artifact_store), str(cut_artifact_store))
-        path = directory / "serve.yaml"
-        path.write_text(yaml.safe_dump(config))
-        cluster.deploy(path, timeout_s=120)
-        yield Closed(cluster, keys, config, spans)
-    finally:
-        cluster.stop()
-
-
-def _config(store: str, cut_store: str) -> dict[str, Any]:
-    models = [
-        {"name": "one", "artifact": "tiny-int8", "store": store},
-        {"name": "cut", "artifact": "tiny-cut", "store": cut_store, "parallel": {"pipeline": 2}},
-    ]
-    applications: list[dict[str, Any]] = [
-        {
-            "name": args["name"],
-            "route_prefix": f"/v2/models/{args['name']}",
-            "import_path": "deployments.app:model",
-            "args": args,
-        }
-        for args in models
-    ]
-    router = {
-        "name": "router",
-        "route_prefix": "/",
-        "import_path": "deployments.app:router",
-        "args": {"routes": ROUTES},
+    environment = {
+        FILE_VARIABLE: str(keys),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector_port}",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
-    tracing = {
-        "enabled": True,
-        "exporter_import_path": "deployments.http.tracing:otlp",
-        "sampling_ratio": 0.0,  # beside those whose client asks for it
-    }
-    return {"tracing_config": tracing, "applications": [*applications, router]}
+    applications = [
+        serve_config.model("one", "tiny-int8", int8_artifact_store),
+        serve_config.model("cut", "tiny-cut", cut_artifact_store, parallel={"pipeline": 2}),
+        serve_config.router(ROUTES),
+    ]
+    config = serve_config.write(directory, *applications, tracing_config=TRACING)
+    with cluster.running(directory / "state", cpus=5, **environment) as started:
+        started.deploy(config, timeout_s=WITHIN_S)
+        yield Closed(started, keys, yaml.safe_load(config.read_text()), spans)
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import tritonclient.http as triton
 import yaml
-from http_client import ask
 from let_in import CLIENTS, KEYS
-from listening import REPLICA, sockets
+from support.http_client import ask
+from support.listening import REPLICA, sockets
+from support.wait import WITHIN_S, until
 from tritonclient.utils import InferenceServerException
 
 from cluster.errors import ClusterError
@@ -112,11 +113,8 @@ def test_a_changed_file_counts_at_once_and_a_broken_one_not_at_all(closed, body:
     def status(of: str) -> int:
         return ask(url, body, {**JSON, "x-api-key": of}).status
 
-    def within(wanted: int, of: str) -> bool:
-        deadline = time.monotonic() + 20 * LOOK_AGAIN_S
-        while status(of) != wanted and time.monotonic() < deadline:
-            time.sleep(0.1)
-        return status(of) == wanted
+    def wait_for(wanted: int, of: str) -> None:
+        until(lambda: status(of) == wanted)
 
     def write(content: Any) -> None:
         closed.keys.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
@@ -124,14 +122,14 @@ def test_a_changed_file_counts_at_once_and_a_broken_one_not_at_all(closed, body:
     new = {"name": "new", "key": "a-key-that-came-later"}
     try:
         write({"clients": [*CLIENTS, new]})
-        assert within(200, new["key"])
+        wait_for(200, new["key"])
         write("clients: [")
         time.sleep(2 * LOOK_AGAIN_S)
         assert status(new["key"]) == 200
         assert status("none") == 401
     finally:
         write({"clients": CLIENTS})
-    assert within(401, new["key"])
+    wait_for(401, new["key"])
     assert status(KEYS["all"]) == 200
 
 
@@ -149,14 +147,14 @@ def test_keys_that_cannot_be_read_keep_new_replicas_from_opening(
     try:
         closed.keys.write_text("clients: [{name: web, key: short}]")
         with pytest.raises(ClusterError, match=r"another(.|\n)*at least 16 characters") as error:
-            closed.cluster.deploy(config, timeout_s=120)
+            closed.cluster.deploy(config, timeout_s=WITHIN_S)
         assert "short" not in str(error.value)
         answer = ask(f"{closed.models}/one/infer", body, key("all"))
         assert answer.status == 200
         assert ask(f"{closed.models}/another/infer", body, key("all")).status != 200
     finally:
         closed.keys.write_text(yaml.safe_dump({"clients": CLIENTS}))
-        closed.cluster.deploy(before, timeout_s=120)
+        closed.cluster.deploy(before, timeout_s=WITHIN_S)
 
 
 def test_model_at_another_route_prefix_is_refused(closed, tmp_path: Path) -> None:
@@ -170,7 +168,7 @@ def test_model_at_another_route_prefix_is_refused(closed, tmp_path: Path) -> Non
     before.write_text(yaml.safe_dump(closed.config))
     try:
         with pytest.raises(ClusterError, match="route_prefix is '/digits', expected '/v2/models/m"):
-            closed.cluster.deploy(config, timeout_s=120)
+            closed.cluster.deploy(config, timeout_s=WITHIN_S)
         assert ask(f"{closed.cluster.http}/digits/infer", b"{}", key("all")).status != 200
     finally:
-        closed.cluster.deploy(before, timeout_s=120)
+        closed.cluster.deploy(before, timeout_s=WITHIN_S)

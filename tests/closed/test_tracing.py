@@ -5,9 +5,9 @@ from __future__ import annotations
 import secrets
 
 import pytest
-from http_client import ask
 from let_in import KEYS
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from support.http_client import ask
 
 PHASES = {"preprocess", "queue", "compute", "encode"}
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from http_client import ask
-from leftovers import left_behind, read_process, wait_for_nothing_left
+from support import serve_config
+from support.cluster import running
+from support.http_client import ask
+from support.leftovers import left_behind, read_process, wait_for_nothing_left
 
 from cluster.artifact.served import TRUSTED_KEYS
-from deployments.local import LocalCluster, ports, processes, rest
+from deployments.local import LocalCluster, processes, rest
 from deployments.ray.time_limits import MAX_REQUEST_TIMEOUT_VARIABLE
 
 WriteConfig = Callable[..., Path]
@@ -37,20 +38,13 @@ def signing_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory, signing_key: Path) -> Iterator[LocalCluster]:
-    http_port, dashboard_port = ports.free_ports(2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(MAX_REQUEST_TIMEOUT_VARIABLE, str(MAX_REQUEST_TIMEOUT_S))
-        patch.setenv(TRUSTED_KEYS, str(signing_key.with_name("trusted")))
-        started = LocalCluster.start(
-            http_port=http_port,
-            dashboard_port=dashboard_port,
-            num_cpus=6,
-            state_dir=tmp_path_factory.mktemp("faults") / "state",
-        )
-    try:
+    environment = {
+        MAX_REQUEST_TIMEOUT_VARIABLE: str(MAX_REQUEST_TIMEOUT_S),
+        TRUSTED_KEYS: str(signing_key.with_name("trusted")),
+    }
+    state_dir = tmp_path_factory.mktemp("faults") / "state"
+    with running(state_dir, cpus=6, **environment) as started:
         yield started
-    finally:
-        started.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -84,17 +78,6 @@ def write_config(tmp_path: Path) -> WriteConfig:
     """Writes a Serve config with the models of the given args; returns its path."""
 
     def write(*models: dict[str, Any]) -> Path:
-        applications = [
-            {
-                "name": str(args["name"]),
-                "route_prefix": f"/v2/models/{args['name']}",
-                "import_path": "deployments.app:model",
-                "args": args,
-            }
-            for args in models
-        ]
-        path = tmp_path / "serve.yaml"
-        path.write_text(yaml.safe_dump({"applications": applications}))
-        return path
+        return serve_config.write(tmp_path, *(serve_config.model(**args) for args in models))
 
     return write

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from http_client import ask
+from support.http_client import ask
 
 from deployments.local import LocalCluster, processes
 

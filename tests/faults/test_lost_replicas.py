@@ -11,7 +11,7 @@ from http.client import RemoteDisconnected
 from pathlib import Path
 
 import pytest
-from http_client import ask
+from support.http_client import ask
 from support.wait import WITHIN_S, until
 
 from deployments.local import LocalCluster, processes

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from http_client import ask
 from shards import Load, request_body, shard_at, shard_pids
+from support.http_client import ask
 from support.wait import until
 
 from cluster.artifact.local import LocalStore

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from http_client import ask
+from support.http_client import ask
 from support.wait import WITHIN_S, until
 
 from cluster.artifact.artifact import MANIFEST, Artifact

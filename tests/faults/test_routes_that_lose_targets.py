@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
-from http_client import Answer, Raw, ask
 from shards import Load, request_body
-from support.wait import until
+from support import serve_config
+from support.http_client import Answer, Raw, ask
+from support.wait import WITHIN_S, until
 
 from deployments.local import LocalCluster, processes
 
@@ -47,25 +48,13 @@ def deploy(cluster: LocalCluster, int8_artifact_store: Path, tmp_path: Path) -> 
             "one": {},
             "slow": {"batching": {"max_batch_size": 8, "max_wait_ms": 1000}},
         }
-        applications: list[dict[str, Any]] = [
-            {
-                "name": name,
-                "route_prefix": f"/v2/models/{name}",
-                "import_path": "deployments.app:model",
-                "args": {
-                    "name": name, "artifact": "tiny-int8", "store": str(int8_artifact_store),
-                    **args,
-                },
-            }
+        applications = [
+            serve_config.model(name, artifact, int8_artifact_store, **args)
             for name, args in models.items()
-        ]  # fmt: skip
-        router = {
-            "name": "router", "route_prefix": "/", "import_path": "deployments.app:router",
-            "args": {"routes": ROUTES},
-        }  # fmt: skip
-        config = tmp_path / "serve.yaml"
-        config.write_text(yaml.safe_dump({"applications": [*applications, router]}))
-        cluster.deploy(config, timeout_s=90)
+            for artifact in [args.pop("artifact", "tiny-int8")]
+        ]
+        config = serve_config.write(tmp_path, *applications, serve_config.router(ROUTES))
+        cluster.deploy(config, timeout_s=WITHIN_S)
         url = f"{cluster.http}/v2/models"
         # Serve says RUNNING until it notices what a test before this one broke.
         until(lambda: all(len(replicas(cluster, m)) == 1 + (m == "two") for m in models))
@@ -258,7 +247,7 @@ def test_a_route_that_does_not_fit_is_refused_and_the_others_go_on(
     router["args"]["routes"] = [{"name": "lost", "kind": "hedge", "target": "nobody"}]
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(Exception, match=r"route lost: no model or route is called 'nobody'"):
-        cluster.deploy(tmp_path / "wrong.yaml", timeout_s=60)
+        cluster.deploy(tmp_path / "wrong.yaml", timeout_s=WITHIN_S)
     # What ran runs on, the router's old routes among it.
     assert infer(url, "all").status == 200
     assert infer(url, "two").status == 200

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from http_client import ask
+from support.http_client import ask
 
 from cluster.artifact import signature
 from cluster.artifact.local import LocalStore

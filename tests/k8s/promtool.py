@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from monitoring_files import rule_files
+from support.monitoring_files import rule_files
 
 needed = pytest.mark.skipif(
     shutil.which("promtool") is None,

@@ -11,7 +11,7 @@ from pathlib import Path
 import promtool
 import pytest
 from alert_cases import CASES, of_others
-from monitoring_files import (
+from support.monitoring_files import (
     OURS,
     expressions,
     rings_by_absence,

@@ -12,7 +12,7 @@ from typing import Any
 import promtool
 import yaml
 from alert_cases import JOB
-from monitoring_files import expressions, filled_in, panel, panel_queries, variables
+from support.monitoring_files import expressions, filled_in, panel, panel_queries, variables
 
 CHOSEN = {"cluster": ["c"], "application": ["a"]}
 

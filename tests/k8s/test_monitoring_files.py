@@ -15,7 +15,7 @@ from typing import Any
 import promtool
 import pytest
 import yaml
-from monitoring_files import MONITORING, OURS, ROOT, dashboard, objects, rules
+from support.monitoring_files import MONITORING, OURS, ROOT, dashboard, objects, rules
 
 from deployments.kubernetes import overlay
 

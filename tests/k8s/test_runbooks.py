@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 import dockerfile
-from monitoring_files import ROOT, blocks, runbooks
+from support.monitoring_files import ROOT, blocks, runbooks
 
 RAY_COMMANDS = {"ray", "serve"}
 COREUTILS = {"df"}

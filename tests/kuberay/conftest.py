@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from operator_calls import Operator, service_config
+from support.cluster import start
 
 from deployments.cli.main import main
-from deployments.local import LocalCluster, ports
+from deployments.local import ports
 
 SERVE_PORT = 8000
 """A config of KubeRay's names no port: Serve takes its own."""
@@ -39,15 +40,8 @@ def operator(
 ) -> Iterator[Operator]:
     monkeypatch.setenv("HEADRACE_STORE", str(int8_artifact_store))
     ports.require_free(SERVE_PORT, "HTTP")
-    operator = Operator(start(tmp_path / "state"))
+    operator = Operator(start(tmp_path / "state", cpus=4, http_port=SERVE_PORT))
     try:
         yield operator
     finally:
         operator.cluster.stop()
-
-
-def start(state_dir: Path) -> LocalCluster:
-    http_port, dashboard_port = SERVE_PORT, ports.free_ports(1)[0]
-    return LocalCluster.start(
-        http_port=http_port, dashboard_port=dashboard_port, num_cpus=4, state_dir=state_dir
-    )

@@ -11,14 +11,14 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from http_client import Answer, ask
+from support.http_client import Answer, ask
+from support.wait import until
 
 from deployments.local import LocalCluster
 
@@ -50,11 +50,12 @@ class Operator:
         assert answer.status == 200, answer
         return answer.json["applications"]
 
-    def wait(self, ready: Callable[[dict[str, Any]], bool], timeout_s: float = 120) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not ready(found := self.poll()):
-            assert time.monotonic() < deadline, json.dumps(found, indent=1)[:4000]
-            time.sleep(0.5)
+    def wait(self, ready: Callable[[dict[str, Any]], bool]) -> None:
+        until(
+            lambda: ready(self.poll()),
+            lambda: json.dumps(self.poll(), indent=1)[:4000],
+            poll_s=0.5,
+        )
 
     def wait_until_running(self, names: set[str]) -> None:
         self.wait(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from http_client import ask
 from operator_calls import Operator, Submitter
+from support.http_client import ask
 
 from cluster.artifact.local import LocalStore
 

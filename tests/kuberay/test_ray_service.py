@@ -8,8 +8,8 @@ import signal
 
 import pytest
 import yaml
-from http_client import ask
 from operator_calls import Operator
+from support.http_client import ask
 
 from deployments.local import LocalCluster, processes
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import figures
 import pytest
-from leftovers import left_behind, wait_for_nothing_left
 from network import missing
 from ray_nodes import Nodes
 from served_nodes import Served
+from support.leftovers import left_behind, wait_for_nothing_left
 
 from deployments.ray.time_limits import MAX_REQUEST_TIMEOUT_VARIABLE
 

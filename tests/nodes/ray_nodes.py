@@ -21,8 +21,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from leftovers import Process, read_process
 from network import Host, Network
+from support.leftovers import Process, read_process
 
 from cluster.errors import ClusterError
 from deployments.local import rest

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from http_client import Answer, ask
 from ray_nodes import HTTP_PORT, Nodes
 from steady_load import SteadyLoad, binary_request
+from support.http_client import Answer, ask
+from support.serve_config import model
 
 ITEM_SHAPE = (1, 16, 16)
 
@@ -42,9 +43,8 @@ class Served:
         with_cut: bool = True,
     ) -> None:
         """PUT both applications and wait until clients are answered on the replicas' nodes."""
-        tiny = _model(
-            "tiny", self.store, artifact, replicas=replicas, batching={"max_batch_size": 4}
-        )
+        batching = {"max_batch_size": 4}
+        tiny = model("tiny", artifact, self.store, replicas=replicas, batching=batching)
         tiny["deployments"] = [
             {
                 "name": "model-tiny",
@@ -53,7 +53,7 @@ class Served:
             }
         ]
         parallel = {"pipeline": 2, "placement": "SPREAD"}
-        cut = _model("cut", self.cut_store, "tiny-cut", parallel=parallel)
+        cut = model("cut", "tiny-cut", self.cut_store, parallel=parallel)
         config = {
             "proxy_location": "EveryNode",
             "http_options": {"host": "0.0.0.0", "port": HTTP_PORT},
@@ -173,12 +173,3 @@ class Served:
         body, headers = binary_request("input", array)
         path = f"/v2/models/{model}/infer"
         return SteadyLoad(self.cluster.client, list(addresses), path, body, headers, clients, keep)
-
-
-def _model(name: str, store: Path, artifact: str, **args: Any) -> dict[str, Any]:
-    return {
-        "name": name,
-        "route_prefix": f"/v2/models/{name}",
-        "import_path": "deployments.app:model",
-        "args": {"name": name, "artifact": artifact, "store": str(store), **args},
-    }

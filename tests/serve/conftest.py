@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import yaml
-from http_client import Answer, ask
 from served_routes import routes
+from support import cluster, serve_config
+from support.http_client import Answer, ask
+from support.wait import WITHIN_S
 
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.local import LocalStore
@@ -24,7 +25,7 @@ from cluster.data.samples import Samples
 from cluster.program.program import Program, load
 from cluster.routing.ensemble import probabilities
 from cluster.tensors import TensorSpec
-from deployments.local import LocalCluster, ports, processes
+from deployments.local import LocalCluster, processes
 
 ARTIFACT = "tiny-int8"
 BATCH = 8
@@ -160,24 +161,14 @@ def served(
     artifact = LocalStore(int8_artifact_store).open(ARTIFACT)
     program = load(artifact, compute_threads=1)
     threshold = _middling(program, artifact.manifest.inputs[0])
-    config = directory / "serve.yaml"
-    raw = _config(str(int8_artifact_store), str(cut_artifact_store), threshold)
-    config.write_text(yaml.safe_dump(raw, sort_keys=False))
-    http_port, dashboard_port = ports.free_ports(2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        cluster = LocalCluster.start(
-            http_port=http_port,
-            dashboard_port=dashboard_port,
-            num_cpus=7,
-            state_dir=directory / "state",
-        )
-    try:
-        cluster.deploy(config, timeout_s=120)
+    config = serve_config.write(
+        directory, *_applications(int8_artifact_store, cut_artifact_store, threshold)
+    )
+    here = Path(__file__).parent
+    with cluster.running(directory / "state", cpus=7, prepend_path=here) as started:
+        started.deploy(config, timeout_s=WITHIN_S)
         cut = LocalStore(cut_artifact_store).open("tiny-cut")
-        yield Served(cluster, artifact, program, cut, threshold, time.monotonic())
-    finally:
-        cluster.stop()
+        yield Served(started, artifact, program, cut, threshold, time.monotonic())
 
 
 def _middling(program: Program, spec: TensorSpec) -> float:
@@ -192,32 +183,16 @@ def _random(spec: TensorSpec, rows: int, seed: int) -> np.ndarray:
     return random.standard_normal((rows, *spec.item_shape)).astype(spec.dtype)
 
 
-def _config(store: str, cut_store: str, threshold: float) -> dict[str, object]:
-    def model(name: str, **args: object) -> dict[str, object]:
-        return {
-            "name": name,
-            "route_prefix": f"/v2/models/{name}",
-            "import_path": "deployments.app:model",
-            "args": {"name": name, "artifact": ARTIFACT, "store": store, **args},
-        }
-
-    router = {
-        "name": "router",
-        "route_prefix": "/",
-        "import_path": "deployments.app:router",
-        "args": {"routes": routes(threshold)},
-    }
-    limits = {"body_bytes": BODY_BYTES, "json_bytes": JSON_BYTES}
+def _applications(store: Path, cut_store: Path, threshold: float) -> list[dict[str, Any]]:
     batching = {"max_batch_size": BATCH}
-    cut = model(
-        "cut",
-        artifact="tiny-cut",
-        store=cut_store,
-        batching=batching,
-        parallel={"pipeline": 2, "placement": "STRICT_PACK"},
-    )
-    whole = [model("tiny", batching=batching), model("tight", limits=limits)]
-    return {"applications": [router, *whole, cut]}
+    limits = {"body_bytes": BODY_BYTES, "json_bytes": JSON_BYTES}
+    parallel = {"pipeline": 2, "placement": "STRICT_PACK"}
+    return [
+        serve_config.router(routes(threshold)),
+        serve_config.model("tiny", ARTIFACT, store, batching=batching),
+        serve_config.model("tight", ARTIFACT, store, limits=limits),
+        serve_config.model("cut", "tiny-cut", cut_store, batching=batching, parallel=parallel),
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 
-from http_client import ask
+from support.http_client import ask
+from support.wait import until
 
-EXPORTED_WITHIN_S = 30  # Ray sends measurements on every 10 s, twice on the way
 _SERIES = re.compile(r"^(ray_headrace_\w+)\{(.*)\} (\S+)$")
 _TAG = re.compile(r'(\w+)="([^"]*)"')
 
@@ -29,17 +28,15 @@ def labelled(
     served, of: dict[str, str], series: str, names: tuple[str, ...]
 ) -> dict[tuple[str, ...], float]:
     """The values of one series of a model or route by its other tags, as soon as there are any."""
-    deadline = time.monotonic() + EXPORTED_WITHIN_S
-    while True:
-        found = {
+
+    def values() -> dict[tuple[str, ...], float]:
+        return {
             tuple(tags[name] for name in names): value
             for name_of, tags, value in _lines(served)
             if name_of == series and of.items() <= tags.items()
         }
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"no {series}"
-        time.sleep(0.5)
+
+    return until(values, f"no {series}", poll_s=0.5)
 
 
 def _lines(served) -> Iterator[tuple[str, dict[str, str], float]]:
@@ -55,11 +52,14 @@ def _lines(served) -> Iterator[tuple[str, dict[str, str], float]]:
 
 
 def wait_for(served, ready: Callable[[Metrics], bool]) -> Metrics:
-    deadline = time.monotonic() + EXPORTED_WITHIN_S
-    while not ready(metrics := read_metrics(served)):
-        assert time.monotonic() < deadline, metrics
-        time.sleep(0.5)
-    return metrics
+    """Return the metrics of ``tiny`` once they are ``ready``: Ray exports them every 10 s, twice on
+    the way."""
+
+    def exported() -> Metrics | None:
+        metrics = read_metrics(served)
+        return metrics if ready(metrics) else None
+
+    return until(exported, lambda: read_metrics(served), poll_s=0.5)
 
 
 def requests(metrics: Metrics, outcome: str) -> float:

@@ -27,15 +27,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
-from monitoring_files import Query, objects, rule_files
+from support.monitoring_files import Query, objects, rule_files
+from support.wait import until
 
 from deployments.local import ports
 
 INTERVAL = "2s"
 """Of scraping and of the rules, instead of the 15 s of a real cluster."""
 
-_START_S, _STOP_S = 30, 10
+_STOP_S = 10
 
 Labels = dict[str, str]
 
@@ -194,10 +196,10 @@ def prometheus(pods: Iterable[Pod]) -> Iterator[Prometheus]:
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + _START_S
-    while True:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/-/ready", timeout=5):
-            return
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)
+    def ready() -> bool:
+        if process.poll() is not None:
+            pytest.fail(f"Prometheus has ended:\n{log.read_text()}")
+        with urllib.request.urlopen(f"{url}/-/ready", timeout=5):
+            return True
+
+    until(ready, log.read_text, passing=(OSError,))

@@ -13,8 +13,8 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from http_client import Raw, ask
 from PIL import Image
+from support.http_client import Raw, ask
 
 from deployments.model.images import LARGE_AT_ONCE
 

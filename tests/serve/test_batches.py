@@ -6,8 +6,8 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from http_client import Answer, ask
 from prometheus import requests, wait_for
+from support.http_client import Answer, ask
 
 
 def test_concurrent_requests_share_batches_and_bad_ones_harm_nobody(served) -> None:

@@ -12,11 +12,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from http_client import ask
-from support import golden
+from support import golden, serve_config
+from support.http_client import ask
 from support.wait import WITHIN_S, until
 
 from cluster.artifact.local import LocalStore
@@ -99,15 +100,9 @@ def test_signing_and_who_has_signed(
     ):
         shown = headrace("inspect", "tiny-int8", "--store", store, **environment)
         assert f"signed     {signer} ({worth})\n" in shown.stdout, shown
-    config = tmp_path / "serve.yaml"
-    args = {"name": "m", "artifact": "tiny-int8", "require_signature": True}
-    application = {
-        "name": "m",
-        "route_prefix": "/v2/models/m",
-        "import_path": "deployments.app:model",
-        "args": args,
-    }
-    config.write_text(yaml.safe_dump({"applications": [application]}))
+    config = serve_config.write(
+        tmp_path, serve_config.model("m", "tiny-int8", require_signature=True)
+    )
     up = headrace("up", config, HEADRACE_TRUSTED_KEYS=str(trusted))
     assert up.returncode == 1
     assert "is not signed, but require_signature is true" in up.stderr
@@ -340,19 +335,10 @@ def test_a_build_that_the_gate_rejects(
     assert _headrace_directories() <= before
 
 
-def write_config(directory: Path, port: int, **args: object) -> Path:
-    applications = [
-        {"name": "server", "route_prefix": "/v2", "import_path": "deployments.app:catalog"},
-        {
-            "name": "tiny",
-            "route_prefix": "/v2/models/tiny",
-            "import_path": "deployments.app:model",
-            "args": {"name": "tiny", "artifact": "tiny-int8", **args},
-        },
-    ]
-    path = directory / "serve.yaml"
-    path.write_text(yaml.safe_dump({"http_options": {"port": port}, "applications": applications}))
-    return path
+def write_config(directory: Path, port: int, artifact: str = "tiny-int8", **args: Any) -> Path:
+    catalog = {"name": "server", "route_prefix": "/v2", "import_path": "deployments.app:catalog"}
+    tiny = serve_config.model("tiny", artifact, **args)
+    return serve_config.write(directory, catalog, tiny, http_options={"port": port})
 
 
 def _start_compress(home: Path, directory: Path) -> subprocess.Popen[str]:

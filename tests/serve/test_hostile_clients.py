@@ -7,8 +7,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from http_client import Answer, Raw, ask
 from prometheus import requests, wait_for
+from support.http_client import Answer, Raw, ask
 
 from deployments.http.body_rate import PATIENCE_S
 from deployments.ray.haproxy import BUFFER_BYTES

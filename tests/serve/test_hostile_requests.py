@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from http_client import Raw, ask
-from listening import assert_only_replicas_listen_beyond_loopback
+from support.http_client import Raw, ask
+from support.listening import assert_only_replicas_listen_beyond_loopback
 
 JSON = {"Content-Type": "application/json"}
 NAME_1K = "n" * 1024

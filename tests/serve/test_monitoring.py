@@ -16,15 +16,16 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 
 import pytest
 from autoscaler_metrics import autoscaler_metrics
-from http_client import ask
-from monitoring_files import (
+from real_prometheus import Pod, Prometheus, prometheus
+from served_routes import routes
+from support.http_client import ask
+from support.monitoring_files import (
     ROOT,
     Query,
     blocks,
@@ -36,8 +37,7 @@ from monitoring_files import (
     variables,
     without_comparisons,
 )
-from real_prometheus import Pod, Prometheus, prometheus
-from served_routes import routes
+from support.wait import until
 
 pytestmark = pytest.mark.skipif(
     shutil.which("prometheus") is None,
@@ -230,10 +230,7 @@ def test_a_replica_that_ends_is_missed_and_the_next_one_seen(served, watched: Pr
     assert not watched.without_data(seen, WITHIN_S)
     back = Query("ready again", f"headrace:replicas_ready{tight} == 1")
     assert not watched.without_data([back], WITHIN_S)
-    deadline = time.monotonic() + WITHIN_S
-    while ask(f"{served.tight}/ready").status != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    until(lambda: ask(f"{served.tight}/ready").status == 200)
 
 
 def test_prometheus_ends_with_its_data_whatever_happens() -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from http_client import ask
 from served_routes import routes
+from support.http_client import ask
 from tritonclient.utils import InferenceServerException
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from http_client import ask
 from hypothesis import HealthCheck, given, settings
+from support.http_client import ask
 
 EXAMPLES = 30
 """Per operation."""

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-from http_client import ask
+from support.http_client import ask
 
 from cluster.preprocess import decode_image, image_tensor
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from http_client import Answer, ask
 from prometheus import labelled
+from support.http_client import Answer, ask
+from support.wait import until
 from tritonclient.utils import InferenceServerException
 
 from cluster.program.program import Program, load
@@ -185,15 +185,14 @@ def test_a_hedge_answers_once(served) -> None:
 
 
 def test_a_shadow_is_compared_and_nobody_waits_for_it(served, tiny, cut) -> None:
-    before = ask(f"{served.url}/shadow/watched").json
+    watched = f"{served.url}/shadow/watched"
+    before = ask(watched).json
     arrays = [served.random_input(4, seed=seed) for seed in range(5)]
     for array in arrays:
         found = outputs(infer(served, "watched", array))["logits"]
         np.testing.assert_allclose(found, served.run(array), rtol=1e-3, atol=1e-3)
-    deadline = time.monotonic() + 10
-    while (seen := ask(f"{served.url}/shadow/watched").json)["requests"] < before["requests"] + 5:
-        assert time.monotonic() < deadline, seen
-        time.sleep(0.05)
+    until(lambda: ask(watched).json["requests"] >= before["requests"] + 5)
+    seen = ask(watched).json
     agree = [(tiny(a).argmax(axis=1) == cut(a).argmax(axis=1)).sum() for a in arrays]
     drift = [np.abs(tiny(a) - cut(a)).sum() / 2 for a in arrays]
 

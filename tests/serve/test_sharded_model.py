@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from http_client import ask
-from prometheus import EXPORTED_WITHIN_S, labelled
+from prometheus import labelled
+from support.http_client import ask
+from support.wait import until
 from tritonclient.utils import InferenceServerException
 
 from cluster.program.program import Program, load
@@ -120,15 +121,12 @@ def test_the_time_of_every_stage_is_exported(served, client) -> None:
         assert seconds[stage, "wait"] > seconds[stage, "compute"], "it was idle most of the time"
         assert seconds[stage, "transfer"] > 0
         assert seconds[stage, "bubble"] <= seconds[stage, "wait"]
-    deadline = time.monotonic() + EXPORTED_WITHIN_S
-    while True:
-        batches = labelled(
-            served, {"model": "cut"}, "ray_headrace_stage_micro_batches_total", ("stage",)
-        )
-        if min(batches["0",], batches["1",]) >= 20:
-            break
-        assert time.monotonic() < deadline, batches
-        time.sleep(0.5)
+
+    def batches() -> dict[tuple[str, ...], float]:
+        series = "ray_headrace_stage_micro_batches_total"
+        return labelled(served, {"model": "cut"}, series, ("stage",))
+
+    until(lambda: min(batches()["0",], batches()["1",]) >= 20, batches, poll_s=0.5)
 
 
 def test_inspect_shows_which_shard_sits_where(served) -> None:

@@ -1,5 +1,11 @@
 """What tests of several rooms share.
 
-wait     conditions, polled until they hold
-golden   real artifacts, built once on a machine
+wait              conditions, polled until they hold
+cluster           a Ray cluster on this machine, for a block
+serve_config      Serve configs of models and routers
+golden            real artifacts, built once on a machine
+http_client       requests, whole or byte by byte
+leftovers         what a fault may leave behind
+listening         TCP ports of a cluster
+monitoring_files  rules, dashboard and runbooks of k8s/monitoring
 """

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from support.wait import until
 
 from cluster.errors import GroupLostError, ProgramError
 from cluster.runtime.shard import Run
@@ -57,13 +58,6 @@ def plus_one(arrays: list[np.ndarray]) -> list[np.ndarray]:
 
 def batch(value: float, rows: int = 2) -> list[np.ndarray]:
     return [np.full((rows, 3), value, np.float32)]
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.002)
 
 
 @pytest.mark.parametrize(("stages", "tensor_ranks"), [(1, 1), (2, 1), (3, 2), (1, 4)])

@@ -18,9 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import yaml
-from http_client import Answer, Raw, ask
-from listening import assert_only_replicas_listen_beyond_loopback, listening, sockets
+from support.cluster import start
+from support.http_client import Answer, Raw, ask
+from support.listening import assert_only_replicas_listen_beyond_loopback, listening, sockets
+from support.serve_config import write as write_config
+from support.wait import until
 
 from cluster.errors import ClusterError, ConfigError
 from deployments.local import LocalCluster, ports, processes
@@ -73,25 +75,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def cluster(environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     directory = tmp_path_factory.mktemp("shared")
-    started = start(directory / "state")
+    started = start(directory / "state", cpus=2)
     try:
         started.deploy(write_config(directory, LENGTH))
         yield started
     finally:
         started.stop()
-
-
-def start(state_dir: Path) -> LocalCluster:
-    http_port, dashboard_port = ports.free_ports(2)
-    return LocalCluster.start(
-        http_port=http_port, dashboard_port=dashboard_port, num_cpus=2, state_dir=state_dir
-    )
-
-
-def write_config(directory: Path, *applications: dict[str, str]) -> Path:
-    path = directory / "serve.yaml"
-    path.write_text(yaml.safe_dump({"applications": list(applications)}))
-    return path
 
 
 def post(url: str, body: bytes, **headers: str) -> tuple[int, dict[str, str], bytes]:
@@ -416,17 +405,17 @@ def test_a_failure_shows_its_request_id_and_nothing_else(cluster: LocalCluster) 
 @pytest.mark.fault("a raylet is killed alone")
 def test_haproxy_ends_with_what_started_it(environment: None, tmp_path: Path) -> None:
     shared_memory = set(os.listdir("/dev/shm"))
-    cluster = start(tmp_path / "state")
+    cluster = start(tmp_path / "state", cpus=2)
     try:
         cluster.deploy(write_config(tmp_path, LENGTH))
         # Each change of what is deployed starts another one, by which the first is replaced.
         cluster.deploy(write_config(tmp_path, LENGTH, LENGTH | {"name": "b", "route_prefix": "/b"}))
         assert post(f"{cluster.http}/b", b"1")[0] == 200
         os.kill(pid_of(cluster, "raylet"), signal.SIGKILL)  # Ray's workers end when it does
-        deadline = time.monotonic() + 10
-        while any(process.name == "haproxy" for process in found(cluster)):
-            assert time.monotonic() < deadline, "HAProxy goes on alone"
-            time.sleep(0.05)
+        until(
+            lambda: not any(process.name == "haproxy" for process in found(cluster)),
+            "HAProxy goes on alone: not ended",
+        )
         assert ports.holder(cluster.record.http_port) is None
         assert LocalCluster.running(cluster.record.state_dir) is None
     finally:
@@ -438,7 +427,7 @@ def test_haproxy_ends_with_what_started_it(environment: None, tmp_path: Path) ->
 @pytest.mark.fault("the cluster of `headrace up` loses its GCS")
 def test_a_broken_cluster_is_stopped_whole(environment: None, tmp_path: Path) -> None:
     shared_memory = set(os.listdir("/dev/shm"))
-    cluster = start(tmp_path / "state")
+    cluster = start(tmp_path / "state", cpus=2)
     try:
         cluster.deploy(write_config(tmp_path, LENGTH))
         for name in ("raylet", "gcs_server"):
@@ -465,9 +454,7 @@ LocalCluster.start(
     shared_memory = set(os.listdir("/dev/shm"))
     starting = subprocess.Popen([sys.executable, "-c", script])
     try:
-        deadline = time.monotonic() + 30
-        while ports.holder(dashboard_port) is None and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: ports.holder(dashboard_port) is not None)
     finally:
         starting.kill()
         starting.wait()

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.cluster import running
 
-from deployments.local import LocalCluster, ports
+from deployments.local import LocalCluster
 
 pytestmark = pytest.mark.slow
 
@@ -53,20 +54,9 @@ def environment(certificates: Path) -> dict[str, str]:
 def cluster(
     environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LocalCluster]:
-    http_port, dashboard_port = ports.free_ports(2)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        started = LocalCluster.start(
-            http_port=http_port,
-            dashboard_port=dashboard_port,
-            num_cpus=3,
-            state_dir=tmp_path_factory.mktemp("tls-cluster") / "state",
-        )
-    try:
+    state_dir = tmp_path_factory.mktemp("tls-cluster") / "state"
+    with running(state_dir, cpus=3, **environment) as started:
         yield started
-    finally:
-        started.stop()
 
 
 def drive(cluster: LocalCluster, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

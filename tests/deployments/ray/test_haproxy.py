@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from http_client import Answer, Raw
 from ray.serve._private.common import RequestProtocol
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions, gRPCOptions
+from support.http_client import Answer, Raw
 from support.wait import until
 
 from cluster.errors import ClusterError

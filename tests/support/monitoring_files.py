@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "k8s" / "monitoring"
 RUNBOOKS = ROOT / "docs" / "runbooks.md"
 

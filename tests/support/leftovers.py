@@ -15,10 +15,9 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from support.wait import WITHIN_S, until
-
 from cluster.errors import ClusterError
 from deployments.ray.names import parse_replica, parse_shard_actor
+from support.wait import WITHIN_S, until
 
 _OF_ACTORS = r"ray::(ServeReplica|ShardActor|HAProxyManager|ServeController)\b"
 

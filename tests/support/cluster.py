@@ -1,0 +1,43 @@
+"""A Ray cluster on this machine, started on free ports and stopped whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from deployments.local import LocalCluster, ports
+
+
+def start(state_dir: Path, *, cpus: int, http_port: int | None = None) -> LocalCluster:
+    """Start a cluster of ``cpus`` CPUs; the caller stops it."""
+    free_http_port, dashboard_port = ports.free_ports(2)
+    return LocalCluster.start(
+        http_port=http_port or free_http_port,
+        dashboard_port=dashboard_port,
+        num_cpus=cpus,
+        state_dir=state_dir,
+    )
+
+
+@contextmanager
+def running(
+    state_dir: Path, *, cpus: int, prepend_path: Path | None = None, **environment: str
+) -> Iterator[LocalCluster]:
+    """Run a cluster inside the block.
+
+    ``environment``: variables that all its processes inherit. ``prepend_path``: a directory from
+    which they import modules, too.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        if prepend_path is not None:
+            patch.setenv("PYTHONPATH", str(prepend_path), prepend=":")
+        cluster = start(state_dir, cpus=cpus)
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
