@@ -8,8 +8,10 @@ import socket
 import time
 from pathlib import Path
 
+import psutil
+
 from cluster.errors import ClusterError
-from deployments.local.processes import is_ending, open_files
+from deployments.local.processes import is_ending
 
 PORT_RANGE = range(20000, 30000)
 """Below the ports the kernel lends to outgoing connections, which could take a port between its
@@ -45,12 +47,12 @@ def require_free(port: int, purpose: str) -> None:
     """
     deadline = time.monotonic() + _CLOSING_S
     while (refusal := _refusal(port)) is not None:
-        found = holder(port)
-        if found is None and _refusal(port) is None:  # closed between the two looks
+        listener = holder(port)
+        if listener is None and _refusal(port) is None:  # closed between the two looks
             return
-        if found != _UNSEEN or time.monotonic() > deadline:
+        if listener != _UNSEEN or time.monotonic() > deadline:
             raise ClusterError(
-                f"port {port} ({purpose}) is not free: {found or refusal}; "
+                f"port {port} ({purpose}) is not free: {listener or refusal}; "
                 "stop that or choose another port"
             )
         time.sleep(_POLL_S)
@@ -70,39 +72,45 @@ def _refusal(port: int) -> str | None:
 
 
 def holder(port: int) -> str | None:
-    """``"NAME (pid PID)"`` of the process that listens on ``port``; None if nobody listens.
+    """Return ``"NAME (pid PID)"`` of the process that listens on ``port``; None if none does.
 
-    One that cannot be looked into is told as ``"a process of another user"``, or, if the socket is
-    this user's, as one that is ending or runs in another container.
+    A process of another user has no name here. A socket of this user without a visible process
+    belongs to one that is ending, or that runs in another container.
     """
-    listening = _listening(port)
-    if not listening:
-        return None
-    links = {f"socket:[{inode}]" for inode in listening}
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit():
-            continue
-        pid = int(process.name)
+    for pid in _listeners(port):
         try:
-            if not links.isdisjoint(open_files(pid)):
-                name = (process / "comm").read_text().strip()
-                return _UNSEEN if is_ending(pid) else f"{name} (pid {pid})"
-        except OSError:
-            continue  # it has ended, or is another user's
-    return _UNSEEN if set(listening.values()) == {os.getuid()} else "a process of another user"
+            name = psutil.Process(pid).name()
+        except psutil.NoSuchProcess:
+            continue
+        return _UNSEEN if is_ending(pid) else f"{name} (pid {pid})"
+    users = _users(port)
+    if not users:
+        return None
+    return _UNSEEN if users == {os.getuid()} else "a process of another user"
 
 
-def _listening(port: int) -> dict[str, int]:
-    """Inode → user of each socket that listens on ``port``."""
-    found = {}
+def _listeners(port: int) -> set[int]:
+    """Return the visible processes that listen on ``port``."""
+    return {
+        connection.pid
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+        and connection.laddr
+        and connection.laddr.port == port
+        and connection.pid is not None
+    }
+
+
+def _users(port: int) -> set[int]:
+    """Return the users of the sockets that listen on ``port``; psutil knows only processes."""
+    users = set()
     for table in ("tcp", "tcp6"):
         path = Path("/proc/net") / table
         if not path.exists():  # a kernel without IPv6
             continue
         for line in path.read_text().splitlines()[1:]:
-            # number, local address:port, remote address:port, state, ..., the eighth is the user,
-            # the tenth the inode
+            # number, local address:port, remote address:port, state, ...; the eighth is the user
             fields = line.split()
             if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                found[fields[9]] = int(fields[7])
-    return found
+                users.add(int(fields[7]))
+    return users

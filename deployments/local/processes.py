@@ -1,14 +1,17 @@
-"""The processes of one local cluster, however deep their ancestry and whoever orphaned them.
+"""Processes of one local cluster, orphans included.
+
+    processes of this user → environment, command line, open files name the cluster? → Process
 
 A process belongs to a cluster if its environment names it (see :data:`MARK`), if its command
-line names the cluster's run directory, or if it has a file open there. The environment alone
-would do but for Ray's habit of renaming processes, which can overwrite it in /proc; all those
-keep a log file open in the run directory. By that, too, a process is known that was killed and is
-taken apart: the kernel frees its memory first, and with it all else.
+line names the cluster's run directory, or if it has a file open there. The environment is not
+enough: Ray renames its processes, which can overwrite it. Renamed processes keep a log file open
+in the run directory. A killed process is found by its files, too: the kernel frees its memory,
+with environment and command line, first.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -16,11 +19,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 MARK = "HEADRACE_CLUSTER"
 """Environment variable that holds the id of the cluster a process was started for."""
 
-_GRACE_S = 0.5  # between asking processes to end and ending them; Ray's GCS never hurries
-_KILL_S = 10.0  # a killed process that is still there after this is stuck in the kernel
+_GRACE_S = 0.5  # between SIGTERM and SIGKILL; Ray's GCS takes long to end
+_KILL_S = 10.0  # a killed process that still exists after this is stuck in the kernel
 _POLL_S = 0.05
 
 
@@ -33,41 +38,46 @@ class Process:
 
 
 def find(cluster_id: str, run_dir: Path) -> list[Process]:
-    """The running processes of the cluster, this one excepted; zombies do not count."""
-    mark = f"{MARK}={cluster_id}".encode()
-    inside = f"{run_dir}/"
-    return [process for process in _own_processes() if _belongs(process.pid, mark, inside)]
+    """Return the running processes of the cluster without this one; zombies do not count."""
+    processes = []
+    for process in _members(cluster_id, run_dir):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            processes.append(Process(process.pid, process.name()))
+    return processes
 
 
 def end(cluster_id: str, run_dir: Path) -> list[Process]:
-    """End every process of the cluster; returns those that could not be ended."""
+    """End every process of the cluster; return those that could not be ended."""
     started = time.monotonic()
-    asked: set[int] = set()
-    while found := find(cluster_id, run_dir):
+    terminated: set[int] = set()
+    while members := _members(cluster_id, run_dir):
         elapsed = time.monotonic() - started
         if elapsed > _GRACE_S + _KILL_S:
-            return found
-        # Searched again after each round: what is being ended may still start others.
-        for process in found:
+            return find(cluster_id, run_dir)
+        # Searched again after each round: a process that is ending may still start others.
+        for process in members:
             if elapsed > _GRACE_S:
-                _signal(process.pid, signal.SIGKILL)
-            elif process.pid not in asked:
-                asked.add(process.pid)
-                _signal(process.pid, signal.SIGTERM)
+                _signal(process, signal.SIGKILL)
+            elif process.pid not in terminated:
+                terminated.add(process.pid)
+                _signal(process, signal.SIGTERM)
         time.sleep(_POLL_S)
     return []
 
 
 def is_ending(pid: int) -> bool:
-    """Whether a process has no memory any more: it was killed, and its files close next."""
+    """Return whether a process has no memory left: it was killed, and its files close next."""
     try:
-        return (Path("/proc") / str(pid) / "statm").read_text().startswith("0 ")
-    except OSError:
-        return True  # it has ended
+        return int(psutil.Process(pid).memory_info().vms) == 0
+    except psutil.NoSuchProcess:
+        return True
 
 
 def open_files(pid: int) -> Iterator[str]:
-    """What a process has open: paths, and ``socket:[INODE]``; ``OSError`` if it has ended."""
+    """Yield the open files of a process: paths, and ``socket:[INODE]``; OSError if it has ended.
+
+    psutil leaves out deleted files, such as a log that was rotated away.
+    """
     for fd in (Path("/proc") / str(pid) / "fd").iterdir():
         try:
             yield os.readlink(fd)
@@ -75,48 +85,56 @@ def open_files(pid: int) -> Iterator[str]:
             continue  # closed meanwhile; the others still count
 
 
-def _own_processes() -> Iterator[Process]:
-    """The processes of this user, without the one that asks."""
+def _members(cluster_id: str, run_dir: Path) -> list[psutil.Process]:
+    mark = f"{MARK}={cluster_id}".encode()
+    return [process for process in _own_processes() if _belongs(process, mark, f"{run_dir}/")]
+
+
+def _own_processes() -> Iterator[psutil.Process]:
+    """Yield the processes of this user without this process."""
     user, this = os.getuid(), os.getpid()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == this:
-            continue
+    for process in psutil.process_iter():
         try:
-            if entry.stat().st_uid == user:
-                yield Process(int(entry.name), (entry / "comm").read_text().strip())
-        except OSError:
+            if process.pid != this and process.uids().effective == user:
+                yield process
+        except psutil.Error:
             continue  # ended meanwhile
 
 
-def _belongs(pid: int, mark: bytes, inside: str) -> bool:
+def _belongs(process: psutil.Process, mark: bytes, inside: str) -> bool:
     return (
-        mark in _memory(pid, "environ").split(b"\0")
-        or inside.encode() in _memory(pid, "cmdline")
-        or _has_open(pid, inside)
+        mark in _environment(process.pid).split(b"\0")
+        or inside in _command_line(process)
+        or _has_open(process.pid, inside)
     )
 
 
-def _memory(pid: int, what: str) -> bytes:
-    """``environ`` or ``cmdline`` of a process; empty if it may not be looked into or has ended.
+def _environment(pid: int) -> bytes:
+    """Return a process's environment; empty if it is not readable or the process has ended.
 
-    Also of one that is ending: the kernel frees a killed process's memory first, for tens of
-    milliseconds, and closes its files and ports after that.
+    psutil stops at the first empty entry, which a renamed process may have before the mark.
     """
     try:
-        return (Path("/proc") / str(pid) / what).read_bytes()
+        return (Path("/proc") / str(pid) / "environ").read_bytes()
     except OSError:
         return b""
+
+
+def _command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # not readable, or without memory
+        return ""
 
 
 def _has_open(pid: int, inside: str) -> bool:
     try:
         return any(target.startswith(inside) for target in open_files(pid))
     except OSError:
-        return False  # ended meanwhile, or a process that may not be looked into
+        return False  # ended meanwhile, or not readable
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return  # ended by itself meanwhile, which is what was wanted
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    """Send a signal, unless the process has ended or its id belongs to another one by now."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(number)

@@ -1,4 +1,4 @@
-"""Ports that are not free, and who holds them."""
+"""Holders of TCP ports, and the wait for one that is ending."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def port_of(listener: socket.socket) -> int:
     return int(listener.getsockname()[1])
 
 
-def hide_all_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of a killed process, whose files are gone while its sockets still close."""
-    monkeypatch.setattr(ports, "open_files", lambda pid: iter(()))
+def hide_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide all processes, as a killed one is whose sockets close after its files."""
+    monkeypatch.setattr(ports, "_listeners", lambda port: set())
 
 
-def test_the_holder_is_named(listener: socket.socket) -> None:
+def test_error_names_the_holder(listener: socket.socket) -> None:
     with pytest.raises(
         ClusterError, match=rf"\(HTTP\) is not free: .+ \(pid {os.getpid()}\); stop"
     ):
         ports.require_free(port_of(listener), "HTTP")
 
 
-def test_a_holder_that_is_ending_is_waited_for(
+def test_require_free_waits_for_an_ending_holder(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hide_all_files(monkeypatch)
+    hide_processes(monkeypatch)
     closing = threading.Timer(0.3, listener.close)
     closing.start()
     try:
@@ -50,32 +50,32 @@ def test_a_holder_that_is_ending_is_waited_for(
         closing.join()
 
 
-def test_a_holder_that_nobody_sees_is_not_waited_for_for_ever(
+def test_require_free_stops_waiting_for_a_hidden_holder(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hide_all_files(monkeypatch)
+    hide_processes(monkeypatch)
     monkeypatch.setattr(ports, "_CLOSING_S", 0.1)
     with pytest.raises(ClusterError, match="is ending, or one in another container; stop that"):
         ports.require_free(port_of(listener), "HTTP")
 
 
-def test_another_users_holder_is_told_at_once(
+def test_require_free_refuses_another_users_port_at_once(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hide_all_files(monkeypatch)
+    hide_processes(monkeypatch)
     monkeypatch.setattr(os, "getuid", lambda: 65534)
     with pytest.raises(ClusterError, match="not free: a process of another user; stop"):
         ports.require_free(port_of(listener), "HTTP")
 
 
-def test_a_port_that_is_bound_but_not_listened_on_is_refused() -> None:
+def test_require_free_refuses_a_bound_port() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         with pytest.raises(ClusterError, match="is not free: Address already in use"):
             ports.require_free(port_of(bound), "HTTP")
 
 
-def test_a_free_port_passes(listener: socket.socket) -> None:
+def test_require_free_accepts_a_free_port(listener: socket.socket) -> None:
     port = port_of(listener)
     listener.close()
     ports.require_free(port, "HTTP")
