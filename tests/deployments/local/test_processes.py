@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -64,3 +65,19 @@ def test_the_process_that_asks_is_not_ending() -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(2**22 + 1, 0)  # no such process: above the kernel's highest id
     assert processes.is_ending(2**22 + 1)
+
+
+def test_end_kills_a_marked_process_that_ignores_sigterm(tmp_path: Path) -> None:
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "print(flush=True); time.sleep(60)"
+    )
+    environment = {**os.environ, processes.MARK: "fedcba9876543210"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert [p.pid for p in processes.find("fedcba9876543210", tmp_path)] == [process.pid]
+        assert processes.end("fedcba9876543210", tmp_path) == []
+        assert process.wait() == -signal.SIGKILL
