@@ -235,9 +235,9 @@ def test_devices_parse_as_written() -> None:
     ("change", "message"),
     [
         ({"pipeline": 3}, "has the shards"),
-        ({"crossing": ((INPUT,), (OUTPUT,))}, "3 sets of tensors cross"),
+        ({"crossing": ((INPUT,), (OUTPUT,))}, "3 sets of crossing tensors"),
         ({"crossing": ((INPUT,), (INPUT,), (OUTPUT,))}, "takes h, which does not arrive"),
-        ({"crossing": ((INPUT,), (MIDDLE,), (INPUT,))}, "hands on x, which it does not have"),
+        ({"crossing": ((INPUT,), (MIDDLE,), (INPUT,))}, "passes on x, which it does not have"),
     ],
 )
 def test_manifest_rejects_inconsistent_stages(change: dict, message: str) -> None:
