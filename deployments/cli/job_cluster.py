@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from deployments.local import LocalCluster, ports
 
 JOBS_DIR = Path("~/.headrace/jobs")
@@ -43,7 +45,7 @@ def stop_job_clusters(*, abandoned_only: bool = False) -> bool:
     """Stop the clusters of jobs, or those whose process has ended; False if there were none."""
     stopped = False
     for state_dir in JOBS_DIR.expanduser().glob("[0-9]*"):
-        if not (abandoned_only and (Path("/proc") / state_dir.name).exists()):
+        if not (abandoned_only and psutil.pid_exists(int(state_dir.name))):
             stopped |= _stop(state_dir)
     return stopped
 

@@ -15,6 +15,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from cluster.errors import ClusterError
 from deployments.ray.names import parse_replica, parse_shard_actor
 from support.wait import WITHIN_S, until
@@ -33,30 +35,26 @@ class Process:
 
 
 def read_process(pid: int, node: str) -> Process | None:
-    """The process of that id here; None if it has ended."""
+    """Return the process with that id here; None if it has ended."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        line = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
+        process = psutil.Process(pid)
+        with process.oneshot():
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return None
+            parent, command = process.ppid(), " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
         return None
-    fields = dict(each.split(":\t", 1) for each in status.splitlines() if ":\t" in each)
-    if fields["State"].startswith("Z"):
-        return None
-    return Process(
-        node,
-        pid=_inner(pid),
-        parent=_inner(int(fields["PPid"])),
-        command=line.replace(b"\0", b" ").decode(errors="replace"),
-    )
+    # The last argument ends with a space too: patterns match whole arguments.
+    return Process(node, pid=_inner(pid), parent=_inner(parent), command=f"{command} ")
 
 
 def _inner(pid: int) -> int:
-    """A process's id in its own namespace."""
+    """Return a process's id in its innermost namespace, which psutil does not know."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("NSpid:"):
                 return int(line.split()[-1])
-    return 0  # of who has ended, or is outside
+    return 0  # it has ended, or is outside
 
 
 def left_behind(

@@ -163,4 +163,4 @@ def test_the_builders_refuse_the_same() -> None:
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read: No such file"):
-        check.check(tmp_path / "absent.yaml")
+        serve_config.check(tmp_path / "absent.yaml")
