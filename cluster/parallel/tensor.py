@@ -48,21 +48,6 @@ class TensorPlan:
     divided: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Modules → attributes that are divided by the degree."""
 
-    def as_dtensor_plan(self) -> dict[str, Any]:
-        """Return the plan in the form of ``torch.distributed.tensor.parallel.parallelize_module``.
-
-        PlanError for fused projections, whose query, key and value its styles would not separate.
-        """
-        from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
-
-        if fused := [*self.fused, *self.attentions]:
-            raise PlanError(
-                f"{fused[0]} holds query, key and value in one weight, which parallelize_module "
-                "cannot cut between heads; use shard_module"
-            )
-        styles = {"column": ColwiseParallel, "row": RowwiseParallel}
-        return {name: styles[style]() for name, style in self.layers.items()}
-
 
 def plan_for(module: nn.Module, patterns: Mapping[str, Sliced] | None = None) -> TensorPlan:
     """Return the plan of the module's family, or the plan of ``patterns``.
