@@ -34,10 +34,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "routing": {"config", "tensors", "errors"},
     "parallel": {"program", "artifact", "config", "tensors", "errors"},
     "compression": {
-        "parallel", "program", "artifact", "models", "data", "config", "tensors", "errors",
-        "progress", "fingerprint", "factory",
+        "parallel",
+        "program",
+        "artifact",
+        "models",
+        "data",
+        "config",
+        "tensors",
+        "errors",
+        "progress",
+        "fingerprint",
+        "factory",
     },
-}  # fmt: skip
+}
 
 # The same for the rooms and files of `cluster/compression`, which is larger than the rest.
 COMPRESSION_MAY_IMPORT: dict[str, set[str]] = {
@@ -48,6 +57,7 @@ COMPRESSION_MAY_IMPORT: dict[str, set[str]] = {
     "record": set(),
     "figures": set(),
     "work": {"launch"},
+    "draft": {"work"},
     "programs": {"work"},
     "evaluation": {"record", "figures"},
     "report": {"evaluation", "record", "figures"},
@@ -57,16 +67,41 @@ COMPRESSION_MAY_IMPORT: dict[str, set[str]] = {
     "pruning": {"training", "sensitivity", "evaluation", "work", "layers"},
     "quantization": {"training", "sensitivity", "work", "layers"},
     "steps": {
-        "training", "pruning", "quantization", "activations", "evaluation", "record", "work",
+        "training",
+        "pruning",
+        "quantization",
+        "activations",
+        "evaluation",
+        "record",
+        "work",
     },
-    "search": {"steps", "programs", "evaluation", "record", "work", "launch"},
-    "sharding": {"programs", "evaluation", "work"},
-    "candidate": {"sharding", "programs", "evaluation", "report", "record", "origin", "work"},
+    "search": {"steps", "activations", "programs", "evaluation", "draft", "record", "work"},
+    "sharding": {"programs", "evaluation", "draft", "work"},
+    "packaging": {
+        "sharding",
+        "programs",
+        "evaluation",
+        "report",
+        "draft",
+        "record",
+        "origin",
+        "work",
+    },
+    "front": {"packaging", "search", "record", "work"},
     "job": {
-        "sharding", "candidate", "search", "steps", "programs", "labels", "origin", "record",
-        "work", "launch",
+        "front",
+        "packaging",
+        "sharding",
+        "search",
+        "steps",
+        "programs",
+        "labels",
+        "origin",
+        "record",
+        "work",
+        "launch",
     },
-}  # fmt: skip
+}
 
 # The same for `deployments`, whose rooms may import all of `cluster`.
 DEPLOYMENTS_MAY_IMPORT: dict[str, set[str]] = {
@@ -114,9 +149,16 @@ BENCHMARKS_MAY_IMPORT: dict[str, set[str]] = {
 # Modules that a serving replica imports, directly or not, must not import these: they cost it
 # seconds of start and hundreds of megabytes.
 HEAVY = {
-    "torch", "torchvision", "torchao", "torch_pruning", "sklearn", "safetensors", "transformers",
-    "openvino", "nncf",
-}  # fmt: skip
+    "torch",
+    "torchvision",
+    "torchao",
+    "torch_pruning",
+    "sklearn",
+    "safetensors",
+    "transformers",
+    "openvino",
+    "nncf",
+}
 REPLICA = ("deployments.app", "deployments.model.replica", "deployments.http.catalog")
 
 UNCLEAR = re.compile(

@@ -1,7 +1,8 @@
-"""The compression job: a recipe goes in, an artifact or a refusal with its reasons comes out.
+"""Compression job: recipe → artifact, or a refusal with its reasons.
 
-job.run → load model and data → steps.run (training/ pruning/ quantization/ activations.py)
+job.run → Job: recipe, model and data, store, launcher (work.py)
+        → steps.run: training/ pruning/ quantization/ activations.py
         → or search.run: many such combinations, within the accuracy budget
-        → candidate.build: weights.safetensors → programs/ → evaluation/ in fresh processes
-        → gate.check → report/ → published, or rejected
+        → packaging.build: weights.safetensors → programs/ → evaluation/ in fresh processes
+          → gate.check → sharding/ → report/ → published, or rejected
 """

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from cluster.compression.layers import matching
-from cluster.compression.work import StepContext, Work
+from cluster.compression.work import Job, Work
 from cluster.config.steps import Activation, ReplaceActivation
 from cluster.errors import CompressionError
 
@@ -123,7 +123,7 @@ def name_of(part: nn.Module) -> Activation | None:
     return by_type.get(type(part)) or _OF_TRANSFORMERS.get(type(part).__name__)
 
 
-def replace(work: Work, step: ReplaceActivation, context: StepContext) -> Work:
+def replace(work: Work, step: ReplaceActivation, job: Job) -> Work:
     """Replace ``step.old`` by ``step.new`` in a copy of the model, but in ``step.spare``.
 
     CompressionError if a pattern matches no module, or no module computes ``step.old``: functions
@@ -131,8 +131,8 @@ def replace(work: Work, step: ReplaceActivation, context: StepContext) -> Work:
     """
     module = copy.deepcopy(work.module)
     replaced = substitute(module, step.old, step.new, step.spare)
-    context.details["replaced"] = list(replaced)
-    context.out(f"replace  {step.old} by {step.new} in {len(replaced)} places")
+    job.details["replaced"] = list(replaced)
+    job.out(f"replace  {step.old} by {step.new} in {len(replaced)} places")
     return Work.of(module, work.inputs)
 
 

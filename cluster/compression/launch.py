@@ -1,7 +1,7 @@
 """Running functions in other processes: what the steps and the search ask of a cluster.
 
-    job.run(..., launcher) → context.launcher.gang(...)  data-parallel training
-                           → context.launcher.each(...)  trials side by side
+    job.run(..., launcher) → job.launcher.gang(...)  data-parallel training
+                           → job.launcher.each(...)  trials side by side
 
 The library knows no Ray: `deployments.jobs.launcher` brings the cluster's actors and tasks, and
 :class:`InProcess` stands for them where there is none. Functions are named at the top of their

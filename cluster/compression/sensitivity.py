@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cluster.compression.evaluation.measure import Run, outputs_of
 from cluster.compression.evaluation.metrics import metric
-from cluster.compression.work import StepContext
+from cluster.compression.work import Job
 from cluster.progress import Bar
 
 MOST_SAMPLES = 256
@@ -34,13 +34,13 @@ Disturb = Callable[[str], AbstractContextManager[object]]
 
 
 def sensitivity(
-    module: nn.Module, layers: Sequence[str], disturb: Disturb, context: StepContext
+    module: nn.Module, layers: Sequence[str], disturb: Disturb, job: Job
 ) -> dict[str, float]:
     """Layer → drop of the recipe's first metric, -1..1, when that layer alone is compressed.
 
     ``module`` is in eval mode and comes out as it went in. Of more than :data:`MOST_LAYERS`
     layers, so many are judged, evenly spread; a line says so, and ``not_judged`` in
-    ``context.details`` names the others. Scores are means over the first validation samples, at
+    ``job.details`` names the others. Scores are means over the first validation samples, at
     most :data:`MOST_SAMPLES`, fewer for a model that is slow to run; embeddings are compared with
     the module's own before.
     """
@@ -48,20 +48,20 @@ def sensitivity(
     if not chosen:
         return {}
     if left := [layer for layer in layers if layer not in chosen]:
-        context.details["not_judged"] = left
-        context.out(
+        job.details["not_judged"] = left
+        job.out(
             f"sensitivity of {len(chosen)} of {len(layers)} layers, evenly spread; not judged: "
             f"{', '.join(left[:5])}{', ...' if len(left) > 5 else ''}"
         )
-    count = _samples(module, len(chosen), context)
-    judge = metric(context.recipe.evaluation.metrics[0])
-    before, labels = outputs_of(_run(module), context.validation, count)
+    count = _samples(module, len(chosen), job)
+    judge = metric(job.recipe.evaluation.metrics[0])
+    before, labels = outputs_of(_run(module), job.validation, count)
     baseline = float(np.mean(judge(before, labels, before)))
-    bar = Bar("sensitivity", len(chosen), context.out)
+    bar = Bar("sensitivity", len(chosen), job.out)
     drops = {}
     for done, layer in enumerate(chosen, 1):
         with disturb(layer):
-            after, _ = outputs_of(_run(module), context.validation, count)
+            after, _ = outputs_of(_run(module), job.validation, count)
         drops[layer] = baseline - float(np.mean(judge(after, labels, before)))
         bar.update(done, layer)
     return drops
@@ -74,9 +74,9 @@ def spread(layers: Sequence[str]) -> list[str]:
     return [layers[round(i)] for i in np.linspace(0, len(layers) - 1, MOST_LAYERS)]
 
 
-def _samples(module: nn.Module, layers: int, context: StepContext) -> int:
-    available = min(MOST_SAMPLES, len(context.validation))
-    arrays, _ = context.validation.batch([0])
+def _samples(module: nn.Module, layers: int, job: Job) -> int:
+    available = min(MOST_SAMPLES, len(job.validation))
+    arrays, _ = job.validation.batch([0])
     with FlopCounterMode(display=False) as counter:
         _run(module)(arrays)
     macs = max(counter.get_total_flops() / 2, 1)

@@ -14,9 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,11 +29,11 @@ from cluster.compression.quantization.quantize import quantize
 from cluster.compression.record import ModelSize, StepRecord
 from cluster.compression.training.distill import distill
 from cluster.compression.training.train import train
-from cluster.compression.work import StepContext, Work
+from cluster.compression.work import Job, Work
 from cluster.config.steps import Distill, Prune, Quantize, ReplaceActivation, Step, Train
 from cluster.models import rebuild
 
-STEPS: dict[type, Callable[[Work, Any, StepContext], Work]] = {
+STEPS: dict[type, Callable[[Work, Any, Job], Work]] = {
     Train: train,
     Distill: distill,
     Prune: prune,
@@ -63,26 +61,24 @@ def float_steps(steps: Sequence[Step]) -> int:
     return count
 
 
-def run(
-    work: Work, steps: Sequence[Step], context: StepContext
-) -> tuple[Work, tuple[StepRecord, ...]]:
+def run(work: Work, steps: Sequence[Step], job: Job) -> tuple[Work, tuple[StepRecord, ...]]:
     """Apply ``steps`` in order, and measure what each of them cost and gained."""
     if not steps:
         return work, ()
-    metric = context.recipe.evaluation.metrics[0]
-    validation = Validation(metric, context.validation, context.baseline, VALIDATION_SAMPLES)
+    metric = job.recipe.evaluation.metrics[0]
+    validation = Validation(metric, job.validation, job.baseline, VALIDATION_SAMPLES)
     records: list[StepRecord] = []
     score, size = validation.score(work.module), _size(work)
     for position, step in enumerate(steps):
-        folder = context.checkpoints / f"{position}-{step.kind}"
+        folder = job.checkpoints / f"{position}-{step.kind}"
         folder.mkdir(parents=True, exist_ok=True)
-        own = replace(context, checkpoints=folder, details={})
+        step_job = job.for_step(folder)
         started = time.monotonic()
-        work = STEPS[type(step)](work, step, own)
+        work = STEPS[type(step)](work, step, step_job)
         seconds = time.monotonic() - started
         before, size_before = score, size
         score, size = validation.score(work.module), _size(work)
-        context.out(
+        job.out(
             f"step     {title(step)}: score {before.value:.4f} → {score.value:.4f}, "
             f"{size.weight_bytes / 1e6:.2f} MB, {size.macs / 1e6:.1f} M multiply-accumulates"
         )
@@ -96,7 +92,7 @@ def run(
                 after=score,
                 size_before=size_before,
                 size_after=size,
-                details=own.details,
+                details=step_job.details,
             )
         )
     return work, tuple(records)
@@ -123,48 +119,43 @@ def _size(work: Work) -> ModelSize:
 
 
 def made(
-    work: Work, earlier: Sequence[Step], steps: Sequence[Step], context: StepContext, origin: str,
-    scratch: Path,
-) -> tuple[Work, tuple[StepRecord, ...]]:  # fmt: skip
-    """Apply the float ``steps`` after ``earlier``, or load what they made before, with its records.
-
-    ``origin`` identifies everything before them: model source, weights, data, seed, versions.
-    ``scratch``: a directory for the weights on their way to the store.
-    """
+    work: Work, earlier: Sequence[Step], steps: Sequence[Step], job: Job
+) -> tuple[Work, tuple[StepRecord, ...]]:
+    """Apply the float ``steps`` after ``earlier``, or load their cached result and records."""
     if not steps:
         return work, ()
-    recipe = context.recipe
+    recipe = job.recipe
     decides = [
-        origin,
+        job.identity,
         recipe.baseline_source.model_dump(mode="json"),
         recipe.evaluation.metrics[0],
         *(step.model_dump(mode="json") for step in (*earlier, *steps)),
     ]
     key = sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    if (file := context.store.cached_step(key)) is not None:
+    if (file := job.store.cached_step(key)) is not None:
         named = f"{steps[0].kind:<8} {', '.join(map(title, steps))}"
         try:
             with safe_open(file, "pt") as opened:
                 records = record.steps_in(opened.metadata() or {})
             tensors = load_file(file)
         except (OSError, SafetensorError, ValueError) as error:
-            context.out(f"{named}: once more, because {file} is damaged: {error}")
+            job.out(f"{named}: once more, because {file} is damaged: {error}")
         else:
-            context.out(f"{named}: already done for this model, data and settings")
-            return filled(work, steps, tensors, context), records
-    work, records = run(work, steps, context)
-    file = scratch / "made.safetensors"
+            job.out(f"{named}: already done for this model, data and settings")
+            return filled(work, steps, tensors, job), records
+    work, records = run(work, steps, job)
+    file = job.workspace / "made.safetensors"
     save_file(work.weights(), file, record.metadata_of(records))
-    context.store.cache_step(key, file)
+    job.store.cache_step(key, file)
     return work, records
 
 
 def filled(
-    work: Work, steps: Sequence[Step], tensors: Mapping[str, torch.Tensor], context: StepContext
+    work: Work, steps: Sequence[Step], tensors: Mapping[str, torch.Tensor], job: Job
 ) -> Work:
     """The module of ``work`` with the ``tensors`` that the float ``steps`` made of it before."""
     for step in steps:
         if isinstance(step, ReplaceActivation):  # leaves no trace in tensors
-            work = activations.replace(work, step, context)
+            work = activations.replace(work, step, job)
     rebuild.fit(work.module, tensors)
     return Work.of(work.module.eval(), work.inputs)

@@ -1,21 +1,31 @@
-"""What the compression steps hand to each other."""
+"""Job and Work: the two things that the stages of a build share and pass on.
+
+Job   the recipe, its data, where to write and to run    the same from the first stage to the last
+Work  the model between two steps                        replaced by every step
+"""
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cluster.artifact.artifact import TOKENIZER
 from cluster.artifact.store import ArtifactStore
-from cluster.compression.launch import Launcher
+from cluster.compression.launch import InProcess, Launcher
 from cluster.config.recipe import Recipe
 from cluster.config.steps import Quantize
-from cluster.data import PreparedSamples
+from cluster.data import LabelledData, PreparedSamples, load_data
+from cluster.data.samples import Samples
 from cluster.errors import CompressionError
+from cluster.models import LoadedModel, load_model
 from cluster.progress import Print
 from cluster.tensors import TensorSpec
 
@@ -60,30 +70,122 @@ class Work:
         return Work(module, inputs, lambda: tensors_of(module))
 
 
+class Clock:
+    """Seconds spent in each phase of a job."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self.seconds: dict[str, float] = {}
+        self._now = now
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time of the block to the phase."""
+        started = self._now()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - started
+
+    def fork(self) -> Clock:
+        """Return a clock that goes on from these seconds, for one of several builds."""
+        fork = Clock(self._now)
+        fork.seconds.update(self.seconds)
+        return fork
+
+
 @dataclass(frozen=True)
-class StepContext:
-    """What a step may use besides the model."""
+class Job:
+    """One run of a recipe: everything that the stages of its build share.
+
+    :meth:`load` makes it once. A step gets a copy with ``checkpoints`` and ``details`` of its own,
+    and each trial of a search has a job in its own process.
+    """
 
     recipe: Recipe
+    store: ArtifactStore
+    data: LabelledData
+    model: LoadedModel
+    """The model as loaded, before the first step."""
+
     train: PreparedSamples
     validation: PreparedSamples
     """Never trained on: for sensitivity, for early stops, and to choose by."""
 
-    launcher: Launcher
-    checkpoints: Path
-    """A directory of this step alone that outlives a killed job, and goes with what it kept."""
-
-    store: ArtifactStore
-    out: Print
     baseline: Callable[[], torch.nn.Module]
-    """A new copy of the float32 model before compression, in eval mode."""
+    """Returns a new copy of the float32 model before compression, in eval mode."""
 
+    workspace: Path
+    """Directory that is deleted with the job."""
+
+    checkpoints: Path
+    """Directory that survives a kill, for the same job started again."""
+
+    launcher: Launcher
+    out: Print
+    identity: str = ""
+    """Everything besides the recipe's text that decides the result, see `origin`."""
+
+    clock: Clock = field(default_factory=Clock)
     details: dict[str, Any] = field(default_factory=dict)
-    """What the step found, as plain data, for the report."""
+    """Findings of the current step, as plain data, for the report."""
+
+    @staticmethod
+    def load(
+        recipe: Recipe,
+        store: ArtifactStore,
+        *,
+        workspace: Path,
+        checkpoints: Path,
+        out: Print,
+        launcher: Launcher | None = None,
+        data: LabelledData | None = None,
+        identity: str = "",
+        clock: Clock | None = None,
+    ) -> Job:
+        """Load the recipe's data and model. The baseline is the model as loaded.
+
+        ``launcher``: None runs everything in this process. ``data``: the recipe's, if they are
+        loaded already. SourceError if one of both cannot be used.
+        """
+        if data is None:
+            data = load_data(recipe.data, recipe.seed)
+        torch.manual_seed(recipe.seed)  # a new head starts from it
+        model = load_model(recipe.model, data.labels)
+
+        def prepared(samples: Samples) -> PreparedSamples:
+            tokenizer = model.files.get(TOKENIZER)
+            return PreparedSamples(samples, model.inputs, model.preprocess, tokenizer)
+
+        return Job(
+            recipe=recipe,
+            store=store,
+            data=data,
+            model=model,
+            train=prepared(data.train),
+            validation=prepared(data.validation),
+            baseline=lambda: copy.deepcopy(model.module).eval(),
+            workspace=workspace,
+            checkpoints=checkpoints,
+            launcher=launcher or InProcess(),
+            out=out,
+            identity=identity,
+            clock=clock or Clock(),
+        )
 
     @property
     def seed(self) -> int:
         return self.recipe.seed
+
+    @property
+    def baseline_weights(self) -> Path:
+        """File with the weights of the baseline, from the moment that it is trained."""
+        return self.workspace / "baseline.safetensors"
+
+    def with_baseline(self, module: torch.nn.Module) -> Job:
+        """Return the job whose baseline is ``module``."""
+        return replace(self, baseline=lambda: copy.deepcopy(module).eval())
+
+    def for_step(self, checkpoints: Path) -> Job:
+        """Return the job of one step, with its own checkpoints and details."""
+        return replace(self, checkpoints=checkpoints, details={})
 
 
 def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -99,9 +201,12 @@ EXPORT_BATCH = 8
 
 
 def exported(
-    module: torch.nn.Module, inputs: tuple[TensorSpec, ...], *, strict: bool,
+    module: torch.nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    *,
+    strict: bool,
     batch: int | None = None,
-) -> torch.export.ExportedProgram:  # fmt: skip
+) -> torch.export.ExportedProgram:
     """The model as a graph with one batch dimension of 1 to 1024, or of exactly ``batch``.
 
     CompressionError if it has none, for instance because it branches on values.

@@ -7,53 +7,51 @@ Work → export, dynamic batch → compile → programs/TARGET.pt2
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from cluster.artifact.entries import ProgramEntry, StaticFile
-from cluster.compression.programs.place import Place
-from cluster.compression.work import StepContext, Work, exported
+from cluster.compression.programs import native_runner
+from cluster.compression.programs.files import ProgramFiles
+from cluster.compression.work import Job, Work, exported
 from cluster.errors import CompressionError
 from cluster.program import node
 from cluster.program.pytorch import device_of
 
 
-def supports(work: Work, target: str, context: StepContext) -> str | None:
+def supports(work: Work, target: str, job: Job) -> str | None:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
     if device_of(target) == "cuda" and not torch.cuda.is_available():
         return "this PyTorch has no CUDA; install a build of it that has"
     return None
 
 
-def build(
-    work: Work, target: str, place: Place, runner_built: Callable[[], Path], context: StepContext
-) -> ProgramEntry:
+def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntry:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`.
 
     A batch size that does not compile by itself is left to the dynamic program.
     """
-    _compile(work, target, place.file("pt2"), None)
+    _compile(work, target, files.file("pt2"), None)
     static = []
-    for batch in place.static_batches:
+    for batch in files.static_batches:
         suffix = f"batch-{batch}.pt2"
         try:
-            _compile(work, target, place.file(suffix), batch)
+            _compile(work, target, files.file(suffix), batch)
         except CompressionError as error:
-            context.out(f"compile  no static shapes for batch {batch}: {error}")
+            job.out(f"compile  no static shapes for batch {batch}: {error}")
             continue
-        static.append(StaticFile(batch=batch, file=place.name(suffix)))
+        static.append(StaticFile(batch=batch, file=files.name(suffix)))
     native = None
     if device_of(target) == "cpu":  # the runner links to PyTorch's CPU libraries alone
         # One for all programs of the folder: it is the same code.
-        native = f"{place.folder}/{target}.{node.python_abi()}.so"
-        if not (runner := place.workspace / native).is_file():
-            shutil.copyfile(runner_built(), runner)
+        native = f"{files.folder}/{target}.{node.python_abi()}.so"
+        if not (runner := files.artifact / native).is_file():
+            shutil.copyfile(native_runner.build(), runner)
     return ProgramEntry(
         kind="aoti",
         target=target,
-        file=place.name("pt2"),
+        file=files.name("pt2"),
         cpu_features=tuple(sorted(node.cpu_features())),
         torch_version=node.torch_version(),
         native_runner=native,

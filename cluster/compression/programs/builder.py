@@ -1,47 +1,39 @@
-"""Compiling the finished model: for each target the kinds of program that compete for it.
+"""Compilation of the finished model: for each target the kinds of program that compete for it.
 
-start  → what can be compiled beside the training, in the background
-build  → Work ─ each target, each kind ─→ BUILDERS[kind] → programs/TARGET... → Built
-trim   → Built, measured → the files that nothing will load are deleted
+start  → what compiles in the background, beside the training
+build  → Work ─ each target, each kind ─→ BUILDERS[kind] → programs/TARGET... → Programs
+trim   → entries, measured → the files that nothing will load are deleted
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.artifact.artifact import WEIGHTS
 from cluster.artifact.entries import ProgramEntry
 from cluster.compression.programs import aoti, eager, exported, native_runner, openvino
-from cluster.compression.programs.place import Place
+from cluster.compression.programs.files import ProgramFiles
 from cluster.compression.programs.requirements import kinds_of
-from cluster.compression.work import StepContext, Work
+from cluster.compression.work import Job, Work
 from cluster.config.recipe import Recipe
 from cluster.errors import CompressionError
-
-Wait = Callable[[], Path]
-"""Waits for what :func:`start` began and gives its path."""
 
 
 @dataclass(frozen=True)
 class ProgramBuilder:
-    """How one kind of program is built."""
+    """Builder of one kind of program."""
 
-    supports: Callable[[Work, str, StepContext], str | None]
-    """Why the kind cannot hold this model for this target, or None if it can."""
+    supports: Callable[[Work, str, Job], str | None]
+    """Returns why the kind cannot hold this model for this target, or None if it can."""
 
-    build: Callable[[Work, str, Place, Wait, StepContext], ProgramEntry]
-    """Compiles the model for the target into files of that place.
-
-    CompressionError if the compiler fails."""
-
-    start: Callable[[], Wait] | None = None
-    """Begins what does not depend on the model; None if there is nothing."""
+    build: Callable[[Work, str, ProgramFiles, Job], ProgramEntry]
+    """Compiles the model for the target into these files; CompressionError if that fails."""
 
 
 BUILDERS: dict[str, ProgramBuilder] = {
-    "aoti": ProgramBuilder(aoti.supports, aoti.build, native_runner.start_build),
+    "aoti": ProgramBuilder(aoti.supports, aoti.build),
     "openvino": ProgramBuilder(openvino.supports, openvino.build),
     "exported": ProgramBuilder(exported.supports, exported.build),
     "eager": ProgramBuilder(eager.supports, eager.build),
@@ -49,76 +41,66 @@ BUILDERS: dict[str, ProgramBuilder] = {
 
 
 @dataclass(frozen=True)
-class Built:
-    """The programs of a model."""
+class Programs:
+    """Programs of a model."""
 
     entries: tuple[ProgramEntry, ...]
     failed: dict[str, str] = field(default_factory=dict)
-    """``target/kind`` → why there is none, for kinds that the recipe did not ask for by name."""
+    """``target/kind`` → the reason, for kinds that the recipe does not name."""
 
 
-def start(recipe: Recipe) -> dict[str, Wait]:
-    """Begin, in the background, what the recipe's programs need besides the model; by kind."""
+def start(recipe: Recipe) -> None:
+    """Start compiling in the background what the recipe's programs need besides the model."""
     kinds = {kind for program in recipe.programs for kind in kinds_of(program)}
-    kinds |= {cut.kind or "aoti" for cut in recipe.parallel}
-    return {kind: begin() for kind in kinds if (begin := BUILDERS[kind].start) is not None}
+    if "aoti" in kinds | {cut.kind or "aoti" for cut in recipe.parallel}:
+        native_runner.start_build()
 
 
-def build(
-    work: Work, recipe: Recipe, workspace: Path, started: Mapping[str, Wait], context: StepContext
-) -> Built:
-    """Compile every program of the recipe into ``workspace/programs``.
+def build(work: Work, artifact: Path, job: Job) -> Programs:
+    """Compile every program of the recipe into the folder ``artifact/programs``.
 
-    ``started``: what :func:`start` returned. CompressionError if a kind that the recipe names
-    cannot be built, or none of a target can.
+    CompressionError if a kind that the recipe names cannot be built, or no kind of a target can.
     """
-    (workspace / "programs").mkdir()
-    context = replace(context, recipe=recipe)
+    (artifact / "programs").mkdir()
     entries: list[ProgramEntry] = []
     failed: dict[str, str] = {}
-    for program in recipe.programs:
+    for program in job.recipe.programs:
         before = len(entries)
-        place = Place(workspace, "programs", program.target, recipe.evaluation.batches)
+        batches = job.recipe.evaluation.batches
+        files = ProgramFiles(artifact, "programs", program.target, batches)
         for kind in kinds_of(program):
             key = f"{program.target}/{kind}"
             try:
-                entries.append(build_one(work, kind, program.target, place, started, context))
+                entries.append(build_one(work, kind, program.target, files, job))
             except CompressionError as error:
                 if program.kinds is not None:
                     raise CompressionError(f"program {key} cannot be built: {error}") from error
                 failed[key] = str(error)
-                context.out(f"compile  no {kind} for {program.target}: {error}")
+                job.out(f"compile  no {kind} for {program.target}: {error}")
         if len(entries) == before:
             reasons = "; ".join(reason for key, reason in failed.items())
             raise CompressionError(f"no program can be built for {program.target}: {reasons}")
-    return Built(tuple(entries), failed)
+    return Programs(tuple(entries), failed)
 
 
-def build_one(
-    work: Work, kind: str, target: str, place: Place, started: Mapping[str, Wait],
-    context: StepContext,
-) -> ProgramEntry:  # fmt: skip
-    """Compile one program; CompressionError if the kind cannot hold the model, or does not compile.
-
-    ``started``: what :func:`start` returned, of this kind at least.
-    """
+def build_one(work: Work, kind: str, target: str, files: ProgramFiles, job: Job) -> ProgramEntry:
+    """Compile one program; CompressionError if the kind cannot hold the model or fails."""
     builder = BUILDERS[kind]
-    if (reason := builder.supports(work, target, context)) is not None:
+    if (reason := builder.supports(work, target, job)) is not None:
         raise CompressionError(reason)
-    context.out(f"compile  {kind} for {target}")
-    nothing: Wait = lambda: place.workspace  # noqa: E731
-    return builder.build(work, target, place, started.get(kind, nothing), context)
+    job.out(f"compile  {kind} for {target}")
+    return builder.build(work, target, files, job)
 
 
 def trim(
     entries: Iterable[ProgramEntry],
     working: Collection[str],
     static: Mapping[str, Collection[int]],
-    workspace: Path,
+    artifact: Path,
 ) -> tuple[ProgramEntry, ...]:
-    """The entries whose key is in ``working``, each with static shapes for those batches alone.
+    """Return the entries with a key in ``working``, each with the static shapes of ``static`` only.
 
-    Files that none of them loads any more are deleted; the weights stay.
+    Files that no entry loads any more are deleted; the weights stay.
     """
     entries = tuple(entries)
     kept = tuple(
@@ -133,7 +115,7 @@ def trim(
         if entry.key in working
     )
     for name in _files(entries) - _files(kept) - {WEIGHTS}:
-        (workspace / name).unlink(missing_ok=True)
+        (artifact / name).unlink(missing_ok=True)
     return kept
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import torch
 
 from cluster.artifact.artifact import WEIGHTS
 from cluster.artifact.entries import ProgramEntry
-from cluster.compression.programs.place import Place
-from cluster.compression.work import StepContext, Work
+from cluster.compression.programs.files import ProgramFiles
+from cluster.compression.work import Job, Work
 from cluster.program import node
 from cluster.program.eager import PRECISION
 from cluster.program.pytorch import device_of
@@ -19,7 +16,7 @@ _PRECISIONS = {None: "f32", "bf16": "bf16", "fp16": "f16"}
 """Scheme of the quantize step, None without one → precision of the rebuilt module."""
 
 
-def supports(work: Work, target: str, context: StepContext) -> str | None:
+def supports(work: Work, target: str, job: Job) -> str | None:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
     scheme = work.precision.step.scheme if work.precision else None
     if scheme not in _PRECISIONS:
@@ -27,16 +24,14 @@ def supports(work: Work, target: str, context: StepContext) -> str | None:
             f"kind eager rebuilds the model's own code, which has no operators for {scheme}; it "
             "takes float32, bf16 and fp16"
         )
-    if any(step.kind == "replace_activation" for step in context.recipe.steps):
+    if any(step.kind == "replace_activation" for step in job.recipe.steps):
         return "kind eager rebuilds the model's own code, whose activations the recipe replaces"
     if device_of(target) == "cuda" and not torch.cuda.is_available():
         return "this PyTorch has no CUDA; install a build of it that has"
     return None
 
 
-def build(
-    work: Work, target: str, place: Place, started: Callable[[], Path], context: StepContext
-) -> ProgramEntry:
+def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntry:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
     scheme = work.precision.step.scheme if work.precision else None
     return ProgramEntry(

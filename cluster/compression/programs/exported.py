@@ -5,37 +5,32 @@ A fallback where nothing compiles, and what the compiled kinds can be compared w
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import torch
 
 from cluster.artifact.entries import ProgramEntry
-from cluster.compression.programs.place import Place
-from cluster.compression.work import StepContext, Work
+from cluster.compression.programs.files import ProgramFiles
+from cluster.compression.work import Job, Work
 from cluster.compression.work import exported as graph_of
 from cluster.program import node
 from cluster.program.exported import QUANTIZED
 from cluster.program.pytorch import device_of
 
 
-def supports(work: Work, target: str, context: StepContext) -> str | None:
+def supports(work: Work, target: str, job: Job) -> str | None:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
     if device_of(target) != "cpu":
         return "kind exported runs on CPUs; take aoti"
     return None
 
 
-def build(
-    work: Work, target: str, place: Place, started: Callable[[], Path], context: StepContext
-) -> ProgramEntry:
+def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntry:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
     graph = graph_of(work.module, work.inputs, strict=False)
-    torch.export.save(graph, place.file("exported.pt2"))
+    torch.export.save(graph, files.file("exported.pt2"))
     return ProgramEntry(
         kind="exported",
         target=target,
-        file=place.name("exported.pt2"),
+        file=files.name("exported.pt2"),
         cpu_features=(),
         torch_version=node.torch_version(),
         native_runner=None,

@@ -12,8 +12,7 @@ import os
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
@@ -48,16 +47,21 @@ def compiler() -> str:
     return found
 
 
-def start_build() -> Callable[[], Path]:
-    """Start compiling in the background; the function returned waits for the extension's path."""
+def start_build() -> None:
+    """Start :func:`build` in the background, so that a later call finds its result, or waits.
+
+    A failure is reported by that later call, which compiles once more.
+    """
     pool = ThreadPoolExecutor(1, thread_name_prefix="native-runner")
-    future: Future[Path] = pool.submit(build)
+    pool.submit(build)
     pool.shutdown(wait=False)
-    return future.result
 
 
 def build() -> Path:
-    """Path of the compiled extension, from the cache if it was built before."""
+    """Return the path of the compiled extension, from the cache if it was built before.
+
+    CompressionError if it does not compile.
+    """
     # torch names its own headers; importing it here keeps this module cheap to import.
     import torch
     from torch.utils import cpp_extension
@@ -86,13 +90,20 @@ def build() -> Path:
     includes = [*cpp_extension.include_paths(), sysconfig.get_paths()["include"]]
     library = cpp_extension.library_paths()[0]
     with workspace(rooms, key) as room:
-        if target.is_file():  # another job built it while this one waited
+        if target.is_file():  # another one built it while this one waited
             return target
         output = room / "runner.so"
         command = [
-            compiler(), *flags, *(f"-isystem{path}" for path in includes), *map(str, SOURCES),
-            "-o", str(output), f"-L{library}", "-ltorch_cpu", "-lc10",
-        ]  # fmt: skip
+            compiler(),
+            *flags,
+            *(f"-isystem{path}" for path in includes),
+            *map(str, SOURCES),
+            "-o",
+            str(output),
+            f"-L{library}",
+            "-ltorch_cpu",
+            "-lc10",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise CompressionError(f"the native runner does not compile:\n{done.stderr[-4000:]}")

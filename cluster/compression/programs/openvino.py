@@ -16,15 +16,14 @@ import io
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from cluster.artifact.entries import ProgramEntry, StaticFile
+from cluster.compression.programs.files import ProgramFiles
 from cluster.compression.programs.openvino_layers import operators_of, operators_with_weights
-from cluster.compression.programs.place import Place
-from cluster.compression.work import StepContext, Work, exported
+from cluster.compression.work import Job, Work, exported
 from cluster.config.steps import Quantize
 from cluster.data import PreparedSamples
 from cluster.errors import CompressionError
@@ -45,12 +44,17 @@ INT4_GROUP_SIZE = 32
 _PRECISIONS = {"bf16": "bf16", "fp16": "f16"}
 """Scheme → what OpenVINO computes in; every other leaves what it does not quantize in float32."""
 
-_NOT_LINEAR = ("Convolution", "GroupConvolution", "ConvolutionBackpropData",
-               "GroupConvolutionBackpropData", "Gather")  # fmt: skip
+_NOT_LINEAR = (
+    "Convolution",
+    "GroupConvolution",
+    "ConvolutionBackpropData",
+    "GroupConvolutionBackpropData",
+    "Gather",
+)
 """Operators whose weights the schemes for linear layers leave alone; Gather is an embedding."""
 
 
-def supports(work: Work, target: str, context: StepContext) -> str | None:
+def supports(work: Work, target: str, job: Job) -> str | None:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
     if target != "cpu-x86":
         return f"kind openvino is built for cpu-x86, not for {target}; take aoti"
@@ -62,9 +66,7 @@ def supports(work: Work, target: str, context: StepContext) -> str | None:
     return None
 
 
-def build(
-    work: Work, target: str, place: Place, started: Callable[[], Path], context: StepContext
-) -> ProgramEntry:
+def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntry:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`.
 
     CompressionError also if none of the program's operators would have fewer bits although a step
@@ -79,7 +81,7 @@ def build(
     graph, kept = _converted(module, work.inputs, precision.kept if precision else ())
     group = 0
     if precision is not None and scheme in _QUANTIZERS:
-        graph = _quantized(graph, precision.step, kept, _Samples(context.train, work.inputs))
+        graph = _quantized(graph, precision.step, kept, _Samples(job.train, work.inputs))
         group = DYNAMIC_GROUP_SIZE if scheme == "dynamic_int8" else 0
     operators = operators_with_weights(graph, _stored(scheme)) if precision is not None else 0
     if precision is not None and operators == 0:
@@ -87,19 +89,19 @@ def build(
             f"scheme {scheme} changes none of the operators in OpenVINO's graph; build this model "
             "without the kind openvino, or choose another scheme"
         )
-    openvino.save_model(graph, place.file("xml"), compress_to_fp16=scheme in _PRECISIONS)
-    name = place.name("xml")
+    openvino.save_model(graph, files.file("xml"), compress_to_fp16=scheme in _PRECISIONS)
+    name = files.name("xml")
     return ProgramEntry(
         kind="openvino",
         target=target,
         file=name,
-        other_files=(place.name("bin"),),
+        other_files=(files.name("bin"),),
         cpu_features=(),  # code is made for the CPU that loads it
         torch_version=node.torch_version(),
         native_runner=None,
         python_abi=None,
         # Static shapes need no files of their own: the loader compiles the graph once more.
-        static_files=tuple(StaticFile(batch=batch, file=name) for batch in place.static_batches),
+        static_files=tuple(StaticFile(batch=batch, file=name) for batch in files.static_batches),
         versions={PACKAGE: str(node.version_of(PACKAGE))},
         options={
             PRECISION: _PRECISIONS.get(str(scheme), "f32"),

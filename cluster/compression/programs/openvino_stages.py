@@ -17,17 +17,26 @@ import torch
 from torch.fx import GraphModule
 
 from cluster.artifact.entries import ProgramEntry, StaticFile
-from cluster.compression.programs.place import Place
+from cluster.compression.programs.files import ProgramFiles
 from cluster.compression.work import Work, exported
 from cluster.errors import CompressionError, PlanError
 from cluster.parallel.graph import Cut, cuts
 from cluster.tensors import TensorSpec
 
 _DATATYPES = {
-    "boolean": "BOOL", "u8": "UINT8", "u16": "UINT16", "u32": "UINT32", "u64": "UINT64",
-    "i8": "INT8", "i16": "INT16", "i32": "INT32", "i64": "INT64", "f16": "FP16", "f32": "FP32",
+    "boolean": "BOOL",
+    "u8": "UINT8",
+    "u16": "UINT16",
+    "u32": "UINT32",
+    "u64": "UINT64",
+    "i8": "INT8",
+    "i16": "INT16",
+    "i32": "INT32",
+    "i64": "INT64",
+    "f16": "FP16",
+    "f32": "FP32",
     "f64": "FP64",
-}  # fmt: skip
+}
 """What OpenVINO calls an element type → the protocol's name for it."""
 
 
@@ -43,12 +52,12 @@ def graph_of(work: Work) -> GraphModule:
     return graph
 
 
-def cuts_of(graph: GraphModule, entry: ProgramEntry, place: Place) -> list[Cut]:
+def cuts_of(graph: GraphModule, entry: ProgramEntry, files: ProgramFiles) -> list[Cut]:
     """The places where the program can be cut: those of the graph whose tensors it still has.
 
     OpenVINO fuses operators, and what was between them is gone.
     """
-    outputs = _outputs(_read(entry, place))
+    outputs = _outputs(_read(entry, files))
     found = []
     for cut in cuts(graph.graph):
         ports = [outputs.get(name) for name in cut.carried]
@@ -60,21 +69,21 @@ def cuts_of(graph: GraphModule, entry: ProgramEntry, place: Place) -> list[Cut]:
 
 def build(
     whole: ProgramEntry,
-    from_place: Place,
+    whole_files: ProgramFiles,
     inputs: tuple[TensorSpec, ...],
     carried: Sequence[tuple[TensorSpec, ...]],
-    places: Sequence[Place],
+    stages: Sequence[ProgramFiles],
 ) -> list[tuple[ProgramEntry, tuple[TensorSpec, ...]]]:
-    """One program per place, and the tensors that each makes.
+    """Write one program per stage; return the entries, and the tensors that each stage computes.
 
-    ``carried``: what crosses each cut, one fewer than there are places. An entry's ``inputs`` are
+    ``carried``: what crosses each cut, one fewer than there are stages. An entry's ``inputs`` are
     those of the entering tensors that its stage uses. PlanError if a stage needs anything else.
     """
     built = []
-    for stage, place in enumerate(places):
+    for stage, files in enumerate(stages):
         entering = inputs if stage == 0 else carried[stage - 1]
         leaving = carried[stage] if stage < len(carried) else None
-        built.append(_stage(_read(whole, from_place), whole, inputs, entering, leaving, place))
+        built.append(_stage(_read(whole, whole_files), whole, inputs, entering, leaving, files))
     return built
 
 
@@ -84,7 +93,7 @@ def _stage(
     inputs: tuple[TensorSpec, ...],
     entering: tuple[TensorSpec, ...],
     leaving: tuple[TensorSpec, ...] | None,
-    place: Place,
+    files: ProgramFiles,
 ) -> tuple[ProgramEntry, tuple[TensorSpec, ...]]:
     import openvino
     from openvino import opset13 as opset
@@ -120,13 +129,13 @@ def _stage(
             f"OpenVINO's program cannot be cut in front of {', '.join(given)}: a later stage "
             f"needs more than crosses there; build kind aoti instead ({_first_line(error)})"
         ) from error
-    openvino.save_model(part, place.file("xml"), compress_to_fp16=False)
-    name = place.name("xml")
+    openvino.save_model(part, files.file("xml"), compress_to_fp16=False)
+    name = files.name("xml")
     entry = whole.model_copy(
         update={
             "file": name,
-            "other_files": (place.name("bin"),),
-            "static_files": tuple(StaticFile(batch=b, file=name) for b in place.static_batches),
+            "other_files": (files.name("bin"),),
+            "static_files": tuple(StaticFile(batch=b, file=name) for b in files.static_batches),
             "inputs": tuple(spec for spec in entering if spec.name in own),
         }
     )
@@ -170,12 +179,12 @@ def _reachable(results: Sequence[Any]) -> set[str]:
     return found
 
 
-def _read(entry: ProgramEntry, place: Place) -> Any:
+def _read(entry: ProgramEntry, files: ProgramFiles) -> Any:
     import openvino
 
     (weights,) = entry.other_files
     try:
-        return openvino.Core().read_model(place.workspace / entry.file, place.workspace / weights)
+        return openvino.Core().read_model(files.artifact / entry.file, files.artifact / weights)
     except RuntimeError as error:
         raise CompressionError(f"{entry.file}: OpenVINO cannot read it: {error}") from error
 

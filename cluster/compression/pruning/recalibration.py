@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cluster.compression.work import StepContext
+from cluster.compression.work import Job
 
 _BATCH = 64
 
 
-def recalibrate(module: nn.Module, samples: int, context: StepContext) -> int:
+def recalibrate(module: nn.Module, samples: int, job: Job) -> int:
     """Replace the running statistics by averages over ``samples`` random training samples, in
     batches of 64, each counting the same; the weights stay.
 
@@ -28,7 +28,7 @@ def recalibrate(module: nn.Module, samples: int, context: StepContext) -> int:
         for part in module.modules()
         if isinstance(part, _BatchNorm) and part.track_running_stats
     ]
-    count = min(samples, len(context.train))
+    count = min(samples, len(job.train))
     if not layers or count < 2:
         return 0
     momenta = [layer.momentum for layer in layers]
@@ -36,12 +36,12 @@ def recalibrate(module: nn.Module, samples: int, context: StepContext) -> int:
         layer.reset_running_stats()
         layer.momentum = None  # the cumulative average
         layer.train()
-    chosen = np.random.default_rng(context.seed).permutation(len(context.train))[:count]
+    chosen = np.random.default_rng(job.seed).permutation(len(job.train))[:count]
     try:
         with torch.no_grad():
             # Batches of nearly one size: an average of batches is then one of samples.
             for indices in np.array_split(chosen, -(-count // _BATCH)):
-                arrays, _ = context.train.batch(indices)
+                arrays, _ = job.train.batch(indices)
                 module(*(torch.from_numpy(array) for array in arrays))
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):

@@ -22,7 +22,7 @@ from cluster.compression.pruning.head import find_head, prunable
 from cluster.compression.pruning.recalibration import recalibrate
 from cluster.compression.sensitivity import sensitivity
 from cluster.compression.training.train import recover
-from cluster.compression.work import StepContext, Work
+from cluster.compression.work import Job, Work
 from cluster.config.steps import Prune
 from cluster.errors import CompressionError
 
@@ -40,7 +40,7 @@ class Weight:
         return self.part.get_parameter(self.tensor).data
 
 
-def magnitude(work: Work, step: Prune, context: StepContext) -> Work:
+def magnitude(work: Work, step: Prune, job: Job) -> Work:
     """The ``step.ratio`` of weights with the smallest magnitude becomes zero, of all layers
     together or of each (LeCun et al. 1990 for the idea; Han et al. 2015, "Learning both Weights
     and Connections", for magnitudes and the iterations). CompressionError if no layer is left."""
@@ -57,16 +57,16 @@ def magnitude(work: Work, step: Prune, context: StepContext) -> Work:
         for part, tensor in pairs:
             masks.remove(part, tensor)
 
-    return _sparse(work, step, context, lambda weight: True, thin)
+    return _sparse(work, step, job, lambda weight: True, thin)
 
 
-def semi_structured(work: Work, step: Prune, context: StepContext) -> Work:
+def semi_structured(work: Work, step: Prune, job: Job) -> Work:
     """Of every four weights along the input dimension the two with the smallest magnitude become
     zero (Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks"); stored dense.
 
     Layers whose inputs do not come in fours stay whole; CompressionError if all do.
     """
-    context.out(
+    job.out(
         "prune    2:4 weights are stored dense: only sparse CUDA kernels would compute them "
         "faster, and no kind of program here uses them"
     )
@@ -75,7 +75,7 @@ def semi_structured(work: Work, step: Prune, context: StepContext) -> Work:
         for weight in weights:
             weight.data.mul_(two_of_four(weight.data))
 
-    return _sparse(work, step, context, lambda weight: weight.data.shape[1] % 4 == 0, thin)
+    return _sparse(work, step, job, lambda weight: weight.data.shape[1] % 4 == 0, thin)
 
 
 def two_of_four(weight: torch.Tensor) -> torch.Tensor:
@@ -89,25 +89,28 @@ def two_of_four(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _sparse(
-    work: Work, step: Prune, context: StepContext, fits: Callable[[Weight], bool],
+    work: Work,
+    step: Prune,
+    job: Job,
+    fits: Callable[[Weight], bool],
     thin: Callable[[list[Weight], float], None],
-) -> Work:  # fmt: skip
+) -> Work:
     """``thin(weights, share)`` sets the smallest weights to zero, for ``share`` of the way."""
     module = copy.deepcopy(work.module).eval()
     weights = _weights(module, work, step, fits)
-    _analyse(module, weights, thin, context)
+    _analyse(module, weights, thin, job)
     for iteration in range(1, step.iterations + 1):
         thin(weights, iteration / step.iterations)
-        recalibrate(module, step.recalibration_samples, context)
+        recalibrate(module, step.recalibration_samples, job)
         if step.recovery is not None:
             with _zeros_held(weights):
-                recover(module, step.recovery, context, work.inputs)
+                recover(module, step.recovery, job, work.inputs)
             module.eval()
     share = {each.layer: float((each.data == 0).float().mean()) for each in weights}
-    context.details["sparsity"] = share
+    job.details["sparsity"] = share
     zeros = sum(int((each.data == 0).sum()) for each in weights)
     total = sum(each.data.numel() for each in weights)
-    context.out(f"prune    {zeros / total:.1%} of {total:,} weights in {len(weights)} layers are 0")
+    job.out(f"prune    {zeros / total:.1%} of {total:,} weights in {len(weights)} layers are 0")
     return Work.of(module, work.inputs)
 
 
@@ -159,9 +162,11 @@ def _zeros_held(weights: list[Weight]) -> Iterator[None]:
 
 
 def _analyse(
-    module: nn.Module, weights: list[Weight], thin: Callable[[list[Weight], float], None],
-    context: StepContext,
-) -> None:  # fmt: skip
+    module: nn.Module,
+    weights: list[Weight],
+    thin: Callable[[list[Weight], float], None],
+    job: Job,
+) -> None:
     by_layer: dict[str, list[Weight]] = {}
     for each in weights:
         by_layer.setdefault(each.layer, []).append(each)
@@ -176,4 +181,4 @@ def _analyse(
             for each, values in zip(by_layer[layer], before, strict=True):
                 each.data.copy_(values)
 
-    context.details["sensitivity"] = sensitivity(module, list(by_layer), alone, context)
+    job.details["sensitivity"] = sensitivity(module, list(by_layer), alone, job)

@@ -25,7 +25,7 @@ from cluster.compression.pruning.shortcuts import replace_padded_shortcuts
 from cluster.compression.pruning.tracking import explained, verify
 from cluster.compression.sensitivity import sensitivity
 from cluster.compression.training.train import recover
-from cluster.compression.work import StepContext, Work
+from cluster.compression.work import Job, Work
 from cluster.config.steps import Prune
 from cluster.errors import CompressionError
 from cluster.tensors import TensorSpec
@@ -37,7 +37,7 @@ _MOST = 0.95
 """Share of the channels removed, at most, on the way to a speed-up."""
 
 
-def structured(work: Work, step: Prune, context: StepContext) -> Work:
+def structured(work: Work, step: Prune, job: Job) -> Work:
     """Remove the least important channels and heads until ``step.ratio`` of them are gone, or the
     model needs ``step.speedup`` times fewer multiply-accumulates.
 
@@ -49,38 +49,42 @@ def structured(work: Work, step: Prune, context: StepContext) -> Work:
     leaves a layer empty, or the channels cannot be followed through the model's code.
     """
     module = copy.deepcopy(work.module).eval()
-    arrays, _ = context.train.batch(range(min(2, len(context.train))))
+    arrays, _ = job.train.batch(range(min(2, len(job.train))))
     example = tuple(torch.from_numpy(array) for array in arrays)
     frozen = {name for name, each in module.named_parameters() if not each.requires_grad}
     replaced = replace_padded_shortcuts(module, example)
     for name in replaced:
-        context.out(f"prune    {name}: padded shortcut as a convolution, outputs unchanged")
+        job.out(f"prune    {name}: padded shortcut as a convolution, outputs unchanged")
     frozen |= {f"{name}.weight" for name in replaced}
     head = find_head(module, example)
     spared = matching(module, step.spare, "spare")
     ignored = [module.get_submodule(name) for name in (head, *spared)]
     before = _widths(module)
     with explained(module), _differentiable(module, frozen):
-        _gradients(module, step, context)
+        _gradients(module, step, job)
         pruner = ChannelPruner(
-            module, example, step.importance, ignored,
-            everywhere=step.scope == "global", round_to=step.round_to,
-        )  # fmt: skip
+            module,
+            example,
+            step.importance,
+            ignored,
+            everywhere=step.scope == "global",
+            round_to=step.round_to,
+        )
         layers = list(pruner.coupled_layers())
     _check_prunable(module, layers, step, head, spared)
-    _analyse(module, layers, step, context)
+    _analyse(module, layers, step, job)
     full_macs = macs_of(work.module, work.inputs)  # without the shortcuts' convolutions
     removal = _Removal(pruner, step, work.inputs, example, full_macs)
     for iteration in range(1, step.iterations + 1):
         with _differentiable(module, frozen):
             if iteration > 1:
-                _gradients(module, step, context)
+                _gradients(module, step, job)
             removal.reach(iteration / step.iterations)
         module.zero_grad(set_to_none=True)
         if removal.verified:
-            recalibrate(module, step.recalibration_samples, context)
+            recalibrate(module, step.recalibration_samples, job)
             if step.recovery is not None:
-                recover(module, step.recovery, context, work.inputs)
+                recover(module, step.recovery, job, work.inputs)
                 module.eval()
     after = _widths(module)
     changed = {name: [before[name], after[name]] for name in before if before[name] != after[name]}
@@ -89,9 +93,9 @@ def structured(work: Work, step: Prune, context: StepContext) -> Work:
             f"prune: nothing was removed: with round_to={step.round_to} every layer keeps at least "
             f"{step.round_to} channels and loses them by as many; lower round_to, or remove more"
         )
-    context.details["pruned"] = changed
+    job.details["pruned"] = changed
     macs = macs_of(module, work.inputs)
-    context.out(
+    job.out(
         f"prune    {len(changed)} of {len(before)} layers narrower, {full_macs / macs:.2f} times "
         "fewer multiply-accumulates"
     )
@@ -102,9 +106,13 @@ class _Removal:
     """Removing more and more, up to the step's ratio or speed-up."""
 
     def __init__(
-        self, pruner: ChannelPruner, step: Prune, inputs: tuple[TensorSpec, ...],
-        example: tuple[torch.Tensor, ...], full_macs: int,
-    ) -> None:  # fmt: skip
+        self,
+        pruner: ChannelPruner,
+        step: Prune,
+        inputs: tuple[TensorSpec, ...],
+        example: tuple[torch.Tensor, ...],
+        full_macs: int,
+    ) -> None:
         self._pruner = pruner
         self._step = step
         self._inputs = inputs
@@ -162,15 +170,15 @@ def _differentiable(module: nn.Module, frozen: set[str]) -> Iterator[None]:
         parameter.requires_grad_(name not in frozen)
 
 
-def _gradients(module: nn.Module, step: Prune, context: StepContext) -> None:
+def _gradients(module: nn.Module, step: Prune, job: Job) -> None:
     """Fill ``.grad`` with that of the cross-entropy over some training batches, for Taylor."""
     if step.importance != "taylor":
         return
-    metric = context.recipe.evaluation.metrics[0]
-    order = np.random.default_rng(context.seed).permutation(len(context.train))
+    metric = job.recipe.evaluation.metrics[0]
+    order = np.random.default_rng(job.seed).permutation(len(job.train))
     module.zero_grad(set_to_none=False)
     for start in range(0, min(len(order), _BATCH * _TAYLOR_BATCHES), _BATCH):
-        arrays, labels = context.train.batch(order[start : start + _BATCH])
+        arrays, labels = job.train.batch(order[start : start + _BATCH])
         outputs = module(*(torch.from_numpy(array) for array in arrays))
         if metric in ("cosine", "ranking") or int(labels.max()) >= outputs.shape[1]:
             raise CompressionError(
@@ -185,9 +193,12 @@ def _gradients(module: nn.Module, step: Prune, context: StepContext) -> None:
 
 
 def _check_prunable(
-    module: nn.Module, layers: Sequence[CoupledLayers], step: Prune, head: str,
+    module: nn.Module,
+    layers: Sequence[CoupledLayers],
+    step: Prune,
+    head: str,
     spared: Sequence[str],
-) -> None:  # fmt: skip
+) -> None:
     if not layers:
         if step.importance == "bn":
             reason = "no layer has a batch normalization behind it; use importance magnitude"
@@ -213,9 +224,7 @@ def _check_prunable(
         )
 
 
-def _analyse(
-    module: nn.Module, layers: Sequence[CoupledLayers], step: Prune, context: StepContext
-) -> None:
+def _analyse(module: nn.Module, layers: Sequence[CoupledLayers], step: Prune, job: Job) -> None:
     """Sensitivity: each layer alone at the step's ratio, or at the one that a speed-up asks of
     layers that shrink on both sides, ``1 - 1/√speedup``."""
     ratio = step.ratio if step.speedup is None else 1 - step.speedup**-0.5
@@ -224,4 +233,4 @@ def _analyse(
     def disturb(name: str) -> AbstractContextManager[None]:
         return zeroed(by_name[name].weakest(ratio or 0.0))
 
-    context.details["sensitivity"] = sensitivity(module, list(by_name), disturb, context)
+    job.details["sensitivity"] = sensitivity(module, list(by_name), disturb, job)

@@ -19,7 +19,7 @@ from torch import nn
 from cluster.compression.quantization.fake_quantize import INT8_MOST, int4_group, row_scales
 from cluster.compression.quantization.half_precision import LowPrecision, keep_in_bfloat16
 from cluster.compression.quantization.scheme import Converted, is_linear
-from cluster.compression.work import StepContext, tensors_of
+from cluster.compression.work import Job, tensors_of
 from cluster.config.steps import Quantize
 from cluster.tensors import TensorSpec
 
@@ -34,7 +34,7 @@ def dynamic_int8(
     inputs: tuple[TensorSpec, ...],
     kept: tuple[str, ...],
     step: Quantize,
-    context: StepContext,
+    job: Job,
 ) -> Converted:
     """int8 weights per output channel; activations to int8 by a scale per token.
 
@@ -88,7 +88,7 @@ def weight_only_int8(
     inputs: tuple[TensorSpec, ...],
     kept: tuple[str, ...],
     step: Quantize,
-    context: StepContext,
+    job: Job,
 ) -> Converted:
     """int8 weights per output channel, everything else in bfloat16."""
     low = LowPrecision(module, torch.bfloat16)
@@ -107,7 +107,7 @@ def weight_only_int4(
     inputs: tuple[TensorSpec, ...],
     kept: tuple[str, ...],
     step: Quantize,
-    context: StepContext,
+    job: Job,
 ) -> Converted:
     """int4 weights in groups of 128 inputs, or the most of 64 and 32 that divides them."""
     from torchao.prototype.quantization.int4.inference_workflow import (
@@ -137,7 +137,7 @@ def float8(
     inputs: tuple[TensorSpec, ...],
     kept: tuple[str, ...],
     step: Quantize,
-    context: StepContext,
+    job: Job,
 ) -> Converted:
     """float8 (e4m3) weights per output channel and activations per token, products in bfloat16."""
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow
@@ -150,9 +150,9 @@ def float8(
     return _converted(module, low, chosen, lambda layer: config)
 
 
-def float8_refusal(context: StepContext) -> str | None:
+def float8_refusal(job: Job) -> str | None:
     """Why float8 cannot run on the recipe's targets or this machine's GPU, if it cannot."""
-    if reason := _wants(context, "cuda"):
+    if reason := _wants(job, "cuda"):
         has = reason
     elif not torch.cuda.is_available():
         has = "this machine has no CUDA device"
@@ -167,15 +167,15 @@ def float8_refusal(context: StepContext) -> str | None:
 # ---------------------------------------------------------------------------- shared
 
 
-def wants_cpu(context: StepContext) -> str | None:
+def wants_cpu(job: Job) -> str | None:
     """Why a scheme of x86 kernels fits none of the recipe's targets, if it fits none."""
-    reason = _wants(context, "cpu")
+    reason = _wants(job, "cpu")
     return reason and f"its kernels are for CPUs, and {reason}"
 
 
-def _wants(context: StepContext, device: str) -> str | None:
+def _wants(job: Job, device: str) -> str | None:
     """What the recipe's targets are, if none of them is a ``device``."""
-    targets = [program.target for program in context.recipe.programs]
+    targets = [program.target for program in job.recipe.programs]
     if any(target.startswith(device) for target in targets):
         return None
     return f"the recipe's targets are {', '.join(targets)}"

@@ -16,18 +16,16 @@ from cluster.compression.layers import matching
 from cluster.compression.quantization.fake_quantize import fake_quantized
 from cluster.compression.quantization.scheme import Scheme
 from cluster.compression.sensitivity import MOST_LAYERS, sensitivity
-from cluster.compression.work import StepContext
+from cluster.compression.work import Job
 from cluster.config.steps import Quantize
 from cluster.errors import CompressionError
 
 
-def kept_layers(
-    module: nn.Module, scheme: Scheme, step: Quantize, context: StepContext
-) -> tuple[str, ...]:
+def kept_layers(module: nn.Module, scheme: Scheme, step: Quantize, job: Job) -> tuple[str, ...]:
     """Names of the layers that stay in bfloat16, of those that ``scheme`` would quantize.
 
     A pattern may name a whole block: what it holds is kept. Puts ``kept`` and ``sensitivity``
-    into ``context.details``. CompressionError if a pattern matches no layer that the scheme
+    into ``job.details``. CompressionError if a pattern matches no layer that the scheme
     quantizes, or if more layers are to be kept than are judged.
     """
     layers = scheme.layers(module)
@@ -45,14 +43,14 @@ def kept_layers(
                 f"of the {len(others)} layers are judged; keep at most so many, or name layers in "
                 "keep"
             )
-        drops = sensitivity(module, others, disturb, context)
-        context.details["sensitivity"] = drops
+        drops = sensitivity(module, others, disturb, job)
+        job.details["sensitivity"] = drops
         ranked = sorted(drops, key=lambda name: drops[name], reverse=True)
         kept |= set(ranked[: step.keep_most_sensitive])
     ordered = tuple(name for name in layers if name in kept)
     if ordered:
-        context.details["kept"] = list(ordered)
-        context.out(f"kept     in bfloat16: {', '.join(ordered)}")
+        job.details["kept"] = list(ordered)
+        job.out(f"kept     in bfloat16: {', '.join(ordered)}")
     return ordered
 
 

@@ -19,13 +19,13 @@ from cluster.compression.quantization.half_precision import LowPrecision
 from cluster.compression.quantization.mixed_precision import kept_layers, named_layers
 from cluster.compression.quantization.scheme import COMPUTING, Converted, Scheme, is_linear
 from cluster.compression.training.train import recover
-from cluster.compression.work import Precision, StepContext, Work, tensors_of
+from cluster.compression.work import Job, Precision, Work, tensors_of
 from cluster.config.steps import Quantize
 from cluster.errors import CompressionError
 from cluster.tensors import TensorSpec
 
 
-def quantize(work: Work, step: Quantize, context: StepContext) -> Work:
+def quantize(work: Work, step: Quantize, job: Job) -> Work:
     """Quantize the model as ``step`` says.
 
     ``work.module`` stays as it is, in float32, as the result's ``precision.float_module``; with
@@ -33,7 +33,7 @@ def quantize(work: Work, step: Quantize, context: StepContext) -> Work:
     change no operator, or if neither this machine nor the recipe's targets can run it.
     """
     scheme = SCHEMES[step.scheme]
-    if reason := scheme.refusal(context):
+    if reason := scheme.refusal(job):
         raise CompressionError(f"scheme {step.scheme}: {reason}; choose another scheme or target")
     float_module = work.module.eval()
     named = named_layers(float_module, scheme, step)
@@ -41,13 +41,13 @@ def quantize(work: Work, step: Quantize, context: StepContext) -> Work:
     if step.training and scheme.rounding and layers:
         float_module = copy.deepcopy(float_module)
         with fake_quantized(float_module, layers, scheme.rounding):
-            recover(float_module, step.training, context, work.inputs)
-    kept = kept_layers(float_module, scheme, step, context)
+            recover(float_module, step.training, job, work.inputs)
+    kept = kept_layers(float_module, scheme, step, job)
     left = copy.deepcopy(float_module)
-    converted = scheme.convert(left, work.inputs, kept, step, context)
+    converted = scheme.convert(left, work.inputs, kept, step, job)
     if converted.operators == 0:
         raise _nothing_quantized(step, scheme, float_module, kept)
-    context.out(f"quantize {step.scheme}: {converted.operators} operators")
+    job.out(f"quantize {step.scheme}: {converted.operators} operators")
     precision = Precision(step, float_module, converted.operators, kept)
     return Work(converted.module, work.inputs, converted.weights, precision)
 
@@ -71,7 +71,7 @@ def _half(dtype: torch.dtype) -> Callable[..., Converted]:
         inputs: tuple[TensorSpec, ...],
         kept: tuple[str, ...],
         step: Quantize,
-        context: StepContext,
+        job: Job,
     ) -> Converted:
         low = LowPrecision(module, dtype)
         count = sum(map(_computes, module.modules()))

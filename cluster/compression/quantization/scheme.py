@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cluster.compression.quantization.fake_quantize import Rounding
-from cluster.compression.work import StepContext
+from cluster.compression.work import Job
 from cluster.config.steps import Quantize
 from cluster.tensors import TensorSpec
 
@@ -42,14 +42,14 @@ class Scheme:
     """Whether it quantizes this layer, a leaf of the model."""
 
     convert: Callable[
-        [nn.Module, tuple[TensorSpec, ...], tuple[str, ...], Quantize, StepContext], Converted
+        [nn.Module, tuple[TensorSpec, ...], tuple[str, ...], Quantize, Job], Converted
     ]
     """Quantizes a module, which it may change, but for the named layers: they stay in bfloat16."""
 
     rounding: Rounding | None = None
     """What quantizing does to a layer it takes, for training and for sensitivity."""
 
-    refusal: Callable[[StepContext], str | None] = lambda context: None
+    refusal: Callable[[Job], str | None] = lambda job: None
     """Why this scheme cannot run, on this machine or on the recipe's targets."""
 
     def layers(self, module: nn.Module) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from cluster.compression.quantization.int8_graph import (
     quantized_operators,
 )
 from cluster.compression.quantization.scheme import Converted, is_linear
-from cluster.compression.work import StepContext, exported
+from cluster.compression.work import Job, exported
 from cluster.config.steps import Quantize
 from cluster.program.node import cpus
 from cluster.progress import Bar
@@ -44,21 +44,21 @@ def convert(
     inputs: tuple[TensorSpec, ...],
     kept: tuple[str, ...],
     step: Quantize,
-    context: StepContext,
+    job: Job,
 ) -> Converted:
     """Calibrate on the first training samples and convert; puts ``ranges`` into the details."""
     torch.set_num_threads(cpus())
     observed = _with_observers(module, inputs, kept, step)
-    count = min(step.calibration_samples, len(context.train))
-    bar = Bar("calibrate", count, context.out)
+    count = min(step.calibration_samples, len(job.train))
+    bar = Bar("calibrate", count, job.out)
     with torch.inference_mode():
         for start in range(0, count, _CALIBRATION_BATCH):
             end = min(start + _CALIBRATION_BATCH, count)
-            arrays, _ = context.train.batch(range(start, end))
+            arrays, _ = job.train.batch(range(start, end))
             observed(*(torch.from_numpy(array) for array in arrays))
             bar.update(end)
     graph = _converted(observed)
-    context.details["ranges"] = activation_ranges(graph)
+    job.details["ranges"] = activation_ranges(graph)
     return Converted(graph, lambda: int8_tensors(graph), quantized_operators(graph))
 
 

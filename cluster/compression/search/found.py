@@ -1,4 +1,4 @@
-"""What a search returns: the models within the budget, and the record of all that it tried.
+"""Result of a search: the models within the budget, and the record of all trials.
 
 Found.feasible → Trial.build → Work, its records
 Found.record   → SearchRecord: every trial, the Pareto front, what each step contributed
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -17,48 +17,51 @@ import torch
 
 from cluster.compression import steps
 from cluster.compression.record import SearchRecord, StepRecord, TrialRecord
-from cluster.compression.search import pareto, trial
+from cluster.compression.search import trial
 from cluster.compression.search.journal import TrialResult
 from cluster.compression.search.space import UNCOMPRESSED, Combination, title
 from cluster.compression.search.standing import Results, Standing
-from cluster.compression.work import StepContext, Work
+from cluster.compression.work import Job, Work
 from cluster.config.search import Search
 from cluster.config.steps import Quantize, Step
+
+Point = tuple[float, float, float]
+"""Score (more is better), latency in ms and bytes (less is better)."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One model within the budget."""
+    """Model of a search, within the budget."""
 
     number: int
     steps: tuple[Step, ...]
     on_front: bool
     file: Path
-    """The float32 weights before the quantize step, as :func:`trial.measure` left them."""
+    """File of :func:`trial.measure` with the float32 weights before the quantize step."""
 
     base: Work
     """The model that the search began with."""
 
-    def build(self, context: StepContext) -> tuple[Work, tuple[StepRecord, ...]]:
-        """The trial's model made again, and what each of its steps cost and gained.
+    def build(self, job: Job) -> tuple[Work, tuple[StepRecord, ...]]:
+        """Rebuild the trial's model; return it and the records of its steps.
 
-        Weights come from the trial's file; only the quantize step is done again, in this process.
-        CompressionError if the file is gone.
+        Weights come from the trial's file; only the quantize step runs again, in this process.
+        CompressionError if the file is missing.
         """
         fresh = Work.of(copy.deepcopy(self.base.module), self.base.inputs)
         made = trial.read(self.file, fresh)
         quantize = [step for step in self.steps if isinstance(step, Quantize)]
         if not quantize:
             return made.work, made.records
-        own = replace(context, checkpoints=context.checkpoints / f"trial-{self.number}")
-        torch.manual_seed(context.seed)
-        work, records = steps.run(made.work, quantize, own)
+        torch.manual_seed(job.seed)
+        trial_job = job.for_step(job.checkpoints / f"trial-{self.number}")
+        work, records = steps.run(made.work, quantize, trial_job)
         return work, (*made.records, *records)
 
 
 @dataclass(frozen=True)
 class Found:
-    """The outcome of a search."""
+    """Result of a search."""
 
     search: Search
     standing: Standing
@@ -117,7 +120,7 @@ class Found:
             )
             for each in finished
         ]
-        return {finished[place].number for place in pareto.front(points)}
+        return {finished[place].number for place in pareto_front(points)}
 
     def _trial(self, result: TrialResult) -> Trial:
         return Trial(
@@ -157,6 +160,27 @@ class Found:
                 "seconds": _seconds(standing.results, number),
             }
         )
+
+
+def pareto_front(points: Sequence[Point]) -> set[int]:
+    """Return the positions of the points that no other point dominates.
+
+    One point dominates another if it is at least as good in score, latency and bytes, and better
+    in one of them (Pareto, "Manuale di economia politica", 1906). Equal points do not dominate
+    each other. A point with a value that is not finite was not measured, and is never on the
+    front.
+    """
+    measured = {i: point for i, point in enumerate(points) if all(map(math.isfinite, point))}
+    return {
+        i
+        for i, point in measured.items()
+        if not any(_dominates(other, point) for other in measured.values())
+    }
+
+
+def _dominates(one: Point, other: Point) -> bool:
+    as_good = one[0] >= other[0] and one[1] <= other[1] and one[2] <= other[2]
+    return as_good and one != other
 
 
 def contributions(standing: Standing, number: int) -> tuple[tuple[str, float, float], ...]:

@@ -12,32 +12,32 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import save_file
 
-from cluster.artifact.artifact import MANIFEST, WEIGHTS, Artifact, describe
+from cluster.artifact.artifact import Artifact
 from cluster.artifact.entries import ProgramEntry
-from cluster.artifact.manifest import Manifest
+from cluster.compression.draft import Draft
 from cluster.compression.evaluation.measure import Run, latencies
 from cluster.compression.programs import builder
-from cluster.compression.work import StepContext, Work
+from cluster.compression.work import Job, Work
 from cluster.config.recipe import ProgramBuild, ProgramKindName
-from cluster.config.sources import ImageInput, TextInput
 from cluster.config.steps import Step
 from cluster.errors import CompressionError
-from cluster.models import LoadedModel
 from cluster.program import program as programs
 
 KINDS: tuple[ProgramKindName, ...] = ("openvino", "aoti", "exported", "eager")
-"""In the order in which a trial takes them: OpenVINO compiles in seconds, AOTInductor in tens."""
+"""Order of preference of a trial: OpenVINO compiles in seconds, AOTInductor in tens of seconds."""
+
+NO_KEY = "0" * 64
+"""Recipe key of a draft that is never published."""
 
 
 @dataclass(frozen=True)
 class Timed:
-    """What one program measured."""
+    """Measurements of one program."""
 
     latency_ms: float
     """Median, on a machine as busy as it was when the reference was first measured."""
@@ -54,26 +54,28 @@ class Reference:
 
 
 def measure(
-    work: Work, steps: Sequence[Step], model: LoadedModel, folder: Path, batch: int,
-    reference: Reference | None, context: StepContext,
-) -> Timed:  # fmt: skip
+    work: Work,
+    steps: Sequence[Step],
+    folder: Path,
+    batch: int,
+    reference: Reference | None,
+    job: Job,
+) -> Timed:
     """Compile ``work`` into the new directory ``folder`` and time it at ``batch``.
 
-    ``steps``: what was done to ``model`` after the recipe's own steps. CompressionError if no kind
-    of program that the recipe allows can be built.
+    ``steps``: those after the recipe's own. CompressionError if no kind of program that the recipe
+    allows can be built.
     """
     shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
     folder.mkdir(parents=True)
-    save_file(work.weights(), folder / WEIGHTS)
-    for name, content in model.files.items():
-        (folder / name).write_bytes(content)
-    artifact = _artifact(work, steps, model, folder, context)
-    entry = artifact.manifest.programs[0]
-    runs = {"trial": _run(artifact, context)}
+    draft = Draft.begin(folder, work, job, job.recipe.name, NO_KEY, steps)
+    entry = _built(work, folder, job)
+    draft = draft.update(programs=(entry,)).write()
+    runs = {"trial": _run(Artifact(folder, draft.manifest, None), job)}
     if reference is not None:
-        runs["reference"] = _run(Artifact.read(reference.folder), context)
+        runs["reference"] = _run(Artifact.read(reference.folder), job)
     timed = latencies(
-        runs, context.validation, (batch,), context.recipe.evaluation.repeats, lambda line: None
+        runs, job.validation, (batch,), job.recipe.evaluation.repeats, lambda line: None
     )
     latency = timed["trial"][0].p50_ms
     if reference is not None:
@@ -82,59 +84,33 @@ def measure(
     return Timed(latency, sum((folder / name).stat().st_size for name in files))
 
 
-def _artifact(
-    work: Work, steps: Sequence[Step], model: LoadedModel, folder: Path, context: StepContext
-) -> Artifact:
-    """What loading a program needs: a directory like an artifact's, not measured and not proved."""
-    entry = _built(work, folder, context)
-    recipe = context.recipe.model_copy(
-        update={"steps": (*context.recipe.steps, *steps), "search": None}
-    )
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    manifest = Manifest(
-        name=recipe.name,
-        recipe=recipe.model_dump(mode="json"),
-        recipe_key="0" * 64,  # of no build
-        inputs=model.inputs,
-        outputs=model.outputs,
-        image=model.preprocess if isinstance(model.preprocess, ImageInput) else None,
-        text=model.preprocess if isinstance(model.preprocess, TextInput) else None,
-        labels=model.labels,
-        files={str(path.relative_to(folder)): describe(path) for path in files},
-        programs=(entry,),
-        quantized_operators=work.quantized_operators,
-    )
-    (folder / MANIFEST).write_bytes(manifest.to_json())
-    return Artifact(folder, manifest, None)
-
-
-def _built(work: Work, folder: Path, context: StepContext) -> ProgramEntry:
-    """The program of the first kind that can be built for the recipe's first target."""
-    wanted = context.recipe.programs[0]
+def _built(work: Work, folder: Path, job: Job) -> ProgramEntry:
+    """Return the program of the first kind that can be built for the recipe's first target."""
+    wanted = job.recipe.programs[0]
     reasons, cause = list[str](), None
     for kind in KINDS:
         if kind not in (wanted.kinds or ("openvino", "aoti")):
             continue
         only = (ProgramBuild(target=wanted.target, kinds=(kind,)),)
-        recipe = context.recipe.model_copy(update={"programs": only, "parallel": ()})
+        recipe = job.recipe.model_copy(update={"programs": only, "parallel": ()})
         shutil.rmtree(folder / "programs", ignore_errors=True)
         try:
-            built = builder.build(work, recipe, folder, builder.start(recipe), context)
+            programs = builder.build(work, folder, replace(job, recipe=recipe))
         except CompressionError as error:
             reasons.append(f"{kind}: {error}")
             cause = error
             continue
-        if built.entries:
-            return built.entries[0]
-        reasons += [f"{kind}: {reason}" for reason in built.failed.values()]
+        if programs.entries:
+            return programs.entries[0]
+        reasons += [f"{kind}: {reason}" for reason in programs.failed.values()]
     raise CompressionError(
         f"no program can be compiled for {wanted.target}: {'; '.join(reasons)}; name a kind that "
         "can in programs.kinds, or leave the scheme out of search.space.schemes"
     ) from cause
 
 
-def _run(artifact: Artifact, context: StepContext) -> Run:
-    threads = context.recipe.evaluation.compute_threads
+def _run(artifact: Artifact, job: Job) -> Run:
+    threads = job.recipe.evaluation.compute_threads
     program = programs.load_entry(artifact, artifact.manifest.programs[0], threads)
 
     def run(arrays: list[np.ndarray]) -> np.ndarray:

@@ -21,7 +21,7 @@ from cluster.compression.search.space import UNCOMPRESSED
 from cluster.compression.search.standing import Goal, Standing
 from cluster.compression.search.strategy import PARTIAL_SHARE, Attempt
 from cluster.compression.search.trial import TrialTask
-from cluster.compression.work import StepContext, Work
+from cluster.compression.work import Job, Work
 from cluster.config.search import Search
 from cluster.config.steps import Step
 from cluster.errors import CompressionError, LostProcessError
@@ -33,29 +33,29 @@ PROXY_SHARE = 0.5
 """Of the time budget; later no proxy is begun, so that time is left to train the best of them."""
 
 
-def run(search: Search, work: Work, context: StepContext) -> Found:
+def run(search: Search, work: Work, job: Job) -> Found:
     """Try combinations of ``search.space`` on ``work`` until nothing better can be found, or
     ``search.time_budget_s`` or ``search.max_trials`` is used up.
 
-    ``work`` is in float32. Files lie in ``context.checkpoints``, which all processes of the
+    ``work`` is in float32. Files lie in ``job.checkpoints``, which all processes of the
     cluster that run trials must see.
 
     CompressionError if the space cannot be searched, if the uncompressed model cannot be
     measured, or if the journal cannot be written.
     """
-    return _Search(search, work, context).run()
+    return _Search(search, work, job).run()
 
 
 class _Search:
     """One run: what it was asked, and what it has found so far."""
 
-    def __init__(self, search: Search, work: Work, context: StepContext) -> None:
+    def __init__(self, search: Search, work: Work, job: Job) -> None:
         space.check(search.space)
-        self._search, self._work, self._context = search, work, context
+        self._search, self._work, self._job = search, work, job
         self._started = time.monotonic()
         self._combinations = space.combinations(search.space)
         self._by_number = {each.number: each for each in (UNCOMPRESSED, *self._combinations)}
-        recipe = context.recipe
+        recipe = job.recipe
         self._goal = Goal(
             objective=search.objective,
             budget=recipe.gate.max_accuracy_drop,
@@ -63,9 +63,9 @@ class _Search:
             at_once=search.parallel_trials,
             chance=_chance(work, recipe.evaluation.metrics[0]),
         )
-        baseline = Work.of(context.baseline(), work.inputs)
+        baseline = Work.of(job.baseline(), work.inputs)
         self._key = key_of(work.weights(), baseline.weights())
-        self._journal = Journal(context.checkpoints / "search", self._key)
+        self._journal = Journal(job.checkpoints / "search", self._key)
         folder = self._journal.folder
         for abandoned in folder.glob(f"*{trial.PARTIAL}"):
             abandoned.unlink()
@@ -76,7 +76,7 @@ class _Search:
         }
 
     def run(self) -> Found:
-        out, resumed = self._context.out, len(self._results)
+        out, resumed = self._job.out, len(self._results)
         out(f"search   {len(self._combinations)} combinations, at most {self._limits()}")
         if resumed:
             out(f"search   resumes after {resumed} results of a killed job")
@@ -106,17 +106,17 @@ class _Search:
     def _tried(self, attempts: Sequence[Attempt]) -> Iterator[TrialResult]:
         """The results in the order in which they come, each in the journal before it is used."""
         todo, lost = list(attempts), dict[Attempt, LostProcessError]()
-        bar = Bar("search  ", len(attempts), self._context.out)
+        bar = Bar("search  ", len(attempts), self._job.out)
         done = 0
         while todo:
             again = []
             tasks = [self._task(attempt) for attempt in todo]
-            launcher, at_once = self._context.launcher, self._search.parallel_trials
+            launcher, at_once = self._job.launcher, self._search.parallel_trials
             for finished in launcher.each(trial.measure, tasks, at_once):
                 attempt = todo[finished.index]
                 if finished.lost is not None and attempt not in lost:
                     lost[attempt] = finished.lost
-                    self._context.out(f"trial {attempt.number:>4} lost its process: once more")
+                    self._job.out(f"trial {attempt.number:>4} lost its process: once more")
                     again.append(attempt)
                     continue
                 done += 1
@@ -141,9 +141,12 @@ class _Search:
 
     def _lost(self, attempt: Attempt, reason: str) -> TrialResult:
         return TrialResult(
-            number=attempt.number, stage=attempt.stage, steps=self._steps(attempt),
-            failed=f"its process died twice: {reason}", passing=True,
-        )  # fmt: skip
+            number=attempt.number,
+            stage=attempt.stage,
+            steps=self._steps(attempt),
+            failed=f"its process died twice: {reason}",
+            passing=True,
+        )
 
     def _task(self, attempt: Attempt) -> TrialTask:
         reference = self._results.get((UNCOMPRESSED.number, "full"))
@@ -153,8 +156,8 @@ class _Search:
             number=attempt.number,
             stage=attempt.stage,
             steps=self._steps(attempt),
-            recipe=self._context.recipe,
-            store=self._context.store,
+            recipe=self._job.recipe,
+            store=self._job.store,
             folder=self._journal.folder,
             key=self._key,
             batch=self._search.batch,
@@ -169,7 +172,7 @@ class _Search:
         if attempt.stage == "full":
             recovery = within.recovery
         elif attempt.stage == "partial":
-            samples = len(self._context.train)
+            samples = len(self._job.train)
             recovery = space.part_of(within.recovery, PARTIAL_SHARE, samples)
         quantize = space.quantize_step(
             within, combination.leaf, self._most_sensitive(combination.leaf.scheme)
@@ -202,7 +205,7 @@ class _Search:
                 raise CompressionError(
                     f"the search cannot measure the uncompressed model: {result.failed}"
                 )
-            self._context.out(f"{line}: failed: {result.failed}")
+            self._job.out(f"{line}: failed: {result.failed}")
             return
         trained = {"proxy": ", not recovered", "partial": ", recovered in part", "full": ""}
         drop, latency, size = result.drop, result.latency_ms, result.size_bytes
@@ -212,17 +215,15 @@ class _Search:
             f"{size / 1e6:.2f} MB" if size is not None else "",
             "" if result.stage == "proxy" else _within(self._goal.feasible(result)),
         ]
-        self._context.out(
-            f"{line}{trained[result.stage]}: {', '.join(fact for fact in facts if fact)}"
-        )
+        self._job.out(f"{line}{trained[result.stage]}: {', '.join(fact for fact in facts if fact)}")
 
     def _conclude(self, standing: Standing) -> None:
-        out, budget, best = self._context.out, self._goal.budget, standing.best
+        out, budget, best = self._job.out, self._goal.budget, standing.best
         unchanged = standing.results[UNCOMPRESSED.number, "full"]
         if best is None and unchanged.drop is not None:
             out(
                 f"search   nothing is within gate.max_accuracy_drop={budget:g}, the uncompressed "
-                f"model neither: on {len(self._context.validation)} validation samples even its "
+                f"model neither: on {len(self._job.validation)} validation samples even its "
                 f"drop may be {unchanged.drop.upper:.4f}; raise data.validation_share or the limit"
             )
         elif best is None or best.number == UNCOMPRESSED.number:

@@ -18,7 +18,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -27,23 +27,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from cluster.artifact.artifact import TOKENIZER
 from cluster.artifact.store import ArtifactStore
-from cluster.compression import record, steps
+from cluster.compression import activations, record, steps
 from cluster.compression.evaluation import metrics
 from cluster.compression.evaluation.validation import Validation
-from cluster.compression.launch import InProcess
 from cluster.compression.record import StepRecord
 from cluster.compression.search import latency
 from cluster.compression.search.journal import Stage, TrialResult
 from cluster.compression.search.latency import Reference
-from cluster.compression.work import StepContext, Work
+from cluster.compression.work import Job, Work
 from cluster.config.recipe import Recipe
 from cluster.config.steps import Quantize, ReplaceActivation, Step
-from cluster.data import PreparedSamples, load_data
-from cluster.data.samples import Samples
 from cluster.errors import CompressionError, HeadraceError
-from cluster.models import LoadedModel, load_model, rebuild
+from cluster.models import load_model, rebuild
 
 BASE = "base.safetensors"
 """The model that the search begins with."""
@@ -123,41 +119,42 @@ def _passing(error: BaseException | None) -> bool:
 
 
 def _measure(task: TrialTask, nothing: TrialResult) -> TrialResult:
-    site = _site(task.recipe.model_dump_json(), task.folder, task.key)
-    context = site.context(task)
-    made = _float_work(task, site, context)
+    job, validation = _job(
+        _Origin(task.recipe.model_dump_json(), task.folder, task.key, task.store)
+    )
+    made = _float_work(task, job, validation)
     work, details = made.work, dict[str, float]()
     quantize = [step for step in task.steps if isinstance(step, Quantize)]
     if quantize:
-        own = replace(context, checkpoints=task.folder / "steps" / f"{task.number}-{task.stage}")
         torch.manual_seed(task.recipe.seed)
-        work, records = steps.run(work, quantize, own)
-        shutil.rmtree(own.checkpoints, ignore_errors=True)
+        folder = task.folder / "steps" / f"{task.number}-{task.stage}"
+        work, records = steps.run(work, quantize, job.for_step(folder))
+        shutil.rmtree(folder, ignore_errors=True)
         details = records[-1].details.get("sensitivity", {})
-    scores = site.validation.scores(work.module)
+    scores = validation.scores(work.module)
     score = metrics.mean_score(scores)
     confidence = task.recipe.gate.confidence
     update = {
         "weights": made.file.name,
         "score": score,
-        "drop": metrics.drop(site.validation.baseline_scores, scores, confidence),
+        "drop": metrics.drop(validation.baseline_scores, scores, confidence),
         "step_scores": (*made.scores, *([score.value] * len(quantize))),
         "sensitivity": details,
     }
     if task.timed:
-        timed = _timed(task, work, site, context)
+        timed = _timed(task, work, job)
         update |= {"latency_ms": timed.latency_ms, "size_bytes": timed.size_bytes}
     return nothing.model_copy(update=update)
 
 
-def _timed(task: TrialTask, work: Work, site: _Site, context: StepContext) -> latency.Timed:
+def _timed(task: TrialTask, work: Work, job: Job) -> latency.Timed:
     reference = None
     kept = task.folder / "program-0"
     if task.number and task.reference_ms is not None and kept.is_dir():
         reference = Reference(kept, task.reference_ms)
     folder = task.folder / f"program-{task.number}"
     try:
-        return latency.measure(work, task.steps, site.model, folder, task.batch, reference, context)
+        return latency.measure(work, task.steps, folder, task.batch, reference, job)
     finally:
         if task.number:  # the uncompressed model's is the reference for all others
             shutil.rmtree(folder, ignore_errors=True)
@@ -194,29 +191,36 @@ def read(file: Path, fresh: Work) -> Made:
     return Made(Work.of(fresh.module.eval(), fresh.inputs), file, records, tuple(scores))
 
 
-def _float_work(task: TrialTask, site: _Site, context: StepContext) -> Made:
+def _float_work(task: TrialTask, job: Job, validation: Validation) -> Made:
     wanted = tuple(step for step in task.steps if not isinstance(step, Quantize))
     done = len(wanted)
     while done and not _file(task.folder, wanted[:done]).is_file():
         done -= 1
-    made = read(_file(task.folder, wanted[:done]), site.fresh(context))
+    made = read(_file(task.folder, wanted[:done]), _fresh(job))
     for count in range(done + 1, len(wanted) + 1):
-        made = _after(made, wanted[:count], task, site, context)
+        made = _after(made, wanted[:count], job, validation)
     return made
 
 
-def _after(
-    made: Made, through: tuple[Step, ...], task: TrialTask, site: _Site, context: StepContext
-) -> Made:
-    """The model after the last step of ``through``, and its file."""
-    file = _file(task.folder, through)
-    own = replace(context, checkpoints=task.folder / "steps" / file.stem)
-    torch.manual_seed(task.recipe.seed)  # whatever this process did before
-    work, records = steps.run(made.work, through[-1:], own)
-    score = site.validation.score(work.module).value
+def _fresh(job: Job) -> Work:
+    """Return the model as built, with the activations of the recipe's steps."""
+    work = Work.of(copy.deepcopy(job.model.module), job.model.inputs)
+    for step in job.recipe.steps:
+        if isinstance(step, ReplaceActivation):
+            work = activations.replace(work, step, job)
+    return work
+
+
+def _after(made: Made, through: tuple[Step, ...], job: Job, validation: Validation) -> Made:
+    """Return the model after the last step of ``through``, and write its file."""
+    file = _file(job.workspace, through)
+    torch.manual_seed(job.seed)  # whatever this process did before
+    folder = job.checkpoints / "steps" / file.stem
+    work, records = steps.run(made.work, through[-1:], job.for_step(folder))
+    score = validation.score(work.module).value
     after = Made(work, file, (*made.records, *records), (*made.scores, score))
     _write(after)
-    shutil.rmtree(own.checkpoints, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     return after
 
 
@@ -248,62 +252,25 @@ def _file(folder: Path, through: Sequence[Step]) -> Path:
 
 
 @dataclass(frozen=True)
-class _Site:
-    """What all trials of a process share."""
+class _Origin:
+    """Everything that decides the job of a trial. The store is the same for equal folders."""
 
-    recipe: Recipe
-    model: LoadedModel
-    train: PreparedSamples
-    held_back: PreparedSamples
-    baseline: torch.nn.Module
-    validation: Validation
-
-    def fresh(self, context: StepContext) -> Work:
-        """The model as built, with the activations that the recipe's steps gave it."""
-        work = Work.of(copy.deepcopy(self.model.module), self.model.inputs)
-        for step in self.recipe.steps:
-            if isinstance(step, ReplaceActivation):
-                work = steps.STEPS[ReplaceActivation](work, step, context)
-        return work
-
-    def context(self, task: TrialTask) -> StepContext:
-        return StepContext(
-            recipe=self.recipe,
-            train=self.train,
-            validation=self.held_back,
-            launcher=InProcess(),
-            checkpoints=task.folder,
-            store=task.store,
-            out=_silent,
-            baseline=lambda: copy.deepcopy(self.baseline),
-        )
+    recipe_json: str
+    folder: Path
+    key: str
+    store: ArtifactStore = field(compare=False)
 
 
 @lru_cache(maxsize=1)  # a process that runs several trials decodes the data once
-def _site(recipe_json: str, folder: Path, key: str) -> _Site:
-    recipe = Recipe.model_validate_json(recipe_json)
-    data = load_data(recipe.data, recipe.seed)
-    torch.manual_seed(recipe.seed)
-    model = load_model(recipe.model, data.labels)
-
-    def prepared(samples: Samples) -> PreparedSamples:
-        return PreparedSamples(samples, model.inputs, model.preprocess, model.files.get(TOKENIZER))
-
-    held_back = prepared(data.validation)
-    compared = load_model(recipe.baseline_source, data.labels)
-    rebuild.fit(compared.module, load_file(folder / BASELINE))
-    baseline = compared.module.eval()
-    return _Site(
-        recipe=recipe,
-        model=model,
-        train=prepared(data.train),
-        held_back=held_back,
-        baseline=baseline,
-        validation=Validation(
-            recipe.evaluation.metrics[0], held_back, lambda: copy.deepcopy(baseline)
-        ),
-    )
+def _job(origin: _Origin) -> tuple[Job, Validation]:
+    """Load a job as the search's own, in this process, with the search's baseline."""
+    recipe, folder = Recipe.model_validate_json(origin.recipe_json), origin.folder
+    job = Job.load(recipe, origin.store, workspace=folder, checkpoints=folder, out=_silent)
+    baseline = load_model(recipe.baseline_source, job.data.labels)
+    rebuild.fit(baseline.module, load_file(folder / BASELINE))
+    job = job.with_baseline(baseline.module)
+    return job, Validation(recipe.evaluation.metrics[0], job.validation, job.baseline)
 
 
 def _silent(line: str) -> None:
-    """Lines of a step inside a trial: the search prints one line for each trial."""
+    """Discard the lines of a step: the search prints one line for each trial."""

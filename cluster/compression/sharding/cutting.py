@@ -1,4 +1,4 @@
-"""A finished model as something that can be cut: where, at what cost, and into which programs.
+"""Cuts of a finished model: where, at what cost, and into which programs.
 
 aoti, exported   Work.module → traced → one module per stage → compiled by itself
 openvino         the whole program's own graph → cut (programs/openvino_stages.py)
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,8 +17,8 @@ from torch.fx import GraphModule, Node
 
 from cluster.artifact.entries import ProgramEntry
 from cluster.compression.programs import builder, openvino_stages
-from cluster.compression.programs.place import Place
-from cluster.compression.work import StepContext, Work, tensors_of
+from cluster.compression.programs.files import ProgramFiles
+from cluster.compression.work import Job, Work, tensors_of
 from cluster.errors import PlanError
 from cluster.parallel import costs, graph, pipeline
 from cluster.parallel.graph import Cut, node_bytes
@@ -44,6 +44,7 @@ class Cuttable(ABC):
     """One kind of program of a model, before it is cut."""
 
     kind: str
+    target: str
 
     @cached_property
     @abstractmethod
@@ -57,9 +58,9 @@ class Cuttable(ABC):
 
     @abstractmethod
     def build(
-        self, chosen: Sequence[Cut], places: Sequence[Sequence[Place]]
+        self, chosen: Sequence[Cut], stages: Sequence[Sequence[ProgramFiles]]
     ) -> list[list[BuiltShard]]:
-        """The shards of each stage; ``places``: by stage, then by rank."""
+        """Build the shards of each stage. ``stages``: files by stage, then by rank."""
 
     @cached_property
     def operator_ms(self) -> dict[str, float]:
@@ -98,16 +99,14 @@ class Traced(Cuttable):
     def __init__(
         self,
         kind: str,
+        target: str,
         ranks: Sequence[Work],
         outputs: tuple[TensorSpec, ...],
-        target: str,
-        started: Mapping[str, builder.Wait],
-        context: StepContext,
+        job: Job,
     ) -> None:
         super().__init__(ranks[0].inputs, outputs)
-        self.kind = kind
-        self._ranks, self._target = ranks, target
-        self._started, self._context = started, context
+        self.kind, self.target = kind, target
+        self._ranks, self._job = ranks, job
 
     @cached_property
     def graph(self) -> GraphModule:
@@ -118,17 +117,15 @@ class Traced(Cuttable):
         return graph.cuts(self.graph.graph)
 
     def build(
-        self, chosen: Sequence[Cut], places: Sequence[Sequence[Place]]
+        self, chosen: Sequence[Cut], stages: Sequence[Sequence[ProgramFiles]]
     ) -> list[list[BuiltShard]]:
-        built: list[list[BuiltShard]] = [[] for _ in places]
+        built: list[list[BuiltShard]] = [[] for _ in stages]
         for rank, work in enumerate(self._ranks):
-            stages = pipeline.split(work.module, self.inputs, self.outputs, chosen)
-            for number, stage in enumerate(stages):
+            modules = pipeline.split(work.module, self.inputs, self.outputs, chosen)
+            for number, stage in enumerate(modules):
                 part = replace(work, module=stage.module, inputs=stage.inputs)
-                entry = builder.build_one(
-                    part, self.kind, self._target, places[number][rank], self._started,
-                    self._context,
-                )  # fmt: skip
+                files = stages[number][rank]
+                entry = builder.build_one(part, self.kind, self.target, files, self._job)
                 entry = entry.model_copy(update={"inputs": stage.inputs})
                 built[number].append(BuiltShard(entry, stage.outputs, tensors_of(stage.module)))
         return built
@@ -140,10 +137,11 @@ class Sliced(Cuttable):
     kind = "openvino"
 
     def __init__(
-        self, work: Work, outputs: tuple[TensorSpec, ...], whole: ProgramEntry, place: Place
+        self, work: Work, outputs: tuple[TensorSpec, ...], whole: ProgramEntry, files: ProgramFiles
     ) -> None:
         super().__init__(work.inputs, outputs)
-        self._work, self._whole, self._place = work, whole, place
+        self.target = whole.target
+        self._work, self._whole, self._files = work, whole, files
 
     @cached_property
     def graph(self) -> GraphModule:
@@ -151,17 +149,20 @@ class Sliced(Cuttable):
 
     @cached_property
     def cuts(self) -> list[Cut]:
-        return openvino_stages.cuts_of(self.graph, self._whole, self._place)
+        return openvino_stages.cuts_of(self.graph, self._whole, self._files)
 
     def build(
-        self, chosen: Sequence[Cut], places: Sequence[Sequence[Place]]
+        self, chosen: Sequence[Cut], stages: Sequence[Sequence[ProgramFiles]]
     ) -> list[list[BuiltShard]]:
-        if any(len(ranks) > 1 for ranks in places):
+        if any(len(ranks) > 1 for ranks in stages):
             raise PlanError("kind openvino cannot be cut into tensor slices; take aoti")
         made = openvino_stages.build(
-            self._whole, self._place, self.inputs, [cut.specs for cut in chosen],
-            [ranks[0] for ranks in places],
-        )  # fmt: skip
+            self._whole,
+            self._files,
+            self.inputs,
+            [cut.specs for cut in chosen],
+            [ranks[0] for ranks in stages],
+        )
         segment_of = self.segment_of()
         borders = [self.cuts.index(cut) for cut in chosen]
         built = []

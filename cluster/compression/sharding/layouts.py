@@ -1,17 +1,18 @@
-"""The recipe's cuts, built: balanced by what was measured, then measured as built.
+"""Layouts of the recipe: cut balanced by measured costs, then measured as built.
 
-recipe.parallel ─→ kind → places, costs → balanced → shards → one_layout's process
-                            ↑                                    │ a stage is too slow
-                            └── costs of its operators, scaled ──┘
+check: recipe.parallel, before training → PlanError, if the model cannot be cut so
+build: recipe.parallel ─→ kind → files, costs → balanced → shards → one_layout's process
+                                    ↑                                    │ a stage is too slow
+                                    └── costs of its operators, scaled ──┘
 
-Compilers fuse and lay out what operators timed one by one do not show, so the first cut is rarely
-the best: costs are scaled by what the stages took, and the model is cut again.
+Compilers fuse operators and choose memory layouts, which costs of single operators do not show. So
+costs are scaled by the measured time of the stages, and the model is cut again.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean
@@ -22,103 +23,106 @@ from cluster.artifact.artifact import describe
 from cluster.artifact.entries import ProgramEntry
 from cluster.artifact.layout import Layout, Shard, name_of
 from cluster.artifact.manifest import Manifest
+from cluster.compression.draft import Draft
 from cluster.compression.evaluation import reference
 from cluster.compression.evaluation.fresh_process import in_process
 from cluster.compression.evaluation.one_layout import FoundLayout, LayoutTask
-from cluster.compression.programs import builder
-from cluster.compression.programs.place import Place
+from cluster.compression.programs.files import ProgramFiles
 from cluster.compression.sharding.cutting import COST_BATCH, BuiltShard, Cuttable, Sliced, Traced
 from cluster.compression.sharding.profile import profile, tensor_profile
-from cluster.compression.work import StepContext, Work
+from cluster.compression.work import Job, Work
 from cluster.config.parallel import ParallelBuild
 from cluster.config.recipe import Recipe
 from cluster.errors import CompressionError, PlanError
-from cluster.parallel import tensor
+from cluster.models import LoadedModel
+from cluster.parallel import graph, tensor
 from cluster.parallel.balance import balance
-from cluster.parallel.graph import index_limits
 from cluster.parallel.link import LOOPBACK
 
 ATTEMPTS = 4
-"""Times that a model is cut, at most, to balance its stages."""
+"""Largest number of cuts of one model, to balance its stages."""
 
 BALANCED = 0.03
-"""Of the mean stage: how much longer the slowest may take to be left as it is."""
-
-Write = Callable[[Manifest], None]
-"""Writes the manifest into the workspace, with the hash of every file there."""
+"""Excess of the slowest stage over the mean, as a share, that is accepted as balanced."""
 
 
-@dataclass(frozen=True)
-class Shop:
-    """What cutting one candidate needs."""
+def check(model: LoadedModel, recipe: Recipe) -> None:
+    """Check before any training that the model can be cut as the recipe says.
 
-    work: Work
-    recipe: Recipe
-    manifest: Manifest
-    workspace: Path
-    expected: Path
-    scratch: Path
-    started: Mapping[str, builder.Wait]
-    context: StepContext
-    write: Write
-
-
-def build(shop: Shop) -> Manifest:
-    """The manifest with a layout per cut of the recipe, and what a trace tells of the model.
-
-    CompressionError if one cannot be built, or does not compute the model; PlanError if it has not
-    as many places to cut.
+    PlanError, naming the layout, if it has too few places to cut or no such slices. Steps may
+    change the model, so :func:`build` checks again.
     """
-    layouts: list[Layout] = []
-    for cut in shop.recipe.parallel:
-        target = cut.target or shop.recipe.programs[0].target
-        kind = cut.kind or _kind(shop.manifest, target, cut)
-        shop.context.out(f"cut      {name_of(cut.pipeline, cut.tensor)} of {kind} for {target}")
-        model = _cuttable(shop, kind, target, cut)
-        layouts.append(_built(shop, model, cut, target, layouts))
-    return shop.manifest.model_copy(update={"layouts": tuple(layouts), **_traced(shop)})
+    if not recipe.parallel:
+        return
+    places = len(graph.cuts(graph.trace(model.module.eval(), model.inputs).graph))
+    for position, cut in enumerate(recipe.parallel):
+        if cut.pipeline > places + 1:
+            raise PlanError(
+                f"parallel[{position}]: pipeline={cut.pipeline} needs {cut.pipeline - 1} cuts, "
+                f"the model has {places} places to cut; use at most {places + 1} stages"
+            )
+        if cut.tensor > 1:
+            try:
+                plan = tensor.plan_for(model.module, cut.slices)
+                tensor.check_degree(model.module, plan, cut.tensor)
+            except PlanError as error:
+                raise PlanError(f"parallel[{position}]: {error}") from error
 
 
-def _traced(shop: Shop) -> dict[str, object]:
-    """The profile of the whole model, for a planner, and the limits of its indices.
+def build(draft: Draft, job: Job) -> Draft:
+    """Return the draft with the recipe's layouts, the profile of the model, and index limits.
 
-    Nothing, said so, of a model that cannot be traced.
+    CompressionError if a layout cannot be built, or does not compute the model; PlanError if the
+    model has too few places to cut.
     """
-    model = Traced("exported", (shop.work,), shop.manifest.outputs, "", {}, shop.context)
-    slices = next((cut.slices for cut in shop.recipe.parallel if cut.slices is not None), None)
+    for cut in job.recipe.parallel:
+        target = cut.target or job.recipe.programs[0].target
+        kind = cut.kind or _kind(draft.manifest, target, cut)
+        job.out(f"cut      {name_of(cut.pipeline, cut.tensor)} of {kind} for {target}")
+        layout = _balanced(draft, _cuttable(draft, kind, target, cut, job), cut, job)
+        draft = draft.update(layouts=(*draft.manifest.layouts, layout))
+    return draft.update(**_traced(draft, job))
+
+
+def _traced(draft: Draft, job: Job) -> dict[str, object]:
+    """Return the profile of the whole model and the limits of its indices.
+
+    Empty, with a message, for a model that cannot be traced.
+    """
+    work = draft.work
+    model = Traced("exported", "", (work,), draft.manifest.outputs, job)
+    slices = next((cut.slices for cut in job.recipe.parallel if cut.slices is not None), None)
     try:
         return {
-            "index_limits": index_limits(model.graph.graph, shop.work.inputs),
-            "profile": profile(model, tensor_profile(model, shop.work.module, slices)),
+            "index_limits": graph.index_limits(model.graph.graph, work.inputs),
+            "profile": profile(model, tensor_profile(model, work.module, slices)),
         }
     except PlanError as error:
-        shop.context.out(f"cut      no profile: {error}")
+        job.out(f"cut      no profile: {error}")
         return {}
 
 
 def _kind(manifest: Manifest, target: str, cut: ParallelBuild) -> str:
-    """The kind that measured fastest among those that can be cut so."""
+    """Return the fastest measured kind that can be cut like this."""
     able = ("aoti", "exported") if cut.tensor > 1 else ("aoti", "openvino", "exported")
-    found = [
-        (each.typical_ms, key.rpartition("/")[2])
-        for key, each in manifest.measured.items()
+    kinds = [
+        (measurement.typical_ms, key.rpartition("/")[2])
+        for key, measurement in manifest.measured.items()
         if key.startswith(f"{target}/") and key.rpartition("/")[2] in able
     ]
-    return min(found)[1] if found else "aoti"
+    return min(kinds)[1] if kinds else "aoti"
 
 
-def _cuttable(shop: Shop, kind: str, target: str, cut: ParallelBuild) -> Cuttable:
+def _cuttable(draft: Draft, kind: str, target: str, cut: ParallelBuild, job: Job) -> Cuttable:
+    work, outputs = draft.work, draft.manifest.outputs
     if kind == "openvino":
-        whole = next((e for e in shop.manifest.programs if e.key == f"{target}/{kind}"), None)
+        whole = next((e for e in draft.manifest.programs if e.key == f"{target}/{kind}"), None)
         if whole is None:
             raise PlanError(
                 f"kind openvino is cut out of the whole program, and there is none for {target}; "
                 "add it to programs.kinds, or take aoti"
             )
-        return Sliced(
-            shop.work, shop.manifest.outputs, whole, Place(shop.workspace, "programs", target)
-        )
-    work = shop.work
+        return Sliced(work, outputs, whole, ProgramFiles(draft.folder, "programs", target))
     ranks: tuple[Work, ...] = (work,)
     if cut.tensor > 1:
         plan = tensor.plan_for(work.module, cut.slices)
@@ -126,12 +130,11 @@ def _cuttable(shop: Shop, kind: str, target: str, cut: ParallelBuild) -> Cuttabl
             replace(work, module=tensor.shard_module(work.module, plan, rank, cut.tensor))
             for rank in range(cut.tensor)
         )
-    return Traced(kind, ranks, shop.manifest.outputs, target, shop.started, shop.context)
+    return Traced(kind, target, ranks, outputs, job)
 
 
-def _built(
-    shop: Shop, model: Cuttable, cut: ParallelBuild, target: str, before: Sequence[Layout]
-) -> Layout:
+def _balanced(draft: Draft, model: Cuttable, cut: ParallelBuild, job: Job) -> Layout:
+    """Build the layout, at most :data:`ATTEMPTS` times, and return the most balanced one."""
     segment_of = model.segment_of()
     work = [0.0] * (len(model.cuts) + 1)
     for name, milliseconds in model.operator_ms.items():
@@ -144,19 +147,19 @@ def _built(
         if chosen in tried:
             break
         tried.add(chosen)
-        attempt = _attempt(shop, model, cut, target, chosen, number, before)
+        attempt = _attempt(draft, model, cut, chosen, number, job)
         if best is None or attempt.imbalance < best.imbalance:
             best, worse = attempt, best
         else:
             worse = attempt
         if worse is not None:
-            shutil.rmtree(shop.workspace / worse.folder)
+            shutil.rmtree(draft.folder / worse.folder)
         if attempt.imbalance <= BALANCED or cut.pipeline == 1:
             break
         work = _scaled(work, chosen, attempt.stage_ms)
     if best is None:
-        raise ValueError("no attempt was made")
-    shop.context.out(f"cut      slowest stage {best.imbalance:.1%} over the mean")
+        raise ValueError(f"no attempt of {ATTEMPTS} was made")
+    job.out(f"cut      slowest stage {best.imbalance:.1%} over the mean")
     return best.layout
 
 
@@ -168,43 +171,52 @@ class _Attempt:
 
     @property
     def imbalance(self) -> float:
-        """How much longer than the mean the slowest stage takes, as a share."""
+        """Excess of the slowest stage over the mean, as a share."""
         return max(self.stage_ms) / (sum(self.stage_ms) / len(self.stage_ms)) - 1
 
 
 def _attempt(
-    shop: Shop, model: Cuttable, cut: ParallelBuild, target: str, chosen: Sequence[int],
-    number: int, before: Sequence[Layout],
-) -> _Attempt:  # fmt: skip
-    name = f"{target}.{model.kind}.{name_of(cut.pipeline, cut.tensor)}"
+    draft: Draft, model: Cuttable, cut: ParallelBuild, chosen: Sequence[int], number: int, job: Job
+) -> _Attempt:
+    name = f"{model.target}.{model.kind}.{name_of(cut.pipeline, cut.tensor)}"
     folder = f"shards/{name}/cut-{number}"
-    (shop.workspace / folder).mkdir(parents=True)
-    static = _static_batches(shop.manifest, f"{target}/{model.kind}") if cut.tensor == 1 else ()
-    places = [
-        [Place(shop.workspace, folder, f"stage-{s}.rank-{r}", static) for r in range(cut.tensor)]
+    (draft.folder / folder).mkdir(parents=True)
+    key = f"{model.target}/{model.kind}"
+    static = _static_batches(draft.manifest, key) if cut.tensor == 1 else ()
+    files = [
+        [
+            ProgramFiles(draft.folder, folder, f"stage-{s}.rank-{r}", static)
+            for r in range(cut.tensor)
+        ]
         for s in range(cut.pipeline)
     ]
-    built = model.build([model.cuts[index] for index in chosen], places)
-    layout = _layout(shop, model, cut, target, chosen, places, built)
-    shop.write(shop.manifest.model_copy(update={"layouts": (*before, layout)}))
-    found = _measured(shop, layout)
+    built = model.build([model.cuts[index] for index in chosen], files)
+    layout = _layout(draft.folder, model, cut, chosen, files, built)
+    draft.update(layouts=(*draft.manifest.layouts, layout)).write()
+    measured = _measured(draft, layout, job)
     shards = tuple(
-        shard.model_copy(update={"latency": found.stages[shard.stage]}) for shard in layout.shards
+        shard.model_copy(update={"latency": measured.stages[shard.stage]})
+        for shard in layout.shards
     )
-    stage_ms = tuple(geometric_mean(e.p50_ms for e in entries) for entries in found.stages)
+    stage_ms = tuple(geometric_mean(e.p50_ms for e in entries) for entries in measured.stages)
     return _Attempt(layout.model_copy(update={"shards": shards}), folder, stage_ms)
 
 
 def _static_batches(manifest: Manifest, key: str) -> tuple[int, ...]:
-    """Batch sizes for which the whole program keeps static shapes, because that is faster."""
+    """Return the batch sizes for which the whole program has static shapes, as they are faster."""
     whole = next((entry for entry in manifest.programs if entry.key == key), None)
     return () if whole is None else tuple(each.batch for each in whole.static_files)
 
 
 def _layout(
-    shop: Shop, model: Cuttable, cut: ParallelBuild, target: str, chosen: Sequence[int],
-    places: Sequence[Sequence[Place]], built: Sequence[Sequence[BuiltShard]],
-) -> Layout:  # fmt: skip
+    artifact: Path,
+    model: Cuttable,
+    cut: ParallelBuild,
+    chosen: Sequence[int],
+    files: Sequence[Sequence[ProgramFiles]],
+    built: Sequence[Sequence[BuiltShard]],
+) -> Layout:
+    """Write the weights of the shards, and return the layout, not yet measured."""
     cuts = [model.cuts[index] for index in chosen]
     segments = profile(model).segments
     borders = [-1, *chosen, len(segments) - 1]
@@ -212,8 +224,8 @@ def _layout(
     for stage, ranks in enumerate(built):
         own = segments[borders[stage] + 1 : borders[stage + 1] + 1]
         for rank, each in enumerate(ranks):
-            weights = places[stage][rank].name("safetensors")
-            save_file(each.weights, shop.workspace / weights)
+            weights = files[stage][rank].name("safetensors")
+            save_file(each.weights, artifact / weights)
             shards.append(
                 Shard(
                     stage=stage,
@@ -221,12 +233,12 @@ def _layout(
                     program=each.entry,
                     outputs=each.outputs,
                     weights=weights,
-                    weight_bytes=_loaded_bytes(each.entry, shop.workspace),
+                    weight_bytes=_loaded_bytes(each.entry, artifact),
                     activation_bytes=max(segment.activation_bytes for segment in own),
                 )
             )
     return Layout(
-        target=target,
+        target=model.target,
         kind=model.kind,
         pipeline=cut.pipeline,
         tensor=cut.tensor,
@@ -238,23 +250,24 @@ def _layout(
     )
 
 
-def _loaded_bytes(entry: ProgramEntry, workspace: Path) -> int:
-    return sum(describe(workspace / name).size_bytes for name in entry.loaded_files)
+def _loaded_bytes(entry: ProgramEntry, artifact: Path) -> int:
+    return sum(describe(artifact / name).size_bytes for name in entry.loaded_files)
 
 
-def _measured(shop: Shop, layout: Layout) -> FoundLayout:
-    settings = shop.recipe.evaluation
+def _measured(draft: Draft, layout: Layout, job: Job) -> FoundLayout:
+    settings = job.recipe.evaluation
+    quantized = draft.work.precision is not None
     task = LayoutTask(
-        artifact=shop.workspace,
+        artifact=draft.folder,
         layout=layout.key,
-        expected=shop.expected,
-        limit=reference.MAX_DIFFERENCE if shop.work.precision else reference.MAX_FLOAT_DIFFERENCE,
+        expected=draft.expected,
+        limit=reference.MAX_DIFFERENCE if quantized else reference.MAX_FLOAT_DIFFERENCE,
         batches=settings.batches,
         repeats=settings.repeats,
         compute_threads=settings.compute_threads,
-        result=shop.scratch / "found-layout.json",
+        result=job.workspace / "found-layout.json",
     )
-    ended = in_process("one_layout", task, task.result, shop.scratch, shop.context.out)
+    ended = in_process("one_layout", task, task.result, job.workspace, job.out)
     if ended.failure is not None:
         raise CompressionError(
             f"layout {layout.key} does not work: {ended.failure}\n{''.join(ended.tail)}"
@@ -263,11 +276,11 @@ def _measured(shop: Shop, layout: Layout) -> FoundLayout:
 
 
 def _scaled(work: Sequence[float], chosen: Sequence[int], stage_ms: Sequence[float]) -> list[float]:
-    """The costs, each stage's scaled to what the stage took."""
+    """Return the costs, scaled so that each stage sums to its measured time."""
     borders = [-1, *chosen, len(work) - 1]
-    found: list[float] = []
+    scaled: list[float] = []
     for stage, measured in enumerate(stage_ms):
         own = work[borders[stage] + 1 : borders[stage + 1] + 1]
-        guessed = sum(own)
-        found += [each * measured / guessed if guessed else measured / len(own) for each in own]
-    return found
+        estimate = sum(own)
+        scaled += [each * measured / estimate if estimate else measured / len(own) for each in own]
+    return scaled

@@ -19,7 +19,6 @@ import torch
 
 from cluster.compression.training import augment, checkpoint
 from cluster.compression.training.checkpoint import Checkpoint
-from cluster.compression.training.layout import layout_of
 from cluster.compression.training.objective import Objective
 from cluster.compression.training.optimizers import OPTIMIZERS, learning_rate
 from cluster.compression.training.peers import ALONE, Peers
@@ -98,6 +97,17 @@ def descend(module: torch.nn.Module, training: Training) -> tuple[float, ...]:
     finally:
         together.to("cpu").to(memory_format=torch.contiguous_format)
         module.eval()
+
+
+def layout_of(module: torch.nn.Module) -> torch.memory_format:
+    """Return the memory format to train in.
+
+    Channels last: convolutions of oneDNN and cuDNN read and write it without reordering. Weights of
+    three-dimensional convolutions have no such format.
+    """
+    if any(each.dim() == 5 for each in module.parameters()):
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def gpu_of(module: torch.nn.Module) -> str:
@@ -181,9 +191,14 @@ class _Plan:
 
 
 def _epoch(
-    shared: torch.nn.Module, optimizer: torch.optim.Optimizer, training: Training, plan: _Plan,
-    epoch: int, bar: Bar, device: torch.device,
-) -> float:  # fmt: skip
+    shared: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    training: Training,
+    plan: _Plan,
+    epoch: int,
+    bar: Bar,
+    device: torch.device,
+) -> float:
     """One pass over the samples; returns the mean loss of its updates."""
     step, peers = training.step, training.peers
     shared.train()

@@ -13,10 +13,10 @@ import torch
 
 from cluster.compression.layers import matching
 from cluster.compression.training.features import FeatureMatch, captured
-from cluster.compression.training.loop import fit
 from cluster.compression.training.losses import DISTILLATION_LOSSES, LABEL_LOSSES
 from cluster.compression.training.teacher import ModuleTeacher, Teacher, open_teacher
-from cluster.compression.work import StepContext, Work
+from cluster.compression.training.train import fit
+from cluster.compression.work import Job, Work
 from cluster.config.steps import Distill, DistillLoss
 from cluster.errors import CompressionError
 
@@ -55,22 +55,22 @@ class Distillation:
         return total
 
 
-def distill(work: Work, step: Distill, context: StepContext) -> Work:
+def distill(work: Work, step: Distill, job: Job) -> Work:
     """Train the module in place towards the teacher and return it in eval mode.
 
     CompressionError, before any training, for a teacher that does not fit the student and for
     layers that do not exist or cannot be compared.
     """
     module = work.module.eval()
-    arrays, _ = context.train.batch([0, len(context.train) - 1])
+    arrays, _ = job.train.batch([0, len(job.train) - 1])
     inputs = [torch.from_numpy(array) for array in arrays]
     with torch.no_grad():
         outputs = module(*inputs).shape[1]
-    teacher = open_teacher(step.teacher, context, work.inputs, outputs)
+    teacher = open_teacher(step.teacher, job, work.inputs, outputs)
     terms = _named(step.losses, module, teacher)
-    torch.manual_seed(context.seed)  # the projections start from it
+    torch.manual_seed(job.seed)  # the projections start from it
     objective = Distillation(terms, teacher, _matches(terms, module, teacher, inputs))
-    fit(module, step, objective, context, "distill")
+    fit(module, step, objective, job, "distill")
     return Work.of(module, work.inputs)
 
 

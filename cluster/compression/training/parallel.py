@@ -36,7 +36,7 @@ from cluster.compression.training.descent import (
 )
 from cluster.compression.training.objective import Objective
 from cluster.compression.training.peers import Peers
-from cluster.compression.work import StepContext, tensors_of
+from cluster.compression.work import Job, tensors_of
 from cluster.config.recipe import Recipe
 from cluster.config.steps import Fit
 from cluster.data import PreparedSamples, load_data
@@ -77,9 +77,7 @@ class Trained:
     losses: tuple[float, ...]
 
 
-def descend_together(
-    module: torch.nn.Module, training: Training, context: StepContext
-) -> tuple[float, ...]:
+def descend_together(module: torch.nn.Module, training: Training, job: Job) -> tuple[float, ...]:
     """Train ``module`` in place in ``training.step.processes`` processes; returns the losses.
 
     CompressionError as :func:`~cluster.compression.training.descent.descend` raises it, and if
@@ -90,7 +88,7 @@ def descend_together(
     try:
         while True:
             try:
-                trained = _gang(module, training, context)
+                trained = _gang(module, training, job)
                 break
             except LostProcessError as error:
                 retries += 1
@@ -110,11 +108,11 @@ def descend_together(
     return trained.losses
 
 
-def _gang(module: torch.nn.Module, training: Training, context: StepContext) -> Trained:
+def _gang(module: torch.nn.Module, training: Training, job: Job) -> Trained:
     world = training.step.processes
-    with _rendezvous(context.launcher.address, training.out) as port:
+    with _rendezvous(job.launcher.address, training.out) as port:
         first = RankTask(
-            recipe=context.recipe,
+            recipe=job.recipe,
             module=module,
             step=training.step,
             objective=training.objective,
@@ -122,11 +120,11 @@ def _gang(module: torch.nn.Module, training: Training, context: StepContext) -> 
             checkpoints=training.checkpoints,
             samples=len(training.samples),
             peers=Peers(0, world),
-            host=context.launcher.address,
+            host=job.launcher.address,
             port=port,
         )
         tasks = [replace(first, peers=Peers(rank, world)) for rank in range(world)]
-        trained, *_ = context.launcher.gang(train_rank, tasks)
+        trained, *_ = job.launcher.gang(train_rank, tasks)
     if trained is None:
         raise CompressionError("the first of the training processes returned no weights")
     return trained

@@ -19,9 +19,9 @@ import torch
 
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.store import ArtifactStore
+from cluster.compression.training.descent import layout_of
 from cluster.compression.training.features import captured
-from cluster.compression.training.layout import layout_of
-from cluster.compression.work import StepContext
+from cluster.compression.work import Job
 from cluster.config import steps
 from cluster.config.sources import ImageInput, ModelSource, TextInput
 from cluster.data import load_data
@@ -80,7 +80,7 @@ class ProgramTeacher:
 
 
 def open_teacher(
-    chosen: steps.Teacher | None, context: StepContext, inputs: tuple[TensorSpec, ...], outputs: int
+    chosen: steps.Teacher | None, job: Job, inputs: tuple[TensorSpec, ...], outputs: int
 ) -> Teacher:
     """The teacher for a student that takes ``inputs`` and answers ``outputs`` numbers per item.
 
@@ -89,13 +89,13 @@ def open_teacher(
     if it cannot be read.
     """
     if chosen is None:
-        return ModuleTeacher(context.baseline().eval())
-    labels = load_data(context.recipe.data, context.seed).labels
-    student = _Takes(inputs, context.recipe.model.image, labels, outputs)
+        return ModuleTeacher(job.baseline().eval())
+    labels = load_data(job.recipe.data, job.seed).labels
+    student = _Takes(inputs, job.recipe.model.image, labels, outputs)
     if chosen.model is not None:
-        return _from_model(chosen.model, context, student)
-    artifact = context.store.open(chosen.artifact or "")
-    return _from_artifact(artifact, context, student)
+        return _from_model(chosen.model, job, student)
+    artifact = job.store.open(chosen.artifact or "")
+    return _from_artifact(artifact, job, student)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class _Takes:
     outputs: int
 
 
-def _from_model(source: ModelSource, context: StepContext, student: _Takes) -> Teacher:
+def _from_model(source: ModelSource, job: Job, student: _Takes) -> Teacher:
     name = source.source
     kind = name.partition(":")[0]
     if kind == "torchvision" and source.weights is None:
@@ -116,7 +116,7 @@ def _from_model(source: ModelSource, context: StepContext, student: _Takes) -> T
             f"the teacher {name} has random weights, from which nothing can be learned; give "
             "teacher.model.weights"
         )
-    source = source.with_inputs_of(context.recipe.model)
+    source = source.with_inputs_of(job.recipe.model)
     # Weights that come with their own head are counted as they are: a new, random head of the
     # right size would teach nonsense.
     own_head = kind == "hf" or (source.weights is not None and not Path(source.weights).is_file())
@@ -126,12 +126,12 @@ def _from_model(source: ModelSource, context: StepContext, student: _Takes) -> T
     return ModuleTeacher(loaded.module)
 
 
-def _from_artifact(artifact: Artifact, context: StepContext, student: _Takes) -> Teacher:
+def _from_artifact(artifact: Artifact, job: Job, student: _Takes) -> Teacher:
     manifest = artifact.manifest
     classes = manifest.outputs[0].shape[1]
     taken = _Takes(manifest.inputs, manifest.image or manifest.text, manifest.labels, classes)
     _check(f"artifact {manifest.name}", taken, student)
-    return ProgramTeacher(context.store, artifact.id or manifest.name)
+    return ProgramTeacher(job.store, artifact.id or manifest.name)
 
 
 def _check(name: str, teacher: _Takes, student: _Takes) -> None:

@@ -1,4 +1,9 @@
-"""The ``train`` step, and the fine-tuning inside other steps: descent on the labels."""
+"""Training of a module: ``fit`` for every step that trains, and the ``train`` step itself.
+
+train, distill, recovery after pruning, quantization-aware training
+    → fit ─┬─ processes: 1 → descent.descend, here
+           └─ processes: N → parallel.descend_together, in processes of the cluster
+"""
 
 from __future__ import annotations
 
@@ -6,21 +11,52 @@ from collections.abc import Sequence
 
 import torch
 
-from cluster.compression.training.loop import fit
-from cluster.compression.training.objective import Labelled
-from cluster.compression.work import StepContext, Work
-from cluster.config.steps import Recovery, Train
+from cluster.compression.training.descent import Training, check, descend
+from cluster.compression.training.objective import Labelled, Objective
+from cluster.compression.training.parallel import descend_together
+from cluster.compression.work import Job, Work
+from cluster.config.steps import Fit, Recovery, Train
 from cluster.tensors import TensorSpec
 
 
-def train(work: Work, step: Train, context: StepContext) -> Work:
+def train(work: Work, step: Train, job: Job) -> Work:
     """Train the module in place on the training samples and return it in eval mode."""
-    fit(work.module, step, Labelled(step.loss), context, "train")
+    fit(work.module, step, Labelled(step.loss), job, "train")
     return Work.of(work.module, work.inputs)
 
 
 def recover(
-    module: torch.nn.Module, recovery: Recovery, context: StepContext, inputs: Sequence[TensorSpec]
+    module: torch.nn.Module, recovery: Recovery, job: Job, inputs: Sequence[TensorSpec]
 ) -> None:
-    """Fine-tune what another step has changed, in place; the module ends in eval mode."""
-    fit(module, recovery, Labelled(recovery.loss), context, "recover")
+    """Fine-tune a module that another step changed, in place; it ends in eval mode."""
+    fit(module, recovery, Labelled(recovery.loss), job, "recover")
+
+
+def fit(module: torch.nn.Module, step: Fit, objective: Objective, job: Job, title: str) -> None:
+    """Train ``module`` in place on ``job.train``; it ends in eval mode, on the CPU.
+
+    ``title`` begins the lines of progress. Appends each epoch's mean loss to
+    ``job.details["losses"]``. Checkpoints lie in ``job.checkpoints`` under a key of the settings
+    and the starting weights, so one step may fit several times.
+
+    A graph of torch.export must take ``train()`` and ``eval()`` (torchao's
+    ``allow_exported_model_train_eval``).
+
+    CompressionError as :func:`cluster.compression.training.descent.descend` raises it, and for
+    settings that do not fit the samples.
+    """
+    training = Training(
+        step=step,
+        objective=objective,
+        samples=job.train,
+        seed=job.seed,
+        title=f"{title:<8}",
+        checkpoints=job.checkpoints,
+        out=job.out,
+    )
+    check(training)
+    if step.processes == 1:
+        losses = descend(module, training)
+    else:
+        losses = descend_together(module, training, job)
+    job.details.setdefault("losses", []).extend(losses)

@@ -1,4 +1,4 @@
-"""Steps without a job: a model, its data, and what a step may use."""
+"""Job of a small recipe, for tests of its stages one by one."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 from support.golden import build
 
 from cluster.artifact.local import LocalStore
-from cluster.compression.launch import InProcess
-from cluster.compression.work import StepContext, Work
+from cluster.compression.work import Job, Work
 from cluster.config.recipe import Recipe
-from cluster.data import PreparedSamples, load_data
-from cluster.models import load_model
+from cluster.data import PreparedSamples
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class Bench:
 
     recipe: Recipe
     work: Work
-    context: StepContext
+    job: Job
     test: PreparedSamples
     lines: list[str]
 
@@ -36,27 +33,22 @@ def bench(tiny_recipe: Callable[..., Recipe], tmp_path: Path) -> Callable[..., B
 
     def make(scheme: str | None = None, model: str = "convolutional", **fields: object) -> Bench:
         recipe = tiny_recipe("bench", scheme, model, **fields)
-        data = load_data(recipe.data, recipe.seed)
-        torch.manual_seed(recipe.seed)
-        loaded = load_model(recipe.model, data.labels)
         lines: list[str] = []
         checkpoints = tmp_path / "kept"
         checkpoints.mkdir(exist_ok=True)
-        original = copy.deepcopy(loaded.module).eval()
+        job = Job.load(
+            recipe,
+            LocalStore(tmp_path / "store"),
+            workspace=tmp_path,
+            checkpoints=checkpoints,
+            out=lines.append,
+        )
+        loaded = job.model
         return Bench(
             recipe=recipe,
             work=Work.of(loaded.module, loaded.inputs),
-            context=StepContext(
-                recipe=recipe,
-                train=PreparedSamples(data.train, loaded.inputs, loaded.preprocess),
-                validation=PreparedSamples(data.validation, loaded.inputs, loaded.preprocess),
-                launcher=InProcess(),
-                checkpoints=checkpoints,
-                store=LocalStore(tmp_path / "store"),
-                out=lines.append,
-                baseline=lambda: copy.deepcopy(original),
-            ),
-            test=PreparedSamples(data.test, loaded.inputs, loaded.preprocess),
+            job=job.with_baseline(copy.deepcopy(loaded.module)),
+            test=PreparedSamples(job.data.test, loaded.inputs, loaded.preprocess),
             lines=lines,
         )
 

@@ -54,10 +54,10 @@ def test_every_module_of_that_kind_is_replaced_everywhere_but_in_what_is_spared(
 def test_the_step_leaves_the_given_model_alone_and_says_what_it_did(bench: Callable) -> None:
     made = bench()
     step = ReplaceActivation(kind="replace_activation", old="relu", new="hardswish")
-    work = replace(made.work, step, made.context)
+    work = replace(made.work, step, made.job)
     assert sum(isinstance(part, nn.Hardswish) for part in work.module.modules()) == 3
     assert sum(isinstance(part, nn.ReLU) for part in made.work.module.modules()) == 3
-    assert made.context.details["replaced"] == ["2", "4", "7"]
+    assert made.job.details["replaced"] == ["2", "4", "7"]
     assert "replace  relu by hardswish in 3 places" in made.lines
     assert not work.module.training
 

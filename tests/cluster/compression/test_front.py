@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,10 +16,11 @@ from cluster.artifact.artifact import Artifact
 from cluster.artifact.entries import Latency
 from cluster.artifact.local import LocalStore
 from cluster.artifact.manifest import Drop, Measurement
-from cluster.compression import candidate, job
+from cluster.compression import front, job, packaging
 from cluster.compression.evaluation.evaluate import Evaluated
-from cluster.compression.search import pareto
+from cluster.compression.search import found as search_result
 from cluster.compression.search.found import Trial
+from cluster.compression.work import Clock
 from cluster.config.recipe import Recipe
 
 SEARCH = {"objective": "bytes", "space": {"prune": None, "schemes": ["none", "bf16", "fp16"]}}
@@ -43,32 +43,41 @@ def searched(tiny_recipe: Callable[..., Recipe]) -> Searched:
 
     def make(search: dict | None = None, gate: dict | None = None) -> Recipe:
         return tiny_recipe(
-            "found", None, "linear", search=SEARCH | (search or {}), gate=GATE | (gate or {}),
-            programs=[{"kinds": ["eager"]}], data={"limit": 300},
-        )  # fmt: skip
+            "found",
+            None,
+            "linear",
+            search=SEARCH | (search or {}),
+            gate=GATE | (gate or {}),
+            programs=[{"kinds": ["eager"]}],
+            data={"limit": 300},
+        )
 
     return make
 
 
 @pytest.fixture(autouse=True)
-def _made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every model is on the front, and every evaluation takes ten seconds of a made-up clock."""
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A simulated clock: every evaluation takes ten seconds, and every model is on the front."""
     now = [0.0]
 
     def evaluate(workspace: Path, recipe: Recipe, *rest: object) -> Evaluated:
         now[0] += EVALUATION_S
         found = Measurement(
-            accuracy=0.9, accuracy_low=0.8, accuracy_high=0.95, samples=100,
+            accuracy=0.9,
+            accuracy_low=0.8,
+            accuracy_high=0.95,
+            samples=100,
             drop=Drop(mean=0.0, upper=0.01, confidence=0.95),
-            latency=(Latency(batch=1, p50_ms=1.0, p99_ms=1.0),), size_bytes=1000,
-        )  # fmt: skip
+            latency=(Latency(batch=1, p50_ms=1.0, p99_ms=1.0),),
+            size_bytes=1000,
+        )
         (entry,) = Artifact.read(workspace).manifest.programs
         key = entry.key
         return Evaluated(baselines={key: found}, programs={key: found}, operators={key: 1})
 
-    monkeypatch.setattr(candidate.evaluate, "run", evaluate)
-    monkeypatch.setattr(candidate, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(pareto, "front", lambda points: set(range(len(points))))
+    monkeypatch.setattr(packaging.evaluate, "run", evaluate)
+    monkeypatch.setattr(search_result, "pareto_front", lambda points: set(range(len(points))))
+    return Clock(lambda: now[0])
 
 
 class Store(LocalStore):
@@ -102,10 +111,10 @@ def below(folder: Path) -> set[str]:
 
 
 def test_the_best_is_published_last_and_names_the_whole_front(
-    searched: Searched, tmp_path: Path
+    searched: Searched, tmp_path: Path, clock: Clock
 ) -> None:
     store = Store(tmp_path)
-    best = report(job.run(searched(), store, lambda line: None).artifact)
+    best = report(job.run(searched(), store, lambda line: None, clock=clock).artifact)
     *front, last = store.published
     assert last == "found"
     assert len(front) == 2
@@ -157,7 +166,7 @@ def test_a_model_of_the_front_that_fails_leaves_the_best(
 def test_a_model_of_the_front_that_kills_every_job_does_not_keep_the_best_back(
     searched: Searched, tmp_path: Path
 ) -> None:
-    for _ in range(job.MOST_BEGUN):
+    for _ in range(front.MAX_BUILDS):
         with pytest.raises(KeyboardInterrupt):
             job.run(searched(), Store(tmp_path, until=0), lambda line: None)
     store, lines = Store(tmp_path), list[str]()

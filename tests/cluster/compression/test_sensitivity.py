@@ -21,7 +21,7 @@ LAYERS = ("0", "3", "8")
 @pytest.fixture
 def trained(bench: Callable):
     made = bench()
-    train(made.work, Train(kind="train", epochs=4), made.context)
+    train(made.work, Train(kind="train", epochs=4), made.job)
     return made
 
 
@@ -47,12 +47,12 @@ def test_a_layer_that_is_lost_costs_its_share_and_an_unchanged_one_nothing(train
     def disturb(layer: str):
         return nullcontext() if layer == "3" else lost(layer)
 
-    drops = sensitivity(module, LAYERS, disturb, trained.context)
+    drops = sensitivity(module, LAYERS, disturb, trained.job)
     assert list(drops) == list(LAYERS)
     assert drops["3"] == 0
     assert min(drops["0"], drops["8"]) > 0.3
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
-    assert "not_judged" not in trained.context.details
+    assert "not_judged" not in trained.job.details
 
 
 def test_a_slow_model_is_judged_by_fewer_samples(trained, monkeypatch) -> None:
@@ -64,10 +64,10 @@ def test_a_slow_model_is_judged_by_fewer_samples(trained, monkeypatch) -> None:
         lambda *taken: counts.append(taken[2]) or run(*taken),
     )
     disturb = without(trained.work.module)
-    sensitivity(trained.work.module, ["0"], disturb, trained.context)
+    sensitivity(trained.work.module, ["0"], disturb, trained.job)
     monkeypatch.setattr(module_under_test, "_MOST_MACS", 1)
-    sensitivity(trained.work.module, ["0"], disturb, trained.context)
-    assert counts == [len(trained.context.validation)] * 2 + [32] * 2
+    sensitivity(trained.work.module, ["0"], disturb, trained.job)
+    assert counts == [len(trained.job.validation)] * 2 + [32] * 2
 
 
 def test_many_layers_are_spread_evenly_from_the_first_to_the_last() -> None:
@@ -82,11 +82,11 @@ def test_layers_that_are_not_judged_are_named(trained, monkeypatch) -> None:
     monkeypatch.setattr(module_under_test, "MOST_LAYERS", 2)
     module = trained.work.module
     trained.lines.clear()
-    assert list(sensitivity(module, LAYERS, without(module), trained.context)) == ["0", "8"]
-    assert trained.context.details["not_judged"] == ["3"]
+    assert list(sensitivity(module, LAYERS, without(module), trained.job)) == ["0", "8"]
+    assert trained.job.details["not_judged"] == ["3"]
     assert trained.lines[0] == "sensitivity of 2 of 3 layers, evenly spread; not judged: 3"
 
 
 def test_no_layers_no_runs(trained) -> None:
     disturb = without(trained.work.module)
-    assert sensitivity(trained.work.module, [], disturb, trained.context) == {}
+    assert sensitivity(trained.work.module, [], disturb, trained.job) == {}

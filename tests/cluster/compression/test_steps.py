@@ -19,12 +19,10 @@ TRAIN = Train(kind="train", epochs=1)
 ALREADY = "train    train: already done for this model, data and settings"
 
 
-def test_the_same_training_is_done_once_and_gives_the_same_weights(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_cached_training_gives_the_same_weights(bench: Bench) -> None:
     first, second = bench(), bench()
-    trained, records = steps.made(first.work, (), [TRAIN], first.context, "origin", tmp_path)
-    loaded, again = steps.made(second.work, (), [TRAIN], second.context, "origin", tmp_path)
+    trained, records = steps.made(first.work, (), [TRAIN], first.job)
+    loaded, again = steps.made(second.work, (), [TRAIN], second.job)
     assert ALREADY not in first.lines
     assert second.lines == [ALREADY]
     torch.testing.assert_close(loaded.weights(), trained.weights(), rtol=0, atol=0)
@@ -35,34 +33,34 @@ def test_the_same_training_is_done_once_and_gives_the_same_weights(
 @pytest.mark.parametrize("damage", [b"", b"not a file of tensors", None])
 def test_a_damaged_file_is_made_again(bench: Bench, tmp_path: Path, damage: bytes | None) -> None:
     first, second, third = bench(), bench(), bench()
-    made, records = steps.made(first.work, (), [TRAIN], first.context, "origin", tmp_path)
+    made, records = steps.made(first.work, (), [TRAIN], first.job)
     (file,) = (tmp_path / "store" / "steps").iterdir()
     if damage is None:
         save_file(made.weights(), file, {"records": "no JSON"})
     else:
         file.write_bytes(damage)
-    again, others = steps.made(second.work, (), [TRAIN], second.context, "origin", tmp_path)
+    again, others = steps.made(second.work, (), [TRAIN], second.job)
     assert second.lines[0].startswith(f"train    train: once more, because {file} is damaged")
     assert [each.kind for each in others] == [each.kind for each in records]
     torch.testing.assert_close(again.weights(), made.weights(), rtol=0, atol=0)
-    steps.made(third.work, (), [TRAIN], third.context, "origin", tmp_path)
+    steps.made(third.work, (), [TRAIN], third.job)
     assert third.lines == [ALREADY]
 
 
-def test_another_metric_or_another_baseline_makes_anew(bench: Bench, tmp_path: Path) -> None:
+def test_other_metric_or_baseline_trains_again(bench: Bench) -> None:
     one = bench(model="linear")
-    steps.made(one.work, (), [TRAIN], one.context, "origin", tmp_path)
-    measured = one.context.recipe.evaluation.model_copy(update={"metrics": ("cosine",)})
-    source = one.context.recipe.model.model_copy(update={"num_classes": 10})
+    steps.made(one.work, (), [TRAIN], one.job)
+    measured = one.job.recipe.evaluation.model_copy(update={"metrics": ("cosine",)})
+    source = one.job.recipe.model.model_copy(update={"num_classes": 10})
     for changed in ({"evaluation": measured}, {"model": source}):
         made = bench(model="linear")
-        recipe = made.context.recipe.model_copy(update=changed)
-        context = replace(made.context, recipe=recipe)
-        steps.made(made.work, (), [TRAIN], context, "origin", tmp_path)
+        recipe = made.job.recipe.model_copy(update=changed)
+        job = replace(made.job, recipe=recipe)
+        steps.made(made.work, (), [TRAIN], job)
         assert ALREADY not in made.lines
 
 
-def test_other_settings_or_another_origin_train_anew(bench: Bench, tmp_path: Path) -> None:
+def test_other_settings_or_identity_train_again(bench: Bench, tmp_path: Path) -> None:
     cases = [
         ([TRAIN], "origin"),
         ([TRAIN], "another model"),
@@ -71,27 +69,23 @@ def test_other_settings_or_another_origin_train_anew(bench: Bench, tmp_path: Pat
     ]
     for taken, origin in cases:
         made = bench(model="linear")
-        steps.made(made.work, (), taken, made.context, origin, tmp_path)
+        steps.made(made.work, (), taken, replace(made.job, identity=origin))
         assert ALREADY not in made.lines
     assert len(list((tmp_path / "store" / "steps").iterdir())) == len(cases)
 
 
 def test_a_model_without_training_is_left_as_it_is(bench: Bench, tmp_path: Path) -> None:
     made = bench()
-    assert steps.made(made.work, (), [], made.context, "origin", tmp_path) == (made.work, ())
+    assert steps.made(made.work, (), [], made.job) == (made.work, ())
     assert not (tmp_path / "store").exists()
 
 
-def test_what_pruning_and_other_activations_made_is_kept_too(bench: Bench, tmp_path: Path) -> None:
+def test_pruning_and_replaced_activations_are_cached(bench: Bench) -> None:
     prune = Prune(kind="prune", method="structured", ratio=0.5, round_to=4)
     gelu = ReplaceActivation(kind="replace_activation", old="relu", new="gelu")
     first, second = bench(), bench()
-    made, records = steps.made(
-        first.work, [TRAIN], [prune, gelu], first.context, "origin", tmp_path
-    )
-    loaded, again = steps.made(
-        second.work, [TRAIN], [prune, gelu], second.context, "origin", tmp_path
-    )
+    made, records = steps.made(first.work, [TRAIN], [prune, gelu], first.job)
+    loaded, again = steps.made(second.work, [TRAIN], [prune, gelu], second.job)
     expected = "prune    prune structured 0.5, relu → gelu: already done"
     assert second.lines[0].startswith(expected)
     torch.testing.assert_close(loaded.weights(), made.weights(), rtol=0, atol=0)
@@ -99,7 +93,7 @@ def test_what_pruning_and_other_activations_made_is_kept_too(bench: Bench, tmp_p
     torch.testing.assert_close(loaded.module(asked), made.module(asked), rtol=0, atol=0)
     assert again == records
     third = bench()
-    steps.made(third.work, [], [prune, gelu], third.context, "origin", tmp_path)
+    steps.made(third.work, [], [prune, gelu], third.job)
     assert not any("already" in line for line in third.lines)
 
 
@@ -123,10 +117,13 @@ def test_every_step_says_what_it_cost_and_gained(bench: Bench, tmp_path: Path) -
     made = bench()
     prune = Prune(kind="prune", method="structured", ratio=0.5, round_to=4)
     taken = [TRAIN, prune, TRAIN, Quantize(kind="quantize", scheme="bf16")]
-    work, records = steps.run(made.work, taken, made.context)
+    work, records = steps.run(made.work, taken, made.job)
     assert [record.title for record in records] == [
-        "train", "prune structured 0.5", "train", "quantize bf16",
-    ]  # fmt: skip
+        "train",
+        "prune structured 0.5",
+        "train",
+        "quantize bf16",
+    ]
     trained, pruned, recovered, quantized = records
     assert trained.after.value > trained.before.value + 0.3
     assert pruned.before == trained.after
@@ -138,6 +135,9 @@ def test_every_step_says_what_it_cost_and_gained(bench: Bench, tmp_path: Path) -
     assert work.quantized_operators == 4
     assert all(record.seconds > 0 for record in records)
     # Each step has a place of its own for what must survive a kill.
-    assert sorted(path.name for path in made.context.checkpoints.iterdir()) == [
-        "0-train", "1-prune", "2-train", "3-quantize",
-    ]  # fmt: skip
+    assert sorted(path.name for path in made.job.checkpoints.iterdir()) == [
+        "0-train",
+        "1-prune",
+        "2-train",
+        "3-quantize",
+    ]

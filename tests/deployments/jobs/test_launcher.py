@@ -141,12 +141,10 @@ TRAINING = """
 import torch
 from cluster.artifact.store import open_store
 from cluster.compression.training.train import train
-from cluster.compression.work import StepContext, Work
+from cluster.compression.work import Job, Work
 from cluster.config.base import parse
 from cluster.config.recipe import Recipe
 from cluster.config.steps import Train
-from cluster.data import PreparedSamples, load_data
-from cluster.models import load_model
 
 def trained(launcher, model, processes, where, **settings):
     recipe = parse({
@@ -157,19 +155,12 @@ def trained(launcher, model, processes, where, **settings):
         },
         "data": {"source": "digits", "limit": 300},
     }, Recipe, "recipe")
-    data = load_data(recipe.data, recipe.seed)
-    torch.manual_seed(recipe.seed)
-    loaded = load_model(recipe.model, data.labels)
-    samples = [
-        PreparedSamples(each, loaded.inputs, loaded.preprocess)
-        for each in (data.train, data.validation)
-    ]
     lines = []
-    context = StepContext(recipe, *samples, launcher, where, open_store(str(where / "store")),
-                          lines.append, lambda: loaded.module)
+    job = Job.load(recipe, open_store(str(where / "store")), workspace=where, checkpoints=where,
+                   out=lines.append, launcher=launcher)
     step = Train(kind="train", batch_size=32, processes=processes, **settings)
-    work = train(Work.of(loaded.module, loaded.inputs), step, context)
-    return work.weights(), lines, context.details["losses"]
+    work = train(Work.of(job.model.module, job.model.inputs), step, job)
+    return work.weights(), lines, job.details["losses"]
 
 def furthest(one, other):
     return max(float((one[name].float() - other[name].float()).abs().max()) for name in one)

@@ -28,7 +28,7 @@ class Assembled:
     """An artifact whose programs were built and not yet measured."""
 
     artifact: Artifact
-    built: builder.Built
+    built: builder.Programs
     recipe: Recipe
     baseline: Path
     expected: Path
@@ -47,7 +47,7 @@ def assembling(tmp_path: Path) -> Assemble:
         raw["programs"] = [{"target": "cpu-x86", "kinds": kinds or None}]
         raw["evaluation"] |= {"batches": batches, "repeats": 5}
         recipe = Recipe.model_validate(raw)
-        context = replace(made.context, recipe=recipe)
+        job = replace(made.job, recipe=recipe)
         workspace, scratch = tmp_path / "workspace", tmp_path / "scratch"
         workspace.mkdir()
         scratch.mkdir()
@@ -57,8 +57,7 @@ def assembling(tmp_path: Path) -> Assemble:
         with torch.inference_mode():
             outputs = work.module(*map(torch.from_numpy, inputs)).numpy()
         reference.record(outputs, inputs, scratch / "expected.npz")
-        started = builder.start(recipe)
-        built = builder.build(work, recipe, workspace, started, context)
+        built = builder.build(work, workspace, job)
         classes = outputs.shape[1]
         manifest = Manifest(
             name="bench",
@@ -74,9 +73,13 @@ def assembling(tmp_path: Path) -> Assemble:
             quantized_operators=work.quantized_operators,
         )
         return Assembled(
-            write(workspace, manifest), built, recipe, scratch / "baseline.safetensors",
-            scratch / "expected.npz", scratch,
-        )  # fmt: skip
+            write(workspace, manifest),
+            built,
+            recipe,
+            scratch / "baseline.safetensors",
+            scratch / "expected.npz",
+            scratch,
+        )
 
     return make
 

@@ -174,18 +174,27 @@ def _entry(file: str, static: dict[int, str]) -> Any:
     from cluster.artifact.entries import ProgramEntry, StaticFile
 
     return ProgramEntry(
-        kind="aoti", target="cpu-x86", file=file, cpu_features=(), torch_version="2.14",
-        native_runner=None, python_abi=None,
+        kind="aoti",
+        target="cpu-x86",
+        file=file,
+        cpu_features=(),
+        torch_version="2.14",
+        native_runner=None,
+        python_abi=None,
         static_files=tuple(StaticFile(batch=b, file=f) for b, f in static.items()),
-    )  # fmt: skip
+    )
 
 
 def test_the_fastest_of_a_target_is_fastest_over_all_batches() -> None:
     def measured(*p50_ms: float) -> Measurement:
         return Measurement(
-            accuracy=1, accuracy_low=1, accuracy_high=1, samples=1, latency=curve(*p50_ms),
+            accuracy=1,
+            accuracy_low=1,
+            accuracy_high=1,
+            samples=1,
+            latency=curve(*p50_ms),
             size_bytes=1,
-        )  # fmt: skip
+        )
 
     programs = {
         "cpu-x86/aoti": measured(2.0, 8.0),
@@ -227,4 +236,4 @@ def test_a_gpu_program_needs_a_gpu(bench: Bench) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has one")
     for kind in (aoti, eager):
-        assert "no CUDA" in str(kind.supports(made.work, "cuda-sm90", made.context))
+        assert "no CUDA" in str(kind.supports(made.work, "cuda-sm90", made.job))

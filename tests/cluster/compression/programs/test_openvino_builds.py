@@ -18,7 +18,7 @@ from cluster.artifact.manifest import Manifest
 from cluster.compression.evaluation import reference
 from cluster.compression.programs import openvino as building
 from cluster.compression.programs import requirements
-from cluster.compression.programs.place import Place
+from cluster.compression.programs.files import ProgramFiles
 from cluster.compression.work import Work
 from cluster.config.recipe import ProgramBuild
 from cluster.errors import ArtifactCorruptError, CompressionError, ProgramError
@@ -74,8 +74,14 @@ def test_it_computes_the_model(
         for op in graph_of(made.artifact).get_ops()
         if op.get_type_name() == "Constant" and len(op.get_output_shape(0)) > 1
     )
-    narrow = {"static_int8": "i8", "dynamic_int8": "i8", "weight_only_int8": "i8",
-              "weight_only_int4": "u4", "bf16": "f16", "fp16": "f16"}  # fmt: skip
+    narrow = {
+        "static_int8": "i8",
+        "dynamic_int8": "i8",
+        "weight_only_int8": "i8",
+        "weight_only_int4": "u4",
+        "bf16": "f16",
+        "fp16": "f16",
+    }
     if scheme:
         assert bits[narrow[scheme]] >= 2
     else:
@@ -190,7 +196,7 @@ def test_what_openvino_does_not_run_is_refused(
     bench: Bench, scheme: str, target: str, message: str
 ) -> None:
     made = bench()
-    assert message in str(building.supports(quantized(made.work, scheme), target, made.context))
+    assert message in str(building.supports(quantized(made.work, scheme), target, made.job))
 
 
 class TwoInputs(torch.nn.Module):
@@ -208,12 +214,21 @@ def test_inputs_are_told_apart_and_unused_ones_ignored(tmp_path: Path, bench: Be
     (tmp_path / "w" / "programs").mkdir(parents=True)
     made = bench()
     work = Work.of(TwoInputs(), specs)
-    place = Place(tmp_path / "w", "programs", "cpu-x86")
-    entry = building.build(work, "cpu-x86", place, lambda: tmp_path, made.context)
+    files = ProgramFiles(tmp_path / "w", "programs", "cpu-x86")
+    entry = building.build(work, "cpu-x86", files, made.job)
     manifest = Manifest(
-        name="m", recipe={}, recipe_key="0" * 64, inputs=specs, outputs=(), image=None, text=None,
-        labels=(), files={}, programs=(entry,), quantized_operators=0,
-    )  # fmt: skip
+        name="m",
+        recipe={},
+        recipe_key="0" * 64,
+        inputs=specs,
+        outputs=(),
+        image=None,
+        text=None,
+        labels=(),
+        files={},
+        programs=(entry,),
+        quantized_operators=0,
+    )
     loaded = program.load(write(tmp_path / "w", manifest), 1)
     given = [np.full((2, 3), n, spec.dtype) for n, spec in zip((5, 7, 1), specs, strict=True)]
     np.testing.assert_array_equal(loaded.run(given)[0], np.full((2, 3), 13, np.float32))

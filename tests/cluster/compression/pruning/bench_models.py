@@ -1,4 +1,4 @@
-"""Small models that pruning must follow, or refuse, and a context to prune them in."""
+"""Small models that pruning must follow, or refuse, and a job to prune them in."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from torchvision.models import VisionTransformer
 from cluster.artifact.local import LocalStore
 from cluster.compression.launch import InProcess
 from cluster.compression.pruning.prune import prune
-from cluster.compression.work import StepContext, Work
+from cluster.compression.work import Job, Work
 from cluster.config.base import parse
 from cluster.config.recipe import Recipe
 from cluster.config.steps import Prune
+from cluster.data import LabelledData
+from cluster.models import LoadedModel
 from cluster.tensors import TensorSpec
 
 CLASSES = 10
@@ -61,9 +63,9 @@ class Pruned:
     lines: list[str]
 
 
-def context_for(
+def job_for(
     inputs: Sequence[TensorSpec], lines: list[str], folder: Path, metric: str = "accuracy"
-) -> StepContext:
+) -> Job:
     recipe = parse(
         {
             "name": "bench",
@@ -73,27 +75,37 @@ def context_for(
         Recipe,
         "recipe",
     )
-    return StepContext(
+    train = RandomSamples(inputs, 48, 0)
+    validation = RandomSamples(inputs, 32, 1)
+    data = LabelledData(train, validation, validation, tuple("0123456789"), "random")  # type: ignore[arg-type]
+    return Job(
         recipe=recipe,
-        train=RandomSamples(inputs, 48, 0),  # type: ignore[arg-type]
-        validation=RandomSamples(inputs, 32, 1),  # type: ignore[arg-type]
-        launcher=InProcess(),
-        checkpoints=folder,
         store=LocalStore(folder / "store"),
+        data=data,
+        model=LoadedModel(nn.Identity(), tuple(inputs), (), None, data.labels, {}),
+        train=train,  # type: ignore[arg-type]
+        validation=validation,  # type: ignore[arg-type]
+        baseline=nn.Identity,
+        workspace=folder,
+        checkpoints=folder,
+        launcher=InProcess(),
         out=lines.append,
-        baseline=lambda: nn.Identity(),
     )
 
 
 def pruned(
-    module: nn.Module, folder: Path, inputs: tuple[TensorSpec, ...] = IMAGES,
-    metric: str = "accuracy", method: str = "structured", **fields: object,
-) -> Pruned:  # fmt: skip
+    module: nn.Module,
+    folder: Path,
+    inputs: tuple[TensorSpec, ...] = IMAGES,
+    metric: str = "accuracy",
+    method: str = "structured",
+    **fields: object,
+) -> Pruned:
     lines: list[str] = []
-    context = context_for(inputs, lines, folder, metric)
+    job = job_for(inputs, lines, folder, metric)
     step = Prune.model_validate({"kind": "prune", "method": method, **fields})
-    work = prune(Work.of(module.eval(), inputs), step, context)
-    return Pruned(module, work, context.details, lines)
+    work = prune(Work.of(module.eval(), inputs), step, job)
+    return Pruned(module, work, job.details, lines)
 
 
 def example(inputs: Sequence[TensorSpec] = IMAGES, count: int = 4) -> list[torch.Tensor]:
@@ -186,9 +198,14 @@ def inline() -> nn.Module:
 
 def vision_transformer() -> nn.Module:
     return VisionTransformer(
-        image_size=16, patch_size=8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=64,
+        image_size=16,
+        patch_size=8,
+        num_layers=2,
+        num_heads=4,
+        hidden_dim=32,
+        mlp_dim=64,
         num_classes=CLASSES,
-    )  # fmt: skip
+    )
 
 
 class Embedding(nn.Module):
@@ -199,9 +216,13 @@ class Embedding(nn.Module):
         from transformers import BertConfig, BertModel
 
         config = BertConfig(
-            vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-            intermediate_size=64, max_position_embeddings=16,
-        )  # fmt: skip
+            vocab_size=50,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=16,
+        )
         self.model = BertModel(config, add_pooling_layer=False)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

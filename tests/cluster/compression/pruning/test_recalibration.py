@@ -13,11 +13,11 @@ from cluster.compression.pruning.recalibration import recalibrate
 
 
 def test_statistics_become_those_of_the_samples(tmp_path: Path) -> None:
-    context = models.context_for(models.IMAGES, [], tmp_path)
+    job = models.job_for(models.IMAGES, [], tmp_path)
     module = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(768, 10)).eval()
     module[0].running_mean.fill_(7)
-    assert recalibrate(module, 1000, context) == 48
-    (images,), _ = context.train.batch(range(48))
+    assert recalibrate(module, 1000, job) == 48
+    (images,), _ = job.train.batch(range(48))
     channels = torch.from_numpy(images).movedim(1, 0).flatten(1)
     torch.testing.assert_close(module[0].running_mean, channels.mean(1), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(module[0].running_var, channels.var(1), atol=1e-3, rtol=1e-3)
@@ -26,13 +26,13 @@ def test_statistics_become_those_of_the_samples(tmp_path: Path) -> None:
 
 
 def test_none_wanted_changes_nothing(tmp_path: Path) -> None:
-    context = models.context_for(models.IMAGES, [], tmp_path)
+    job = models.job_for(models.IMAGES, [], tmp_path)
     module = models.seeded(models.padded)
     before = copy.deepcopy(module.state_dict())
-    assert recalibrate(module, 0, context) == 0
+    assert recalibrate(module, 0, job) == 0
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
 
 def test_a_model_without_batch_normalization_is_not_run(tmp_path: Path) -> None:
-    context = models.context_for(models.IMAGES, [], tmp_path)
-    assert recalibrate(models.Reversed(), 100, context) == 0
+    job = models.job_for(models.IMAGES, [], tmp_path)
+    assert recalibrate(models.Reversed(), 100, job) == 0

@@ -51,7 +51,7 @@ def test_the_compiled_program_answers_as_the_module_does(
     made = bench(model="linear")
     work = Work.of(convolutions().eval(), made.work.inputs)
     step = Quantize(kind="quantize", scheme=scheme, keep=keep)
-    result = quantize(work, step, made.context)
+    result = quantize(work, step, made.job)
     asked = torch.from_numpy(made.test.batch(range(5))[0][0])
     with torch.no_grad():
         expected = result.module(asked)

@@ -54,10 +54,10 @@ def test_named_layers_stay_in_bfloat16(
     bench: Bench, scheme: str, pattern: str, kept: tuple[str, ...]
 ) -> None:
     made = bench(model="linear")
-    result = quantize(blocks(made), step(scheme, keep=[pattern]), made.context)
+    result = quantize(blocks(made), step(scheme, keep=[pattern]), made.job)
     assert result.precision is not None
     assert result.precision.kept == kept
-    assert made.context.details["kept"] == [*kept]
+    assert made.job.details["kept"] == [*kept]
     weights = result.weights()
     for name in kept:
         assert weights[f"{name}.weight"].dtype == torch.bfloat16
@@ -68,13 +68,13 @@ def test_named_layers_stay_in_bfloat16(
 def test_a_pattern_that_matches_nothing_is_refused_with_the_near_names(bench: Bench) -> None:
     made = bench(model="linear")
     with pytest.raises(CompressionError, match=r"quantize.keep: no layer is called 'haed'.*head"):
-        quantize(blocks(made), step(keep=["haed"]), made.context)
+        quantize(blocks(made), step(keep=["haed"]), made.job)
 
 
 def test_a_pattern_that_matches_only_what_is_never_quantized_is_refused(bench: Bench) -> None:
     made = bench(model="linear")
     with pytest.raises(CompressionError, match=r"'first.1' matches first.1, none of which"):
-        quantize(blocks(made), step(keep=["first.1"]), made.context)
+        quantize(blocks(made), step(keep=["first.1"]), made.job)
 
 
 class OneFineLayer(nn.Module):
@@ -96,13 +96,13 @@ def test_the_most_sensitive_layer_is_found_and_kept(bench: Bench) -> None:
     made = bench(model="linear")
     module = OneFineLayer()
     training = Train(kind="train", epochs=2)
-    work = train(Work.of(module, made.work.inputs), training, made.context)
+    work = train(Work.of(module, made.work.inputs), training, made.job)
     with torch.no_grad():
         # A channel that is never on gets huge weights: the scale of each row grows, not the sum.
         module.coarse.bias[0] = -1e4
         module.fine.weight[:, 0] = 1e3
-    result = quantize(work, step(keep_most_sensitive=1), made.context)
-    drops = made.context.details["sensitivity"]
+    result = quantize(work, step(keep_most_sensitive=1), made.job)
+    drops = made.job.details["sensitivity"]
     assert drops.keys() == {"coarse", "fine", "head"}
     assert drops["fine"] > 0.3 > max(drops["coarse"], drops["head"])
     assert result.precision is not None
@@ -116,8 +116,8 @@ def test_more_layers_than_are_judged_cannot_be_kept(
     made = bench(model="linear")
     monkeypatch.setattr(mixed_precision, "MOST_LAYERS", 2)
     with pytest.raises(CompressionError, match="keep_most_sensitive=3, but only 2 of the 4 layers"):
-        quantize(blocks(made), step(keep_most_sensitive=3), made.context)
-    kept = quantize(blocks(made), step(keep_most_sensitive=2), made.context).precision.kept
+        quantize(blocks(made), step(keep_most_sensitive=3), made.job)
+    kept = quantize(blocks(made), step(keep_most_sensitive=2), made.job).precision.kept
     assert len(kept) == 2
 
 
@@ -139,9 +139,9 @@ def test_the_projection_inside_an_attention_layer_is_neither_judged_nor_kept(ben
     made = bench(model="linear")
     work = Work.of(Attention().eval(), made.work.inputs)
     result = quantize(
-        work, step("static_int8", keep_most_sensitive=1, training={"updates": 2}), made.context
+        work, step("static_int8", keep_most_sensitive=1, training={"updates": 2}), made.job
     )
-    assert made.context.details["sensitivity"].keys() == {"hidden", "head"}
+    assert made.job.details["sensitivity"].keys() == {"hidden", "head"}
     assert result.precision is not None
     assert result.precision.kept in (("hidden",), ("head",))
     assert result.quantized_operators == 1
@@ -150,5 +150,5 @@ def test_the_projection_inside_an_attention_layer_is_neither_judged_nor_kept(ben
 def test_a_wrong_name_is_told_before_anything_is_trained(bench: Bench) -> None:
     made = bench(model="linear")
     with pytest.raises(CompressionError, match="no layer is called 'haed'; near it: head"):
-        quantize(blocks(made), step(keep=["haed"], training={"updates": 2}), made.context)
+        quantize(blocks(made), step(keep=["haed"], training={"updates": 2}), made.job)
     assert not any(line.startswith("train") for line in made.lines)

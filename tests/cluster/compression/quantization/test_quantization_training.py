@@ -104,13 +104,13 @@ def test_training_makes_a_better_quantized_model(bench: Bench, scheme: str, prec
     training = {"epochs": 1, "learning_rate": 0.05, "precision": precision}
     step = Quantize.model_validate({"kind": "quantize", "scheme": scheme, "training": training})
     before = copy.deepcopy(made.work.module.state_dict())
-    result = quantize(made.work, step, made.context)
+    result = quantize(made.work, step, made.job)
     assert accuracy(made.work.module) < 0.4  # not trained: the recipe's own module is left alone
     assert accuracy(result.module) > 0.7
     assert result.precision is not None
     trained = result.precision.float_module
     assert accuracy(trained) == pytest.approx(accuracy(result.module), abs=0.02)
     assert trained.state_dict().keys() == before.keys()
-    assert made.context.details["losses"]
+    assert made.job.details["losses"]
     for name, tensor in before.items():
         torch.testing.assert_close(made.work.module.state_dict()[name], tensor, rtol=0, atol=0)

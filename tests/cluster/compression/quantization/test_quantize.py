@@ -56,7 +56,7 @@ def test_a_scheme_answers_nearly_the_same_with_fewer_bytes(
     float_bytes = sum(tensor.nbytes for tensor in work.weights().values())
     with torch.no_grad():
         expected = work.module(asked)
-    result = quantize(work, step(scheme), made.context)
+    result = quantize(work, step(scheme), made.job)
     with torch.no_grad():
         found = result.module(asked)
     assert found.dtype == torch.float32
@@ -74,7 +74,7 @@ def test_the_float_module_stays_what_it_was(bench: Bench, scheme: str) -> None:
     made = bench(model="linear")
     work = using(made, linear_layers())
     before = copy.deepcopy(work.module)
-    result = quantize(work, step(scheme), made.context)
+    result = quantize(work, step(scheme), made.job)
     assert result.precision is not None
     assert result.precision.step.scheme == scheme
     left = result.precision.float_module
@@ -88,7 +88,7 @@ def test_the_float_module_stays_what_it_was(bench: Bench, scheme: str) -> None:
 
 def test_a_dynamic_answer_does_not_depend_on_the_rest_of_its_batch(bench: Bench) -> None:
     made = bench(model="linear")
-    result = quantize(using(made, linear_layers()), step("dynamic_int8"), made.context)
+    result = quantize(using(made, linear_layers()), step("dynamic_int8"), made.job)
     asked = images(made, 2)
     asked[1] *= 1000
     with torch.no_grad():
@@ -98,7 +98,7 @@ def test_a_dynamic_answer_does_not_depend_on_the_rest_of_its_batch(bench: Bench)
 
 def test_torchao_tensors_are_stored_by_their_layers_names(bench: Bench) -> None:
     made = bench(model="linear")
-    result = quantize(using(made, linear_layers()), step("dynamic_int8"), made.context)
+    result = quantize(using(made, linear_layers()), step("dynamic_int8"), made.job)
     weights = result.weights()
     assert weights["1.weight.qdata"].dtype == torch.int8
     assert weights["1.weight.qdata"].shape == (64, 256)
@@ -128,7 +128,7 @@ def test_a_scheme_that_changes_no_operator_is_refused(
 ) -> None:
     made = bench(model="linear")
     with pytest.raises(CompressionError) as refused:
-        quantize(using(made, module), step(scheme), made.context)
+        quantize(using(made, module), step(scheme), made.job)
     message = str(refused.value)
     assert message.startswith(f"scheme {scheme} quantized none of this model's operators")
     assert SCHEMES[scheme].applies_to in message
@@ -138,24 +138,24 @@ def test_a_scheme_that_changes_no_operator_is_refused(
 def test_keeping_every_layer_leaves_nothing_to_quantize(bench: Bench) -> None:
     made = bench(model="linear")
     with pytest.raises(CompressionError, match="and 2 layers are kept in bfloat16"):
-        quantize(using(made, linear_layers()), step("dynamic_int8", keep=["*"]), made.context)
+        quantize(using(made, linear_layers()), step("dynamic_int8", keep=["*"]), made.job)
 
 
 def test_float8_is_refused_without_the_gpu_it_needs(bench: Bench) -> None:
     cpu = bench(model="linear")
     with pytest.raises(CompressionError, match=r"8\.9 or more, and the recipe's targets are cpu"):
-        quantize(using(cpu, linear_layers()), step("float8"), cpu.context)
+        quantize(using(cpu, linear_layers()), step("float8"), cpu.job)
     gpu = bench(model="linear", programs=[{"target": "cuda-sm90"}])
     if not torch.cuda.is_available():
         with pytest.raises(CompressionError, match="this machine has no CUDA device"):
-            quantize(using(gpu, linear_layers()), step("float8"), gpu.context)
+            quantize(using(gpu, linear_layers()), step("float8"), gpu.job)
 
 
 @pytest.mark.parametrize("scheme", ["static_int8", "weight_only_int4"])
 def test_a_scheme_of_cpu_kernels_is_refused_for_a_gpu(bench: Bench, scheme: str) -> None:
     made = bench(model="linear", programs=[{"target": "cuda-sm90"}])
     with pytest.raises(CompressionError, match="for CPUs, and the recipe's targets are cuda-sm90"):
-        quantize(using(made, linear_layers()), step(scheme), made.context)
+        quantize(using(made, linear_layers()), step(scheme), made.job)
 
 
 class Branching(nn.Module):
@@ -178,4 +178,4 @@ class FixedBatch(Branching):
 def test_a_model_that_is_not_one_graph_is_refused(bench: Bench, module: nn.Module) -> None:
     made = bench()
     with pytest.raises(CompressionError, match="cannot be exported as one graph"):
-        quantize(using(made, module), step("static_int8"), made.context)
+        quantize(using(made, module), step("static_int8"), made.job)

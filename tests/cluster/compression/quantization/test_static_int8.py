@@ -35,7 +35,7 @@ def test_int8_weights_are_integers_and_bit_for_bit_the_same_when_restored(bench:
         for parameter in other.work.module.parameters():
             parameter.zero_()
     float_bytes = sum(t.nbytes for t in made.work.weights().values())
-    quantized = quantize(made.work, step(), made.context)
+    quantized = quantize(made.work, step(), made.job)
     tensors = quantized.weights()
     assert tensors.keys() == int8_tensors(quantized.module).keys()
     int8 = {name for name, tensor in tensors.items() if tensor.dtype == torch.int8}
@@ -53,11 +53,11 @@ def test_int8_weights_are_integers_and_bit_for_bit_the_same_when_restored(bench:
 def test_a_graph_with_kept_layers_is_restored_bit_for_bit(bench: Bench) -> None:
     made = bench()
     fresh = copy.deepcopy(made.work.module)
-    quantized = quantize(made.work, step(keep=["3"], calibration="minmax"), made.context)
+    quantized = quantize(made.work, step(keep=["3"], calibration="minmax"), made.job)
     assert quantized.quantized_operators == 2
     assert quantized.precision is not None
     assert quantized.precision.kept == ("3",)
-    assert made.context.details["kept"] == ["3"]
+    assert made.job.details["kept"] == ["3"]
     tensors = quantized.weights()
     assert tensors["3.weight"].dtype == torch.bfloat16
     assert tensors["6.weight"].dtype == torch.int8
@@ -79,7 +79,7 @@ def test_restoring_with_other_layers_kept_is_refused(bench: Bench) -> None:
     made = bench(model="linear")
     module = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10)).eval()
     work = Work.of(module, made.work.inputs)
-    tensors = quantize(work, step(keep=["3"]), made.context).weights()
+    tensors = quantize(work, step(keep=["3"]), made.job).weights()
     with pytest.raises(CompressionError, match="the saved tensors"):
         restore_int8(module, made.work.inputs, tensors)
 
@@ -87,9 +87,9 @@ def test_restoring_with_other_layers_kept_is_refused(bench: Bench) -> None:
 def test_calibration_takes_as_many_samples_as_told(bench: Bench) -> None:
     made = bench(model="linear")
     seen: list[int] = []
-    taken = made.context.train.batch
-    made.context.train.batch = lambda rows: seen.extend(rows) or taken(rows)
-    quantize(made.work, step(calibration_samples=50), made.context)
+    taken = made.job.train.batch
+    made.job.train.batch = lambda rows: seen.extend(rows) or taken(rows)
+    quantize(made.work, step(calibration_samples=50), made.job)
     assert seen == list(range(50))
 
 
@@ -98,10 +98,10 @@ def test_calibration_takes_as_many_samples_as_told(bench: Bench) -> None:
 
 def test_ranges_are_those_of_the_samples_by_readable_names(bench: Bench) -> None:
     made = bench()
-    quantize(made.work, step(calibration="minmax", calibration_samples=64), made.context)
-    ranges = made.context.details["ranges"]
+    quantize(made.work, step(calibration="minmax", calibration_samples=64), made.job)
+    ranges = made.job.details["ranges"]
     assert [*ranges] == ["2 relu", "4 relu", "5 flatten", "7 relu"]
-    arrays, _ = made.context.train.batch(range(64))
+    arrays, _ = made.job.train.batch(range(64))
     with torch.no_grad():
         highest = float(made.work.module[:3](torch.from_numpy(arrays[0])).max())
     assert ranges["2 relu"] == pytest.approx([0, highest], rel=1e-4)
@@ -112,11 +112,11 @@ def test_a_percentile_leaves_the_largest_values_outside(bench: Bench) -> None:
     for percentile in (100, 99.9, 80):
         made = bench()
         settings = {"calibration": "percentile", "percentile": percentile}
-        quantize(made.work, step(**settings), made.context)
-        found[percentile] = made.context.details["ranges"]["2 relu"][1]
+        quantize(made.work, step(**settings), made.job)
+        found[percentile] = made.job.details["ranges"]["2 relu"][1]
     least = bench()
-    quantize(least.work, step(calibration="minmax"), least.context)
-    assert found[100] == pytest.approx(least.context.details["ranges"]["2 relu"][1], rel=1e-4)
+    quantize(least.work, step(calibration="minmax"), least.job)
+    assert found[100] == pytest.approx(least.job.details["ranges"]["2 relu"][1], rel=1e-4)
     assert found[100] > found[99.9] > found[80] > 0
 
 

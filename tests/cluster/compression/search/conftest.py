@@ -45,10 +45,9 @@ def ready(bench: Callable) -> Callable:
                 | fields
             ),
         )
-        work, _ = steps.run(given.work, given.recipe.steps, given.context)
-        original = copy.deepcopy(work.module).eval()
-        context = replace(given.context, baseline=lambda: copy.deepcopy(original))
+        work, _ = steps.run(given.work, given.recipe.steps, given.job)
+        job = given.job.with_baseline(copy.deepcopy(work.module))
         given.lines.clear()
-        return replace(given, work=Work.of(work.module, work.inputs), context=context)
+        return replace(given, work=Work.of(work.module, work.inputs), job=job)
 
     return make

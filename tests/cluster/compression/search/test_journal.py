@@ -85,29 +85,19 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 RUN = """
-import copy, sys
+import sys
 from pathlib import Path
-import torch
 from cluster.artifact.local import LocalStore
-from cluster.compression.launch import InProcess
 from cluster.compression.search import search
-from cluster.compression.work import StepContext, Work
+from cluster.compression.work import Job, Work
 from cluster.config.recipe import Recipe
-from cluster.data import PreparedSamples, load_data
-from cluster.models import load_model
 
-recipe = Recipe.model_validate_json(sys.argv[1])
-data = load_data(recipe.data, recipe.seed)
-torch.manual_seed(recipe.seed)
-model = load_model(recipe.model, data.labels)
-original = copy.deepcopy(model.module)
-context = StepContext(
-    recipe, PreparedSamples(data.train, model.inputs, model.preprocess),
-    PreparedSamples(data.validation, model.inputs, model.preprocess), InProcess(),
-    Path(sys.argv[2]), LocalStore(Path(sys.argv[2]) / "store"),
-    lambda line: print(line, flush=True), lambda: copy.deepcopy(original),
+recipe, folder = Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2])
+job = Job.load(
+    recipe, LocalStore(folder / "store"), workspace=folder, checkpoints=folder,
+    out=lambda line: print(line, flush=True),
 )
-search.run(recipe.search, Work.of(model.module, model.inputs), context)
+search.run(recipe.search, Work.of(job.model.module, job.model.inputs), job)
 """
 
 
@@ -126,11 +116,13 @@ def test_a_search_goes_on_where_a_killed_one_stood(bench: Callable, tmp_path: Pa
         evaluation={"repeats": 5},
         gate={"max_accuracy_drop": None},
     )
-    kept = given.context.checkpoints
+    kept = given.job.checkpoints
     with subprocess.Popen(
         [sys.executable, "-c", RUN, given.recipe.model_dump_json(), str(kept)],
-        stdout=subprocess.PIPE, text=True, env=os.environ.copy(),
-    ) as killed:  # fmt: skip
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ.copy(),
+    ) as killed:
         assert killed.stdout is not None
         trials = 0
         for line in killed.stdout:
@@ -146,7 +138,7 @@ def test_a_search_goes_on_where_a_killed_one_stood(bench: Callable, tmp_path: Pa
         stream.write('{"number": 5, "stage": "pro')  # as if it had died while writing
     (kept / "search" / "0123.4.partial").touch()
 
-    found = search.run(given.recipe.search, given.work, given.context)
+    found = search.run(given.recipe.search, given.work, given.job)
     assert found.resumed == len(left)
     assert any(f"resumes after {len(left)} results" in line for line in given.lines)
     done = {(each["number"], each["stage"]) for each in left}
@@ -157,4 +149,4 @@ def test_a_search_goes_on_where_a_killed_one_stood(bench: Callable, tmp_path: Pa
         assert result == TrialResult.model_validate(each)
     assert not list((kept / "search").glob("*.partial"))
     assert len(found.feasible) > 1
-    found.feasible[0].build(replace(given.context, out=lambda line: None))
+    found.feasible[0].build(replace(given.job, out=lambda line: None))

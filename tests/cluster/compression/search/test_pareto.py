@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from cluster.compression.search.pareto import Point, front
+from cluster.compression.search.found import Point, pareto_front
 
 
 def test_the_front_is_what_nothing_beats_in_everything() -> None:
@@ -17,21 +17,21 @@ def test_the_front_is_what_nothing_beats_in_everything() -> None:
         (0.70, 5.0, 50.0),  # less accurate than the second
         (0.60, 1.0, 900.0),  # the fastest
     ]
-    assert front(points) == {0, 1, 3, 5}
+    assert pareto_front(points) == {0, 1, 3, 5}
 
 
 def test_equal_points_stand_together() -> None:
-    assert front([(0.9, 1.0, 1.0), (0.9, 1.0, 1.0), (0.8, 1.0, 1.0)]) == {0, 1}
+    assert pareto_front([(0.9, 1.0, 1.0), (0.9, 1.0, 1.0), (0.8, 1.0, 1.0)]) == {0, 1}
 
 
 def test_one_point_is_a_front_and_none_is_none() -> None:
-    assert front([(0.1, 9.0, 9.0)]) == {0}
-    assert front([]) == set()
+    assert pareto_front([(0.1, 9.0, 9.0)]) == {0}
+    assert pareto_front([]) == set()
 
 
 def test_what_was_not_measured_is_not_on_the_front() -> None:
     points = [(math.nan, 1.0, 1.0), (0.9, math.inf, 1.0), (0.5, 5.0, 5.0), (0.4, 5.0, 5.0)]
-    assert front(points) == {2}
+    assert pareto_front(points) == {2}
 
 
 def test_every_point_off_the_front_is_beaten_by_one_on_it() -> None:
@@ -39,7 +39,7 @@ def test_every_point_off_the_front_is_beaten_by_one_on_it() -> None:
     points: list[Point] = [
         (drawn.randint(0, 9) / 10, drawn.randint(1, 9), drawn.randint(1, 9)) for _ in range(300)
     ]
-    found = front(points)
+    found = pareto_front(points)
 
     def beats(one: Point, other: Point) -> bool:
         better = (one[0] - other[0], other[1] - one[1], other[2] - one[2])

@@ -28,12 +28,12 @@ def _one_thread() -> Iterator[None]:
 
 
 def score(bench: Any, module: torch.nn.Module) -> float:
-    held_back = Validation("accuracy", bench.context.validation, bench.context.baseline)
+    held_back = Validation("accuracy", bench.job.validation, bench.job.baseline)
     return held_back.score(module).value
 
 
-def run(bench: Any, **context: object) -> Found:
-    return search.run(bench.recipe.search, bench.work, replace(bench.context, **context))
+def run(bench: Any, **job: object) -> Found:
+    return search.run(bench.recipe.search, bench.work, replace(bench.job, **job))
 
 
 def test_it_returns_feasible_models_that_are_built_again_as_they_were_measured(
@@ -47,7 +47,7 @@ def test_it_returns_feasible_models_that_are_built_again_as_they_were_measured(
     costs = [by_number[each.number].size_bytes for each in found.feasible]
     assert costs == sorted(costs)
     for each in found.feasible:
-        work, records = each.build(bench.context)
+        work, records = each.build(bench.job)
         measured = by_number[each.number].score
         assert score(bench, work.module) == pytest.approx(measured.value, abs=1e-9)
         assert [record.kind for record in records] == [step.kind for step in each.steps]
@@ -112,7 +112,7 @@ def test_no_trial_starts_after_the_time_budget(ready: Callable) -> None:
     }
     assert {each.stage for each in record.trials} == {"stopped"}
     assert any("which stays" in line for line in bench.lines)
-    work, records = found.feasible[0].build(bench.context)
+    work, records = found.feasible[0].build(bench.job)
     assert records == ()
     assert score(bench, work.module) == pytest.approx(score(bench, bench.work.module))
 
@@ -217,7 +217,7 @@ def test_a_limit_that_few_samples_cannot_show_is_named(ready: Callable) -> None:
     found = run(bench)
     assert [each.number for each in found.feasible] == [0]
     (line,) = [line for line in bench.lines if "uncompressed" in line and "neither" in line]
-    assert f"on {len(bench.context.validation)} validation samples" in line
+    assert f"on {len(bench.job.validation)} validation samples" in line
 
 
 @pytest.mark.slow
@@ -259,4 +259,4 @@ def test_a_space_that_cannot_be_searched_is_refused(
 ) -> None:
     given = bench(search={"space": space})
     with pytest.raises(CompressionError, match=message):
-        search.run(given.recipe.search, given.work, given.context)
+        search.run(given.recipe.search, given.work, given.job)

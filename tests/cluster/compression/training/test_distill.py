@@ -43,7 +43,7 @@ def answers(module: torch.nn.Module, samples: Any) -> torch.Tensor:
 
 def trained(bench: Bench, epochs: int = 3) -> Any:
     made = bench(data=DATA)
-    train(made.work, Train(kind="train", epochs=epochs), made.context)
+    train(made.work, Train(kind="train", epochs=epochs), made.job)
     return made
 
 
@@ -66,9 +66,9 @@ def test_a_damaged_student_comes_nearer_to_the_baseline(
     original = pickle.dumps(made.work.module)
     with torch.no_grad():
         made.work.module[8].weight.normal_(std=0.3)
-    context = replace(made.context, baseline=lambda: pickle.loads(original))
+    job = replace(made.job, baseline=lambda: pickle.loads(original))
     before = (answers(made.work.module, made.test) - wanted).abs().mean()
-    student = distill(made.work, step(losses=losses, epochs=4, precision=precision), context)
+    student = distill(made.work, step(losses=losses, epochs=4, precision=precision), job)
     after = (answers(student.module, made.test) - wanted).abs().mean()
     assert after < 0.75 * before
     assert not student.module.training
@@ -84,18 +84,20 @@ def test_a_model_with_weights_teaches_and_its_layers_are_projected(
     made = bench(data=DATA, model="linear")
     layers = {"name": "feature_mse", "student_layer": "1", "teacher_layer": "7", "weight": 0.1}
     chosen = step(
-        teacher={"model": {
-            "source": "python:headrace_tiny:convolutional",
-            "weights": str(tmp_path / "large.safetensors"),
-        }},
+        teacher={
+            "model": {
+                "source": "python:headrace_tiny:convolutional",
+                "weights": str(tmp_path / "large.safetensors"),
+            }
+        },
         losses=[{"name": "kl"}, layers],
-    )  # fmt: skip
+    )
     wanted = answers(large.work.module, made.test)
     before = (answers(made.work.module, made.test) - wanted).abs().mean()
-    student = distill(made.work, chosen, made.context)
+    student = distill(made.work, chosen, made.job)
     assert (answers(student.module, made.test) - wanted).abs().mean() < before
     assert made.lines[-1].startswith("distill  ")
-    first, second = made.context.details["losses"]
+    first, second = made.job.details["losses"]
     assert second < first
 
 
@@ -148,16 +150,16 @@ def test_an_artifact_teaches_by_its_program(bench: Bench, monkeypatch: pytest.Mo
     monkeypatch.setattr(teachers, "load", load)
     monkeypatch.setattr(teachers, "targets", lambda: ["cuda-sm90", "cpu-x86"])
     made = bench(data=DATA, model="linear")
-    context = replace(made.context, store=_Store())
+    job = replace(made.job, store=_Store())
     wanted = answers(large.work.module, made.test)
     before = (answers(made.work.module, made.test) - wanted).abs().mean()
     chosen = step(teacher={"artifact": "large"}, losses=[{"name": "kl"}])
-    student = distill(made.work, chosen, context)
+    student = distill(made.work, chosen, job)
     assert (answers(student.module, made.test) - wanted).abs().mean() < before
     assert offered == [["cpu-x86"]]  # the training is on the CPU: no GPU is taken for its teacher
     layers = {"name": "feature_mse", "student_layer": "1", "teacher_layer": "7"}
     with pytest.raises(CompressionError, match=r"losses\[0\]: feature_mse looks into.*has none"):
-        distill(made.work, step(teacher={"artifact": "large"}, losses=[layers]), context)
+        distill(made.work, step(teacher={"artifact": "large"}, losses=[layers]), job)
 
 
 def test_a_program_does_not_travel_to_another_process() -> None:
@@ -185,9 +187,9 @@ def test_a_teacher_that_does_not_fit_is_refused_before_training(
     bench: Bench, fields: dict, message: str
 ) -> None:
     made = bench(data=DATA, model="linear")
-    context = replace(made.context, store=_Store(**fields))
+    job = replace(made.job, store=_Store(**fields))
     with pytest.raises(CompressionError, match=message):
-        distill(made.work, step(teacher={"artifact": "large"}), context)
+        distill(made.work, step(teacher={"artifact": "large"}), job)
     assert made.lines == []
 
 
@@ -195,10 +197,10 @@ def test_a_model_of_other_classes_or_without_weights_is_no_teacher(bench: Bench)
     made = bench(data=DATA, model="linear")
     five = {"source": "python:headrace_tiny:linear", "num_classes": 5}
     with pytest.raises(SourceError, match="num_classes=5, but the data has 10 labels"):
-        distill(made.work, step(teacher={"model": five}), made.context)
+        distill(made.work, step(teacher={"model": five}), made.job)
     random = {"source": "torchvision:resnet18", "image": IMAGE}
     with pytest.raises(CompressionError, match=r"resnet18 has random weights.*teacher\.model\.we"):
-        distill(made.work, step(teacher={"model": random}), made.context)
+        distill(made.work, step(teacher={"model": random}), made.job)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +217,7 @@ def test_layers_that_do_not_exist_are_named(
     made = bench(data=DATA, model="linear")
     layers = {"name": "feature_mse", "student_layer": student, "teacher_layer": teacher}
     with pytest.raises(CompressionError, match=message):
-        distill(made.work, step(losses=[layers]), made.context)
+        distill(made.work, step(losses=[layers]), made.job)
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,12 @@ from torch import nn
 from cluster.artifact.store import open_store
 from cluster.compression.launch import InProcess
 from cluster.compression.training.train import train
-from cluster.compression.work import StepContext, Work
+from cluster.compression.work import Job, Work
 from cluster.config.base import parse
 from cluster.config.recipe import Recipe
 from cluster.config.steps import Train
 from cluster.data import PreparedSamples, load_data
+from cluster.models import LoadedModel
 from cluster.models.built import image_spec
 
 folder, mode = Path(sys.argv[1]), sys.argv[2]
@@ -60,13 +61,14 @@ def out(line):
 import cluster.compression.training.descent as descent
 kept = descent.Bar
 descent.Bar = lambda title, total, out: kept(title, total, out, interval_s=0)
-context = StepContext(recipe, samples, samples, InProcess(), folder / "kept",
-    open_store(str(folder / "store")), out, lambda: module)
+model = LoadedModel(module, inputs, (), recipe.model.image, data.labels, {})
+job = Job(recipe, open_store(str(folder / "store")), data, model, samples, samples,
+    lambda: module, folder, folder / "kept", InProcess(), out)
 step = Train(kind="train", epochs=4, optimizer=sys.argv[3], learning_rate=0.01, batch_size=32,
     augmentation=["flip", "crop"])
-work = train(Work.of(module, inputs), step, context)
+work = train(Work.of(module, inputs), step, job)
 save_file(work.weights(), folder / f"{mode}.safetensors")
-print("losses", context.details["losses"])
+print("losses", job.details["losses"])
 """
 
 
@@ -112,17 +114,17 @@ def small(bench: Bench, **fields: Any) -> Any:
 
 
 def files(made: Any) -> list[str]:
-    return sorted(path.name for path in made.context.checkpoints.iterdir())
+    return sorted(path.name for path in made.job.checkpoints.iterdir())
 
 
 def test_a_finished_training_is_not_done_again(bench: Bench) -> None:
     made, again = small(bench), small(bench)
     step = Train(kind="train", epochs=2)
-    wanted = train(made.work, step, made.context).weights()
-    found = train(again.work, step, again.context).weights()
+    wanted = train(made.work, step, made.job).weights()
+    found = train(again.work, step, again.job).weights()
     torch.testing.assert_close(found, wanted, rtol=0, atol=0)
     assert again.lines == ["train    goes on after epoch 2 of 2"]
-    assert again.context.details == made.context.details
+    assert again.job.details == made.job.details
 
 
 def test_an_interrupted_training_with_momentum_goes_on_the_same(
@@ -132,8 +134,8 @@ def test_an_interrupted_training_with_momentum_goes_on_the_same(
     monkeypatch.setenv(CPUS_VARIABLE, "1")
     step = Train(kind="train", epochs=3)
     plain, broken, resumed = small(bench), small(bench), small(bench)
-    wanted = train(plain.work, step, replace(plain.context, checkpoints=tmp_path / "plain"))
-    batch = broken.context.train.batch
+    wanted = train(plain.work, step, replace(plain.job, checkpoints=tmp_path / "plain"))
+    batch = broken.job.train.batch
     calls = iter(range(100))
 
     def interrupted(indices: Any) -> Any:
@@ -141,11 +143,11 @@ def test_an_interrupted_training_with_momentum_goes_on_the_same(
             raise KeyboardInterrupt
         return batch(indices)
 
-    monkeypatch.setattr(broken.context.train, "batch", interrupted)
+    monkeypatch.setattr(broken.job.train, "batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(broken.work, step, broken.context)
+        train(broken.work, step, broken.job)
     monkeypatch.setenv(CPUS_VARIABLE, "2")
-    found = train(resumed.work, step, resumed.context)
+    found = train(resumed.work, step, resumed.job)
     assert resumed.lines[0] == "train    goes on after epoch 2 of 3"
     assert torch.get_num_threads() == 1
     torch.testing.assert_close(found.weights(), wanted.weights(), rtol=0, atol=0)
@@ -154,27 +156,27 @@ def test_an_interrupted_training_with_momentum_goes_on_the_same(
 @pytest.mark.parametrize("change", ["step", "weights", "damaged"])
 def test_a_checkpoint_of_another_training_is_not_taken(bench: Bench, change: str) -> None:
     made, again = small(bench), small(bench)
-    train(made.work, Train(kind="train", epochs=2), made.context)
+    train(made.work, Train(kind="train", epochs=2), made.job)
     step = Train(kind="train", epochs=2)
     if change == "step":
         step = Train(kind="train", epochs=2, learning_rate=0.04)
     elif change == "weights":
         torch.nn.init.normal_(again.work.module[1].bias)
     else:
-        (file,) = made.context.checkpoints.iterdir()
+        (file,) = made.job.checkpoints.iterdir()
         file.write_bytes(file.read_bytes()[:-100])
-    train(again.work, step, again.context)
+    train(again.work, step, again.job)
     assert not any("goes on" in line for line in again.lines)
-    assert len(again.context.details["losses"]) == 2
+    assert len(again.job.details["losses"]) == 2
 
 
 def test_each_recovery_of_one_step_has_a_checkpoint_of_its_own(bench: Bench) -> None:
     made = small(bench)
     for _ in range(2):
-        recover(made.work.module, Recovery(epochs=1), made.context, made.work.inputs)
+        recover(made.work.module, Recovery(epochs=1), made.job, made.work.inputs)
     again = small(bench)
     for _ in range(2):
-        recover(again.work.module, Recovery(epochs=1), again.context, again.work.inputs)
+        recover(again.work.module, Recovery(epochs=1), again.job, again.work.inputs)
     assert len(files(made)) == 2
     assert again.lines == ["recover  goes on after epoch 1 of 1"] * 2
     torch.testing.assert_close(again.work.weights(), made.work.weights(), rtol=0, atol=0)
@@ -186,7 +188,7 @@ def test_a_diverging_training_keeps_the_weights_it_had(bench: Bench, learning_ra
     before = made.work.weights()
     step = Train(kind="train", epochs=3, learning_rate=learning_rate, warmup_share=0)
     with pytest.raises(CompressionError) as caught:
-        train(made.work, step, made.context)
+        train(made.work, step, made.job)
     message = str(caught.value)
     assert message.startswith("train: the ")
     assert "in epoch 1 of 3, at update " in message
@@ -202,7 +204,7 @@ def test_what_diverges_later_goes_back_to_the_last_epoch(
 ) -> None:
     made = small(bench)
     step = Train(kind="train", epochs=3)
-    batch = made.context.train.batch
+    batch = made.job.train.batch
     calls = iter(range(100))
 
     def spoilt(indices: Any) -> Any:
@@ -211,11 +213,11 @@ def test_what_diverges_later_goes_back_to_the_last_epoch(
             arrays[0][0] = float("nan")
         return arrays, labels
 
-    monkeypatch.setattr(made.context.train, "batch", spoilt)
+    monkeypatch.setattr(made.job.train, "batch", spoilt)
     with pytest.raises(CompressionError, match=r"loss became nan in epoch 2 of 3, at update 4 of"):
-        train(made.work, step, made.context)
-    (file,) = made.context.checkpoints.iterdir()
-    kept = checkpoint.read(made.context.checkpoints, file.stem)
+        train(made.work, step, made.job)
+    (file,) = made.job.checkpoints.iterdir()
+    kept = checkpoint.read(made.job.checkpoints, file.stem)
     assert kept is not None
     assert kept.epochs == 1
     for name, tensor in made.work.weights().items():
@@ -225,10 +227,18 @@ def test_what_diverges_later_goes_back_to_the_last_epoch(
 def test_weights_spoilt_by_the_very_last_update_are_not_handed_on(bench: Bench) -> None:
     made = small(bench)
     before = made.work.weights()
-    step = Train(kind="train", epochs=1, updates=1, learning_rate=3e38, warmup_share=0,
-                 batch_size=1, momentum=0.99, weight_decay=100)  # fmt: skip
+    step = Train(
+        kind="train",
+        epochs=1,
+        updates=1,
+        learning_rate=3e38,
+        warmup_share=0,
+        batch_size=1,
+        momentum=0.99,
+        weight_decay=100,
+    )
     with pytest.raises(CompressionError, match=r"tensor 1\.weight is no longer finite in epoch 1"):
-        train(made.work, step, made.context)
+        train(made.work, step, made.job)
     torch.testing.assert_close(made.work.weights(), before, rtol=0, atol=0)
 
 
@@ -248,10 +258,10 @@ def test_a_full_disk_is_told_and_leaves_no_half_file(
 
     monkeypatch.setattr(checkpoint, "save_file", fill)
     with pytest.raises(CompressionError, match=r"checkpoint of epoch 2 .*No space left.*free"):
-        train(made.work, Train(kind="train", epochs=3), made.context)
+        train(made.work, Train(kind="train", epochs=3), made.job)
     (name,) = files(made)
     assert name.endswith(".safetensors")
-    kept = checkpoint.read(made.context.checkpoints, name.removesuffix(".safetensors"))
+    kept = checkpoint.read(made.job.checkpoints, name.removesuffix(".safetensors"))
     assert kept is not None
     assert kept.epochs == 1
 
@@ -259,10 +269,10 @@ def test_a_full_disk_is_told_and_leaves_no_half_file(
 def test_what_cannot_be_shared_or_augmented_is_refused_before_training(bench: Bench) -> None:
     made = small(bench)
     with pytest.raises(CompressionError, match="batch_size=2 cannot be shared by processes=4"):
-        train(made.work, Train(kind="train", batch_size=2, processes=4), made.context)
+        train(made.work, Train(kind="train", batch_size=2, processes=4), made.job)
     with pytest.raises(CompressionError, match="processes=2 needs a Ray cluster"):
-        train(made.work, Train(kind="train", processes=2), made.context)
-    tokens = replace(made.context, train=_Tokens())
+        train(made.work, Train(kind="train", processes=2), made.job)
+    tokens = replace(made.job, train=_Tokens())
     with pytest.raises(CompressionError, match=r"flip changes images.*int64\[8\]. Remove"):
         train(made.work, Train(kind="train", augmentation=["flip"]), tokens)
 
@@ -281,12 +291,12 @@ class _Tokens:
 
 def test_a_partial_file_of_a_killed_process_is_removed(bench: Bench) -> None:
     made = small(bench)
-    train(made.work, Train(kind="train", epochs=1), made.context)
+    train(made.work, Train(kind="train", epochs=1), made.job)
     (name,) = files(made)
     again = small(bench)
-    (made.context.checkpoints / name).unlink()
-    left = made.context.checkpoints / name.replace(".safetensors", ".999.partial")
+    (made.job.checkpoints / name).unlink()
+    left = made.job.checkpoints / name.replace(".safetensors", ".999.partial")
     left.write_bytes(b"half")
     os.utime(left, (time.time() - 60,) * 2)
-    train(again.work, Train(kind="train", epochs=1), again.context)
+    train(again.work, Train(kind="train", epochs=1), again.job)
     assert files(again) == [name]

@@ -48,18 +48,18 @@ def test_a_model_learns(
     hook = made.work.module[3].register_forward_hook(
         lambda _module, _inputs, output: computed_in.add(output.dtype)
     )
-    trained = train(made.work, step, made.context)
+    trained = train(made.work, step, made.job)
     hook.remove()
     assert computed_in == {torch.bfloat16 if precision == "bf16" else torch.float32}
     assert {each.dtype for each in trained.module.parameters()} == {torch.float32}
     assert before < 0.3
     assert share_right(trained.module, made.test) > 0.75
     assert not trained.module.training
-    updates = 2 * math.ceil(len(made.context.train) / 64)
+    updates = 2 * math.ceil(len(made.job.train) / 64)
     assert made.lines[-1].startswith(f"train    ████████████████████ {updates}/{updates}")
     assert "epoch 2/2 loss" in made.lines[-1]
     assert trained.weights().keys() == trained.module.state_dict().keys()
-    first, second = made.context.details["losses"]
+    first, second = made.job.details["losses"]
     assert second < first
 
 
@@ -67,7 +67,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(bench: Be
     def weights(seed: int) -> torch.Tensor:
         made = bench(model="linear", seed=seed)
         torch.nn.init.zeros_(made.work.module[1].weight)
-        return train(made.work, Train(kind="train", epochs=1), made.context).weights()["1.weight"]
+        return train(made.work, Train(kind="train", epochs=1), made.job).weights()["1.weight"]
 
     torch.testing.assert_close(weights(0), weights(0), rtol=0, atol=0)
     assert not torch.equal(weights(0), weights(1))
@@ -80,36 +80,36 @@ def test_no_batch_size_is_left_untrained(
     # One sample of each limit is held back for validation.
     made = bench(model="linear", data={"source": "digits", "limit": limit})
     before = made.work.weights()
-    train(made.work, Train(kind="train", epochs=1, batch_size=batch_size), made.context)
+    train(made.work, Train(kind="train", epochs=1, batch_size=batch_size), made.job)
     assert f" {updates}/{updates} " in made.lines[-1]
     assert not torch.equal(made.work.weights()["1.weight"], before["1.weight"])
 
 
 def test_a_single_sample_left_over_does_not_stop_batch_normalization(bench: Bench) -> None:
     made = bench(data={"source": "digits", "limit": 19})  # 17 to train on
-    assert len(made.context.train) % 8 == 1
-    trained = train(made.work, Train(kind="train", epochs=1, batch_size=8), made.context)
+    assert len(made.job.train) % 8 == 1
+    trained = train(made.work, Train(kind="train", epochs=1, batch_size=8), made.job)
     assert all(torch.isfinite(tensor).all() for tensor in trained.weights().values())
 
 
 def test_a_number_of_updates_ends_the_training_within_an_epoch(bench: Bench) -> None:
     made = bench(model="linear")
-    train(made.work, Train(kind="train", epochs=9, updates=25), made.context)
+    train(made.work, Train(kind="train", epochs=9, updates=25), made.job)
     assert " 25/25 " in made.lines[-1]
-    epochs = math.ceil(25 / math.ceil(len(made.context.train) / 64))
-    assert len(made.context.details["losses"]) == epochs
+    epochs = math.ceil(25 / math.ceil(len(made.job.train) / 64))
+    assert len(made.job.details["losses"]) == epochs
     assert f"epoch {epochs}/{epochs}" in made.lines[-1]
 
 
 def test_recovery_repairs_a_damaged_model_in_place(bench: Bench) -> None:
     made = bench()
-    train(made.work, Train(kind="train", epochs=2), made.context)
+    train(made.work, Train(kind="train", epochs=2), made.job)
     whole = share_right(made.work.module, made.test)
     with torch.no_grad():
         made.work.module[3].weight.zero_()[:4] = torch.randn(4, 8, 3, 3)
     damaged = share_right(made.work.module, made.test)
-    recover(made.work.module, Recovery(epochs=1), made.context, made.work.inputs)
+    recover(made.work.module, Recovery(epochs=1), made.job, made.work.inputs)
     assert damaged < whole - 0.3
     assert share_right(made.work.module, made.test) > damaged + 0.3
     assert made.lines[-1].startswith("recover ")
-    assert len(made.context.details["losses"]) == 3
+    assert len(made.job.details["losses"]) == 3

@@ -1,4 +1,4 @@
-"""What a candidate's record says of it."""
+"""Record of a build: whether its weights are random."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.compression.candidate import _untrained
+from cluster.compression.packaging import _untrained
 from cluster.config.recipe import Recipe
 
 INT8 = {"kind": "quantize", "scheme": "static_int8"}
@@ -27,7 +27,7 @@ PRUNE = {"kind": "prune", "method": "structured", "ratio": 0.5}
         ({"source": "python:nets:small"}, [INT8 | {"training": {}}], False),
     ],
 )
-def test_weights_are_random_where_nothing_brought_and_nothing_trained_them(
+def test_weights_are_random_without_source_or_training(
     model: dict[str, Any], steps: list[dict[str, Any]], untrained: bool
 ) -> None:
     recipe = Recipe.model_validate({"name": "r", "model": model, "steps": steps})

@@ -1,0 +1,231 @@
+"""Packaging of one compressed model: programs → evaluation → gate → artifact or refusal.
+
+build    CompressedModel → Draft with weights → builder.build → programs
+                         → evaluate.run, one fresh process per program → the fastest per target
+                         → gate.check → layouts → AcceptedBuild | reject
+publish  AcceptedBuild → report.json, report.html → artifact
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from cluster.artifact.artifact import REPORT, REPORT_PAGE, Artifact
+from cluster.compression import origin
+from cluster.compression.draft import Draft
+from cluster.compression.evaluation import costs, evaluate, gate, reference
+from cluster.compression.evaluation.evaluate import Evaluated
+from cluster.compression.programs import builder
+from cluster.compression.record import BuildRecord, CheckRecord, SearchRecord, StepRecord
+from cluster.compression.report import html
+from cluster.compression.report.table import gate_lines, limits, table_of
+from cluster.compression.sharding import layouts
+from cluster.compression.work import Clock, Job, Work
+from cluster.config.sources import ModelSource
+from cluster.config.steps import Distill, Prune, Quantize, Step, Train
+from cluster.data import PreparedSamples
+from cluster.program import node
+
+
+@dataclass(frozen=True)
+class CompressedModel:
+    """Model after all of its steps, with the name and key of its artifact."""
+
+    name: str
+    key: str
+    work: Work
+    records: tuple[StepRecord, ...]
+    search: SearchRecord | None = None
+    searched: tuple[Step, ...] = ()
+    """Steps that a search added to the recipe's own."""
+
+
+@dataclass(frozen=True)
+class AcceptedBuild:
+    """Build that passes the gate: all of an artifact but its reports."""
+
+    draft: Draft
+    record: BuildRecord
+
+
+def build(model: CompressedModel, job: Job) -> AcceptedBuild | None:
+    """Compile, measure and judge the model; None if the gate rejects it.
+
+    A rejected build leaves its reports in the store, and nothing that could be served.
+    """
+    folder = job.workspace / f"artifact-{model.name}"
+    folder.mkdir()
+    accepted = None
+    try:
+        accepted = _build(model, job, folder)
+    finally:
+        if accepted is None:  # the next model of a search may have the same name
+            shutil.rmtree(folder, ignore_errors=True)
+    return accepted
+
+
+def publish(build: AcceptedBuild, job: Job, search: SearchRecord | None = None) -> Artifact:
+    """Add the reports, which show ``search`` as it is now, and move the artifact into the store."""
+    folder = build.draft.folder
+    reports = _reports(build.record.model_copy(update={"search": search}))
+    try:
+        (folder / REPORT).write_bytes(reports[".json"])
+        (folder / REPORT_PAGE).write_bytes(reports[".html"])
+        build.draft.write()
+        artifact = job.store.publish(folder)
+    finally:  # a failed publication must not keep disk space
+        shutil.rmtree(folder, ignore_errors=True)
+    job.out(f"artifact {artifact.id}")
+    return artifact
+
+
+def _build(model: CompressedModel, job: Job, folder: Path) -> AcceptedBuild | None:
+    clock = job.clock.fork()
+    draft = Draft.begin(folder, model.work, job, model.name, model.key, model.searched)
+    _record_answers(model.work, job.train, draft.expected)
+    with clock.phase("compile"):
+        programs = builder.build(model.work, folder, job)
+    draft = draft.update(programs=programs.entries).write()
+    with clock.phase("evaluate"):
+        evaluated = evaluate.run(
+            folder, job.recipe, job.baseline_weights, draft.expected, job.workspace, job.out
+        )
+    failed = {**programs.failed, **evaluated.failed}
+    evaluated, checks = _judged(model, evaluated.model_copy(update={"failed": failed}), job)
+    record = _record(model, evaluated, checks, clock, job)
+    if not record.accepted:
+        _reject(model, record, job)
+        return None
+    working = builder.trim(programs.entries, evaluated.programs, evaluated.static, folder)
+    draft = draft.update(
+        programs=working,
+        baseline=evaluated.baseline,
+        other_baselines=record.other_baselines,
+        measured=evaluated.programs,
+        fastest=evaluated.fastest,
+        quantized_operators=record.quantized_operators,
+    )
+    with clock.phase("cut"):
+        draft = layouts.build(draft, job)
+    final = {"layouts": draft.manifest.layouts, "seconds": _rounded(clock)}
+    return AcceptedBuild(draft, record.model_copy(update=final))
+
+
+def _reject(model: CompressedModel, record: BuildRecord, job: Job) -> None:
+    name = model.name
+    if model.search is not None and name == job.recipe.name:  # the next trial may take it
+        name += f".trial-{model.search.chosen}"
+    where = job.store.reject(name, model.key, _reports(record))
+    job.out(f"rejected by the gate; the report is {where}")
+
+
+def _rounded(clock: Clock) -> dict[str, float]:
+    return {name: round(seconds, 2) for name, seconds in clock.seconds.items()}
+
+
+def _reports(record: BuildRecord) -> dict[str, bytes]:
+    return {
+        ".json": record.model_dump_json(indent=1).encode() + b"\n",
+        ".html": html.page(record).encode(),
+    }
+
+
+def _judged(
+    model: CompressedModel, evaluated: Evaluated, job: Job
+) -> tuple[Evaluated, tuple[CheckRecord, ...]]:
+    """Return the programs that the gate admits, and its checks of them."""
+    limit = job.recipe.limits_for(model.searched)
+    size = job.baseline_weights.stat().st_size
+    wants = any(record.kind == "quantize" for record in model.records)
+    evaluated = gate.admitted(limit, evaluated, float_bytes=size, wants_quantized=wants)
+    checks = gate.check(limit, evaluated, float_bytes=size, wants_quantized=wants)
+    table = table_of(model.name, evaluated).splitlines()
+    for line in [*table, f"limits   {limits(limit.model_dump())}", *gate_lines(checks)]:
+        job.out(line)
+    return evaluated, checks
+
+
+def _record(
+    model: CompressedModel,
+    evaluated: Evaluated,
+    checks: tuple[CheckRecord, ...],
+    clock: Clock,
+    job: Job,
+) -> BuildRecord:
+    recipe, data = job.recipe, job.data
+    target = recipe.programs[0].target
+    kind = evaluated.fastest.get(target, "")
+    return BuildRecord(
+        name=model.name,
+        recipe=recipe.model_dump(mode="json"),
+        accepted=all(check.passed for check in checks),
+        checks=checks,
+        metric=recipe.evaluation.metrics[0],
+        target=target,
+        fastest=kind,
+        baseline=evaluated.baseline,
+        other_baselines=dict([*evaluated.target_baselines.items()][1:]),
+        programs=evaluated.programs,
+        failed_programs=evaluated.failed,
+        left_out_programs=evaluated.left_out,
+        quantized_operators=evaluated.operators.get(f"{target}/{kind}", 0),
+        steps=model.records,
+        layers=costs.layer_sizes(load_file(job.baseline_weights), model.work.weights()),
+        search=model.search,
+        seconds=_rounded(clock),
+        versions=origin.versions(),
+        seed=recipe.seed,
+        data={
+            "source": recipe.data.source,
+            "test_source": recipe.data.test_source,
+            "fingerprint": data.fingerprint,
+            "training_samples": len(data.train),
+            "validation_samples": len(data.validation),
+            "held_out_samples": len(data.test),
+            "classes": len(data.labels),
+        },
+        machine={
+            "cpu": node.cpu_name(),
+            "cpus": node.cpus(),
+            "targets": list(node.targets()),
+            "compute_threads": recipe.evaluation.compute_threads,
+        },
+        random_weights=_untrained(recipe.model, (*recipe.steps, *model.searched)),
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _untrained(model: ModelSource, steps: tuple[Step, ...]) -> bool:
+    """Whether the weights are random: no source provides them and no step trains them.
+
+    An ``hf:`` source always provides weights. A ``python:`` factory may as well, which a recipe
+    cannot tell; the report says so.
+    """
+    provided = model.weights is not None or model.source.startswith("hf:")
+    return not provided and not any(_trains(step) for step in steps)
+
+
+def _trains(step: Step) -> bool:
+    match step:
+        case Train() | Distill():
+            return True
+        case Prune():
+            return step.recovery is not None
+        case Quantize():
+            return step.training is not None
+        case _:
+            return False
+
+
+def _record_answers(work: Work, samples: PreparedSamples, file: Path) -> None:
+    """Write the model's answers to ``file``, as a reference for the compiled programs."""
+    inputs, _ = samples.batch(range(min(reference.SAMPLES, len(samples))))
+    with torch.inference_mode():
+        answers = work.module(*map(torch.from_numpy, inputs)).numpy()
+    reference.record(answers, inputs, file)
