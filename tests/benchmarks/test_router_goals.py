@@ -81,4 +81,4 @@ def test_slowing_an_ended_process_returns_at_once() -> None:
     started = time.monotonic()
     with slowed(process.pid, 10):
         pass
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5

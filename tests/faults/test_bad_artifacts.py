@@ -43,6 +43,7 @@ def for_another_cpu(artifact: Path) -> None:
     (artifact.parents[1] / "names" / "tiny-int8").write_text(content_id(text))
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a file or the manifest of an artifact is changed")
 def test_none_of_them_is_served_and_each_says_why(
     cluster: LocalCluster,

@@ -16,6 +16,7 @@ from deployments.local import LocalCluster, processes
 URL = "http://127.0.0.1:8000/v2/models/tiny"
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a config that Serve refuses")
 def test_a_rendered_service_is_put_runs_and_survives_a_wrong_one(
     operator: Operator, serve_config: str

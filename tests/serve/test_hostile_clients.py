@@ -36,7 +36,7 @@ def test_a_huge_length_is_refused_before_the_body_comes(served, path: str) -> No
             b"{}",
         )
         answer = raw.answer()
-    assert time.monotonic() - started < 1.5  # the body is not waited for
+    assert time.monotonic() - started < 8  # the body is not waited for, which would take 10 s
     assert answer.status == 413
     assert f"the body is {HUGE} bytes, this model reads at most" in answer.error
     served.assert_answers()
@@ -125,7 +125,7 @@ def test_a_deadline_passes(served) -> None:
         with Raw(served.port) as raw:
             raw.send(late, BEGUN)  # and no more
             answer = raw.answer()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 8
         assert answer.status == 408
         assert "within its deadline of 0.001 s" in answer.error
     served.assert_answers()

@@ -107,7 +107,7 @@ def test_clients_that_go_away_leave_the_pipeline_to_others(served, client) -> No
             gone.sendall(head + body)
     started = time.monotonic()
     infer(client, random_input(served, 1))
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 def test_the_time_of_every_stage_is_exported(served, client) -> None:

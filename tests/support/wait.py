@@ -16,6 +16,10 @@ T = TypeVar("T")
 WITHIN_S = 180
 """Default bound in seconds: three times what the slowest known machine needed."""
 
+SOON_S = 15
+"""Bound in seconds of what takes tenths of a second on an idle machine, and the timeout of 30 s, or
+for ever, where it goes wrong."""
+
 POLL_S = 0.1
 
 

@@ -214,7 +214,7 @@ def test_abort_ends_waiting_sums(extension: Path) -> None:
     started = time.perf_counter()
     with pytest.raises(RuntimeError, match="the group was aborted"):
         group.all_reduce(np.ones(3, np.float32))
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 15
 
 
 def test_all_reduce_rejects_integers(extension: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import shard_processes as bodies
 from shard_processes import IP, peers
+from support.wait import SOON_S
 
 from cluster.errors import ProgramError, TransportError
 from cluster.runtime import wire
@@ -157,7 +158,7 @@ def test_read_only_arrays_are_sent_without_warning_or_change() -> None:
 
 
 @pytest.mark.parametrize("waiting", [True, False])
-def test_receive_fails_within_a_second_of_peer_kill(waiting: bool) -> None:
+def test_receive_fails_soon_after_peer_kill(waiting: bool) -> None:
     with peers(bodies.silent, 2) as (transport, processes):
         killed = threading.Timer(0.2 if waiting else 0, processes[0].kill)
         killed.start()
@@ -167,7 +168,7 @@ def test_receive_fails_within_a_second_of_peer_kill(waiting: bool) -> None:
         started = time.monotonic()
         with pytest.raises(TransportError, match="rank 1 is unavailable"):
             transport.receive(1)
-        assert time.monotonic() - started < 1.2
+        assert time.monotonic() - started < SOON_S
 
 
 def test_receive_fails_when_peer_dies_during_frame() -> None:
@@ -219,7 +220,7 @@ def test_close_abandons_frozen_peer() -> None:
         transport.send(1, Frame(0, (np.zeros(1_000_000),)))
         started = time.monotonic()
         transport.close()
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < SOON_S
 
 
 def test_sub_group_reduces_and_fails_on_member_loss() -> None:
@@ -229,7 +230,7 @@ def test_sub_group_reduces_and_fails_on_member_loss() -> None:
         transport.send(1, Frame(0))
         started = time.monotonic()
         assert transport.receive(2).error is not None
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < SOON_S
 
 
 def test_transport_rejects_foreign_groups_and_unknown_peers() -> None:
@@ -247,7 +248,7 @@ def test_start_fails_when_peer_is_missing_after_timeout() -> None:
     started = time.monotonic()
     with pytest.raises(TransportError, match=r"ranks \[0, 1, 2\] joined within 0.5 s.*their logs"):
         GlooTransport(rendezvous.address, 0, 3, IP, start_timeout_s=0.5)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < SOON_S
     rendezvous.close()
 
 

@@ -176,6 +176,7 @@ def test_figures_separate_idle_time_from_bubbles(
         time.sleep(0.05)
         return arrays
 
+    started = time.monotonic()
     shard, _ = start(slow)
     time.sleep(0.2)  # nothing to do: idle, but no bubble
     assert shard.figures().wait_s > 0.1  # counted before a frame arrives
@@ -187,8 +188,9 @@ def test_figures_separate_idle_time_from_bubbles(
     ends[2].receive(1)
     figures = shard.figures()
     assert (figures.micro_batches, figures.items) == (2, 6)
-    assert 0.1 <= figures.compute_s < 0.3
     # The threads start some milliseconds after the clock of this one.
-    assert 0.38 <= figures.wait_s < 0.8
-    assert 0.18 <= figures.bubble_s < 0.3
-    assert figures.transfer_s < 0.1
+    assert figures.compute_s >= 0.1
+    assert figures.wait_s >= 0.38
+    assert 0.18 <= figures.bubble_s <= figures.wait_s - 0.18
+    busy_s = figures.compute_s + figures.wait_s + figures.transfer_s
+    assert busy_s <= time.monotonic() - started

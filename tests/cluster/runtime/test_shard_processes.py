@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import shard_processes as bodies
 from shard_processes import peers
+from support.wait import SOON_S, until
 
 from cluster.errors import GroupLostError, ProgramError
 from cluster.runtime.shard_group import ShardGroup
@@ -38,7 +39,7 @@ def test_group_streams_all_sizes_through_three_processes() -> None:
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2])
-def test_killed_shard_breaks_group_within_a_second(victim: int) -> None:
+def test_killed_shard_breaks_group_soon(victim: int) -> None:
     with peers(bodies.add_stage, 3, 3) as (transport, processes):
         group = ShardGroup(transport, 3, 1, max_inflight=3, timeout_s=30)
         np.testing.assert_array_equal(group.run([np.zeros((1, 2))])[0], [[3, 3]])
@@ -53,8 +54,8 @@ def test_killed_shard_breaks_group_within_a_second(victim: int) -> None:
                 # observes the end of the process and reports it.
                 group.fail(f"shard {victim} was killed")
             with pytest.raises(GroupLostError):
-                pending.result(2)
-        assert time.monotonic() - started < 1
+                pending.result(SOON_S)
+        assert time.monotonic() - started < SOON_S
         group.close()
 
 
@@ -64,7 +65,7 @@ def test_shard_killed_while_computing_breaks_group() -> None:
         started = time.monotonic()
         with pytest.raises(GroupLostError, match="rank 2 is unavailable"):
             group.run([np.full((1, 2), 1000.0)])
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < SOON_S
         group.close()
 
 
@@ -73,13 +74,11 @@ def test_idle_shards_end_when_one_is_killed() -> None:
         group = ShardGroup(transport, 3, 1, max_inflight=2, timeout_s=30)
         group.run([np.zeros((1, 2))])
         processes[1].kill()
-        deadline = time.monotonic() + 1
-        while group.broken is None and time.monotonic() < deadline:
-            time.sleep(0.005)
+        until(lambda: group.broken is not None, within_s=SOON_S)
         assert "rank 3 is unavailable" in str(group.broken)
         group.close()
         for process in processes:
-            process.join(2)
+            process.join(SOON_S)
             assert process.exitcode is not None
 
 
@@ -92,7 +91,7 @@ def test_frozen_shard_times_out_and_close_returns() -> None:
             futures = [pool.submit(group.run, [np.zeros((50, 20_000))]) for _ in range(8)]
             for future in futures:
                 with pytest.raises(GroupLostError, match=r"took longer than 0\.5 s"):
-                    future.result(3)
-        assert time.monotonic() - started < 1.5
+                    future.result(SOON_S)
+        assert time.monotonic() - started < SOON_S
         group.close()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 2 * SOON_S

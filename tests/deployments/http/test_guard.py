@@ -272,7 +272,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_body_that_comes_too_slowly_is_cut_off(hurried: None, every_s: float) -> None:
     started = time.monotonic()
     seen = slowly(SlowBody(every_s), read_whole)
-    assert 0.4 <= time.monotonic() - started < 2
+    assert 0.4 <= time.monotonic() - started < 10
     assert seen.status == 408
     assert seen.error.startswith("the body of request r-1 comes too slowly, ")
     assert ID in seen.headers
@@ -290,7 +290,15 @@ def test_behind_a_queue_it_is_cut_off_sooner(hurried: None, every_s: float) -> N
     taken = 0.0
     seen = slowly(SlowBody(every_s), queued)
     assert seen.status == 408
-    assert 0.2 <= time.monotonic() - taken < 0.4
+    assert time.monotonic() - taken >= 0.2
+
+
+def test_patience_shrinks_by_the_time_in_the_queue() -> None:
+    least, most = body_rate.LEAST_PATIENCE_S, body_rate.PATIENCE_S
+    for queued_s, patience_s in ((0.0, most), (most - least - 1, least + 1), (2 * most, least)):
+        rate = body_rate.BodyRate(started=100.0)
+        rate.asked(100.0 + queued_s)
+        assert rate.left_s(100.0 + queued_s) == pytest.approx(patience_s)
 
 
 @pytest.mark.parametrize(

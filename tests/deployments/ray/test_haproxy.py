@@ -29,7 +29,7 @@ from deployments.ray import haproxy
 
 KEYS = {keys.VARIABLE: "clients: []"}
 LOOPBACK = {haproxy.LOOPBACK_VARIABLE: "1"}
-START_S = 1
+START_S = 3
 """What a client has for the start of a request in these tests."""
 
 

@@ -94,7 +94,7 @@ def test_a_program_that_hangs_fails_and_leaves_no_orphan(
     lines: list[str] = []
     started = time.monotonic()
     found = play(f"{WITH_CHILD}\n{hang}", lines)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 100
     assert found.failed == "its process hung: it said nothing for 2 s and was ended"
     assert found.program is None
     pids = [int(pid) for pid in lines[0].split()[1:]]
@@ -106,7 +106,7 @@ def test_a_child_that_holds_the_output_delays_nothing_and_does_not_stay(play: Pl
     lines: list[str] = []
     started = time.monotonic()
     assert play(f"{WITH_CHILD}\nanswer(static=[4])", lines) == Found(static=(4,))
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 100
     assert gone([int(pid) for pid in lines[0].split()[1:]])
 
 
