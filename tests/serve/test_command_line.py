@@ -317,7 +317,8 @@ def test_a_build_that_the_gate_rejects(
 ) -> None:
     damage = {"kind": "prune", "method": "magnitude", "ratio": 0.97}
     steps = [{"kind": "train", "epochs": 1}, damage]
-    recipe = tiny_recipe("damaged", None, "linear", steps=steps).model_dump(mode="json")
+    programs = [{"kinds": ["exported"]}]
+    recipe = tiny_recipe("damaged", None, steps=steps, programs=programs).model_dump(mode="json")
     del recipe["gate"]
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
