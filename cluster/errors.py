@@ -120,6 +120,6 @@ class PayloadTooLargeError(RequestError):
 
 
 class UnsupportedMediaTypeError(RequestError):
-    """This endpoint does not support the Content-Type."""
+    """The Content-Type is not supported by this endpoint."""
 
     http_status = 415

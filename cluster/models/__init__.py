@@ -1,8 +1,8 @@
 """Sources of models: a source of the recipe → a module that is ready to compress.
 
 ModelSource ─→ load.py ─┬─ from_torchvision.py ─┐
-                        ├─ from_hf.py ──────────┼─→ built.py (Built) ─→ load.py probes it once
-                        └─ from_python.py ──────┘                       and returns LoadedModel
+                        ├─ from_hf.py ──────────┼─→ BuiltModel ─→ load.py probes it once
+                        └─ from_python.py ──────┘                 and returns LoadedModel
                checkpoints.py: weights from a file into a built module, without running code
 """
 

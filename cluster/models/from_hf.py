@@ -20,7 +20,7 @@ import torch
 from cluster import fingerprint
 from cluster.config.sources import ModelSource, TextInput
 from cluster.errors import SourceError
-from cluster.models.built import Built, image_spec
+from cluster.models.built_model import BuiltModel, image_spec
 from cluster.models.hf_embeddings import with_pooling
 from cluster.models.hf_images import image_input
 from cluster.tensors import BATCH, TensorSpec
@@ -34,7 +34,7 @@ _ENCODER = "Model"
 _PACKAGE = "package:"
 
 
-def build(path: str, source: ModelSource, classes: int | None) -> Built:
+def build(path: str, source: ModelSource, classes: int | None) -> BuiltModel:
     """Load a model from a local directory, ``package:NAME/FOLDER``, or a repository id of the hub.
 
     If ``classes`` differs from a classifier's own, it gets a new head and its labels are dropped.
@@ -57,20 +57,20 @@ def build(path: str, source: ModelSource, classes: int | None) -> Built:
             path, transformers.AutoModelForImageClassification, config.num_labels, classes
         )
         image = source.image or image_input(_read(path, transformers.AutoImageProcessor), path)
-        return Built(_ImageLogits(module), (image_spec(image),), image, labels)
+        return BuiltModel(_ImageLogits(module), (image_spec(image),), image, labels)
     if any(name.endswith(_TEXT) for name in architectures):
         _refuse(source, ("image", "tensor"), "takes text")
         module, labels = _model(
             path, transformers.AutoModelForSequenceClassification, config.num_labels, classes
         )
         text, files = _text(path, source, config, transformers)
-        return Built(_TextLogits(module), _token_specs(text), text, labels, files)
+        return BuiltModel(_TextLogits(module), _token_specs(text), text, labels, files)
     if any(name.endswith(_ENCODER) for name in architectures):
         _refuse(source, ("image", "tensor", "num_classes"), "is an encoder of texts")
         encoder = _encoder(path, transformers.AutoModel)
         text, files = _text(path, source, config, transformers)
         module = with_pooling(encoder, lambda name: _file(path, name, transformers), f"hf:{path}")
-        return Built(module, _token_specs(text), text, files=files, output="embedding")
+        return BuiltModel(module, _token_specs(text), text, files=files, output="embedding")
     raise SourceError(
         f"hf:{path} is {', '.join(architectures) or 'of no named architecture'}; expected a "
         f"checkpoint of an architecture that ends in {_IMAGE}, {_TEXT}, or {_ENCODER} (a text "

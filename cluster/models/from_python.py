@@ -13,10 +13,10 @@ from cluster import factory
 from cluster.config.sources import ModelSource
 from cluster.errors import SourceError
 from cluster.models import checkpoints
-from cluster.models.built import Built, declared_input
+from cluster.models.built_model import BuiltModel, declared_input
 
 
-def build(path: str, source: ModelSource, classes: int | None) -> Built:
+def build(path: str, source: ModelSource, classes: int | None) -> BuiltModel:
     """Call ``path`` (``module:factory``), with ``num_classes=`` if it has this parameter.
 
     Raises :class:`SourceError` when the recipe declares no input, or the factory cannot be
@@ -45,7 +45,7 @@ def build(path: str, source: ModelSource, classes: int | None) -> Built:
     if source.weights is not None:
         checkpoints.fill(module, Path(source.weights))
     spec, preprocess = declared
-    return Built(module=module, inputs=(spec,), preprocess=preprocess)
+    return BuiltModel(module=module, inputs=(spec,), preprocess=preprocess)
 
 
 def identity(path: str, source: ModelSource) -> str:

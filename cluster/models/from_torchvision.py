@@ -13,12 +13,12 @@ from torchvision.transforms._presets import ImageClassification
 from cluster.config.sources import ImageInput, ModelSource
 from cluster.errors import SourceError
 from cluster.models import checkpoints
-from cluster.models.built import Built, declared_input, image_spec
+from cluster.models.built_model import BuiltModel, declared_input, image_spec
 
 _AUXILIARY_HEADS = ("aux1", "aux2", "AuxLogits")
 
 
-def build(name: str, source: ModelSource, classes: int | None) -> Built:
+def build(name: str, source: ModelSource, classes: int | None) -> BuiltModel:
     """Build ``name`` with pretrained weights, weights of a checkpoint file, or fresh ones.
 
     Pretrained weights include their preprocessing and labels. If ``classes`` differs from theirs,
@@ -49,7 +49,7 @@ def build(name: str, source: ModelSource, classes: int | None) -> Built:
         if file is not None:
             checkpoints.fill(module, file)
     spec, preprocess = declared or (image_spec(image), image)
-    return Built(module=module, inputs=(spec,), preprocess=preprocess, labels=labels)
+    return BuiltModel(module=module, inputs=(spec,), preprocess=preprocess, labels=labels)
 
 
 def identity(name: str, source: ModelSource) -> str:

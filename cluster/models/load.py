@@ -16,7 +16,7 @@ from cluster import fingerprint
 from cluster.config.sources import ImageInput, ModelSource, TextInput
 from cluster.errors import SourceError
 from cluster.models import from_hf, from_python, from_torchvision
-from cluster.models.built import Built
+from cluster.models.built_model import BuiltModel
 from cluster.tensors import BATCH, TensorSpec
 
 
@@ -24,7 +24,7 @@ from cluster.tensors import BATCH, TensorSpec
 class SourceKind:
     """One kind of source. Both functions take first the part after ``kind:``."""
 
-    build: Callable[[str, ModelSource, int | None], Built]
+    build: Callable[[str, ModelSource, int | None], BuiltModel]
     """Builder of the module with a number of classes; None: the module's own number."""
     identity: Callable[[str, ModelSource], str]
     """Identity of the model besides the recipe's text and ``weights``."""
@@ -76,18 +76,18 @@ def load_model(source: ModelSource, labels: Sequence[str] = ()) -> LoadedModel:
         )
     classes = source.num_classes or len(labels) or None
     kind, _, path = source.source.partition(":")
-    built = KINDS[kind].build(path, source, classes)
-    built.module.eval()
-    width = _probe(built, source.source)
-    if built.output == "embedding":
-        return _result(built, width, ())
+    model = KINDS[kind].build(path, source, classes)
+    model.module.eval()
+    width = _probe(model, source.source)
+    if model.output == "embedding":
+        return _result(model, width, ())
     if classes is not None and width != classes:
         raise SourceError(
             f"{source.source} returns {width} classes, expected {classes} "
             f"({'model.num_classes' if source.num_classes else 'the labels of the data'}); "
             f"give the factory a parameter num_classes, or change the data"
         )
-    return _result(built, width, _labels(built.labels, labels, width, source.source))
+    return _result(model, width, _labels(model.labels, labels, width, source.source))
 
 
 def source_fingerprint(source: ModelSource) -> str:
@@ -107,24 +107,24 @@ def source_fingerprint(source: ModelSource) -> str:
     return fingerprint.of_parts(parts)
 
 
-def _result(built: Built, width: int, labels: tuple[str, ...]) -> LoadedModel:
+def _result(model: BuiltModel, width: int, labels: tuple[str, ...]) -> LoadedModel:
     return LoadedModel(
-        module=built.module,
-        inputs=built.inputs,
-        outputs=(TensorSpec(name=built.output, datatype="FP32", shape=(BATCH, width)),),
-        preprocess=built.preprocess,
+        module=model.module,
+        inputs=model.inputs,
+        outputs=(TensorSpec(name=model.output, datatype="FP32", shape=(BATCH, width)),),
+        preprocess=model.preprocess,
         labels=labels,
-        files=built.files,
+        files=model.files,
     )
 
 
-def _probe(built: Built, name: str) -> int:
+def _probe(model: BuiltModel, name: str) -> int:
     """Run the probe; return the width of the answer: number of classes, or embedding size."""
-    arrays = [torch.from_numpy(spec.zeros(_PROBE_BATCH)) for spec in built.inputs]
-    described = ", ".join(f"{s.name} {s.datatype} {list(s.shape)}" for s in built.inputs)
+    arrays = [torch.from_numpy(spec.zeros(_PROBE_BATCH)) for spec in model.inputs]
+    described = ", ".join(f"{s.name} {s.datatype} {list(s.shape)}" for s in model.inputs)
     try:
         with torch.inference_mode():
-            answer = built.module(*arrays)
+            answer = model.module(*arrays)
     except Exception as error:
         raise SourceError(
             f"{name} does not accept {described}: {type(error).__name__}: {error}; "

@@ -58,7 +58,7 @@ class RowParallel(nn.Module):
 
 
 class SlicedAttention(nn.Module):
-    """This rank's heads of an ``nn.MultiheadAttention``, in eval mode, without masks."""
+    """One rank's heads of an ``nn.MultiheadAttention``, in eval mode, without masks."""
 
     def __init__(self, attention: nn.MultiheadAttention, share: Share) -> None:
         super().__init__()

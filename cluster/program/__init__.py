@@ -10,7 +10,7 @@
     loaded.py    a loaded program, inputs checked
     stage.py     one shard's program between two cuts
     collective.py  the sum over tensor ranks    all_reduce.cpp  through shared memory
-    side_by_side.py  all ranks of a stage in one process, for measuring
+    stage_ranks.py  all ranks of a stage in one process, for measuring
 
 Loading an `aoti` or `openvino` program does not import PyTorch's Python package, unless the
 native runner does not match. That import costs about 2 s, loading libtorch alone about 0.5 s.

@@ -22,7 +22,7 @@ from cluster.artifact.entries import Latency
 from cluster.compression.evaluation import reference
 from cluster.compression.evaluation.one_program import CANNOT_RUN, end_with_parent
 from cluster.errors import HeadraceError
-from cluster.program.side_by_side import StageRanks
+from cluster.program.stage_ranks import StageRanks
 from cluster.progress import to_stdout
 
 _WARM_UP_RUNS = 3

@@ -15,7 +15,7 @@ from cluster.artifact.local import LocalStore
 from cluster.compression import job
 from cluster.errors import PlanError
 from cluster.program.program import load
-from cluster.program.side_by_side import StageRanks
+from cluster.program.stage_ranks import StageRanks
 from cluster.runtime.shard import Run
 from cluster.runtime.shard_group import LocalShardGroup
 

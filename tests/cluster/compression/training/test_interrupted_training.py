@@ -40,7 +40,7 @@ from cluster.config.recipe import Recipe
 from cluster.config.steps import Train
 from cluster.data import PreparedSamples, load_data
 from cluster.models import LoadedModel
-from cluster.models.built import image_spec
+from cluster.models.built_model import image_spec
 
 folder, mode = Path(sys.argv[1]), sys.argv[2]
 recipe = parse({"name": "m", "model": {"source": "python:none:none", "image":

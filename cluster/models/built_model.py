@@ -13,7 +13,7 @@ from cluster.tensors import BATCH, TensorSpec
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltModel:
     """A module as built by its source, before the probe.
 
     ``labels``: class names of the weights, or empty. ``output``: kind of the module's answer,
