@@ -16,7 +16,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -34,15 +34,6 @@ UNUSED_S = 14 * 24 * 3600
 _PACKAGES = ("torch", "torchao", "torchvision", "openvino", "nncf", "numpy", "safetensors")
 
 
-def copy_into(store: Path, recipe: Recipe, models: str) -> None:
-    """Copy the artifact of ``recipe`` into a store, after building it if the cache lacks it.
-
-    ``models``: source text of the module that the recipe names. AssertionError with the build's
-    log if the gate rejects the artifact.
-    """
-    shutil.copytree(_cached(recipe, models), store, dirs_exist_ok=True)
-
-
 def build(recipe: Recipe, store: Path) -> None:
     """Build the artifact of ``recipe`` in ``store``, with the log beside it as ``NAME.log``."""
     # Importing the job imports PyTorch, which a run with a full cache has no need of.
@@ -54,7 +45,19 @@ def build(recipe: Recipe, store: Path) -> None:
     assert outcome.artifact is not None, f"the gate rejects the test artifact:\n{log.read_text()}"
 
 
-def _cached(recipe: Recipe, models: str) -> Path:
+Build = Callable[[Recipe, Path], None]
+
+
+def copy_into(store: Path, recipe: Recipe, models: str, build: Build = build) -> None:
+    """Copy the artifact of ``recipe`` into a store, after building it if the cache lacks it.
+
+    ``models``: source text of the module that the recipe names. AssertionError with the build's
+    log if the gate rejects the artifact.
+    """
+    shutil.copytree(_cached(recipe, models, build), store, dirs_exist_ok=True)
+
+
+def _cached(recipe: Recipe, models: str, build: Build) -> Path:
     cache = _directory()
     cache.mkdir(parents=True, exist_ok=True)
     final = cache / _key(recipe, models)
