@@ -51,3 +51,33 @@ def test_command_refuses_foreign_package_on_path(folder: Path) -> None:
     assert f"`import cluster` finds {folder / 'cluster.py'}, expected Headrace's" in done.stderr
     assert "pip uninstall cluster" in done.stderr
     assert not (folder / "ran").exists()
+
+
+RECIPE = """
+name: beside
+model: {source: "python:mine:net", image: {size: 8, channels: 1, mean: [0.5], std: [0.5]}}
+data: {source: digits}
+steps: [{kind: train, epochs: 1, processes: 2}]
+evaluation: {repeats: 5, batches: [1]}
+programs: [{kinds: [exported]}]
+gate: {max_accuracy_drop: null, min_agreement: null, min_speedup: null, max_size_share: null}
+"""
+MODEL = """
+from torch import nn
+
+
+def net(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+"""
+
+
+@pytest.mark.cluster
+def test_job_runs_beside_packages_of_both_names(folder: Path) -> None:
+    """The job, its evaluations and the actors of its training, from the user's own folder."""
+    (folder / "recipe.yaml").write_text(RECIPE)
+    (folder / "mine.py").write_text(MODEL)
+    store = str(folder / "store")
+    done = run(folder, "compress", "recipe.yaml", "--store", store, HOME=str(folder / "home"))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "artifact" in done.stdout
+    assert not (folder / "ran").exists()

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import ray
 import yaml
-from http_client import ask
 from ray.serve._private import constants
+from support.http_client import ask
 
 from cluster.artifact.local import LocalStore
 from deployments.local import LocalCluster
