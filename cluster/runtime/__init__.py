@@ -4,7 +4,6 @@ batcher.py        requests → batches, a compute thread per lane   priority_que
 shard_group.py    the replica's side of its shards                shard.py  one shard's loop
 topology.py       numbers of the shards' processes
 transport.py      frames between processes: gloo.py (wire.py, shared_memory.py, lending.py)
-                  and in_process.py, between threads
 lent_bodies.py    request bodies shared between processes of one node
 shared_lock.py    writer-preferring lock
 """

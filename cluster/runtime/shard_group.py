@@ -12,7 +12,6 @@ frozen shard without end, so no caller waits for the transport.
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -21,15 +20,9 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 
-from cluster.errors import GroupLostError, ProgramError, TransportError
-from cluster.runtime.in_process import connect
-from cluster.runtime.shard import Run, Shard, ShardFigures
+from cluster.errors import GroupLostError, ProgramError
 from cluster.runtime.topology import Topology
 from cluster.runtime.transport import STOP, Frame, Transport
-
-logger = logging.getLogger(__name__)
-
-_JOIN_TIMEOUT_S = 2.0
 
 _Reply = SimpleQueue[Frame | GroupLostError]
 
@@ -179,52 +172,3 @@ class ShardGroup:
                     reply.put(frame)
         except Exception as error:  # noqa: BLE001 - as above
             self.fail(str(error))
-
-
-class LocalShardGroup(ShardGroup):
-    """Group whose shards are threads of this process.
-
-    ``runs[stage][tensor_rank]`` computes that shard; every stage has equally many tensor ranks.
-    """
-
-    def __init__(
-        self, runs: Sequence[Sequence[Run]], max_inflight: int, timeout_s: float = 60.0
-    ) -> None:
-        tensor_ranks = {len(stage) for stage in runs}
-        if len(tensor_ranks) != 1:
-            raise ValueError(
-                f"stages of {[len(stage) for stage in runs]} tensor ranks: expected one stage or "
-                "more, with equal numbers of tensor ranks"
-            )
-        topology = Topology(len(runs), tensor_ranks.pop())
-        replica, *ends = connect(topology.size)
-        self._shards = [
-            Shard(runs[s][r], end, topology.source(s, r), topology.targets(s, r))
-            for (s, r), end in zip(topology.shards, ends, strict=True)
-        ]
-        self._serving = [
-            threading.Thread(target=_serve, args=(shard,), name=f"shard-{s}-{r}", daemon=True)
-            for (s, r), shard in zip(topology.shards, self._shards, strict=True)
-        ]
-        for thread in self._serving:
-            thread.start()
-        super().__init__(replica, topology.stages, topology.tensor_ranks, max_inflight, timeout_s)
-
-    def figures(self) -> list[ShardFigures]:
-        """Return each shard's counters, in the order of transport ranks."""
-        return [shard.figures() for shard in self._shards]
-
-    def close(self, timeout_s: float | None = None) -> None:
-        """See :class:`ShardGroup`. Waits for the shards, but not for one that hangs in a run."""
-        super().close(timeout_s)
-        for thread in self._serving:
-            thread.join(_JOIN_TIMEOUT_S)
-
-
-def _serve(shard: Shard) -> None:
-    try:
-        shard.serve()
-    except TransportError as error:
-        logger.info("a shard ended: %s", error)
-    except Exception:
-        logger.exception("a shard's program failed")

@@ -2,8 +2,8 @@
 
     Frame(number, arrays) → send(to) → … → receive(source) → Frame(number, arrays)
 
-Two transports exist: :mod:`cluster.runtime.gloo` between processes, on one node or several, and
-:mod:`cluster.runtime.in_process` between threads. Both deliver copies, in the order of sending.
+:mod:`cluster.runtime.gloo` connects processes, on one node or several. A transport delivers copies,
+in the order of sending.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 from doubler import INPUT, answer, row, until, whole
+from support.local_shards import LocalShardGroup
 
 from cluster.config.serving import Batching
 from cluster.errors import GroupLostError, ProgramError
 from cluster.runtime.batcher import Answer, Batcher
-from cluster.runtime.shard_group import LocalShardGroup
 
 Make = Callable[..., Batcher]
 

@@ -279,7 +279,7 @@ def test_frame_rejects_unsupported_arrays(array: np.ndarray) -> None:
 
 
 def test_runtime_modules_do_not_import_torch() -> None:
-    modules = "gloo", "in_process", "shard", "shard_group", "topology", "transport", "batcher"
+    modules = "gloo", "shard", "shard_group", "topology", "transport", "batcher"
     imported = "; ".join(f"import cluster.runtime.{module}" for module in modules)
     code = f"import sys; {imported}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

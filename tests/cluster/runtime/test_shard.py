@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from support.local_shards import InProcessTransport, connect
 
 from cluster.errors import ProgramError, TransportError
-from cluster.runtime.in_process import InProcessTransport, connect
 from cluster.runtime.shard import Run, Shard, ShardFigures
 from cluster.runtime.transport import STOP, Frame
 

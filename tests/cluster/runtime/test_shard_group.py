@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from support.local_shards import LocalShardGroup
 from support.wait import SOON_S, until
 
 from cluster.errors import GroupLostError, ProgramError
 from cluster.runtime.shard import Run
-from cluster.runtime.shard_group import LocalShardGroup
 
 Make = Callable[..., LocalShardGroup]
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
+from support.local_shards import LocalShardGroup
 
 from cluster.artifact.artifact import WEIGHTS, Artifact
 from cluster.artifact.local import LocalStore
@@ -17,7 +18,6 @@ from cluster.errors import PlanError
 from cluster.program.program import load
 from cluster.program.stage_ranks import StageRanks
 from cluster.runtime.shard import Run
-from cluster.runtime.shard_group import LocalShardGroup
 
 
 @pytest.fixture(scope="module")
