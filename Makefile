@@ -1,4 +1,4 @@
-# Everything runs in .venv, which uv fills; uv is in .uv. Nothing outside this folder is installed.
+# Everything runs in .venv, installed by the uv in .uv. Nothing is installed outside this folder.
 # pyproject.toml ── make lock ──> requirements/*.txt (versions, hashes) ── uv ──> .venv
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,15 +12,16 @@ DEMO := $(VENV)/.demo
 demo: compiler $(DEMO)
 	$(BIN)/headrace demo
 
-# test        what every edit may break, in ten minutes: tests without a cluster, a process per core,
-#             then those of a cluster (marked so by tests/conftest.py), which have the machine to
-#             themselves; each folder of them is a process, at whose end its clusters end
-# test-nodes  several nodes on this machine, as root
-# test-slow   what is marked slow, of all other folders: long faults, long builds
-# A failure keeps nothing behind it from running.
+# test        tests for every edit, in ten minutes: first those without a cluster, two at a time,
+#             then those marked `cluster` (by tests/conftest.py), alone on the machine; one process
+#             for each folder, which stops its clusters when it ends
+# test-nodes  several nodes on this machine; needs root
+# test-slow   tests marked `slow` of all other folders: long faults, long builds
+# After a failure the remaining groups still run.
 PYTEST := $(BIN)/python -m pytest --durations=25 --durations-min=1
 CLUSTERS := tests/deployments tests/serve tests/closed tests/faults tests/kuberay
-NONE_THERE := || [ $$? = 5 ]
+# pytest's status 5: no test was selected
+NO_TESTS_OK := || [ $$? = 5 ]
 test: compiler $(STAMP)
 	@trap 'exit 130' INT TERM; set -x; failed=0; \
 	OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder \
@@ -31,7 +32,7 @@ test: compiler $(STAMP)
 test-slow: compiler $(STAMP)
 	@trap 'exit 130' INT TERM; set -x; failed=0; \
 	$(PYTEST) -m slow --ignore=tests/nodes $(CLUSTERS:%=--ignore=%) || failed=1; \
-	for folder in $(CLUSTERS); do $(PYTEST) -m slow $$folder $(NONE_THERE) || failed=1; done; \
+	for folder in $(CLUSTERS); do $(PYTEST) -m slow $$folder $(NO_TESTS_OK) || failed=1; done; \
 	exit $$failed
 
 test-nodes: compiler $(STAMP)
@@ -47,7 +48,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Programs are compiled to native code; better to say so before gigabytes are installed.
+# Programs are compiled to native code: check for a compiler before gigabytes are installed.
 compiler:
 	@command -v $${CXX:-g++} > /dev/null || { \
 	  echo "no C++ compiler: install one (Debian, Ubuntu: apt-get install g++) or set CXX" >&2; exit 1; }
@@ -57,8 +58,8 @@ $(UV): requirements/uv.txt
 	.uv/bin/python -m pip install --quiet --require-hashes --requirement requirements/uv.txt
 	touch $(UV)
 
-# An environment starts empty, so that two runs of one commit install the same files; from uv's cache
-# this takes seconds. Of the bytecode only Ray's is compiled now: its start has a time limit.
+# An environment starts empty, so that two runs of one commit install the same files; this takes
+# seconds with uv's cache. Only Ray's bytecode is compiled here, because its start has a time limit.
 define environment
 	$(PYTHON) -m venv --clear --without-pip $(VENV)
 	$(UV) pip sync --require-hashes --python $(BIN)/python requirements/$(1).txt
@@ -75,7 +76,7 @@ $(STAMP): pyproject.toml requirements/dev.txt | $(UV)
 	$(call environment,dev)
 	touch $(DEMO) $(STAMP)
 
-# Pins each dependency of pyproject.toml. A pin that still satisfies it stays; for newer releases,
+# Pins each dependency of pyproject.toml and keeps pins that still satisfy it. For newer releases,
 # delete dev.txt and demo.txt first.
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-annotate --custom-compile-command "make lock"

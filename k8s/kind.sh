@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The digit classifier on a kind cluster, from nothing: cluster, KubeRay, images, compression job,
-# service. Needs docker, git, kind, helm, kubectl and openssl. RAY_IMAGE: the base, by digest.
-# What is there already is left as it is, so it may be run again: a compression job that runs goes on,
-# one that has finished stays finished, and only one that failed, or of another recipe, is made anew.
+# Runs the digit classifier on a new kind cluster: cluster, KubeRay, images, compression job, service.
+# Needs docker, git, kind, helm, kubectl and openssl. RAY_IMAGE: the base image, by digest.
+# Can be run again: existing objects are kept, and so is a compression job that runs or has finished.
+# A job that failed, or that has another recipe, is replaced.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -37,7 +37,7 @@ kubectl --namespace "$NAMESPACE" get secret headrace-ray-token > /dev/null 2>&1 
 
 overlay=$(mktemp -d .kind-XXXXXX)
 trap 'rm -rf "$operator" "$overlay"' EXIT
-# What decides what the job builds, and how.
+# Fingerprint of everything that determines the job's result.
 build=$(cat k8s/base/configmap.recipe.yaml k8s/base/rayjob.compression.yaml \
   k8s/overlays/cpu-dev/kustomization.yaml | sha256sum | cut --characters 1-16)
 cat > "$overlay/kustomization.yaml" << YAML
@@ -53,15 +53,15 @@ patches:
     - {op: replace, path: /spec/suspend, value: false}
 YAML
 
-# The artifact first: replicas would look for it in vain.
+# The artifact first: replicas cannot start without it.
 kubectl apply -k "$overlay" \
   --selector 'app.kubernetes.io/component notin (serving, compression)'
 job() {
   kubectl --namespace "$NAMESPACE" get rayjob headrace-compression --ignore-not-found \
     --output "jsonpath=$1"
 }
-found=$(job '{.metadata.annotations.headrace-build}/{.status.jobDeploymentStatus}')
-if [[ $found != "$build"/* || $found == *Failed ]]; then
+state=$(job '{.metadata.annotations.headrace-build}/{.status.jobDeploymentStatus}')
+if [[ $state != "$build"/* || $state == *Failed ]]; then
   kubectl --namespace "$NAMESPACE" delete rayjob headrace-compression --ignore-not-found
   kubectl apply -k "$overlay" --selector app.kubernetes.io/component=compression
 fi

@@ -161,6 +161,7 @@ def test_build_copies_exactly_the_allowed_files(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in (
         "deployments/app.py",
+        "headrace/command.py",
         "deployments/configs/digits.yaml",
         "deployments/recipes/digits-int8.yaml",
         "deployments/kubernetes/schemas.json.gz",
