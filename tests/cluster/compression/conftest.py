@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from support.golden import build
 
 from cluster.artifact.local import LocalStore
+from cluster.compression.training.train import train
 from cluster.compression.work import Job, Work
 from cluster.config.recipe import Recipe
+from cluster.config.steps import Train
 from cluster.data import PreparedSamples
 
 
@@ -30,7 +33,20 @@ class Bench:
 @pytest.fixture
 def bench(tiny_recipe: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Bench]:
     """``bench(scheme, model="convolutional", **fields)``, fields being the recipe's."""
+    return _bench(tiny_recipe, tmp_path)
 
+
+@pytest.fixture(scope="session")
+def trained_weights(
+    tiny_recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, torch.Tensor]:
+    """The state of ``bench()``'s model after four epochs, trained once."""
+    bench = _bench(tiny_recipe, tmp_path_factory.mktemp("trained"))()
+    train(bench.work, Train(kind="train", epochs=4), bench.job)
+    return bench.work.module.state_dict()
+
+
+def _bench(tiny_recipe: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Bench]:
     def make(scheme: str | None = None, model: str = "convolutional", **fields: object) -> Bench:
         recipe = tiny_recipe("bench", scheme, model, **fields)
         lines: list[str] = []

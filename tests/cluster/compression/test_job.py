@@ -28,7 +28,10 @@ def below(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
-@pytest.mark.parametrize(("fixture", "operators"), [("int8_artifact", 3), ("bf16_artifact", 4)])
+@pytest.mark.parametrize(
+    ("fixture", "operators"),
+    [("int8_artifact", 3), pytest.param("bf16_artifact", 4, marks=pytest.mark.slow)],
+)
 def test_the_artifact_says_what_was_built_and_measured(
     request: pytest.FixtureRequest, fixture: str, operators: int
 ) -> None:
@@ -80,6 +83,7 @@ def test_the_artifact_says_what_was_built_and_measured(
     assert Recipe.model_validate(manifest.recipe).name == manifest.name
 
 
+@pytest.mark.slow
 def test_the_weights_are_stored_in_the_bits_they_compute_with(
     int8_artifact: Artifact, bf16_artifact: Artifact
 ) -> None:
@@ -94,6 +98,7 @@ def test_the_weights_are_stored_in_the_bits_they_compute_with(
         assert size / baseline.size_bytes == pytest.approx(share, abs=0.02)
 
 
+@pytest.mark.slow
 def test_recipes_that_begin_alike_train_once(bf16_artifact_store: Path) -> None:
     logs = {n: (bf16_artifact_store / f"tiny-{n}.log").read_text() for n in ("int8", "bf16")}
     assert "epoch 1/1" in logs["int8"]
@@ -123,6 +128,7 @@ def test_the_same_recipe_is_not_built_twice(
     assert lines == [f"artifact {int8_artifact.id} exists already: this recipe was built before"]
 
 
+@pytest.mark.slow
 def test_a_finished_job_leaves_no_workspace(bf16_artifact_store: Path) -> None:
     assert below(bf16_artifact_store / "building") == []
 

@@ -12,17 +12,15 @@ from torch import nn
 
 from cluster.compression import sensitivity as module_under_test
 from cluster.compression.sensitivity import sensitivity, spread
-from cluster.compression.training.train import train
-from cluster.config.steps import Train
 
 LAYERS = ("0", "3", "8")
 
 
 @pytest.fixture
-def trained(bench: Callable):
-    made = bench()
-    train(made.work, Train(kind="train", epochs=4), made.job)
-    return made
+def trained(bench: Callable, trained_weights: dict[str, torch.Tensor]):
+    trained = bench()
+    trained.work.module.load_state_dict(trained_weights)
+    return trained
 
 
 def without(module: nn.Module) -> Callable:

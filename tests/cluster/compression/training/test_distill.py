@@ -56,7 +56,12 @@ LOSSES = [
 
 
 @pytest.mark.parametrize(
-    ("losses", "precision"), [*((each, "float32") for each in LOSSES), (LOSSES[3], "bf16")]
+    ("losses", "precision"),
+    [
+        (LOSSES[3], "float32"),
+        *(pytest.param(each, "float32", marks=pytest.mark.slow) for each in LOSSES[:3]),
+        pytest.param(LOSSES[3], "bf16", marks=pytest.mark.slow),
+    ],
 )
 def test_a_damaged_student_comes_nearer_to_the_baseline(
     bench: Bench, losses: list, precision: str

@@ -26,8 +26,8 @@ def share_right(module: torch.nn.Module, samples: Any) -> float:
     ("loss", "optimizer", "learning_rate", "schedule", "precision"),
     [
         ("cross_entropy", "sgd", 0.05, "cosine", "float32"),
-        ("cross_entropy", "adamw", 0.003, "linear", "bf16"),
-        ("mse", "adamw", 0.003, "constant", "float32"),
+        pytest.param("cross_entropy", "adamw", 0.003, "linear", "bf16", marks=pytest.mark.slow),
+        pytest.param("mse", "adamw", 0.003, "constant", "float32", marks=pytest.mark.slow),
     ],
 )
 def test_a_model_learns(
