@@ -28,7 +28,7 @@ from cluster.compression.report.table import gate_lines, limits, table_of
 from cluster.compression.sharding import layouts
 from cluster.compression.work import Clock, Job, Work
 from cluster.config.sources import ModelSource
-from cluster.config.steps import Distill, Prune, Quantize, Step, Train
+from cluster.config.steps import Step, trains
 from cluster.data import PreparedSamples
 from cluster.program import node
 
@@ -208,19 +208,7 @@ def _untrained(model: ModelSource, steps: tuple[Step, ...]) -> bool:
     cannot tell; the report says so.
     """
     provided = model.weights is not None or model.source.startswith("hf:")
-    return not provided and not any(_trains(step) for step in steps)
-
-
-def _trains(step: Step) -> bool:
-    match step:
-        case Train() | Distill():
-            return True
-        case Prune():
-            return step.recovery is not None
-        case Quantize():
-            return step.training is not None
-        case _:
-            return False
+    return not provided and not any(trains(step) for step in steps)
 
 
 def _record_answers(work: Work, samples: PreparedSamples, file: Path) -> None:
