@@ -4,7 +4,8 @@
     ├── ConfigError                    400   a recipe or serve config is wrong (names the YAML path)
     ├── SourceError                    400   a model, checkpoint or data source cannot be used
     ├── CompressionError               500   a step or the builder refuses, with the reason
-    │   └── LostProcessError           500   a process of the job died
+    │   ├── LostProcessError           500   a process of the job died
+    │   └── GateError                  500   a build breaks a limit of its gate
     ├── ArtifactError                  500
     │   ├── ArtifactNotFoundError      404   the store has no artifact of that name or id
     │   ├── ArtifactCorruptError       500   a file does not match its manifest
@@ -51,6 +52,14 @@ class CompressionError(HeadraceError):
 
 class LostProcessError(CompressionError):
     """A process of the compression job died; its work may be retried."""
+
+
+class GateError(CompressionError):
+    """A build breaks a limit of its gate. ``report``: location of the report, in its store."""
+
+    def __init__(self, message: str, report: str) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class ArtifactError(HeadraceError):

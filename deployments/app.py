@@ -31,6 +31,7 @@ from deployments.model.health import PROBE_TIMEOUT_S
 from deployments.model.replica import ModelReplica
 from deployments.ray.controller import serve_details
 from deployments.ray.names import (
+    ARGS,
     ARTIFACT,
     CATALOG_DEPLOYMENT,
     MODEL_DEPLOYMENT_PREFIX,
@@ -76,7 +77,7 @@ def model(args: dict[str, Any]) -> Application:
         health_check_period_s=1,  # also how soon a dead replica is noticed
         health_check_timeout_s=PROBE_TIMEOUT_S + 2,  # one that froze is replaced after three
         graceful_shutdown_timeout_s=replica_stop_s(),
-        user_config={ARTIFACT: bound.reference},
+        user_config={ARTIFACT: bound.reference, ARGS: checked.model_dump(mode="json")},
         **scale,
     )(serve.ingress()(ModelReplica))
     return deployment.bind(bound, None if shards is None else shards.layout)

@@ -1,44 +1,23 @@
-"""Entry point of the ``headrace`` command: checks that Python imports our packages, then runs it.
-
-``cluster`` and ``deployments`` are common names. A folder on PYTHONPATH, or another distribution,
-may have a package of that name, of which this command would run a part.
-"""
+"""Entry point of the ``headrace`` command: checks whose packages are imported, then runs it."""
 
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
-from pathlib import Path
 
-PACKAGES = ("cluster", "deployments")
+from headrace.packages import require_ours
 
 
 def main() -> int:
     """Run the command and return its exit status: 2 if a package of ours is somebody else's."""
-    for name in PACKAGES:
-        if (location := foreign(name)) is not None:
-            print(f"headrace: {message(name, location)}", file=sys.stderr)
-            return 2
+    try:
+        require_ours()
+    except ImportError as error:
+        print(f"headrace: {error}", file=sys.stderr)
+        return 2
     from deployments.cli.main import main as run
 
     return run()
 
 
-def foreign(name: str) -> str | None:
-    """Return the location of the package that Python imports by this name, if it is not ours."""
-    spec = find_spec(name)
-    if spec is None:
-        return "nothing"
-    expected = Path(__file__).resolve().parents[1] / name / "__init__.py"
-    origin = spec.origin or ", ".join(spec.submodule_search_locations or ())
-    return None if Path(origin).resolve() == expected else origin
-
-
-def message(name: str, location: str) -> str:
-    """Return the error for a package of another origin: what was found, expected, and the fix."""
-    expected = Path(__file__).resolve().parents[1] / name
-    return (
-        f"`import {name}` finds {location}, expected Headrace's package {expected}; take that "
-        f"folder off PYTHONPATH, or uninstall the distribution that it belongs to (`pip uninstall "
-        f"{name}`) and install Headrace again"
-    )
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -66,6 +67,12 @@ def this_machine(compute_threads: int, memory_bytes: int | None) -> tuple[Device
     ``memory_bytes``: memory available to a shard; None: unlimited.
     """
     return (Device(node.targets()[-1], memory_bytes, 0),) * (node.cpus() // compute_threads)
+
+
+def cores_of_this_machine() -> tuple[Device, ...]:
+    """Return a CPU device per core of this machine, with an equal share of its memory."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return this_machine(1, memory_bytes // node.cpus())
 
 
 def size_text(size_bytes: float) -> str:

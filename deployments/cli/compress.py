@@ -18,6 +18,7 @@ from typing import Any
 
 import aiohttp
 
+from cluster.artifact.lookup import absolute
 from cluster.artifact.store import default_store
 from cluster.compression.programs import requirements
 from cluster.config.base import load
@@ -49,11 +50,6 @@ def run(recipe_path: Path, store: str | None, address: str | None) -> int:
 def read(path: Path) -> Recipe:
     """The recipe in ``path``, its relative paths taken from where it lies; or ConfigError."""
     return located(load(path, Recipe), path.parent.absolute())
-
-
-def absolute(store: str) -> str:
-    """The store as jobs and replicas, which run in other directories, must name it."""
-    return store if "://" in store else str(Path(store).expanduser().absolute())
 
 
 def reach(cluster: LocalCluster) -> None:
@@ -138,6 +134,7 @@ def _environment(recipe: Recipe, home: Path, store: str) -> dict[str, str]:
     variables = compress.environment(recipe, store)
     # As a model, a teacher, data, or a metric.
     if '"python:' in recipe.model_dump_json():
-        path = [str(home.absolute()), os.environ.get("PYTHONPATH")]
+        inherited = (os.environ.get(IMPORT_PATH), os.environ.get("PYTHONPATH"))
+        path = [str(home.absolute()), *inherited]
         variables[IMPORT_PATH] = os.pathsep.join(filter(None, path))
     return variables

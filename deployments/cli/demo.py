@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.artifact.artifact import Artifact
+from cluster.artifact.lookup import absolute
 from cluster.artifact.store import default_store, open_store
 from cluster.compression.programs import requirements
 from cluster.compression.report.table import BASELINE, header, row, table
@@ -40,7 +41,7 @@ def run(keep: bool, json_file: Path | None) -> int:
         requirements.check(compress.read(recipe).programs)
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise ConfigError(f"--json {json_file}: there is no directory {json_file.parent}")
-    store = compress.absolute(default_store())
+    store = absolute(default_store())
     os.environ["HEADRACE_STORE"] = store  # the replicas look there too, from other directories
     print("starting a local Ray cluster with Serve behind HAProxy", flush=True)
     cluster = LocalCluster.start()

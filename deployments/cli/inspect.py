@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from cluster.artifact.artifact import MANIFEST, Artifact
+from cluster.artifact.artifact import Artifact
 from cluster.artifact.entries import ProgramEntry
 from cluster.artifact.layout import Layout
-from cluster.artifact.manifest import Manifest, Measurement, content_id
+from cluster.artifact.lookup import absolute, is_directory, open_artifact
+from cluster.artifact.manifest import Manifest, Measurement
 from cluster.artifact.printable import printable
 from cluster.artifact.served import trusted_directory
 from cluster.artifact.store import open_store
 from cluster.compression.report.table import BASELINE, header, limits, row, table
-from cluster.errors import ArtifactError
-from deployments.cli.compress import absolute
 from deployments.cli.served import dashboard, served_models
 from deployments.local import LocalCluster
 
@@ -34,24 +32,12 @@ def run(ref: str, store: str | None, as_json: bool) -> int:
     return 0
 
 
-def open_artifact(ref: str, store: str | None) -> Artifact:
-    """The artifact of that name, id, beginning of an id, or directory."""
-    if not _is_directory(ref):
-        return open_store(absolute(store) if store else None).open(ref)
-    file = Path(ref) / MANIFEST
-    try:
-        artifact_id = content_id(file.read_bytes())
-    except OSError as error:
-        raise ArtifactError(f"{file}: cannot be read: {error.strerror}") from error
-    return Artifact.read(Path(ref), artifact_id)
-
-
 def signed_by(artifact: Artifact, ref: str, store: str | None) -> dict[str, str]:
     """Key id → what its signature is worth here. Of a directory, the default store is asked.
 
     ConfigError if trusted keys are named that cannot be read.
     """
-    place = absolute(store) if store and not _is_directory(ref) else None
+    place = absolute(store) if store and not is_directory(ref) else None
     given = open_store(place).signatures(str(artifact.id))
     if not given:
         return {}
@@ -61,13 +47,6 @@ def signed_by(artifact: Artifact, ref: str, store: str | None) -> dict[str, str]
     trusted = {} if directory is None else signature.read_trusted_keys(directory)
     found = signature.judge(str(artifact.id), given, trusted)
     return {signer: verdict.value for signer, verdict in found.items()}
-
-
-def _is_directory(ref: str) -> bool:
-    try:
-        return (Path(ref) / MANIFEST).is_file()
-    except OSError:  # no path at all: it is too long
-        return False
 
 
 def served_as(artifact: Artifact) -> list[str]:

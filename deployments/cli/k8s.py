@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
+from cluster.artifact.lookup import open_artifact
 from cluster.errors import ConfigError
-from deployments.cli.inspect import open_artifact
 from deployments.kubernetes import overlay, validate
 from deployments.kubernetes.plan_file import read_plan
 from deployments.kubernetes.render import RenderOptions, rendered, require_shared_store

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 
 from cluster.artifact.layout import name_of
+from cluster.artifact.lookup import open_artifact
 from cluster.compression.report.table import table
-from cluster.parallel.devices import parse_devices, size_text, this_machine
+from cluster.parallel.devices import cores_of_this_machine, parse_devices, size_text
 from cluster.parallel.plan import Placement, ShardPlan, plan
-from cluster.program import node
-from deployments.cli.inspect import open_artifact
 
 _BAR = 24
 
@@ -32,7 +30,7 @@ def run(
     manifest = artifact.manifest
     found = plan(
         manifest,
-        parse_devices(devices) if devices is not None else this_machine(1, _memory_of_a_core()),
+        parse_devices(devices) if devices is not None else cores_of_this_machine(),
         pipeline=pipeline,
         tensor=tensor,
         batch=batch,
@@ -51,11 +49,6 @@ def run(
         if explain:
             print(f"\n{explained(found)}")
     return 0
-
-
-def _memory_of_a_core() -> int:
-    """This machine's memory, shared out among its cores."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // node.cpus()
 
 
 def described(found: ShardPlan) -> str:

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from cluster.artifact.store import open_store
 from cluster.errors import ArtifactError, ClusterError, ConfigError
-from deployments.config import serve_config
 from deployments.local import LocalCluster
 from deployments.local.rest import Dashboard
-from deployments.router.plan import served_artifact
+from deployments.router.plan import deployed_model
 
 _API_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS")
 _TOKEN_PATH = "~/.ray/auth_token"
@@ -66,19 +65,15 @@ def dashboard() -> Dashboard:
 def served_models(dashboard: Dashboard) -> list[ServedArtifact]:
     """Return the deployed models of a cluster by name. ClusterError if it does not answer."""
     models = []
-    for name, application in dashboard.applications().items():
-        config = application.get("deployed_app_config") or {}
-        if config.get("import_path") != serve_config.MODEL:
-            continue
+    for application in dashboard.applications().values():
         try:
-            args = serve_config.model_args(config.get("args") or {}, name)
+            model = deployed_model(application)
         except ConfigError:
             continue  # refused by its builder: it serves nothing
-        bound = served_artifact(application, args)
-        if bound is not None:
-            artifact, _, artifact_id = bound.rpartition("@")
-            newest = _newest(args.store, artifact)
-            models.append(ServedArtifact(args.name, artifact, artifact_id, newest))
+        if model is not None and model.artifact is not None:
+            artifact, _, artifact_id = model.artifact.rpartition("@")
+            newest = _newest(model.args.store, artifact)
+            models.append(ServedArtifact(model.name, artifact, artifact_id, newest))
     return sorted(models, key=lambda model: model.model)
 
 

@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 
 from cluster.artifact import signature
+from cluster.artifact.lookup import absolute
 from cluster.artifact.store import open_store
-from deployments.cli.compress import absolute
 
 
 def run(ref: str, key: Path, store: str | None) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cluster.errors import ConfigError
+from deployments.config.serve_config import builder_of
 
 
 def require_route_prefix(
@@ -24,7 +25,7 @@ def require_route_prefix(
     """
     for application, entry in (details or {"applications": {}})["applications"].items():
         config = entry.get("deployed_app_config") or {}
-        if config.get("import_path") != builder:
+        if builder_of(config.get("import_path")) != builder:
             continue
         if name is not None and (config.get("args") or {}).get("name") != name:
             continue

@@ -21,12 +21,27 @@ from cluster.config.routing import RouterArgs
 from cluster.config.serving import ModelArgs
 from cluster.errors import ConfigError
 
+BUILDER_MODULES = ("deployments.app", "headrace.serve")
+"""Modules with the builders of an ``import_path``; both have the same ones."""
+
 MODEL = "deployments.app:model"
 CATALOG = "deployments.app:catalog"
 ROUTER = "deployments.app:router"
 ROUTE = "/v2/models/"
 CATALOG_ROUTE = "/v2"
 ROUTER_ROUTE = "/"
+
+
+_BUILDERS = {
+    f"{module}:{builder.partition(':')[2]}": builder
+    for module in BUILDER_MODULES
+    for builder in (MODEL, CATALOG, ROUTER)
+}
+
+
+def builder_of(import_path: str | None) -> str | None:
+    """Return MODEL, CATALOG or ROUTER for an ``import_path`` of either module, else None."""
+    return _BUILDERS.get(import_path or "")
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,8 @@ def check_content(config: Any, path: str) -> ServeConfig:
     for index, application in enumerate(applications):
         where = f"{path}: applications[{index}]"
         _known_fields(application, ServeApplicationSchema, f"{where}.")
-        builder: str = application["import_path"]
+        import_path: str = application["import_path"]
+        builder = builder_of(import_path)
         if builder == MODEL:
             models.append(_model(application, where))
         elif builder == CATALOG:
@@ -77,9 +93,10 @@ def check_content(config: Any, path: str) -> ServeConfig:
             catalogs.append(where)
         elif builder == ROUTER:
             router = _router(application, where)
-        elif builder.startswith("deployments."):
+        elif import_path.startswith(("deployments.", "headrace.")):
             raise ConfigError(
-                f"{where}.import_path: must be {MODEL}, {CATALOG} or {ROUTER} (given: {builder!r})"
+                f"{where}.import_path: must be {MODEL}, {CATALOG} or {ROUTER}, or the same of "
+                f"headrace.serve (given: {import_path!r})"
             )
     if router is not None and catalogs:
         raise ConfigError(
@@ -96,7 +113,7 @@ def pinned(config: dict[str, Any], artifacts: Mapping[str, BoundModel]) -> dict[
     """
     applications = []
     for application in config["applications"]:
-        if application["import_path"] == MODEL:
+        if builder_of(application["import_path"]) == MODEL:
             args = application["args"]
             model = artifacts[args["name"]]
             args = {**args, "artifact": model.reference, "store": model.args.store}

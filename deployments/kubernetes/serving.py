@@ -100,7 +100,7 @@ def pods_with_replicas(config: Object) -> int:
 def _pods(application: Object) -> int:
     args = application.get("args") or {}
     replicas, cut = 1, False
-    match application["import_path"]:
+    match serve_config.builder_of(application["import_path"]):
         case serve_config.MODEL:
             name = MODEL_DEPLOYMENT_PREFIX + args["name"]
             cut = args.get("parallel") is not None

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from starlette.types import ASGIApp
@@ -131,7 +132,7 @@ class ModelReplica:
         )
         return _Serving(layout.kind, f"layout {key} on {len(layout.shards)} shards")
 
-    def reconfigure(self, facts: dict[str, str]) -> None:
+    def reconfigure(self, facts: dict[str, Any]) -> None:
         """Accept the deployment's ``user_config``: facts for operators, which change nothing."""
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

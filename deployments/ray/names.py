@@ -15,6 +15,10 @@ ARTIFACT = "artifact"
 """Key of a model deployment's ``user_config``: ``NAME@ID`` of the artifact that it serves. Serve
 shows it in its details; replicas do not follow it."""
 
+ARGS = "args"
+"""Key beside it: the model's ``ModelArgs``. Serve's details have no others of an application that
+``serve.run`` has deployed."""
+
 _VERSION_LENGTH = 12
 
 _REPLICA = rf"#{MODEL_DEPLOYMENT_PREFIX}(?P<model>[^#]+)#(?P<replica>[^#]+)"

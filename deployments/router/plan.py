@@ -23,7 +23,7 @@ from cluster.factory import find_factory
 from cluster.routing.contracts import Contract, Scores, contracts
 from deployments.config import serve_config
 from deployments.ray.controller import serve_details
-from deployments.ray.names import ARTIFACT, MODEL_DEPLOYMENT_PREFIX, version_of
+from deployments.ray.names import ARGS, ARTIFACT, MODEL_DEPLOYMENT_PREFIX, version_of
 from deployments.router.model_client import ServedModel
 from deployments.router.thresholds import Targets, calibrated_thresholds
 
@@ -97,20 +97,34 @@ def deployed_models() -> list[Deployed]:
     details = serve_details()
     if details is None:
         raise ClusterError("a router is deployed on a cluster that runs Serve; there is none here")
-    models = []
-    for application in details["applications"].values():
-        config = application.get("deployed_app_config") or {}
-        if config.get("import_path") == serve_config.MODEL:
-            args = serve_config.model_args(config.get("args") or {}, application["name"])
-            models.append(Deployed(args, served_artifact(application, args)))
-    return models
+    deployed = (deployed_model(application) for application in details["applications"].values())
+    return [model for model in deployed if model is not None]
 
 
-def served_artifact(application: Mapping[str, Any], args: ModelArgs) -> str | None:
+def deployed_model(application: Mapping[str, Any]) -> Deployed | None:
+    """Return the model of an application; None if the application is not a model's.
+
+    ``application``: its entry in Serve's details. An application of a Serve config has its args
+    there; one of ``serve.run`` has them in its deployment. ConfigError for wrong args.
+    """
+    if (config := application.get("deployed_app_config")) is not None:
+        if serve_config.builder_of(config.get("import_path")) != serve_config.MODEL:
+            return None
+        args = serve_config.model_args(config.get("args") or {}, application["name"])
+        return Deployed(args, _served_artifact(application, args))
+    for name, deployment in application["deployments"].items():
+        facts = deployment["deployment_config"].get("user_config") or {}
+        if name.startswith(MODEL_DEPLOYMENT_PREFIX) and ARGS in facts:
+            args = serve_config.model_args(facts[ARGS], application["name"])
+            return Deployed(args, facts[ARTIFACT])
+    return None
+
+
+def _served_artifact(application: Mapping[str, Any], args: ModelArgs) -> str | None:
     """Return ``NAME@ID`` of the artifact that a model's deployment serves.
 
-    ``application``: its entry in Serve's details. None if it is not deployed yet, or if it still
-    serves an artifact that its args do not name any more.
+    None if it is not deployed yet, or if it still serves an artifact that its args do not name
+    any more.
     """
     deployment = application["deployments"].get(MODEL_DEPLOYMENT_PREFIX + args.name) or {}
     config = deployment.get("deployment_config") or {}
