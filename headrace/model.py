@@ -89,7 +89,7 @@ def _in_order(arrays: Any, specs: Sequence[TensorSpec]) -> list[Any]:
                 f"inputs {', '.join(map(str, arrays)) or 'none'}: expected {', '.join(names)}"
             )
         return [arrays[name] for name in names]
-    batch = [arrays] if isinstance(arrays, np.ndarray) else list(arrays)
+    batch = list(arrays) if isinstance(arrays, Sequence) else [arrays]
     if len(batch) != len(names):
         raise RequestError(f"{len(batch)} arrays: expected {len(names)}: {', '.join(names)}")
     return batch
