@@ -120,6 +120,24 @@ DEPLOYMENTS_MAY_IMPORT: dict[str, set[str]] = {
     "recipes": set(),
 }
 
+# The same for the modules of `headrace`: its own, and rooms of the two packages below it. The
+# package itself imports each module when one of its names is first used.
+HEADRACE_MAY_IMPORT: dict[str, set[str]] = {
+    "headrace.packages": set(),
+    "headrace.command": {"headrace.packages", "deployments.cli"},
+    "headrace.sources": {"cluster.config", "cluster.errors"},
+    "headrace.compression": {
+        "headrace.sources", "cluster.artifact", "cluster.config", "cluster.factory",
+        "cluster.errors",
+    },
+    "headrace.model": {
+        "cluster.artifact", "cluster.program", "cluster.protocol", "cluster.tensors",
+        "cluster.errors",
+    },
+    "headrace.planning": {"cluster.artifact", "cluster.parallel"},
+    "headrace.serve": {"headrace.packages", "deployments.app", "cluster.config"},
+}  # fmt: skip
+
 # Names that are private to Ray; only the room `deployments/ray` may use them, so that the next
 # release of Ray is checked in one place, by its contract tests.
 PRIVATE_TO_RAY = (
@@ -243,6 +261,23 @@ def test_deployment_room_imports_only_rooms_below(module: str) -> None:
     assert not wrong, f"{module} imports {wrong}; its room may import {sorted(allowed)}"
 
 
+HEADRACE = sorted(name for name in MODULES if name.startswith("headrace."))
+
+
+@pytest.mark.parametrize("module", HEADRACE)
+def test_face_imports_only_what_it_shows(module: str) -> None:
+    ours = {name for name in imports(module, at_import=False) if name in MODULES}
+    rooms = {".".join(name.split(".")[:2]) for name in ours}
+    wrong = sorted(rooms - HEADRACE_MAY_IMPORT[module])
+    assert not wrong, f"{module} imports {wrong}"
+
+
+@pytest.mark.parametrize("module", [*CLUSTER, *DEPLOYMENTS])
+def test_nothing_below_imports_the_face(module: str) -> None:
+    ours = imports(module, at_import=False)
+    assert not [name for name in ours if name.partition(".")[0] == "headrace"]
+
+
 BENCHMARKS = sorted(name for name in MODULES if name.startswith("benchmarks."))
 
 
@@ -279,6 +314,7 @@ def test_every_room_has_its_line_here() -> None:
     assert rooms == set(MAY_IMPORT)
     assert {room(module) for module in DEPLOYMENTS} == set(DEPLOYMENTS_MAY_IMPORT)
     assert {room(module) for module in BENCHMARKS} == set(BENCHMARKS_MAY_IMPORT)
+    assert set(HEADRACE) == set(HEADRACE_MAY_IMPORT)
     assert {module.split(".")[2] for module in COMPRESSION} == set(COMPRESSION_MAY_IMPORT)
 
 
