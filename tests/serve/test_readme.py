@@ -19,7 +19,7 @@ from deployments.config import serve_config
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 RECIPE, SERVE, OWN_MODEL, ROUTER, CLIENTS = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-(PYTHON,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+_, PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = re.findall(r"^(?:\.venv/bin/)?headrace (.+)$", README, re.MULTILINE)
 
 
