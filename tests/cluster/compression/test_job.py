@@ -128,9 +128,8 @@ def test_the_same_recipe_is_not_built_twice(
     assert lines == [f"artifact {int8_artifact.id} exists already: this recipe was built before"]
 
 
-@pytest.mark.slow
-def test_a_finished_job_leaves_no_workspace(bf16_artifact_store: Path) -> None:
-    assert below(bf16_artifact_store / "building") == []
+def test_a_finished_job_leaves_no_workspace(int8_artifact_store: Path) -> None:
+    assert below(int8_artifact_store / "building") == []
 
 
 def test_a_rejected_build_leaves_its_report_and_nothing_to_serve(
