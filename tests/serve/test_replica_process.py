@@ -44,8 +44,8 @@ def test_it_is_ready_soon_after_its_process_starts(
     with capsys.disabled():
         print(f"\n  replica ready {after_s:.1f} s after its process started, "
               f"{match[3]} s of it for the model")  # fmt: skip
-    # 2 to 3 s where nothing else runs; here two replicas and a test start on busy cores.
-    assert 0 < after_s < 15
+    # 2 to 3 s where nothing else runs; here three models start at once, on cores that may be busy.
+    assert 0 < after_s < 60
 
 
 def test_every_measurement_is_exported_and_stays(served) -> None:
