@@ -108,7 +108,7 @@ def router(args: dict[str, Any]) -> Application:
     checked = serve_config.router_args(args, "args")
     prefix = serve_config.ROUTER_ROUTE
     require_route_prefix(serve_details(), serve_config.ROUTER, None, prefix)
-    routing = plan.planned(checked, plan.deployed_models())
+    routing = plan.plan_routes(checked, plan.deployed_models())
     deployment = serve.deployment(
         name=ROUTER_DEPLOYMENT,
         # It waits for the models, which have their CPUs.

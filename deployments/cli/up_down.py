@@ -51,7 +51,9 @@ def up(config: Path | None) -> int:
         for model in models:
             placement.require_room_here(model)
     if checked is not None and checked.router is not None:
-        plan.planned(checked.router, [Deployed(model.args, model.reference) for model in models])
+        plan.plan_routes(
+            checked.router, [Deployed(model.args, model.reference) for model in models]
+        )
     cluster = running or LocalCluster.start(http_port=port or HTTP_PORT)
     if config is not None:
         pinned = serve_config.pinned(read_yaml(config), {model.name: model for model in models})

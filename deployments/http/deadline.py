@@ -19,6 +19,6 @@ class Deadline:
     at: float
     """In seconds on the monotonic clock."""
 
-    kept_by_application: bool = False
+    enforced_by_application: bool = False
     """Set by an application that decides by itself, in time, what to answer: it is left
     :data:`ANSWER_GRACE_S` to say so."""

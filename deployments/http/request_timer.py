@@ -40,7 +40,7 @@ class RequestTimer:
         if to_deadline <= 0:
             # The grace counts from here, not from the deadline: however long this loop was held
             # up, the application comes first.
-            grace_s = deadlines.ANSWER_GRACE_S if self._deadline.kept_by_application else 0
+            grace_s = deadlines.ANSWER_GRACE_S if self._deadline.enforced_by_application else 0
             self._timeout.reschedule(self._loop.time() + grace_s)
         elif to_slowness > 0:
             self._handle = self._loop.call_later(min(to_deadline, to_slowness), self._look)

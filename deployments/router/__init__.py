@@ -1,1 +1,1 @@
-"""A router: what its routes ask, where replicas are, and a node for each kind of route."""
+"""A router: its plan, the table of the models' replicas, and a node for each kind of route."""

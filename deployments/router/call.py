@@ -1,9 +1,9 @@
-"""What goes down the tree of a route with a request, and what comes back up.
+"""Requests and replies in the tree of a route's nodes.
 
-Items  the inputs, and the Body to ask for them with
-Call   deadline, request id, priority, headers    every node hands it on, with less time
-Reply  outputs, and a Report for every target that was asked
-NoAnswerError  why there is none, with the same reports
+Items  inputs, and the Body of a request for them
+Call   deadline, request id, priority, headers    every node hands it down, with less time
+Reply  outputs, and a Report of every target that was called
+NoAnswerError  reason that there is no reply, with the same reports
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cluster.tensors import TensorSpec
 
 
 class Body:
-    """The request for some items, in the two ways in which it is sent."""
+    """Body of a request to a model: sent as bytes, or read from shared memory."""
 
     def __init__(self, headers: dict[str, str], parts: tuple[bytes | memoryview, ...]) -> None:
         self.headers = headers
@@ -35,23 +35,23 @@ class Body:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return sum(len(part) for part in self._parts)
 
     @cached_property
     def joined(self) -> bytes:
-        """To be sent as it is."""
+        """The whole body as bytes, to be sent over the connection."""
         return b"".join(self._parts)
 
     def lent(self, bodies: Bodies) -> str:
-        """To be read from memory: a reference, as long as this object is there."""
+        """Return a reference to the body in memory, valid as long as this object exists."""
         if self._lent is None:
             self._lent = bodies.lend(self._parts)
         return self._lent.reference
 
 
 class Items:
-    """The inputs of one request, or of a part of it: arrays ``[count, ...]``."""
+    """Inputs of one request, or of a part of it: arrays ``[count, ...]``."""
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
         self.arrays = tuple(arrays)
@@ -59,21 +59,21 @@ class Items:
 
     @property
     def count(self) -> int:
-        """How many items there are."""
+        """Number of items."""
         return int(self.arrays[0].shape[0])
 
     def rows(self, which: slice | np.ndarray) -> Items:
-        """Some of the items."""
+        """Return the selected items."""
         return Items([array[which] for array in self.arrays])
 
     def inputs(self, positions: Sequence[int]) -> Items:
-        """Some of the inputs, or all of them in another order."""
+        """Return the inputs at those positions, in that order."""
         if tuple(positions) == tuple(range(len(self.arrays))):
             return self
         return Items([self.arrays[position] for position in positions])
 
     def body(self, specs: tuple[TensorSpec, ...]) -> Body:
-        """The request for these items; made once, however many are asked."""
+        """Return the body for these items: encoded once, shared by all targets."""
         if specs not in self._bodies:
             self._bodies[specs] = Body(*request_parts(self.arrays, specs))
         return self._bodies[specs]
@@ -81,93 +81,98 @@ class Items:
 
 @dataclass(frozen=True)
 class Call:
-    """One request on its way."""
+    """Context of one request: deadline, id, headers, and the choice of replicas."""
 
     deadline: float
-    """On the monotonic clock, in seconds."""
+    """Deadline on the monotonic clock, in seconds."""
 
     request_id: str
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Sent to every model as they are: priority, trace, who the router is."""
+    """Headers for every model: priority, trace, the router's key."""
 
-    patient: bool = True
-    """Whether a model without replicas is waited for: no, where the answer can do without it."""
+    waits: bool = True
+    """Whether to wait for a replica of a model that has none.
 
-    asked: set[str] | None = None
-    """Takes the addresses that are asked, for who wants to know."""
+    False where the route can answer without this model."""
 
-    apart: frozenset[str] = frozenset()
-    """Addresses that are not to be asked: another one's answer is wanted."""
+    addresses: set[str] | None = None
+    """Collects the addresses of the replicas that were called; None: they are not collected."""
+
+    excluded: frozenset[str] = frozenset()
+    """Addresses of replicas that must not be called: a hedge needs a second replica."""
 
     def within(self, timeout_s: float | None) -> Call:
-        """With so many seconds at most."""
+        """Return the call with at most so many seconds; None: with its own deadline."""
         if timeout_s is None:
             return self
         return replace(self, deadline=min(self.deadline, time.monotonic() + timeout_s))
 
-    def impatient(self) -> Call:
-        """The same, where others may answer instead."""
-        return replace(self, patient=False)
+    def without_waiting(self) -> Call:
+        """Return the call for a target that others can replace: see ``waits``."""
+        return replace(self, waits=False)
 
     def with_headers(self, headers: Mapping[str, str]) -> Call:
-        """With these headers, too, or instead."""
+        """Return the call with these headers added; they replace headers of the same name."""
         return replace(self, headers={**self.headers, **headers}) if headers else self
 
     @property
-    def left_s(self) -> float:
-        """What is left of its time."""
+    def remaining_s(self) -> float:
+        """Seconds until the deadline, at least 0."""
         return left_s(self.deadline, time.monotonic())
 
 
 @dataclass(frozen=True)
 class Report:
-    """One target that was asked."""
+    """Report of one target that was called: outcome and latency."""
 
     name: str
-    ended: Ended
+    outcome: Ended
     ms: float
     reason: str | None = None
     timing: Mapping[str, float] = field(default_factory=dict)
-    """Parts of ``ms`` by name, as the target itself says."""
+    """Parts of ``ms`` by name, measured by the target itself."""
 
-    below: tuple[Report, ...] = ()
-    """Whom it asked in turn."""
+    branches: tuple[Report, ...] = ()
+    """Reports of the targets that it called in turn."""
 
     def plain(self) -> dict[str, Any]:
-        """As plain data, for JSON."""
-        said: dict[str, Any] = {
+        """Return the report as plain data, for JSON."""
+        fields: dict[str, Any] = {
             "target": self.name,
-            "outcome": self.ended.value,
+            "outcome": self.outcome.value,
             "ms": round(self.ms, 3),
         }
         if self.reason is not None:
-            said["reason"] = self.reason
-        if self.below:
-            said["branches"] = [each.plain() for each in self.below]
-        return said
+            fields["reason"] = self.reason
+        if self.branches:
+            fields["branches"] = [branch.plain() for branch in self.branches]
+        return fields
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer."""
+    """Answer of a node."""
 
     outputs: tuple[np.ndarray, ...]
     reports: tuple[Report, ...] = ()
     timing: Mapping[str, float] = field(default_factory=dict)
-    """Milliseconds by name: of a model its queue and its run, of a route what it did itself."""
+    """Milliseconds by name: a model's queue and run, a route's own work."""
 
     partial: bool = False
-    """Whether an answer is missing that the route would have combined."""
+    """Whether the answer of a target that the route combines is missing."""
 
     missing: frozenset[str] = frozenset()
-    """Outputs that nobody answered: there are only zeros in their place."""
+    """Names of outputs without an answer; zeros stand in their place."""
 
     facts: Mapping[str, str | float | bool] = field(default_factory=dict)
-    """What else the client is told."""
+    """Further parameters of the answer to the client."""
 
 
 class NoAnswerError(HeadraceError):
-    """A target has no answer: 4xx when the request is why, 504 in time, 503 nobody there, 502."""
+    """A target has no answer, for the reason in the message.
+
+    4xx: an invalid request. 504: the deadline passed. 503: no replica is available. 502: it failed.
+    """
 
     def __init__(self, status: int, message: str, reports: Sequence[Report] = ()) -> None:
         super().__init__(message)
@@ -175,23 +180,23 @@ class NoAnswerError(HeadraceError):
         self.reports = tuple(reports)
 
     @property
-    def ended(self) -> Ended:
-        """How a branch that raised this has ended."""
+    def outcome(self) -> Ended:
+        """Outcome of a branch that raised this error."""
         return Ended.LATE if self.http_status == 504 else Ended.FAILED
 
 
 class Node(Protocol):
-    """A model or a route: whatever can be asked."""
+    """Target of a request: a model or a route."""
 
     name: str
     contract: Contract
 
     async def answer(self, items: Items, call: Call) -> Reply:
-        """The outputs for the items, whose arrays are the contract's inputs.
+        """Return the outputs for the items, whose arrays are the contract's inputs.
 
-        NoAnswerError if there are none. Cancelled, it cancels whatever it asks.
+        Raises NoAnswerError. When cancelled, it cancels its own requests.
         """
 
     @property
-    def there(self) -> bool:
-        """Whether there is anybody to ask, without asking."""
+    def available(self) -> bool:
+        """Whether a replica is known that could answer; no request is sent."""

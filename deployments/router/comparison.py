@@ -1,4 +1,4 @@
-"""Requests beside the one that is answered, for routes that compare two versions.
+"""Comparison requests of the routes that compare two versions of a model.
 
 Comparisons run in :class:`Background`: bounded in number, and no client waits for them.
 """
@@ -18,21 +18,21 @@ from deployments.http.headers import PRIORITY
 from deployments.router.call import Call, Reply, Report
 
 COMPARISON_TIMEOUT_S = 30.0
-"""How long the other version may take for a request that nobody waits for."""
+"""Timeout of a comparison request, in seconds."""
 
-WAITING = 64
-"""Comparisons under way at once; requests beyond those are not compared."""
+MAX_COMPARISONS = 64
+"""Comparisons in flight at once; further requests are not compared."""
 
 
 class Background:
-    """Work beside the requests."""
+    """Background tasks of a router, bounded in number."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None] | None:
-        """Begin ``work``, unless too much is waiting already: then None."""
-        if len(self._tasks) >= WAITING:
+        """Start ``work``; return None, and start nothing, at the limit of tasks."""
+        if len(self._tasks) >= MAX_COMPARISONS:
             return None
         task = asyncio.ensure_future(work())
         self._tasks.add(task)
@@ -40,21 +40,22 @@ class Background:
         return task
 
 
-def aside(call: Call, target: Target) -> Call:
-    """A request beside the one that is answered: its own time, behind all others, and no waiting
-    for a replica."""
+def comparison_call(call: Call, target: Target) -> Call:
+    """Return the call of a comparison: own timeout, lowest priority, no waiting for a replica."""
     timeout_s = min(COMPARISON_TIMEOUT_S, target.timeout_s or COMPARISON_TIMEOUT_S)
     return replace(
-        call.impatient(),
+        call.without_waiting(),
         deadline=time.monotonic() + timeout_s,
         headers={**call.headers, PRIORITY: Priority.BATCH.value},
-        apart=frozenset(),
-        asked=None,
+        excluded=frozenset(),
+        addresses=None,
     )
 
 
-def passed_on(
-    target: Target, reply: Reply, taken_s: float, before: tuple[Report, ...] = ()
+def with_report(
+    target: Target, reply: Reply, latency_s: float, earlier: tuple[Report, ...] = ()
 ) -> Reply:
-    report = Report(target.target, Ended.ANSWERED, taken_s * 1e3, None, reply.timing, reply.reports)
-    return replace(reply, reports=(*before, report), timing={})
+    """Return a target's reply as the route's, with the target's report after ``earlier``."""
+    ms = latency_s * 1e3
+    report = Report(target.target, Ended.ANSWERED, ms, None, reply.timing, reply.reports)
+    return replace(reply, reports=(*earlier, report), timing={})

@@ -1,8 +1,8 @@
 """One request of a route: body → items → the route's node → answer body.
 
-200  outputs; of a partial answer also who is missing, in `parameters`
-4xx  what is wrong with the request, as a model would say it
-502, 503, 504  {"error": ..., "branches": [...]}: who was asked, and why that was not enough
+200  outputs; a partial answer also reports its branches, in `parameters`
+4xx  an invalid request, with the messages of a model
+502, 503, 504  {"error": ..., "branches": [...]}: outcome and reason of every target
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -36,7 +37,7 @@ from deployments.router.nodes.build import RouteNode
 from deployments.router.replica_table import Replicas
 
 FORWARDED = (PRIORITY, *TRACE_CONTEXT)
-"""Headers of a request that its branches get as they are."""
+"""Headers of a request that are forwarded to its branches."""
 
 _ID_LENGTH = 128
 _UNPRINTABLE = re.compile(r"[^ -~]")
@@ -44,20 +45,20 @@ _UNPRINTABLE = re.compile(r"[^ -~]")
 
 @dataclass(frozen=True)
 class RouteEndpoint:
-    """What answering for a route needs."""
+    """Endpoint of a route: decodes the request, asks the route's node, encodes the reply."""
 
     served: RouteNode
     limits: Limits
     replicas: Replicas
     version: str
-    own_headers: Mapping[str, str]
-    """What the router itself adds for the models."""
+    router_headers: Mapping[str, str]
+    """Headers that the router adds for the models."""
 
     async def infer(self, request: Request) -> Response:
-        """See the top of this file."""
+        """Answer one inference request: see the module's docstring."""
         started = time.monotonic()
         require_tensors(request)
-        priority_of(request)  # refused here rather than by every model
+        priority_of(request)  # an invalid one is rejected here rather than by every model
         contract = self.served.node.contract
         body = await read_body(request, self.limits.body_bytes)
         header_length = parse_header_length(request.headers.get(HEADER_LENGTH))
@@ -66,8 +67,8 @@ class RouteEndpoint:
         )
         if contract.max_items is not None and decoded.batch > contract.max_items:
             raise RequestError(
-                f"the request holds {decoded.batch} items, this route takes at most "
-                f"{contract.max_items} in one request; split it"
+                f"the request has {decoded.batch} items, this route takes at most "
+                f"{contract.max_items} in one request; split the request"
             )
         timing = {"ingress": (time.monotonic() - started) * 1e3}
         tracing.phases(timing)
@@ -75,22 +76,23 @@ class RouteEndpoint:
         try:
             reply = await self._answer(Items(decoded.arrays), call)
         except NoAnswerError as error:
-            return self._refused(error, started)
+            return self._error_response(error, started)
         response = self._response(decoded, reply, timing, started)
         outcome = "partial" if reply.partial else "cached" if "cached" in reply.facts else "ok"
         self.served.metrics.answered(outcome, time.monotonic() - started, reply.reports)
         return response
 
     def _call(self, request: Request, decoded: InferRequest, started: float) -> Call:
-        given = request.scope.get(DEADLINE) or Deadline(started + MAX_REQUEST_TIMEOUT_S)
-        given.kept_by_application = True  # what has come by then is the answer
+        deadline = request.scope.get(DEADLINE) or Deadline(started + MAX_REQUEST_TIMEOUT_S)
+        # The route itself answers at the deadline, with the replies that it has by then.
+        deadline.enforced_by_application = True
         headers = {name: request.headers[name] for name in FORWARDED if name in request.headers}
         request_id = decoded.id or request.headers.get(REQUEST_ID) or uuid.uuid4().hex
         return Call(
-            deadline=own_deadline(started, given.at, self.served.route.timeout_s),
-            # It becomes a header, in which not everything may stand that JSON holds.
+            deadline=own_deadline(started, deadline.at, self.served.route.timeout_s),
+            # The id comes from JSON and becomes a header, which allows fewer characters.
             request_id=_UNPRINTABLE.sub("_", request_id[:_ID_LENGTH]),
-            headers={**headers, **self.own_headers},
+            headers={**headers, **self.router_headers},
         )
 
     async def _answer(self, items: Items, call: Call) -> Reply:
@@ -98,10 +100,10 @@ class RouteEndpoint:
         if answers is None:
             return await self.served.node.answer(items, call)
         key = content_key(items.arrays)
-        kept = answers.get(self.replicas.generation, key)
-        self.served.metrics.cache(kept is not None, answers.bytes)
-        if kept is not None:
-            return Reply(kept, facts={"cached": True})
+        cached = answers.get(self.replicas.generation, key)
+        self.served.metrics.cache(cached is not None, answers.bytes)
+        if cached is not None:
+            return Reply(cached, facts={"cached": True})
         generation = self.replicas.generation
         reply = await self.served.node.answer(items, call)
         if not reply.partial:
@@ -112,50 +114,58 @@ class RouteEndpoint:
         self, decoded: InferRequest, reply: Reply, timing: Mapping[str, float], started: float
     ) -> Response:
         if reply.missing:
-            there = tuple(each for each in decoded.outputs if each.name not in reply.missing)
-            decoded = replace(decoded, outputs=there)
+            answered = tuple(
+                output for output in decoded.outputs if output.name not in reply.missing
+            )
+            decoded = replace(decoded, outputs=answered)
         parameters = dict(reply.facts)
         if reply.partial:
             parameters["partial"] = True
             for report in reply.reports:
-                parameters |= _described(report)
+                parameters |= _flat_parameters(report)
         encoded = encode_infer(
-            self.served.route.name, self.version, decoded, reply.outputs,
-            self.served.node.contract.outputs, parameters,
-        )  # fmt: skip
+            self.served.route.name,
+            self.version,
+            decoded,
+            reply.outputs,
+            self.served.node.contract.outputs,
+            parameters,
+        )
         spans = {**timing, **_spans(reply.reports), **reply.timing}
         spans["total"] = (time.monotonic() - started) * 1e3
         return Response(
             encoded.body, headers={**encoded.headers, SERVER_TIMING: server_timing(spans)}
         )
 
-    def _refused(self, error: NoAnswerError, started: float) -> Response:
+    def _error_response(self, error: NoAnswerError, started: float) -> Response:
         status = error.http_status
         outcome = "rejected" if status < 500 else "late" if status == 504 else "failed"
         self.served.metrics.answered(outcome, time.monotonic() - started, error.reports)
-        said = {**error_body(str(error)), "branches": [each.plain() for each in error.reports]}
-        response = json_response(said if error.reports else error_body(str(error)), status)
+        body: dict[str, Any] = error_body(str(error))
+        if error.reports:
+            body = {**body, "branches": [report.plain() for report in error.reports]}
+        response = json_response(body, status)
         if status == 503:
             response.headers["Retry-After"] = str(RETRY_AFTER_S)
         return response
 
 
-def _described(report: Report) -> dict[str, str | float | bool]:
-    """A branch in flat parameters, the only ones that the protocol knows."""
-    said: dict[str, str | float | bool] = {
-        f"branch.{report.name}.outcome": report.ended.value,
+def _flat_parameters(report: Report) -> dict[str, str | float | bool]:
+    """Return a report as flat parameters: the protocol knows no nested ones."""
+    parameters: dict[str, str | float | bool] = {
+        f"branch.{report.name}.outcome": report.outcome.value,
         f"branch.{report.name}.ms": round(report.ms, 3),
     }
     if report.reason is not None:
-        said[f"branch.{report.name}.reason"] = report.reason
-    return said
+        parameters[f"branch.{report.name}.reason"] = report.reason
+    return parameters
 
 
 def _spans(reports: Sequence[Report], prefix: str = "") -> dict[str, float]:
-    found: dict[str, float] = {}
+    spans: dict[str, float] = {}
     for report in reports:
         name = f"{prefix}{report.name}"
-        found[name] = report.ms
-        found |= {f"{name}.{part}": ms for part, ms in report.timing.items()}
-        found |= _spans(report.below, f"{name}.")
-    return found
+        spans[name] = report.ms
+        spans |= {f"{name}.{part}": ms for part, ms in report.timing.items()}
+        spans |= _spans(report.branches, f"{name}.")
+    return spans

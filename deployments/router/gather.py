@@ -1,4 +1,7 @@
-"""Asking several nodes at once, as a policy of `cluster.routing.branches` says step by step."""
+"""Concurrent requests to several nodes, under a policy of `cluster.routing.branches`.
+
+branches → policy.step → start, cancel, wait → the next step, until it is done → Gathered
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,13 @@ from cluster.routing.branches import Branch, Ended, Policy
 from deployments.http import tracing
 from deployments.router.call import Call, Items, NoAnswerError, Node, Reply, Report
 
-NAMED = 16
-"""Branches that an error names, at most: of a scattered batch there may be thousands."""
+MAX_REPORTS = 16
+"""Branches that an error names, at most: a scattered batch may have thousands."""
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One branch: what to call it, how long to wait for it, and how to ask."""
+class BranchRequest:
+    """Request of one branch: its name in reports, its timeout, and the function that sends it."""
 
     name: str
     timeout_s: float | None
@@ -26,28 +29,31 @@ class Ask:
 
 @dataclass(frozen=True)
 class Gathered:
-    """What came of the branches."""
+    """Replies and reports of the branches."""
 
     replies: tuple[Reply | None, ...]
-    """In the order of the branches; None for one without an answer."""
+    """Replies in the order of the branches; None for a branch without an answer."""
 
     reports: tuple[Report, ...]
-    """Of the branches that were asked, in their order."""
+    """Reports of the branches that were called, in their order."""
 
     errors: tuple[NoAnswerError, ...]
 
 
 async def gather(
-    policy: Callable[[], Policy], asks: Sequence[Ask], call: Call, asked: Callable[[int], None]
+    policy: Callable[[], Policy],
+    requests: Sequence[BranchRequest],
+    call: Call,
+    on_request: Callable[[int], None],
 ) -> Gathered:
-    """Ask until the policy is done; what is still under way then, or when this is cancelled, is
-    cancelled.
+    """Call the branches until the policy is done; then cancel those still in flight.
 
-    ``policy`` is looked at anew for every step. ``asked`` hears of every branch as it is asked.
-    NoAnswerError, with a report of every branch, if the answers are not enough.
+    ``policy`` is evaluated at every step. ``on_request`` gets the index of a branch when its
+    request starts. Raises NoAnswerError, with a report of every branch, for too few answers. When
+    cancelled, it cancels the requests in flight.
     """
     started = time.monotonic()
-    run = _Run(asks, call, started)
+    run = _Run(requests, call, started)
     try:
         while True:
             now = time.monotonic() - started
@@ -57,8 +63,8 @@ async def gather(
             if step.done:
                 break
             for index in step.ask:
-                asked(index)
-                run.ask(index)
+                on_request(index)
+                run.start(index)
             await run.wait(step.look_again_s)
     finally:
         run.cancel()
@@ -69,23 +75,24 @@ async def gather(
 
 
 class _Run:
-    def __init__(self, asks: Sequence[Ask], call: Call, started: float) -> None:
-        self._asks = asks
+    def __init__(self, requests: Sequence[BranchRequest], call: Call, started: float) -> None:
+        self._requests = requests
         self._call = call
         self._started = started
-        # A branch without a time of its own has what is left of the request's.
+        # A branch without a timeout has the rest of the request's time.
         self.branches = [
-            Branch() if ask.timeout_s is None else Branch(timeout_s=ask.timeout_s) for ask in asks
+            Branch() if request.timeout_s is None else Branch(timeout_s=request.timeout_s)
+            for request in requests
         ]
         self._tasks: dict[asyncio.Task[Reply], int] = {}
-        self._replies: list[Reply | None] = [None] * len(asks)
-        self._reports: list[Report | None] = [None] * len(asks)
+        self._replies: list[Reply | None] = [None] * len(requests)
+        self._reports: list[Report | None] = [None] * len(requests)
         self._errors: list[NoAnswerError] = []
 
-    def ask(self, index: int) -> None:
-        ask = self._asks[index]
+    def start(self, index: int) -> None:
+        request = self._requests[index]
         self._set(index, asked_s=time.monotonic() - self._started)
-        task = asyncio.ensure_future(ask.send(self._call.within(ask.timeout_s)))
+        task = asyncio.ensure_future(request.send(self._call.within(request.timeout_s)))
         self._tasks[task] = index
 
     async def wait(self, until_s: float) -> None:
@@ -101,43 +108,47 @@ class _Run:
             reply = task.result()
         except NoAnswerError as error:
             self._errors.append(error)
-            self._end(index, error.ended, str(error), below=error.reports)
+            self._end(index, error.outcome, str(error), reports=error.reports)
         else:
             self._replies[index] = reply
             self._end(index, Ended.ANSWERED, None, reply)
 
     def give_up(self, index: int) -> None:
-        """Its time is over."""
+        """Cancel a branch whose timeout is over."""
         self._cancel(index)
         waited_s = time.monotonic() - self._started - (self.branches[index].asked_s or 0)
         self._end(index, Ended.LATE, f"no answer within {waited_s * 1e3:.0f} ms")
 
     def cancel(self) -> None:
-        """Nobody waits for the others any more."""
+        """Cancel all branches in flight."""
         for index in list(self._tasks.values()):
             self._cancel(index)
-            self._end(index, Ended.CANCELLED, "it was not needed any more")
+            self._end(index, Ended.CANCELLED, "cancelled: the route needs no more answers")
 
     def _cancel(self, index: int) -> None:
         for task in [task for task, i in self._tasks.items() if i == index]:
             del self._tasks[task]
-            task.add_done_callback(_ignored)
+            task.add_done_callback(_retrieve_error)
             task.cancel()
 
     def _end(
         self,
         index: int,
-        ended: Ended,
+        outcome: Ended,
         reason: str | None,
         reply: Reply | None = None,
-        below: tuple[Report, ...] = (),
+        reports: tuple[Report, ...] = (),
     ) -> None:
-        self._set(index, ended=ended)
+        self._set(index, ended=outcome)
         ms = (time.monotonic() - self._started - (self.branches[index].asked_s or 0)) * 1e3
         self._reports[index] = Report(
-            self._asks[index].name, ended, ms, reason,
-            reply.timing if reply else {}, reply.reports if reply else below,
-        )  # fmt: skip
+            self._requests[index].name,
+            outcome,
+            ms,
+            reason,
+            reply.timing if reply else {},
+            reply.reports if reply else reports,
+        )
 
     def _set(self, index: int, **changes: object) -> None:
         self.branches[index] = replace(self.branches[index], **changes)  # type: ignore[arg-type]
@@ -147,33 +158,34 @@ class _Run:
         return Gathered(tuple(self._replies), reports, tuple(self._errors))
 
 
-def _ignored(task: asyncio.Task[Reply]) -> None:
-    """Look at how a cancelled task ended, or asyncio logs that nobody did."""
+def _retrieve_error(task: asyncio.Task[Reply]) -> None:
+    """Retrieve the exception of a cancelled task; asyncio logs those that are never retrieved."""
     if not task.cancelled():
         task.exception()
 
 
 def _no_answer(gathered: Gathered) -> NoAnswerError:
-    """Why a route has none: the request itself, if a target says so; else time, or failures."""
-    refused = next((error for error in gathered.errors if error.http_status < 500), None)
-    if refused is not None:
-        return NoAnswerError(refused.http_status, str(refused), gathered.reports)
-    ended = [report.ended for report in gathered.reports]
-    failed = [r for r in gathered.reports if r.ended in (Ended.FAILED, Ended.LATE)]
-    said = "; ".join(f"{report.name}: {report.reason}" for report in failed[:NAMED])
-    reports = gathered.reports if len(gathered.reports) <= NAMED else tuple(failed[:NAMED])
-    # Without an error, nothing failed: the time was over before any branch could be asked.
-    if Ended.LATE in ended or not gathered.errors:
+    """Return a route's error: an invalid request if a target rejected it, else time or failures."""
+    rejection = next((error for error in gathered.errors if error.http_status < 500), None)
+    if rejection is not None:
+        return NoAnswerError(rejection.http_status, str(rejection), gathered.reports)
+    outcomes = [report.outcome for report in gathered.reports]
+    failures = [r for r in gathered.reports if r.outcome in (Ended.FAILED, Ended.LATE)]
+    failures = failures[:MAX_REPORTS]
+    reasons = "; ".join(f"{report.name}: {report.reason}" for report in failures)
+    reports = gathered.reports if len(gathered.reports) <= MAX_REPORTS else tuple(failures)
+    # Without an error, nothing failed: the deadline passed before any branch could be called.
+    if Ended.LATE in outcomes or not gathered.errors:
         status = 504
     else:
-        # Nobody there at all is worth asking again soon; a failure may be one every time.
+        # 503 invites a retry: right if no replica was available, not if the targets failed.
         statuses = {error.http_status for error in gathered.errors}
         status = 503 if statuses == {503} else 502
-    return NoAnswerError(status, f"too few answers: {said or 'the time was over'}", reports)
+    return NoAnswerError(status, f"too few answers: {reasons or 'the deadline passed'}", reports)
 
 
 def sender(node: Node, items: Items) -> Callable[[Call], Awaitable[Reply]]:
-    """Return the function that asks a node for the items; for :class:`Ask`."""
+    """Return the function that calls a node for the items; for :class:`BranchRequest`."""
     return lambda call: node.answer(items, call)
 
 
@@ -192,4 +204,4 @@ def combine_timing(started: float) -> dict[str, float]:
 
 
 def ignore(index: int) -> None:
-    """Ignore the start of a branch; for routes that count none."""
+    """Ignore the start of a branch; for routes that do not count their requests."""

@@ -1,12 +1,12 @@
-"""One model as a node: the replica that is expected to answer first is asked, over HTTP.
+"""A model as a node: requests over HTTP to the replica with the shortest expected response time.
 
-    arrays → body, once for all targets that take the same → POST to a replica
-           on this node: a large body is left in memory, where all of them read it
-          200 → outputs          4xx → the client's fault          5xx, no time → NoAnswerError
-          connection broken, 503 → once more, elsewhere; to compute changes nothing
-          nobody opens → elsewhere, or as soon as there is another
+    arrays → body, shared by all targets with the same inputs → POST to a replica
+           on this node: a large body stays in memory, and the replica reads it there
+          200 → outputs      4xx → an invalid request      5xx, deadline → NoAnswerError
+          connection broken, 503 → one retry at another replica; inference is idempotent
+          connection refused → another replica, or wait for one
 
-Serve's own handles were tried first: one costs a request 3 ms more than asking the replica itself.
+Serve's own handles were measured first: a handle costs a request 3 ms more than a direct request.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ from deployments.router.replica_table import Replicas
 from deployments.router.versions import Versions
 
 LENT_FROM_BYTES = 2**15
-"""Smaller bodies are sent as quickly as they are written to memory."""
+"""Smallest body that is lent; sending a smaller one takes no longer than writing it to memory."""
 
 UNREADABLE = LentBodyError.http_status
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model behind the router, as its application's config describes it."""
+    """Model behind the router, from its application's config."""
 
     name: str
     version: str
-    """As its answers tell it: the beginning of its artifact's id."""
+    """Version in its answers: the beginning of its artifact's id."""
 
     route_prefix: str
     contract: Contract
     capacity: int | None
-    """Requests that one replica takes before it refuses more; None: any number."""
+    """Requests that one replica accepts at once; None: no limit."""
 
 
 class ModelNode:
-    """See :class:`deployments.router.call.Node`."""
+    """Node of one model: chooses a replica and calls it."""
 
     def __init__(
         self, model: ServedModel, replicas: Replicas, client: Client, versions: Versions
@@ -67,27 +67,27 @@ class ModelNode:
         self._versions = versions
 
     @property
-    def there(self) -> bool:
+    def available(self) -> bool:
         """Whether a replica is known."""
         return bool(self._replicas.of(self._model.route_prefix))
 
     async def answer(self, items: Items, call: Call) -> Reply:
         """See :meth:`deployments.router.call.Node.answer`."""
-        closed: set[str] = set()
+        unreachable: set[str] = set()
         tried: set[str] = set()
         body = items.body(self.contract.inputs)
         failure: _FailedError | None = None
         while True:
-            replica = await self._replica(call, closed, tried, failure)
-            if call.asked is not None:
-                call.asked.add(replica.address)
+            replica = await self._replica(call, unreachable, tried, failure)
+            if call.addresses is not None:
+                call.addresses.add(replica.address)
             try:
                 with tracing.asking(self.name, replica.address) as headers:
                     return await self._ask(replica, body, items.count, call.with_headers(headers))
             except aiohttp.ClientConnectorError:
-                # Nothing was sent: that is no attempt.
-                self._replicas.lost(self._model.route_prefix, replica.address)
-                closed.add(replica.address)
+                # Nothing was sent, so this does not count as an attempt.
+                self._replicas.mark_unreachable(self._model.route_prefix, replica.address)
+                unreachable.add(replica.address)
             except _FailedError as error:
                 if failure is not None:
                     raise NoAnswerError(error.status, f"{self.name}: {error}") from None
@@ -95,30 +95,30 @@ class ModelNode:
                 tried.add(replica.address)
 
     async def _replica(
-        self, call: Call, closed: set[str], tried: set[str], failure: _FailedError | None
+        self, call: Call, unreachable: set[str], tried: set[str], failure: _FailedError | None
     ) -> Replica:
-        """Whom to ask, rather one that was not tried; NoAnswerError if there is nobody."""
+        """Return the replica to call, preferably an untried one; NoAnswerError if there is none."""
+        capacity = self._model.capacity
         while True:
             known = self._replicas.of(self._model.route_prefix)
-            most = self._model.capacity
-            free = [each for each in known if most is None or each.ongoing < most]
+            free = [replica for replica in known if capacity is None or replica.ongoing < capacity]
             now = time.monotonic()
-            chosen = choose(free, now, closed | tried | call.apart)
-            if chosen is None and failure is not None:
-                if failure.status == 503:  # it refuses work, and there is no other
+            replica = choose(free, now, unreachable | tried | call.excluded)
+            if replica is None and failure is not None:
+                if failure.status == 503:  # the replica is overloaded, and there is no other
                     raise NoAnswerError(503, f"{self.name}: {failure}")
-                chosen = choose(free, now, closed | call.apart)
-            if chosen is not None:
-                return chosen
+                replica = choose(free, now, unreachable | call.excluded)
+            if replica is not None:
+                return replica
             if known and not free:
                 raise NoAnswerError(503, f"{self.name} is at capacity")
-            if not call.patient or call.apart:
-                other = " but the one that was asked" if call.apart else ""
-                raise NoAnswerError(503, f"{self.name} has no replica{other}")
-            # It restarts, or is on its way: the request has time, and would wait there as well.
-            if not await self._replicas.changed(call.left_s):
-                raise NoAnswerError(504, f"{self.name} had no replica in time")
-            closed.clear()
+            if not call.waits or call.excluded:
+                second = "second " if call.excluded else ""
+                raise NoAnswerError(503, f"{self.name} has no {second}replica")
+            # The replica is starting or restarting, and the request still has time.
+            if not await self._replicas.changed(call.remaining_s):
+                raise NoAnswerError(504, f"{self.name} had no replica before the deadline")
+            unreachable.clear()
 
     async def _ask(self, replica: Replica, body: Body, items: int, call: Call) -> Reply:
         url = f"http://{replica.address}{self._model.route_prefix}/infer"
@@ -126,12 +126,12 @@ class ModelNode:
         headers = {
             **body.headers,
             **call.headers,
-            DEADLINE: f"{call.left_s:.4f}",
+            DEADLINE: f"{call.remaining_s:.4f}",
             REQUEST_ID: call.request_id,
         }
         replica.ongoing += 1
         try:
-            async with asyncio.timeout(call.left_s):
+            async with asyncio.timeout(call.remaining_s):
                 status, answer_headers, answer = await self._client.post(
                     url, body, headers, replica.near
                 )
@@ -141,10 +141,10 @@ class ModelNode:
                         url, body, headers, replica.near
                     )
         except TimeoutError:
-            _waited(replica, started)
-            raise NoAnswerError(504, f"{self.name}: no answer in time") from None
+            _record_cancelled(replica, started)
+            raise NoAnswerError(504, f"{self.name}: no answer before the deadline") from None
         except asyncio.CancelledError:
-            _waited(replica, started)
+            _record_cancelled(replica, started)
             raise
         except aiohttp.ClientConnectorError:
             raise
@@ -164,24 +164,24 @@ class ModelNode:
                 raise NoAnswerError(502, f"{self.name}: {error}") from None
             await self._versions.require(self.name, version)
             return Reply(outputs, timing=parse_server_timing(answer_headers.get(SERVER_TIMING)))
-        said = error_message(answer) or f"status {status}"
+        message = error_message(answer) or f"status {status}"
         if status in (500, 502, 503):
             replica.failed(time.monotonic())
-            raise _FailedError(503 if status == 503 else 502, said)
+            raise _FailedError(503 if status == 503 else 502, message)
         if status in (408, 504):
-            raise NoAnswerError(504, f"{self.name}: {said}")
-        if status in (404, 401, 403, 429) or status >= 500:  # no fault of this request's content
-            raise NoAnswerError(502, f"{self.name}: {said}")
-        raise NoAnswerError(status, f"{self.name}: {said}")
+            raise NoAnswerError(504, f"{self.name}: {message}")
+        if status in (404, 401, 403, 429) or status >= 500:  # the request's content is valid
+            raise NoAnswerError(502, f"{self.name}: {message}")
+        raise NoAnswerError(status, f"{self.name}: {message}")
 
 
-def _waited(replica: Replica, started: float) -> None:
+def _record_cancelled(replica: Replica, started: float) -> None:
     now = time.monotonic()
     replica.waited(now - started, now)
 
 
 class _FailedError(Exception):
-    """One attempt that may be made again: to compute changes nothing."""
+    """Failed attempt that can be retried: inference is idempotent."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -189,13 +189,13 @@ class _FailedError(Exception):
 
 
 class Client:
-    """The connections of one router; close it."""
+    """HTTP client of one router, with its connection pool; the owner closes it."""
 
     def __init__(self) -> None:
         self._bodies = Bodies()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4, use_dns_cache=False),
-            timeout=aiohttp.ClientTimeout(),  # every request has a deadline of its own
+            timeout=aiohttp.ClientTimeout(),  # no default timeout: every request has a deadline
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
@@ -204,13 +204,15 @@ class Client:
     async def post(
         self, url: str, body: Body, headers: dict[str, str], near: bool
     ) -> tuple[int, CIMultiDictProxy[str], bytes]:
-        """Status, headers and body of the answer.
+        """Send a request; return status, headers and body of the answer.
 
-        ``near``: whether the other end runs on this node; it then reads a large body from memory.
+        ``near``: whether the replica runs on this node, so that it can read a large body from
+        memory.
         """
         data = None
         if near and body.size >= LENT_FROM_BYTES:
-            with contextlib.suppress(OSError):  # no memory, or no descriptor: then as it is
+            # Without memory or file descriptors, the body is sent over the connection.
+            with contextlib.suppress(OSError):
                 headers, data = {**headers, LENT_BODY: body.lent(self._bodies)}, b""
         if data is None:
             data = body.joined
@@ -218,5 +220,5 @@ class Client:
             return answer.status, answer.headers, await answer.read()
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         await self._session.close()

@@ -1,10 +1,10 @@
-"""A router's plan: what its routes ask, and whether that fits, before anything is deployed.
+"""Plan of a router: the models and contracts of its routes, checked before anything is deployed.
 
     RouterArgs ───────────────────────────────┐
     the models' ModelArgs → bound to artifacts ┴→ contracts → RoutingPlan, or a ConfigError
 
-The models are those that are deployed, or are about to be, with the same config: manifests are
-read, never weights, and no model has to run.
+The models are those of the same config, deployed or about to be. Only manifests are read, never
+weights, and no model has to run.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ PYTHON = "python:"
 
 @dataclass(frozen=True)
 class RoutingPlan:
-    """All that a router needs to know, checked before it is deployed."""
+    """Checked configuration of a router."""
 
     args: RouterArgs
     models: Mapping[str, ServedModel]
-    """Every model that a route asks, by name."""
+    """Models that the routes call, by name."""
 
     contracts: Mapping[str, Contract]
-    """Of the routes, by name."""
+    """Contracts of the routes, by name."""
 
     thresholds: Mapping[str, tuple[float, ...]]
-    """Of the cascades, by name, for the artifacts of ``models``."""
+    """Thresholds of the cascades, by name, for the artifacts of ``models``."""
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """A model of a Serve config, and the artifact that its deployment is known to serve."""
+    """Model of a Serve config, and the artifact that its deployment serves."""
 
     args: ModelArgs
     artifact: str | None = None
-    """``NAME@ID`` that the deployment was bound to; None: it is not deployed yet."""
+    """``NAME@ID`` of the deployment; None: it is not deployed yet."""
 
     @property
     def name(self) -> str:
@@ -59,20 +59,20 @@ class Deployed:
         return self.args.name
 
     def bound(self) -> BoundModel:
-        """Bind the model to the artifact of its deployment, else to what its args name now."""
+        """Bind the model to its deployment's artifact; if not deployed, to the one of its args."""
         return bind(self.args, self.artifact)
 
 
-def planned(args: RouterArgs, models: Sequence[Deployed]) -> RoutingPlan:
+def plan_routes(args: RouterArgs, models: Sequence[Deployed]) -> RoutingPlan:
     """Plan the routes of a router over those models.
 
-    Raises ConfigError, naming the route, for what cannot work, ArtifactError for a model whose
-    artifact cannot be read, and SourceError for a function that cannot be imported.
+    Raises ConfigError with the route's name for a route that cannot work, ArtifactError for an
+    unreadable artifact, SourceError for a function that cannot be imported.
     """
-    asked = {target.target for route in args.routes for target in route.asked}
-    bound = {model.name: model.bound() for model in models if model.name in asked}
+    targets = {target.target for route in args.routes for target in route.asked}
+    bound = {model.name: model.bound() for model in models if model.name in targets}
     served = {name: _served(model) for name, model in bound.items()}
-    found = contracts(
+    route_contracts = contracts(
         args.routes,
         {name: model.contract for name, model in served.items()},
         {model.name for model in models},
@@ -81,22 +81,27 @@ def planned(args: RouterArgs, models: Sequence[Deployed]) -> RoutingPlan:
         combine = getattr(route, "combine", "")
         if combine.startswith(PYTHON):
             find_factory(combine.removeprefix(PYTHON))
-    targets = Targets({route.name: route for route in args.routes}, bound)
+    identities = Targets({route.name: route for route in args.routes}, bound)
     thresholds = {
-        route.name: calibrated_thresholds(route, targets, args.store)
+        route.name: calibrated_thresholds(route, identities, args.store)
         if isinstance(route.thresholds, str)
         else route.thresholds
         for route in args.routes
         if isinstance(route, Cascade)
     }
-    return RoutingPlan(args, served, found, thresholds)
+    return RoutingPlan(args, served, route_contracts, thresholds)
 
 
 def deployed_models() -> list[Deployed]:
-    """Return the models among the applications of this Serve cluster, running or not."""
+    """Return the models among the applications of this Serve cluster, running or not.
+
+    Raises ClusterError if the cluster runs no Serve.
+    """
     details = serve_details()
     if details is None:
-        raise ClusterError("a router is deployed on a cluster that runs Serve; there is none here")
+        raise ClusterError(
+            "a router needs a cluster that runs Serve, and this one runs none; start Serve first"
+        )
     deployed = (deployed_model(application) for application in details["applications"].values())
     return [model for model in deployed if model is not None]
 
@@ -123,8 +128,7 @@ def deployed_model(application: Mapping[str, Any]) -> Deployed | None:
 def _served_artifact(application: Mapping[str, Any], args: ModelArgs) -> str | None:
     """Return ``NAME@ID`` of the artifact that a model's deployment serves.
 
-    None if it is not deployed yet, or if it still serves an artifact that its args do not name
-    any more.
+    None if it is not deployed yet, or if its args name another artifact by now.
     """
     deployment = application["deployments"].get(MODEL_DEPLOYMENT_PREFIX + args.name) or {}
     config = deployment.get("deployment_config") or {}
@@ -145,13 +149,13 @@ def _served(model: BoundModel) -> ServedModel:
 
 
 def _contract(manifest: Manifest, max_items: int) -> Contract:
-    tells_apart = bool(manifest.labels) and manifest.outputs[0].item_shape == (
+    is_classifier = bool(manifest.labels) and manifest.outputs[0].item_shape == (
         len(manifest.labels),
     )
     return Contract(
         inputs=manifest.inputs,
         outputs=manifest.outputs,
         labels=manifest.labels,
-        scores=Scores.LOGITS if tells_apart else Scores.NONE,
+        scores=Scores.LOGITS if is_classifier else Scores.NONE,
         max_items=max_items,
     )

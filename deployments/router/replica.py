@@ -1,8 +1,8 @@
-"""The router: a replica with no model in it, whose routes ask several.
+"""The router: a replica without a model, whose routes call several models.
 
 /v2/models/ROUTE/...   → ModelApp of the route → its node → the models' replicas
-/v2/shadow/ROUTE       what a shadow has shown so far
-all else               the server's own paths, as the catalog has them
+/v2/shadow/ROUTE       agreement and latencies of a shadow, so far
+other paths            the server's own paths: see the catalog
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ logger = logging.getLogger("ray.serve")
 MODELS = "/v2/models/"
 
 START_S = 10.0
-"""How long a new router waits to hear where the models' replicas are."""
+"""Time that a new router waits for the addresses of the models' replicas, in seconds."""
 
 
 class RouterReplica:
-    """The deployment class."""
+    """Deployment class of a router."""
 
     def __init__(self, plan: RoutingPlan) -> None:
         self._plan = plan
@@ -53,12 +53,12 @@ class RouterReplica:
         return auth.door(self._app, None)
 
     async def check_health(self) -> None:
-        """Also the first thing that Serve asks, in the loop that requests are answered in."""
+        """Start the router at Serve's first check, in the loop of the requests; then check it."""
         await self._app.start()
 
 
 class RouterApp:
-    """The ASGI application of a router."""
+    """ASGI application of a router."""
 
     def __init__(self, plan: RoutingPlan) -> None:
         self._plan = plan
@@ -69,27 +69,31 @@ class RouterApp:
         self._routes: dict[str, RouteNode] = {}
         self._apps: dict[str, ModelApp] = {}
         self._paths = self._server_paths()
-        # What tells the models that this router has let the client in.
-        closed = keys.configured() is not None
-        self._own_headers = {ROUTER_KEY: auth.router_key()} if closed else {}
+        # This key tells the models that the router has authenticated the client.
+        has_keys = keys.configured() is not None
+        self._router_headers = {ROUTER_KEY: auth.router_key()} if has_keys else {}
 
     async def start(self) -> None:
-        """Connect to the models, in the running loop; after that, make sure that it lasts."""
+        """Connect to the models, in the running loop; when connected, check that it still is."""
         if self._routes:
             self._replicas.require_following()
             return
         self._replicas.start()
-        planned = {name: model.version for name, model in self._plan.models.items()}
+        versions = {name: model.version for name, model in self._plan.models.items()}
         self._routes = route_nodes(
-            self._plan, self._thresholds, self._replicas, Client(),
-            Versions(planned, self._replan), self._background,
-        )  # fmt: skip
+            self._plan,
+            self._thresholds,
+            self._replicas,
+            Client(),
+            Versions(versions, self._replan),
+            self._background,
+        )
         version = hashlib.sha256(repr(self._plan).encode()).hexdigest()[:12]
         self._apps = {
             name: ModelApp(self._endpoint(route, version)) for name, route in self._routes.items()
         }
         if not await self._replicas.known(START_S):
-            logger.warning("Serve has not said within %g s where replicas are", START_S)
+            logger.warning("Serve has not reported its replicas' addresses within %g s", START_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope.get("path", "")
@@ -106,17 +110,20 @@ class RouterApp:
         await self._paths(scope, receive, send)
 
     async def _replan(self, model: str) -> str | None:
-        """Plan for the models that are deployed now; why not, in words for clients."""
+        """Plan for the models that are deployed now; return the reason, for clients, if it fails.
+
+        The error itself is for operators: it names directories and other models.
+        """
         try:
             plan = await asyncio.to_thread(
-                lambda: routing_plan.planned(self._plan.args, routing_plan.deployed_models())
+                lambda: routing_plan.plan_routes(self._plan.args, routing_plan.deployed_models())
             )
-        except HeadraceError as error:  # for operators: it names directories, and other models
-            logger.error("the routes cannot be planned for what %s serves now: %s", model, error)
-            return "the routes cannot be planned for it, and the router's log says why"
+        except HeadraceError as error:
+            logger.error("the routes cannot use the artifact that %s serves now: %s", model, error)
+            return "the routes cannot use it, for the reason in the router's log"
         before, now = self._plan.models[model].contract, plan.models[model].contract
         if replace(now, max_items=None) != replace(before, max_items=None):
-            return "it takes other inputs, or tells other labels apart"
+            return "its inputs, outputs or labels differ from those of the plan"
         self._thresholds.update(plan.thresholds)
         return None
 
@@ -131,16 +138,18 @@ class RouterApp:
             inputs=contract.inputs,
             outputs=contract.outputs,
             max_batch_size=contract.max_items or max(1, limits.body_bytes // item_bytes),
-            infer=RouteEndpoint(served, limits, self._replicas, version, self._own_headers).infer,
+            infer=RouteEndpoint(
+                served, limits, self._replicas, version, self._router_headers
+            ).infer,
             predict=None,
-            ready=lambda: served.node.there,
+            ready=lambda: served.node.available,
             failed=served.metrics.failed,
         )
 
     def _server_paths(self) -> FastAPI:
         app = FastAPI(title="Headrace", version=__version__, responses=openapi.ERRORS)
 
-        @app.get("/v2/shadow/{name}", summary="What a shadow route has shown so far")
+        @app.get("/v2/shadow/{name}", summary="Agreement and latencies of a shadow route")
         async def shadow(name: str, request: Request) -> Response:
             if (refusal := auth.refusal_for(request.scope, name)) is not None:
                 return json_response(error_body(refusal.message), refusal.status)
@@ -151,7 +160,7 @@ class RouterApp:
             }
             if name not in shadows:
                 raise UnknownModelError(
-                    f"no shadow route {name!r:.80}; there are: {', '.join(shadows) or 'none'}"
+                    f"no shadow route {name!r:.80}; available: {', '.join(shadows) or 'none'}"
                 )
             return json_response({"name": name, **shadows[name].agreement.summary()})
 
@@ -161,5 +170,5 @@ class RouterApp:
         return app
 
     async def _served(self) -> list[Served]:
-        routes = [Served(name, served.node.there) for name, served in self._routes.items()]
-        return sorted([*await self._index.served(), *routes], key=lambda each: each.name)
+        routes = [Served(name, route.node.available) for name, route in self._routes.items()]
+        return sorted([*await self._index.served(), *routes], key=lambda served: served.name)

@@ -1,11 +1,11 @@
-"""Where the replicas of the models are, as Serve tells its own HAProxy.
+"""Addresses of the models' replicas: the target groups that Serve's controller makes for HAProxy.
 
-    controller → target groups, a few times per second → route prefix → replicas → models.py
+    controller → target groups, a few times per second → route prefix → replicas → model_client
 
-So a router knows without asking a model that it is missing, restarting, or has more replicas.
-While an application is built anew, which takes Serve some seconds, it names none of its replicas,
-though they run: those known before are asked on, until one of them does not answer the door.
-Without HAProxy the targets are Serve's proxies, which lead to the replicas in turn.
+So a router notices without a request that a model is missing, restarts or has more replicas.
+While Serve rebuilds an application, which takes some seconds, it lists none of its replicas,
+though they run. The router keeps calling the known ones, until one refuses the connection.
+Without HAProxy the targets are Serve's proxies, which forward to the replicas.
 """
 
 from __future__ import annotations
@@ -27,75 +27,78 @@ logger = logging.getLogger("ray.serve")
 
 LOCALHOST = "127.0.0.1"
 
-UNNAMED_S = 30.0
-"""How long replicas are asked on that Serve does not name any more, as long as they answer."""
+UNLISTED_GRACE_S = 30.0
+"""Time that unlisted replicas are still called, as long as they accept connections, in seconds."""
 
 POLL_S = 0.2
-"""How old the picture may be. A replica that has gone meanwhile costs a request one attempt; one
-that stops answers for longer than that."""
+"""Interval between two reads of the target groups, in seconds.
+
+A replica that has gone in between costs a request one attempt. A replica that is stopping accepts
+requests for longer than that."""
 
 
 class Replicas:
-    """The replicas of all models, by the prefix of their routes; what is known of one that stays
-    is kept."""
+    """Table of the models' replicas, by route prefix; a replica that stays keeps its statistics."""
 
     def __init__(self) -> None:
         self._by_prefix: dict[str, dict[str, Replica]] = {}
-        self._unnamed_since: dict[str, float] = {}
-        """When Serve last named replicas of a prefix for which it names none now."""
-        self._news = asyncio.Event()
-        self._told = asyncio.Event()
+        self._unlisted_since: dict[str, float] = {}
+        """Time of the first update without replicas, by route prefix."""
+        self._changes = asyncio.Event()
+        self._first_update = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.generation = 0
-        """Another number whenever a replica has come or gone."""
+        """Number that grows whenever a replica is added or removed."""
 
     def start(self) -> None:
-        """Begin to follow Serve's controller, in the running loop."""
+        """Start to follow Serve's controller, in the running loop."""
         if self._task is None:
             self._task = asyncio.ensure_future(self._follow())
 
     def require_following(self) -> None:
-        """Raise what ended the following, if anything has: the picture would stay as it is."""
+        """Raise the error that ended the updates, if any: the table would be stale."""
         if self._task is not None and self._task.done():
             self._task.result()
 
     def of(self, route_prefix: str) -> list[Replica]:
-        """The replicas behind that prefix; none where there are none, or nothing was heard yet."""
+        """Return the replicas behind that prefix; none before the first update."""
         return list(self._by_prefix.get(route_prefix, {}).values())
 
     async def changed(self, timeout_s: float) -> bool:
-        """Wait until replicas have come or gone; False if none has within that time."""
+        """Wait until a replica is added or removed; return False after the timeout."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._news.wait()
+                await self._changes.wait()
                 return True
         return False
 
     async def known(self, timeout_s: float) -> bool:
-        """Wait until Serve was heard for the first time."""
+        """Wait for the first update from Serve; return False after the timeout."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._told.wait()
-        return self._told.is_set()
+                await self._first_update.wait()
+        return self._first_update.is_set()
 
     def update(self, addresses: Mapping[str, Collection[str]], now: float) -> None:
-        """Route prefix → the addresses that Serve names at that moment."""
+        """Update the table. ``addresses``: those that Serve lists, by route prefix."""
         before = self._addresses()
-        named = {prefix: found for prefix, found in addresses.items() if found}
-        for prefix in self._by_prefix.keys() - named.keys():
-            if now - self._unnamed_since.setdefault(prefix, now) > UNNAMED_S:
+        listed = {prefix: members for prefix, members in addresses.items() if members}
+        for prefix in self._by_prefix.keys() - listed.keys():
+            if now - self._unlisted_since.setdefault(prefix, now) > UNLISTED_GRACE_S:
                 del self._by_prefix[prefix]
-        for prefix, found in named.items():
-            self._unnamed_since.pop(prefix, None)
+        for prefix, members in listed.items():
+            self._unlisted_since.pop(prefix, None)
             known = self._by_prefix.get(prefix, {})
-            self._by_prefix[prefix] = {each: known.get(each) or _replica(each) for each in found}
-        self._told.set()
+            self._by_prefix[prefix] = {
+                address: known.get(address) or _replica(address) for address in members
+            }
+        self._first_update.set()
         if before != self._addresses():
             self._changed()
 
-    def lost(self, route_prefix: str, address: str) -> None:
-        """A replica does not answer the door. One that Serve still names is asked again."""
-        if route_prefix in self._unnamed_since:
+    def mark_unreachable(self, route_prefix: str, address: str) -> None:
+        """Remove a replica that refused a connection, unless Serve still lists it."""
+        if route_prefix in self._unlisted_since:
             self._by_prefix.get(route_prefix, {}).pop(address, None)
             self._changed()
 
@@ -104,19 +107,19 @@ class Replicas:
 
     def _changed(self) -> None:
         self.generation += 1
-        self._news.set()
-        self._news = asyncio.Event()
+        self._changes.set()
+        self._changes = asyncio.Event()
 
     async def _follow(self) -> None:
-        own_ip: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        node_ip: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         controller = TargetGroups()
         while True:
             try:
                 groups = await controller.read()
-                self.update(_addresses(groups, own_ip), time.monotonic())
+                self.update(_addresses(groups, node_ip), time.monotonic())
             except (RayError, ValueError) as error:
-                # The controller restarts; the replicas answer on, and so does the last picture.
-                logger.warning("Serve's controller does not say where replicas are: %s", error)
+                # The controller restarts. Replicas go on meanwhile, so the table stays in use.
+                logger.warning("Serve's controller reports no replica addresses: %s", error)
             await asyncio.sleep(POLL_S)
 
 
@@ -124,14 +127,14 @@ def _replica(address: str) -> Replica:
     return Replica(address, near=address.startswith(f"{LOCALHOST}:"))
 
 
-def _addresses(groups: Iterable[TargetGroup], own_ip: str) -> dict[str, list[str]]:
-    """By route prefix. On this node by the address that is always bound, as HAProxy does it."""
-    found: dict[str, list[str]] = {}
+def _addresses(groups: Iterable[TargetGroup], node_ip: str) -> dict[str, list[str]]:
+    """Return the addresses by route prefix; on this node as loopback, like HAProxy."""
+    addresses: dict[str, list[str]] = {}
     for group in groups:
         if group.protocol == "HTTP":
             targets = [
-                f"{LOCALHOST if target.ip == own_ip else target.ip}:{target.port}"
+                f"{LOCALHOST if target.ip == node_ip else target.ip}:{target.port}"
                 for target in group.targets
             ]
-            found.setdefault(group.route_prefix, []).extend(targets)
-    return found
+            addresses.setdefault(group.route_prefix, []).extend(targets)
+    return addresses

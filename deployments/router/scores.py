@@ -1,4 +1,4 @@
-"""What a target's answer says of the labels, as probabilities."""
+"""Probabilities of the labels, from a target's answer."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from cluster.routing.ensemble import probabilities
 
 
 def distribution(contract: Contract, outputs: Sequence[np.ndarray]) -> np.ndarray:
-    """The probabilities of the labels, float32 ``[items, labels]``.
+    """Return the probabilities of the labels, float32 ``[items, labels]``.
 
-    Of a target whose first output tells labels apart, which the route's contract has made sure of.
+    The target's first output has a score for each label; the route's contract has checked that.
     """
     first = outputs[0]
     return first if contract.scores is Scores.PROBABILITIES else probabilities(first)

@@ -1,9 +1,8 @@
-"""Which calibration belongs to a cascade: the one of the very artifacts that its targets serve.
+"""Thresholds of a cascade: those calibrated for the artifacts that its targets serve.
 
     route → targets → artifacts → key → the store → thresholds
 
-A threshold holds for the artifacts it was found with, and for no others. `jobs/calibrate.py`
-finds it.
+A threshold is valid only for the artifacts it was calibrated with, by `jobs/calibrate.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from cluster.routing.calibration import Calibration
 
 @dataclass(frozen=True)
 class Targets:
-    """The routes of a config, and the models that they ask."""
+    """Targets of a config: its routes, and the models that they call."""
 
     routes: Mapping[str, Route]
     models: Mapping[str, BoundModel]
@@ -34,9 +33,9 @@ class Targets:
         return open_bound(self.models[name])
 
     def identity(self, name: str) -> str:
-        """What a target's answers depend on: its artifact, or those that it combines and how.
+        """Return the identity of a target's answers: its artifact's id, or those it combines.
 
-        ConfigError for a route of another kind.
+        Raises ConfigError for a route that is no ensemble.
         """
         if name in self.models:
             return self.models[name].artifact_id
@@ -45,22 +44,22 @@ class Targets:
         return f"{route.combine}({', '.join(parts)})"
 
     def combining(self, name: str) -> Ensemble:
-        """The route of that name; ConfigError unless all its targets are combined by mean or vote.
+        """Return the ensemble of that name; ConfigError unless it combines by mean or vote.
 
-        A quorum is none: which of its targets answer is another matter every time.
+        A quorum cannot be calibrated: any of its targets may answer.
         """
         route = self.routes.get(name)
         if isinstance(route, Ensemble) and route.combine in ("mean", "vote"):
             return route
-        what = f"a {route.kind}" if route is not None else "neither a model nor a route"
+        kind = f"a {route.kind}" if route is not None else "neither a model nor a route"
         raise ConfigError(
-            f"{name} is {what}; a cascade is calibrated over models, and over ensembles of them "
-            "that combine by mean or vote. Give the thresholds as numbers"
+            f"{name} is {kind}; a cascade can be calibrated over models, and over ensembles that "
+            "combine by mean or vote. Set the thresholds as numbers"
         )
 
 
 def calibration_key(cascade: Cascade, targets: Targets) -> str:
-    """Where the calibration of a cascade of these artifacts is kept."""
+    """Return the key of a cascade's calibration in the store."""
     identities = [targets.identity(target.target) for target in cascade.targets]
     return sha256("\n".join(identities).encode()).hexdigest()
 
@@ -68,19 +67,19 @@ def calibration_key(cascade: Cascade, targets: Targets) -> str:
 def calibrated_thresholds(
     cascade: Cascade, targets: Targets, store: str | None
 ) -> tuple[float, ...]:
-    """The thresholds that were found for a cascade of these artifacts; ConfigError if none were."""
-    kept = open_store(store).calibration(calibration_key(cascade, targets))
+    """Return the calibrated thresholds of a cascade; ConfigError if the store has none."""
+    calibration = open_store(store).calibration(calibration_key(cascade, targets))
     names = ", ".join(target.target for target in cascade.targets)
-    if kept is None:
+    if calibration is None:
         raise ConfigError(
-            f"route {cascade.name}: thresholds: calibrated, but the artifacts of {names} as they "
-            f"are now were never calibrated together; run `headrace calibrate CONFIG "
-            f"{cascade.name} --agreement SHARE`, or give a number"
+            f"route {cascade.name}: thresholds: calibrated, but the store has no calibration for "
+            f"the current artifacts of {names}; run `headrace calibrate CONFIG {cascade.name} "
+            "--agreement SHARE`, or set a number"
         )
     try:
-        return Calibration.model_validate_json(kept).thresholds
+        return Calibration.model_validate_json(calibration).thresholds
     except ValidationError as error:
         raise ConfigError(
-            f"route {cascade.name}: what is kept of its calibration cannot be read; run "
+            f"route {cascade.name}: its calibration in the store is unreadable; run "
             f"`headrace calibrate` again: {error}"
         ) from None

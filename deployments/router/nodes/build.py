@@ -1,4 +1,4 @@
-"""From the routes of a config to nodes that can be asked.
+"""Construction of a router's nodes from its plan.
 
 RoutingPlan: routes, contracts, models, thresholds → model nodes → route nodes, by name
 """
@@ -41,25 +41,29 @@ from deployments.router.versions import Versions
 
 @dataclass(frozen=True)
 class RouteNode:
-    """A route that clients may ask."""
+    """Route with its node, its metrics and its answer cache."""
 
     route: Route
     node: Node
     metrics: RouteMetrics
     answers: AnswerCache | None
-    """The answers kept; None if the route keeps none."""
+    """Cache of the answers; None if the route has no cache."""
 
 
 def route_nodes(
-    plan: RoutingPlan, thresholds: Mapping[str, tuple[float, ...]], replicas: Replicas,
-    client: Client, versions: Versions, background: Background,
-) -> dict[str, RouteNode]:  # fmt: skip
-    """The routes of a plan, by name. ``thresholds``: looked at anew for every request."""
+    plan: RoutingPlan,
+    thresholds: Mapping[str, tuple[float, ...]],
+    replicas: Replicas,
+    client: Client,
+    versions: Versions,
+    background: Background,
+) -> dict[str, RouteNode]:
+    """Return the routes of a plan, by name. ``thresholds`` is read at every request."""
     nodes: dict[str, Node] = {
         name: ModelNode(model, replicas, client, versions) for name, model in plan.models.items()
     }
     by_name = {route.name: route for route in plan.args.routes}
-    found: dict[str, RouteNode] = {}
+    routes: dict[str, RouteNode] = {}
 
     def node(name: str) -> Node:
         if name not in nodes:
@@ -68,18 +72,22 @@ def route_nodes(
             metrics = RouteMetrics(name)
             nodes[name] = _node(route, plan, thresholds, targets, background, metrics)
             answers = AnswerCache(route.cache_bytes) if route.cache_bytes else None
-            found[name] = RouteNode(route, nodes[name], metrics, answers)
+            routes[name] = RouteNode(route, nodes[name], metrics, answers)
         return nodes[name]
 
     for name in by_name:
         node(name)
-    return found
+    return routes
 
 
 def _node(
-    route: Route, plan: RoutingPlan, thresholds: Mapping[str, tuple[float, ...]],
-    targets: list[Node], background: Background, metrics: RouteMetrics,
-) -> Node:  # fmt: skip
+    route: Route,
+    plan: RoutingPlan,
+    thresholds: Mapping[str, tuple[float, ...]],
+    targets: list[Node],
+    background: Background,
+    metrics: RouteMetrics,
+) -> Node:
     contract = plan.contracts[route.name]
     match route:
         case Ensemble() | Quorum():
@@ -100,7 +108,7 @@ def _node(
             return ShadowNode(route, contract, live, shadow, background, metrics.compared)
         case Canary():
             old, new = targets
-            return CanaryNode(route, contract, old, new, background, metrics.returned)
+            return CanaryNode(route, contract, old, new, background, metrics.rolled_back)
         case Scatter():
             part_items = route.part_items or targets[0].contract.max_items or 1
             return ScatterNode(route, contract, targets[0], part_items)

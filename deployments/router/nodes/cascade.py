@@ -1,9 +1,9 @@
-"""A cascade: the small model answers what it is sure of, the next one the rest.
+"""Cascade: the small model answers the items that it is sure of, the next model the rest.
 
     items → student → probabilities ─┬ sure   → the answer
                                      └ unsure → teacher → the answer
 
-Item by item: of a batch only the unsure items go on.
+The decision is per item: only the unsure items of a batch go to the next model.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from cluster.routing.contracts import Contract
 from deployments.router.call import Call, Items, NoAnswerError, Node, Reply, Report
 from deployments.router.scores import distribution
 
-Escalated = Callable[[str, int], None]
-"""Hears of a target and how many items it has answered for good."""
+CountItems = Callable[[str, int], None]
+"""Counts the items whose answer is a target's: its name, the number of items."""
 
 
 class CascadeNode:
-    """See :class:`deployments.router.call.Node`."""
+    """Node of a cascade: targets from the smallest to the largest."""
 
     def __init__(
         self,
@@ -33,9 +33,9 @@ class CascadeNode:
         contract: Contract,
         targets: Sequence[Node],
         thresholds: Callable[[], Sequence[float]],
-        answered_by: Escalated,
+        answered_by: CountItems,
     ) -> None:
-        """``thresholds``: for a request, one for each target but the last."""
+        """``thresholds`` returns those of one request: one for each target but the last."""
         self.name = route.name
         self.contract = contract
         self._targets = list(zip(route.targets, targets, strict=True))
@@ -44,28 +44,33 @@ class CascadeNode:
         self._answered_by = answered_by
 
     @property
-    def there(self) -> bool:
-        """Whether the last target is: it can answer everything."""
-        return self._targets[-1][1].there
+    def available(self) -> bool:
+        """Whether the last target is available: it can answer every item."""
+        return self._targets[-1][1].available
 
     async def answer(self, items: Items, call: Call) -> Reply:
-        """A target that fails is skipped, its items go on; the last one is waited for."""
+        """Return the probabilities of all items.
+
+        A target that fails is skipped: its items go to the next. Only the last target may wait
+        for a replica.
+        """
         labels = self.contract.outputs[0].item_shape
         output = np.zeros((items.count, *labels), np.float32)
-        todo = np.arange(items.count)
+        unsure = np.arange(items.count)
         answered = np.zeros(items.count, bool)
-        by = {target.target: 0 for target, _ in self._targets}
+        counts = {target.target: 0 for target, _ in self._targets}
         reports: list[Report] = []
         error: NoAnswerError | None = None
         partial = False
         thresholds = (*self._thresholds(), 0.0)
         for index, (target, node) in enumerate(self._targets):
             last = index + 1 == len(self._targets)
-            part = items if len(todo) == items.count else items.rows(todo)
+            part = items if len(unsure) == items.count else items.rows(unsure)
             started = time.monotonic()
             try:
-                patient = call if last and self._least is None else call.impatient()
-                reply = await node.answer(part, patient.within(target.timeout_s))
+                may_wait = last and self._least is None
+                target_call = call if may_wait else call.without_waiting()
+                reply = await node.answer(part, target_call.within(target.timeout_s))
             except NoAnswerError as failure:
                 error = failure
                 reports.append(_report(target, started, failure))
@@ -76,33 +81,33 @@ class CascadeNode:
             partial = partial or reply.partial
             error = None
             scores = distribution(node.contract, reply.outputs)
-            output[todo] = scores
-            answered[todo] = True
-            unsure = np.empty(0, np.int64) if last else going_on(scores, thresholds[index])
-            by[target.target] += len(todo) - len(unsure)
-            todo = todo[unsure]
-            if len(todo) == 0:
+            output[unsure] = scores
+            answered[unsure] = True
+            escalated = np.empty(0, np.int64) if last else going_on(scores, thresholds[index])
+            counts[target.target] += len(unsure) - len(escalated)
+            unsure = unsure[escalated]
+            if len(unsure) == 0:
                 break
-        # What is still to do was answered by one that was not sure, or by nobody.
-        if len(todo) and not self._stands(reports, answered):
+        # The items left over have an unsure answer, or none.
+        if len(unsure) and not self._unsure_suffices(reports, answered):
             status = error.http_status if error is not None else 502
-            said = "; ".join(f"{r.name}: {r.reason}" for r in reports if r.reason is not None)
+            reasons = "; ".join(f"{r.name}: {r.reason}" for r in reports if r.reason is not None)
             raise NoAnswerError(
-                status, f"{len(todo)} of {items.count} items unsure; {said}", reports
+                status, f"{len(unsure)} of {items.count} items unsure; {reasons}", reports
             )
-        for name, count in by.items():
+        for name, count in counts.items():
             self._answered_by(name, count)
-        facts = {f"answered_by.{name}": count for name, count in by.items()}
-        return Reply((output,), tuple(reports), partial=partial or bool(len(todo)), facts=facts)
+        facts = {f"answered_by.{name}": count for name, count in counts.items()}
+        return Reply((output,), tuple(reports), partial=partial or bool(len(unsure)), facts=facts)
 
-    def _stands(self, reports: Sequence[Report], answered: np.ndarray) -> bool:
-        """Whether unsure answers are enough."""
-        count = sum(report.ended is Ended.ANSWERED for report in reports)
+    def _unsure_suffices(self, reports: Sequence[Report], answered: np.ndarray) -> bool:
+        """Whether unsure answers are enough for a partial reply."""
+        count = sum(report.outcome is Ended.ANSWERED for report in reports)
         return self._least is not None and count >= self._least and bool(answered.all())
 
 
-def _report(target: Target, started: float, came: Reply | NoAnswerError) -> Report:
+def _report(target: Target, started: float, result: Reply | NoAnswerError) -> Report:
     ms = (time.monotonic() - started) * 1e3
-    if isinstance(came, Reply):
-        return Report(target.target, Ended.ANSWERED, ms, None, came.timing, came.reports)
-    return Report(target.target, came.ended, ms, str(came), {}, came.reports)
+    if isinstance(result, Reply):
+        return Report(target.target, Ended.ANSWERED, ms, None, result.timing, result.reports)
+    return Report(target.target, result.outcome, ms, str(result), {}, result.reports)

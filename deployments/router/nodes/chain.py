@@ -1,4 +1,7 @@
-"""A chain: what one target answers, the next one is asked."""
+"""Chain: the outputs of one target are the inputs of the next.
+
+items → target → outputs → positions of the next target's inputs → target → ... → reply
+"""
 
 from __future__ import annotations
 
@@ -14,40 +17,40 @@ from deployments.router.call import Call, Items, NoAnswerError, Node, Reply, Rep
 
 
 class ChainNode:
-    """See :class:`deployments.router.call.Node`."""
+    """Node of a chain."""
 
     def __init__(self, route: Chain, contract: Contract, targets: Sequence[Node]) -> None:
         self.name = route.name
         self.contract = contract
         names = [target.target for target in route.targets]
-        taken = [
+        positions = [
             links(route.name, names[index : index + 2], before.contract, after.contract)
             for index, (before, after) in enumerate(pairwise(targets))
         ]
-        self._links = [*zip(route.targets, targets, (None, *taken), strict=True)]
+        self._links = [*zip(route.targets, targets, (None, *positions), strict=True)]
 
     @property
-    def there(self) -> bool:
-        """Whether all of its targets are."""
-        return all(node.there for _, node, _ in self._links)
+    def available(self) -> bool:
+        """Whether all targets are available."""
+        return all(node.available for _, node, _ in self._links)
 
     async def answer(self, items: Items, call: Call) -> Reply:
         """See :meth:`deployments.router.call.Node.answer`."""
         reports: list[Report] = []
         reply = Reply(items.arrays)
         partial = False
-        for target, node, taken in self._links:
-            if taken is not None:
+        for target, node, positions in self._links:
+            if positions is not None:
                 if reply.missing:
-                    gone = ", ".join(sorted(reply.missing))
-                    raise NoAnswerError(502, f"nothing to ask {node.name} with: no {gone}", reports)
-                items = Items([reply.outputs[position] for position in taken])
+                    missing = ", ".join(sorted(reply.missing))
+                    raise NoAnswerError(502, f"no input for {node.name}: no {missing}", reports)
+                items = Items([reply.outputs[position] for position in positions])
             started = time.monotonic()
             try:
                 reply = await node.answer(items, call.within(target.timeout_s))
             except NoAnswerError as error:
                 ms = (time.monotonic() - started) * 1e3
-                report = Report(target.target, error.ended, ms, str(error), {}, error.reports)
+                report = Report(target.target, error.outcome, ms, str(error), {}, error.reports)
                 raise NoAnswerError(error.http_status, str(error), (*reports, report)) from None
             ms = (time.monotonic() - started) * 1e3
             reports.append(

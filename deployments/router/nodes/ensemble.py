@@ -1,4 +1,7 @@
-"""Ensemble and quorum: several models on one input, their answers combined into one."""
+"""Ensemble and quorum: several models on one input, their answers combined into one.
+
+items → every target → mean, vote or the user's function over the replies → one reply
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from cluster.routing.ensemble import mean, vote
 from cluster.tensors import TensorSpec
 from deployments.router.call import Call, Items, NoAnswerError, Node, Reply
 from deployments.router.gather import (
-    Ask,
+    BranchRequest,
     combine_timing,
     gather,
     ignore,
@@ -28,11 +31,11 @@ from deployments.router.scores import distribution
 logger = logging.getLogger("ray.serve")
 
 Combine = Callable[[Sequence[Sequence[np.ndarray]], Sequence[float]], Sequence[np.ndarray]]
-"""The outputs of each target that answered, and their weights → the route's outputs."""
+"""Outputs of each target that answered, and their weights → the route's outputs."""
 
 
 class EnsembleNode:
-    """An ensemble, or a quorum of the first ``k``."""
+    """Node of an ensemble, or of a quorum of the first ``k`` answers."""
 
     def __init__(
         self,
@@ -41,7 +44,7 @@ class EnsembleNode:
         targets: Sequence[Node],
         combine: Combine | None,
     ) -> None:
-        """``combine``: the user's function; None where the route names one of ours."""
+        """``combine``: the user's function; None if the route combines by mean or vote."""
         self.name = route.name
         self.contract = contract
         self._route = route
@@ -52,19 +55,19 @@ class EnsembleNode:
         self._policy = GatherPolicy(enough, route.min_answers or enough)
 
     @property
-    def there(self) -> bool:
-        """Whether as many targets as it needs are."""
-        return sum(target.there for target in self._targets) >= self._policy.least
+    def available(self) -> bool:
+        """Whether enough targets are available."""
+        return sum(target.available for target in self._targets) >= self._policy.least
 
     async def answer(self, items: Items, call: Call) -> Reply:
         """See :meth:`deployments.router.call.Node.answer`."""
         all_needed = self._policy.least == len(self._targets)
-        asks = [
-            Ask(target.target, target.timeout_s, sender(node, items))
+        requests = [
+            BranchRequest(target.target, target.timeout_s, sender(node, items))
             for target, node in zip(self._route.targets, self._targets, strict=True)
         ]
         gathered = await gather(
-            lambda: self._policy, asks, call if all_needed else call.impatient(), ignore
+            lambda: self._policy, requests, call if all_needed else call.without_waiting(), ignore
         )
         started = time.perf_counter()
         answered = [
@@ -80,7 +83,8 @@ class EnsembleNode:
             logger.exception("route %s: %s failed", self.name, self._route.combine)
             raise NoAnswerError(
                 502,
-                f"route {self.name}: what combines the answers failed; the server's log has why",
+                f"route {self.name}: combining the answers failed, for the reason in the "
+                "server's log",
                 gathered.reports,
             ) from None
         return Reply(
@@ -97,23 +101,23 @@ class EnsembleNode:
         if self._combine is None:
             shares = [distribution(node.contract, reply.outputs) for node, reply, _ in answered]
             return ((mean if self._route.combine == "mean" else vote)(shares, weights),)
-        given = tuple(self._combine([reply.outputs for _, reply, _ in answered], weights))
-        if len(given) != len(self.contract.outputs):
+        outputs = tuple(self._combine([reply.outputs for _, reply, _ in answered], weights))
+        if len(outputs) != len(self.contract.outputs):
             raise ProgramError(
-                f"route {self.name}: {self._route.combine} returned {len(given)} outputs, expected "
-                f"{len(self.contract.outputs)}"
+                f"route {self.name}: {self._route.combine} returned {len(outputs)} outputs, "
+                f"expected {len(self.contract.outputs)}"
             )
-        for spec, output in zip(self.contract.outputs, given, strict=True):
+        for spec, output in zip(self.contract.outputs, outputs, strict=True):
             self._check(output, spec, count)
-        return given
+        return outputs
 
     def _check(self, output: object, spec: TensorSpec, count: int) -> None:
-        wanted = f"{spec.dtype}{[count, *spec.item_shape]}"
-        given = type(output).__name__
+        expected = f"{spec.dtype}{[count, *spec.item_shape]}"
+        actual = type(output).__name__
         if isinstance(output, np.ndarray):
-            given = f"{output.dtype}{list(output.shape)}"
-        if given != wanted:
+            actual = f"{output.dtype}{list(output.shape)}"
+        if actual != expected:
             raise ProgramError(
-                f"route {self.name}: {self._route.combine} returned {given} as {spec.name}, "
-                f"expected {wanted}"
+                f"route {self.name}: {self._route.combine} returned {actual} as {spec.name}, "
+                f"expected {expected}"
             )

@@ -1,4 +1,8 @@
-"""Hedge: a second request, to another replica or target, when the first takes long."""
+"""Hedge: a second request, to another replica or target, when the first takes long.
+
+request → first target ─┬ answer before the delay → reply
+                        └ delay over, or failure → second target → the first answer of the two
+"""
 
 from __future__ import annotations
 
@@ -10,64 +14,81 @@ from cluster.routing.branches import Ended, HedgePolicy
 from cluster.routing.contracts import Contract
 from cluster.routing.hedge import HedgeBudget, Latencies
 from deployments.router.call import Call, Items, Node, Reply
-from deployments.router.gather import Ask, gather
+from deployments.router.gather import BranchRequest, gather
 
 
 class HedgeNode:
-    """A second replica, or target, for a request that takes long."""
+    """Node of a hedge: a first target and the second one for slow requests."""
 
     def __init__(
-        self, route: Hedge, contract: Contract, first: Node, second: Node,
-        hedged: Callable[[], None],
-    ) -> None:  # fmt: skip
-        """``hedged`` hears of every second request."""
+        self,
+        route: Hedge,
+        contract: Contract,
+        first: Node,
+        second: Node,
+        on_hedge: Callable[[], None],
+    ) -> None:
+        """``on_hedge`` is called at every second request."""
         self.name = route.name
         self.contract = contract
         self._route = route
         self._first, self._second = first, second
         self._latencies = Latencies()
         self._budget = HedgeBudget(route.budget)
-        self._hedged = hedged
+        self._on_hedge = on_hedge
 
     @property
-    def there(self) -> bool:
-        """Whether one of the two is."""
-        return self._first.there or self._second.there
+    def available(self) -> bool:
+        """Whether one of the two targets is available."""
+        return self._first.available or self._second.available
 
     async def answer(self, items: Items, call: Call) -> Reply:
         """See :meth:`deployments.router.call.Node.answer`."""
         self._budget.earn()
-        # A second replica of the same model must be another one than was asked.
-        at = call.asked if call.asked is not None else set()
-        elsewhere = self._route.backup is None
-        here = call if elsewhere else call.impatient()
-        second = self._route.backup or self._route.target
-        asks = [
-            Ask(self._route.target.target, self._route.target.timeout_s,
-                lambda call: self._first.answer(items, replace(call, asked=at))),
-            Ask(f"{second.target}.hedge" if self._route.backup is None else second.target,
-                second.timeout_s, lambda call: self._second.answer(
-                    items, replace(call, apart=call.apart | at) if elsewhere else call)),
-        ]  # fmt: skip
-        spent = False
+        # Without a backup, the second request needs another replica of the same model.
+        addresses = call.addresses if call.addresses is not None else set()
+        same_target = self._route.backup is None
+        backup = self._route.backup or self._route.target
 
-        def asked(index: int) -> None:
-            nonlocal spent
+        async def send_second(call: Call) -> Reply:
+            if same_target:
+                call = replace(call, excluded=call.excluded | addresses)
+            return await self._second.answer(items, call)
+
+        requests = [
+            BranchRequest(
+                self._route.target.target,
+                self._route.target.timeout_s,
+                lambda call: self._first.answer(items, replace(call, addresses=addresses)),
+            ),
+            BranchRequest(
+                f"{backup.target}.hedge" if same_target else backup.target,
+                backup.timeout_s,
+                send_second,
+            ),
+        ]
+        hedged = False
+
+        def on_request(index: int) -> None:
+            nonlocal hedged
             if index == 1:
-                spent = True
+                hedged = True
                 self._budget.spend()
-                self._hedged()
+                self._on_hedge()
 
         def policy() -> HedgePolicy:
-            # What this request has spent is its own to the end.
-            return HedgePolicy(self._after_s(), spent or self._budget.allows)
+            # A request that has spent from the budget keeps its permission to the end.
+            return HedgePolicy(self._after_s(), hedged or self._budget.allows)
 
-        gathered = await gather(policy, asks, here, asked)
+        gathered = await gather(
+            policy, requests, call if same_target else call.without_waiting(), on_request
+        )
         first = gathered.reports[0]
-        if first.ended in (Ended.ANSWERED, Ended.CANCELLED):  # or it would have taken longer still
+        # The latency of a cancelled request is a lower bound.
+        if first.outcome in (Ended.ANSWERED, Ended.CANCELLED):
             self._latencies.add(first.ms / 1e3)
         reply = next(reply for reply in gathered.replies if reply is not None)
-        return replace(reply, reports=gathered.reports, facts={**reply.facts, "hedged": spent})
+        return replace(reply, reports=gathered.reports, facts={**reply.facts, "hedged": hedged})
 
     def _after_s(self) -> float:
         if self._route.after_ms == "p95":

@@ -1,4 +1,7 @@
-"""Multi-task: a model for each task, all on one input, outputs under the names of the tasks."""
+"""Multi-task: a model for each task, all on one input, outputs under the names of the tasks.
+
+items → the inputs of every task's target → TASK.OUTPUT for each of its outputs
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from cluster.config.routing import MultiTask
 from cluster.routing.branches import GatherPolicy
 from cluster.routing.contracts import Contract
 from deployments.router.call import Call, Items, Node, Reply
-from deployments.router.gather import Ask, gather, ignore, is_partial, sender
+from deployments.router.gather import BranchRequest, gather, ignore, is_partial, sender
 
 
 class MultiTaskNode:
-    """Different models on one input."""
+    """Node of a multi-task route: different models on one input."""
 
     def __init__(self, route: MultiTask, contract: Contract, targets: Sequence[Node]) -> None:
         self.name = route.name
@@ -26,21 +29,21 @@ class MultiTaskNode:
         self._policy = GatherPolicy(len(targets), route.min_answers or len(targets))
 
     @property
-    def there(self) -> bool:
-        """Whether as many targets as it needs are."""
-        return sum(target.there for target in self._targets) >= self._policy.least
+    def available(self) -> bool:
+        """Whether enough targets are available."""
+        return sum(target.available for target in self._targets) >= self._policy.least
 
     async def answer(self, items: Items, call: Call) -> Reply:
-        """Outputs of a task that has no answer are filled with zeros and named in the facts."""
-        asks = [
-            Ask(task, target.timeout_s, sender(node, items.inputs(inputs)))
+        """Return the outputs of all tasks; those without an answer are zeros, and ``missing``."""
+        requests = [
+            BranchRequest(task, target.timeout_s, sender(node, items.inputs(inputs)))
             for (task, target), node, inputs in zip(
                 self._route.tasks.items(), self._targets, self._inputs, strict=True
             )
         ]
         all_needed = self._policy.least == len(self._targets)
         gathered = await gather(
-            lambda: self._policy, asks, call if all_needed else call.impatient(), ignore
+            lambda: self._policy, requests, call if all_needed else call.without_waiting(), ignore
         )
         outputs: list[np.ndarray] = []
         missing = []
@@ -55,6 +58,6 @@ class MultiTaskNode:
         return Reply(
             tuple(outputs),
             gathered.reports,
-            partial=is_partial(gathered, len(asks)),
+            partial=is_partial(gathered, len(requests)),
             missing=frozenset(missing),
         )

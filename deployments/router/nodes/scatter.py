@@ -1,4 +1,7 @@
-"""Scatter: the parts of one large batch, over the replicas of a target."""
+"""Scatter: one large batch in parts, over the replicas of a target.
+
+items → parts → the target's replicas, several at a time → outputs in the order of the items
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from cluster.routing.branches import GatherPolicy
 from cluster.routing.contracts import Contract
 from cluster.routing.scatter import parts
 from deployments.router.call import Call, Items, Node, Reply
-from deployments.router.gather import Ask, combine_timing, gather, ignore, is_partial
+from deployments.router.gather import BranchRequest, combine_timing, gather, ignore, is_partial
 
-PARTS_UNDER_WAY = 32
-"""Parts of one batch that are asked for at once."""
+MAX_PARTS_IN_FLIGHT = 32
+"""Parts of one batch in flight at once, at most."""
 
 
 class ScatterNode:
-    """One batch in parts, over the replicas of a target."""
+    """Node of a scatter: one batch in parts, over the replicas of a target."""
 
     def __init__(self, route: Scatter, contract: Contract, target: Node, part_items: int) -> None:
         self.name = route.name
@@ -30,29 +33,31 @@ class ScatterNode:
         self._part_items = part_items
 
     @property
-    def there(self) -> bool:
-        """Whether its target is."""
-        return self._target.there
+    def available(self) -> bool:
+        """Whether its target is available."""
+        return self._target.available
 
     async def answer(self, items: Items, call: Call) -> Reply:
         """See :meth:`deployments.router.call.Node.answer`."""
         cuts = parts(items.count, self._part_items)
-        places = asyncio.Semaphore(PARTS_UNDER_WAY)
+        in_flight = asyncio.Semaphore(MAX_PARTS_IN_FLIGHT)
 
-        async def part(cut: slice, call: Call) -> Reply:
-            async with places:
+        async def send(cut: slice, call: Call) -> Reply:
+            async with in_flight:
                 return await self._target.answer(items.rows(cut), call)
 
         target = self._route.target
-        asks = [Ask(target.target, target.timeout_s, partial(part, cut)) for cut in cuts]
+        requests = [
+            BranchRequest(target.target, target.timeout_s, partial(send, cut)) for cut in cuts
+        ]
         policy = GatherPolicy(len(cuts), len(cuts))
-        gathered = await gather(lambda: policy, asks, call, ignore)
+        gathered = await gather(lambda: policy, requests, call, ignore)
         started = time.perf_counter()
         replies = [reply.outputs for reply in gathered.replies if reply is not None]
         outputs = tuple(np.concatenate(column) for column in zip(*replies, strict=True))
         return Reply(
             outputs,
-            # One for all: there may be thousands, and the slowest is what was waited for.
+            # One report for all parts: there may be thousands, and the slowest sets the latency.
             (max(gathered.reports, key=lambda report: report.ms),),
             timing=combine_timing(started),
             partial=is_partial(gathered, len(cuts)),

@@ -176,7 +176,7 @@ def test_a_deadline_amid_an_answer_ends_it() -> None:
 async def keeps(scope: Scope, receive: Receive, send: Send) -> float:
     """What an app does that keeps the deadline itself; until then, in seconds."""
     given = scope[deadline.DEADLINE]
-    given.kept_by_application = True
+    given.enforced_by_application = True
     return float(given.at - time.monotonic())
 
 

@@ -1,4 +1,4 @@
-"""What a router does when a replica breaks a connection, refuses work, or is not there."""
+"""Attempts of a router at a replica that drops connections, rejects work or is unavailable."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from stand_in import Asking, asking, healthy, replica
+from stub_replica import StubbedModel, healthy, replica, stubbed_model
 
 from deployments.local.ports import free_ports
 from deployments.router.call import NoAnswerError
 
-SOON_S = 5  # far below the deadline of a request: nobody may wait for that
+SOON_S = 5  # far below the deadline of a request, which no attempt may wait for
 
 
 def dropping(times: int) -> tuple[Callable[[web.Request], Awaitable[web.Response]], list[int]]:
-    """A replica that breaks the connection so many times; and which request came when."""
+    """Return the handler of a replica that drops so many connections, and its list of requests."""
     seen: list[int] = []
 
     async def infer(request: web.Request) -> web.Response:
@@ -42,22 +42,22 @@ def refusing(status: int) -> tuple[Callable[[web.Request], Awaitable[web.Respons
     return infer, seen
 
 
-def run(scenario: Callable[[Asking], Awaitable[Any]]) -> float:
-    """Seconds that it took."""
+def run(scenario: Callable[[StubbedModel], Awaitable[Any]]) -> float:
+    """Run the scenario; return its duration in seconds."""
 
-    async def started() -> float:
-        async with asking() as node:
-            begun = time.monotonic()
+    async def timed() -> float:
+        async with stubbed_model() as node:
+            started = time.monotonic()
             await scenario(node)
-            return time.monotonic() - begun
+            return time.monotonic() - started
 
-    return asyncio.run(started())
+    return asyncio.run(timed())
 
 
-def test_the_only_replica_is_asked_again_when_the_connection_breaks() -> None:
+def test_only_replica_is_retried_after_broken_connection() -> None:
     infer, seen = dropping(1)
 
-    async def scenario(node: Asking) -> None:
+    async def scenario(node: StubbedModel) -> None:
         async with replica(infer) as port:
             node.at(f"127.0.0.1:{port}")
             await node.ask()
@@ -66,10 +66,10 @@ def test_the_only_replica_is_asked_again_when_the_connection_breaks() -> None:
     assert len(seen) == 2
 
 
-def test_two_broken_connections_are_an_answer() -> None:
+def test_second_broken_connection_is_502() -> None:
     infer, seen = dropping(9)
 
-    async def scenario(node: Asking) -> None:
+    async def scenario(node: StubbedModel) -> None:
         async with replica(infer) as port:
             node.at(f"127.0.0.1:{port}")
             with pytest.raises(NoAnswerError, match="m: the connection broke") as error:
@@ -81,14 +81,14 @@ def test_two_broken_connections_are_an_answer() -> None:
 
 
 @pytest.mark.parametrize("others", [0, 1])
-def test_one_that_refuses_work_is_left_for_another_if_there_is_one(others: int) -> None:
+def test_overloaded_replica_is_replaced_if_another_exists(others: int) -> None:
     infer, seen = refusing(503)
 
-    async def scenario(node: Asking) -> None:
+    async def scenario(node: StubbedModel) -> None:
         async with replica(infer) as port, replica(healthy) as other:
             node.at(f"127.0.0.1:{port}", *[f"127.0.0.1:{other}"] * others)
-            for each in node.replicas.of("/v2/models/m")[1:]:
-                each.took(9.0, time.monotonic())  # so that it is not asked first
+            for slow in node.replicas.of("/v2/models/m")[1:]:
+                slow.took(9.0, time.monotonic())  # so that it is not called first
             if others:
                 await node.ask()
                 return
@@ -100,47 +100,47 @@ def test_one_that_refuses_work_is_left_for_another_if_there_is_one(others: int) 
     assert len(seen) == 1
 
 
-def test_one_that_is_gone_is_waited_for_until_there_is_another() -> None:
-    async def scenario(node: Asking) -> None:
+def test_request_waits_for_next_replica() -> None:
+    async def scenario(node: StubbedModel) -> None:
         (gone,) = free_ports(1)
         node.at(f"127.0.0.1:{gone}")
-        asked = asyncio.ensure_future(node.ask())
+        pending = asyncio.ensure_future(node.ask())
         await asyncio.sleep(0.3)
-        assert not asked.done()
+        assert not pending.done()
         async with replica(healthy) as port:
             node.at(f"127.0.0.1:{port}")
-            await asked
+            await pending
 
     assert run(scenario) < SOON_S
 
 
-def test_one_that_breaks_off_and_is_gone_is_waited_for_too() -> None:
-    """As a process that is killed while it computes."""
+def test_request_waits_after_replica_dies_during_inference() -> None:
+    """The same as for a process that is killed during inference."""
     infer, seen = dropping(9)
 
-    async def scenario(node: Asking) -> None:
+    async def scenario(node: StubbedModel) -> None:
         async with replica(infer) as port:
             node.at(f"127.0.0.1:{port}")
-            asked = asyncio.ensure_future(node.ask())
+            pending = asyncio.ensure_future(node.ask())
             while not seen:  # noqa: ASYNC110 - a turn of the loop at a time
                 await asyncio.sleep(0)
-            assert not asked.done()
-            # Its door is shut before it can be asked again.
+            assert not pending.done()
+            # The port is closed before the retry.
             (gone,) = free_ports(1)
             node.at(f"127.0.0.1:{gone}")
         async with replica(healthy) as port:
             await asyncio.sleep(0.2)
             node.at(f"127.0.0.1:{port}")
-            await asked
+            await pending
 
     assert run(scenario) < SOON_S
 
 
-def test_nobody_is_waited_for_beyond_the_deadline() -> None:
-    async def scenario(node: Asking) -> None:
+def test_wait_for_replica_ends_at_deadline() -> None:
+    async def scenario(node: StubbedModel) -> None:
         (gone,) = free_ports(1)
         node.at(f"127.0.0.1:{gone}")
-        with pytest.raises(NoAnswerError, match="m had no replica in time") as error:
+        with pytest.raises(NoAnswerError, match="m had no replica before the deadline") as error:
             await node.ask(timeout_s=0.3)
         assert error.value.http_status == 504
 

@@ -1,4 +1,4 @@
-"""A large request to a replica on this node goes through memory; to any other it goes as bytes."""
+"""Large requests: through memory to a replica on this node, as bytes to any other replica."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from aiohttp import web
-from stand_in import PREFIX, asking, given_back, replica
+from stub_replica import PREFIX, echo, replica, stubbed_model
 
 from cluster.protocol.infer import HEADER_LENGTH
 from cluster.routing.replicas import Replica
@@ -17,13 +17,13 @@ from deployments.router.model_client import LENT_FROM_BYTES
 LARGE, SMALL = LENT_FROM_BYTES // 8, 3
 
 Seen = list[tuple[bool, int]]
-"""Of each request: whether its body was lent, and the bytes that came over the connection."""
+"""Per request: whether its body was lent, and the bytes received over the connection."""
 
 
-def asked(
+def send(
     items: list[int], address: Callable[[int], str], reads: bool = True
 ) -> tuple[Seen, Replica]:
-    """Ask for so many items each, one request after the other."""
+    """Send requests of so many items, one after the other."""
     seen: Seen = []
 
     async def infer(request: web.Request) -> web.Response:
@@ -34,10 +34,10 @@ def asked(
             if not reads:
                 return web.json_response({"error": "out of reach"}, status=412)
             body = bytes(read_lent(lent, 2**30))
-        return given_back(body, request.headers[HEADER_LENGTH])
+        return echo(body, request.headers[HEADER_LENGTH])
 
     async def run() -> Replica:
-        async with replica(infer) as port, asking() as node:
+        async with replica(infer) as port, stubbed_model() as node:
             node.at(address(port))
             for count in items:
                 await node.ask(count)
@@ -50,21 +50,21 @@ def near(port: int) -> str:
     return f"127.0.0.1:{port}"
 
 
-def test_a_large_request_on_this_node_sends_no_body() -> None:
-    seen, found = asked([LARGE, SMALL], near)
+def test_large_request_on_same_node_sends_no_body() -> None:
+    seen, target = send([LARGE, SMALL], near)
     assert seen[0] == (True, 0)
     assert not seen[1][0]
     assert seen[1][1] > SMALL * 8
-    assert found.near
+    assert target.near
 
 
-def test_a_replica_elsewhere_gets_bytes() -> None:
-    seen, _ = asked([LARGE], lambda port: f"localhost:{port}")
+def test_remote_replica_gets_bytes() -> None:
+    seen, _ = send([LARGE], lambda port: f"localhost:{port}")
     assert [lent for lent, _ in seen] == [False]
     assert seen[0][1] > LARGE * 8
 
 
-def test_a_replica_that_cannot_read_the_memory_gets_bytes_from_then_on() -> None:
-    seen, found = asked([LARGE, LARGE], near, reads=False)
+def test_replica_that_cannot_read_memory_gets_bytes() -> None:
+    seen, target = send([LARGE, LARGE], near, reads=False)
     assert [lent for lent, _ in seen] == [True, False, False]
-    assert not found.near
+    assert not target.near

@@ -1,4 +1,4 @@
-"""What a route makes of targets that are partial, broken, slow or not there."""
+"""Routes with targets that are partial, broken, slow or unavailable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from aiohttp import web
-from stand_in import CONTRACT, PREFIX, asking, healthy, replica
+from stub_replica import CONTRACT, PREFIX, healthy, replica, stubbed_model
 
 from cluster.config.base import parse
 from cluster.config.routing import RouterArgs
@@ -23,7 +23,7 @@ from deployments.router.nodes.cascade import CascadeNode
 from deployments.router.nodes.ensemble import EnsembleNode
 from deployments.router.nodes.hedge import HedgeNode
 from deployments.router.nodes.multi_task import MultiTaskNode
-from deployments.router.nodes.scatter import PARTS_UNDER_WAY, ScatterNode
+from deployments.router.nodes.scatter import MAX_PARTS_IN_FLIGHT, ScatterNode
 from deployments.router.nodes.shadow import ShadowNode
 
 X = TensorSpec(name="x", datatype="FP32", shape=(-1, 2))
@@ -43,20 +43,20 @@ def reply(first: float = 0.5, partial: bool = False) -> Reply:
 
 
 class Stub:
-    """A target that does what the test says."""
+    """Target with the behaviour that a test passes in."""
 
-    def __init__(self, do: Do | None = None, there: bool = True) -> None:
+    def __init__(self, do: Do | None = None, available: bool = True) -> None:
         self.name = "stub"
         self.contract = SCORES
-        self.there = there
-        self.asked = 0
+        self.available = available
+        self.calls = 0
         self.cancelled = 0
         self._do = do
 
     async def answer(self, items: Items, call: Call) -> Reply:
-        self.asked += 1
+        self.calls += 1
         try:
-            async with asyncio.timeout(call.left_s):
+            async with asyncio.timeout(call.remaining_s):
                 return await self._do() if self._do else reply()
         except TimeoutError:
             raise NoAnswerError(504, "late") from None
@@ -91,39 +91,39 @@ def call(seconds: float = 5, number: int = 0) -> Call:
     return Call(time.monotonic() + seconds, f"request {number}")
 
 
-def asked(node: Any, seconds: float = 5) -> Reply:
+def answer(node: Any, seconds: float = 5) -> Reply:
     return asyncio.run(node.answer(ITEM, call(seconds)))
 
 
 # ---------------------------------------------------------------------- partial, broken
 
 
-def test_what_is_partial_below_is_partial_above() -> None:
+def test_reply_is_partial_if_target_reply_is_partial() -> None:
     cascade = route(kind="cascade", targets=["a", "b"], thresholds=0.9)
     for targets in ((Stub(partial()), Stub()), (Stub(), Stub(partial()))):
         node = CascadeNode(cascade, SCORES, targets, lambda: [0.9], lambda name, items: None)
-        assert asked(node).partial
+        assert answer(node).partial
     tasks = route(kind="multi_task", tasks={"one": "a", "two": "b"})
-    assert asked(MultiTaskNode(tasks, SCORES, [Stub(), Stub(partial())])).partial
-    assert not asked(MultiTaskNode(tasks, SCORES, [Stub(), Stub()])).partial
+    assert answer(MultiTaskNode(tasks, SCORES, [Stub(), Stub(partial())])).partial
+    assert not answer(MultiTaskNode(tasks, SCORES, [Stub(), Stub()])).partial
 
 
-def test_a_function_that_raises_is_one_failed_branch() -> None:
+def test_combine_function_that_raises_is_failed_branch() -> None:
     output = {"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]}
-    own = route(kind="ensemble", targets=["a", "b"], combine="python:m:f", outputs=[output])
+    custom = route(kind="ensemble", targets=["a", "b"], combine="python:m:f", outputs=[output])
 
     def broken(answers: Any, weights: Any) -> Any:
         raise RuntimeError("/a/path")
 
-    inner = EnsembleNode(own, SCORES, [Stub(), Stub()], broken)
-    with pytest.raises(NoAnswerError, match="what combines the answers failed") as error:
-        asked(inner)
+    inner = EnsembleNode(custom, SCORES, [Stub(), Stub()], broken)
+    with pytest.raises(NoAnswerError, match="combining the answers failed") as error:
+        answer(inner)
     assert error.value.http_status == 502
     assert "/a/path" not in str(error.value)
     outer = route(kind="ensemble", targets=["a", "b"], min_answers=1)
-    found = asked(EnsembleNode(outer, SCORES, [Stub(), inner], None))
-    assert found.partial
-    assert [report.ended.value for report in found.reports] == ["ok", "failed"]
+    combined = answer(EnsembleNode(outer, SCORES, [Stub(), inner], None))
+    assert combined.partial
+    assert [report.outcome.value for report in combined.reports] == ["ok", "failed"]
 
 
 @pytest.mark.parametrize("kind", ["ensemble", "multi_task", "hedge", "scatter"])
@@ -137,21 +137,21 @@ def test_route_without_time_left_is_504(kind: str) -> None:
         node = HedgeNode(route(kind=kind, target="a"), SCORES, *targets, lambda: None)
     else:
         node = ScatterNode(route(kind=kind, target="a", part_items=1), SCORES, targets[0], 1)
-    with pytest.raises(NoAnswerError, match="too few answers: the time was over") as error:
-        asked(node, seconds=0)
+    with pytest.raises(NoAnswerError, match="too few answers: the deadline passed") as error:
+        answer(node, seconds=0)
     assert error.value.http_status == 504
-    assert [target.asked for target in targets] == [0, 0]
+    assert [target.calls for target in targets] == [0, 0]
 
 
 # ---------------------------------------------------------------------- canary, shadow
 
 
 def canary(new: Stub, **fields: Any) -> tuple[CanaryNode, Stub, list[str]]:
-    returned: list[str] = []
+    rollbacks: list[str] = []
     settings = {"candidate": "b", "share": 1.0, "window": 20, "min_requests": 10, **fields}
-    given = route(kind="canary", target="a", **settings)
+    config = route(kind="canary", target="a", **settings)
     old = Stub()
-    return CanaryNode(given, SCORES, old, new, Background(), returned.append), old, returned
+    return CanaryNode(config, SCORES, old, new, Background(), rollbacks.append), old, rollbacks
 
 
 def many(node: CanaryNode, seconds: float = 5, count: int = 30) -> None:
@@ -162,48 +162,48 @@ def many(node: CanaryNode, seconds: float = 5, count: int = 30) -> None:
     asyncio.run(run())
 
 
-def test_a_candidate_that_is_not_there_or_at_capacity_is_not_judged() -> None:
-    missing = Stub(there=False)
-    node, old, returned = canary(missing)
+def test_canary_ignores_unavailable_and_busy_candidate() -> None:
+    missing = Stub(available=False)
+    node, old, rollbacks = canary(missing)
     many(node)
-    assert (missing.asked, old.asked, returned) == (0, 30, [])
+    assert (missing.calls, old.calls, rollbacks) == (0, 30, [])
     busy = Stub(failing(503))
-    node, old, returned = canary(busy)
+    node, old, rollbacks = canary(busy)
     many(node)
-    assert (busy.asked, old.asked, returned) == (30, 30, [])
+    assert (busy.calls, old.calls, rollbacks) == (30, 30, [])
 
 
-def test_a_candidate_that_fails_returns_for_good() -> None:
+def test_canary_rolls_back_failing_candidate_once() -> None:
     broken = Stub(failing(502))
-    node, old, returned = canary(broken)
+    node, old, rollbacks = canary(broken)
     many(node)
-    assert (broken.asked, old.asked, len(returned)) == (10, 30, 1)
+    assert (broken.calls, old.calls, len(rollbacks)) == (10, 30, 1)
 
 
-def test_a_client_with_no_time_rolls_nothing_back_and_the_old_version_has_the_rest() -> None:
+def test_canary_ignores_timeouts_of_client_deadline() -> None:
     slow = Stub(taking(9))
-    node, old, returned = canary(slow)
+    node, old, rollbacks = canary(slow)
     many(node, seconds=0.04, count=15)
-    assert (slow.asked, old.asked, returned) == (15, 15, [])
+    assert (slow.calls, old.calls, rollbacks) == (15, 15, [])
 
 
-def test_a_candidate_over_its_own_time_is_judged() -> None:
+def test_canary_judges_candidate_over_its_timeout() -> None:
     slow = Stub(taking(9))
-    node, old, returned = canary(slow, candidate={"target": "b", "timeout_s": 0.01})
+    node, old, rollbacks = canary(slow, candidate={"target": "b", "timeout_s": 0.01})
     many(node, count=15)
-    assert (slow.asked, old.asked, len(returned)) == (10, 15, 1)
+    assert (slow.calls, old.calls, len(rollbacks)) == (10, 15, 1)
 
 
-def test_a_shadow_stops_with_the_request_that_it_goes_beside() -> None:
+def test_shadow_request_is_cancelled_with_live_request() -> None:
     async def run() -> Stub:
-        shadow, given = Stub(taking(9)), route(kind="shadow", target="a", shadow="b")
+        shadow, config = Stub(taking(9)), route(kind="shadow", target="a", shadow="b")
         node = ShadowNode(
-            given, SCORES, Stub(failing(502)), shadow, Background(), lambda *all: None
+            config, SCORES, Stub(failing(502)), shadow, Background(), lambda *all: None
         )
         with pytest.raises(NoAnswerError):
             await node.answer(ITEM, call())
         await asyncio.sleep(0)
-        waiting = ShadowNode(given, SCORES, Stub(taking(9)), shadow, Background(), print)
+        waiting = ShadowNode(config, SCORES, Stub(taking(9)), shadow, Background(), print)
         task = asyncio.ensure_future(waiting.answer(ITEM, call()))
         await asyncio.sleep(0.05)
         task.cancel()
@@ -212,32 +212,32 @@ def test_a_shadow_stops_with_the_request_that_it_goes_beside() -> None:
         return shadow
 
     shadow = asyncio.run(run())
-    assert shadow.asked >= 1
-    assert shadow.cancelled == shadow.asked
+    assert shadow.calls >= 1
+    assert shadow.cancelled == shadow.calls
 
 
 # ---------------------------------------------------------------------- scatter, hedge
 
 
-def test_a_large_batch_is_asked_for_some_parts_at_a_time() -> None:
-    under_way, most = 0, 0
+def test_scatter_limits_parts_in_flight() -> None:
+    in_flight, peak = 0, 0
 
     async def part() -> Reply:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
+        nonlocal in_flight, peak
+        in_flight += 1
+        peak = max(peak, in_flight)
         await asyncio.sleep(0.001)
-        under_way -= 1
+        in_flight -= 1
         return reply()
 
     node = ScatterNode(route(kind="scatter", target="a", part_items=1), SCORES, Stub(part), 1)
-    found = asyncio.run(node.answer(Items([np.zeros((1000, 2), np.float32)]), call(30)))
-    assert found.outputs[0].shape == (1000, 2)
-    assert most == PARTS_UNDER_WAY
-    assert [report.name for report in found.reports] == ["a"]
+    combined = asyncio.run(node.answer(Items([np.zeros((1000, 2), np.float32)]), call(30)))
+    assert combined.outputs[0].shape == (1000, 2)
+    assert peak == MAX_PARTS_IN_FLIGHT
+    assert [report.name for report in combined.reports] == ["a"]
 
 
-def test_an_error_of_a_large_batch_names_some_of_its_parts() -> None:
+def test_scatter_error_names_few_parts() -> None:
     node = ScatterNode(
         route(kind="scatter", target="a", part_items=1), SCORES, Stub(failing(502)), 1
     )
@@ -247,9 +247,9 @@ def test_an_error_of_a_large_batch_names_some_of_its_parts() -> None:
     assert len(str(error.value)) < 1000
 
 
-def test_a_hedge_over_several_requests_to_one_model_answers() -> None:
+def test_hedge_over_scatter_of_one_model_answers() -> None:
     async def run() -> Reply:
-        async with replica(healthy) as one, replica(healthy) as two, asking() as node:
+        async with replica(healthy) as one, replica(healthy) as two, stubbed_model() as node:
             node.at(f"127.0.0.1:{one}", f"127.0.0.1:{two}")
             parts = ScatterNode(route(kind="scatter", target="a"), CONTRACT, node.model, 1)
             hedged = route(kind="hedge", target="a", after_ms=0, budget=1.0)
@@ -259,7 +259,7 @@ def test_a_hedge_over_several_requests_to_one_model_answers() -> None:
     assert asyncio.run(run()).outputs[0].shape == (5, 2)
 
 
-def test_a_hedge_asks_its_only_replica_again_as_a_model_alone_does() -> None:
+def test_hedge_retries_its_only_replica() -> None:
     seen = []
 
     async def dropping_first(request: web.Request) -> web.Response:
@@ -270,7 +270,7 @@ def test_a_hedge_asks_its_only_replica_again_as_a_model_alone_does() -> None:
         return await healthy(request)
 
     async def run() -> Reply:
-        async with replica(dropping_first) as port, asking() as node:
+        async with replica(dropping_first) as port, stubbed_model() as node:
             node.at(f"127.0.0.1:{port}")
             hedged = route(kind="hedge", target="a", after_ms=5000)
             hedge = HedgeNode(hedged, CONTRACT, node.model, node.model, lambda: None)

@@ -1,19 +1,19 @@
-"""What a router knows of the models' replicas, as Serve names them or does not."""
+"""Table of the models' replicas, while Serve lists them and while it does not."""
 
 from __future__ import annotations
 
 import asyncio
 
-from deployments.router.replica_table import UNNAMED_S, Replicas
+from deployments.router.replica_table import UNLISTED_GRACE_S, Replicas
 
 A, B = "/v2/models/a", "/v2/models/b"
 
 
-def named(replicas: Replicas, prefix: str) -> list[str]:
+def addresses(replicas: Replicas, prefix: str) -> list[str]:
     return [replica.address for replica in replicas.of(prefix)]
 
 
-def test_what_is_known_of_a_replica_that_stays_is_kept() -> None:
+def test_replica_that_stays_keeps_its_statistics() -> None:
     async def scenario() -> None:
         replicas = Replicas()
         assert replicas.of(A) == []
@@ -24,32 +24,32 @@ def test_what_is_known_of_a_replica_that_stays_is_kept() -> None:
         assert replicas.generation == generation
         replicas.update({A: ["x:1", "x:4"], B: ["x:3"]}, 2)
         assert replicas.generation > generation
-        assert named(replicas, A) == ["x:1", "x:4"]
+        assert addresses(replicas, A) == ["x:1", "x:4"]
         assert replicas.of(A)[0] is first
 
     asyncio.run(scenario())
 
 
-def test_replicas_that_are_not_named_for_a_while_are_asked_on() -> None:
+def test_unlisted_replicas_stay_for_grace_period() -> None:
     async def scenario() -> None:
         replicas = Replicas()
         replicas.update({A: ["x:1", "x:2"], B: ["x:3"]}, 0)
-        replicas.update({A: []}, 1)  # as Serve does while it builds an application anew
-        assert (named(replicas, A), named(replicas, B)) == (["x:1", "x:2"], ["x:3"])
-        replicas.lost(A, "x:1")
-        assert named(replicas, A) == ["x:2"]
+        replicas.update({A: []}, 1)  # Serve does so while it rebuilds an application
+        assert (addresses(replicas, A), addresses(replicas, B)) == (["x:1", "x:2"], ["x:3"])
+        replicas.mark_unreachable(A, "x:1")
+        assert addresses(replicas, A) == ["x:2"]
         replicas.update({A: ["x:4"], B: ["x:3"]}, 2)
-        assert named(replicas, A) == ["x:4"]
-        replicas.lost(A, "x:4")  # Serve says that it is there: it may be so again
-        assert named(replicas, A) == ["x:4"]
+        assert addresses(replicas, A) == ["x:4"]
+        replicas.mark_unreachable(A, "x:4")  # Serve still lists it, so it stays
+        assert addresses(replicas, A) == ["x:4"]
         replicas.update({A: ["x:4"]}, 3)
-        replicas.update({A: ["x:4"]}, 3.5 + UNNAMED_S)
-        assert named(replicas, B) == []
+        replicas.update({A: ["x:4"]}, 3.5 + UNLISTED_GRACE_S)
+        assert addresses(replicas, B) == []
 
     asyncio.run(scenario())
 
 
-def test_who_waits_for_a_replica_hears_of_it() -> None:
+def test_waiter_is_notified_of_new_replica() -> None:
     async def scenario() -> None:
         replicas = Replicas()
         assert not await replicas.changed(0.01)

@@ -1,4 +1,4 @@
-"""A request's id comes from JSON and goes on as a header, in which not everything may stand."""
+"""Request ids: from JSON into a header, which allows fewer characters."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from cluster.protocol.infer import InferRequest
 from deployments.router.endpoint import RouteEndpoint
 
 
-def id_of(given: str) -> str:
+def sent_id(request_id: str) -> str:
     served: Any = SimpleNamespace(route=SimpleNamespace(timeout_s=None))
-    nothing: Any = None
-    endpoint = RouteEndpoint(served, nothing, nothing, "1", {})
-    decoded = InferRequest(given, (np.zeros(1),), ())
+    unused: Any = None
+    endpoint = RouteEndpoint(served, unused, unused, "1", {})
+    decoded = InferRequest(request_id, (np.zeros(1),), ())
     return endpoint._call(Request({"type": "http", "headers": []}), decoded, 0.0).request_id
 
 
 @pytest.mark.parametrize(
-    ("given", "sent"),
+    ("request_id", "sent"),
     [
         ("r 1", "r 1"),
         ("a\nb", "a_b"),
@@ -31,9 +31,9 @@ def id_of(given: str) -> str:
         ("a\x00", "a_"),
     ],
 )
-def test_an_id_is_fit_for_a_header(given: str, sent: str) -> None:
-    assert id_of(given) == sent
+def test_request_id_becomes_valid_header(request_id: str, sent: str) -> None:
+    assert sent_id(request_id) == sent
 
 
-def test_an_id_is_cut() -> None:
-    assert len(id_of("x" * 1000)) == 128
+def test_long_request_id_is_truncated() -> None:
+    assert len(sent_id("x" * 1000)) == 128

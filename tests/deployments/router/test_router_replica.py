@@ -1,4 +1,4 @@
-"""What a router's clients hear of a model that it cannot plan for: nothing of the operator's."""
+"""Errors of a router that cannot plan for a model's new artifact: clients see no internals."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from deployments.router.versions import Versions
 ROUTES = [{"name": "both", "kind": "ensemble", "targets": ["one", "two"]}]
 
 
-def refused(monkeypatch: pytest.MonkeyPatch, models: list[dict[str, Any]]) -> NoAnswerError:
-    """The router's real answer to the first answer of another artifact of `one`."""
+def replan_error(monkeypatch: pytest.MonkeyPatch, models: list[dict[str, Any]]) -> NoAnswerError:
+    """Return the router's error after the first answer of another artifact of `one`."""
     monkeypatch.setattr(
         routing_plan,
         "deployed_models",
@@ -34,14 +34,14 @@ def refused(monkeypatch: pytest.MonkeyPatch, models: list[dict[str, Any]]) -> No
     )
 
     async def ask() -> None:
-        await Versions({"one": "before"}, RouterApp(plan)._replan).require("one", "now")
+        await Versions({"one": "old"}, RouterApp(plan)._replan).require("one", "new")
 
     with pytest.raises(NoAnswerError) as error:
         asyncio.run(ask())
     return error.value
 
 
-def gone(store: Path) -> list[dict[str, Any]]:
+def missing(store: Path) -> list[dict[str, Any]]:
     fields = {"artifact": "secret-artifact", "store": str(store)}
     return [{"name": "one", **fields}, {"name": "two", **fields}]
 
@@ -51,14 +51,14 @@ def unsigned(store: Path) -> list[dict[str, Any]]:
     return [{"name": "one", **signed}, {"name": "two", **signed}]
 
 
-def not_there(store: Path) -> list[dict[str, Any]]:
+def undeployed(store: Path) -> list[dict[str, Any]]:
     fields = {"artifact": "tiny-int8", "store": str(store)}
     return [{"name": "one", **fields}, {"name": "of-another-client", **fields}]
 
 
 @pytest.mark.parametrize("keys", [False, True])
-@pytest.mark.parametrize("models", [gone, unsigned, not_there])
-def test_clients_hear_no_path_and_no_other_models_name(
+@pytest.mark.parametrize("models", [missing, unsigned, undeployed])
+def test_replan_error_shows_no_path_and_no_other_model(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
@@ -69,15 +69,19 @@ def test_clients_hear_no_path_and_no_other_models_name(
     monkeypatch.delenv(TRUSTED_KEYS, raising=False)
     if keys:
         monkeypatch.setenv(TRUSTED_KEYS, str(tmp_path / "keys"))
-    store = tmp_path if models is gone else int8_artifact_store
-    error = refused(monkeypatch, models(store))
+    store = tmp_path if models is missing else int8_artifact_store
+    error = replan_error(monkeypatch, models(store))
     assert error.http_status == 503
     assert str(error) == (
-        "one serves another artifact now: the routes cannot be planned for it, and the router's "
-        "log says why; deploy the router again"
+        "one serves a new artifact: the routes cannot use it, for the reason in the router's log; "
+        "deploy the router again"
     )
     (logged,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    told = {gone: "secret-artifact", unsigned: TRUSTED_KEYS, not_there: "of-another-client"}
+    details = {
+        missing: "secret-artifact",
+        unsigned: TRUSTED_KEYS,
+        undeployed: "of-another-client",
+    }
     if models is unsigned and keys:
-        told[unsigned] = str(tmp_path / "keys")
-    assert told[models] in logged
+        details[unsigned] = str(tmp_path / "keys")
+    assert details[models] in logged

@@ -1,4 +1,4 @@
-"""A router over real artifacts, planned: refused with the route's name, calibrated by artifact."""
+"""Plans of a router over real artifacts: refusals, and calibrations by artifact."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cluster.config.serving import ModelArgs
 from cluster.errors import ArtifactNotFoundError, ConfigError, SourceError
 from cluster.routing.calibration import Calibration
 from deployments.cli.main import main
-from deployments.router.plan import Deployed, RoutingPlan, planned
+from deployments.router.plan import Deployed, RoutingPlan, plan_routes
 
 CASCADE = {"name": "sure", "kind": "cascade", "targets": ["small", "both"]}
 BOTH = {"name": "both", "kind": "ensemble", "targets": ["small", {"target": "large", "weight": 2}]}
@@ -26,7 +26,7 @@ BOTH = {"name": "both", "kind": "ensemble", "targets": ["small", {"target": "lar
 
 @pytest.fixture(scope="module")
 def linear_store(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Any) -> Path:
-    """A store with ``tiny-linear``, which is right less often than the others."""
+    """Return a store with ``tiny-linear``, which is less accurate than the others."""
     root = tmp_path_factory.mktemp("linear")
     recipe = tiny_recipe("tiny-linear", None, "linear", programs=[{"kinds": ["openvino"]}])
     with (root / "log").open("w") as log:
@@ -51,19 +51,19 @@ def models(linear_store: Path, cut_artifact_store: Path) -> list[dict[str, Any]]
 
 def plan(models: list[dict[str, Any]], *routes: dict[str, Any], **fields: Any) -> RoutingPlan:
     args = parse({"routes": list(routes), **fields}, RouterArgs, "args")
-    return planned(args, [Deployed(ModelArgs.model_validate(model)) for model in models])
+    return plan_routes(args, [Deployed(ModelArgs.model_validate(model)) for model in models])
 
 
-def test_contracts_come_from_the_manifests(models: list[dict[str, Any]]) -> None:
-    found = plan(models, BOTH)
-    contract = found.contracts["both"]
+def test_plan_takes_contracts_from_manifests(models: list[dict[str, Any]]) -> None:
+    routing = plan(models, BOTH)
+    contract = routing.contracts["both"]
     assert (contract.max_items, len(contract.labels)) == (4, 10)
-    small, large = found.models["small"], found.models["large"]
+    small, large = routing.models["small"], routing.models["large"]
     assert (small.capacity, large.capacity) == (None, 16 + 10)
     assert small.route_prefix == "/v2/models/small"
 
 
-def test_artifacts_that_no_route_asks_are_not_opened(models: list[dict[str, Any]]) -> None:
+def test_plan_opens_only_artifacts_of_targets(models: list[dict[str, Any]]) -> None:
     broken = {"name": "broken", "artifact": "none", "store": models[0]["store"]}
     assert set(plan([*models, broken], BOTH).models) == {"small", "large"}
     with pytest.raises(ArtifactNotFoundError, match="no artifact 'none'"):
@@ -74,53 +74,55 @@ def test_artifacts_that_no_route_asks_are_not_opened(models: list[dict[str, Any]
         plan([*models, broken], {"name": "r", "kind": "hedge", "target": "x"})
 
 
-def test_a_function_that_cannot_be_imported_is_refused(models: list[dict[str, Any]]) -> None:
+def test_plan_rejects_function_that_cannot_be_imported(models: list[dict[str, Any]]) -> None:
     output = {"name": "o", "datatype": "FP32", "shape": [-1, 2]}
     route = {**BOTH, "combine": "python:no_such_module:f", "outputs": [output]}
     with pytest.raises(SourceError, match="no module 'no_such_module'"):
         plan(models, route)
 
 
-def test_a_cascade_is_calibrated_for_its_artifacts_alone(
+def test_calibration_is_valid_for_its_artifacts_only(
     models: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = str(tmp_path / "store")
     routes = [{**CASCADE, "thresholds": "calibrated"}, BOTH]
-    with pytest.raises(
-        ConfigError, match=r"route sure: .*never calibrated together; run `headrace"
-    ):
+    with pytest.raises(ConfigError, match=r"route sure: .*no calibration for.*; run `headrace"):
         plan(models, *routes, store=store)
 
     config = tmp_path / "serve.yaml"
     applications = [
         {
-            "name": model["name"], "route_prefix": f"/v2/models/{model['name']}",
-            "import_path": "deployments.app:model", "args": model,
+            "name": model["name"],
+            "route_prefix": f"/v2/models/{model['name']}",
+            "import_path": "deployments.app:model",
+            "args": model,
         }
         for model in models
-    ]  # fmt: skip
+    ]
     router = {
-        "name": "router", "route_prefix": "/", "import_path": "deployments.app:router",
+        "name": "router",
+        "route_prefix": "/",
+        "import_path": "deployments.app:router",
         "args": {"routes": routes, "store": store},
-    }  # fmt: skip
+    }
     config.write_text(yaml.safe_dump({"applications": [*applications, router]}))
     assert main(["calibrate", str(config), "sure", "--agreement", "0.995"]) == 0
-    said = capsys.readouterr().out
-    assert "sure  agreement ≥ 0.995: threshold 0." in said
-    assert "held out" in said
-    assert "goes on" in said
+    printed = capsys.readouterr().out
+    assert "sure  agreement ≥ 0.995: threshold 0." in printed
+    assert "held out" in printed
+    assert "goes on" in printed
 
     (threshold,) = plan(models, *routes, store=store).thresholds["sure"]
     assert 0 < threshold < 1
     (file,) = (tmp_path / "store" / "calibrations").iterdir()
-    kept = Calibration.model_validate_json(file.read_bytes())
-    assert kept.thresholds == (threshold,)
-    assert kept.chosen_on.agreement >= 0.995
-    assert 0 < kept.chosen_on.asked[1] < 1
-    assert kept.held_out.samples > 300
-    # A weight more is another ensemble, for which nobody has looked.
+    calibration = Calibration.model_validate_json(file.read_bytes())
+    assert calibration.thresholds == (threshold,)
+    assert calibration.chosen_on.agreement >= 0.995
+    assert 0 < calibration.chosen_on.asked[1] < 1
+    assert calibration.held_out.samples > 300
+    # Another weight makes another ensemble, which is not calibrated.
     other = {**BOTH, "targets": ["small", "large"]}
-    with pytest.raises(ConfigError, match="never calibrated together"):
+    with pytest.raises(ConfigError, match="the store has no calibration for"):
         plan(models, routes[0], other, store=store)
 
     assert main(["calibrate", str(config), "both", "--agreement", "0.9"]) == 2
@@ -130,16 +132,19 @@ def test_a_cascade_is_calibrated_for_its_artifacts_alone(
     assert "'1.5' is no number in 0..1" in capsys.readouterr().err
 
 
-def test_what_cannot_be_computed_here_is_not_calibrated(models: list[dict[str, Any]]) -> None:
+def test_calibration_rejects_hedge_as_target(models: list[dict[str, Any]]) -> None:
     hedge = {"name": "late", "kind": "hedge", "target": "large"}
     route = {**CASCADE, "targets": ["small", "late"], "thresholds": "calibrated"}
-    with pytest.raises(ConfigError, match="late is a hedge; a cascade is calibrated over models"):
+    with pytest.raises(
+        ConfigError, match="late is a hedge; a cascade can be calibrated over models"
+    ):
         plan(models, route, hedge)
 
 
-def test_remote_stores_keep_calibrations(tmp_path: Path) -> None:
-    remote = RemoteStore.at(f"memory://calibrations-{np.random.default_rng().integers(1e9)}",
-                            tmp_path)  # fmt: skip
+def test_stores_replace_calibrations(tmp_path: Path) -> None:
+    remote = RemoteStore.at(
+        f"memory://calibrations-{np.random.default_rng().integers(1e9)}", tmp_path
+    )
     for store in (remote, LocalStore(tmp_path / "local")):
         assert store.calibration("k") is None
         store.keep_calibration("k", b"first")

@@ -1,4 +1,4 @@
-"""What a cascade can be calibrated over."""
+"""Targets that a cascade can be calibrated over."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cluster.errors import ConfigError
 from deployments.router.thresholds import Targets
 
 
-def test_an_ensemble_is_calibrated_over_and_a_quorum_is_not() -> None:
+def test_ensemble_can_be_calibrated_but_not_quorum() -> None:
     routes = [
         {"name": "all", "kind": "ensemble", "targets": ["a", "b"]},
         {"name": "some", "kind": "quorum", "k": 1, "targets": ["a", "b"]},
@@ -18,5 +18,7 @@ def test_an_ensemble_is_calibrated_over_and_a_quorum_is_not() -> None:
     args = parse({"routes": routes}, RouterArgs, "args")
     targets = Targets({route.name: route for route in args.routes}, {})
     assert targets.combining("all").name == "all"
-    with pytest.raises(ConfigError, match="some is a quorum; a cascade is calibrated over models"):
+    with pytest.raises(
+        ConfigError, match="some is a quorum; a cascade can be calibrated over models"
+    ):
         targets.combining("some")

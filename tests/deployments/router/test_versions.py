@@ -1,4 +1,4 @@
-"""Answers of an artifact that the routes were not planned for."""
+"""Answers of an artifact that is not in the router's plan."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from aiohttp import web
-from stand_in import Asking, Handler, asking, given_back, replica
+from stub_replica import Handler, StubbedModel, echo, replica, stubbed_model
 
 from cluster.protocol.infer import HEADER_LENGTH
 from deployments.router.call import NoAnswerError
@@ -14,51 +14,49 @@ from deployments.router.call import NoAnswerError
 
 def of_version(version: str) -> Handler:
     async def infer(request: web.Request) -> web.Response:
-        return given_back(await request.read(), request.headers[HEADER_LENGTH], version)
+        return echo(await request.read(), request.headers[HEADER_LENGTH], version)
 
     return infer
 
 
-def asked(version: str, refusal: str | None, times: int) -> tuple[Asking, list[object]]:
-    """Ask a model of that version so many times at once, then once more."""
+def ask(version: str, refusal: str | None, times: int) -> tuple[StubbedModel, list[object]]:
+    """Send so many requests at once to a model of that version, then another one."""
 
-    async def run() -> tuple[Asking, list[object]]:
-        async with replica(of_version(version)) as port, asking() as node:
+    async def run() -> tuple[StubbedModel, list[object]]:
+        async with replica(of_version(version)) as port, stubbed_model() as node:
             node.refusal = refusal
             node.at(f"127.0.0.1:{port}")
             asks = [node.ask() for _ in range(times)]
-            found: list[object] = await asyncio.gather(*asks, return_exceptions=True)
-            found += await asyncio.gather(node.ask(), return_exceptions=True)
-            return node, found
+            answers: list[object] = await asyncio.gather(*asks, return_exceptions=True)
+            answers += await asyncio.gather(node.ask(), return_exceptions=True)
+            return node, answers
 
     return asyncio.run(run())
 
 
-def test_the_version_that_was_planned_for_is_not_looked_into() -> None:
-    node, _ = asked("1", "never", 3)
+def test_planned_version_is_not_replanned() -> None:
+    node, _ = ask("1", "never", 3)
     assert node.replanned == []
 
 
-def test_another_version_is_planned_for_once_and_taken() -> None:
-    node, found = asked("2", None, 8)
+def test_new_version_is_replanned_once_and_used() -> None:
+    node, answers = ask("2", None, 8)
     assert node.replanned == ["m"]
-    assert not any(isinstance(each, Exception) for each in found)
+    assert not any(isinstance(answer, Exception) for answer in answers)
 
 
-def test_a_version_that_does_not_fit_is_refused_with_the_reason() -> None:
-    node, found = asked("2", "it tells other labels apart", 8)
+def test_unsuitable_version_is_rejected_with_reason() -> None:
+    node, answers = ask("2", "its labels differ", 8)
     assert node.replanned == ["m"]
-    for each in found:
-        assert isinstance(each, NoAnswerError)
-        assert each.http_status == 503
-        assert str(each) == (
-            "m serves another artifact now: it tells other labels apart; deploy the router again"
-        )
+    for error in answers:
+        assert isinstance(error, NoAnswerError)
+        assert error.http_status == 503
+        assert str(error) == ("m serves a new artifact: its labels differ; deploy the router again")
 
 
-def test_a_new_model_is_waited_for_within_the_deadline() -> None:
+def test_replan_takes_no_longer_than_deadline() -> None:
     async def run() -> None:
-        async with replica(of_version("2")) as port, asking() as node:
+        async with replica(of_version("2")) as port, stubbed_model() as node:
             node.at(f"127.0.0.1:{port}")
             with pytest.raises((NoAnswerError, TimeoutError)):
                 async with asyncio.timeout(0.005):

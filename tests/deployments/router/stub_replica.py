@@ -1,4 +1,4 @@
-"""A model's replica that does what a test says: a real HTTP server, and a node that asks it."""
+"""Stub of a model's replica: a real HTTP server with a test's handler, and a node that calls it."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ PREFIX = "/v2/models/m"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def given_back(body: bytes, header_length: str, version: str = "1") -> web.Response:
-    """The answer of a model that gives back its input."""
+def echo(body: bytes, header_length: str, version: str = "1") -> web.Response:
+    """Return the answer of a model that returns its input."""
     decoded = decode_infer(body, int(header_length), (SPEC,), (SPEC,), 2**20)
     encoded = encode_infer("m", version, decoded, decoded.arrays, (SPEC,))
     return web.Response(body=encoded.body, headers=encoded.headers)
 
 
 async def healthy(request: web.Request) -> web.Response:
-    """A replica with nothing wrong."""
-    return given_back(await request.read(), request.headers[HEADER_LENGTH])
+    """Answer as a healthy replica."""
+    return echo(await request.read(), request.headers[HEADER_LENGTH])
 
 
 @asynccontextmanager
 async def replica(handler: Handler, port: int = 0) -> AsyncIterator[int]:
-    """A server; gives its port."""
+    """Run a server; yield its port."""
     app = web.Application(client_max_size=2**30)
     app.router.add_post(f"{PREFIX}/infer", handler)
     runner = web.AppRunner(app)
@@ -51,14 +51,14 @@ async def replica(handler: Handler, port: int = 0) -> AsyncIterator[int]:
         await runner.cleanup()
 
 
-class Asking:
-    """A node, and how it is asked."""
+class StubbedModel:
+    """Node of one model, and the replicas that it knows."""
 
     def __init__(self, replicas: Replicas, client: Client) -> None:
         self.replicas = replicas
         self.replanned: list[str] = []
         self.refusal: str | None = None
-        """Why an answer of a version that was not planned for is not used."""
+        """Reason to reject the answers of a new version; None: they are used."""
         self.model = ModelNode(
             ServedModel("m", "1", PREFIX, CONTRACT, None),
             replicas,
@@ -72,23 +72,23 @@ class Asking:
         return self.refusal
 
     def at(self, *addresses: str) -> None:
-        """Serve names these replicas from now on."""
+        """List these replicas, as Serve does."""
         self.replicas.update({PREFIX: addresses}, 0.0)
 
     async def ask(self, items: int = 1, timeout_s: float = 30) -> np.ndarray:
-        """Ask for so many items, and check that they come back."""
-        given = np.arange(2 * items, dtype=np.float32).reshape(items, 2)
+        """Send so many items, and check that the answer echoes them."""
+        array = np.arange(2 * items, dtype=np.float32).reshape(items, 2)
         deadline = asyncio.get_running_loop().time() + timeout_s
-        reply = await self.model.answer(Items([given]), Call(deadline, "r"))
-        np.testing.assert_array_equal(reply.outputs[0], given)
+        reply = await self.model.answer(Items([array]), Call(deadline, "r"))
+        np.testing.assert_array_equal(reply.outputs[0], array)
         return reply.outputs[0]
 
 
 @asynccontextmanager
-async def asking() -> AsyncIterator[Asking]:
-    """A node whose connections end with the test."""
+async def stubbed_model() -> AsyncIterator[StubbedModel]:
+    """Yield a node; close its connections afterwards."""
     client = Client()
     try:
-        yield Asking(Replicas(), client)
+        yield StubbedModel(Replicas(), client)
     finally:
         await client.close()
