@@ -139,8 +139,8 @@ def test_every_query_of_the_dashboard_returns_data(watched: Prometheus) -> None:
     assert not watched.without_data(of_one, WITHIN_S)
 
 
-def test_the_readme_names_every_metric_as_prometheus_has_it(watched: Prometheus) -> None:
-    named = set(re.findall(r"\bray_headrace_\w+", (ROOT / "README.md").read_text()))
+def test_docs_name_every_metric_that_prometheus_has(watched: Prometheus) -> None:
+    named = set(re.findall(r"\bray_headrace_\w+", (ROOT / "docs" / "metrics.md").read_text()))
     there = [Query(name, f'count({{__name__=~"{name}(_bucket)?"}})') for name in named]
     assert not watched.without_data(there, WITHIN_S)
     exported = watched.get("label/__name__/values", **{"match[]": '{__name__=~"ray_headrace_.+"}'})

@@ -18,7 +18,9 @@ from deployments.config import serve_config
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-RECIPE, SERVE, OWN_MODEL, ROUTER, CLIENTS = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+SECURITY = (ROOT / "docs" / "security.md").read_text()
+RECIPE, SERVE, OWN_MODEL, ROUTER = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+(CLIENTS,) = re.findall(r"```yaml\n(.*?)```", SECURITY, re.DOTALL)
 _, PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = re.findall(r"^(?:\.venv/bin/)?headrace (.+)$", README, re.MULTILINE)
 
@@ -36,12 +38,12 @@ def test_the_router_shown_is_the_one_that_comes_with_headrace() -> None:
     assert yaml.safe_load(ROUTER) == config["applications"][:1]
 
 
-def test_the_clients_shown_are_valid() -> None:
+def test_clients_of_the_security_page_are_valid() -> None:
     raw = yaml.safe_load(CLIENTS)
-    with pytest.raises(ConfigError, match="key_sha256"):  # nobody is let in by a copy of it
-        parse(raw, Clients, "README")
+    with pytest.raises(ConfigError, match="key_sha256"):  # a copy of it admits no client
+        parse(raw, Clients, "security.md")
     raw["clients"][0]["key_sha256"] = "0" * 64
-    (client,) = parse(raw, Clients, "README").clients
+    (client,) = parse(raw, Clients, "security.md").clients
     assert client.name == "web"
 
 
