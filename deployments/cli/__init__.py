@@ -1,6 +1,6 @@
-"""The ``headrace`` command: thin, one module per group of subcommands.
+"""The ``headrace`` command: a module for each subcommand, with its arguments and its run.
 
-main.py      arguments, exit statuses        compress.py  submit the job, follow its log
-up_down.py   the local cluster               inspect.py   print an artifact
-demo.py      train, compress, serve, ask     demo_client.py  the demo's HTTP side
+main.py       which subcommand, exit statuses       arguments.py  arguments that several take
+replicas.py   `inspect --replicas`                  served.py     artifacts that a cluster serves
+job_cluster.py  the cluster of `compress`           demo_client.py  the HTTP side of `demo`
 """

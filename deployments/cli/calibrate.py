@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,13 +14,35 @@ from cluster.config.sources import DataSource
 from cluster.errors import ConfigError
 from cluster.progress import to_stdout
 from cluster.routing.calibration import Calibration, Goal
+from deployments.cli.arguments import share
 from deployments.config import serve_config
 from deployments.jobs.calibrate import calibrate
 from deployments.local import permissions
 from deployments.router.thresholds import Targets
 
 
-def run(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``headrace calibrate``."""
+    parser.add_argument("config", type=Path, help="serve.yaml with the cascade and its models")
+    parser.add_argument("route", help="name of the cascade")
+    goal = parser.add_mutually_exclusive_group(required=True)
+    goal.add_argument(
+        "--agreement", type=share, help="share of items labelled as by the last target, 0..1"
+    )
+    goal.add_argument(
+        "--max-accuracy-drop", type=share, help="below the last target's accuracy, 0..1"
+    )
+    parser.add_argument("--data", help="a data source; default: that of the first target's recipe")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command with its parsed arguments and return the exit status."""
+    return store_thresholds(
+        args.config, args.route, args.agreement, args.max_accuracy_drop, args.data
+    )
+
+
+def store_thresholds(
     config: Path,
     name: str,
     agreement: float | None,
@@ -36,9 +59,9 @@ def run(
             f"{config}: no cascade is called {name!r}; there are: {', '.join(cascades) or 'none'}"
         )
     store = checked.router.store if checked.router else None
-    asked = set(reached(cascade, routes))
-    models = {model.name: bind(model) for model in checked.models if model.name in asked}
     permissions.require_writable(store)  # before hours of work, not after
+    targets = set(reached(cascade, routes))
+    models = {model.name: bind(model) for model in checked.models if model.name in targets}
     found = calibrate(
         cascade,
         Targets(routes, models),

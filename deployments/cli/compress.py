@@ -6,6 +6,7 @@ recipe.yaml, checked → a cluster (given, running here, or one for this job alo
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import os
@@ -27,6 +28,7 @@ from cluster.config.recipe import Recipe
 from cluster.errors import ClusterError
 from cluster.factory import IMPORT_PATH
 from cluster.progress import Terminal
+from deployments.cli.arguments import add_store
 from deployments.cli.job_cluster import job_cluster
 from deployments.jobs import compress
 from deployments.local import LocalCluster, permissions
@@ -34,7 +36,19 @@ from deployments.local import LocalCluster, permissions
 _POLL_S = 0.2
 
 
-def run(recipe_path: Path, store: str | None, address: str | None) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``headrace compress``."""
+    parser.add_argument("recipe", type=Path, help="recipe.yaml")
+    add_store(parser)
+    parser.add_argument("--address", help="dashboard of a Ray cluster; default RAY_ADDRESS")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command with its parsed arguments and return the exit status."""
+    return submit_recipe(args.recipe, args.store, args.address)
+
+
+def submit_recipe(recipe_path: Path, store: str | None, address: str | None) -> int:
     """Run the recipe's job and return its exit status (see :mod:`deployments.jobs.compress`)."""
     recipe = read(recipe_path)
     store = absolute(store or default_store())

@@ -6,6 +6,7 @@ local cluster → two compression jobs (trained once, bf16 and int8) → table
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import time
@@ -34,7 +35,18 @@ TARGET = "cpu-x86"
 SAMPLE_LABEL = "7"
 
 
-def run(keep: bool, json_file: Path | None) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``headrace demo``."""
+    parser.add_argument("--keep", action="store_true", help="leave it serving")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command with its parsed arguments and return the exit status."""
+    return demo(args.keep, args.json)
+
+
+def demo(keep: bool, json_file: Path | None) -> int:
     """Run the demo; ``keep`` leaves it serving, ``json_file`` gets the figures as JSON."""
     started = time.monotonic()
     for recipe in RECIPES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,11 +16,39 @@ from cluster.artifact.printable import printable
 from cluster.artifact.served import trusted_directory
 from cluster.artifact.store import open_store
 from cluster.compression.report.table import BASELINE, header, limits, row, table
+from cluster.errors import ConfigError
+from deployments.cli import replicas
+from deployments.cli.arguments import add_json, add_store
 from deployments.cli.served import dashboard, served_models
 from deployments.local import LocalCluster
 
 
-def run(ref: str, store: str | None, as_json: bool) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``headrace inspect``."""
+    parser.add_argument(
+        "artifact",
+        nargs="?",
+        help="name, id, beginning of an id, or directory; with --replicas a model, or nothing",
+    )
+    parser.add_argument(
+        "--replicas",
+        action="store_true",
+        help="print what a cluster serves instead: artifacts, shards, and replicas without room",
+    )
+    add_store(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command with its parsed arguments and return the exit status."""
+    if args.replicas:
+        return replicas.show(args.artifact, args.json)
+    if args.artifact is None:
+        raise ConfigError("inspect: no artifact is given; name one, or give --replicas")
+    return show(args.artifact, args.store, args.json)
+
+
+def show(ref: str, store: str | None, as_json: bool) -> int:
     """Print the artifact of that name, id or directory, after checking every file's hash."""
     artifact = open_artifact(ref, store)
     artifact.verify()

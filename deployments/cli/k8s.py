@@ -5,6 +5,7 @@ artifact, plan, overlay → render → validate → standard output, or one file
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,45 @@ from deployments.kubernetes.schemas import object_name
 
 _OBJECT_STORE = "object-store"
 _BUDGET = "PodDisruptionBudget"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``headrace k8s``."""
+    commands = parser.add_subparsers(dest="k8s_command", required=True, metavar="COMMAND")
+    render = commands.add_parser("render", help="write the manifests of one model, checked")
+    render.add_argument("--model", required=True, help="name, id, or beginning of an artifact's id")
+    render.add_argument("--name", help="in URLs; default: the artifact's")
+    render.add_argument("--plan", type=Path, metavar="FILE", help="of `headrace plan --json`")
+    render.add_argument(
+        "--overlay", default="cpu-dev", help="one of k8s/overlays, or a directory; default cpu-dev"
+    )
+    render.add_argument("--image", required=True, help="NAME@sha256:... of the serving image")
+    render.add_argument(
+        "--store",
+        help="directory or URI to read the manifest from; replicas read from a URI, too, and else "
+        "from the claim",
+    )
+    render.add_argument(
+        "--require-signature",
+        action="store_true",
+        help="replicas load the artifact only if a key of the Secret headrace-trusted-keys has "
+        "signed it",
+    )
+    render.add_argument("--out", type=Path, metavar="DIR", help="default: standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command with its parsed arguments and return the exit status."""
+    return render(
+        args.model,
+        args.name,
+        args.plan,
+        args.overlay,
+        args.image,
+        args.store,
+        args.require_signature,
+        args.out,
+    )
 
 
 def render(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import asdict
 
@@ -10,11 +11,44 @@ from cluster.artifact.lookup import open_artifact
 from cluster.compression.report.table import table
 from cluster.parallel.devices import cores_of_this_machine, parse_devices, size_text
 from cluster.parallel.plan import Placement, ShardPlan, plan
+from deployments.cli.arguments import add_json, add_store, count
 
 _BAR = 24
 
 
-def run(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``headrace plan``."""
+    parser.add_argument("artifact", help="name, id, beginning of an id, or directory")
+    parser.add_argument(
+        "--devices",
+        help="COUNTxTARGET[:MEMORY][@NODES], such as 2xcpu-x86:4GiB or 8xcuda-sm90:80GiB@2; "
+        "default: the cores of this machine",
+    )
+    parser.add_argument("--pipeline", type=count, help="stages; default: the fewest devices")
+    parser.add_argument("--tensor", type=count, help="tensor ranks of a stage")
+    parser.add_argument("--batch", type=count, default=8, help="items of a micro-batch; default 8")
+    parser.add_argument("--placement", choices=("PACK", "STRICT_PACK", "SPREAD"), default="PACK")
+    parser.add_argument("--explain", action="store_true", help="show every stage")
+    add_store(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command with its parsed arguments and return the exit status."""
+    return show(
+        args.artifact,
+        args.store,
+        args.devices,
+        args.pipeline,
+        args.tensor,
+        args.batch,
+        args.placement,
+        args.explain,
+        args.json,
+    )
+
+
+def show(
     ref: str,
     store: str | None,
     devices: str | None,

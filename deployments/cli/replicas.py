@@ -42,7 +42,7 @@ class WaitingReplica:
     lacks: str
 
 
-def run(model: str | None, as_json: bool) -> int:
+def show(model: str | None, as_json: bool) -> int:
     """Print the models of the running cluster, or one, with their shards and waiting replicas.
 
     Asks the local cluster, else that of RAY_ADDRESS. ClusterError if neither answers.

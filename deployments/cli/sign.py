@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 from pathlib import Path
 
 from cluster.artifact import signature
 from cluster.artifact.lookup import absolute
 from cluster.artifact.store import open_store
+from deployments.cli.arguments import add_store
 
 
-def run(ref: str, key: Path, store: str | None) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``headrace sign``."""
+    parser.add_argument("artifact", help="name, id or beginning of an id")
+    parser.add_argument(
+        "--key", type=Path, required=True, help="private key: `openssl genpkey -algorithm ed25519`"
+    )
+    add_store(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command with its parsed arguments and return the exit status."""
+    return sign(args.artifact, args.key, args.store)
+
+
+def sign(ref: str, key: Path, store: str | None) -> int:
     """Sign the artifact after checking every file's hash, and keep the signature in its store.
 
     ConfigError for a key that cannot be used or that others may read.

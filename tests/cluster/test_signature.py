@@ -159,7 +159,7 @@ def test_id_prefix_cannot_name_another_artifact(
             fsspec.filesystem("memory").pipe_file(f"{names}{artifact_id[:length]}", evil.encode())
         assert store.find(artifact_id[:length]) == artifact_id
         assert store.open(artifact_id[:length]).id == artifact_id
-    assert sign_cli.run(artifact_id[:12], mine, place) == 0
+    assert sign_cli.sign(artifact_id[:12], mine, place) == 0
     assert list(store.signatures(artifact_id)) != []
     assert store.signatures(evil) == {}
     assert open_bound(bind(args(place, artifact=artifact_id[:12]))).id == artifact_id

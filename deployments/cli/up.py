@@ -1,7 +1,8 @@
-"""``headrace up`` and ``headrace down``: the local cluster and what it serves."""
+"""``headrace up``: a local cluster, and what it serves."""
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
@@ -9,7 +10,6 @@ from cluster.artifact.served import BoundModel, bind, trusted_directory
 from cluster.artifact.store import default_store
 from cluster.config.base import read_yaml
 from cluster.errors import ConfigError
-from deployments.cli.job_cluster import stop_job_clusters
 from deployments.config import serve_config
 from deployments.config.serve_config import ServeConfig
 from deployments.http import keys
@@ -19,6 +19,16 @@ from deployments.ray.names import version_of
 from deployments.router import plan
 from deployments.router.plan import Deployed
 from deployments.shards import placement
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``headrace up``."""
+    parser.add_argument("config", type=Path, nargs="?", help="serve.yaml")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command with its parsed arguments and return the exit status."""
+    return up(args.config)
 
 
 def up(config: Path | None) -> int:
@@ -85,10 +95,3 @@ def _bound(checked: ServeConfig | None) -> list[BoundModel]:
         bind(model if model.store else model.model_copy(update={"store": store}))
         for model in checked.models
     ]
-
-
-def down() -> int:
-    """Stop the local cluster and those of jobs, with everything that belongs to them."""
-    stopped = [LocalCluster.stop_recorded(), stop_job_clusters()]
-    print("stopped" if any(stopped) else "no local cluster is running")
-    return 0
