@@ -99,17 +99,19 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names.s
 _SUBMODULES = ("serve",)
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use; ImportError if a package of ours is a foreign one."""
-    if name in _SUBMODULES:
+if not TYPE_CHECKING:  # a type checker would accept any name of a module with __getattr__
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name on first use; ImportError if a package of ours is a foreign one."""
+        if name in _SUBMODULES:
+            require_ours()
+            return import_module(f"headrace.{name}")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'headrace' has no attribute {name!r}")
         require_ours()
-        return import_module(f"headrace.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'headrace' has no attribute {name!r}")
-    require_ours()
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
+import headrace
 from cluster.config.recipe import Recipe
 from cluster.errors import (
     ClusterError,
@@ -13,6 +17,9 @@ from cluster.errors import (
     HeadraceError,
     SourceError,
 )
+from cluster.factory import IMPORT_PATH
+from deployments.local import ports
+from headrace import compression
 from headrace.compression import result
 
 RECIPE = Recipe.model_validate({"name": "digits", "model": {"source": "torchvision:resnet18"}})
@@ -50,3 +57,29 @@ def test_failure_has_the_command_s_message(
     with pytest.raises(HeadraceError, match=message) as error:
         result(RECIPE, status, log)
     assert type(error.value) is kind
+
+
+def test_command_s_refusal_is_raised_and_its_output_shown(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "store").touch()
+    with pytest.raises(HeadraceError, match=str(tmp_path / "store")) as error:
+        headrace.compress(RECIPE, store=tmp_path / "store")
+    assert not isinstance(error.value, CompressionError)
+    assert f"headrace: {error.value}" in capfd.readouterr().out
+
+
+def test_unavailable_cluster_is_named() -> None:
+    (port,) = ports.free_ports(1)
+    with pytest.raises(ClusterError, match=f"could not be submitted to http://127.0.0.1:{port}"):
+        headrace.compress(RECIPE, address=f"http://127.0.0.1:{port}")
+
+
+def test_job_imports_from_folders_of_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(IMPORT_PATH, "/inherited")
+    folders = compression._import_path().split(os.pathsep)
+    assert (folders[0], folders[-1]) == (str(tmp_path), "/inherited")
+    assert all(os.path.isabs(folder) for folder in folders)

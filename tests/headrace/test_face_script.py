@@ -18,7 +18,9 @@ SCRIPT = next(
 )
 REFUSED = """
 try:
-    headrace.compress(model, "digits", name="refused", steps=steps, gate={"max_bytes": 1})
+    programs = [{"kinds": ["eager"]}]  # nothing to compile
+    gate = {"max_bytes": 1}
+    headrace.compress(model, name="refused", steps=steps[:1], gate=gate, programs=programs)
 except headrace.GateError as error:
     print("refused:", error.report)
 """

@@ -59,7 +59,8 @@ def test_command_line_names_load_no_ray_nor_torch() -> None:
 
 def test_type_checkers_see_every_name_and_no_other() -> None:
     tree = ast.parse(FILE.read_text())
-    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
     typed = {
         (node.module, alias.name)
         for node in block.body
@@ -82,8 +83,9 @@ def test_unknown_name_is_an_attribute_error() -> None:
         headrace.decompress  # noqa: B018
 
 
-def test_package_is_marked_as_typed() -> None:
-    assert (FILE.parent / "py.typed").is_file()
+def test_packages_are_marked_as_typed() -> None:
+    for package in ("headrace", "cluster", "deployments"):  # its names come from the other two
+        assert (FILE.parents[1] / package / "py.typed").is_file()
 
 
 @pytest.mark.parametrize("use", ["from headrace import Recipe", "headrace.serve.model({})"])
