@@ -19,7 +19,7 @@ demo: compiler $(DEMO)
 # test-slow   tests marked `slow` of all other folders: long faults, long builds
 # After a failure the remaining groups still run.
 PYTEST := $(BIN)/python -m pytest --durations=25 --durations-min=1
-CLUSTERS := tests/deployments tests/serve tests/closed tests/faults tests/kuberay
+CLUSTERS := tests/headrace tests/deployments tests/serve tests/closed tests/faults tests/kuberay
 # pytest's status 5: no test was selected
 NO_TESTS_OK := || [ $$? = 5 ]
 test: compiler $(STAMP)

@@ -10,6 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from support.golden import copy_into
+from support.marks import CLUSTER_FIXTURES, LONG_S
 
 from cluster.artifact.artifact import MANIFEST, Artifact, describe
 from cluster.artifact.local import LocalStore
@@ -189,18 +190,10 @@ def bf16_artifact(bf16_artifact_store: Path) -> Artifact:
     return LocalStore(bf16_artifact_store).open("tiny-bf16")
 
 
-CLUSTER_FIXTURES = {"cluster", "served", "closed", "operator"}
-"""Fixtures that start a Ray cluster."""
-
-LONG_S = 900
-"""Limit in seconds of a test that is slow or has a cluster: on a slow machine, an artifact is built
-and a cluster started within it."""
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that start a cluster, and give them and the slow ones more time."""
     for item in items:
-        if not CLUSTER_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+        if not set(CLUSTER_FIXTURES).isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("cluster")
         long = any(item.get_closest_marker(mark) for mark in ("cluster", "slow"))
         if long and item.get_closest_marker("timeout") is None:

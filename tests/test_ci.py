@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from support.marks import CLUSTER_FIXTURES
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
@@ -39,6 +41,20 @@ def test_workflow_command_exists(command: str) -> None:
 def test_ci_script_runs_the_checks_and_the_tests() -> None:
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
     assert {"make check", "make test"} <= set(lines)
+
+
+def test_folder_with_cluster_tests_is_run_alone() -> None:
+    """`make test` runs the others beside each other, and would leave such tests out."""
+    starts = re.compile(
+        rf"@pytest\.mark\.cluster\b|^def (?:{'|'.join(CLUSTER_FIXTURES)})\(", re.MULTILINE
+    )
+    folders = {
+        path.relative_to(ROOT).parts[1]
+        for path in (ROOT / "tests").rglob("*.py")
+        if path.parent != ROOT / "tests" and starts.search(path.read_text())
+    }
+    (line,) = re.findall(r"^CLUSTERS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert folders - {"nodes"} == {folder.removeprefix("tests/") for folder in line.split()}
 
 
 @pytest.fixture
