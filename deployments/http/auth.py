@@ -6,10 +6,10 @@
     ApiKeys    in front of every process that answers: authenticates
     Door       in front of each application of ours: admits, by the name that it was built with
 
-No name is read off a URL: a model has one name, whatever its route prefix, and a router looks a
-route up and then asks :func:`refusal_for`. An application that is not ours is admitted by its own
-name. Without API keys everything is open. Probes need no key. A model admits a request of the
-cluster's router, which has admitted the client before, by a random secret of the cluster.
+No name is taken from a URL: a model has one name, whatever its route prefix, and a router looks up
+the route and then calls :func:`refusal_for`. A foreign application is admitted by its name.
+Without API keys everything is open. Probes need no key. The cluster's router has admitted the
+client already: a model accepts its requests by a random secret of the cluster.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _QUOTAS = "headrace-quotas"
 _PROTOCOL = "/v2"
 
 _OPEN = frozenset({"/v2/health/live", "/v2/health/ready", "/-/healthz"})
-"""Paths that need no key: probes, and Serve's own, by which HAProxy finds replicas healthy."""
+"""Paths that need no key: probes, and the health check that HAProxy sends to replicas."""
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that compute nothing, and do not count against a quota."""
+"""Methods that run no inference, and do not count against a quota."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Admission:
-    """An authenticated request, to be admitted to a model or route."""
+    """Authenticated request, before its admission to a model or route."""
 
     client: Client | None
     """None: the cluster's router, which has admitted the client."""
@@ -75,12 +75,12 @@ class Admission:
     method: str
 
     def refusal(self, name: str) -> Refusal | None:
-        """Check the client's models and count a request that computes; None: admitted."""
+        """Check the client's models and count a request for inference; None: admitted."""
         client = self.client
         if client is None:
             return None
         if not any(fnmatchcase(name, pattern) for pattern in client.models):
-            return Refusal(403, f"the key of {client.name} is not for {name:.80}")
+            return Refusal(403, f"the key of {client.name} gives no access to {name:.80}")
         if self.method in _READING:
             return None
         wait_s = self.quotas.take(client)
@@ -88,7 +88,7 @@ class Admission:
             return None
         return Refusal(
             429,
-            f"{client.name} may ask {client.requests_per_s:g} times per second; try again in "
+            f"{client.name} may send {client.requests_per_s:g} requests per second; retry after "
             f"{wait_s:.2f} s",
             {"retry-after": str(math.ceil(wait_s))},
         )
@@ -101,7 +101,7 @@ def refusal_for(scope: Scope, name: str) -> Refusal | None:
 
 
 class Authenticator:
-    """The keys, quotas and router's secret of one process."""
+    """Keys, quotas and router's secret of one process."""
 
     def __init__(self, keys: Keys, quotas: Quotas, router_key: str) -> None:
         self._keys = keys
@@ -109,7 +109,7 @@ class Authenticator:
         self._router_key = router_key.encode()
 
     def authenticate(self, scope: Scope) -> Admission | Refusal:
-        """Find the client of an HTTP request by its key."""
+        """Return the admission of an HTTP request by its key, or the refusal."""
         headers = Headers(scope=scope)
         secret = headers.get(ROUTER_KEY)
         if secret is not None and hmac.compare_digest(secret.encode(), self._router_key):
@@ -118,18 +118,18 @@ class Authenticator:
         challenge = {"www-authenticate": "Bearer"}
         key = _key(headers)
         if key is None:
-            message = "this server asks for a key: send it as Authorization: Bearer KEY"
+            message = "this server requires an API key; send it as Authorization: Bearer KEY"
             return Refusal(401, message, challenge)
         client = self._keys.find(key)
         if client is None:
-            return Refusal(401, "no client has this key", challenge)
+            return Refusal(401, "unknown API key", challenge)
         return Admission(client, self._quotas, scope["method"])
 
 
 def authenticator() -> Authenticator | None:
     """Return this process's authenticator; None if the environment has no API keys.
 
-    ConfigError if they cannot be read: a server that should be closed does not open.
+    Raises ConfigError if they cannot be read, so that no server opens without its keys.
     """
     keys = configured()
     if keys is None:
@@ -159,7 +159,7 @@ class ApiKeys:
         if scope["path"] in _OPEN:
             await self._app(scope, receive, send)
             return
-        # A request through Serve's own proxy comes to an application without the middleware.
+        # A request through Serve's own proxy reaches the application without the middleware.
         admission = scope.get(_ADMISSION) or self._authenticator.authenticate(scope)
         if isinstance(admission, Refusal):
             await admission.send(send)
@@ -176,8 +176,8 @@ class ApiKeys:
 def door(app: ASGIApp, name: str | None) -> ASGIApp:
     """Put the door of one application of ours in front of it, if the server has API keys.
 
-    ``name``: of the model, for all that the application answers. None: the application asks
-    :func:`refusal_for` for each of its routes, and all else in it is for every client.
+    ``name``: the model's name, for all paths of the application. None: the application calls
+    :func:`refusal_for` for each of its routes, and every client may use its other paths.
     """
     keys = authenticator()
     return app if keys is None else ApiKeys(app, keys, any_client if name is None else only(name))
@@ -193,14 +193,14 @@ def only(name: str) -> Rule:
 
 
 def below_protocol(scope: Scope, admission: Admission) -> Refusal | None:
-    """Admit to the protocol's paths, whose applications have doors; else only a key for all.
+    """Admit to the protocol's paths, whose applications have doors; others need a key for all.
 
     For Serve's own proxy, in which no application's name is known.
     """
     client = admission.client
     if client is None or scope["path"].startswith(_PROTOCOL) or "*" in client.models:
         return None
-    return Refusal(403, f"the key of {client.name} is not for this path")
+    return Refusal(403, f"the key of {client.name} gives no access to this path")
 
 
 def _key(headers: Headers) -> str | None:

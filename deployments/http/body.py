@@ -1,8 +1,8 @@
-"""Reading a request's body without ever holding more of it than the limit.
+"""Bodies of requests, read into memory up to a limit.
 
 body ≤ limit → bytearray
 lent by a router of this node → a copy of its memory → bytearray
-body > limit → BodyTooLargeError → Refusal: the answer at once, a little of the rest read, the end
+body > limit → BodyTooLargeError → Refusal: answer, drain some of the rest, close the connection
 """
 
 from __future__ import annotations
@@ -19,44 +19,48 @@ from cluster.runtime.lent_bodies import read_lent
 from deployments.http.headers import LENT_BODY
 
 ALLOCATED_AHEAD_BYTES = 2**20
-"""Memory a body gets before it arrives, at most: a header alone must not cost what it claims."""
+"""Memory allocated before a body arrives, at most: a Content-Length alone must cost no more."""
 
 LINGER_BYTES = 16 * 2**20
+"""Bytes of a rejected body that are still read, at most."""
+
 LINGER_S = 2.0
-"""How much of a refused body is still read, and for how long: most clients look for the answer
-only when they have sent everything, and a connection closed before that loses it."""
+"""Time for reading them, in seconds.
+
+Most clients read the answer only after sending everything; closing the connection before loses it.
+"""
 
 
 class BodyTooLargeError(PayloadTooLargeError):
-    """The body is over the limit, and the rest of it was not read."""
+    """The body exceeds the limit; the rest of it was not read."""
 
 
 class Refusal(Response):
-    """An answer to a request whose body goes on: sent whole, then the connection is ended."""
+    """Answer to a request whose body is incomplete; it closes the connection afterwards."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers["Connection"] = "close"
         start = {"status": self.status_code, "headers": self.raw_headers}
         await send({"type": "http.response.start", **start})
-        # Content-Length tells the client that this is all; the server reads on until told so.
+        # Content-Length marks the end for the client; the server keeps the connection open.
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
-        left = LINGER_BYTES
+        remaining = LINGER_BYTES
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):
-                while left > 0:
+                while remaining > 0:
                     message = await receive()
-                    left -= len(message.get("body", b""))
+                    remaining -= len(message.get("body", b""))
                     if not message.get("more_body", False):
                         break
         await send({"type": "http.response.body", "body": b""})
 
 
 async def read_body(request: Request, limit_bytes: int) -> bytearray:
-    """The whole body.
+    """Return the whole body.
 
-    Raises BodyTooLargeError before anything is read when Content-Length is over the limit,
-    and as soon as a chunked body passes it. RequestError if it ends early,
-    UnsupportedMediaTypeError if it is compressed, LentBodyError if it is lent and out of reach.
+    Raises BodyTooLargeError, before reading if Content-Length exceeds the limit. RequestError: it
+    ends early. UnsupportedMediaTypeError: it is compressed. LentBodyError: it is lent, but not
+    readable here.
     """
     lent = request.headers.get(LENT_BODY)
     if lent is not None:
@@ -78,7 +82,7 @@ async def read_body(request: Request, limit_bytes: int) -> bytearray:
         end = received + len(chunk)
         if end > limit_bytes:
             raise BodyTooLargeError(
-                f"the body is over {limit_bytes} bytes, the most this model reads"
+                f"the body exceeds {limit_bytes} bytes, the limit of this model"
             )
         body[received:end] = chunk
         received = end

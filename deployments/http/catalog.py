@@ -1,9 +1,9 @@
-"""The server's own paths of the Open Inference Protocol, for all models behind the port.
+"""Server-wide paths of the Open Inference Protocol, for all models behind the port.
 
-GET /v2                server metadata          GET /v2/health/live    this answers
-GET /v2/models         the models by name       GET /v2/health/ready   every model is running
-a model's paths        503: it is not ready, or its own application would answer
-anything else          404 with the names that are there
+GET /v2                server metadata          GET /v2/health/live    the server runs
+GET /v2/models         the models by name       GET /v2/health/ready   every model runs
+a model's paths        503: without an application that answers, the model is not ready
+any other path         404 with the names of the models
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ from deployments.http.paths import BarePrefix
 from deployments.ray.names import MODEL_DEPLOYMENT_PREFIX
 
 STATUS_AGE_S = 1.0
-"""How old an answer of Serve's controller may be, so that probes do not load it."""
+"""Lifetime of a cached status of Serve, in seconds, so that probes do not load the controller."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """One model behind the port."""
+    """Model behind the port."""
 
     name: str
     ready: bool
 
 
 def served_models(status: ServeStatus) -> list[Served]:
-    """The models among the applications of a Serve cluster, by name."""
-    found = []
+    """Return the models among the applications of a Serve cluster, sorted by name."""
+    models = []
     for application in status.applications.values():
         ready = application.status == ApplicationStatus.RUNNING
-        found += [
+        models += [
             Served(name.removeprefix(MODEL_DEPLOYMENT_PREFIX), ready)
             for name in application.deployments
             if name.startswith(MODEL_DEPLOYMENT_PREFIX)
         ]
-    return sorted(found, key=lambda model: model.name)
+    return sorted(models, key=lambda model: model.name)
 
 
-Ask = Callable[[], Awaitable[list[Served]]]
-"""What is behind the port now."""
+ListModels = Callable[[], Awaitable[list[Served]]]
+"""Returns the models behind the port now."""
 
 
-def add_server_paths(app: FastAPI, prefix: str, served: Ask) -> None:
-    """The server's own paths below ``prefix``, and last what answers for every other model."""
+def add_server_paths(app: FastAPI, prefix: str, served: ListModels) -> None:
+    """Add the server-wide paths below ``prefix``; the last one answers for unknown models."""
 
     @app.get(prefix or "/", summary="Server metadata")
     async def server() -> Response:
@@ -69,7 +69,7 @@ def add_server_paths(app: FastAPI, prefix: str, served: Ask) -> None:
 
     @app.get(f"{prefix}/health/ready", summary="Whether every model answers")
     async def ready() -> Response:
-        # Without names: it needs no key. Which one is not ready stands in the index.
+        # Without names, because it needs no key. The index lists the models that are not ready.
         is_ready = all(model.ready for model in await served())
         return json_response({"ready": is_ready}, 200 if is_ready else 503)
 
@@ -83,33 +83,33 @@ def add_server_paths(app: FastAPI, prefix: str, served: Ask) -> None:
     @app.api_route(other, methods=["GET", "POST"], include_in_schema=False)
     @app.api_route(other + "/{_:path}", methods=["GET", "POST"], include_in_schema=False)
     async def unknown(name: str) -> Response:
-        # A model that is here has a longer prefix, so its requests never come this way.
+        # The application of a running model has a longer prefix and gets its requests.
         models = [model.name for model in await served()]
-        if name in models:  # answered here: the message of a 5xx error would be left out
-            said = f"model {name!r} is not ready: it is being deployed, or that has failed"
-            return json_response(error_body(said), 503)
+        if name in models:  # no exception: the message of a 5xx error would be replaced
+            message = f"model {name!r} is not ready: its deployment is in progress or has failed"
+            return json_response(error_body(message), 503)
         raise UnknownModelError(
             f"no model {name!r:.80} is served here; served: {', '.join(models) or 'none yet'}"
         )
 
 
 class ModelIndex:
-    """The models that Serve says are deployed; asked for at most once a second."""
+    """Models that Serve reports as deployed, cached for a second."""
 
     def __init__(self) -> None:
         self._models: list[Served] = []
-        self._asked_at = -STATUS_AGE_S
+        self._updated_at = -STATUS_AGE_S
 
     async def served(self) -> list[Served]:
-        """By name."""
-        if time.monotonic() - self._asked_at >= STATUS_AGE_S:
+        """Return the models, sorted by name."""
+        if time.monotonic() - self._updated_at >= STATUS_AGE_S:
             self._models = served_models(await asyncio.to_thread(serve.status))
-            self._asked_at = time.monotonic()
+            self._updated_at = time.monotonic()
         return self._models
 
 
 class Catalog:
-    """The deployment class; one small replica, no model in it."""
+    """Deployment class of the catalog: one small replica without a model."""
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         app = FastAPI(title="Headrace", version=__version__, responses=openapi.ERRORS)

@@ -1,4 +1,4 @@
-"""The deadline of one request, as the guard passes it to the application."""
+"""Deadline of one request, passed from the guard to the application."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ DEADLINE = "headrace.deadline"
 """Key of the ASGI scope under which the application finds its :class:`Deadline`."""
 
 ANSWER_GRACE_S = 1.0
-"""How long after its deadline a request is cut off whose application keeps the deadline itself: a
-busy machine may need so long to write down the answer that it decided on in time."""
+"""Grace period after the deadline for an application that enforces it, in seconds.
+
+A busy machine may need so long to encode an answer that was decided in time."""
 
 
 @dataclass(slots=True)
 class Deadline:
-    """When the answer to a request must be there."""
+    """Deadline for the answer to a request."""
 
     at: float
-    """In seconds on the monotonic clock."""
+    """Time on the monotonic clock, in seconds."""
 
     enforced_by_application: bool = False
-    """Set by an application that decides by itself, in time, what to answer: it is left
-    :data:`ANSWER_GRACE_S` to say so."""
+    """Set by an application that answers at the deadline itself; it gets the grace period
+    :data:`ANSWER_GRACE_S`."""

@@ -1,4 +1,4 @@
-"""How errors leave an application: always a JSON object, never a path or a traceback in a 5xx."""
+"""Error answers of an application: JSON objects, without paths or tracebacks in a 5xx."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from deployments.http.body import BodyTooLargeError, Refusal
 
 logger = logging.getLogger("ray.serve")
 
-LOST = "a part of this replica was lost and it is being replaced; send the request again"
+LOST = "a shard of this replica is unavailable and the replica is being replaced; retry the request"
 RETRY_AFTER_S = 1
-"""Another replica answers at once; a new one takes some seconds."""
+"""Value of Retry-After: another replica answers at once; a new one takes some seconds."""
 
-INTERNAL = "the server failed on this request; the reason stands in its log"
+INTERNAL = "the server failed on this request; its log has the reason"
 
 Count = Callable[[str], None]
-"""Hears the outcome of a request that failed: rejected, failed or cancelled."""
+"""Counts the outcome of a failed request: rejected, failed or cancelled."""
 
 
 def json_response(content: object, status: int = 200, kind: type[Response] = Response) -> Response:
-    """A JSON answer."""
+    """Return a JSON answer."""
     return kind(orjson.dumps(content), status, media_type="application/json")
 
 
 def error_response(error: Exception, count: Count) -> Response:
-    """The answer for an exception: its message below 500, a fixed sentence from there on.
+    """Return the answer for an exception: its message below 500, else a fixed sentence.
 
-    503, with Retry-After, for a request that another replica may answer.
+    503, with Retry-After, if another replica may answer the request.
     """
     if isinstance(error, HeadraceError) and error.http_status < 500:
         count("rejected")
@@ -50,7 +50,7 @@ def error_response(error: Exception, count: Count) -> Response:
         count("failed")
         lost = json_response(error_body(LOST), error.http_status)
         lost.headers["Retry-After"] = str(RETRY_AFTER_S)
-        # This process is about to end: nobody is to send it another request on this connection.
+        # This process is about to end: this connection must carry no further requests.
         lost.headers["Connection"] = "close"
         return lost
     logger.error("request failed: %s", error, exc_info=error)
@@ -70,17 +70,17 @@ def answer_errors(app: FastAPI, count: Count) -> None:
         count("rejected")
         allowed = (error.headers or {}).get("Allow")
         root = request.scope.get("root_path", "")
-        hint = f"use {allowed}" if allowed else f"the paths stand in {root}/openapi.json"
-        said = f"{request.method} {request.url.path:.200}: {error.detail}; {hint}"
-        response = json_response(error_body(said), error.status_code)
+        hint = f"use {allowed}" if allowed else f"see the paths in {root}/openapi.json"
+        message = f"{request.method} {request.url.path:.200}: {error.detail}; {hint}"
+        response = json_response(error_body(message), error.status_code)
         response.headers.update(error.headers or {})
         return response
 
     async def wrong_parameter(_: Request, error: Exception) -> Response:
         problems = error.errors() if isinstance(error, RequestValidationError) else []
         count("rejected")
-        said = [f"{p['loc'][-1]}: {p['msg']} (given: {p['input']!r:.60})" for p in problems]
-        return json_response(error_body("; ".join(said)), 400)
+        messages = [f"{p['loc'][-1]}: {p['msg']} (given: {p['input']!r:.60})" for p in problems]
+        return json_response(error_body("; ".join(messages)), 400)
 
     for kind in (HeadraceError, ClientDisconnect, Exception):
         app.add_exception_handler(kind, ours)

@@ -1,21 +1,21 @@
-"""What stands between HAProxy and Serve's own request code in every replica.
+"""Request guard: ASGI middleware between HAProxy and Serve's own code in every replica.
 
     HAProxy → uvicorn → RequestGuard → Serve (request id, queue, metrics) → deployment
                              │ ▲
-      header not UTF-8 → 400 ┘ └ a plain-text error answer leaves as JSON {"error": ...}
-      deadline passed  → 408, or what an application says that keeps the deadline itself
+      header not UTF-8 → 400 ┘ └ a plain-text error answer becomes JSON {"error": ...}
+      deadline passed  → 408, or the answer of an application that enforces the deadline
       body too slow    → 408
       client gone      → the request is cancelled
 
-Serve would watch for the deadline and for a disconnect too, with two tasks per request and a
-queue that takes in a body however large before anyone reads it. The guard asks it not to, by
-the headers it has for that, and does both with one timer and one task: a request of 600 KB
-arrives 1 ms sooner, and a body is read no faster than the deployment wants it.
+Serve itself would watch the deadline and the connection with two tasks per request, and a queue
+that buffers a body of any size. The guard disables both by Serve's headers, and replaces them by
+one timer and one task. A request of 600 KB arrives 1 ms sooner, and a body is read no faster than
+the deployment reads it.
 
-Serve calls :func:`middlewares` once per replica, where the variable
-``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deployments.http.guard:middlewares`` is set for
-the processes of the cluster, and wraps its ASGI app in what it returns, outermost last.
-The guard is therefore the first code to see a request and the last to see its answer.
+Serve calls :func:`middlewares` once per replica, if the cluster's processes have the variable
+``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deployments.http.guard:middlewares``. It wraps its ASGI
+app in the result, outermost last, so that the guard is first to see a request and last to see its
+answer.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ from deployments.ray.time_limits import MAX_REQUEST_TIMEOUT_S, max_request_timeo
 _DEADLINE = headers.DEADLINE.encode()
 _DISCONNECT = headers.DISCONNECT_DISABLED.encode()
 _REQUEST_ID = headers.REQUEST_ID.encode()
-_LEAVE_IT_TO_THE_GUARD = ((_DEADLINE, b"0"), (_DISCONNECT, b"?1"))
-"""How Serve is told to watch neither the deadline nor the connection of a request."""
+_SERVE_CHECKS_DISABLED = ((_DEADLINE, b"0"), (_DISCONNECT, b"?1"))
+"""Headers that disable Serve's own checks of a request's deadline and connection."""
 
-_ERROR_TEXT_BYTES = 4096  # what is read of a plain-text error; a longer one is cut
+_ERROR_TEXT_BYTES = 4096  # longer plain-text errors are truncated
 
-_logger = logging.getLogger("ray.serve")  # ends in the replica's own log
+_logger = logging.getLogger("ray.serve")  # writes to the replica's log
 
 
 def middlewares() -> list[Middleware]:
-    """The middlewares of every replica, for ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH``.
+    """Return the middlewares of a replica, for ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH``.
 
-    ConfigError if the environment asks for API keys that cannot be read.
+    Raises ConfigError if the environment names API keys that cannot be read.
     """
     guard = Middleware(RequestGuard, max_timeout_s=max_request_timeout_s())
     keys = authenticator()
@@ -69,7 +69,7 @@ def middlewares() -> list[Middleware]:
 
 
 def _rule() -> Rule:
-    """Return what this process's middleware admits; the doors of our applications admit later."""
+    """Return the admission rule of this process; our applications have their own doors."""
     application = foreign_application()
     if application is OURS:
         return any_client
@@ -77,20 +77,19 @@ def _rule() -> Rule:
 
 
 class RequestGuard:
-    """ASGI middleware that checks a request's headers and gives every error one shape.
+    """ASGI middleware that checks requests and makes every error a JSON object.
 
-    - A header whose name or value is not UTF-8 is answered with 400: Serve decodes some headers
-      before it catches anything, which would be a bare 500.
-    - The deadline is what ``x-request-timeout-seconds`` asks for, at most ``max_timeout_s``. A
-      request that asks for none, or for something that is no time, has ``max_timeout_s``. When
-      it passes, the request is cancelled and answered with 408; a grace later, if the application
-      keeps the deadline by itself.
-    - A body that comes too slowly (:class:`BodyRate`) has its request cancelled, and gets 408.
-    - A request whose client has gone is cancelled.
-    - A request without an id (``x-request-id``) gets one, and every error here tells it.
-    - An error answer in plain text, as Serve writes them, becomes JSON ``{"error": ...}``. The
-      text of a 5xx is replaced, since it may show a path or a traceback. Answers of any other
-      type pass as they are.
+    - A header whose name or value is not UTF-8 gets 400: Serve decodes some headers outside of
+      its error handling, so it would answer a bare 500.
+    - The deadline is ``x-request-timeout-seconds``, at most ``max_timeout_s``. Without the header,
+      or with an invalid value, it is ``max_timeout_s``. At the deadline the request is cancelled
+      and gets 408. An application that enforces the deadline itself has a grace period.
+    - A body that arrives too slowly (:class:`BodyRate`) has its request cancelled, and gets 408.
+    - A request whose client has disconnected is cancelled.
+    - A request without an id (``x-request-id``) gets one, and every error here has it.
+    - A plain-text error answer, as Serve writes them, becomes JSON ``{"error": ...}``. The text of
+      a 5xx is replaced, since it may show a path or a traceback. Answers of other types are
+      unchanged.
     """
 
     def __init__(self, app: ASGIApp, max_timeout_s: float = MAX_REQUEST_TIMEOUT_S) -> None:
@@ -103,10 +102,10 @@ class RequestGuard:
             return
         timeout_s = self._max_timeout_s
         request_id = b""
-        passed = []
+        forwarded = []
         for header in scope["headers"]:
             name, value = header
-            # isascii() is the whole check for nearly every header there is.
+            # isascii() alone decides for nearly every header.
             if not (value.isascii() and name.isascii()) and not _is_utf8(name, value):
                 await _refuse(scope, send, name)
                 return
@@ -115,14 +114,14 @@ class RequestGuard:
             elif name == _REQUEST_ID:
                 request_id = request_id or value
             elif name != _DISCONNECT:
-                passed.append(header)
+                forwarded.append(header)
         request_id = request_id or str(uuid.uuid4()).encode()
-        passed.append((_REQUEST_ID, request_id))
+        forwarded.append((_REQUEST_ID, request_id))
         if scope["type"] != "http":
-            scope["headers"] = passed  # Serve watches over a WebSocket, by its own deadline
+            scope["headers"] = forwarded  # Serve checks a WebSocket, with its own deadline
             await self._app(scope, receive, send)
             return
-        scope["headers"] = [*passed, *_LEAVE_IT_TO_THE_GUARD]
+        scope["headers"] = [*forwarded, *_SERVE_CHECKS_DISABLED]
         started = time.monotonic()
         scope[DEADLINE] = deadline = Deadline(started + timeout_s)
         rate = BodyRate(started)
@@ -133,7 +132,7 @@ class RequestGuard:
         try:
             async with timeout:
                 await self._app(scope, client, answer)
-            if timeout.expired():  # Serve took the cancellation for its own and returned
+            if timeout.expired():  # Serve took the cancellation for one of its own and returned
                 await answer.fail(408, rate, too_slow=timer.body_too_slow)
         except TimeoutError:
             await answer.fail(408, rate, too_slow=timer.body_too_slow)
@@ -142,23 +141,24 @@ class RequestGuard:
                 raise
         except Exception:
             if answer.begun:
-                raise  # nothing but closing the connection can tell the client now
+                raise  # the client can only be notified by closing the connection
             _logger.exception("Request %s failed outside of the deployment.", answer.request_id)
             await answer.fail(500, rate)
         finally:
             timer.cancel()
-            client.forget()
+            client.stop_watching()
 
     def _clamped(self, value: bytes) -> float:
         try:
-            asked = float(value)
+            timeout_s = float(value)
         except ValueError:
             return self._max_timeout_s
-        return asked if 0 < asked <= self._max_timeout_s else self._max_timeout_s  # NaN is neither
+        # NaN fails both comparisons.
+        return timeout_s if 0 < timeout_s <= self._max_timeout_s else self._max_timeout_s
 
 
 class _Client:
-    """The ``receive`` of one request; once the body is in, it watches for the client to leave."""
+    """``receive`` of one request; after the body, it watches for the client's disconnect."""
 
     __slots__ = ("_answer", "_rate", "_receive", "_request", "_watch", "gone")
 
@@ -171,10 +171,10 @@ class _Client:
         self.gone = False
 
     async def __call__(self) -> Message:
-        self._rate.asked(time.monotonic())
+        self._rate.start_wait(time.monotonic())
         message = await self._receive()
         more = message.get("more_body", False)
-        self._rate.came(time.monotonic(), len(message.get("body", b"")), more=more)
+        self._rate.add_chunk(time.monotonic(), len(message.get("body", b"")), more=more)
         if self._watch is None and not more:
             self._watch = asyncio.create_task(self._until_gone())
         return message
@@ -182,19 +182,19 @@ class _Client:
     async def _until_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        # The server says so too when the answer is complete; then there is nothing to cancel.
+        # The server sends this message also after a complete answer: nothing is to be cancelled.
         if not self._answer.complete and self._request is not None:
             self.gone = True
             self._request.cancel()
 
-    def forget(self) -> None:
-        """The request is over: stop watching."""
+    def stop_watching(self) -> None:
+        """Stop watching: the request is over."""
         if self._watch is not None:
             self._watch.cancel()
 
 
 class _Answer:
-    """The ``send`` of one request: passes answers through, holds plain-text errors back."""
+    """``send`` of one request: forwards answers, and holds back plain-text errors."""
 
     __slots__ = ("_held", "_send", "_text", "_timeout_s", "begun", "complete", "request_id")
 
@@ -221,16 +221,16 @@ class _Answer:
         await self._send(message)
 
     async def _collect(self, message: Message) -> None:
-        """Join the body of the answer held back; send it as JSON once it is complete."""
+        """Collect the body of the answer held back; send it as JSON once it is complete."""
         room = _ERROR_TEXT_BYTES - len(self._text)
         self._text += message.get("body", b"")[:room]
         if not message.get("more_body", False):
             await self._send_held()
 
     async def fail(self, status: int, rate: BodyRate, *, too_slow: bool = False) -> None:
-        """Answer with an error, unless an answer has begun: then the connection just ends.
+        """Answer with an error, unless an answer has begun: then only the connection is closed.
 
-        It ends behind the error, too, if not all of the request's body has come.
+        It is also closed after the error if the request's body is incomplete.
         """
         if not self.begun:
             closing = [] if rate.complete else [(b"connection", b"close")]
@@ -258,9 +258,9 @@ class _Answer:
         if status == 408:
             return (
                 f"{request} was not answered within its deadline of {self._timeout_s:g} s; "
-                f"send less per request, or ask for a longer deadline with {headers.DEADLINE}"
+                f"send less per request, or set a longer deadline with {headers.DEADLINE}"
             )
-        return self._text.decode("utf-8", "replace").strip() or f"{request} was refused"
+        return self._text.decode("utf-8", "replace").strip() or f"{request} was rejected"
 
 
 def _is_utf8(name: bytes, value: bytes) -> bool:
@@ -273,7 +273,7 @@ def _is_utf8(name: bytes, value: bytes) -> bool:
 
 
 def _is_plain(message: Message) -> bool:
-    """Whether an answer is plain text. One without a type is: Serve's own 500 has none."""
+    """Whether an answer is plain text, or has no type: Serve's own 500 has none."""
     content_type = Headers(raw=message.get("headers", ())).get("content-type")
     return content_type is None or content_type.startswith("text/plain")
 

@@ -1,4 +1,4 @@
-"""The names of all HTTP headers that clients, HAProxy, routers and replicas exchange.
+"""Names of the HTTP headers that clients, HAProxy, routers and replicas exchange.
 
     client → HAProxy → replica            deadline, priority, request id, key, trace
     router → replica                      the same, and the router's key, a lent body
@@ -10,10 +10,10 @@ The header of binary tensors belongs to the protocol: ``cluster.protocol.infer.H
 from __future__ import annotations
 
 DEADLINE = "x-request-timeout-seconds"
-"""Deadline that a client asks for, in seconds. Also Serve's own name for it."""
+"""Deadline that a client requests, in seconds. Serve uses the same name."""
 
 DISCONNECT_DISABLED = "x-request-disconnect-disabled"
-"""Serve's switch for its own watch over the client's connection."""
+"""Disables Serve's own check of the client's connection."""
 
 REQUEST_ID = "x-request-id"
 
@@ -24,10 +24,10 @@ API_KEY = "x-api-key"
 """Alternative to ``Authorization: Bearer KEY``."""
 
 ROUTER_KEY = "x-headrace-router"
-"""Secret of the cluster by which a replica knows a request of its router."""
+"""Secret of the cluster that authenticates requests of its router to a replica."""
 
 LENT_BODY = "x-headrace-body"
-"""Address of a body that stays in the memory of the router that sent the request."""
+"""Reference to a body in the memory of the router that sent the request."""
 
 SERVER_TIMING = "Server-Timing"
 """W3C recommendation; see :mod:`deployments.http.server_timing`."""

@@ -3,8 +3,8 @@
     HEADRACE_API_KEYS_FILE=/absolute/keys.yaml  ┐
     HEADRACE_API_KEYS='clients: [...]'          ┴→ Keys: key → Client, or None; neither: no keys
 
-A changed file is read again within a second. No error shows any of its text: errors reach logs and
-Serve's status.
+A changed file is read again within a second. No error quotes its text, because errors reach logs
+and Serve's status.
 """
 
 from __future__ import annotations
@@ -28,74 +28,74 @@ logger = logging.getLogger("ray.serve")
 FILE_VARIABLE = "HEADRACE_API_KEYS_FILE"
 VARIABLE = "HEADRACE_API_KEYS"
 
-LOOK_AGAIN_S = 1.0
-"""How often the file is looked at for another modification time."""
+CHECK_INTERVAL_S = 1.0
+"""Interval between two checks of the file's modification time, in seconds."""
 
 
 class Keys:
-    """The clients as they stand in the file, or the environment, now."""
+    """Clients of the current file, or of the environment."""
 
     def __init__(self, read: Callable[[], Clients], modified: Callable[[], float]) -> None:
         self._read = read
         self._modified = modified
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
         self._version = modified()
-        self._said = ""
+        self._logged = ""
         self._set(read())
 
     def _set(self, clients: Clients) -> None:
         self._clients = clients.clients
 
     def refresh(self) -> None:
-        """Read a changed file again; one that cannot be read leaves the keys as they are."""
+        """Read a changed file again; an unreadable file leaves the keys unchanged."""
         now = time.monotonic()
-        if now - self._looked < LOOK_AGAIN_S:
+        if now - self._checked < CHECK_INTERVAL_S:
             return
-        self._looked = now
+        self._checked = now
         try:
             version = self._modified()
             if version != self._version:
                 self._set(self._read())
                 self._version = version
-            self._said = ""
+            self._logged = ""
         except ConfigError as error:
-            if self._said != str(error):  # once, and not every second until it is mended
-                self._said = str(error)
-                logger.error("the API keys stay as they were: %s", error)
+            if self._logged != str(error):  # once, not every second until the file is repaired
+                self._logged = str(error)
+                logger.error("the API keys are unchanged: %s", error)
 
     def find(self, key: str) -> Client | None:
-        """Whose key that is. Takes as long for every key of a length, known or not."""
+        """Return the client of a key. The time depends on the key's length only."""
         digest = sha256(key.encode()).digest()
-        found = None
+        match = None
         for client in self._clients:
             if hmac.compare_digest(client.digest, digest):
-                found = client
-        return found
+                match = client
+        return match
 
 
 def configured() -> Keys | None:
-    """The keys that the environment asks for; None if it asks for none.
+    """Return the keys that the environment names; None if it names none.
 
-    ConfigError if they cannot be read: a server that should be closed does not open.
+    Raises ConfigError if they cannot be read, so that no server opens without its keys.
     """
     path, text = os.environ.get(FILE_VARIABLE), os.environ.get(VARIABLE)
     if path and text:
         raise ConfigError(f"{FILE_VARIABLE} and {VARIABLE} are both set; unset one of them")
     if path:
-        file, what = Path(path), f"{FILE_VARIABLE}={path}"
+        file, source = Path(path), f"{FILE_VARIABLE}={path}"
         require_absolute(file, FILE_VARIABLE)
-        return Keys(lambda: load(file, Clients, secret=True), lambda: _modified(file, what))
+        return Keys(lambda: load(file, Clients, secret=True), lambda: _modified(file, source))
     if text:
         return Keys(lambda: _parsed(text), lambda: 0.0)
     return None
 
 
-def _modified(file: Path, what: str) -> float:
-    require_file(file, what)
+def _modified(file: Path, source: str) -> float:
+    require_file(file, source)
     try:
         return file.stat().st_mtime
     except OSError as error:
-        raise ConfigError(f"{what}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{source}: cannot be read: {error.strerror}") from None
 
 
 def _parsed(text: str) -> Clients:

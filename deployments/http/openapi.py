@@ -1,4 +1,4 @@
-"""What the OpenAPI pages say about bodies that are read by hand, for speed and limits."""
+"""OpenAPI descriptions of bodies that are parsed without FastAPI, for speed and limits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {
-        "description": "What was wrong with the request, and what was expected.",
+        "description": "The request was rejected; the error has the reason and the expectation.",
         "content": {
             "application/json": {
                 "schema": {
@@ -18,7 +18,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         },
     }
 }
-"""For every path."""
+"""Error responses of every path."""
 
 _TENSOR: dict[str, Any] = {
     "type": "object",
@@ -35,8 +35,8 @@ _TENSOR: dict[str, Any] = {
 INFER: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "Open Inference Protocol v2. With Inference-Header-Content-Length the JSON "
-        "is that long and the binary tensors follow it.",
+        "description": "Open Inference Protocol v2. With Inference-Header-Content-Length, binary "
+        "tensors follow a JSON header of that length.",
         "content": {
             "application/json": {
                 "schema": {
@@ -54,7 +54,7 @@ INFER: dict[str, Any] = {
         },
     },
 }
-"""For POST /infer."""
+"""Body of POST /infer."""
 
 PREDICT: dict[str, Any] = {
     "requestBody": {
@@ -75,4 +75,4 @@ PREDICT: dict[str, Any] = {
         },
     },
 }
-"""For POST /predict."""
+"""Body of POST /predict."""

@@ -1,9 +1,9 @@
-"""The HTTP paths of one model, or of a route, below /v2/models/NAME.
+"""HTTP paths of one model, or of a route, below /v2/models/NAME.
 
 POST /infer  /predict     see model/infer.py; a route has no /predict
 GET  ""  /ready           metadata, readiness
 GET  /docs  /openapi.json
-and the first four below /versions/VERSION, as the protocol allows
+and the first four also below /versions/VERSION, as in the protocol
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from deployments.http.errors import Count, answer_errors, error_response, json_r
 
 TopK = Annotated[
     int | None,
-    Query(alias="top_k", ge=1, le=MAX_TOP_K, description="Labels to answer; before the body's."),
+    Query(alias="top_k", ge=1, le=MAX_TOP_K, description="Number of labels; overrides the body."),
 ]
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What the paths of a model, or of a route, answer with."""
+    """Metadata of a model or route, and the functions that answer its paths."""
 
     name: str
     version: str
@@ -50,10 +50,10 @@ class Endpoint:
 
 
 class ModelApp:
-    """The application that answers for one model or route.
+    """ASGI application of one model or route.
 
-    FastAPI's routing, dependencies and middlewares cost a request about 0.4 ms. Every path but
-    one can afford that.
+    POST /infer bypasses FastAPI, whose routing, dependencies and middlewares cost a request about
+    0.4 ms. The other paths can afford that.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -77,14 +77,14 @@ class ModelApp:
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             response = await self._endpoint.infer(Request(scope, receive))
-        except Exception as error:  # noqa: BLE001 - answered, and logged if it is ours
+        except Exception as error:  # noqa: BLE001 - answered, and logged if it is a server error
             response = error_response(error, self._endpoint.failed)
         await response(scope, receive, send)
 
 
 def _paths(endpoint: Endpoint) -> FastAPI:
-    """Every path of the model, /infer among them for its versions and for the OpenAPI page."""
-    name, version, predicted = endpoint.name, endpoint.version, endpoint.predict
+    """Return all paths of the model, with /infer for its versions and for the OpenAPI page."""
+    name, version, predict = endpoint.name, endpoint.version, endpoint.predict
 
     async def infer(request: Request) -> Response:
         return await endpoint.infer(request)
@@ -112,20 +112,32 @@ def _paths(endpoint: Endpoint) -> FastAPI:
             )
         )
 
-    def served(version: str) -> None:
+    def require_version(version: str) -> None:
         if version != endpoint.version:
             raise UnknownModelError(
                 f"model {name} has no version {version!r:.80}, only {endpoint.version!r}"
             )
 
     app = FastAPI(title=f"Headrace model {name}", version=version, responses=openapi.ERRORS)
-    for prefix, checks in (("", []), ("/versions/{version}", [Depends(served)])):
+    for prefix, checks in (("", []), ("/versions/{version}", [Depends(require_version)])):
         add = app.add_api_route
-        add(f"{prefix}/infer", infer, methods=["POST"], dependencies=checks,
-            summary="Tensors in, tensors out", openapi_extra=openapi.INFER)  # fmt: skip
-        if predicted is not None:
-            add(f"{prefix}/predict", _predict(predicted), methods=["POST"], dependencies=checks,
-                summary="The likeliest labels", openapi_extra=openapi.PREDICT)  # fmt: skip
+        add(
+            f"{prefix}/infer",
+            infer,
+            methods=["POST"],
+            dependencies=checks,
+            summary="Tensors in, tensors out",
+            openapi_extra=openapi.INFER,
+        )
+        if predict is not None:
+            add(
+                f"{prefix}/predict",
+                _predict(predict),
+                methods=["POST"],
+                dependencies=checks,
+                summary="The most probable labels",
+                openapi_extra=openapi.PREDICT,
+            )
         add(f"{prefix}/ready", ready, dependencies=checks, summary="Whether the model answers")
         add(f"{prefix}/config", config, dependencies=checks, summary="Triton's configuration")
         add(prefix or "/", metadata, dependencies=checks, summary="Inputs, outputs, versions")
@@ -144,7 +156,7 @@ def _predict(
 
 
 class BarePrefix:
-    """Lets the route prefix itself reach the path ``/``: routers match nothing on no path."""
+    """Middleware that maps the bare route prefix to ``/``: routers do not match an empty path."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

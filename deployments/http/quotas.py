@@ -1,11 +1,11 @@
 """Quotas of clients, shared by all replicas of a node without a lock.
 
-    take(client) → own counter + 1 → sum over all processes → enough tokens? → admitted
-                                                              no → own counter − 1 → seconds to wait
+    take(client) → this process's counter + 1 → sum over all processes ─┬ tokens → admitted
+                                                  counter − 1 ← no token ┘ → seconds to wait
 
-A file per quota is mapped into each replica's memory. A process writes its own slot alone and reads
-the others, so one that is stopped at any instruction holds up no other. Two requests that arrive
-within the same microseconds for the last token may both be refused; never are both admitted.
+A file per quota is mapped into each replica's memory. A process writes only its own slot and reads
+the others, so that a stopped process blocks no other. Two requests for the last token within the
+same microseconds may both be refused, but never both admitted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cluster.errors import ClusterError
 from cluster.routing.quota import level, new_floor, wait_s
 
 SLOTS = 1024
-"""Processes of a node that may count at once."""
+"""Processes of a node that can count at once."""
 
 _SLOT = np.dtype([("consumed", "<i8"), ("floor", "<f8")])
 
@@ -42,7 +42,7 @@ class Quotas:
         self._fence = threading.Lock()
 
     def take(self, client: Client) -> float:
-        """Count one request; return 0, or the seconds after which the client may try again."""
+        """Count one request; return 0, or the seconds after which the client may retry."""
         rate, burst = client.requests_per_s, client.at_once
         if rate is None:
             return 0.0
@@ -53,8 +53,8 @@ class Quotas:
         floors[self._slot] = floor
         consumed[self._slot] += 1
         with self._fence:
-            pass  # a memory barrier: the claim is visible before the others' claims are read
-        # Of two claims made at once, at least one is seen by the other process.
+            pass  # memory barrier: this claim is visible before the other claims are read
+        # Of two simultaneous claims, at least one is visible to the other process.
         tokens = level(floor, int(consumed.sum()), rate, burst, now) + 1
         delay_s = wait_s(tokens, rate)
         if delay_s > 0:
@@ -77,7 +77,7 @@ class Quotas:
         return self._counters[key]
 
     def _claim_slot(self) -> None:
-        """Take a slot that no living process has; the kernel frees it when this process ends."""
+        """Claim a slot that no live process has; the kernel frees it when this process ends."""
         slots = self._open("slots")
         for slot in range(SLOTS):
             try:
@@ -87,7 +87,9 @@ class Quotas:
             self._slots, self._slot = slots, slot
             return
         os.close(slots)
-        raise ClusterError(f"more than {SLOTS} processes of this node count requests")
+        raise ClusterError(
+            f"more than {SLOTS} processes of this node count requests; run fewer replicas per node"
+        )
 
     def _open(self, name: str) -> int:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)

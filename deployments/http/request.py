@@ -9,31 +9,31 @@ from cluster.runtime.priority_queue import Priority
 from deployments.http.headers import PRIORITY
 
 INFER_TYPES = ("application/json", "application/octet-stream", "application/x-www-form-urlencoded")
-"""The last is what curl -d and some clients send for want of a header; it is read as JSON."""
+"""Content types of /infer. curl -d and some clients send the last by default; it means JSON."""
 
 
 def require_tensors(request: Request) -> None:
-    """UnsupportedMediaTypeError for a Content-Type that /infer does not read."""
+    """Raise UnsupportedMediaTypeError for a Content-Type that /infer does not accept."""
     kind = content_type(request)
     if kind and kind not in INFER_TYPES:
         raise UnsupportedMediaTypeError(
-            f"Content-Type is {kind!r:.60}, /infer reads application/json or "
-            "application/octet-stream (binary tensors); image files go to /predict"
+            f"Content-Type is {kind!r:.60}, /infer accepts application/json or "
+            "application/octet-stream (binary tensors); send image files to /predict"
         )
 
 
 def priority_of(request: Request) -> Priority:
-    """What the header ``x-priority`` asks for; RequestError if it is none of the priorities."""
-    given = request.headers.get(PRIORITY)
-    if given is None:
+    """Return the priority of the header ``x-priority``; RequestError if it is unknown."""
+    value = request.headers.get(PRIORITY)
+    if value is None:
         return Priority.INTERACTIVE
     try:
-        return Priority(given.strip().lower())
+        return Priority(value.strip().lower())
     except ValueError:
-        known = " or ".join(each.value for each in Priority)
-        raise RequestError(f"{PRIORITY} is {given!r:.40}, expected {known}") from None
+        known = " or ".join(priority.value for priority in Priority)
+        raise RequestError(f"{PRIORITY} is {value!r:.40}, expected {known}") from None
 
 
 def content_type(request: Request) -> str:
-    """The media type of the body, lower case and without parameters; empty if not given."""
+    """Return the media type of the body, lower case, without parameters; empty if absent."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()

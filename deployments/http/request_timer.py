@@ -1,8 +1,8 @@
-"""The one timer of a request: its deadline, and the rate at which its body must arrive.
+"""Timer of a request: its deadline, and the minimum rate of its body.
 
-deadline passed → cancelled, now or a grace period later
+deadline passed → cancelled, at once or after a grace period
 body too slow   → cancelled
-neither         → set again, to when either could be
+neither         → rescheduled to the earliest time of either
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from deployments.http.deadline import Deadline
 
 
 class RequestTimer:
-    """The timer of a request: ``timeout`` ends at the deadline, or when the body is too slow."""
+    """Timer of a request: ends ``timeout`` at the deadline, or when the body is too slow."""
 
     __slots__ = ("_deadline", "_handle", "_loop", "_rate", "_timeout", "body_too_slow")
 
@@ -27,26 +27,26 @@ class RequestTimer:
         self._rate = rate
         self._loop = asyncio.get_running_loop()
         self.body_too_slow = False
-        left = min(deadline.at - time.monotonic(), body_rate.PATIENCE_S)
-        self._handle: asyncio.Handle = self._loop.call_later(left, self._look)
+        delay_s = min(deadline.at - time.monotonic(), body_rate.STALL_TIMEOUT_S)
+        self._handle: asyncio.Handle = self._loop.call_later(delay_s, self._check)
 
     def cancel(self) -> None:
-        """The request is over."""
+        """Cancel the timer: the request is over."""
         self._handle.cancel()
 
-    def _look(self, again: bool = False) -> None:
+    def _check(self, again: bool = False) -> None:
         now = time.monotonic()
-        to_deadline, to_slowness = self._deadline.at - now, self._rate.left_s(now)
+        to_deadline, to_stall = self._deadline.at - now, self._rate.remaining_s(now)
         if to_deadline <= 0:
-            # The grace counts from here, not from the deadline: however long this loop was held
-            # up, the application comes first.
+            # The grace period starts now, not at the deadline: if this loop was blocked, the
+            # application still gets its turn.
             grace_s = deadlines.ANSWER_GRACE_S if self._deadline.enforced_by_application else 0
             self._timeout.reschedule(self._loop.time() + grace_s)
-        elif to_slowness > 0:
-            self._handle = self._loop.call_later(min(to_deadline, to_slowness), self._look)
+        elif to_stall > 0:
+            self._handle = self._loop.call_later(min(to_deadline, to_stall), self._check)
         elif not again:
-            # Once more, behind what has come meanwhile: this loop may have been held up.
-            self._handle = self._loop.call_soon(self._look, True)
+            # Check again after the events that are queued: this loop may have been blocked.
+            self._handle = self._loop.call_soon(self._check, True)
         else:
             self.body_too_slow = True
             self._timeout.reschedule(self._loop.time())

@@ -1,4 +1,4 @@
-"""The ``Server-Timing`` header of W3C's recommendation: where the time of an answer went.
+"""Header ``Server-Timing`` of the W3C recommendation: durations of the parts of an answer.
 
 {"queue": 1.25, "compute": 5.5}  ⇄  queue;dur=1.25, compute;dur=5.5        (milliseconds)
 """
@@ -14,14 +14,14 @@ _ENTRIES = 32
 
 
 def server_timing(ms: Mapping[str, float]) -> str:
-    """The header's value."""
+    """Return the header's value."""
     return ", ".join(f"{_NO_TOKEN.sub('_', name)};dur={value:.3f}" for name, value in ms.items())
 
 
 def parse_server_timing(value: str | None) -> dict[str, float]:
-    """What :func:`server_timing` wrote, in milliseconds; entries of another form are left out."""
-    found: dict[str, float] = {}
+    """Return the durations of a header by name, in milliseconds, without malformed entries."""
+    ms: dict[str, float] = {}
     for entry in (value or "").split(",")[:_ENTRIES]:
         if match := _ENTRY.fullmatch(entry):
-            found[match[1]] = float(match[2])
-    return found
+            ms[match[1]] = float(match[2])
+    return ms

@@ -1,12 +1,12 @@
-"""Spans of OpenTelemetry, where the Serve config's ``tracing_config`` asks for them.
+"""OpenTelemetry spans, if the Serve config's ``tracing_config`` enables them.
 
-    Serve      a span for every request in a replica, below the client's ``traceparent``
-    phases()   below it: what the request went through in there, one after the other
-    asking()   below it: a request to a model, and the header that puts the model's span below that
+    Serve           a span for every request in a replica, child of the client's ``traceparent``
+    phases()        its children: the phases of the request, one after the other
+    client_span()   a child for a request to a model, and the headers that make it the parent there
 
     tracing_config: {enabled: true, exporter_import_path: deployments.http.tracing:otlp}
 
-Where nothing is recorded, each of them costs a microsecond.
+If tracing is disabled, each call costs a microsecond.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _propagator = TraceContextTextMapPropagator()
 
 
 def otlp() -> list[SpanProcessor]:
-    """For ``exporter_import_path``: spans go to a collector, over OTLP in HTTP.
+    """Return the exporter to a collector, over OTLP in HTTP, for ``exporter_import_path``.
 
-    Where it is, and with which headers, say OpenTelemetry's own variables, such as
-    ``OTEL_EXPORTER_OTLP_ENDPOINT``. ConfigError if the extra ``otel`` is not installed.
+    OpenTelemetry's own variables, such as ``OTEL_EXPORTER_OTLP_ENDPOINT``, configure its address
+    and headers. Raises ConfigError if the extra ``otel`` is not installed.
     """
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -44,33 +44,33 @@ def otlp() -> list[SpanProcessor]:
 
 
 def phases(ms: Mapping[str, float]) -> None:
-    """Add a span for each: they came one after the other, and the last one has just ended.
+    """Add a span for each phase; they are consecutive, and the last one ends now.
 
-    A part of a phase, ``PHASE.PART``, becomes an attribute of that phase's span: what is known of
-    it is how long it took, not when it began.
+    A part of a phase, ``PHASE.PART``, becomes an attribute of that phase's span: its duration is
+    known, but not its start.
     """
     if not trace.get_current_span().is_recording():
         return
-    whole = {name: took_ms for name, took_ms in ms.items() if "." not in name}
+    whole = {name: duration_ms for name, duration_ms in ms.items() if "." not in name}
     at = time.time_ns() - round(sum(whole.values()) * 1e6)
-    for name, took_ms in whole.items():
+    for name, duration_ms in whole.items():
         span = _tracer.start_span(name, start_time=at)
         for part, part_ms in ms.items():
             if part.startswith(f"{name}."):
                 span.set_attribute(f"headrace.{part}.ms", part_ms)
-        at += round(took_ms * 1e6)
+        at += round(duration_ms * 1e6)
         span.end(at)
 
 
 @contextmanager
-def asking(target: str, address: str) -> Iterator[dict[str, str]]:
-    """A span around asking a model; gives the headers to send along."""
+def client_span(target: str, address: str) -> Iterator[dict[str, str]]:
+    """Record a span around a request to a model; yield the headers to send with it."""
     headers: dict[str, str] = {}
     if not trace.get_current_span().is_recording():
         yield headers
         return
-    at, _, port = address.rpartition(":")
-    attributes: dict[str, str | int] = {"server.address": at, "server.port": int(port)}
+    host, _, port = address.rpartition(":")
+    attributes: dict[str, str | int] = {"server.address": host, "server.port": int(port)}
     name = f"ask {target}"
     with _tracer.start_as_current_span(name, kind=SpanKind.CLIENT, attributes=attributes):
         _propagator.inject(headers)

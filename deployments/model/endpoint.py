@@ -1,4 +1,4 @@
-"""The endpoint of a model: its metadata and the functions that answer its paths."""
+"""Endpoint of a model: its metadata and the functions that answer its paths."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deployments.model.infer import Model
 
 
 def of_model(model: Model) -> Endpoint:
-    """The endpoint of a model in this replica."""
+    """Return the endpoint of a model in this replica."""
     return Endpoint(
         name=model.name,
         version=model.version,
@@ -21,6 +21,6 @@ def of_model(model: Model) -> Endpoint:
         max_batch_size=model.max_batch_size,
         infer=partial(infer.infer, model),
         predict=partial(infer.predict, model),
-        ready=lambda: True,  # a replica that is not has no port yet
+        ready=lambda: True,  # a replica opens its port only when it is ready
         failed=model.metrics.failed,
     )

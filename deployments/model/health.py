@@ -1,7 +1,8 @@
 """Health check of a model's replica.
 
-compute thread ended, shards lost → error; a batch finished lately, shards that move → healthy;
-otherwise → one item through the batcher
+compute thread ended, shard unavailable → error
+recent batch, shards that move          → healthy
+otherwise                               → one item through the batcher
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ IDLE_BEFORE_PROBE_S = 5.0
 """A replica that finished a batch within this time is healthy without a probe."""
 
 PROBE_TIMEOUT_S = 8.0
-"""How long the tiny forward pass of a health check may take; three in a row end a replica."""
+"""Timeout of the forward pass of a health check, in seconds; three failures end a replica."""
 
 
 class Batches(Protocol):
@@ -54,16 +55,17 @@ class Health:
     shards: Shards | None = None
 
     async def check(self) -> None:
-        """Raise ProgramError if the compute thread is gone, stuck, or the program fails.
+        """Check the replica.
 
-        GroupLostError if a shard is lost.
+        Raises ProgramError if the compute thread has ended or hangs, or the program fails.
+        GroupLostError if a shard is unavailable.
         """
         if not self.batches.alive:
             raise ProgramError("the compute thread has ended")
         if self.shards is not None and self.shards.broken is not None:
             raise GroupLostError(self.shards.broken)
         if self.shards is not None and self.shards.moving:
-            return  # a move has deadlines of its own, and requests wait meanwhile
+            return  # requests wait during a move, and the move has its own deadlines
         if time.monotonic() - self.batches.last_finished < IDLE_BEFORE_PROBE_S:
             return
         try:

@@ -1,10 +1,10 @@
-"""Image files → a model's input, in threads, and never many large ones at a time.
+"""Decoding of image files into a model's input, in threads, with few large images at once.
 
     file → a thread: header ┬ small → decoded there
-                            └ large → one of LARGE_AT_ONCE threads, decoded there
+                            └ large → decoded by one of LARGE_AT_ONCE threads
 
-A file of 40 bytes may say that it has 25 million pixels, and its decoder takes 400 MB for them.
-As many at a time as there are requests would end the replica.
+A file of 40 bytes may declare 25 million pixels, which cost its decoder 400 MB. One decoder for
+every request in flight would exhaust the replica's memory.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from cluster.config.sources import ImageInput
 from cluster.preprocess import ImageFile, image_tensor
 
 SMALL_PIXELS = 2**20
-"""Pixels of an image that is decoded at once, however many others are."""
+"""Largest image that is decoded without a limit on concurrency, in pixels."""
 
 LARGE_AT_ONCE = 2
-"""Larger images that are decoded at a time, in the whole process."""
+"""Larger images that the process decodes at once."""
 
-# Its threads and no semaphore: a client that has gone takes its request away, not the decoder that
-# is at work for it.
+# Threads rather than a semaphore: a client that disconnects cancels its request, but not the
+# decoder that is running for it.
 _large = ThreadPoolExecutor(LARGE_AT_ONCE, thread_name_prefix="large-image")
 
 
 async def read_image(data: bytes, spec: ImageInput, max_pixels: int) -> np.ndarray:
-    """The input ``[channels, size, size]`` for an image file.
+    """Return the input ``[channels, size, size]`` of an image file.
 
-    Raises what :class:`cluster.preprocess.ImageFile` and
-    :func:`cluster.preprocess.image_tensor` raise.
+    Raises the errors of :class:`cluster.preprocess.ImageFile` and
+    :func:`cluster.preprocess.image_tensor`.
     """
-    read = await asyncio.to_thread(_read_small, data, spec, max_pixels)
-    if isinstance(read, ImageFile):
-        return await asyncio.get_running_loop().run_in_executor(_large, _decoded, read, spec)
-    return read
+    image = await asyncio.to_thread(_read_small, data, spec, max_pixels)
+    if isinstance(image, ImageFile):
+        return await asyncio.get_running_loop().run_in_executor(_large, _decoded, image, spec)
+    return image
 
 
 def _read_small(data: bytes, spec: ImageInput, max_pixels: int) -> np.ndarray | ImageFile:
-    """The input for a small image; a large one with only its header read."""
+    """Return the input of a small image; of a large one the file, with its header read."""
     file = ImageFile.open(data, max_pixels=max_pixels)
     return file if file.pixels > SMALL_PIXELS else _decoded(file, spec)
 

@@ -1,7 +1,7 @@
-"""Answering one request of a model: body → arrays → batcher → answer body.
+"""Inference requests of a model: body → arrays → batcher → answer body.
 
-infer    body → decode_infer → submit → encode_infer                    for programs
-predict  image | JSON → decode, preprocess → submit → top_k, or vector   for people
+infer    body → decode_infer → submit → encode_infer                     tensors
+predict  image | JSON → decode, preprocess → submit → top_k, or vector   one item
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif"
 
 @dataclass(frozen=True)
 class Model:
-    """What answering needs of the replica."""
+    """Model of a replica: its metadata, limits, batcher and metrics."""
 
     name: str
     version: str
@@ -62,7 +62,7 @@ class Model:
 
 
 async def infer(model: Model, request: Request) -> Response:
-    """Open Inference Protocol: JSON or binary tensors in, the same out."""
+    """Answer a request of the Open Inference Protocol: JSON or binary tensors in and out."""
     require_tensors(request)
     priority = priority_of(request)
     body = await read_body(request, model.limits.body_bytes)
@@ -84,35 +84,35 @@ async def infer(model: Model, request: Request) -> Response:
 
 
 async def predict(model: Model, request: Request, k: int | None) -> Response:
-    """The likeliest labels for one image file, or for one item in JSON.
+    """Answer with the most probable labels for an image file, or for one item in JSON.
 
-    ``k``: how many, as the URL asks; None leaves it to the body.
+    ``k``: number of labels in the URL; None: the number in the body.
     """
     kind = content_type(request)
     if kind != "application/json" and kind not in IMAGE_TYPES:
         raise UnsupportedMediaTypeError(
-            f"Content-Type is {kind!r:.60}, /predict reads {', '.join(IMAGE_TYPES)} or "
+            f"Content-Type is {kind!r:.60}, /predict accepts {', '.join(IMAGE_TYPES)} or "
             "application/json"
         )
     priority = priority_of(request)
     body = bytes(await read_body(request, model.limits.body_bytes))
     started = time.perf_counter()
     if kind in IMAGE_TYPES:
-        wanted = PredictRequest(image=body, text=None, inputs=None, top_k=DEFAULT_TOP_K)
+        item = PredictRequest(image=body, text=None, inputs=None, top_k=DEFAULT_TOP_K)
     else:
-        wanted = decode_predict(body, model.limits.json_bytes)
+        item = decode_predict(body, model.limits.json_bytes)
     if k is not None:
-        wanted = replace(wanted, top_k=k)
-    arrays = await _preprocess(model, wanted)
+        item = replace(item, top_k=k)
+    arrays = await _preprocess(model, item)
     preprocess_s = time.perf_counter() - started
     answer = await model.submit(arrays, priority)
     started = time.perf_counter()
     output = answer.outputs[0][0]
     if model.manifest.labels:
-        said = {"predictions": top_k(output, model.manifest.labels, wanted.top_k)}
+        fields = {"predictions": top_k(output, model.manifest.labels, item.top_k)}
     else:  # an embedding
-        said = {model.manifest.outputs[0].name: output.tolist()}
-    response = json_response({"model_name": model.name, **said})
+        fields = {model.manifest.outputs[0].name: output.tolist()}
+    response = json_response({"model_name": model.name, **fields})
     encode_s = time.perf_counter() - started
     response.headers.update(_timing(answer, preprocess_s, encode_s))
     model.metrics.answered(answer, preprocess_s, encode_s)
@@ -120,46 +120,46 @@ async def predict(model: Model, request: Request, k: int | None) -> Response:
 
 
 def _timing(answer: Answer, preprocess_s: float, encode_s: float) -> dict[str, str]:
-    """The answer's header that says where its time went; the same as spans."""
+    """Return the Server-Timing header of an answer, and record the same phases as spans."""
     seconds = {
         "preprocess": preprocess_s,
         "queue": answer.queue_s,
         "compute": answer.compute_s,
-        **{f"compute.stage-{number}": each for number, each in enumerate(answer.stage_s)},
+        **{f"compute.stage-{number}": stage_s for number, stage_s in enumerate(answer.stage_s)},
         "encode": encode_s,
     }
-    ms = {name: each * 1e3 for name, each in seconds.items()}
+    ms = {name: duration_s * 1e3 for name, duration_s in seconds.items()}
     tracing.phases(ms)
     return {SERVER_TIMING: server_timing(ms)}
 
 
-async def _preprocess(model: Model, wanted: PredictRequest) -> list[np.ndarray]:
-    """The input arrays ``[1, ...]`` for one item.
+async def _preprocess(model: Model, item: PredictRequest) -> list[np.ndarray]:
+    """Return the input arrays ``[1, ...]`` of one item.
 
-    Pixels are decoded and texts are cut up in threads: large ones would hold up every other
-    request. JSON is not, so that what was parsed of one request is gone before the next one's.
+    Images are decoded and texts tokenized in threads, because large ones would block other
+    requests. JSON is parsed in the event loop, so that only one parsed body is in memory at once.
     """
     manifest = model.manifest
-    if wanted.image is not None:
+    if item.image is not None:
         if manifest.image is None:
             raise RequestError(f"model {model.name} takes {_takes(manifest)}, got an image")
-        image = await read_image(wanted.image, manifest.image, model.limits.image_pixels)
+        image = await read_image(item.image, manifest.image, model.limits.image_pixels)
         return [image[None]]
-    if wanted.text is not None:
+    if item.text is not None:
         if model.text_encoder is None:
             raise RequestError(f"model {model.name} takes {_takes(manifest)}, got a text")
-        size, limit = len(wanted.text.encode()), model.limits.text_bytes
-        if size > limit:  # it would be tokenized whole before it is cut to the model's length
+        size, limit = len(item.text.encode()), model.limits.text_bytes
+        if size > limit:  # the whole text would be tokenized before it is truncated
             raise PayloadTooLargeError(
                 f"the text is {size} bytes, this model reads at most {limit}"
             )
-        encoded = await asyncio.to_thread(model.text_encoder, wanted.text)
+        encoded = await asyncio.to_thread(model.text_encoder, item.text)
         return [encoded[spec.name][None] for spec in manifest.inputs]
     if len(manifest.inputs) != 1:
         raise RequestError(
             f"model {model.name} has {len(manifest.inputs)} inputs; send them to /infer"
         )
-    arrays = [item_array(wanted.inputs, manifest.inputs[0])]
+    arrays = [item_array(item.inputs, manifest.inputs[0])]
     check_indices(arrays, manifest.inputs, manifest.index_limits)
     return arrays
 

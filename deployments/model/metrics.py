@@ -1,4 +1,4 @@
-"""The Prometheus metrics of a model, exported by Ray on every node's metrics port."""
+"""Prometheus metrics of a model, exported by Ray on every node's metrics port."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIZES = [1.0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
 
 
 class ModelMetrics:
-    """What one replica measures; every series carries the model's name."""
+    """Metrics of one replica; every series has the model's name as a label."""
 
     def __init__(self, model: str) -> None:
         def histogram(name: str, description: str, bounds: list[float]) -> metrics.Histogram:
@@ -36,7 +36,7 @@ class ModelMetrics:
             "headrace_queue_wait_ms", "Wait for the compute thread, ms.", MS_BOUNDS
         )
         self._batch = histogram("headrace_batch_size", "Items computed together.", _SIZES)
-        # Ray makes a histogram's sum of the middles of its buckets: no mean comes of it.
+        # Ray computes a histogram's sum from the middles of its buckets, so means need counters.
         self._items = metrics.Counter("headrace_items", "Items computed.", ("model",))
         self._items.set_default_tags({"model": model})
         self._preprocess = histogram(
@@ -48,14 +48,14 @@ class ModelMetrics:
         )
 
     def loaded(self, seconds: float) -> None:
-        """The model took this long to load."""
+        """Record the load time of the model, in seconds."""
         self._load.set(seconds)
 
     def answered(self, answer: Answer, preprocess_s: float, encode_s: float) -> None:
-        """A request was answered; times in seconds.
+        """Record an answered request; times in seconds.
 
-        Recorded after the answer has been sent: the caller's next step does that, and these seven
-        series would hold it up for longer than encoding it took.
+        The metrics are written after the answer has been sent: these seven series take longer
+        than encoding the answer does.
         """
         loop = asyncio.get_running_loop()
         loop.call_soon(self._record, answer, preprocess_s, encode_s)
@@ -64,32 +64,32 @@ class ModelMetrics:
         self._requests.inc(tags={"outcome": "ok"})
         self._queue.observe(answer.queue_s * 1e3)
         self._preprocess.observe(preprocess_s * 1e3)
-        if answer.first:  # these two are of the batch, which counts once
+        if answer.first:  # metrics of the batch count once
             self._batch.observe(answer.batch_size)
             self._items.inc(answer.batch_size)
             self._compute.observe(answer.compute_s * 1e3)
         self._encode.observe(encode_s * 1e3)
 
     def failed(self, outcome: str) -> None:
-        """A request was not answered: ``rejected`` (4xx), ``failed`` (5xx) or ``cancelled``."""
+        """Record a failed request: ``rejected`` (4xx), ``failed`` (5xx) or ``cancelled``."""
         self._requests.inc(tags={"outcome": outcome})
 
 
 class StageMetrics:
-    """Where the time of a sharded replica goes, by stage and tensor rank.
+    """Metrics of the shards of a replica, by stage and tensor rank.
 
-    ``doing``: ``compute``; ``transfer``, bringing tensors in and out; ``wait``, having nothing to
-    do, of which ``bubble`` is the part while a micro-batch was on its way from earlier stages. The
-    stage that computes most and waits least is the bottleneck.
+    ``doing``: ``compute``; ``transfer`` of tensors; ``wait``, idle. ``bubble`` is the part of
+    ``wait`` while a micro-batch was in earlier stages. The stage that computes most and waits least
+    is the bottleneck.
     """
 
     def __init__(self, model: str, layout: Layout) -> None:
         tags = ("model", "stage", "tp_rank")
         self._seconds = metrics.Counter(
-            "headrace_stage_seconds", "Seconds of a shard, by what it did.", (*tags, "doing")
+            "headrace_stage_seconds", "Seconds of a shard, by activity.", (*tags, "doing")
         )
         self._batches = metrics.Counter(
-            "headrace_stage_micro_batches", "Micro-batches that a shard has computed.", tags
+            "headrace_stage_micro_batches", "Micro-batches computed by a shard.", tags
         )
         self._tags = [
             {"model": model, "stage": str(shard.stage), "tp_rank": str(shard.tp_rank)}
@@ -98,7 +98,7 @@ class StageMetrics:
         self._last = [ShardFigures()] * len(layout.shards)
 
     def report(self, figures: Sequence[ShardFigures]) -> None:
-        """What every shard has done since it started, in the layout's order."""
+        """Record the figures of every shard since its start, in the layout's order."""
         for tags, last, now in zip(self._tags, self._last, figures, strict=True):
             for doing in ("compute", "wait", "bubble", "transfer"):
                 more = getattr(now, f"{doing}_s") - getattr(last, f"{doing}_s")

@@ -1,9 +1,9 @@
-"""One replica of a model: the artifact's program, its batcher and its HTTP application.
+"""Replica of a model: the artifact's program, its batcher and its HTTP application.
 
-BoundModel → store → artifact, hashes checked ┬→ program, in this process ┬→ batcher → endpoints
-                                              └→ shards, each in its own  ┘
+BoundModel → store → artifact, hashes checked ┬→ program, in this process   ┬→ batcher → endpoints
+                                              └→ shards, one process each   ┘
 
-A program for a GPU is only for a replica that Ray has given one, by ``num_gpus`` in the
+A replica uses a program for a GPU only if Ray has assigned a GPU to it, by ``num_gpus`` in the
 deployment's ``ray_actor_options``.
 """
 
@@ -40,38 +40,40 @@ from deployments.shards.program import ShardedProgram
 logger = logging.getLogger("ray.serve")
 
 SWITCH_INTERVAL_S = 0.0005
-"""How soon the compute thread gets Python's lock back when a batch is done: by default the
-event loop may keep it for 5 ms, which is as long as a small model computes."""
+"""Python's thread switch interval, in seconds.
 
-LAST_ANSWERS_S = 0.5
-"""What a replica that has lost a shard has left to tell those who wait."""
+By default the event loop may keep the interpreter lock for 5 ms after a batch is done, which is as
+long as the inference of a small model."""
+
+GRACE_PERIOD_S = 0.5
+"""Grace period for in-flight requests of a replica without one of its shards, in seconds."""
 
 
 def choose_program(artifact: Artifact) -> programs.Choice:
-    """The artifact's fastest program for what this replica was given of its node.
+    """Return the artifact's fastest program for the devices that Ray assigned to this replica.
 
-    Ray hides no GPU from actors that were given none, and the GPU may be another's. ProgramError
-    as :func:`cluster.program.program.choose` raises it.
+    Ray hides no GPU from actors without one, although it may be another actor's. Raises
+    ProgramError as :func:`cluster.program.program.choose` does.
     """
     targets = node.targets()
-    given_gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU")
-    own = tuple(each for each in targets if given_gpus or not each.startswith("cuda-"))
+    gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU")
+    assigned = tuple(target for target in targets if gpus or not target.startswith("cuda-"))
     try:
-        return programs.choose(artifact, own)
+        return programs.choose(artifact, assigned)
     except ProgramError as error:
-        if own == targets:
+        if assigned == targets:
             raise
         raise ProgramError(
-            f"{error}; the node has a GPU, but this replica was given none: set num_gpus in its "
-            "deployment's ray_actor_options"
+            f"{error}; the node has a GPU, but Ray assigned none to this replica: set num_gpus in "
+            "its deployment's ray_actor_options"
         ) from None
 
 
 class ModelReplica:
-    """The deployment class; Serve makes one per replica."""
+    """Deployment class of a model; Serve makes one per replica."""
 
     def __init__(self, bound: BoundModel, layout: str | None = None) -> None:
-        """``layout``: key of the cut that the replica runs; None: the whole program."""
+        """``layout``: key of the layout that the replica runs; None: the whole program."""
         started = time.perf_counter()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         args = bound.args
@@ -79,9 +81,9 @@ class ModelReplica:
         manifest = artifact.manifest
         self._sharded: ShardedProgram | None = None
         if layout is None:
-            serving = self._whole(args, artifact)
+            serving = self._load_whole(args, artifact)
         else:
-            serving = self._cut(bound, artifact, layout)
+            serving = self._start_shards(bound, artifact, layout)
         probe = [spec.zeros(1) for spec in manifest.inputs]
         self._health = Health(self._batcher, probe, self._sharded)
         text_encoder = None
@@ -104,12 +106,16 @@ class ModelReplica:
         metrics.loaded(self._load_s)
         logger.info(
             "model %s: artifact %s (%s), serves %s, ready in %.2f s",
-            args.name, manifest.name, self._model.version, serving.what, self._load_s,
-        )  # fmt: skip
+            args.name,
+            manifest.name,
+            self._model.version,
+            serving.description,
+            self._load_s,
+        )
         for log in logger.handlers:
-            log.flush()  # Serve holds lines back to write many at once; this one is looked for
+            log.flush()  # Serve buffers its log, but operators look for this line
 
-    def _whole(self, args: ModelArgs, artifact: Artifact) -> _Serving:
+    def _load_whole(self, args: ModelArgs, artifact: Artifact) -> _Serving:
         """Load the whole program into this process, and a batcher for it."""
         choice = choose_program(artifact)
         program = programs.load_entry(artifact, choice.entry, args.compute_threads)
@@ -119,11 +125,13 @@ class ModelReplica:
             program.run([spec.zeros(size) for spec in inputs])
         self._batcher = Batcher(lambda arrays: (program.run(arrays), ()), inputs, args.batching)
         entry = program.entry
-        what = f"program {entry.file}: kind {entry.kind}, {choice.reason}; {program.runner} runner"
-        return _Serving(entry.kind, what)
+        return _Serving(
+            entry.kind,
+            f"program {entry.file}: kind {entry.kind}, {choice.reason}; {program.runner} runner",
+        )
 
-    def _cut(self, bound: BoundModel, artifact: Artifact, key: str) -> _Serving:
-        """Start the shards of a layout, and a batcher with as many lanes as they hold batches."""
+    def _start_shards(self, bound: BoundModel, artifact: Artifact, key: str) -> _Serving:
+        """Start the shards of a layout, and a batcher with a lane for each batch in flight."""
         args, layout = bound.args, artifact.manifest.layout(key)
         report = StageMetrics(args.name, layout).report
         self._sharded = ShardedProgram.start(bound, layout, report, _end_process)
@@ -152,17 +160,17 @@ class ModelReplica:
 
 @dataclass(frozen=True)
 class _Serving:
-    """What the replica runs, for metadata and the log."""
+    """Program that the replica runs, for metadata and the log."""
 
     kind: str
-    what: str
+    description: str
 
 
 def _end_process(reason: str) -> None:
-    """End a replica that has lost a shard: Serve starts another, and HAProxy asks its mates.
+    """End this replica after the grace period: Serve starts another one.
 
-    Left alive, it would be the first to be asked, for it answers the fastest: with status 503.
+    A replica that stayed alive would attract requests, because its 503 is the fastest answer.
     """
     logger.error("this replica ends: %s", reason)
-    time.sleep(LAST_ANSWERS_S)
+    time.sleep(GRACE_PERIOD_S)
     os.kill(os.getpid(), signal.SIGKILL)

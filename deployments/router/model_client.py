@@ -82,7 +82,7 @@ class ModelNode:
             if call.addresses is not None:
                 call.addresses.add(replica.address)
             try:
-                with tracing.asking(self.name, replica.address) as headers:
+                with tracing.client_span(self.name, replica.address) as headers:
                     return await self._ask(replica, body, items.count, call.with_headers(headers))
             except aiohttp.ClientConnectorError:
                 # Nothing was sent, so this does not count as an attempt.

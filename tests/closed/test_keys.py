@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException
 
 from cluster.errors import ClusterError
 from deployments.http.headers import ROUTER_KEY
-from deployments.http.keys import LOOK_AGAIN_S
+from deployments.http.keys import CHECK_INTERVAL_S
 
 JSON = {"Content-Type": "application/json"}
 REPLICA_PORTS = range(30000, 31000)
@@ -78,7 +78,7 @@ def test_a_key_for_a_route_opens_it_and_not_the_models_behind_it(closed, body: b
     for other in ("one", "cut", "nested"):
         answer = ask(f"{closed.models}/{other}/infer", body, key("routes"))
         assert (answer.status, answer.error) == (
-            403, f"the key of routes is not for {other}",
+            403, f"the key of routes gives no access to {other}",
         )  # fmt: skip
     shadow = ask(f"{closed.cluster.http}/v2/shadow/watched", headers=key("routes"))
     assert shadow.status == 403
@@ -89,7 +89,7 @@ def test_a_quota_is_one_for_all_models_and_routes(closed, body: bytes) -> None:
     answers = [ask(f"{closed.models}/{each}/infer", body, key("slow")) for each in targets]
     assert [answer.status for answer in answers] == [200, 200, 200, 429, 429]
     for refused in answers[3:]:
-        assert refused.error.startswith("slow may ask 0.01 times per second; try again in ")
+        assert refused.error.startswith("slow may send 0.01 requests per second; retry after ")
         assert 1 <= int(refused.headers["retry-after"]) <= 100
     # What is no inference costs nothing.
     assert ask(f"{closed.models}/one", headers=key("slow")).status == 200
@@ -124,7 +124,7 @@ def test_a_changed_file_counts_at_once_and_a_broken_one_not_at_all(closed, body:
         write({"clients": [*CLIENTS, new]})
         wait_for(200, new["key"])
         write("clients: [")
-        time.sleep(2 * LOOK_AGAIN_S)
+        time.sleep(2 * CHECK_INTERVAL_S)
         assert status(new["key"]) == 200
         assert status("none") == 401
     finally:

@@ -10,7 +10,7 @@ import pytest
 from prometheus import requests, wait_for
 from support.http_client import Answer, Raw, ask
 
-from deployments.http.body_rate import PATIENCE_S
+from deployments.http.body_rate import STALL_TIMEOUT_S
 from deployments.ray.haproxy import BUFFER_BYTES
 
 HUGE = 10 * 2**30
@@ -80,7 +80,7 @@ def test_the_answer_to_a_chunked_body_over_the_limit(served) -> None:
             raw.send(b"10000\r\n" + bytes(0x10000) + b"\r\n")
         answer = raw.answer()
     assert answer.status == 413
-    assert answer.error == f"the body is over {served.body_bytes} bytes, the most this model reads"
+    assert answer.error == f"the body exceeds {served.body_bytes} bytes, the limit of this model"
 
 
 def test_claimed_bytes_cost_no_memory(served) -> None:
@@ -157,11 +157,11 @@ def test_bodies_that_stall_do_not_stop_a_replica(served) -> None:
         refused = [each.result() for each in stalled]
     assert answer.status == 200
     # Those in front of it had their patience, those in the queue a second each time.
-    assert waited < PATIENCE_S + 10
+    assert waited < STALL_TIMEOUT_S + 10
     for refusal in refused:
         assert refusal.status == 408
         assert refusal.error.startswith(
-            f"the body of request {refusal.headers['x-request-id']} comes too slowly, "
+            f"the body of request {refusal.headers['x-request-id']} arrives too slowly, "
         )
     served.assert_answers()
 

@@ -1,4 +1,4 @@
-"""Who may come in, at the door itself: keys, rights, quotas, and a file that changes."""
+"""Authentication and admission: keys, models, quotas, and a key file that changes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CLIENTS = [
     },
     {"name": "slow", "key": SLOW, "requests_per_s": 0.5, "burst": 2},
 ]
-ROUTER = "what-the-router-says"
+ROUTER = "secret-of-the-router"
 INFER = "/v2/models/digits/infer"
 
 
@@ -59,9 +59,9 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def keys(file: Path) -> Keys:
-    found = configured()
-    assert found is not None
-    return found
+    configured_keys = configured()
+    assert configured_keys is not None
+    return configured_keys
 
 
 Door = Any
@@ -69,7 +69,7 @@ Door = Any
 
 @pytest.fixture
 def ask(keys: Keys, tmp_path: Path) -> Door:
-    """``ask(path, method, model="digits", rule=None, **headers)``, at the door of a model."""
+    """Return ``ask(path, method, model="digits", rule=None, **headers)`` at a model's door."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         names = [name.decode() for name, _ in scope["headers"]]
@@ -96,13 +96,13 @@ def ask(keys: Keys, tmp_path: Path) -> Door:
         raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
         scope = {"type": "http", "method": method, "path": path, "headers": raw}
         asyncio.run(door(scope, None, send))  # type: ignore[arg-type]
-        found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-        return sent[0]["status"], found, json.loads(sent[1]["body"])
+        fields = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        return sent[0]["status"], fields, json.loads(sent[1]["body"])
 
     return one
 
 
-def test_a_key_opens_in_either_header(ask: Door) -> None:
+def test_key_is_accepted_in_either_header(ask: Door) -> None:
     assert ask(INFER, authorization=f"Bearer {WEB}")[0] == 200
     assert ask(INFER, authorization=f"bearer  {WEB} ")[0] == 200
     assert ask(INFER, x_api_key=NIGHT)[0] == 200
@@ -134,13 +134,15 @@ def test_anything_else_is_401(ask: Door, headers: dict[str, str]) -> None:
         assert WEB not in body["error"]
 
 
-def test_a_key_is_for_its_models(ask: Door) -> None:
+def test_key_gives_access_to_its_models_only(ask: Door) -> None:
     # The model's name decides, whatever path leads to it.
     for path in ("/v2/models/digits/infer", "/v2/models/secret", "/digits/infer", "/", "//x"):
         for model, status in (("digits", 200), ("cifar-10", 200), ("secret", 403)):
             assert ask(path, model=model, x_api_key=NIGHT)[0] == status
             assert ask(path, "GET", model=model, x_api_key=NIGHT)[0] == status
-    assert "night is not for secret" in ask(INFER, model="secret", x_api_key=NIGHT)[2]["error"]
+    assert (
+        "night gives no access to secret" in ask(INFER, model="secret", x_api_key=NIGHT)[2]["error"]
+    )
 
 
 def test_server_paths_are_for_every_client(ask: Door) -> None:
@@ -149,7 +151,7 @@ def test_server_paths_are_for_every_client(ask: Door) -> None:
 
 
 def test_proxy_refuses_other_paths_without_key_for_all(ask: Door) -> None:
-    """An application of somebody else's has no door of ours behind Serve's own proxy."""
+    """A foreign application has no door behind Serve's own proxy."""
     for key, status in ((NIGHT, 403), (WEB, 200)):
         assert ask("/theirs", rule=below_protocol, x_api_key=key)[0] == status
         assert ask("/v2/models/digits", rule=below_protocol, x_api_key=key)[0] == 200
@@ -168,31 +170,31 @@ def test_quota_counts_every_request_that_computes(ask: Door) -> None:
     status, headers, body = ask("/anything", x_api_key=SLOW)
     assert status == 429
     assert 1 <= int(headers["retry-after"]) <= 2
-    assert "slow may ask 0.5 times per second" in body["error"]
+    assert "slow may send 0.5 requests per second" in body["error"]
     assert ask(INFER, x_api_key=WEB)[0] == 200
 
 
-def test_a_router_comes_in_uncounted(ask: Door, keys: Keys) -> None:
+def test_router_requests_are_not_counted(ask: Door, keys: Keys) -> None:
     for _ in range(4):
         assert ask(INFER, x_headrace_router=ROUTER)[0] == 200
 
 
-def test_only_a_router_names_memory_to_read(ask: Door) -> None:
+def test_lent_body_header_is_removed_from_client_requests(ask: Door) -> None:
     assert "x-headrace-body" in ask(INFER, x_headrace_router=ROUTER, x_headrace_body="1:2")[2]
     assert ask(INFER, x_api_key=WEB, x_headrace_body="1:2")[2] == ["x-api-key"]
 
 
-def test_no_client_can_make_the_routers_key_from_what_it_knows(ask: Door, keys: Keys) -> None:
+def test_client_cannot_derive_router_key(ask: Door, keys: Keys) -> None:
     digests = b"".join(sorted(client.digest for client in keys._clients))
     for key in (b"headrace router", sha256(ROUTER.encode()).digest(), WEB.encode()):
-        made = hmac.new(digests, key, sha256).hexdigest()
-        assert ask(INFER, x_headrace_router=made)[0] == 401
+        guess = hmac.new(digests, key, sha256).hexdigest()
+        assert ask(INFER, x_headrace_router=guess)[0] == 401
 
 
-def test_a_changed_file_is_read_again_and_a_broken_one_is_not(
+def test_changed_key_file_is_read_again_unless_broken(
     ask: Door, keys: Keys, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keys_module, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(keys_module, "CHECK_INTERVAL_S", 0.0)
     new = "another-key-0123456789"
     file.write_text(yaml.safe_dump({"clients": [{"name": "web", "key": new}]}))
     os.utime(file, (1, 1))
@@ -205,12 +207,12 @@ def test_a_changed_file_is_read_again_and_a_broken_one_is_not(
     assert ask(INFER, x_api_key=new)[0] == 200
 
 
-def test_the_environment_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_read_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert configured() is None
     monkeypatch.setenv(VARIABLE, "clients: [{name: web, key: 0123456789abcdef}]")
-    found = configured()
-    assert found is not None
-    client = found.find("0123456789abcdef")
+    keys = configured()
+    assert keys is not None
+    client = keys.find("0123456789abcdef")
     assert client is not None
     assert client.name == "web"
 
@@ -243,7 +245,7 @@ def test_the_environment_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> Non
         ("web", "expected a mapping"),
     ],
 )
-def test_wrong_keys_close_the_server(
+def test_invalid_keys_are_config_error(
     monkeypatch: pytest.MonkeyPatch, text: str, message: str
 ) -> None:
     monkeypatch.setenv(VARIABLE, text)
@@ -302,23 +304,26 @@ def test_no_error_shows_a_key(
 
 @pytest.mark.parametrize("text", SHOWING)
 def test_no_log_shows_a_key(
-    keys: Keys, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    keys: Keys,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
     text: str,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(keys_module, "LOOK_AGAIN_S", 0.0)
+) -> None:
+    monkeypatch.setattr(keys_module, "CHECK_INTERVAL_S", 0.0)
     file.write_text(text)
     os.utime(file, (1, 1))
     with caplog.at_level(logging.ERROR, "ray.serve"):
         for _ in range(3):
             keys.refresh()
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
-        "the API keys stay as they were"  # once, and not at every request
+        "the API keys are unchanged"  # once, not at every request
     ]
     assert "hunter2" not in caplog.text
     assert keys.find(WEB) is not None
 
 
-def test_both_sources_or_a_missing_file_are_refused(
+def test_two_key_sources_or_missing_file_are_rejected(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, "clients: []")
@@ -336,7 +341,7 @@ def test_both_sources_or_a_missing_file_are_refused(
         configured()
 
 
-def test_a_relative_path_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_key_file_is_rejected(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
     monkeypatch.setenv(FILE_VARIABLE, file.name)
     with pytest.raises(ConfigError, match=f"keys.yaml: expected an absolute path.*give {file}"):
@@ -344,10 +349,10 @@ def test_a_relative_path_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("mode", [0o400, 0o440, 0o644])
-def test_a_secret_of_kubernetes_holds_the_keys(
+def test_keys_are_read_from_mounted_kubernetes_secret(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
 ) -> None:
-    """Links into a directory of this version, which a change of the Secret replaces."""
+    """The file is a link into a directory that a change of the Secret replaces."""
     secret = tmp_path / "secret"
     secret.mkdir()
 
@@ -362,14 +367,14 @@ def test_a_secret_of_kubernetes_holds_the_keys(
     mounted("..1", file.read_text())
     (secret / "keys.yaml").symlink_to("..data/keys.yaml")
     monkeypatch.setenv(FILE_VARIABLE, str(secret / "keys.yaml"))
-    monkeypatch.setattr(keys_module, "LOOK_AGAIN_S", 0.0)
-    found = configured()
-    assert found is not None
-    assert found.find(WEB) is not None
+    monkeypatch.setattr(keys_module, "CHECK_INTERVAL_S", 0.0)
+    keys = configured()
+    assert keys is not None
+    assert keys.find(WEB) is not None
     mounted("..22", "clients: [{name: new, key: a-key-that-came-later}]")
-    found.refresh()
-    assert found.find(WEB) is None
-    assert found.find("a-key-that-came-later") is not None
+    keys.refresh()
+    assert keys.find(WEB) is None
+    assert keys.find("a-key-that-came-later") is not None
 
 
 @given(
@@ -377,10 +382,10 @@ def test_a_secret_of_kubernetes_holds_the_keys(
     burst=st.integers(1, 20),
     pauses=st.lists(st.tuples(st.floats(0, 3), st.integers(0, 2)), max_size=60),
 )
-def test_quota_admits_what_a_token_bucket_admits(
+def test_quota_admits_same_requests_as_token_bucket(
     rate: float, burst: int, pauses: list[tuple[float, int]]
 ) -> None:
-    """Against the bucket itself, with requests spread over three processes."""
+    """Compare with a token bucket, with requests spread over three processes."""
     consumed, floors = [0, 0, 0], [0.0, 0.0, 0.0]
     tokens, now = float(burst), 0.0
     for pause, process in pauses:
@@ -409,15 +414,15 @@ print(sum(quotas.take(client) == 0 for _ in range(200)))
 """
 
 
-def test_processes_of_a_node_share_a_quota(tmp_path: Path) -> None:
+def test_processes_of_node_share_quota(tmp_path: Path) -> None:
     run = [sys.executable, "-c", PROCESS, str(tmp_path / "quotas")]
     processes = [subprocess.Popen(run, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    passed = [int(process.communicate(timeout=60)[0]) for process in processes]
-    assert sum(passed) == 300
+    admitted = [int(process.communicate(timeout=60)[0]) for process in processes]
+    assert sum(admitted) == 300
     assert (tmp_path / "quotas").stat().st_mode & 0o077 == 0
 
 
-def test_a_client_without_a_quota_is_not_counted(tmp_path: Path) -> None:
+def test_client_without_quota_is_not_counted(tmp_path: Path) -> None:
     quotas = Quotas(tmp_path / "quotas")
     assert quotas.take(Client(name="a", key="0123456789abcdef")) == 0
     assert not (tmp_path / "quotas").exists()
@@ -439,14 +444,14 @@ quotas.take(client)
 """
 
 
-def test_stopped_process_holds_up_no_other(tmp_path: Path) -> None:
-    """Stopped in the middle of a count, with its claim written."""
+def test_stopped_process_blocks_no_other(tmp_path: Path) -> None:
+    """The process stops in the middle of a count, after writing its claim."""
     run = [sys.executable, "-c", HOLDER, str(tmp_path / "quotas")]
     client = Client(name="a", key="0123456789abcdef", requests_per_s=0.001, burst=2)
     holder = subprocess.Popen(run)
     try:
         os.waitpid(holder.pid, os.WUNTRACED)  # until it is stopped
-        assert Quotas(tmp_path / "quotas").take(client) > 0  # its claims count, and nobody waits
+        assert Quotas(tmp_path / "quotas").take(client) > 0  # its claims count, without waiting
     finally:
         holder.kill()
         holder.wait(timeout=60)

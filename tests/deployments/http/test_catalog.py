@@ -1,4 +1,4 @@
-"""What the server's own paths answer for a model that is known and does not run."""
+"""Server-wide paths for a model that is deployed but does not run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def ask(path: str, method: str = "POST") -> tuple[int, dict[str, Any]]:
 
 @pytest.mark.parametrize("application", ["DEPLOYING", "DEPLOY_FAILED"])
 @pytest.mark.parametrize("path", ["/models/digits", "/models/digits/infer"])
-def test_a_model_that_is_not_ready(
+def test_path_of_model_that_is_not_ready_is_503(
     monkeypatch: pytest.MonkeyPatch, application: str, path: str
 ) -> None:
     monkeypatch.setattr(serve, "status", lambda: status(application))

@@ -1,4 +1,4 @@
-"""RequestGuard around a bare ASGI app: what it refuses, what it changes, what it leaves alone."""
+"""RequestGuard around a bare ASGI app: rejected, changed and unchanged requests and answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Header = tuple[bytes, bytes]
 
 @dataclass
 class Exchange:
-    """What an app got to see of one request, and what left the guard for it."""
+    """The scope that an app received, and the messages that the guard sent."""
 
     scope: Scope | None = None
     sent: list[Message] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Exchange:
 
     @property
     def error(self) -> str:
-        """The sentence of a JSON error, after checking that its headers fit its body."""
+        """Message of a JSON error, after a check that its headers fit its body."""
         (body,) = [message["body"] for message in self.sent[1:]]
         headers = dict(self.headers)
         assert len(headers) == len(self.headers), "a header was sent twice"
@@ -96,14 +96,14 @@ TEXT: Header = (b"content-type", b"text/plain; charset=utf-8")
         ((b"x-n\xffte", b"1"), r"x-n\\xffte"),
     ],
 )
-def test_a_header_that_is_not_utf8_is_refused_by_name(header: Header, shown: str) -> None:
+def test_header_that_is_not_utf8_is_rejected_by_name(header: Header, shown: str) -> None:
     seen = exchange(OK, (b"host", b"x"), header)
     assert seen.scope is None  # the app never saw it
     assert seen.status == 400
     assert seen.error == f"header '{shown}' is not valid UTF-8; send it as UTF-8 text"
 
 
-def test_utf8_beyond_ascii_passes() -> None:
+def test_utf8_header_beyond_ascii_is_forwarded() -> None:
     header = (b"x-note", "Zürich".encode())
     seen = exchange(OK, header)
     assert seen.status == 200
@@ -111,13 +111,13 @@ def test_utf8_beyond_ascii_passes() -> None:
     assert header in seen.scope["headers"]
 
 
-def test_a_websocket_with_a_broken_header_is_closed() -> None:
+def test_websocket_with_broken_header_is_closed() -> None:
     seen = exchange(OK, (b"x-note", b"\xff"), kind="websocket")
     assert seen.scope is None
     assert seen.sent == [{"type": "websocket.close", "code": 1007}]
 
 
-def test_a_request_keeps_its_id_and_gets_one_if_it_has_none() -> None:
+def test_request_keeps_its_id_or_gets_one() -> None:
     for given, expected in (((ID,), ID[1]), (((ID[0], b""), ID), ID[1]), ((), None)):
         for kind in ("http", "websocket"):
             seen = exchange(OK, *given, kind=kind)
@@ -135,23 +135,23 @@ async def never(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.mark.parametrize(
     "asked", [b"0", b"-0.0", b"-3", b"nan", b"inf", b"-inf", b"5.001", b"1e400", b"", b"soon"]
 )
-def test_a_deadline_nobody_may_have_becomes_the_longest(asked: bytes) -> None:
+def test_invalid_deadline_becomes_maximum(asked: bytes) -> None:
     seen = exchange(never, (DEADLINE, asked), max_timeout_s=0.05)
     assert seen.status == 408
     assert "within its deadline of 0.05 s" in seen.error
 
 
-def test_no_deadline_becomes_the_longest() -> None:
+def test_missing_deadline_becomes_maximum() -> None:
     assert "deadline of 0.05 s" in exchange(never, max_timeout_s=0.05).error
 
 
-def test_a_shorter_deadline_is_kept() -> None:
+def test_shorter_deadline_is_used() -> None:
     seen = exchange(never, (DEADLINE, b"0.02"), (b"x-request-id", b"r"), max_timeout_s=30)
     assert seen.status == 408
     assert "within its deadline of 0.02 s" in seen.error
 
 
-def test_serve_is_told_to_leave_deadline_and_connection_to_the_guard() -> None:
+def test_guard_disables_serves_own_checks() -> None:
     seen = exchange(
         OK, (DEADLINE, b"2"), (b"x-request-disconnect-disabled", b"?0"), (DEADLINE, b"9")
     )
@@ -160,11 +160,11 @@ def test_serve_is_told_to_leave_deadline_and_connection_to_the_guard() -> None:
     assert given == [(DEADLINE, b"0"), (b"x-request-disconnect-disabled", b"?1")]
 
 
-def test_a_websocket_cannot_choose_a_deadline() -> None:
+def test_websocket_cannot_set_deadline() -> None:
     assert exchange(OK, (DEADLINE, b"0"), kind="websocket").deadlines == []
 
 
-def test_a_deadline_amid_an_answer_ends_it() -> None:
+def test_deadline_during_answer_ends_it() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await asyncio.sleep(60)
@@ -180,7 +180,7 @@ async def keeps(scope: Scope, receive: Receive, send: Send) -> float:
     return float(given.at - time.monotonic())
 
 
-def test_what_keeps_the_deadline_itself_has_its_say_however_busy_the_loop_was() -> None:
+def test_enforcing_application_answers_despite_busy_loop() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         decides_in_s = await keeps(scope, receive, send) - 0.01
         asyncio.get_running_loop().call_later(decides_in_s / 2, time.sleep, 0.2)
@@ -191,7 +191,7 @@ def test_what_keeps_the_deadline_itself_has_its_say_however_busy_the_loop_was() 
     assert exchange(app, max_timeout_s=0.05).status == 504
 
 
-def test_what_says_that_it_keeps_the_deadline_and_does_not_is_cut_off(
+def test_enforcing_application_is_cancelled_after_grace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(deadline, "ANSWER_GRACE_S", 0.05)
@@ -262,25 +262,25 @@ async def read_whole(scope: Scope, receive: Receive, send: Send) -> None:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pace of 0.4 s without a byte, behind a queue 0.2 s, and a second more per 1000 bytes."""
-    monkeypatch.setattr(body_rate, "PATIENCE_S", 0.4)
-    monkeypatch.setattr(body_rate, "LEAST_PATIENCE_S", 0.2)
+    """Set short timeouts: a pause of 0.4 s, after a queue 0.2 s, and a second per 1000 bytes."""
+    monkeypatch.setattr(body_rate, "STALL_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(body_rate, "MIN_STALL_TIMEOUT_S", 0.2)
     monkeypatch.setattr(body_rate, "BODY_BYTES_PER_S", 1000)
 
 
 @pytest.mark.parametrize("every_s", [0, 0.02], ids=["silent", "a byte now and then"])
-def test_a_body_that_comes_too_slowly_is_cut_off(hurried: None, every_s: float) -> None:
+def test_body_that_is_too_slow_gets_408(hurried: None, every_s: float) -> None:
     started = time.monotonic()
     seen = slowly(SlowBody(every_s), read_whole)
     assert 0.4 <= time.monotonic() - started < 10
     assert seen.status == 408
-    assert seen.error.startswith("the body of request r-1 comes too slowly, ")
+    assert seen.error.startswith("the body of request r-1 arrives too slowly, ")
     assert ID in seen.headers
     assert (b"connection", b"close") in seen.headers  # what may still come is not read
 
 
 @pytest.mark.parametrize("every_s", [0, 0.02], ids=["silent", "a byte now and then"])
-def test_behind_a_queue_it_is_cut_off_sooner(hurried: None, every_s: float) -> None:
+def test_body_timeout_is_shorter_after_queue(hurried: None, every_s: float) -> None:
     async def queued(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal taken
         await asyncio.sleep(0.5)
@@ -293,12 +293,12 @@ def test_behind_a_queue_it_is_cut_off_sooner(hurried: None, every_s: float) -> N
     assert time.monotonic() - taken >= 0.2
 
 
-def test_patience_shrinks_by_the_time_in_the_queue() -> None:
-    least, most = body_rate.LEAST_PATIENCE_S, body_rate.PATIENCE_S
-    for queued_s, patience_s in ((0.0, most), (most - least - 1, least + 1), (2 * most, least)):
+def test_body_timeout_shrinks_by_time_in_queue() -> None:
+    least, most = body_rate.MIN_STALL_TIMEOUT_S, body_rate.STALL_TIMEOUT_S
+    for queued_s, timeout_s in ((0.0, most), (most - least - 1, least + 1), (2 * most, least)):
         rate = body_rate.BodyRate(started=100.0)
-        rate.asked(100.0 + queued_s)
-        assert rate.left_s(100.0 + queued_s) == pytest.approx(patience_s)
+        rate.start_wait(100.0 + queued_s)
+        assert rate.remaining_s(100.0 + queued_s) == pytest.approx(timeout_s)
 
 
 @pytest.mark.parametrize(
@@ -306,11 +306,11 @@ def test_patience_shrinks_by_the_time_in_the_queue() -> None:
     [SlowBody(0.05, b"x" * 100, 20), SlowBody(0.05, parts=3)],
     ids=["long and fast enough", "short and slow"],
 )
-def test_a_body_that_comes_fast_enough_has_its_time(hurried: None, client: SlowBody) -> None:
+def test_body_that_is_fast_enough_is_read(hurried: None, client: SlowBody) -> None:
     assert slowly(client, read_whole).status == 200
 
 
-def test_only_the_time_counts_in_which_more_is_waited_for(hurried: None) -> None:
+def test_body_rate_counts_only_time_of_waiting(hurried: None) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(0.5)  # in Serve's queue
         await receive()
@@ -322,7 +322,7 @@ def test_only_the_time_counts_in_which_more_is_waited_for(hurried: None) -> None
     assert slowly(SlowBody(0.01, parts=2), app).status == 200
 
 
-def test_a_loop_that_was_held_up_blames_nobody(hurried: None) -> None:
+def test_blocked_loop_does_not_reject_body(hurried: None) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         loop = asyncio.get_running_loop()
         loop.call_later(0.01, time.sleep, 0.6)
@@ -332,14 +332,14 @@ def test_a_loop_that_was_held_up_blames_nobody(hurried: None) -> None:
     assert slowly(SlowBody(0.03, parts=1), app).status == 200
 
 
-def test_a_deadline_before_the_body_is_there_closes_the_connection(hurried: None) -> None:
+def test_deadline_before_end_of_body_closes_connection(hurried: None) -> None:
     seen = slowly(SlowBody(0.01, b"x" * 100), read_whole, max_timeout_s=0.03)
     assert seen.status == 408
     assert "within its deadline of 0.03 s" in seen.error
     assert (b"connection", b"close") in seen.headers
 
 
-def test_a_request_is_cancelled_when_its_client_leaves() -> None:
+def test_request_is_cancelled_when_client_disconnects() -> None:
     async def run() -> tuple[bool, int]:
         client, cancelled = Connection(b""), False
 
@@ -364,7 +364,7 @@ def test_a_request_is_cancelled_when_its_client_leaves() -> None:
     assert asyncio.run(run()) == (True, 0)
 
 
-def test_a_finished_request_is_not_cancelled_by_the_end_of_its_connection() -> None:
+def test_finished_request_is_not_cancelled_at_disconnect() -> None:
     async def run() -> bool:
         client, finished = Connection(b""), False
 
@@ -386,7 +386,7 @@ def test_a_finished_request_is_not_cancelled_by_the_end_of_its_connection() -> N
     assert asyncio.run(run())
 
 
-def test_a_body_is_taken_in_no_faster_than_the_app_reads() -> None:
+def test_body_is_read_no_faster_than_app_reads() -> None:
     async def run() -> int:
         client = Connection(*[b"x" * 1000] * 50)
 
@@ -404,7 +404,7 @@ def test_a_body_is_taken_in_no_faster_than_the_app_reads() -> None:
     assert asyncio.run(run()) == 1
 
 
-def test_plain_text_below_500_becomes_json_and_keeps_its_headers() -> None:
+def test_plain_text_below_500_becomes_json_with_headers() -> None:
     headers = [TEXT, (b"retry-after", b"1"), (b"content-length", b"35")]
     seen = exchange(answer(429, headers, b"Request dropped ", b"due to backpressure"), ID)
     assert seen.status == 429
@@ -420,17 +420,17 @@ def test_plain_text_of_a_5xx_is_replaced(headers: list[Header]) -> None:
     assert seen.error == "the server failed to answer request r-1; its log has the reason"
 
 
-def test_a_timeout_names_the_deadline_the_request_had() -> None:
+def test_timeout_error_has_deadline_of_request() -> None:
     seen = exchange(answer(408, [TEXT], b"timed out"), (DEADLINE, b"0.5"))
     assert "within its deadline of 0.5 s" in seen.error
 
 
-def test_a_long_text_is_cut() -> None:
+def test_long_error_text_is_truncated() -> None:
     assert len(exchange(answer(404, [TEXT], b"x" * 3000, b"y" * 3000, b"z")).error) == 4096
 
 
 @pytest.mark.parametrize("status", [400, 500])
-def test_json_errors_pass_untouched(status: int) -> None:
+def test_json_errors_are_unchanged(status: int) -> None:
     start = {
         "type": "http.response.start",
         "status": status,
@@ -447,12 +447,12 @@ def test_json_errors_pass_untouched(status: int) -> None:
     assert sent[1] is body
 
 
-def test_plain_text_that_is_no_error_passes() -> None:
+def test_plain_text_that_is_no_error_is_unchanged() -> None:
     seen = exchange(answer(200, [TEXT], b"success"))
     assert [message.get("body") for message in seen.sent] == [None, b"success"]
 
 
-def test_an_exception_becomes_a_500(caplog: pytest.LogCaptureFixture) -> None:
+def test_exception_becomes_500(caplog: pytest.LogCaptureFixture) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("/secret/path")
 
@@ -464,7 +464,7 @@ def test_an_exception_becomes_a_500(caplog: pytest.LogCaptureFixture) -> None:
     assert request_id in caplog.text
 
 
-def test_an_exception_amid_an_answer_closes_the_connection() -> None:
+def test_exception_during_answer_closes_connection() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise RuntimeError("too late")
@@ -473,7 +473,7 @@ def test_an_exception_amid_an_answer_closes_the_connection() -> None:
         exchange(app)
 
 
-def test_serve_cancelling_a_finished_request_passes() -> None:
+def test_cancellation_after_answer_is_raised() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(408, [TEXT], b"late")(scope, receive, send)
         raise asyncio.CancelledError  # as Serve does after a deadline
@@ -482,7 +482,7 @@ def test_serve_cancelling_a_finished_request_passes() -> None:
         exchange(app)
 
 
-def test_the_longest_deadline_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maximum_deadline_comes_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(MAX_REQUEST_TIMEOUT_VARIABLE, raising=False)
     assert middlewares()[0].kwargs == {"max_timeout_s": MAX_REQUEST_TIMEOUT_S}
     monkeypatch.setenv(MAX_REQUEST_TIMEOUT_VARIABLE, "2.5")
@@ -490,9 +490,7 @@ def test_the_longest_deadline_comes_from_the_environment(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "a minute", ""])
-def test_a_longest_deadline_that_is_none_is_refused(
-    given: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_maximum_deadline_is_rejected(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MAX_REQUEST_TIMEOUT_VARIABLE, given)
     with pytest.raises(ConfigError, match=f"{MAX_REQUEST_TIMEOUT_VARIABLE}="):
         middlewares()

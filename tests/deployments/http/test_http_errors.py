@@ -1,4 +1,4 @@
-"""Errors as they leave a replica, with everything around its application that Serve puts there."""
+"""Error answers of a replica, with all middlewares that Serve puts around its application."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODEL = "/v2/models/m"
 
 
 def model(error: Exception) -> ModelApp:
-    """A model whose every inference fails."""
+    """Return a model whose every inference fails."""
 
     async def fails(*_: object) -> Response:
         raise error
@@ -78,7 +78,7 @@ class Sent:
 def ask(
     app: ASGIApp, monkeypatch: pytest.MonkeyPatch, path: str, request_id: str | None = None
 ) -> Sent:
-    """A POST as it comes from HAProxy, through all that a replica has in front of ``app``."""
+    """Send a POST as HAProxy does, through the middlewares in front of ``app``."""
     for variable in (keys.VARIABLE, keys.FILE_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
     sent: list[Message] = []
@@ -91,12 +91,16 @@ def ask(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    given = [(b"x-request-id", request_id.encode())] if request_id else []
+    ids = [(b"x-request-id", request_id.encode())] if request_id else []
     scope = {
-        "type": "http", "method": "POST", "path": path, "query_string": b"", "headers": given,
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": ids,
         "root_path": MODEL if isinstance(app, ModelApp) else "",
-    }  # fmt: skip
-    with contextlib.suppress(OSError):  # Starlette answers what is none of ours, and raises it
+    }
+    with contextlib.suppress(OSError):  # Starlette answers foreign errors and raises them, too
         asyncio.run(_apply_middlewares(app, middlewares())(scope, receive, send))
     headers = [(name.decode(), value.decode()) for name, value in sent[0]["headers"]]
     return Sent(sent[0]["status"], headers, json.loads(sent[1]["body"]))
@@ -105,37 +109,39 @@ def ask(
 FAILURES: dict[str, tuple[Any, str, int]] = {
     "a program": (lambda: model(ProgramError(SECRET)), f"{MODEL}/infer", 500),
     "a program, by its version": (
-        lambda: model(ProgramError(SECRET)), f"{MODEL}/versions/1/infer", 500,
+        lambda: model(ProgramError(SECRET)),
+        f"{MODEL}/versions/1/infer",
+        500,
     ),
     "a prediction": (lambda: model(OSError(SECRET)), f"{MODEL}/predict", 500),
     "whatever of ours": (lambda: model(HeadraceError(SECRET)), f"{MODEL}/infer", 500),
     "a lost shard": (lambda: model(GroupLostError(SECRET)), f"{MODEL}/infer", 503),
     "a model that is not ready": (catalog, "/v2/models/m/infer", 503),
     "Serve": (lambda: crash, "/anything", 500),
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize("given", ["r-17", None])
-@pytest.mark.parametrize("what", FAILURES)
-def test_a_5xx_has_its_requests_id_and_shows_nothing(
-    monkeypatch: pytest.MonkeyPatch, what: str, given: str | None
+@pytest.mark.parametrize("sent_id", ["r-17", None])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_5xx_has_request_id_and_no_internals(
+    monkeypatch: pytest.MonkeyPatch, failure: str, sent_id: str | None
 ) -> None:
-    make, path, status = FAILURES[what]
-    sent = ask(make(), monkeypatch, path, given)
+    make, path, status = FAILURES[failure]
+    sent = ask(make(), monkeypatch, path, sent_id)
     assert sent.status == status
     (request_id,) = sent.ids
-    assert request_id == given or (given is None and len(request_id) == 36)
+    assert request_id == sent_id or (sent_id is None and len(request_id) == 36)
     assert list(sent.body) == ["error"]
     assert SECRET not in str(sent)
     assert sent.body["error"] in (
         INTERNAL,
         LOST,
-        "model 'm' is not ready: it is being deployed, or that has failed",
+        "model 'm' is not ready: its deployment is in progress or has failed",
         f"the server failed to answer request {request_id}; its log has the reason",
     )
 
 
-def test_what_is_wrong_with_a_request_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_4xx_has_message_of_error(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = ask(model(RequestError("input 'x' is given twice")), monkeypatch, f"{MODEL}/infer")
     assert (sent.status, sent.body) == (400, {"error": "input 'x' is given twice"})
     assert len(sent.ids) == 1

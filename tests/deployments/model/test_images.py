@@ -1,4 +1,4 @@
-"""Large images are decoded two at a time, whatever their clients do; small ones wait for nobody."""
+"""Decoding of images: two large ones at once, whatever clients do; small ones without waiting."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ LARGE, SMALL = png(1200, 1000), png(40, 30)
 
 
 class Decoding:
-    """Stands in the way of the decoder: counts who is in it, and keeps large images there."""
+    """Decoder that counts its concurrent large images and takes long for them."""
 
     def __init__(self) -> None:
-        self.most = 0
+        self.peak = 0
         self.done = 0
         self._now = 0
         self._lock = threading.Lock()
@@ -43,7 +43,7 @@ class Decoding:
             return preprocess.image_tensor(image, spec)
         with self._lock:
             self._now += 1
-            self.most = max(self.most, self._now)
+            self.peak = max(self.peak, self._now)
         time.sleep(0.05)
         with self._lock:
             self._now -= 1
@@ -53,12 +53,12 @@ class Decoding:
 
 @pytest.fixture
 def decoding(monkeypatch: pytest.MonkeyPatch) -> Decoding:
-    found = Decoding()
-    monkeypatch.setattr(images, "image_tensor", found)
-    return found
+    decoder = Decoding()
+    monkeypatch.setattr(images, "image_tensor", decoder)
+    return decoder
 
 
-def test_large_images_wait_for_each_other_and_small_ones_do_not(decoding: Decoding) -> None:
+def test_large_images_wait_but_small_ones_do_not(decoding: Decoding) -> None:
     async def run() -> tuple[list[np.ndarray], int]:
         large = [asyncio.create_task(images.read_image(LARGE, SPEC, LIMIT)) for _ in range(8)]
         await asyncio.sleep(0.02)
@@ -68,31 +68,31 @@ def test_large_images_wait_for_each_other_and_small_ones_do_not(decoding: Decodi
         return await asyncio.gather(*large), done_before_small
 
     answers, done_before_small = asyncio.run(run())
-    assert decoding.most == images.LARGE_AT_ONCE
+    assert decoding.peak == images.LARGE_AT_ONCE
     assert done_before_small < 8
-    wanted = preprocess.image_tensor(Image.new("RGB", (4, 4), "red"), SPEC)
+    expected = preprocess.image_tensor(Image.new("RGB", (4, 4), "red"), SPEC)
     assert len(answers) == 8
     for answer in answers:
-        np.testing.assert_array_equal(answer, wanted)
+        np.testing.assert_array_equal(answer, expected)
 
 
-def test_clients_that_leave_do_not_let_more_in(decoding: Decoding) -> None:
+def test_disconnected_clients_do_not_raise_decoder_limit(decoding: Decoding) -> None:
     async def run() -> None:
         for _ in range(6):
-            asked = [asyncio.create_task(images.read_image(LARGE, SPEC, LIMIT)) for _ in range(3)]
+            reads = [asyncio.create_task(images.read_image(LARGE, SPEC, LIMIT)) for _ in range(3)]
             await asyncio.sleep(0.02)
-            for each in asked:
-                each.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            for read in reads:
+                read.cancel()
+            await asyncio.gather(*reads, return_exceptions=True)
 
     asyncio.run(run())
-    assert decoding.most <= images.LARGE_AT_ONCE
+    assert decoding.peak <= images.LARGE_AT_ONCE
 
 
 @pytest.mark.parametrize(
     ("data", "error"),
     [(png(2000, 1001), PayloadTooLargeError), (LARGE[:-2000], RequestError), (b"x", RequestError)],
 )
-def test_what_cannot_be_read_is_refused(data: bytes, error: type[Exception]) -> None:
+def test_unreadable_image_is_rejected(data: bytes, error: type[Exception]) -> None:
     with pytest.raises(error):
         asyncio.run(images.read_image(data, SPEC, LIMIT))

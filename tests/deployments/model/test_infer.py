@@ -1,4 +1,4 @@
-"""What is refused before a model's own preprocessing sees it."""
+"""Limits that are checked before a model's preprocessing."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def ask(text: str) -> list[np.ndarray]:
         limits=Limits(text_bytes=6),
         text_encoder=lambda text: {"input_ids": np.full(4, len(text))},
     )
-    wanted = PredictRequest(image=None, text=text, inputs=None, top_k=1)
-    return asyncio.run(_preprocess(model, wanted))
+    item = PredictRequest(image=None, text=text, inputs=None, top_k=1)
+    return asyncio.run(_preprocess(model, item))
 
 
-def test_a_text_within_the_limit_is_encoded() -> None:
+def test_text_within_limit_is_encoded() -> None:
     (ids,) = ask("Zürich"[:5])
     np.testing.assert_array_equal(ids, [[5, 5, 5, 5]])
 
 
-def test_a_text_over_the_limit_is_refused_before_it_is_tokenized() -> None:
+def test_text_over_limit_is_rejected_before_tokenizing() -> None:
     with pytest.raises(PayloadTooLargeError, match=r"the text is 7 bytes, .* at most 6"):
         ask("Zürich")

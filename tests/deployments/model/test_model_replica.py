@@ -1,4 +1,4 @@
-"""Which of an artifact's programs a replica takes, and when it is asked whether it is well."""
+"""Choice of a replica's program, and its health checks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deployments.model.replica import choose_program
 
 
 class Entry(SimpleNamespace):
-    """A program of a kind that runs on every CPU and GPU."""
+    """Program of a kind that runs on every CPU and GPU."""
 
     kind = "exported"
     cpu_features = ()
@@ -36,40 +36,38 @@ def artifact(*targets: str) -> SimpleNamespace:
 
 
 @pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch):
-    """``given(["0"])``: a replica on a node with a GPU, to which Ray gave the GPUs of that id."""
+def assign_gpus(monkeypatch: pytest.MonkeyPatch):
+    """Return ``assign_gpus(["0"])``: Ray assigns GPUs to a replica on a node that has one."""
     fits = program.ProgramKind(load=lambda *_: None, misfit=lambda entry: None)
     monkeypatch.setitem(program.PROGRAM_KINDS, "exported", fits)
     monkeypatch.setattr(node, "targets", lambda: ("cuda-sm90", "cpu-x86"))
 
-    def give(gpus: list[str]) -> None:
+    def assign(gpus: list[str]) -> None:
         context = SimpleNamespace(get_accelerator_ids=lambda: {"GPU": gpus, "TPU": []})
         monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
 
-    return give
+    return assign
 
 
 @pytest.mark.parametrize(("gpus", "target"), [(["0"], "cuda-sm90"), ([], "cpu-x86")])
-def test_a_program_for_a_gpu_is_only_taken_by_a_replica_that_has_one(
-    given, gpus: list[str], target: str
-) -> None:
-    given(gpus)
+def test_gpu_program_needs_assigned_gpu(assign_gpus, gpus: list[str], target: str) -> None:
+    assign_gpus(gpus)
     assert choose_program(artifact("cpu-x86", "cuda-sm90")).entry.target == target
 
 
-def test_a_replica_without_a_gpu_says_what_to_set_where_there_is_no_other_program(given) -> None:
-    given([])
+def test_replica_without_gpu_and_cpu_program_names_num_gpus(assign_gpus) -> None:
+    assign_gpus([])
     with pytest.raises(ProgramError, match=r"Built: cuda-sm90:exported.*set num_gpus in its"):
         choose_program(artifact("cuda-sm90"))
-    given(["0"])
-    with pytest.raises(ProgramError, match="no program is built for cuda-sm90") as caught:
+    assign_gpus(["0"])
+    with pytest.raises(ProgramError, match="no program is built for cuda-sm90") as error:
         choose_program(artifact("cuda-sm80"))
-    assert "num_gpus" not in str(caught.value)
+    assert "num_gpus" not in str(error.value)
 
 
 @dataclass
 class Batches:
-    """A batcher that was idle for long, and counts its probes."""
+    """Batcher that was idle for long, and counts its probes."""
 
     alive: bool = True
     last_finished: float = -math.inf
@@ -86,7 +84,7 @@ class Shards:
 
 
 def test_replica_is_not_probed_while_its_shards_move() -> None:
-    # Requests wait meanwhile, and a probe would, too: the health checks would end the replica.
+    # A probe would wait like the requests, and its timeout would end the replica.
     batches, shards = Batches(), Shards(moving=True)
     health = Health(batches, [], shards)
     asyncio.run(health.check())

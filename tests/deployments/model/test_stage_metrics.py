@@ -1,4 +1,4 @@
-"""The figures of shards as Prometheus' counters, which only grow."""
+"""Figures of shards as Prometheus counters, which only grow."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ LAYOUT = SimpleNamespace(shards=[SimpleNamespace(stage=stage, tp_rank=0) for sta
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, ...]]:
-    """(stage, what) → what Prometheus would be told."""
-    found: Counter[tuple[str, ...]] = Counter()
+    """Return the values of the counters by (stage, activity)."""
+    values: Counter[tuple[str, ...]] = Counter()
 
-    class Kept:
+    class StubCounter:
         def __init__(self, *_: Any) -> None:
             pass
 
         def inc(self, value: float, tags: dict[str, str]) -> None:
             assert value > 0
-            found[tags["stage"], tags.get("doing", "micro_batches")] += value
+            values[tags["stage"], tags.get("doing", "micro_batches")] += value
 
-    monkeypatch.setattr(metrics.metrics, "Counter", Kept)
-    return found
+    monkeypatch.setattr(metrics.metrics, "Counter", StubCounter)
+    return values
 
 
 def figures(micro_batches: int) -> ShardFigures:
     return ShardFigures(micro_batches=micro_batches, compute_s=micro_batches / 4)
 
 
-def test_each_report_adds_what_is_new(counted: Counter[tuple[str, ...]]) -> None:
+def test_report_adds_difference_to_counters(counted: Counter[tuple[str, ...]]) -> None:
     report = metrics.StageMetrics("cut", LAYOUT).report
     for first, second in ((4, 2), (4, 6), (8, 6)):
         report([figures(first), figures(second)])
