@@ -48,9 +48,9 @@ def test_hostile_body_uses_little_memory_and_time(name: str) -> None:
     process = subprocess.run(
         [sys.executable, __file__, name], capture_output=True, text=True, check=True, timeout=60
     )
-    grown_bytes, seconds = map(float, process.stdout.split())
+    grown_bytes, cpu_s = map(float, process.stdout.split())
     assert grown_bytes < 50 * SIZE
-    assert seconds < 3  # far below a multiple of the size
+    assert cpu_s < 3  # far below a multiple of the size
 
 
 def _kib(field: str) -> int:
@@ -60,8 +60,8 @@ def _kib(field: str) -> int:
 if __name__ == "__main__":
     body = HOSTILE[sys.argv[1]]
     Path("/proc/self/clear_refs").write_text("5")  # reset the peak to the current size
-    before, started = _kib("VmRSS"), time.monotonic()
+    before, started = _kib("VmRSS"), time.process_time()
     try:
         decode_infer(body, None, [X], [X], SIZE)
     except RequestError:
-        print((_kib("VmHWM") - before) * 1024, time.monotonic() - started)
+        print((_kib("VmHWM") - before) * 1024, time.process_time() - started)
