@@ -1,4 +1,4 @@
-"""The tables of docs/scaling.md, computed anew: its text cannot part from its arithmetic.
+"""Tables of docs/scaling.md, recomputed: its text agrees with its arithmetic.
 
 docs/scaling.md → assumptions, shapes → the formulas, in ShardPlan, Link and balance
                 → its other tables ─────────────────────┴→ equal, as far as they are printed
@@ -227,7 +227,7 @@ def test_weights_per_device_and_the_fewest_devices() -> None:
 
 def test_what_is_sent_and_how_long_it_takes() -> None:
     given = hardware()
-    rows = table("What is sent")
+    rows = table("Transfers")
     assert len(rows) == 4
     for name, batch, size, tp2, tp4, tp8, tp16, hop, far_hop in rows:
         sent = models()[name].carried_bytes(int(batch))
@@ -288,7 +288,7 @@ def tipping(model: Transformer) -> Iterator[float]:
 
 
 def test_where_it_tips_over() -> None:
-    rows = table("Where it tips over")
+    rows = table("Break-even points")
     for column, name in enumerate(("7B", "70B"), start=1):
         for row, value in zip(rows, tipping(models()[name]), strict=True):
             assert agrees(row[column], value), row
@@ -311,16 +311,16 @@ def test_the_example_and_what_follows_say_what_the_tables_say() -> None:
         for row in table(name)
         for n in (3, 4, 5)
     }
-    follows = text.split("\n## What follows\n")[1].split("\n## ")[0]
-    said = set(re.findall(r"\d+\.\d+", follows))
+    conclusions = text.split("\n## Conclusions\n")[1].split("\n## ")[0]
+    said = set(re.findall(r"\d+\.\d+", conclusions))
     assert len(said) > 8
     assert said - cells == set()
     usable = given.usable_bytes / 1e9
-    node = re.search(r"8 × (\d+) = (\d+) GB, about (\d+) B parameters", follows)
+    node = re.search(r"8 × (\d+) = (\d+) GB, about (\d+) B parameters", conclusions)
     assert node
     assert [float(each) for each in node.groups()[:2]] == [usable, 8 * usable]
     assert abs(float(node[3]) - 8 * usable / BYTES["bf16"]) < 10
-    paid = re.search(r"pays with (\d+) % and (\d+) %", follows)
+    paid = re.search(r"pays with (\d+) % and (\d+) %", conclusions)
     assert paid
     tp8 = [row for row in table("Eight GPUs") if row[1] == "tp8"]
     assert [int(each) for each in paid.groups()] == [100 - number(row[-1]) for row in tp8]
