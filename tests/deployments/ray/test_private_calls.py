@@ -65,7 +65,8 @@ def test_details_name_config_artifact_and_replicas(
     assert config["route_prefix"] == f"/v2/models/{MODEL}"
     deployment = application["deployments"][f"model-{MODEL}"]
     artifact = LocalStore(int8_artifact_store).open("tiny-int8")
-    assert deployment["deployment_config"]["user_config"] == {ARTIFACT: f"tiny-int8@{artifact.id}"}
+    user_config = deployment["deployment_config"]["user_config"]
+    assert user_config[ARTIFACT] == f"tiny-int8@{artifact.id}"
     assert deployment["target_num_replicas"] == 1
     assert [replica["state"] for replica in deployment["replicas"]] == ["RUNNING"]
 
