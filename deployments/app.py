@@ -44,11 +44,11 @@ from deployments.shards import placement
 
 
 def model(args: dict[str, Any]) -> Application:
-    """One model behind ``/v2/models/NAME``; ``args`` are those of ``ModelArgs``.
+    """Build one model behind ``/v2/models/NAME``; ``args`` are those of ``ModelArgs``.
 
-    Raises ConfigError naming the field, the value and what is allowed, and PlanError for a cut
-    that the artifact does not hold or the cluster has no devices for, and ArtifactUntrustedError
-    for an artifact that lacks a signature it must have.
+    ConfigError names the field, its value and the allowed ones. PlanError for a cut that the
+    artifact lacks or the cluster has no devices for, ArtifactError for an artifact that is
+    missing or, with ``require_signature``, not signed.
     """
     keys.configured()
     checked = serve_config.model_args(args, "args")
@@ -84,7 +84,7 @@ def model(args: dict[str, Any]) -> Application:
 
 
 def catalog(args: dict[str, Any]) -> Application:
-    """The server's own paths, behind ``/v2``. ConfigError if it is given arguments."""
+    """Build the server's own paths, behind ``/v2``. ConfigError for any argument."""
     keys.configured()
     serve_config.check_catalog_args(args, "args")
     prefix = serve_config.CATALOG_ROUTE
@@ -99,10 +99,9 @@ def catalog(args: dict[str, Any]) -> Application:
 
 
 def router(args: dict[str, Any]) -> Application:
-    """Routes over the models of this cluster, and the server's own paths; ``args`` are those of
-    ``RouterArgs``.
+    """Build routes over the models of this cluster, and the server's own paths.
 
-    Raises ConfigError naming the route, and what does not fit.
+    ``args`` are those of ``RouterArgs``. ConfigError names the route and the mismatch.
     """
     keys.configured()
     checked = serve_config.router_args(args, "args")

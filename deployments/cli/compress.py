@@ -1,6 +1,6 @@
-"""``headrace compress``: the recipe becomes a Ray job, and its log comes back.
+"""``headrace compress``: submit a recipe as a Ray job and follow its log.
 
-recipe.yaml, checked → a cluster (given, running here, or one for this job alone)
+recipe.yaml, checked → a cluster (the configured one, the local one, or one for this job)
     → Ray job: python -m deployments.jobs.compress → log lines → exit status
 """
 
@@ -62,12 +62,12 @@ def submit_recipe(recipe_path: Path, store: str | None, address: str | None) -> 
 
 
 def read(path: Path) -> Recipe:
-    """The recipe in ``path``, its relative paths taken from where it lies; or ConfigError."""
+    """Read the recipe in ``path``, with paths relative to its folder; ConfigError if invalid."""
     return located(load(path, Recipe), path.parent.absolute())
 
 
 def reach(cluster: LocalCluster) -> None:
-    """Have this process's Ray clients find the cluster and carry its token."""
+    """Point this process's Ray clients to the cluster, with its token."""
     os.environ.pop("RAY_AUTH_TOKEN", None)  # Ray would prefer it to the token file
     os.environ.update(cluster.environment())
 
@@ -79,7 +79,7 @@ def submit(
 
     ``home``: where ``python:`` sources are imported from, besides the installed packages.
     ``address``: the cluster's dashboard; None takes the one in the environment. ClusterError if
-    the job ends without an exit status of its own, or the dashboard can no longer be asked.
+    the job ends without an exit status of its own, or the dashboard becomes unavailable.
     """
     # Imported late: Ray reads the token's place from the environment when it is imported.
     from ray.exceptions import RayError
@@ -144,7 +144,7 @@ async def _follow(client: Any, job: str) -> None:
 
 
 def _environment(recipe: Recipe, home: Path, store: str) -> dict[str, str]:
-    """The job's variables: what to do and, if the recipe names the user's modules, their path."""
+    """Return the job's variables: its task and, for a recipe with users' modules, their path."""
     variables = compress.environment(recipe, store)
     # As a model, a teacher, data, or a metric.
     if '"python:' in recipe.model_dump_json():

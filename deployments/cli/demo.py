@@ -1,4 +1,4 @@
-"""``headrace demo``: the whole of Headrace on real handwritten digits, in a few minutes.
+"""``headrace demo``: build, prove and serve a classifier of handwritten digits.
 
 local cluster → two compression jobs (trained once, bf16 and int8) → table
     → serve the int8 artifact → every held-out digit as a PNG over HTTP → figures → stop
@@ -52,7 +52,7 @@ def demo(keep: bool, json_file: Path | None) -> int:
     for recipe in RECIPES:
         requirements.check(compress.read(recipe).programs)
     if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise ConfigError(f"--json {json_file}: there is no directory {json_file.parent}")
+        raise ConfigError(f"--json {json_file}: no such directory: {json_file.parent}")
     store = absolute(default_store())
     os.environ["HEADRACE_STORE"] = store  # the replicas look there too, from other directories
     print("starting a local Ray cluster with Serve behind HAProxy", flush=True)

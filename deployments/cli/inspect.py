@@ -1,4 +1,4 @@
-"""``headrace inspect``: what an artifact is and what it measured."""
+"""``headrace inspect``: an artifact, its measurements, and the models that serve it."""
 
 from __future__ import annotations
 
@@ -62,20 +62,20 @@ def show(ref: str, store: str | None, as_json: bool) -> int:
 
 
 def signed_by(artifact: Artifact, ref: str, store: str | None) -> dict[str, str]:
-    """Key id → what its signature is worth here. Of a directory, the default store is asked.
+    """Return key id → verdict on its signature; for a directory, those of the default store.
 
     ConfigError if trusted keys are named that cannot be read.
     """
     place = absolute(store) if store and not is_directory(ref) else None
-    given = open_store(place).signatures(str(artifact.id))
-    if not given:
+    signatures = open_store(place).signatures(str(artifact.id))
+    if not signatures:
         return {}
     from cluster.artifact import signature  # with the library for signatures
 
     directory = trusted_directory()
     trusted = {} if directory is None else signature.read_trusted_keys(directory)
-    found = signature.judge(str(artifact.id), given, trusted)
-    return {signer: verdict.value for signer, verdict in found.items()}
+    verdicts = signature.judge(str(artifact.id), signatures, trusted)
+    return {signer: verdict.value for signer, verdict in verdicts.items()}
 
 
 def served_as(artifact: Artifact) -> list[str]:
@@ -127,7 +127,7 @@ def describe(artifact: Artifact, signers: Mapping[str, str], served: Sequence[st
 
 
 def _gate(recipe: Mapping[str, Any]) -> list[str]:
-    """The limits that the artifact kept, if the manifest's recipe has them."""
+    """Return the gate's limits, if the manifest's recipe has them."""
     gate = recipe.get("gate")
     return [f"gate       {limits(gate)}"] if isinstance(gate, dict) else []
 
@@ -147,12 +147,12 @@ def _program(manifest: Manifest, entry: ProgramEntry) -> str:
 
 def _layout(layout: Layout) -> str:
     cut = f", cut after {', '.join(layout.after)}" if layout.after else ""
-    told = f"layout     {layout.key}: {len(layout.shards)} shards{cut}"
+    line = f"layout     {layout.key}: {len(layout.shards)} shards{cut}"
     if not (measured := layout.shards[0].latency):
-        return told
+        return line
     batch = measured[-1].batch
     stages = " + ".join(f"{ms:.2f}" for ms in layout.stage_ms(batch))
-    return f"{told}; {stages} ms at batch {batch}"
+    return f"{line}; {stages} ms at batch {batch}"
 
 
 def _measured(manifest: Manifest, baseline: Measurement) -> str:
@@ -167,7 +167,7 @@ def _measured(manifest: Manifest, baseline: Measurement) -> str:
 
 
 def _curves(manifest: Manifest) -> str:
-    """Medians at every batch size that was measured."""
+    """Return the medians at each measured batch size, as a table."""
     measured = {BASELINE: manifest.baseline, **manifest.measured}
     found = {name: each.latency for name, each in measured.items() if each is not None}
     batches = [entry.batch for entry in found[BASELINE]]
@@ -179,12 +179,12 @@ def _curves(manifest: Manifest) -> str:
 
 
 def _origin(recipe: Mapping[str, Any]) -> str:
-    """The model's source and the steps, as far as the manifest's recipe has them."""
+    """Return the model's source and the steps, as far as the manifest's recipe has them."""
     model, steps = recipe.get("model"), recipe.get("steps")
     source = model.get("source") if isinstance(model, dict) else None
-    found = steps if isinstance(steps, list) else []
-    told = [_step(step) for step in found if isinstance(step, dict)]
-    return f"{source or 'not told'}, steps: {', '.join(told) or 'none'}"
+    known = steps if isinstance(steps, list) else []
+    names = [_step(step) for step in known if isinstance(step, dict)]
+    return f"{source or 'unknown'}, steps: {', '.join(names) or 'none'}"
 
 
 def _step(step: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The cluster that ``headrace compress`` runs its job on, when it is given none.
+"""The cluster of ``headrace compress`` if no other is configured.
 
 the local cluster, if one runs → that one
 otherwise                      → one for this process alone, recorded in ~/.headrace/jobs/PID
@@ -17,12 +17,12 @@ import psutil
 from deployments.local import LocalCluster, ports
 
 JOBS_DIR = Path("~/.headrace/jobs")
-"""Holds the state directory of each job's cluster, named by the process that started it."""
+"""State directories of jobs' clusters, named by the process that started each."""
 
 
 @contextmanager
 def job_cluster() -> Iterator[LocalCluster]:
-    """The local cluster that runs already, or one that is stopped at the end.
+    """Yield the running local cluster, or a new one that is stopped at the end.
 
     What a killed command has left behind is stopped first.
     """

@@ -1,4 +1,4 @@
-"""``headrace plan``: which cut of an artifact goes onto which devices, and what it would reach."""
+"""``headrace plan``: the placement of an artifact on devices, and its predicted speed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def show(
     """Print the plan; PlanError, with what would fit, if there is none."""
     artifact = open_artifact(ref, store)
     manifest = artifact.manifest
-    found = plan(
+    shard_plan = plan(
         manifest,
         parse_devices(devices) if devices is not None else cores_of_this_machine(),
         pipeline=pipeline,
@@ -73,62 +73,63 @@ def show(
     if as_json:
         figures = {
             "artifact": artifact.id,
-            "latency_ms": found.latency_ms,
-            "items_per_s": found.items_per_s,
-            "memory_bytes": found.memory_bytes,
+            "latency_ms": shard_plan.latency_ms,
+            "items_per_s": shard_plan.items_per_s,
+            "memory_bytes": shard_plan.memory_bytes,
         }
-        print(json.dumps({**asdict(found), **figures}, indent=1))
+        print(json.dumps({**asdict(shard_plan), **figures}, indent=1))
     else:
-        print(described(found))
+        print(described(shard_plan))
         if explain:
-            print(f"\n{explained(found)}")
+            print(f"\n{explained(shard_plan)}")
     return 0
 
 
-def described(found: ShardPlan) -> str:
-    """What the plan is and reaches."""
-    name = name_of(found.pipeline, found.tensor)
-    how = "measured, stage by stage" if found.layout else "of the whole program, as measured"
-    if not found.built:
-        cut = f"{{pipeline: {found.pipeline}, tensor: {found.tensor}}}"
-        how = f"estimated; not built yet: add `parallel: [{cut}]` to the recipe"
-    bundles = [_resources(bundle) for bundle in found.bundles]
+def described(shard_plan: ShardPlan) -> str:
+    """Describe a plan and its prediction."""
+    name = name_of(shard_plan.pipeline, shard_plan.tensor)
+    basis = "measured, stage by stage" if shard_plan.layout else "of the whole program, as measured"
+    if not shard_plan.built:
+        cut = f"{{pipeline: {shard_plan.pipeline}, tensor: {shard_plan.tensor}}}"
+        basis = f"estimated; not built yet: add `parallel: [{cut}]` to the recipe"
+    bundles = [_resources(bundle) for bundle in shard_plan.bundles]
     return "\n".join(
         [
-            f"{found.model}  {found.layout or f'{found.target} {name}'}",
-            f"cut        {found.pipeline} stages × {found.tensor} tensor ranks on "
-            f"{found.devices} devices ({how})",
-            f"predicted  {found.latency_ms:.2f} ms for a micro-batch of {found.batch}, "
-            f"{found.items_per_s:.0f} items/s with the pipeline full",
-            f"memory     {size_text(found.memory_bytes)} on the fullest device",
-            f"bundles    {', '.join(bundles)}  ({found.placement})",
+            f"{shard_plan.model}  {shard_plan.layout or f'{shard_plan.target} {name}'}",
+            f"cut        {shard_plan.pipeline} stages × {shard_plan.tensor} tensor ranks on "
+            f"{shard_plan.devices} devices ({basis})",
+            f"predicted  {shard_plan.latency_ms:.2f} ms for a micro-batch of {shard_plan.batch}, "
+            f"{shard_plan.items_per_s:.0f} items/s with the pipeline full",
+            f"memory     {size_text(shard_plan.memory_bytes)} on the fullest device",
+            f"bundles    {', '.join(bundles)}  ({shard_plan.placement})",
         ]
     )
 
 
-def explained(found: ShardPlan) -> str:
-    """The stages as a table, each with a bar as long as it takes."""
-    slowest = max(found.stage_ms)
+def explained(shard_plan: ShardPlan) -> str:
+    """Return the stages as a table, with a bar for the time of each."""
+    slowest = max(shard_plan.stage_ms)
+    is_sliced = shard_plan.tensor > 1
     rows = []
-    for shard in found.shards:
-        ms = found.stage_ms[shard.stage]
+    for shard in shard_plan.shards:
+        ms = shard_plan.stage_ms[shard.stage]
         rows.append(
             (
-                f"stage {shard.stage}" + (f", rank {shard.tp_rank}" if found.tensor > 1 else ""),
+                f"stage {shard.stage}" + (f", rank {shard.tp_rank}" if is_sliced else ""),
                 f"device {shard.device} of node {shard.node}",
                 size_text(shard.weight_bytes),
                 size_text(shard.activation_bytes),
                 size_text(shard.buffer_bytes),
-                f"{found.hop_ms[shard.stage]:.2f} ms",
+                f"{shard_plan.hop_ms[shard.stage]:.2f} ms",
                 f"{ms:.2f} ms",
                 "█" * max(1, round(_BAR * ms / slowest)),
             )
         )
     header = ("", "on", "weights", "activations", "transport", "arrival", "compute", "")
-    mean = sum(found.stage_ms) / len(found.stage_ms)
+    mean = sum(shard_plan.stage_ms) / len(shard_plan.stage_ms)
     last = (
-        f"answer back {found.hop_ms[-1]:.2f} ms; slowest stage {slowest / mean - 1:.1%} over the "
-        "mean"
+        f"answer back {shard_plan.hop_ms[-1]:.2f} ms; slowest stage {slowest / mean - 1:.1%} over "
+        "the mean"
     )
     return f"{table(rows, header)}\n{last}"
 

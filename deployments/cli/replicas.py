@@ -1,4 +1,4 @@
-"""``headrace inspect --replicas``: the artifacts that are served, the shards, what has no room.
+"""``headrace inspect --replicas``: served artifacts, shards, and replicas without room.
 
 Serve's details → models → the artifact that each was bound to, and whether its name moved on since
 Ray's state API ─┬→ shard actors that run        → a row each
@@ -26,7 +26,7 @@ _UNPLACED = ("PENDING", "RESCHEDULING")
 
 @dataclass(frozen=True, order=True)
 class ShardSeat:
-    """One shard that runs."""
+    """A running shard."""
 
     shard: ShardName
     node: str
@@ -35,7 +35,7 @@ class ShardSeat:
 
 @dataclass(frozen=True, order=True)
 class WaitingReplica:
-    """One replica whose bundles have no room."""
+    """A replica whose bundles have no room."""
 
     model: str
     replica: str
@@ -45,29 +45,29 @@ class WaitingReplica:
 def show(model: str | None, as_json: bool) -> int:
     """Print the models of the running cluster, or one, with their shards and waiting replicas.
 
-    Asks the local cluster, else that of RAY_ADDRESS. ClusterError if neither answers.
+    Of the local cluster, else of RAY_ADDRESS's. ClusterError if neither answers.
     """
-    served = [each for each in served_models(dashboard()) if model in (None, each.model)]
+    served = [row for row in served_models(dashboard()) if model in (None, row.model)]
     _reach_cluster()
     seats = [seat for seat in _seats() if model in (None, seat.shard.model)]
-    waiting = [each for each in _waiting() if model in (None, each.model)]
+    waiting = [replica for replica in _waiting() if model in (None, replica.model)]
     if as_json:
         flat = [{**asdict(s.shard), "node": s.node, "pid": s.pid} for s in seats]
         facts = {
-            "models": [asdict(each) for each in served],
+            "models": [asdict(row) for row in served],
             "shards": flat,
-            "waiting": [asdict(each) for each in waiting],
+            "waiting": [asdict(replica) for replica in waiting],
         }
         print(json.dumps(facts, indent=1))
         return 0
     if served:
-        lines = [(each.model, each.artifact, each.id[:12], each.verdict) for each in served]
+        lines = [(row.model, row.artifact, row.id[:12], row.verdict) for row in served]
         print(table(lines, ("model", "artifact", "id", "newest of its name")))
     if seats:
         rows = [(*map(str, astuple(seat.shard)), seat.node, str(seat.pid)) for seat in seats]
         print(table(rows, ("model", "replica", "stage", "tp_rank", "node", "process")))
-    for each in waiting:
-        print(f"{each.model}, replica {each.replica}, waits: {each.lacks}")
+    for replica in waiting:
+        print(f"{replica.model}, replica {replica.replica}, waits: {replica.lacks}")
     if not seats and not waiting:
         print(f"no shard runs{f' for model {model}' if model else ''}: nothing served is cut")
     return 0
@@ -96,45 +96,45 @@ def _seats() -> list[ShardSeat]:
 def _waiting() -> list[WaitingReplica]:
     groups = _listed("placement_groups")
     named = [(parse_replica(group.name or ""), group) for group in groups]
-    pending = [(name, each) for name, each in named if name and each.state in _UNPLACED]
+    pending = [(name, group) for name, group in named if name and group.state in _UNPLACED]
     if not pending:
         return []
     nodes = [
         Node(node.node_id, node.node_ip, node.resources_total)
         for node in _listed("nodes", [("state", "=", "ALIVE")])
     ]
-    taken = [
+    reserved = [
         Taken(bundle["node_id"], bundle["unit_resources"])
         for group in groups
         if group.state == "CREATED"
         for bundle in group.bundles
     ]
-    taken += [
+    reserved += [
         Taken(actor.node_id, actor.required_resources or {})
         for actor in _listed("actors", [("state", "=", "ALIVE")])
         if actor.placement_group_id is None
     ]
     return sorted(
         WaitingReplica(
-            *name, lacking([each["unit_resources"] for each in group.bundles], nodes, taken)
+            *name, lacking([bundle["unit_resources"] for bundle in group.bundles], nodes, reserved)
         )
         for name, group in pending
     )
 
 
 def _listed(kind: str, filters: Sequence[tuple[str, str, str]] = ()) -> list[Any]:
-    """What Ray's state API lists, in full; ClusterError if it does not answer."""
+    """Return all rows of Ray's state API; ClusterError if it does not answer."""
     # Ray takes seconds to import, and only this command asks it.
     from ray.util import state
     from ray.util.state.exception import RayStateApiException
 
     try:
-        found: list[Any] = getattr(state, f"list_{kind}")(
+        rows: list[Any] = getattr(state, f"list_{kind}")(
             filters=list(filters),
             limit=_MOST,
             detail=True,
             address=os.environ.get("RAY_API_SERVER_ADDRESS"),
         )
     except (RayStateApiException, ConnectionError, RuntimeError) as error:
-        raise ClusterError(f"the cluster cannot be asked for its {kind}: {error}") from error
-    return found
+        raise ClusterError(f"the cluster did not list its {kind}: {error}") from error
+    return rows

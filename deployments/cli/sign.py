@@ -1,4 +1,4 @@
-"""``headrace sign``: vouch for an artifact with a private key of one's own."""
+"""``headrace sign``: sign an artifact with a private key."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def sign(ref: str, key: Path, store: str | None) -> int:
     place = open_store(absolute(store) if store else None)
     artifact = place.open(ref)
     artifact.verify()
-    made = signature.sign(str(artifact.id), private)
-    place.keep_signature(str(artifact.id), made.key_id, made.content)
+    signed = signature.sign(str(artifact.id), private)
+    place.keep_signature(str(artifact.id), signed.key_id, signed.content)
     print(f"{artifact.manifest.name}  {artifact.id}")
-    print(f"signed by {made.key_id}; who is to trust it needs the public key:")
-    given, name = shlex.quote(str(key)), shlex.quote(f"{key.stem}.pem")
-    print(f"  openssl pkey -in {given} -pubout -out TRUSTED/{name}")
+    print(f"signed by {signed.key_id}; to trust it, a node needs the public key:")
+    key_path, name = shlex.quote(str(key)), shlex.quote(f"{key.stem}.pem")
+    print(f"  openssl pkey -in {key_path} -pubout -out TRUSTED/{name}")
     if ref != artifact.id:
         print(f"{ref} stands for it in the store now: compare the id with what `compress` printed")
     return 0
