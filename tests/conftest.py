@@ -10,7 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from support.golden import copy_into
-from support.marks import CLUSTER_FIXTURES, LONG_S
+from support.marks import BUILD_FIXTURES, CLUSTER_FIXTURES, LONG_S
 
 from cluster.artifact.artifact import MANIFEST, Artifact, describe
 from cluster.artifact.local import LocalStore
@@ -191,11 +191,13 @@ def bf16_artifact(bf16_artifact_store: Path) -> Artifact:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that start a cluster, and give them and the slow ones more time."""
+    """Mark the tests that start a cluster, and give the long ones more time."""
     for item in items:
-        if not set(CLUSTER_FIXTURES).isdisjoint(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if not fixtures.isdisjoint(CLUSTER_FIXTURES):
             item.add_marker("cluster")
         long = any(item.get_closest_marker(mark) for mark in ("cluster", "slow"))
+        long = long or not fixtures.isdisjoint(BUILD_FIXTURES)
         if long and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(LONG_S))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 CLUSTER_FIXTURES = ("cluster", "served", "closed", "operator")
 """Fixtures that start a Ray cluster."""
 
+BUILD_FIXTURES = ("int8_artifact_store", "bf16_artifact_store", "cut_artifact_store")
+"""Fixtures that build an artifact, unless the cache has it."""
+
 LONG_S = 900
-"""Limit in seconds of a test that is slow or has a cluster: on a slow machine, an artifact is built
-and a cluster started within it."""
+"""Limit in seconds of a test that is slow, has a cluster or may build an artifact."""
