@@ -60,7 +60,7 @@ def model(args: dict[str, Any]) -> Application:
         if checked.autoscaling is None
         else {"autoscaling_config": checked.autoscaling}
     )
-    shards = placement.placed(bound)
+    shards = placement.place(bound)
     if shards is None:
         scale["ray_actor_options"] = {"num_cpus": checked.compute_threads, **placement.OFF_HEAD}
     else:  # one placement group per replica: all its shards at once, or none

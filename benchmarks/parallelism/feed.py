@@ -53,15 +53,15 @@ def main(task: Path, result: Path) -> None:
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     from benchmarks.parallelism.feeder import Feeder
-    from deployments.shards.placement import placed
+    from deployments.shards.placement import place
 
     content = json.loads(task.read_text())
     args = parse(content["args"], ModelArgs, "args")
     ray.init(log_to_driver=False)
-    place = placed(args)
-    layout = None if place is None else place.layout
-    bundles = [{"CPU": 1.0}] if place is None else place.bundles
-    group = placement_group(bundles, "PACK" if place is None else place.strategy)
+    placement = place(args)
+    layout = None if placement is None else placement.layout
+    bundles = [{"CPU": 1.0}] if placement is None else placement.bundles
+    group = placement_group(bundles, "PACK" if placement is None else placement.strategy)
     if not group.wait(_READY_S):
         sys.exit(f"the cluster has no free resources for {bundles}")
     strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)

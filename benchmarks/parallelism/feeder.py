@@ -25,7 +25,7 @@ from cluster.program import program as programs
 from cluster.runtime.shard import ShardFigures
 from deployments.model.replica import SWITCH_INTERVAL_S, choose_program
 from deployments.shards.program import ShardedProgram
-from deployments.shards.watch import SIGN_OF_LIFE_S
+from deployments.shards.watch import HEARTBEAT_S
 
 _DISTINCT = 8
 
@@ -72,7 +72,7 @@ class Feeder:
     def _stage_ms(self) -> tuple[float, ...]:
         if self._sharded is None:
             return ()
-        time.sleep(2.5 * SIGN_OF_LIFE_S)  # the shards report their figures once a second
+        time.sleep(2.5 * HEARTBEAT_S)  # the shards report their figures once a second
         first_ranks = self._figures[:: self._sharded.layout.tensor]
         return tuple(rank.compute_s / rank.micro_batches * 1e3 for rank in first_ranks)
 

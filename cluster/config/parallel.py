@@ -76,7 +76,7 @@ class Parallel(Config):
         default=4.0,
         gt=0,
         le=600,
-        description="After so long without a sign of life from a shard its replica gives up: "
+        description="Heartbeat timeout of a shard, after which its replica fails: "
         "requests in flight get status 503. A micro-batch may take ten times as long.",
     )
     start_timeout_s: float = Field(

@@ -18,7 +18,7 @@ from cluster.errors import ClusterError
 from deployments.cli.served import dashboard, served_models
 from deployments.local import LocalCluster
 from deployments.ray.names import ShardName, parse_replica, parse_shard_actor
-from deployments.shards.vacancy import Node, Taken, lacking
+from deployments.shards.vacancy import Allocation, Node, pending_reason
 
 _MOST = 10_000
 _UNPLACED = ("PENDING", "RESCHEDULING")
@@ -104,19 +104,20 @@ def _waiting() -> list[WaitingReplica]:
         for node in _listed("nodes", [("state", "=", "ALIVE")])
     ]
     reserved = [
-        Taken(bundle["node_id"], bundle["unit_resources"])
+        Allocation(bundle["node_id"], bundle["unit_resources"])
         for group in groups
         if group.state == "CREATED"
         for bundle in group.bundles
     ]
     reserved += [
-        Taken(actor.node_id, actor.required_resources or {})
+        Allocation(actor.node_id, actor.required_resources or {})
         for actor in _listed("actors", [("state", "=", "ALIVE")])
         if actor.placement_group_id is None
     ]
     return sorted(
         WaitingReplica(
-            *name, lacking([bundle["unit_resources"] for bundle in group.bundles], nodes, reserved)
+            *name,
+            pending_reason([bundle["unit_resources"] for bundle in group.bundles], nodes, reserved),
         )
         for name, group in pending
     )

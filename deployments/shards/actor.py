@@ -1,11 +1,11 @@
-"""One shard as a Ray actor: its program, its end of the transport, its thread.
+"""Ray actor of one shard: its program, its end of the transport, its thread.
 
-load()     artifact → this shard's program alone, hashes checked; its stage's ranks joined
-serve()    transport connected → Shard.serve, until the group stops or a peer is lost; once more
-           when shards beside it have moved
-figures()  what it has done; also the sign of life that the replica asks for
+load()     artifact → this shard's program, hashes checked → join the ranks of its stage
+serve()    connect the transport → Shard.serve, until the group stops or a peer is lost; called
+           again after a move of other shards
+figures()  counters of the shard; also its heartbeat
 
-Ray places, starts, watches and ends it. What it computes with never passes through Ray.
+Ray places, starts, watches and ends the actor. Tensors do not pass through Ray.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ShardSpec:
-    """Which shard of which model an actor is."""
+    """Identity of a shard: its model, layout, stage and rank."""
 
     model: BoundModel
     layout: str
@@ -45,7 +45,7 @@ class ShardSpec:
 
 @dataclass(frozen=True)
 class ShardHome:
-    """Where an actor runs."""
+    """Node and process of an actor."""
 
     node_id: str
     ip: str
@@ -53,7 +53,7 @@ class ShardHome:
 
 
 class ShardActor:
-    """The actor class; a replica makes one per shard."""
+    """Actor class of a shard; a replica starts one per shard."""
 
     def __init__(self, spec: ShardSpec) -> None:
         self._spec = spec
@@ -61,15 +61,15 @@ class ShardActor:
         self._late: LateGroup | None = None
 
     def home(self) -> ShardHome:
-        """Where this shard runs."""
+        """Return the node and process of this shard."""
         context = ray.get_runtime_context()
         return ShardHome(context.get_node_id(), node_ip(), os.getpid())
 
     def load(self, same_node: bool, group: str | None) -> str | None:
-        """Load the program; returns where its other tensor ranks join its sums, if through memory.
+        """Load the program; return the address at which the stage's other tensor ranks join.
 
-        ``same_node``: whether all ranks of the stage are on this node. ``group``: what rank 0's
-        ``load`` returned, for the others.
+        None if the ranks do not add in shared memory. ``same_node``: whether all ranks of the
+        stage are on this node. ``group``: the address from rank 0, for the other ranks.
         """
         spec = self._spec
         gloo.prepare()
@@ -87,7 +87,7 @@ class ShardActor:
         return getattr(sums, "address", None)
 
     def _sums(self, runner: Path | None, same_node: bool, group: str | None) -> Any:
-        """The group of the stage's ranks: in shared memory, or over the transport, later."""
+        """Return the group of the stage's ranks: in shared memory, or later over the transport."""
         spec = self._spec
         if same_node and runner is not None:
             if spec.tp_rank == 0:
@@ -98,10 +98,10 @@ class ShardActor:
         return self._late
 
     def serve(self, meeting: Address, timeout_s: float, figures: ShardFigures) -> None:
-        """Meet the other processes, then compute until the group ends.
+        """Connect to the other processes, then serve until the group ends.
 
-        ``figures``: what the shard has done before, here or elsewhere. TransportError if a peer
-        does not come within ``timeout_s``, or is lost.
+        ``figures``: counters of the shard so far, also from before a move. Raises TransportError
+        if a peer does not connect within ``timeout_s``, or is lost.
         """
         spec, topology = self._spec, self._topology
         transport = GlooTransport(
@@ -114,7 +114,7 @@ class ShardActor:
         if self._late is not None:
             between = transport.sub_group(topology.tensor_group(spec.stage))
             self._late.joined = ProcessGroupSum(between, spec.failure_timeout_s)
-        _leave_cores_alone(spec.model.args.compute_threads)
+        _limit_torch_threads(spec.model.args.compute_threads)
         self._shard = Shard(
             self._stage.run,
             transport,
@@ -125,17 +125,17 @@ class ShardActor:
         self._shard.serve()
 
     def figures(self) -> ShardFigures:
-        """What the shard has done so far; all zero before it serves."""
+        """Return the counters of the shard; all zero before it serves."""
         return ShardFigures() if self._shard is None else self._shard.figures()
 
 
 def node_ip() -> str:
-    """The address by which the cluster's other nodes reach this one: the only one bound."""
-    found: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    return found
+    """Return the address of this node in the cluster: the only one that is bound."""
+    ip: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return ip
 
 
-def _leave_cores_alone(compute_threads: int) -> None:
-    """Keep PyTorch, which the transport brings along, from starting a thread per core."""
+def _limit_torch_threads(compute_threads: int) -> None:
+    """Keep PyTorch, which the transport imports, from starting a thread per core."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(compute_threads)

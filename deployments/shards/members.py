@@ -1,6 +1,6 @@
-"""The shards of a replica as actors, each in a bundle of a placement group.
+"""Shards of a replica as actors, each in a bundle of a placement group.
 
-place → ShardActors that start → load → each has its program, and each stage its ranks' sums
+place → ShardActors start → load → each has its program, and each stage the sums of its ranks
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Shard = tuple[int, int]
 
 @dataclass(frozen=True)
 class Replica:
-    """What the shards of one replica have in common."""
+    """Replica of a sharded model: its actor, its model and its layout."""
 
     name: str
-    """Of the replica's own actor."""
+    """Name of the replica's actor."""
     model: BoundModel
     layout: Layout
 
@@ -48,44 +48,43 @@ class Replica:
 
     @property
     def bundles(self) -> tuple[dict[str, float], ...]:
-        """What it asks of Ray: first for its own process, then for each shard of the layout."""
+        """Bundles of the replica: first that of its own process, then one for each shard."""
         shards = len(self.layout.shards)
         return plan.bundles(self.layout.target, shards, self.model.args.compute_threads)
 
     @property
     def bundle_of(self) -> dict[Shard, int]:
-        """Which of :attr:`bundles` is which shard's."""
+        """Index in :attr:`bundles` of each shard."""
         shards = enumerate(self.layout.shards, start=1)
         return {(shard.stage, shard.tp_rank): index for index, shard in shards}
 
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """One shard's actor, and where it runs."""
+    """Actor of one shard, its placement group and its node."""
 
     shard: Shard
     actor: Any
     group: PlacementGroup
     node_id: str = ""
-    """Known once it is loaded."""
+    """Id of its node; empty before it is loaded."""
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name in messages."""
         return "stage {}, rank {}".format(*self.shard)
 
 
 def place(
     replica: Replica, group: PlacementGroup, bundles: Mapping[Shard, int], move: int = 0
 ) -> list[Member]:
-    """Start the actors of some shards, each in its bundle of ``group``; nothing is waited for.
+    """Start the actors of some shards, each in its bundle of ``group``, without waiting for them.
 
-    ``move``: the number of the move that brings them there, which is part of their names; 0 for
-    none.
+    ``move``: number of the move that they are part of, for their names; 0: no move.
     """
     members = []
     for (stage, tp_rank), bundle in bundles.items():
-        wanted = replica.bundles[replica.bundle_of[stage, tp_rank]]
+        resources = replica.bundles[replica.bundle_of[stage, tp_rank]]
         spec = ShardSpec(
             model=replica.model,
             layout=replica.layout.key,
@@ -97,9 +96,9 @@ def place(
             ray.remote(ShardActor)
             .options(
                 name=shard_actor(replica.name, stage, tp_rank, move),
-                num_cpus=wanted.get("CPU", 0),
-                num_gpus=wanted.get("GPU", 0),
-                max_concurrency=3,  # serve() takes one thread, the figures another
+                num_cpus=resources.get("CPU", 0),
+                num_gpus=resources.get("GPU", 0),
+                max_concurrency=3,  # serve() occupies one thread, figures() another
                 max_restarts=0,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     group, placement_group_bundle_index=bundle
@@ -112,18 +111,19 @@ def place(
 
 
 def load(replica: Replica, placed: Sequence[Member]) -> list[Member]:
-    """Have shards load their programs; rank 0 of each stage first, whom the others join.
+    """Load the programs of shards; rank 0 of each stage first, because the other ranks join it.
 
-    TransportError, naming the shard, if one has not in ``start_timeout_s``, or cannot. The ranks
-    of a stage of which not all are given reduce over the transport: the others have loaded before.
+    Raises TransportError with the shard's name if one fails, or takes over ``start_timeout_s``. If
+    not all ranks of a stage are given, the others are loaded already, and the stage adds over the
+    transport.
     """
     deadline = time.monotonic() + replica.settings.start_timeout_s
 
-    def heard(asked: Sequence[tuple[Member, Any]]) -> list[Any]:
-        return _heard(asked, deadline, replica.settings.start_timeout_s)
+    def results(calls: Sequence[tuple[Member, Any]]) -> list[Any]:
+        return _results(calls, deadline, replica.settings.start_timeout_s)
 
-    homes: list[ShardHome] = heard([(member, member.actor.home.remote()) for member in placed])
-    found = [
+    homes: list[ShardHome] = results([(member, member.actor.home.remote()) for member in placed])
+    members = [
         replace(member, node_id=home.node_id) for member, home in zip(placed, homes, strict=True)
     ]
     for member, home in zip(placed, homes, strict=True):
@@ -131,46 +131,46 @@ def load(replica: Replica, placed: Sequence[Member]) -> list[Member]:
             "%s: node %s (%s), process %d", member.name, home.node_id[:8], home.ip, home.pid
         )
     nodes: dict[int, list[str]] = {}
-    for member in found:
+    for member in members:
         nodes.setdefault(member.shard[0], []).append(member.node_id)
 
-    def together(stage: int) -> bool:
+    def on_same_node(stage: int) -> bool:
         return len(nodes[stage]) == replica.layout.tensor and len(set(nodes[stage])) == 1
 
-    first = [member for member in found if member.shard[1] == 0]
-    others = [member for member in found if member.shard[1] != 0]
-    joined = heard([(m, m.actor.load.remote(together(m.shard[0]), None)) for m in first])
-    groups = {m.shard[0]: group for m, group in zip(first, joined, strict=True)}
-    asked = [(member, groups.get(member.shard[0])) for member in others]
-    heard([(member, member.actor.load.remote(group is not None, group)) for member, group in asked])
-    return found
+    first = [member for member in members if member.shard[1] == 0]
+    others = [member for member in members if member.shard[1] != 0]
+    addresses = results([(m, m.actor.load.remote(on_same_node(m.shard[0]), None)) for m in first])
+    groups = {m.shard[0]: group for m, group in zip(first, addresses, strict=True)}
+    joining = [(member, groups.get(member.shard[0])) for member in others]
+    results([(m, m.actor.load.remote(group is not None, group)) for m, group in joining])
+    return members
 
 
 def end(members: Iterable[Member]) -> None:
-    """End their processes."""
+    """End the processes of members."""
     for member in members:
         ray.kill(member.actor)
 
 
 def first_line(error: Exception) -> str:
-    """What an error of Ray's comes down to: the last line that says something."""
+    """Return the reason in an error of Ray: its last line that is not empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 
-def _heard(asked: Sequence[tuple[Member, Any]], deadline: float, timeout_s: float) -> list[Any]:
-    """What the shards answer; TransportError, naming it, for one that does not."""
-    if not asked:
+def _results(calls: Sequence[tuple[Member, Any]], deadline: float, timeout_s: float) -> list[Any]:
+    """Return the results of calls; TransportError with the shard's name if one fails or is late."""
+    if not calls:
         return []
-    refs = [ref for _, ref in asked]
+    refs = [ref for _, ref in calls]
     _, late = ray.wait(refs, num_returns=len(refs), timeout=max(0.0, deadline - time.monotonic()))
     if late:
-        names = [member.name for member, ref in asked if ref in late]
+        names = [member.name for member, ref in calls if ref in late]
         raise TransportError(
-            f"{', '.join(names)} did not load within {timeout_s:g} s; raise "
-            "parallel.start_timeout_s, or see whether their nodes are overloaded"
+            f"{', '.join(names)} did not load within {timeout_s:g} s; increase "
+            "parallel.start_timeout_s, or check whether their nodes are overloaded"
         )
-    for member, ref in asked:
+    for member, ref in calls:
         try:
             ray.get(ref)
         except RayError as error:

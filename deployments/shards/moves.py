@@ -1,14 +1,14 @@
-"""Shards move away from a node that drains, before it stops, and back when there is room again.
+"""Moves of shards away from a draining node, and back when the replica's placement group has room.
 
-    their node drains    → a placement group of their own, elsewhere → loaded there → handed over
-    the node has stopped → Ray places the bundles that it had anew   → loaded there → handed over,
-                           and the placement group of their own is given back
+    node drains  → a temporary placement group elsewhere           → load there → hand over
+    node stopped → Ray places the replica's lost bundles elsewhere → load there → hand over
+                   → remove the temporary placement group
 
-The second move gives the replica's own placement group what it is there for. As long as it has no
-room for that, a moved shard's share of the cluster is wanted twice, and Ray places no other
-placement group before it. So, if there is none but what the shards hold themselves, they give it
-back first, and micro-batches wait until they are loaded again. A replica whose own process is on a
-node that drains stays as it is, because Serve starts another one.
+Without the second move, the bundles of a moved shard would be reserved twice: in the temporary
+group, and in the replica's group, for which Ray keeps looking for room. Ray places no other group
+before it. If the only room is what the moved shards occupy, they release it first, and
+micro-batches wait until they are loaded again. A replica whose own process is on a draining node
+does not move its shards, because Serve starts another replica.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from deployments.shards.placement import NOT_THE_HEAD
 
 logger = logging.getLogger("ray.serve")
 
-LOOK_S = 2.0
-"""Seconds between two questions to the head for nodes that drain."""
+CHECK_INTERVAL_S = 2.0
+"""Interval between two queries of the head for draining nodes, in seconds."""
 
-IN_VAIN_S = 5.0
-"""So long the replica's own placement group may look for room, before moved shards make it."""
+PENDING_LIMIT_S = 5.0
+"""Time that the replica's placement group may be pending before moved shards release their room."""
 
 _POLL_S = 0.1
 
 HandOver = Callable[[Sequence[Member], Callable[[], Sequence[Member]]], None]
-"""(leaving, come): those that ``come`` returns serve in the place of those that leave.
+"""(leaving, start): replaces the members that leave by those that ``start`` returns.
 
-It is called when no shard serves any more and micro-batches wait. The replica is given up if it
-raises, and if the members cannot be connected; what was raised is raised again.
+``start`` is called while no shard serves and micro-batches wait. If it raises, or if the members
+cannot be connected, the replica ends, and the error is raised again.
 """
 
 
 class Moves:
-    """Looks after the members of one replica, in a thread of its own, until ``ended`` is set.
+    """Thread that moves the shards of one replica, until ``ended`` is set.
 
-    ``group`` is the replica's own placement group; ``members`` tells who serves now.
+    ``group`` is the replica's placement group; ``members`` returns the shards that serve now.
     """
 
     def __init__(
@@ -66,26 +66,26 @@ class Moves:
         self._members = members
         self._hand_over = hand_over
         self._ended = ended
-        self._here = nodes.this_node()
+        self._node = nodes.this_node()
         self._numbers = itertools.count(1)
-        self._elsewhere: list[PlacementGroup] = []
-        self._unplaced_since: float | None = None
-        threading.Thread(target=self._look, name="moves", daemon=True).start()
+        self._temporary: list[PlacementGroup] = []
+        self._pending_since: float | None = None
+        threading.Thread(target=self._watch, name="moves", daemon=True).start()
 
-    def _look(self) -> None:
-        while not self._ended.wait(LOOK_S):
+    def _watch(self) -> None:
+        while not self._ended.wait(CHECK_INTERVAL_S):
             try:
                 self._step()
-            except Exception as error:  # whatever it is, the next look may find it over
+            except Exception as error:  # the next step may succeed
                 if not self._ended.is_set():
                     known = isinstance(error, (RayError, HeadraceError))
                     logger.warning("shards are not moved yet: %s", error, exc_info=not known)
 
     def _step(self) -> None:
-        """Begin and end a move, if there is one to make."""
-        self._give_back()
+        """Make one move, if one is due."""
+        self._remove_unused_groups()
         draining = nodes.draining()
-        if self._here in draining:
+        if self._node in draining:
             return
         leaving = [member for member in self._members() if member.node_id in draining]
         away = [member for member in self._members() if member.group.id != self._group.id]
@@ -95,36 +95,37 @@ class Moves:
             else:
                 self._move_away(leaving)
         elif away and self._may_return(away):
-            self._unplaced_since = None
+            self._pending_since = None
             self._move_back(away)
-        elif away and self._waits_in_vain(away, draining):
-            self._unplaced_since = None
+        elif away and self._pending_too_long(away, draining):
+            self._pending_since = None
             self._make_room(away)
-        self._give_back()
+        self._remove_unused_groups()
 
     def _may_return(self, members: Sequence[Member]) -> bool:
-        """Whether all are away, and what is theirs of the replica's own group is on nodes that
-        stay."""
+        """Whether all are away, and their bundles of the replica's group are on staying nodes."""
         if any(member.group.id == self._group.id for member in members):
             return False
         staying = nodes.staying()
         return all(node in staying for node in self._homes(members))
 
     def _homes(self, members: Sequence[Member]) -> list[str]:
-        """The nodes of the bundles of the replica's own group that are theirs."""
+        """Return the nodes of the members' bundles in the replica's group."""
         nodes_of, bundle_of = nodes.bundle_nodes(self._group), self._replica.bundle_of
         return [nodes_of[bundle_of[member.shard]] for member in members]
 
-    def _waits_in_vain(self, away: Sequence[Member], draining: Collection[str]) -> bool:
-        """Whether the replica's own group has looked for room for :data:`IN_VAIN_S`, and no bundle
-        that was theirs is on a node that has yet to stop."""
+    def _pending_too_long(self, away: Sequence[Member], draining: Collection[str]) -> bool:
+        """Whether the replica's group has been pending for :data:`PENDING_LIMIT_S`.
+
+        Not while one of the members' bundles is on a draining node: it is placed after that stops.
+        """
         now = time.monotonic()
         placed = nodes.is_placed(self._group)
         if placed or any(node in draining for node in self._homes(away)):
-            self._unplaced_since = None
-        elif self._unplaced_since is None:
-            self._unplaced_since = now
-        return self._unplaced_since is not None and now - self._unplaced_since >= IN_VAIN_S
+            self._pending_since = None
+        elif self._pending_since is None:
+            self._pending_since = now
+        return self._pending_since is not None and now - self._pending_since >= PENDING_LIMIT_S
 
     def _move_away(self, leaving: Sequence[Member]) -> None:
         number, bundle_of = next(self._numbers), self._replica.bundle_of
@@ -135,12 +136,12 @@ class Moves:
             name=moved_shards(self._replica.name, number),
             bundle_label_selector=[NOT_THE_HEAD] * len(bundles),
         )
-        self._elsewhere.append(group)
-        logger.info("%s: the node drains; looking for room elsewhere", _told(leaving))
-        while not group.wait(LOOK_S):
+        self._temporary.append(group)
+        logger.info("%s: the node drains; looking for room elsewhere", _names(leaving))
+        while not group.wait(CHECK_INTERVAL_S):
             draining = nodes.draining()
-            still = [member for member in self._members() if member.node_id in draining]
-            if self._ended.is_set() or self._here in draining or still != leaving:
+            affected = [member for member in self._members() if member.node_id in draining]
+            if self._ended.is_set() or self._node in draining or affected != leaving:
                 return
             if self._may_return(leaving):
                 return
@@ -150,43 +151,45 @@ class Moves:
         self._move(leaving, self._group, next(self._numbers))
 
     def _move(self, leaving: Sequence[Member], group: PlacementGroup, number: int) -> None:
-        coming = self._loaded(leaving, group, number)
+        joining = self._start(leaving, group, number)
         try:
-            self._hand_over(leaving, lambda: coming)
+            self._hand_over(leaving, lambda: joining)
         except BaseException:
-            end(coming)
+            end(joining)
             raise
         end(leaving)
 
     def _make_room(self, away: Sequence[Member]) -> None:
-        """Give back what the members hold, and load them where Ray has placed them then.
+        """Release the members' bundles, and start them again where Ray places them then.
 
-        If something else takes that room first, the replica waits for other room, and is given up
-        after ``start_timeout_s``.
+        If another group takes that room first, the replica waits for other room, and ends after
+        ``start_timeout_s``.
         """
 
-        def come() -> list[Member]:
+        def start() -> list[Member]:
             end(away)
             for group in {member.group.id: member.group for member in away}.values():
                 remove_placement_group(group)
             deadline = time.monotonic() + self._replica.settings.start_timeout_s
             while not all(node in nodes.staying() for node in self._homes(away)):
                 if self._ended.is_set() or time.monotonic() > deadline:
-                    raise PlanError(f"{_told(away)}: no room, not even where they were")
+                    raise PlanError(
+                        f"{_names(away)}: no room for their bundles within "
+                        f"{self._replica.settings.start_timeout_s:g} s; add nodes, or increase "
+                        "parallel.start_timeout_s"
+                    )
                 time.sleep(_POLL_S)
-            return self._loaded(away, self._group, next(self._numbers))
+            return self._start(away, self._group, next(self._numbers))
 
-        logger.info("%s: no room but their own; they are loaded again there", _told(away))
-        self._hand_over(away, come)
+        logger.info("%s: no other room; they release theirs and load again", _names(away))
+        self._hand_over(away, start)
 
-    def _loaded(
-        self, members: Sequence[Member], group: PlacementGroup, number: int
-    ) -> list[Member]:
-        """The same shards once more, in a group that is the replica's own or theirs alone."""
-        own = group.id == self._group.id
+    def _start(self, members: Sequence[Member], group: PlacementGroup, number: int) -> list[Member]:
+        """Start and load the members' shards in the replica's group, or in a temporary one."""
+        is_replicas = group.id == self._group.id
         bundle_of = self._replica.bundle_of
         bundles = {
-            member.shard: bundle_of[member.shard] if own else index
+            member.shard: bundle_of[member.shard] if is_replicas else index
             for index, member in enumerate(members)
         }
         placed = place(self._replica, group, bundles, number)
@@ -196,13 +199,13 @@ class Moves:
             end(placed)
             raise
 
-    def _give_back(self) -> None:
-        """Remove the placement groups made for moves in which nobody serves any more."""
+    def _remove_unused_groups(self) -> None:
+        """Remove the temporary placement groups without a serving shard."""
         used = {member.group.id for member in self._members()}
-        for group in [each for each in self._elsewhere if each.id not in used]:
+        for group in [group for group in self._temporary if group.id not in used]:
             remove_placement_group(group)
-            self._elsewhere.remove(group)
+            self._temporary.remove(group)
 
 
-def _told(members: Sequence[Member]) -> str:
+def _names(members: Sequence[Member]) -> str:
     return ", ".join(member.name for member in members)

@@ -1,4 +1,7 @@
-"""The shards of a replica, connected: what a micro-batch goes through."""
+"""Connected shards of a replica.
+
+members, loaded → serve() of each, a ShardGroup in the replica → a batch of each size → Pipeline
+"""
 
 from __future__ import annotations
 
@@ -18,30 +21,31 @@ from deployments.shards.actor import node_ip
 from deployments.shards.members import Member, Replica, Shard, first_line
 
 MICRO_BATCH_TIMEOUTS = 10
-"""A micro-batch may take so many times as long as a shard may be silent: a shard that answers and
-still finishes nothing is stuck in its program."""
+"""Timeout of a micro-batch, as a multiple of the heartbeat timeout.
+
+A shard that sends heartbeats and finishes no micro-batch hangs in its program."""
 
 Figures = Mapping[Shard, ShardFigures]
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """All shards of a replica, while they serve together."""
+    """Shards of a replica that serve together."""
 
     members: Sequence[Member]
     group: ShardGroup
     serving: Mapping[Any, Member]
-    """Call → the member that serves until it returns."""
+    """Call of serve(), which returns when the member stops serving → the member."""
 
     def close(self, timeout_s: float) -> Figures:
-        """Stop serving, after at most ``timeout_s`` if a shard hangs; what the shards have done.
+        """Stop serving, within ``timeout_s`` even if a shard hangs; return the shards' counters.
 
-        The members live on, and can be connected anew.
+        The members stay alive, and can be connected again.
         """
         self.group.close(timeout_s)
-        asked = [member.actor.figures.remote() for member in self.members]
-        found = ray.get(asked, timeout=timeout_s)
-        return dict(zip([member.shard for member in self.members], found, strict=True))
+        calls = [member.actor.figures.remote() for member in self.members]
+        figures = ray.get(calls, timeout=timeout_s)
+        return dict(zip([member.shard for member in self.members], figures, strict=True))
 
 
 def connect(
@@ -54,10 +58,10 @@ def connect(
     sizes: Sequence[int],
     before: Figures,
 ) -> Pipeline:
-    """Connect members that have loaded, and send a batch of each of the ``sizes`` through them.
+    """Connect loaded members, and send a batch of each of the ``sizes`` through them.
 
-    ``before``: what shards have done until now. TransportError, naming a shard if one says why, if
-    not all have come within ``timeout_s``.
+    ``before``: counters of the shards so far. Raises TransportError, with a shard's reason if there
+    is one, if not all connect within ``timeout_s``.
     """
     layout, none = replica.layout, ShardFigures()
     serving = {
@@ -81,13 +85,13 @@ def connect(
             raise
     except (TransportError, GroupLostError) as error:
         done, _ = ray.wait(list(serving), timeout=1)
-        said = why(serving[done[0]], done[0]) if done else "No shard says why"
-        raise TransportError(f"{error}. {said}") from error
+        reason = end_reason(serving[done[0]], done[0]) if done else "No shard reports a reason"
+        raise TransportError(f"{error}. {reason}") from error
     return Pipeline(members, group, serving)
 
 
-def why(member: Member, serving: Any) -> str:
-    """Why a member's call to serve has returned."""
+def end_reason(member: Member, serving: Any) -> str:
+    """Return the reason that a member's call of serve() has returned."""
     try:
         ray.get(serving, timeout=0)
     except (RayError, GetTimeoutError) as error:

@@ -1,7 +1,7 @@
-"""Placing a sharded model on this cluster, before Serve is asked for anything.
+"""Placement of a sharded model on this cluster, decided before Serve deploys it.
 
 ModelArgs.parallel ─┐
-the manifest       ─┼→ plan → layout, bundles → Placed
+the manifest       ─┼→ plan → layout, bundles → Placement
 Ray's nodes        ─┘
 """
 
@@ -22,23 +22,27 @@ from cluster.parallel.devices import Device, parse_devices, this_machine
 from cluster.parallel.plan import ShardPlan, plan
 
 DEVICES_VARIABLE = "HEADRACE_DEVICES"
-"""Environment variable with the devices of a cluster that grows on demand, as for `headrace plan
---devices`; without it they are those of the nodes that are there when a model is deployed."""
+"""Environment variable with the devices of a cluster that scales on demand.
+
+Its format is that of `headrace plan --devices`. Without it, the devices are those of the nodes at
+the time of the deployment."""
 
 _GROUP, _HEAD_GROUP = "ray.io/node-group", "headgroup"
 
 NOT_THE_HEAD = {_GROUP: f"!{_HEAD_GROUP}"}
-"""Which nodes serve: what takes no CPU would else be put on a head that has none to give, and a
-lost head would take it along. KubeRay labels the pods of a cluster so; elsewhere a head is started
-with ``--labels ray.io/node-group=headgroup``, or serves like any node."""
+"""Label selector of the nodes that serve.
+
+Actors without CPUs would otherwise be placed on the head, and end with it. KubeRay labels its pods
+so. Elsewhere a head is started with ``--labels ray.io/node-group=headgroup``, or serves like any
+other node."""
 
 OFF_HEAD = {"label_selector": NOT_THE_HEAD}
-"""The same among ``ray_actor_options``."""
+"""The same selector as ``ray_actor_options``."""
 
 
 @dataclass(frozen=True)
-class Placed:
-    """What a deployment is given for a sharded model."""
+class Placement:
+    """Layout, bundles and placement strategy of a sharded model's deployment."""
 
     layout: str | None
     """Key of the artifact's layout; None: the whole program, in the replica."""
@@ -47,38 +51,39 @@ class Placed:
     strategy: str
 
 
-def placed(model: BoundModel) -> Placed | None:
-    """Place the model's shards on the devices of this cluster; None if it is not to be cut.
+def place(model: BoundModel) -> Placement | None:
+    """Place the model's shards on the devices of this cluster; None if it is not sharded.
 
-    PlanError, with the numbers and what would work, if the artifact has no such cut or the
-    cluster not the devices.
+    Raises PlanError, with the numbers and possible layouts, if the artifact has no such layout or
+    the cluster has too few devices.
     """
     args, manifest = model.args, model.manifest
     if args.parallel is None:
         return None
-    made = planned(args, manifest, _devices(args, manifest))
-    if made.layout is None:
+    shard_plan = plan_shards(args, manifest, _devices(args, manifest))
+    if shard_plan.layout is None:
         return None
-    return Placed(made.layout, [dict(each) for each in made.bundles], made.placement)
+    bundles = [dict(bundle) for bundle in shard_plan.bundles]
+    return Placement(shard_plan.layout, bundles, shard_plan.placement)
 
 
 def require_room_here(model: BoundModel) -> None:
-    """PlanError if a cluster of this machine alone could not place the model, before one starts.
+    """Raise PlanError if a cluster of this machine alone could not place the model.
 
-    What has programs for GPUs is left to the cluster, which knows how many it has.
+    Models with programs for GPUs are not checked: only the cluster knows its GPUs.
     """
     args, manifest = model.args, model.manifest
     if args.parallel is None:
         return
     if not any(entry.target.startswith("cuda-") for entry in manifest.programs):
         devices = this_machine(args.compute_threads, args.parallel.device_memory)
-        planned(args, manifest, list(devices))
+        plan_shards(args, manifest, list(devices))
 
 
-def planned(args: ModelArgs, manifest: Manifest, devices: list[Device]) -> ShardPlan:
-    """The plan of a model that is to be cut; PlanError also for a cut that is not built."""
+def plan_shards(args: ModelArgs, manifest: Manifest, devices: list[Device]) -> ShardPlan:
+    """Return the plan of a sharded model; PlanError also for a layout that is not built."""
     settings = args.parallel or Parallel()
-    made = plan(
+    shard_plan = plan(
         manifest,
         devices,
         pipeline=None if settings.pipeline == "auto" else settings.pipeline,
@@ -90,34 +95,35 @@ def planned(args: ModelArgs, manifest: Manifest, devices: list[Device]) -> Shard
         if "auto" in (settings.pipeline, settings.tensor)
         else None,
     )
-    if not made.built:
-        has = ", ".join(f"pipeline {e.pipeline} × tensor {e.tensor}" for e in manifest.layouts)
+    if not shard_plan.built:
+        layouts = ", ".join(f"pipeline {e.pipeline} × tensor {e.tensor}" for e in manifest.layouts)
+        pipeline, tensor = shard_plan.pipeline, shard_plan.tensor
         raise PlanError(
-            f"model {args.name}: artifact {manifest.name} is not cut into pipeline "
-            f"{made.pipeline} × tensor {made.tensor}; it holds {has or 'no cut'}. Add `parallel: "
-            f"[{{pipeline: {made.pipeline}, tensor: {made.tensor}}}]` to its recipe and build it"
+            f"model {args.name}: artifact {manifest.name} has no layout pipeline {pipeline} × "
+            f"tensor {tensor}; it has {layouts or 'no layout'}. Add `parallel: [{{pipeline: "
+            f"{pipeline}, tensor: {tensor}}}]` to its recipe and build it"
         )
-    return made
+    return shard_plan
 
 
 def _devices(args: ModelArgs, manifest: Manifest) -> list[Device]:
-    """What the cluster's nodes have, busy or not; or what they will have, where that is written.
+    """Return the devices of :data:`DEVICES_VARIABLE`, else those of the nodes, busy or not.
 
-    A pod that the autoscaler brings when a replica asks for it is no node yet.
+    A pod that the autoscaler adds when a replica needs it is no node yet.
     """
     memory = args.parallel.device_memory if args.parallel else None
-    if written := os.environ.get(DEVICES_VARIABLE):
-        return [replace(each, memory_bytes=memory) for each in parse_devices(written)]
+    if configured := os.environ.get(DEVICES_VARIABLE):
+        return [replace(device, memory_bytes=memory) for device in parse_devices(configured)]
     cuda = next((e.target for e in manifest.programs if e.target.startswith("cuda-")), None)
-    found: list[Device] = []
+    devices: list[Device] = []
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     serving = [
-        each for each in nodes if each["Alive"] and each["Labels"].get(_GROUP) != _HEAD_GROUP
+        node for node in nodes if node["Alive"] and node["Labels"].get(_GROUP) != _HEAD_GROUP
     ]
     for number, node in enumerate(serving):
         resources = node["Resources"]
         if cuda is not None:
-            found += [Device(cuda, memory, number)] * int(resources.get("GPU", 0))
+            devices += [Device(cuda, memory, number)] * int(resources.get("GPU", 0))
         cpus = int(resources.get("CPU", 0) // args.compute_threads)
-        found += [Device("cpu-x86", memory, number)] * cpus
-    return found
+        devices += [Device("cpu-x86", memory, number)] * cpus
+    return devices

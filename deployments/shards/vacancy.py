@@ -1,8 +1,8 @@
-"""Why a replica that wants shards has no place yet: which of its bundles lacks what.
+"""Reason that a sharded replica is pending: the bundle without room, and its missing resources.
 
-placement groups: created → taken from their nodes   ┐
+placement groups: created → allocated on their nodes ┐
                   pending → bundles, one after the other → the first that no node has room for
-actors of no group        → taken from their nodes   ┘
+actors without a group    → allocated on their nodes ┘
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ Resources = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What something that runs has of a node."""
+class Allocation:
+    """Resources of a node in use by an actor or a bundle."""
 
     node_id: str
     resources: Resources
@@ -23,39 +23,44 @@ class Taken:
 
 @dataclass(frozen=True)
 class Node:
-    """A node and all that it has."""
+    """Node with its total resources."""
 
     node_id: str
     ip: str
     resources: Resources
 
 
-def lacking(bundles: Sequence[Resources], nodes: Sequence[Node], taken: Sequence[Taken]) -> str:
-    """Which bundle finds no node with room, behind the ones before it, and what nodes have left.
+def pending_reason(
+    bundles: Sequence[Resources], nodes: Sequence[Node], allocations: Sequence[Allocation]
+) -> str:
+    """Return the first bundle without room, after those before it, and the nodes' free resources.
 
-    Tasks that run are not counted, nor is the group's placement strategy.
+    Running tasks and the group's placement strategy are not taken into account.
     """
-    left = {node.node_id: dict(node.resources) for node in nodes}
-    for each in taken:
-        if each.node_id in left:
-            _take(left[each.node_id], each.resources)
+    free = {node.node_id: dict(node.resources) for node in nodes}
+    for allocation in allocations:
+        if allocation.node_id in free:
+            _subtract(free[allocation.node_id], allocation.resources)
     for number, bundle in enumerate(bundles):
-        home = next((own for own in left.values() if _fits(own, bundle)), None)
+        home = next((resources for resources in free.values() if _fits(resources, bundle)), None)
         if home is None:
-            has = "; ".join(_free(node, left[node.node_id], bundle) for node in nodes) or "no node"
-            wanted = ", ".join(f"{amount:g} {name}" for name, amount in bundle.items())
-            behind = " behind the others" if number else ""
-            return f"bundle {number} of {len(bundles)} needs {wanted}; free{behind}: {has}"
-        _take(home, bundle)
-    return "every bundle has room; it is being placed, or waits for tasks that run"
+            available = "; ".join(_free(node, free[node.node_id], bundle) for node in nodes)
+            needs = ", ".join(f"{amount:g} {name}" for name, amount in bundle.items())
+            after = " after the others" if number else ""
+            return (
+                f"bundle {number} of {len(bundles)} needs {needs}; free{after}: "
+                f"{available or 'no node'}"
+            )
+        _subtract(home, bundle)
+    return "every bundle has room; it is being placed, or waits for running tasks"
 
 
 def _fits(free: Resources, bundle: Resources) -> bool:
     return all(free.get(name, 0) >= amount for name, amount in bundle.items())
 
 
-def _take(free: dict[str, float], wanted: Resources) -> None:
-    for name, amount in wanted.items():
+def _subtract(free: dict[str, float], resources: Resources) -> None:
+    for name, amount in resources.items():
         free[name] = free.get(name, 0) - amount
 
 

@@ -247,6 +247,6 @@ def test_a_replica_without_room_says_which_bundle_lacks_what(
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("stage") == 1  # the header
     (waits,) = [line for line in done.stdout.splitlines() if "waits" in line]
-    lacks = "bundle 1 of 3 needs 1 CPU; free behind the others: "
+    lacks = "bundle 1 of 3 needs 1 CPU; free after the others: "
     assert re.fullmatch(rf"cut, replica \w+, waits: {lacks}[\d.]+ 0 of 6 CPU", waits)
     cluster.deploy(write_config(cut_args(cut_artifact_store)), timeout_s=120)

@@ -21,10 +21,10 @@ def test_cut_model_is_placed_before_its_pods_exist(
     )
     bound = bind(args)
     monkeypatch.setenv(placement.DEVICES_VARIABLE, "2xcpu-x86@8")
-    placed = placement.placed(bound)  # without a call to Ray
+    placed = placement.place(bound)  # without a call to Ray
     assert placed is not None
     assert placed.layout == "cpu-x86/aoti/pp2.tp1"
     assert placed.bundles == [{"memory": 1.0}, {"CPU": 1.0}, {"CPU": 1.0}]
     monkeypatch.setenv(placement.DEVICES_VARIABLE, "1xcpu-x86")
     with pytest.raises(PlanError, match="needs 2 devices of cpu-x86, there are 1"):
-        placement.placed(bound)
+        placement.place(bound)

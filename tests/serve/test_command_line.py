@@ -171,7 +171,7 @@ def test_a_cut_that_cannot_be_placed_is_told_before_a_cluster_starts(
     config = write_config(tmp_path, port=8000, **model, parallel={"pipeline": 3, "tensor": 1})
     done = headrace("up", config, HEADRACE_CPUS="3")
     assert done.returncode == 2
-    assert "is not cut into pipeline 3 × tensor 1; it holds pipeline 2 × tensor 1" in done.stderr
+    assert "has no layout pipeline 3 × tensor 1; it has pipeline 2 × tensor 1" in done.stderr
     config = write_config(tmp_path, port=8000, **model, parallel={"pipeline": 2, "tensor": 1})
     done = headrace("up", config, HEADRACE_CPUS="1")
     assert done.returncode == 2

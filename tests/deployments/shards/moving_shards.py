@@ -1,7 +1,7 @@
-"""A replica whose shards are made to move, in a process of its own: ``STORE NAME LAYOUT STAGE``.
+"""Script that moves the shards of a replica under load: ``STORE NAME LAYOUT STAGE``.
 
-Without Serve and on one node: an actor in a placement group holds the sharded program, and is told
-that the members of one stage are on a node that drains. Prints what came of it, as JSON.
+Without Serve and on one node: an actor in a placement group holds the sharded program, and the
+members of one stage appear to be on a draining node. Prints the results as JSON.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DRAINING = "of a node that drains"
 
 
 class Replica:
-    """Under load from as many threads as micro-batches fit in."""
+    """Replica under load from one thread per micro-batch in flight."""
 
     def __init__(self, store: str, name: str, key: str) -> None:
         nodes.draining = lambda: frozenset({DRAINING})
@@ -45,11 +45,13 @@ class Replica:
         self.lost: list[str] = []
         layout = model.manifest.layout(key)
         self.program = ShardedProgram.start(
-            model, layout, lambda figures: self.figures.append(list(figures)),
+            model,
+            layout,
+            lambda figures: self.figures.append(list(figures)),
             self.lost.append,
-        )  # fmt: skip
+        )
         (spec,) = model.manifest.inputs
-        # Also where the inputs are indices.
+        # The values are also valid indices.
         values = np.random.default_rng(0).integers(1, 9, (1, *spec.item_shape))
         self.array = values.astype(spec.dtype)
         self.expected = self.program.run([self.array])[0][0]
@@ -65,8 +67,8 @@ class Replica:
         while not self.ended.is_set():
             started = time.monotonic()
             try:
-                (found,), _ = self.program.run([self.array])
-                if not np.array_equal(found, self.expected):
+                (output,), _ = self.program.run([self.array])
+                if not np.array_equal(output, self.expected):
                     self.wrong.append("another answer")
                 self.answered += 1
             except Exception as error:  # noqa: BLE001 - the test looks at it
@@ -75,7 +77,7 @@ class Replica:
             time.sleep(0.005)
 
     def move(self, stage: int) -> dict[str, Any]:
-        """There and back."""
+        """Wait for a move of a stage, and for the move back; return the results."""
         before, (home,) = self._actors(), self._groups(stage)
         for member in self._of(stage):
             object.__setattr__(member, "node_id", DRAINING)
@@ -89,10 +91,10 @@ class Replica:
         for client in self.clients:
             client.join()
         self._wait(
-            lambda: min(each.micro_batches for each in self.figures[-1]) >= self.answered,
-            "the figures do not come",
+            lambda: min(shard.micro_batches for shard in self.figures[-1]) >= self.answered,
+            "no figures are reported",
         )
-        counted = [[each.micro_batches for each in figures] for figures in self.figures]
+        counted = [[shard.micro_batches for shard in figures] for figures in self.figures]
         stages = [member.shard[0] for member in self.program._pipeline.members]
         self.program.close()
         return {
@@ -112,7 +114,7 @@ class Replica:
         return {member.group.id.hex() for member in self._of(stage)}
 
     def _of(self, stage: int) -> list[Member]:
-        return [each for each in self.program._pipeline.members if each.shard[0] == stage]
+        return [member for member in self.program._pipeline.members if member.shard[0] == stage]
 
     def _wait(self, ready: Callable[[], bool], otherwise: str) -> None:
         deadline = time.monotonic() + LATEST_S
@@ -137,10 +139,10 @@ def main(store: str, name: str, key: str, stage: int) -> None:
         )
         .remote(store, name, key)
     )
-    found = ray.get(replica.move.remote(stage), timeout=3 * LATEST_S)
+    results = ray.get(replica.move.remote(stage), timeout=3 * LATEST_S)
     groups = placement_group_table().values()
-    found["groups"] = [g["name"] for g in groups if g["name"] and g["state"] != "REMOVED"]
-    print(json.dumps(found))
+    results["groups"] = [g["name"] for g in groups if g["name"] and g["state"] != "REMOVED"]
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A hand-over of shards that fails gives the replica up, whatever it failed by."""
+"""Hand-over of shards: any failure ends the replica."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STAYS, LEAVES, COMES = (Member(shard, None, None) for shard in ((0, 0), (1, 0), 
 
 
 class Group:
-    """Of a pipeline, as far as it is asked for."""
+    """Stub of a pipeline's group."""
 
     broken: str | None = None
 
@@ -36,18 +36,18 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class Sharded:
-    """A program of two shards that serve, without Ray."""
+    """Program of two serving shards, without Ray."""
 
     program: ShardedProgram
     lost: list[str]
-    """Reasons for which it was reported lost."""
+    """Reported reasons of failures."""
 
     ended: list[Member]
 
 
 @pytest.fixture
 def sharded(monkeypatch: pytest.MonkeyPatch) -> Sharded:
-    monkeypatch.setattr(program_module, "_meeting", contextlib.nullcontext)
+    monkeypatch.setattr(program_module, "_rendezvous", contextlib.nullcontext)
     monkeypatch.setattr(program_module, "Watch", lambda *_: SimpleNamespace(stop=lambda: None))
     ended: list[Member] = []
     lost: list[str] = []
@@ -68,9 +68,7 @@ def connecting(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None
     monkeypatch.setattr(program_module, "connect", connect)
 
 
-def test_the_others_stay_and_the_new_one_serves(
-    sharded: Sharded, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hand_over_keeps_other_shards(sharded: Sharded, monkeypatch: pytest.MonkeyPatch) -> None:
     connecting(monkeypatch, None)
     assert sharded.program.broken is None
     sharded.program._hand_over([LEAVES], lambda: [COMES])
@@ -79,35 +77,35 @@ def test_the_others_stay_and_the_new_one_serves(
 
 
 @pytest.mark.parametrize("error", [TransportError("gone"), ProgramError("no"), RuntimeError("?")])
-def test_shards_that_are_not_connected_end_the_replica(
+def test_failed_connection_ends_replica(
     sharded: Sharded, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     connecting(monkeypatch, error)
     with pytest.raises(type(error)):
         sharded.program._hand_over([LEAVES], lambda: [COMES])
-    assert sharded.lost == [f"the shards were not connected anew: {error}"]
+    assert sharded.lost == [f"the shards could not be connected again: {error}"]
     assert sharded.program.broken == sharded.lost[0]
     assert sharded.ended == [STAYS, LEAVES]
-    with sharded.program._running.shared():  # who waited is let through, and told
+    with sharded.program._run_lock.shared():  # waiting requests continue, and fail
         pass
 
 
-def test_shards_that_do_not_come_end_the_replica(
+def test_failed_start_of_shards_ends_replica(
     sharded: Sharded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connecting(monkeypatch, None)
 
-    def come() -> list[Member]:
-        assert sharded.program.broken is None  # nothing is wrong while they move
+    def start() -> list[Member]:
+        assert sharded.program.broken is None  # a move is no failure
         raise PlanError("no room")
 
     with pytest.raises(PlanError):
-        sharded.program._hand_over([LEAVES], come)
-    assert sharded.lost == ["the shards were not connected anew: no room"]
+        sharded.program._hand_over([LEAVES], start)
+    assert sharded.lost == ["the shards could not be connected again: no room"]
 
 
-def test_a_replica_that_ends_moves_nothing(sharded: Sharded) -> None:
-    sharded.program._give_up("a shard is unavailable")
+def test_ended_replica_moves_no_shards(sharded: Sharded) -> None:
+    sharded.program._fail("a shard is unavailable")
     with pytest.raises(GroupLostError):
         sharded.program._hand_over([LEAVES], lambda: pytest.fail("it came"))
     assert sharded.lost == ["a shard is unavailable"]
