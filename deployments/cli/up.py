@@ -66,7 +66,9 @@ def up(config: Path | None) -> int:
         )
     cluster = running or LocalCluster.start(http_port=port or HTTP_PORT)
     if config is not None:
-        pinned = serve_config.pinned(read_yaml(config), {model.name: model for model in models})
+        pinned = serve_config.pin_artifacts(
+            read_yaml(config), {model.name: model for model in models}
+        )
         try:
             cluster.deploy_config(pinned, str(config))
         except BaseException:  # also when interrupted

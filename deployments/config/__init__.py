@@ -1,1 +1,1 @@
-"""Serve configs, checked before a cluster starts."""
+"""Checks of Serve configs, before a cluster starts."""

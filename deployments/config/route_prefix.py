@@ -1,9 +1,10 @@
-"""The route prefix of an application of ours, checked while Serve builds it.
+"""Check of an application's route prefix, while Serve builds the application.
 
 `serve deploy` → Serve's details → the config of the application with this builder and name
     → its route_prefix is the one that clients, routers and API keys rely on, or ConfigError
 
-``headrace up`` checks the whole file before it deploys; a plain ``serve deploy`` comes only here.
+``headrace up`` checks the whole file before it deploys; a plain ``serve deploy`` runs only this
+check.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from deployments.config.serve_config import builder_of
 def require_route_prefix(
     details: Mapping[str, Any] | None, builder: str, name: str | None, expected: str
 ) -> None:
-    """Check the applications that a cluster has with this builder, and a model of that name.
+    """Check the route prefix of the applications with this builder and name.
 
-    ``details``: Serve's; None without a cluster. ``name``: ``args.name``; None for a builder whose
-    applications have no name. ConfigError with the prefix given and the one expected.
+    ``details``: Serve's details; None without a cluster. ``name``: ``args.name``; None for a
+    builder without names. Raises ConfigError with the given and the expected prefix.
     """
     for application, entry in (details or {"applications": {}})["applications"].items():
         config = entry.get("deployed_app_config") or {}

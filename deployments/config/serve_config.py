@@ -1,7 +1,7 @@
-"""Checking a Serve config before any cluster starts.
+"""Checks of a Serve config, before a cluster starts.
 
-serve.yaml → Serve's own schema → fields that Serve would drop, the port
-           → for each application of ours: its args, autoscaling, route prefix
+serve.yaml → Serve's own schema → unknown fields, the port
+           → for each application of Headrace: its args, autoscaling, route prefix
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cluster.config.serving import ModelArgs
 from cluster.errors import ConfigError
 
 BUILDER_MODULES = ("deployments.app", "headrace.serve")
-"""Modules with the builders of an ``import_path``; both have the same ones."""
+"""Modules with the builders for ``import_path``; both have the same builders."""
 
 MODEL = "deployments.app:model"
 CATALOG = "deployments.app:catalog"
@@ -46,35 +46,35 @@ def builder_of(import_path: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """What a Serve config asks for."""
+    """Models, router and port of a Serve config."""
 
     models: tuple[ModelArgs, ...]
     router: RouterArgs | None
     port: int | None
-    """``http_options.port``; None if it is not given."""
+    """``http_options.port``; None if absent."""
 
 
 def check(path: Path) -> ServeConfig:
-    """Check a Serve config; ConfigError naming file, YAML path, value and what is allowed.
+    """Check a Serve config; ConfigError with file, YAML path, value and allowed values.
 
-    Applications whose ``import_path`` is none of ours are left to Serve.
+    Applications with a foreign ``import_path`` are left to Serve.
     """
     return check_content(read_yaml(path), str(path))
 
 
 def check_content(config: Any, path: str) -> ServeConfig:
-    """The same of a Serve config's plain data, which messages call ``path``."""
+    """Check the plain data of a Serve config; messages name it ``path``."""
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: expected a mapping with `applications`, got {config!r:.60}")
     try:
         ServeDeploySchema.model_validate(config)
     except ValidationError as error:
         raise _config_error(error, path) from None
-    _known_fields(config, ServeDeploySchema, f"{path}: ")
+    _require_known_fields(config, ServeDeploySchema, f"{path}: ")
     http_options: dict[str, Any] = config.get("http_options") or {}
-    _known_fields(http_options, HTTPOptionsSchema, f"{path}: http_options.")
+    _require_known_fields(http_options, HTTPOptionsSchema, f"{path}: http_options.")
     port = http_options.get("port")
-    # Serve would take "8000" and 99999.
+    # Serve's schema accepts "8000" and 99999.
     if "port" in http_options and (type(port) is not int or not 0 < port < 2**16):
         raise ConfigError(f"{path}: http_options.port: must be in 1..65535 (given: {port!r})")
     applications: list[dict[str, Any]] = config["applications"]
@@ -83,7 +83,7 @@ def check_content(config: Any, path: str) -> ServeConfig:
     catalogs = []
     for index, application in enumerate(applications):
         where = f"{path}: applications[{index}]"
-        _known_fields(application, ServeApplicationSchema, f"{where}.")
+        _require_known_fields(application, ServeApplicationSchema, f"{where}.")
         import_path: str = application["import_path"]
         builder = builder_of(import_path)
         if builder == MODEL:
@@ -100,16 +100,16 @@ def check_content(config: Any, path: str) -> ServeConfig:
             )
     if router is not None and catalogs:
         raise ConfigError(
-            f"{catalogs[0]}: the router answers the server's own paths; remove {CATALOG}, behind "
-            "which the routes would not be found"
+            f"{catalogs[0]}: the router answers the server's own paths; remove {CATALOG}, which "
+            "would hide the routes"
         )
     return ServeConfig(tuple(models), router, port)
 
 
-def pinned(config: dict[str, Any], artifacts: Mapping[str, BoundModel]) -> dict[str, Any]:
-    """Return a checked config whose models name artifacts by ``NAME@ID`` in a certain store.
+def pin_artifacts(config: dict[str, Any], artifacts: Mapping[str, BoundModel]) -> dict[str, Any]:
+    """Return a checked config whose models name their artifacts by ``NAME@ID``, with their store.
 
-    ``artifacts``: by the models' names.
+    ``artifacts``: the models' artifacts, by the models' names.
     """
     applications = []
     for application in config["applications"]:
@@ -123,10 +123,10 @@ def pinned(config: dict[str, Any], artifacts: Mapping[str, BoundModel]) -> dict[
 
 
 def model_args(args: Any, where: str) -> ModelArgs:
-    """``args:`` of a model's application; ConfigError naming ``where``, the field and the value."""
+    """Check ``args:`` of a model's application; ConfigError with ``where``, field and value."""
     checked = parse(args, ModelArgs, where)
     if checked.autoscaling is not None:
-        _known_fields(checked.autoscaling, AutoscalingConfig, f"{where}: autoscaling.")
+        _require_known_fields(checked.autoscaling, AutoscalingConfig, f"{where}: autoscaling.")
         try:
             AutoscalingConfig.model_validate(checked.autoscaling)
         except ValidationError as error:
@@ -135,19 +135,19 @@ def model_args(args: Any, where: str) -> ModelArgs:
 
 
 def router_args(args: Any, where: str) -> RouterArgs:
-    """``args:`` of the router's application; ConfigError naming ``where``, field and value."""
+    """Check ``args:`` of the router's application; ConfigError with ``where``, field and value."""
     return parse(args, RouterArgs, where)
 
 
 def check_catalog_args(args: Any, where: str) -> None:
-    """``args:`` of the catalog's application; ConfigError if there are any."""
+    """Check ``args:`` of the catalog's application; ConfigError unless it is empty."""
     if args:
         raise ConfigError(f"{where}: {CATALOG} takes no args (given: {args!r:.100})")
 
 
-def _known_fields(given: dict[str, Any], kind: type[BaseModel], where: str) -> None:
-    """ConfigError for a field that Serve would leave out without a word."""
-    for name in given:
+def _require_known_fields(fields: dict[str, Any], kind: type[BaseModel], where: str) -> None:
+    """Raise ConfigError for an unknown field, which Serve would ignore silently."""
+    for name in fields:
         if name not in kind.model_fields:
             known = ", ".join(kind.model_fields)
             raise ConfigError(f"{where}{name}: no such field; known: {known}")
@@ -184,7 +184,7 @@ def _check_catalog(application: dict[str, Any], where: str) -> None:
 
 
 def _config_error(error: ValidationError, where: str, *above: str) -> ConfigError:
-    """One line per problem: ``where``, the YAML path below ``above``, what is wrong, the value."""
+    """Return an error with a line per problem: ``where``, YAML path, problem and value."""
     return ConfigError(
         "\n".join(
             f"{where}: {_yaml_path((*above, *problem['loc']))}: "

@@ -1,7 +1,7 @@
-"""``python -m deployments.drain``: attempts until one has an end, or the time is over.
+"""``python -m deployments.drain``: attempts until one is final, or the deadline passes.
 
-A process of Ray's that cannot reach the head waits for ever, or is ended by Ray. So each attempt is
-a process of its own, and one that heard nothing from the head is followed by another.
+A Ray process that cannot reach the head waits forever, or Ray ends it. So each attempt is a
+process, and after an attempt that did not reach the head another one starts.
 """
 
 from __future__ import annotations
@@ -11,31 +11,34 @@ import sys
 import time
 
 from cluster.errors import ConfigError
-from deployments.drain.attempt import DONE, ENDED
+from deployments.drain.attempt import DONE, FAILED
 from deployments.ray.time_limits import node_drain_s
 
 _RETRY_S = 1.0
-_MARGIN_S = 5.0  # in which an attempt says what is left
+_MARGIN_S = 5.0  # for an attempt to report the remaining replicas
 
 
 def main() -> int:
-    """Drain this node; the exit status: 0, or 1 with the reason said."""
+    """Drain this node; return the exit status: 0, or 1 with the reason on stderr."""
     try:
         deadline_s = node_drain_s()
     except ConfigError as error:
-        print(f"nothing is drained: {error}", file=sys.stderr)
+        print(f"the node is not drained: {error}", file=sys.stderr)
         return 1
     started = time.monotonic()
-    while (left_s := started + deadline_s - time.monotonic()) > _RETRY_S:
-        command = [sys.executable, "-P", "-m", "deployments.drain.attempt", str(left_s)]
+    while (remaining_s := started + deadline_s - time.monotonic()) > _RETRY_S:
+        command = [sys.executable, "-P", "-m", "deployments.drain.attempt", str(remaining_s)]
         try:
-            done = subprocess.run(command, timeout=left_s + _MARGIN_S, check=False)
+            done = subprocess.run(command, timeout=remaining_s + _MARGIN_S, check=False)
         except subprocess.TimeoutExpired:
             break
-        if done.returncode in (DONE, ENDED):
-            return int(done.returncode == ENDED)
-        time.sleep(_RETRY_S)  # the head is away, and may come back
-    print(f"given up after {deadline_s:.0f} s; what is still here ends with it", file=sys.stderr)
+        if done.returncode in (DONE, FAILED):
+            return int(done.returncode == FAILED)
+        time.sleep(_RETRY_S)  # the head may be available again
+    print(
+        f"the node is not drained after {deadline_s:.0f} s; its remaining replicas end with it",
+        file=sys.stderr,
+    )
     return 1
 
 

@@ -1,1 +1,1 @@
-"""Work before serving: the compression job, its actors and tasks, calibration of cascades."""
+"""Jobs before serving: compression with its actors and tasks, and calibration of cascades."""

@@ -1,8 +1,8 @@
-"""Calibrating a cascade: its targets' programs, run here on labelled samples.
+"""Calibration of a cascade: its targets' programs, run here on labelled samples.
 
 route → targets → artifacts → probabilities of the validation samples → threshold
-                            → probabilities of the held-out samples → what it really reaches
-                            → the store, under a key of the artifacts themselves
+                            → probabilities of the held-out samples → its figures there
+                            → the store, under a key of the artifacts
 """
 
 from __future__ import annotations
@@ -26,38 +26,42 @@ from cluster.routing.ensemble import mean, probabilities, vote
 from deployments.router.thresholds import Targets, calibration_key
 
 _BATCH = 8
-"""Items per run while scores are taken, as far as the model takes so many."""
+"""Items per run, at most; less if the model's largest batch is smaller."""
 
 
 def calibrate(
-    cascade: Cascade, targets: Targets, goal: Goal, data: DataSource | None, store: str | None,
+    cascade: Cascade,
+    targets: Targets,
+    goal: Goal,
+    data: DataSource | None,
+    store: str | None,
     report: Print,
-) -> Calibration:  # fmt: skip
-    """Find the cascade's threshold, keep it in the store, and say what it reaches.
+) -> Calibration:
+    """Find the cascade's threshold, write it to the store, and return it with its figures.
 
-    ``data``: None takes that of the recipe of the first target's artifact. Raises ConfigError if
-    no threshold reaches the goal, SourceError for data that does not fit the models.
+    ``data``: None: that of the recipe of the first target's artifact. Raises ConfigError if no
+    threshold reaches the goal, SourceError for data that does not fit the models.
     """
     key = calibration_key(cascade, targets)
     first = _first_model(targets, cascade.targets[0].target)
     recipe = Recipe.model_validate(targets.artifact(first).manifest.recipe)
     loaded = load_data(data or recipe.data, recipe.seed)
     names = [target.target for target in cascade.targets]
-    chosen_by = _Scores(targets, loaded.validation, loaded.labels, report)
-    judged_by = _Scores(targets, loaded.test, loaded.labels, report)
-    scores, labels = [chosen_by.of(name) for name in names], loaded.validation.labels
-    item_ms = [chosen_by.item_ms(name) for name in names]
+    validation = _Scores(targets, loaded.validation, loaded.labels, report)
+    test = _Scores(targets, loaded.test, loaded.labels, report)
+    scores, labels = [validation.of(name) for name in names], loaded.validation.labels
+    item_ms = [validation.item_ms(name) for name in names]
     threshold = smallest_threshold(scores, labels, goal, item_ms)
-    held_out = [judged_by.of(name) for name in names]
-    found = Calibration(
+    held_out = [test.of(name) for name in names]
+    calibration = Calibration(
         targets=tuple(targets.identity(name) for name in names),
         goal=str(goal),
         thresholds=(threshold,) * (len(names) - 1),
         chosen_on=figures(scores, labels, threshold, item_ms),
         held_out=figures(held_out, loaded.test.labels, threshold, item_ms),
     )
-    open_store(store).keep_calibration(key, found.model_dump_json(indent=1).encode())
-    return found
+    open_store(store).keep_calibration(key, calibration.model_dump_json(indent=1).encode())
+    return calibration
 
 
 def _first_model(targets: Targets, name: str) -> str:
@@ -67,7 +71,7 @@ def _first_model(targets: Targets, name: str) -> str:
 
 
 class _Scores:
-    """The targets' probabilities of some samples, each model's computed once."""
+    """Probabilities of the targets on some samples; each model runs once."""
 
     def __init__(
         self, targets: Targets, samples: Samples, labels: tuple[str, ...], report: Print
@@ -76,23 +80,23 @@ class _Scores:
         self._samples = samples
         self._labels = labels
         self._report = report
-        self._found: dict[str, np.ndarray] = {}
+        self._scores: dict[str, np.ndarray] = {}
         self._item_ms: dict[str, float] = {}
 
     def of(self, name: str) -> np.ndarray:
-        """Probabilities ``[samples, labels]`` of a model or a combining route."""
-        if name not in self._found:
+        """Return the probabilities ``[samples, labels]`` of a model or an ensemble."""
+        if name not in self._scores:
             if name in self._targets.models:
-                self._found[name] = self._run(name)
+                self._scores[name] = self._run(name)
             else:
                 route = self._targets.combining(name)
                 combine = mean if route.combine == "mean" else vote
                 answers = [self.of(target.target) for target in route.targets]
-                self._found[name] = combine(answers, [t.weight for t in route.targets])
-        return self._found[name]
+                self._scores[name] = combine(answers, [t.weight for t in route.targets])
+        return self._scores[name]
 
     def item_ms(self, name: str) -> float:
-        """What computing one item costs, all models of a route together."""
+        """Return the time per item in ms, of a route the sum of its models."""
         if name in self._targets.models:
             self.of(name)
             return self._item_ms[name]
@@ -104,8 +108,8 @@ class _Scores:
         manifest, args = artifact.manifest, self._targets.models[name].args
         if manifest.labels != self._labels:
             raise ConfigError(
-                f"{name} tells {len(manifest.labels)} labels apart, the data has "
-                f"{len(self._labels)}, or others; give --data with the model's labels"
+                f"{name} has {len(manifest.labels)} labels, the data has {len(self._labels)}, or "
+                "other ones; give --data with the model's labels"
             )
         program = programs.load(artifact, args.compute_threads)
         tokenizer = artifact.file(TOKENIZER).read_bytes() if manifest.text is not None else None
@@ -114,12 +118,12 @@ class _Scores:
         )
         size = min(_BATCH, args.batching.max_batch_size)
         program.run([spec.zeros(size) for spec in manifest.inputs])  # sets up its kernels
-        found, spent_s = [], 0.0
+        outputs, total_s = [], 0.0
         for start in range(0, len(prepared), size):
             arrays, _ = prepared.batch(range(start, min(start + size, len(prepared))))
-            begun = time.perf_counter()
-            found.append(program.run(arrays)[0])
-            spent_s += time.perf_counter() - begun
-        self._item_ms[name] = spent_s / len(prepared) * 1e3
+            started = time.perf_counter()
+            outputs.append(program.run(arrays)[0])
+            total_s += time.perf_counter() - started
+        self._item_ms[name] = total_s / len(prepared) * 1e3
         self._report(f"{name}: {len(prepared)} samples, {self._item_ms[name]:.2f} ms each")
-        return probabilities(np.concatenate(found))
+        return probabilities(np.concatenate(outputs))

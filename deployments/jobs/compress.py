@@ -1,13 +1,11 @@
-"""The compression job's entry point inside a Ray cluster.
+"""Entry point of the compression job inside a Ray cluster.
 
     headrace compress → Ray job: python -P -m deployments.jobs.compress → job.run → exit status
-
     KubeRay's RayJob  → Ray job: python -P -m deployments.jobs.compress RECIPE → the same
 
-What to do stands in the environment variable ``HEADRACE_JOB``: JSON with the recipe as plain
-data and the store; or in a recipe's file, and then ``HEADRACE_STORE`` says where to keep the
-artifact. Exit status: 0 accepted, 3 rejected by the gate, 2 wrong recipe or source,
-1 failed.
+The environment variable ``HEADRACE_JOB`` holds the recipe and the store, as JSON. With a recipe's
+file as the argument, ``HEADRACE_STORE`` is the store instead. Exit status: 0 accepted, 3 rejected
+by the gate, 2 invalid recipe or source, 1 failed.
 """
 
 from __future__ import annotations
@@ -35,19 +33,19 @@ JOB_VARIABLE = "HEADRACE_JOB"
 
 
 def environment(recipe: Recipe, store: str) -> dict[str, str]:
-    """The variables to run the job with."""
+    """Return the variables to run the job with."""
     return {JOB_VARIABLE: json.dumps({"recipe": recipe.model_dump(mode="json"), "store": store})}
 
 
 def main() -> int:
-    """Run the job that the environment describes; returns the exit status."""
+    """Run the job of the environment, or of the recipe's file; return the exit status."""
     _quieten_torch()
-    # Imports PyTorch, which the command that submits the job has no need of.
+    # Imported late: it imports PyTorch, which the command that submits the job does not need.
     from cluster.compression import job
 
     try:
         recipe, store = _task(sys.argv[1:])
-        # Ray puts this process's folder before the packages of every actor and task of the job.
+        # Ray prepends this process's folder to the import path of the job's actors and tasks.
         os.chdir("/")
         with RayLauncher() as launcher:
             outcome = job.run(recipe, open_store(store), to_stdout, launcher)
@@ -61,7 +59,7 @@ def main() -> int:
 
 
 def _task(arguments: list[str]) -> tuple[Recipe, str]:
-    """The recipe and the store: of the file that is given, or of the environment."""
+    """Return the recipe and the store, from the recipe's file or from the environment."""
     if arguments:
         path = Path(arguments[0])
         return located(load(path, Recipe), path.parent.absolute()), default_store()
@@ -70,7 +68,7 @@ def _task(arguments: list[str]) -> tuple[Recipe, str]:
 
 
 def _quieten_torch() -> None:
-    """Leave out of the job's log what PyTorch warns its own developers of."""
+    """Suppress warnings that PyTorch addresses to its own developers."""
     warnings.filterwarnings("ignore", module=r"torch(ao)?\.")
     for name in ("torch.utils.cpp_extension", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,11 +1,11 @@
-"""The cluster behind ``cluster.compression.launch.Launcher``: Ray actors and tasks.
+"""Launcher of ``cluster.compression.launch`` on a Ray cluster: actors and tasks.
 
-    gang → a placement group of equal bundles → one actor in each → all results, or the reason
-    each → Ray tasks, at most so many at once → results as they come
+    gang → a placement group of equal bundles → one actor in each → all results, or the error
+    each → Ray tasks, a limited number at once → results in the order of completion
 
-Every process is told how many CPUs it was given (``HEADRACE_CPUS``), so that those beside it on
-a machine do not compute with all of its cores each. Nothing is left behind: actors, tasks and the
-placement group end with the call, however it ends.
+Every process gets the number of its CPUs (``HEADRACE_CPUS``), so that processes on one machine do
+not use all of its cores each. Actors, tasks and the placement group end with the call, also after
+an error.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ R = TypeVar("R")
 _LOOPBACK = "127.0.0.1"
 _WAIT_FOR_CPUS_S = 300.0
 _END_S = 10.0
-"""How long to wait for what is ending: a process that was killed, or one that notices it."""
+"""Timeout for the end of processes, killed ones or their peers, in seconds."""
 
 _POLL_S = 0.1
 
 
 class RayLauncher:
-    """Runs functions in the processes of a Ray cluster, which it joins when it is first used.
+    """Launcher that runs functions in processes of a Ray cluster.
 
-    A context manager: at its end it leaves the cluster, if it was the one that joined.
+    It connects to the cluster at its first use. As a context manager, it disconnects at the end,
+    if it has connected itself.
     """
 
     def __init__(self, address: str = "auto") -> None:
@@ -57,17 +58,19 @@ class RayLauncher:
 
     @property
     def address(self) -> str:
-        """Loopback, where no other machine can listen in, unless the cluster has several nodes."""
+        """Address for the processes' connections: loopback if the cluster has one node.
+
+        On loopback no other machine can connect.
+        """
         ray = self._ray()
-        alone = len(_nodes(ray)) == 1
-        return _LOOPBACK if alone else str(ray.util.get_node_ip_address())
+        single_node = len(_nodes(ray)) == 1
+        return _LOOPBACK if single_node else str(ray.util.get_node_ip_address())
 
     def gang(self, function: Callable[[T], R], tasks: Sequence[T]) -> list[R]:
         """See :class:`cluster.compression.launch.Launcher`.
 
-        CPUs and GPUs are divided evenly; the processes share a node where they can. Returns when
-        the CPUs are free again, so that the same gang would get as many, and compute with as many
-        threads, if it were started next.
+        CPUs and GPUs are divided evenly; the processes share a node if possible. Returns when the
+        CPUs are free again, so that the next gang gets as many CPUs and threads.
         """
         ray = self._ray()
         free = _free_cpus(ray)
@@ -77,9 +80,9 @@ class RayLauncher:
         try:
             if not group.wait(_WAIT_FOR_CPUS_S):
                 raise CompressionError(
-                    f"processes={len(tasks)} needs {share.cpus * len(tasks)} free CPUs, and they "
+                    f"processes={len(tasks)} needs {share.cpus * len(tasks)} free CPUs, which "
                     f"did not become free within {_WAIT_FOR_CPUS_S:.0f} s; lower processes, or "
-                    "stop what else runs on the cluster"
+                    "stop other work on the cluster"
                 )
             strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
             process = ray.remote(_Process)
@@ -106,8 +109,8 @@ class RayLauncher:
     ) -> Iterator[Finished]:
         """See :class:`cluster.compression.launch.Launcher`.
 
-        Each task gets an equal part of the CPUs that are free now. Where there are fewer CPUs
-        than ``at_once``, fewer tasks run at once.
+        Each task gets an equal part of the free CPUs. With fewer CPUs than ``at_once``, fewer
+        tasks run at once.
         """
         ray = self._ray()
         at_once = min(at_once, max(len(tasks), 1), max(_cpus(ray), 1))
@@ -132,14 +135,14 @@ class RayLauncher:
                     finished = Finished(index, lost=reason)
                 yield finished
         finally:
-            for left in running:
-                ray.cancel(left, force=True)
+            for unfinished in running:
+                ray.cancel(unfinished, force=True)
             if running:
                 ray.wait(list(running), num_returns=len(running), timeout=_END_S)
 
     def _ray(self) -> Any:
-        # Imported late: Ray reads its settings from the environment when it is imported, which
-        # whoever imports this module may still have to prepare.
+        # Imported late: Ray reads its settings from the environment at its import, and the caller
+        # may set them after importing this module.
         import ray
         import ray.util.scheduling_strategies
 
@@ -160,7 +163,7 @@ class RayLauncher:
 
 
 class _Process:
-    """An actor that runs one function."""
+    """Actor that runs one function."""
 
     def run(self, function: Callable[[T], R], task: T) -> R:
         return function(task)
@@ -172,13 +175,13 @@ def _run(function: Callable[[T], R], task: T) -> R:
 
 @dataclass(frozen=True)
 class _Share:
-    """What each of several processes gets of the cluster."""
+    """Resources of each of several processes."""
 
     cpus: int
     gpus: float
 
     def options(self) -> dict[str, Any]:
-        """For a Ray actor or task. The job's own environment, as ``PYTHONPATH``, stays in it."""
+        """Return the options of a Ray actor or task; it inherits the job's environment, too."""
         variables = {CPUS_VARIABLE: str(self.cpus), "OMP_NUM_THREADS": str(self.cpus)}
         return {
             "num_cpus": self.cpus,
@@ -187,20 +190,20 @@ class _Share:
         }
 
     def bundles(self, ray: Any, count: int) -> list[dict[str, float]]:
-        """For a placement group; the first one lies on this node, if this node takes tasks."""
+        """Return the bundles of a placement group; the first one is on this node, if it fits."""
         bundle = {"CPU": float(self.cpus), **({"GPU": self.gpus} if self.gpus else {})}
         bundles = [dict(bundle) for _ in range(count)]
-        own = ray.get_runtime_context().get_node_id()
-        here = next((node for node in _nodes(ray) if node["NodeID"] == own), None)
+        node_id = ray.get_runtime_context().get_node_id()
+        here = next((node for node in _nodes(ray) if node["NodeID"] == node_id), None)
         if here is not None and all(here["Resources"].get(k, 0) >= v for k, v in bundle.items()):
             bundles[0][f"node:{here['NodeManagerAddress']}"] = 0.001
         return bundles
 
 
 def _share(ray: Any, count: int) -> _Share:
-    """An equal part of the free CPUs, and of the GPUs, for each of ``count`` processes.
+    """Return an equal part of the free CPUs, and of the GPUs, for each of ``count`` processes.
 
-    CompressionError if the cluster has fewer CPUs than processes.
+    Raises CompressionError if the cluster has fewer CPUs than processes.
     """
     total = _cpus(ray)
     if total < count:
@@ -208,12 +211,12 @@ def _share(ray: Any, count: int) -> _Share:
             f"processes={count} needs {count} CPUs, the cluster has {total}; lower processes, or "
             "add nodes"
         )
-    each = max(min(_free_cpus(ray), total) // count, 1)
-    # Nothing is split over nodes.
-    while sum(int(node["Resources"].get("CPU", 0)) // each for node in _nodes(ray)) < count:
-        each -= 1
+    cpus = max(min(_free_cpus(ray), total) // count, 1)
+    # A process is not split over nodes.
+    while sum(int(node["Resources"].get("CPU", 0)) // cpus for node in _nodes(ray)) < count:
+        cpus -= 1
     gpus = ray.cluster_resources().get("GPU", 0.0) / count
-    return _Share(each, float(int(gpus)) if gpus >= 1 else round(gpus, 3))
+    return _Share(cpus, float(int(gpus)) if gpus >= 1 else round(gpus, 3))
 
 
 def _free_cpus(ray: Any) -> int:
@@ -229,47 +232,48 @@ def _nodes(ray: Any) -> list[dict[str, Any]]:
 
 
 def _all(ray: Any, running: list[Any]) -> list[Any]:
-    """The results of all, or the reason why one has none."""
-    left = list(running)
-    while left:
-        (ended,), left = ray.wait(left, num_returns=1)
+    """Return the results of all; raise the error of the first that fails."""
+    pending = list(running)
+    while pending:
+        (ended,), pending = ray.wait(pending, num_returns=1)
         try:
             ray.get(ended)
         except ray.exceptions.RayError as error:
             reason = _reason(ray, error, _name(running, ended))
             if isinstance(error, ray.exceptions.RayTaskError) and not _cause(error):
-                # What a process sees when one beside it dies is a broken connection.
-                reason = _death(ray, running, left) or reason
+                # A process whose peer dies reports only a broken connection.
+                reason = _death(ray, running, pending) or reason
             raise reason from None
     return ray.get(running)
 
 
-def _death(ray: Any, running: list[Any], left: list[Any]) -> LostProcessError | None:
-    """The first of the others whose process died, waiting a little for the news."""
-    ended, _ = ray.wait(left, num_returns=len(left), timeout=_END_S) if left else ([], [])
-    for each in ended:
+def _death(ray: Any, running: list[Any], pending: list[Any]) -> LostProcessError | None:
+    """Return the error of the first pending task whose process died, within the timeout."""
+    if not pending:
+        return None
+    ended, _ = ray.wait(pending, num_returns=len(pending), timeout=_END_S)
+    for task in ended:
         try:
-            ray.get(each)
+            ray.get(task)
         except ray.exceptions.RayError as error:
-            reason = _reason(ray, error, _name(running, each))
+            reason = _reason(ray, error, _name(running, task))
             if isinstance(reason, LostProcessError):
                 return reason
     return None
 
 
-def _name(running: list[Any], each: Any) -> str:
-    return f"process {running.index(each) + 1} of {len(running)}"
+def _name(running: list[Any], task: Any) -> str:
+    return f"process {running.index(task) + 1} of {len(running)}"
 
 
-def _reason(ray: Any, error: Exception, who: str) -> HeadraceError:
-    """What a task raised, if that is Headrace's own; else what happened to its process."""
+def _reason(ray: Any, error: Exception, process: str) -> HeadraceError:
+    """Return a task's error if it is one of Headrace's, else one that names its process."""
     if not isinstance(error, ray.exceptions.RayTaskError):
         first_line = str(error).strip().partition("\n")[0]
-        return LostProcessError(f"{who} died: {first_line}")
+        return LostProcessError(f"{process} died: {first_line}")
     if (cause := _cause(error)) is not None:
         return cause
-    raised = error.cause
-    return CompressionError(f"{who} raised {type(raised).__name__}: {raised}")
+    return CompressionError(f"{process} raised {type(error.cause).__name__}: {error.cause}")
 
 
 def _cause(error: Any) -> HeadraceError | None:

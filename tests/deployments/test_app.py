@@ -14,7 +14,7 @@ from deployments.ray.time_limits import MAX_REQUEST_TIMEOUT_VARIABLE
 from deployments.shards import placement
 
 
-def test_a_replica_that_stops_has_time_for_the_longest_request(
+def test_stopping_replica_has_time_for_longest_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(MAX_REQUEST_TIMEOUT_VARIABLE, "100")
@@ -26,7 +26,7 @@ def test_a_replica_that_stops_has_time_for_the_longest_request(
 @pytest.mark.parametrize(
     ("target", "resources"), [("cpu-x86", {"CPU": 2.0}), ("cuda-sm90", {"CPU": 0.0, "GPU": 2.0})]
 )
-def test_a_head_that_serves_nothing_has_no_devices(
+def test_head_group_has_no_devices(
     monkeypatch: pytest.MonkeyPatch, target: str, resources: dict[str, float]
 ) -> None:
     def node(group: str | None, *, alive: bool = True) -> dict[str, object]:

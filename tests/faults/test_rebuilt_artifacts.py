@@ -80,5 +80,7 @@ def test_new_replica_serves_the_bound_artifact_after_rebuild(
     # As `headrace up` deploys it: the same file is another deployment now, and upgrades.
     model = bind(ModelArgs.model_validate(args))
     raw = yaml.safe_load(config.read_text())
-    cluster.deploy_config(serve_config.pinned(raw, {"tiny": model}), "up", timeout_s=WITHIN_S)
+    cluster.deploy_config(
+        serve_config.pin_artifacts(raw, {"tiny": model}), "up", timeout_s=WITHIN_S
+    )
     until(lambda: served(cluster) == {second})

@@ -102,7 +102,7 @@ def test_a_drain_without_room_elsewhere_says_so(served: Served) -> None:
         drain = [sys.executable, "-P", "-m", "deployments.drain"]
         done = served.cluster.run_on(node, "env", f"{DRAIN_START_VARIABLE}=5", *drain)
     assert done.returncode == 1, done
-    assert "missing now" in done.stderr, done.stderr
+    assert "missing replicas" in done.stderr, done.stderr
     assert "1 of tiny" in done.stderr, done.stderr
     assert not load.failed, load.told()
     measured("a node drains without room elsewhere: requests failed", load.failures, "0")

@@ -46,7 +46,7 @@ def check(directory: Path, text: str) -> serve_config.ServeConfig:
     return serve_config.check(directory / "serve.yaml")
 
 
-def test_the_models_of_a_config(tmp_path: Path) -> None:
+def test_check_returns_models_of_config(tmp_path: Path) -> None:
     others = application(name="mine", route_prefix="/mine", import_path="mine:app", args={"a": 1})
     applications = [CATALOG, model(batching={"max_batch_size": 4}), others]
     checked = check(tmp_path, yaml.safe_dump({"applications": applications}))
@@ -56,7 +56,7 @@ def test_the_models_of_a_config(tmp_path: Path) -> None:
     assert found.batching.max_batch_size == 4
 
 
-def test_a_router_stands_alone_before_the_models(tmp_path: Path) -> None:
+def test_check_rejects_router_with_catalog(tmp_path: Path) -> None:
     checked = check(tmp_path, yaml.safe_dump({"applications": [ROUTER, model()]}))
     assert checked.router is not None
     assert [route.name for route in checked.router.routes] == ["twice"]
@@ -64,7 +64,7 @@ def test_a_router_stands_alone_before_the_models(tmp_path: Path) -> None:
         check(tmp_path, yaml.safe_dump({"applications": [CATALOG, ROUTER]}))
 
 
-def test_the_configs_that_come_with_headrace() -> None:
+def test_configs_of_repository_are_valid() -> None:
     paths = list((Path(app.__file__).parent / "configs").glob("*.yaml"))
     assert paths
     for path in paths:
@@ -118,7 +118,9 @@ def test_the_configs_that_come_with_headrace() -> None:
         (application(nmae="a"), r"nmae: no such field; known: name, route_prefix"),
     ],
 )
-def test_a_wrong_application(tmp_path: Path, application: dict[str, Any], expected: str) -> None:
+def test_check_rejects_invalid_application(
+    tmp_path: Path, application: dict[str, Any], expected: str
+) -> None:
     where = re.escape(f"{tmp_path}/serve.yaml: applications[1].")
     with pytest.raises(ConfigError, match=f"^{where}{expected}"):
         check(tmp_path, yaml.safe_dump({"applications": [CATALOG, application]}))
@@ -138,14 +140,16 @@ def test_a_wrong_application(tmp_path: Path, application: dict[str, Any], expect
         ("applications: []\nhttp_options: {port: '1'}", r"http_options.port: must be in .*'1'"),
         ("applications: []\nhttp_options: {hots: a}", "http_options.hots: no such field; known"),
     ],
-)  # fmt: skip
-def test_a_file_that_is_no_serve_config(tmp_path: Path, text: str, expected: str) -> None:
+)
+def test_check_rejects_file_that_is_no_serve_config(
+    tmp_path: Path, text: str, expected: str
+) -> None:
     where = re.escape(f"{tmp_path}/serve.yaml: ")
     with pytest.raises(ConfigError, match=f"^{where}{expected}"):
         check(tmp_path, text)
 
 
-def test_autoscaling_that_serve_takes(tmp_path: Path) -> None:
+def test_check_accepts_autoscaling_fields_of_serve(tmp_path: Path) -> None:
     scaled = model(autoscaling={"min_replicas": 1, "max_replicas": 3})
     text = yaml.safe_dump({"applications": [scaled], "http_options": {"port": 8001}})
     checked = check(tmp_path, text)
@@ -153,7 +157,7 @@ def test_autoscaling_that_serve_takes(tmp_path: Path) -> None:
     assert checked.models[0].autoscaling == {"min_replicas": 1, "max_replicas": 3}
 
 
-def test_the_builders_refuse_the_same() -> None:
+def test_builders_reject_same_args_as_check() -> None:
     scaled = {"name": "digits", "artifact": "a", "autoscaling": {"max_replica": 2}}
     with pytest.raises(ConfigError, match=r"^args: autoscaling\.max_replica: no such field"):
         app.model(scaled)

@@ -1,4 +1,4 @@
-"""``python -m deployments.drain`` without a cluster to drain; else see tests/nodes."""
+"""``python -m deployments.drain`` without a cluster; see tests/nodes for real drains."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ray.serve._private.deployment_state import DeploymentState
 
 from deployments.drain import __main__ as drain
 from deployments.drain import attempt
-from deployments.drain.attempt import AWAY, ENDED
+from deployments.drain.attempt import AWAY, FAILED
 from deployments.ray.time_limits import (
     DRAIN_START_S,
     DRAIN_START_VARIABLE,
@@ -36,31 +36,31 @@ def _drain(tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_where_no_ray_runs_it_says_so(tmp_path: Path) -> None:
+def test_drain_without_ray_is_reported(tmp_path: Path) -> None:
     if subprocess.run(["pgrep", "-x", "raylet"], capture_output=True, check=False).returncode == 0:
-        pytest.skip("another Ray runs on this machine, and would be found")
+        pytest.skip("another Ray runs on this machine, and would be used")
     done = _drain(tmp_path)
     assert done.returncode == 1
-    assert "nothing is drained: no node of Ray's runs here" in done.stderr
+    assert "the node is not drained: Ray does not run here" in done.stderr
 
 
 @pytest.mark.slow
-def test_a_head_that_never_answers_is_waited_for_as_long_as_was_said(tmp_path: Path) -> None:
+def test_drain_waits_for_head_until_deadline(tmp_path: Path) -> None:
     started = time.monotonic()
     done = _drain(
         tmp_path,
-        RAY_ADDRESS="127.0.0.1:9",  # nobody listens there
+        RAY_ADDRESS="127.0.0.1:9",  # no process listens there
         RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S="1",
         **{MAX_REQUEST_TIMEOUT_VARIABLE: "1", DRAIN_START_VARIABLE: "4"},
     )
     assert done.returncode == 1
-    assert "given up after 6 s" in done.stderr, done
-    assert 4 < time.monotonic() - started < 20  # a few seconds more, in which it says so
+    assert "not drained after 6 s" in done.stderr, done
+    assert 4 < time.monotonic() - started < 20  # with the time to report it
 
 
-def test_a_lost_head_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drain_retries_after_lost_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python and Ray end an attempt with 1 when the head is lost."""
-    ended = iter([1, AWAY, ENDED])
+    ended = iter([1, AWAY, FAILED])
     monkeypatch.setattr(drain, "_RETRY_S", 0.01)
     monkeypatch.setattr(
         drain.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=next(ended))
@@ -69,13 +69,13 @@ def test_a_lost_head_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(ended) == []
 
 
-def test_a_time_that_is_no_number_is_refused(tmp_path: Path) -> None:
+def test_drain_rejects_invalid_time(tmp_path: Path) -> None:
     done = _drain(tmp_path, **{DRAIN_START_VARIABLE: "soon"})
     assert done.returncode == 1
     assert f"{DRAIN_START_VARIABLE}='soon' must be a positive number of seconds" in done.stderr
 
 
-def test_replicas_and_shards_that_are_left_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remaining_replicas_and_shards_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     shard = "SERVE_REPLICA::cut#model-cut#xk3f9a2b#stage-1.rank-0"
     alive = [
         SimpleNamespace(class_name=class_name, name=name)
@@ -88,14 +88,14 @@ def test_replicas_and_shards_that_are_left_are_named(monkeypatch: pytest.MonkeyP
         ]
     ]
     monkeypatch.setattr(attempt, "_actors", lambda node: alive)
-    assert attempt._left("node") == f"2 of tiny's model-tiny, shard {shard}"
+    assert attempt._remaining("node") == f"2 of tiny's model-tiny, shard {shard}"
     alive = alive[3:]
-    assert attempt._left("node") == ""
+    assert attempt._remaining("node") == ""
 
 
 @pytest.mark.parametrize("longest", ["1", "60", "600"])
-def test_serve_leaves_a_replica_alone_until_another_had_time_to_start(longest: str) -> None:
-    """Serve's own decision: what is left of the deadline, against what the replica may take."""
+def test_serve_stops_replica_after_start_time_of_next(longest: str) -> None:
+    """Serve compares the rest of the deadline with the time that the replica may take to stop."""
     environment = {MAX_REQUEST_TIMEOUT_VARIABLE: longest}
     replica = SimpleNamespace()
     serve = SimpleNamespace(

@@ -15,7 +15,7 @@ from deployments.jobs import compress as job
 from deployments.local import ports
 
 
-def test_the_given_address_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_address_overrides_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     given, first, second = (f"http://127.0.0.1:{port}" for port in ports.free_ports(3))
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", first)
     monkeypatch.setenv("RAY_ADDRESS", second)
@@ -47,7 +47,7 @@ def details(status: JobStatus, exit_code: int | None = None) -> JobDetails:
     )
 
 
-def test_a_job_whose_log_breaks_off_is_waited_for(capfd: pytest.CaptureFixture[str]) -> None:
+def test_job_is_awaited_after_its_log_breaks_off(capfd: pytest.CaptureFixture[str]) -> None:
     client = BrokenLog(details(JobStatus.RUNNING), details(JobStatus.FAILED, 3))
     assert compress.wait(client, "job-1") == 3
     out, err = capfd.readouterr()
@@ -55,13 +55,13 @@ def test_a_job_whose_log_breaks_off_is_waited_for(capfd: pytest.CaptureFixture[s
     assert "the log of job job-1 broke off: closed unexpectedly" in err
 
 
-def test_a_cluster_that_went_away(capfd: pytest.CaptureFixture[str]) -> None:
+def test_unavailable_cluster_is_reported_with_job(capfd: pytest.CaptureFixture[str]) -> None:
     client = BrokenLog(details(JobStatus.RUNNING), ConnectionError("refused"))
     with pytest.raises(ClusterError, match="job job-1 may still run there: refused"):
         compress.wait(client, "job-1")
 
 
-def test_a_job_may_be_given_a_recipe_s_file(
+def test_job_accepts_recipe_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     # As KubeRay's RayJob does: the store is the environment's, paths are taken from the file's.

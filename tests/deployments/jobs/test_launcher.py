@@ -212,7 +212,7 @@ ANSWER = "\nPath(sys.argv[2]).write_text(json.dumps(answer))\n"
 
 
 @pytest.mark.slow
-def test_a_gang_runs_at_once_and_each_process_knows_its_cpus(drive: Drive) -> None:
+def test_gang_runs_at_once_with_its_share_of_cpus(drive: Drive) -> None:
     answer = drive(
         """
 with RayLauncher() as launcher:
@@ -245,7 +245,7 @@ answer["joined"] = ray.is_initialized()
 
 
 @pytest.mark.slow
-def test_a_gang_that_fails_says_why_and_leaves_nothing(drive: Drive) -> None:
+def test_failed_gang_reports_reason_and_leaves_nothing(drive: Drive) -> None:
     answer = drive(
         """
 with RayLauncher() as launcher:
@@ -269,7 +269,7 @@ answer["alive"] = [alive(path.name) for path in folder.iterdir()]
 
 
 @pytest.mark.slow
-def test_tasks_run_a_few_at_once_and_a_dead_one_is_told(drive: Drive) -> None:
+def test_tasks_run_limited_and_dead_one_is_reported(drive: Drive) -> None:
     answer = drive(
         """
 with RayLauncher() as launcher:
@@ -311,7 +311,7 @@ with RayLauncher() as launcher:
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_would(drive: Drive) -> None:
+def test_two_processes_train_same_model_as_one(drive: Drive) -> None:
     answer = drive(
         TRAINING
         + """
@@ -341,7 +341,7 @@ with RayLauncher() as launcher:
 
 
 @pytest.mark.slow
-def test_a_killed_process_costs_no_finished_epoch(drive: Drive, tmp_path: Path) -> None:
+def test_killed_process_loses_no_finished_epoch(drive: Drive, tmp_path: Path) -> None:
     whole = tmp_path / "killing"
     whole.mkdir()
     answer = drive(

@@ -28,11 +28,19 @@ RESULTS = json.loads(
 )
 FILES = sorted(FOLDER.glob("*.yaml"))
 REAL_MODELS = {
-    "cifar-resnet20-search", "cifar-resnet20-distilled", "cifar-resnet56-prune",
-    "cifar-resnet56-int8", "cifar-resnet56-prune-int8", "mobilenet_v3_large-int8",
-    "efficientnet_b0-int8", "resnet50-int8", "vit_b_16-prune", "vit_b_16-dynamic", "minilm-int8",
+    "cifar-resnet20-search",
+    "cifar-resnet20-distilled",
+    "cifar-resnet56-prune",
+    "cifar-resnet56-int8",
+    "cifar-resnet56-prune-int8",
+    "mobilenet_v3_large-int8",
+    "efficientnet_b0-int8",
+    "resnet50-int8",
+    "vit_b_16-prune",
+    "vit_b_16-dynamic",
+    "minilm-int8",
     "digits-search",
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -49,7 +57,7 @@ def test_every_real_model_has_its_recipe() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_recipe_is_valid_and_says_what_it_shows_and_how_long_it_takes(file: Path) -> None:
+def test_recipe_is_valid_and_documented(file: Path) -> None:
     recipe = load(file, Recipe)
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
     assert recipe.name == file.stem
@@ -60,7 +68,7 @@ def test_a_recipe_is_valid_and_says_what_it_shows_and_how_long_it_takes(file: Pa
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_paths_outside_the_checkout_come_from_one_variable(
+def test_paths_outside_checkout_come_from_one_variable(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = load(file, Recipe)
@@ -81,7 +89,7 @@ def test_paths_outside_the_checkout_come_from_one_variable(
 
 @pytest.mark.usefixtures("_beside_the_recipes")
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_what_a_recipe_names_can_be_found(file: Path) -> None:
+def test_references_of_recipe_exist(file: Path) -> None:
     from cluster.factory import find_factory
 
     recipe = load(file, Recipe)
@@ -94,7 +102,7 @@ def test_what_a_recipe_names_can_be_found(file: Path) -> None:
             assert (FOLDER / f"{step.teacher.artifact}.yaml").is_file()
 
 
-def test_recipes_of_one_network_share_their_training() -> None:
+def test_recipes_of_same_network_share_training() -> None:
     shared = {
         (recipe.model, recipe.data, recipe.steps[0], recipe.seed)
         for recipe in (load(file, Recipe) for file in FILES if "resnet56" in file.stem)
@@ -103,7 +111,7 @@ def test_recipes_of_one_network_share_their_training() -> None:
 
 
 @pytest.mark.usefixtures("_beside_the_recipes")
-def test_texts_come_without_labels_and_each_once() -> None:
+def test_texts_are_unique_and_without_labels() -> None:
     from cluster.data import load_data
 
     data = load_data(DataSource(source="python:texts:sentences", test_share=0.5), seed=0)
@@ -115,7 +123,7 @@ def test_texts_come_without_labels_and_each_once() -> None:
 
 
 @pytest.mark.usefixtures("_beside_the_recipes")
-def test_the_smallest_search_has_a_model_for_its_data() -> None:
+def test_smallest_search_has_model_for_its_data() -> None:
     from cluster.data import PreparedSamples, load_data
     from cluster.models import load_model
 
@@ -141,7 +149,7 @@ MEASURED = {
 
 
 @pytest.mark.parametrize("name", MEASURED)
-def test_gate_of_a_recipe_accepts_what_the_benchmark_measured(name: str) -> None:
+def test_gate_of_recipe_accepts_benchmark_results(name: str) -> None:
     key, subject = MEASURED[name]
     (case,) = (each for each in RESULTS["cases"] if each["key"] == key)
     (build,) = (each for each in case["rounds"] if each["subject"] == subject)
@@ -179,7 +187,7 @@ LARGE = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", LARGE, ids=lambda file: file.stem)
-def test_a_large_model_is_built_by_its_own_steps(file: Path, tmp_path: Path) -> None:
+def test_large_model_is_built_by_its_recipe(file: Path, tmp_path: Path) -> None:
     """With little to measure, and no gate for speed: that is the recipe's own to show."""
     from cluster.artifact.local import LocalStore
     from cluster.compression import job

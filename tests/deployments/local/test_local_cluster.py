@@ -116,7 +116,7 @@ def assert_nothing_left(cluster: LocalCluster, shared_memory: set[str]) -> None:
     assert LocalCluster.running(cluster.record.state_dir) is None
 
 
-def test_a_deployed_application_answers_through_haproxy(cluster: LocalCluster) -> None:
+def test_deployed_application_answers_through_haproxy(cluster: LocalCluster) -> None:
     status, _, body = post(f"{cluster.http}/length", b"12345")
     assert (status, json.loads(body)) == (200, {"bytes": 5})
     holder = ports.holder(cluster.record.http_port)
@@ -124,7 +124,7 @@ def test_a_deployed_application_answers_through_haproxy(cluster: LocalCluster) -
     assert holder.startswith("haproxy (pid ")
 
 
-def test_only_the_token_opens_the_dashboard(cluster: LocalCluster) -> None:
+def test_dashboard_requires_token(cluster: LocalCluster) -> None:
     assert stat.S_IMODE(cluster.record.token_path.stat().st_mode) == 0o600
     assert stat.S_IMODE(cluster.record.run_dir.stat().st_mode) == 0o700
 
@@ -149,7 +149,7 @@ def ask_dashboard(
         return error.code, error.read().decode()
 
 
-def test_without_the_token_nothing_is_deployed_or_taken_away(cluster: LocalCluster) -> None:
+def test_deploy_and_delete_require_token(cluster: LocalCluster) -> None:
     token = cluster.record.token_path.read_text()
     applications = "/api/serve/applications/"
     config = {"applications": [LENGTH | {"name": "other", "route_prefix": "/other"}]}
@@ -167,7 +167,7 @@ def test_without_the_token_nothing_is_deployed_or_taken_away(cluster: LocalClust
     assert post(f"{cluster.http}/length", b"1")[0] == 200
 
 
-def test_without_the_token_no_agent_does_anything(cluster: LocalCluster, tmp_path: Path) -> None:
+def test_agents_require_token(cluster: LocalCluster, tmp_path: Path) -> None:
     """Of the dashboard, which starts jobs, and of runtime environments, which installs packages."""
     (runtime,) = [each.port for each in sockets(cluster) if each.process == "ray::RuntimeEnvAgent"]
     token = cluster.record.token_path.read_text()
@@ -184,7 +184,7 @@ def test_without_the_token_no_agent_does_anything(cluster: LocalCluster, tmp_pat
     assert not (tmp_path / "ran").exists()
 
 
-def test_without_the_token_there_is_no_job(cluster: LocalCluster, tmp_path: Path) -> None:
+def test_job_submission_requires_token(cluster: LocalCluster, tmp_path: Path) -> None:
     token = cluster.record.token_path.read_text()
     job = {"entrypoint": f"touch {tmp_path / 'ran'}"}
     for headers, status in (
@@ -208,7 +208,7 @@ def test_without_the_token_there_is_no_job(cluster: LocalCluster, tmp_path: Path
         {"User_Agent": "Mozilla/5.0"},
     ],
 )
-def test_a_page_elsewhere_changes_nothing_even_with_the_token(
+def test_browser_of_other_origin_is_rejected_with_token(
     cluster: LocalCluster, sent_by_a_browser: dict[str, str]
 ) -> None:
     token = cluster.record.token_path.read_text()
@@ -227,7 +227,7 @@ def test_a_page_elsewhere_changes_nothing_even_with_the_token(
     assert post(f"{cluster.http}/length", b"1")[0] == 200
 
 
-def test_a_name_that_was_rebound_to_this_machine_opens_nothing(cluster: LocalCluster) -> None:
+def test_rebound_host_name_is_rejected(cluster: LocalCluster) -> None:
     # A page from there has no cookie for that name, and cannot read the token file.
     for method in ("GET", "DELETE"):
         asked = ask_dashboard(
@@ -236,7 +236,7 @@ def test_a_name_that_was_rebound_to_this_machine_opens_nothing(cluster: LocalClu
         assert asked == (401, "Unauthorized: Missing authentication token")
 
 
-def test_nothing_listens_beyond_loopback_but_what_is_listed(cluster: LocalCluster) -> None:
+def test_only_replica_ports_listen_beyond_loopback(cluster: LocalCluster) -> None:
     found = sockets(cluster)
     ports_found = {each.port for each in found}
     expected = {"http", "dashboard", "gcs", "agent", "client", "stats", "metrics", "fallback"}
@@ -273,7 +273,7 @@ except grpc.RpcError as error:
 
 
 @pytest.mark.parametrize(("token", "runs"), [("", False), ("wrong", False), ("right", True)])
-def test_a_pickle_sent_to_a_replica_does_not_run_without_the_token(
+def test_pickle_to_replica_requires_token(
     cluster: LocalCluster, tmp_path: Path, token: str, runs: bool
 ) -> None:
     own = listening(pid_of(cluster, "ray::ServeRepli"))
@@ -307,7 +307,7 @@ def dripping(port: int, start: bytes, drop: bytes) -> tuple[Answer, float]:
 
 
 @pytest.mark.slow
-def test_a_client_that_never_ends_its_request_is_cut_off(cluster: LocalCluster) -> None:
+def test_client_that_never_ends_its_request_gets_408(cluster: LocalCluster) -> None:
     requests = [
         (b"X-Slow: ", b"a"),
         (b"Content-Length: 1000\r\n\r\n", b"a"),
@@ -324,7 +324,7 @@ def test_a_client_that_never_ends_its_request_is_cut_off(cluster: LocalCluster) 
             assert b"Your browser didn't send a complete request in time" in answer.body
 
 
-def test_the_environment_lets_a_driver_in(cluster: LocalCluster) -> None:
+def test_driver_connects_with_client_environment(cluster: LocalCluster) -> None:
     script = "import ray; ray.init(log_to_driver=False); print(ray.cluster_resources()['CPU'])"
     result = subprocess.run(
         [sys.executable, "-c", script],
@@ -337,23 +337,21 @@ def test_the_environment_lets_a_driver_in(cluster: LocalCluster) -> None:
     assert result.stdout.strip() == "2.0", result.stderr
 
 
-def test_the_running_cluster_is_found_and_not_started_twice(cluster: LocalCluster) -> None:
+def test_running_cluster_is_not_started_again(cluster: LocalCluster) -> None:
     state_dir = cluster.record.state_dir
     assert LocalCluster.running(state_dir) == cluster
     with pytest.raises(ClusterError, match=f"runs already, at {cluster.http}"):
         LocalCluster.start(state_dir=state_dir)
 
 
-def test_a_busy_port_is_named_with_its_holder(cluster: LocalCluster, tmp_path: Path) -> None:
+def test_start_names_holder_of_busy_port(cluster: LocalCluster, tmp_path: Path) -> None:
     port = cluster.record.http_port
     with pytest.raises(ClusterError, match=rf"port {port} \(HTTP\) is not free: haproxy \(pid"):
         LocalCluster.start(http_port=port, state_dir=tmp_path)
     assert not (tmp_path / "cluster.json").exists()
 
 
-def test_a_failing_application_is_told_with_its_reason(
-    cluster: LocalCluster, tmp_path: Path
-) -> None:
+def test_deploy_reports_reason_of_failed_application(cluster: LocalCluster, tmp_path: Path) -> None:
     broken = {
         "name": "broken",
         "route_prefix": "/broken",
@@ -364,7 +362,7 @@ def test_a_failing_application_is_told_with_its_reason(
     assert post(f"{cluster.http}/length", b"1")[0] == 200
 
 
-def test_a_config_that_is_none_is_refused(cluster: LocalCluster, tmp_path: Path) -> None:
+def test_deploy_rejects_invalid_config(cluster: LocalCluster, tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(ConfigError, match=r"list\.yaml: applications: expected a list"):
         cluster.deploy(tmp_path / "list.yaml")
@@ -372,7 +370,7 @@ def test_a_config_that_is_none_is_refused(cluster: LocalCluster, tmp_path: Path)
         cluster.deploy(write_config(tmp_path, {"name": "nothing", "route_prefix": "/nothing"}))
 
 
-def test_the_guard_refuses_what_serve_could_not_decode(cluster: LocalCluster) -> None:
+def test_guard_rejects_header_that_serve_cannot_decode(cluster: LocalCluster) -> None:
     for name in (b"x-request-id", b"x-note", b"x-request-timeout-seconds"):
         head, _, body = send_raw(cluster, name + b": \xff\xfe").partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400 ")
@@ -381,7 +379,7 @@ def test_the_guard_refuses_what_serve_could_not_decode(cluster: LocalCluster) ->
     assert send_raw(cluster, b"x-n\xffte: 1").startswith(b"HTTP/1.1 400 Bad request")
 
 
-def test_no_client_can_switch_the_deadline_off(cluster: LocalCluster) -> None:
+def test_client_cannot_disable_deadline(cluster: LocalCluster) -> None:
     for asked in ("0", "inf"):
         started = time.monotonic()
         status, _, body = post(
@@ -392,7 +390,7 @@ def test_no_client_can_switch_the_deadline_off(cluster: LocalCluster) -> None:
         assert "within its deadline of 1 s" in json.loads(body)["error"]
 
 
-def test_a_failure_shows_its_request_id_and_nothing_else(cluster: LocalCluster) -> None:
+def test_failure_shows_only_request_id(cluster: LocalCluster) -> None:
     status, headers, body = post(f"{cluster.http}/length", b"fail", **{"X-Request-ID": "r-17"})
     assert status == 500
     assert headers["content-type"] == "application/json"
@@ -403,7 +401,7 @@ def test_a_failure_shows_its_request_id_and_nothing_else(cluster: LocalCluster) 
 
 @pytest.mark.slow
 @pytest.mark.fault("a raylet is killed alone")
-def test_haproxy_ends_with_what_started_it(environment: None, tmp_path: Path) -> None:
+def test_haproxy_ends_with_its_proxy_actor(environment: None, tmp_path: Path) -> None:
     shared_memory = set(os.listdir("/dev/shm"))
     cluster = start(tmp_path / "state", cpus=2)
     try:
@@ -425,7 +423,7 @@ def test_haproxy_ends_with_what_started_it(environment: None, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.fault("the cluster of `headrace up` loses its GCS")
-def test_a_broken_cluster_is_stopped_whole(environment: None, tmp_path: Path) -> None:
+def test_stop_ends_broken_cluster(environment: None, tmp_path: Path) -> None:
     shared_memory = set(os.listdir("/dev/shm"))
     cluster = start(tmp_path / "state", cpus=2)
     try:
@@ -441,7 +439,7 @@ def test_a_broken_cluster_is_stopped_whole(environment: None, tmp_path: Path) ->
 
 @pytest.mark.cluster
 @pytest.mark.fault("`headrace up` is killed while it starts")
-def test_what_a_killed_start_leaves_is_found(environment: None, tmp_path: Path) -> None:
+def test_stop_removes_remains_of_killed_start(environment: None, tmp_path: Path) -> None:
     http_port, dashboard_port = ports.free_ports(2)
     script = f"""
 from pathlib import Path
@@ -469,7 +467,7 @@ LocalCluster.start(
     assert not LocalCluster.stop_recorded(tmp_path)
 
 
-def test_a_stop_leaves_nothing(cluster: LocalCluster) -> None:
+def test_stop_leaves_no_process_file_or_port(cluster: LocalCluster) -> None:
     # Last in the file: the other tests share this cluster.
     shared_memory = set(os.listdir("/dev/shm"))
     assert found(cluster)

@@ -28,9 +28,12 @@ def _nothing_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(LocalCluster, "start", start)
     monkeypatch.setattr(LocalCluster, "running", lambda: None)
     for name in (
-        "RAY_AUTH_TOKEN_PATH", "HEADRACE_API_KEYS_FILE", "HEADRACE_API_KEYS",
-        "HEADRACE_TRUSTED_KEYS", "RAY_ADDRESS",
-    ):  # fmt: skip
+        "RAY_AUTH_TOKEN_PATH",
+        "HEADRACE_API_KEYS_FILE",
+        "HEADRACE_API_KEYS",
+        "HEADRACE_TRUSTED_KEYS",
+        "RAY_ADDRESS",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HEADRACE_STORE", str(tmp_path))
 
@@ -43,7 +46,7 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("variable", ["RAY_AUTH_TOKEN_PATH", "HEADRACE_API_KEYS_FILE"])
-def test_a_secret_that_others_can_read(
+def test_secret_readable_by_others_is_rejected(
     variable: str,
     config: Path,
     tmp_path: Path,
@@ -68,7 +71,7 @@ def test_a_secret_that_others_can_read(
 
 
 @pytest.mark.parametrize("variable", ["RAY_AUTH_TOKEN_PATH", "HEADRACE_API_KEYS_FILE"])
-def test_a_secret_that_is_no_file(
+def test_secret_that_is_no_file_is_rejected(
     variable: str,
     config: Path,
     tmp_path: Path,
@@ -96,7 +99,7 @@ def test_a_secret_that_is_no_file(
         ({"HEADRACE_TRUSTED_KEYS": "trusted"}, "=trusted: expected an absolute path"),
     ],
 )
-def test_keys_that_no_replica_could_use(
+def test_up_rejects_unusable_keys(
     environment: dict[str, str],
     message: str,
     config: Path,
@@ -117,7 +120,7 @@ def test_keys_that_no_replica_could_use(
 
 
 @pytest.mark.parametrize("artifact", ["m", "../../x", "f" * 64])
-def test_an_artifact_that_is_not_there(
+def test_up_rejects_missing_artifact(
     artifact: str, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config.write_text(CONFIG.replace("artifact: m", f"artifact: {artifact}"))
@@ -126,7 +129,7 @@ def test_an_artifact_that_is_not_there(
 
 
 @pytest.mark.parametrize("text", ["- " * 20_000, "a: 2024-13-45", "a: 0x_", "a: 1\na: 2", "\0"])
-def test_a_config_that_is_no_yaml(
+def test_up_rejects_config_that_is_no_yaml(
     text: str, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config.write_text(text)
@@ -134,7 +137,7 @@ def test_a_config_that_is_no_yaml(
     assert f"headrace: {config}: " in capsys.readouterr().err
 
 
-def test_a_store_that_is_not_there(
+def test_up_rejects_missing_store(
     config: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -148,7 +151,7 @@ def test_a_store_that_is_not_there(
         assert "HEADRACE_STORE" in said
 
 
-def test_a_store_below_a_file_cannot_be_built_into(
+def test_compress_rejects_store_below_file(
     tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = recipe / "store"
@@ -157,7 +160,7 @@ def test_a_store_below_a_file_cannot_be_built_into(
     assert f"store {store}: cannot be written: Not a directory; give a directory of yours" in said
 
 
-def test_a_threshold_that_could_not_be_kept_is_not_looked_for(
+def test_calibrate_rejects_unwritable_store_first(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     routes = recipe.parents[1] / "configs" / "digits-routes.yaml"
@@ -166,7 +169,7 @@ def test_a_threshold_that_could_not_be_kept_is_not_looked_for(
     assert "cannot be written: Not a directory" in capsys.readouterr().err
 
 
-def test_a_store_on_a_file_system_that_is_read_only(
+def test_compress_rejects_store_on_read_only_file_system(
     read_only: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Root may write anything, and yet not here.

@@ -30,14 +30,14 @@ def hide_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "_listeners", lambda port: set())
 
 
-def test_error_names_the_holder(listener: socket.socket) -> None:
+def test_error_names_holder(listener: socket.socket) -> None:
     with pytest.raises(
         ClusterError, match=rf"\(HTTP\) is not free: .+ \(pid {os.getpid()}\); stop"
     ):
         ports.require_free(port_of(listener), "HTTP")
 
 
-def test_require_free_waits_for_an_ending_holder(
+def test_require_free_waits_for_ending_holder(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide_processes(monkeypatch)
@@ -50,7 +50,7 @@ def test_require_free_waits_for_an_ending_holder(
         closing.join()
 
 
-def test_require_free_stops_waiting_for_a_hidden_holder(
+def test_require_free_stops_waiting_for_hidden_holder(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide_processes(monkeypatch)
@@ -59,7 +59,7 @@ def test_require_free_stops_waiting_for_a_hidden_holder(
         ports.require_free(port_of(listener), "HTTP")
 
 
-def test_require_free_refuses_another_users_port_at_once(
+def test_require_free_rejects_port_of_other_user(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide_processes(monkeypatch)
@@ -68,14 +68,14 @@ def test_require_free_refuses_another_users_port_at_once(
         ports.require_free(port_of(listener), "HTTP")
 
 
-def test_require_free_refuses_a_bound_port() -> None:
+def test_require_free_rejects_bound_port() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         with pytest.raises(ClusterError, match="is not free: Address already in use"):
             ports.require_free(port_of(bound), "HTTP")
 
 
-def test_require_free_accepts_a_free_port(listener: socket.socket) -> None:
+def test_require_free_accepts_free_port(listener: socket.socket) -> None:
     port = port_of(listener)
     listener.close()
     ports.require_free(port, "HTTP")

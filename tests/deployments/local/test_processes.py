@@ -43,7 +43,7 @@ def killed_holder(run_dir: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
         yield process, port
 
 
-def test_a_process_counts_until_its_files_are_closed(tmp_path: Path) -> None:
+def test_killed_process_counts_until_files_are_closed(tmp_path: Path) -> None:
     with killed_holder(tmp_path) as (process, port):
         deadline = time.monotonic() + 10
         while found := processes.find("0123456789abcdef", tmp_path):
@@ -54,20 +54,20 @@ def test_a_process_counts_until_its_files_are_closed(tmp_path: Path) -> None:
     assert holder is None or "pid" not in holder
 
 
-def test_a_port_of_a_killed_process_is_waited_for(tmp_path: Path) -> None:
+def test_require_free_waits_for_port_of_killed_process(tmp_path: Path) -> None:
     with killed_holder(tmp_path) as (_, port):
         ports.require_free(port, "HTTP")
         assert ports.holder(port) is None
 
 
-def test_the_process_that_asks_is_not_ending() -> None:
+def test_current_process_is_not_ending() -> None:
     assert not processes.is_ending(os.getpid())
     with pytest.raises(ProcessLookupError):
         os.kill(2**22 + 1, 0)  # no such process: above the kernel's highest id
     assert processes.is_ending(2**22 + 1)
 
 
-def test_end_kills_a_marked_process_that_ignores_sigterm(tmp_path: Path) -> None:
+def test_end_kills_marked_process_that_ignores_sigterm(tmp_path: Path) -> None:
     code = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
         "print(flush=True); time.sleep(60)"

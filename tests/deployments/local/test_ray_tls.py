@@ -63,28 +63,33 @@ def drive(cluster: LocalCluster, environment: dict[str, str]) -> subprocess.Comp
     return subprocess.run(
         [sys.executable, "-c", DRIVER],
         env={
-            **os.environ, **cluster.environment(), **environment,
+            **os.environ,
+            **cluster.environment(),
+            **environment,
             "RAY_gcs_rpc_server_connect_timeout_s": "2",
             "RAY_gcs_rpc_server_reconnect_timeout_s": "3",
         },
-        capture_output=True, text=True, timeout=90, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
 
 
-def test_who_has_a_certificate_and_the_token_is_let_in(
+def test_driver_with_certificate_and_token_connects(
     cluster: LocalCluster, environment: dict[str, str]
 ) -> None:
     done = drive(cluster, environment)
     assert done.stdout.strip() == "3.0", done
 
 
-def test_a_driver_without_tls_is_not_let_in_though_it_has_the_token(cluster: LocalCluster) -> None:
+def test_driver_with_token_but_without_tls_is_rejected(cluster: LocalCluster) -> None:
     done = drive(cluster, {})
     assert done.returncode != 0
     assert done.stdout == ""
 
 
-def test_a_client_without_a_certificate_of_the_ca_is_refused(
+def test_client_without_certificate_of_ca_is_rejected(
     cluster: LocalCluster, certificates: Path
 ) -> None:
     def greeted(name: str | None) -> bool:

@@ -77,7 +77,7 @@ def added(before: str, after: str) -> list[str]:
     return [line.strip() for line in after.splitlines() if line not in known]
 
 
-def test_what_is_mended(tmp_path: Path) -> None:
+def test_patch_adds_expected_lines(tmp_path: Path) -> None:
     config = serve_writes(tmp_path, 8000)
     mark, start, *errors, only_http1, wait = added(config, haproxy.mended(config, {}))
     assert mark.startswith("#")
@@ -92,40 +92,43 @@ def test_what_is_mended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variable", haproxy.KEY_VARIABLES)
-def test_with_keys_the_routes_are_hidden(tmp_path: Path, variable: str) -> None:
+def test_patch_hides_routes_with_api_keys(tmp_path: Path, variable: str) -> None:
     config = serve_writes(tmp_path, 8000)
     more = added(haproxy.mended(config, {}), haproxy.mended(config, {variable: "x"}))
     assert [line.split(" content-type")[0] for line in more] == ["http-request return status 401"]
 
 
-def test_the_variables_are_those_of_the_keys() -> None:
+def test_key_variables_are_those_of_key_module() -> None:
     assert set(haproxy.KEY_VARIABLES) == {keys.VARIABLE, keys.FILE_VARIABLE}
 
 
-def test_statistics_and_metrics_on_loopback(tmp_path: Path) -> None:
+def test_patch_binds_statistics_to_loopback(tmp_path: Path) -> None:
     config = serve_writes(tmp_path, 8000, host="0.0.0.0")
     binds = [line.strip() for line in haproxy.mended(config, LOOPBACK).splitlines()]
     found = [line.split()[1] for line in binds if line.startswith("bind ")]
     assert sorted(address.rpartition(":")[0] for address in found) == [
-        "*", "127.0.0.1", "127.0.0.1",
-    ]  # fmt: skip
+        "*",
+        "127.0.0.1",
+        "127.0.0.1",
+    ]
 
 
-def test_what_is_mended_stays_as_it_is(tmp_path: Path) -> None:
+def test_patch_leaves_patched_configuration_unchanged(tmp_path: Path) -> None:
     once = haproxy.mended(serve_writes(tmp_path, 8000), KEYS | LOOPBACK)
     assert haproxy.mended(once, KEYS | LOOPBACK) == once
 
 
-def test_grpc_and_several_applications(tmp_path: Path) -> None:
+def test_patch_covers_grpc_and_several_applications(tmp_path: Path) -> None:
     replicas = {"servers": [_server(1)], **TIMEOUTS}
     config = serve_writes(
-        tmp_path, 8000,
+        tmp_path,
+        8000,
         backends={
             "second": BackendConfig("second", "/", **replicas),
             "calls": BackendConfig("calls", "/c", protocol=RequestProtocol.GRPC, **replicas),
         },
         grpc_options=gRPCOptions(port=9000, grpc_servicer_functions=["a.b"]),
-    )  # fmt: skip
+    )
     assert haproxy.mended(config, {}).count("wait-for-body") == 3
 
 
@@ -145,7 +148,7 @@ def test_grpc_and_several_applications(tmp_path: Path) -> None:
         ("    bind :", "    bind *:", "in 'frontend prometheus'"),
     ],
 )
-def test_a_configuration_without_a_line_that_must_be_mended_is_refused(
+def test_patch_rejects_configuration_without_expected_line(
     tmp_path: Path, line: str, instead: str, told: str
 ) -> None:
     config = serve_writes(tmp_path, 8000)
@@ -156,7 +159,7 @@ def test_a_configuration_without_a_line_that_must_be_mended_is_refused(
     assert "install the release of Ray that Headrace asks for" in str(error.value)
 
 
-def test_the_program_says_so_and_does_not_start(tmp_path: Path) -> None:
+def test_program_reports_unknown_configuration(tmp_path: Path) -> None:
     path = tmp_path / "haproxy.cfg"
     path.write_text("global\n")
     done = subprocess.run(
@@ -166,7 +169,7 @@ def test_the_program_says_so_and_does_not_start(tmp_path: Path) -> None:
     assert done.stderr.startswith("headrace-haproxy does not know this configuration of HAProxy")
 
 
-def test_its_version_and_checks_are_haproxys(tmp_path: Path) -> None:
+def test_program_passes_version_and_check_to_haproxy(tmp_path: Path) -> None:
     serve_writes(tmp_path, ports.free_ports(1)[0])
     for arguments in (["-v"], ["-c", "-f", tmp_path / "haproxy.cfg"]):
         done = subprocess.run(
@@ -263,7 +266,7 @@ def own_address() -> str:
         return str(asking.getsockname()[0])
 
 
-def test_the_list_of_routes_is_for_the_machine_itself(running: Running) -> None:
+def test_routes_are_listed_on_loopback_only(running: Running) -> None:
     asked = b"GET /-/routes HTTP/1.1\r\nHost: x\r\n\r\n"
     assert running.ask(asked).json == {"/app": "app"}
     refused = running.ask(asked, host=own_address())
@@ -284,7 +287,7 @@ def test_the_list_of_routes_is_for_the_machine_itself(running: Running) -> None:
     ],
     ids=["short", "long", "two lengths", "chunked"],
 )
-def test_no_replica_hears_of_a_body_that_does_not_come(
+def test_replica_gets_no_request_with_stalled_body(
     running: Running, lines: list[str], body: bytes
 ) -> None:
     answer = running.ask(head("POST", *lines), body)
@@ -303,7 +306,7 @@ def test_no_replica_hears_of_a_body_that_does_not_come(
     ],
     ids=["short", "a buffer of a long one", "too long for all", "chunked", "a buffer of chunks"],
 )
-def test_a_replica_hears_at_once_of_a_body_that_comes(
+def test_replica_gets_request_with_complete_body_at_once(
     running: Running, parts: tuple[bytes, ...]
 ) -> None:
     started = time.monotonic()
@@ -311,7 +314,7 @@ def test_a_replica_hears_at_once_of_a_body_that_comes(
     assert time.monotonic() - started < START_S
 
 
-def test_a_client_that_asks_before_it_sends_is_told_to(running: Running) -> None:
+def test_expect_continue_is_answered(running: Running) -> None:
     with Raw(running.port, timeout_s=5) as raw:
         raw.send(head("POST", "Content-Length: 5000000", "Expect: 100-continue"))
         assert raw.socket.recv(65536).startswith(b"HTTP/1.1 100 ")
@@ -319,7 +322,7 @@ def test_a_client_that_asks_before_it_sends_is_told_to(running: Running) -> None
         assert raw.answer().status == 200
 
 
-def test_errors_of_haproxy_are_json_with_their_status(running: Running) -> None:
+def test_haproxy_errors_are_json_with_status(running: Running) -> None:
     # Serve's own configuration answers both with a plain 500. On a connection that was used before,
     # HAProxy closes the client's without an answer, and a header of this kind ends the replica's.
     ended = until(lambda: _ask_and_end(running, 502))
@@ -340,7 +343,7 @@ def _ask_and_end(running: Running, status: int) -> Answer | None:
     return answer if answer.status == status else None
 
 
-def test_http2_is_not_spoken(running: Running) -> None:
+def test_http2_is_rejected(running: Running) -> None:
     with Raw(running.port, timeout_s=5) as raw:
         raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5))
         assert raw.answer().status == 400
@@ -357,7 +360,7 @@ time.sleep(600)
 """
 
 
-def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+def test_haproxy_ends_with_its_parent(tmp_path: Path) -> None:
     (port,) = ports.free_ports(1)
     serve_writes(tmp_path, port)
     command = [str(haproxy.PROGRAM), "-db", "-f", str(tmp_path / "haproxy.cfg")]
@@ -374,7 +377,7 @@ def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     until(lambda: ports.holder(port) is None, f"haproxy {child} goes on alone: not ended")
 
 
-def test_one_whose_parent_has_ended_before_it_could_ask_is_not_started() -> None:
+def test_haproxy_does_not_start_after_parent_has_ended() -> None:
     # The parent ends while Python starts; who adopts the child is another from then on.
     code = (
         "import os, sys, deployments.ray.haproxy as haproxy\n"
@@ -389,7 +392,7 @@ def test_one_whose_parent_has_ended_before_it_could_ask_is_not_started() -> None
     assert "the process that wanted it has ended" in done.stderr
 
 
-def test_a_reload_lets_the_old_one_finish(tmp_path: Path) -> None:
+def test_reload_lets_old_process_finish(tmp_path: Path) -> None:
     """As Serve reloads: another process of the same parent, told to take over from the first."""
     (port,) = ports.free_ports(1)
     arrived = threading.Event()
