@@ -1,4 +1,4 @@
-"""LocalCluster: a Ray cluster with Serve on this machine, started, deployed to and stopped."""
+"""LocalCluster: start, deployment and stop of a Ray cluster with Serve on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from deployments.local.record import Record, locked
 from deployments.ray import haproxy
 
 STATE_DIR = Path("~/.headrace/local")
-"""Where a local cluster is recorded unless told otherwise; ``~`` is expanded."""
+"""Default directory of a local cluster's record; ``~`` is expanded."""
 
 HTTP_PORT = 8000
 DASHBOARD_PORT = 8265
@@ -37,7 +37,7 @@ _LOG_LINES = 20  # of `ray start`, in the message when it fails
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """A running cluster. Get one from :meth:`start` or :meth:`running`."""
+    """Running local cluster, from :meth:`start` or :meth:`running`."""
 
     record: Record
 
@@ -52,39 +52,39 @@ class LocalCluster:
     ) -> Self:
         """Start a cluster and return once its dashboard answers.
 
-        ``num_cpus`` is what Ray schedules with; None takes the machine's. Clusters with other
-        ports and another ``state_dir`` may run beside it. What a crashed one left in
-        ``state_dir`` is removed first; if the start fails, or is interrupted, so is all of it.
+        ``num_cpus``: CPUs that Ray schedules; None: those of the machine. Several clusters may run
+        at once, with different ports and ``state_dir``. The remains of a crashed cluster in
+        ``state_dir`` are removed first. A failed or interrupted start leaves nothing behind.
 
-        Raises :class:`ClusterError` if a cluster of ``state_dir`` runs already, if a port is
-        taken (naming the holder), or if Ray does not start (with the end of its log).
+        Raises :class:`ClusterError` if a cluster of ``state_dir`` runs already, if a port is busy
+        (with its holder), or if Ray does not start (with the end of its log).
         """
         if sys.platform != "linux":
             raise ClusterError(f"a local cluster needs Linux, for HAProxy; this is {sys.platform}")
         state_dir = state_dir.expanduser().absolute()
         with locked(state_dir):
-            left = Record.read(state_dir)
-            if left is not None:
-                if cls(left)._is_alive():
+            earlier = Record.read(state_dir)
+            if earlier is not None:
+                if cls(earlier)._is_alive():
                     raise ClusterError(
-                        f"a local cluster runs already, at {cls(left).http} "
+                        f"a local cluster runs already, at {cls(earlier).http} "
                         f"(state directory {state_dir}); stop it first"
                     )
-                cls(left)._end()
+                cls(earlier)._end()
             ports.require_free(http_port, "HTTP")
             ports.require_free(dashboard_port, "dashboard")
             cluster = cls(Record.create(state_dir, http_port, dashboard_port))
             try:
                 cluster._start_ray(num_cpus)
                 cluster._dashboard.require_protected()
-            except BaseException:  # also when interrupted: nothing may stay behind
+            except BaseException:  # also an interrupt: no process or file may stay behind
                 cluster._end()
                 raise
         return cluster
 
     @classmethod
     def running(cls, state_dir: Path = STATE_DIR) -> Self | None:
-        """The cluster of ``state_dir`` if it is alive; None if there is none or it is broken."""
+        """Return the cluster of ``state_dir`` if it is alive; None if it is absent or broken."""
         record = Record.read(state_dir.expanduser().absolute())
         if record is None or not cls(record)._is_alive():
             return None
@@ -92,7 +92,7 @@ class LocalCluster:
 
     @classmethod
     def stop_recorded(cls, state_dir: Path = STATE_DIR) -> bool:
-        """Stop the cluster of ``state_dir``, alive or broken; False if there was nothing to stop.
+        """Stop the cluster of ``state_dir``, alive or broken; return False if there is none.
 
         Raises :class:`ClusterError` if a process or a port of it remains.
         """
@@ -104,92 +104,96 @@ class LocalCluster:
             cluster = cls(record)
             held = [port for port in record.ports if ports.holder(port) is not None]
             names = cluster._process_names()
-            # A Ray that has lost one of these would only let the shutdown wait for nothing.
+            # Without one of these processes, the shutdown of Serve would only run into its timeout.
             if {"gcs_server", "raylet", "haproxy"} <= names:
                 cluster._shut_serve_down()
             cluster._end()
-            if names:  # otherwise, who listens there now is somebody else
+            if names:  # otherwise the listener is another program's
                 for port in held:
                     ports.require_free(port, f"{record.ports[port]} port of the stopped cluster")
         return True
 
     def stop(self) -> None:
-        """Stop this cluster; nothing happens if it is stopped already."""
+        """Stop this cluster, unless it is stopped already."""
         record = Record.read(self.record.state_dir)
         if record is not None and record.cluster_id == self.record.cluster_id:
             self.stop_recorded(self.record.state_dir)
 
     @property
     def http(self) -> str:
-        """URL under which the models are served."""
+        """URL of the models."""
         return f"http://127.0.0.1:{self.record.http_port}"
 
     @property
     def dashboard(self) -> str:
-        """URL of the dashboard: job submission, Serve's REST API, the web pages."""
+        """URL of the dashboard: job submission, Serve's REST API, web pages."""
         return self.record.dashboard
 
     @property
     def gcs(self) -> str:
-        """Address for ``ray.init``, ``HOST:PORT``, as Ray wrote it down."""
+        """Address for ``ray.init``, ``HOST:PORT``, from Ray's own file."""
         return (self.record.ray_dir / "ray_current_cluster").read_text().strip()
 
     def environment(self) -> dict[str, str]:
-        """Variables with which a client process reaches this cluster (jobs, ``ray``, ``serve``).
+        """Return the variables of a client of this cluster (jobs, ``ray``, ``serve``).
 
-        ``RAY_AUTH_TOKEN`` must not be set beside them: Ray prefers it to the token file.
+        ``RAY_AUTH_TOKEN`` must be unset: Ray prefers it to the token file.
         """
         return client_environment(self.record, self.gcs)
 
     def deploy(self, config_path: Path, *, timeout_s: float = _DEPLOY_S) -> None:
         """Deploy a serve config, as ``serve deploy`` does, and wait until it serves.
 
-        ``http_options.host`` and ``.port`` of the config are replaced by the cluster's own.
+        ``http_options.host`` and ``.port`` of the config are replaced by those of the cluster.
         Returns when every application is RUNNING and HAProxy knows every route.
 
-        Raises :class:`ConfigError` if the file is no serve config, :class:`ClusterError` with
-        Serve's reason if it refuses the config or an application fails, or after ``timeout_s``.
+        Raises :class:`ConfigError` if the file is no serve config. Raises :class:`ClusterError`
+        with Serve's reason if the config is rejected or an application fails, or after
+        ``timeout_s``.
         """
         self.deploy_config(read_yaml(config_path), str(config_path), timeout_s=timeout_s)
 
     def deploy_config(
         self, config: dict[str, Any], where: str, *, timeout_s: float = _DEPLOY_S
     ) -> None:
-        """Deploy the plain data of a serve config, which messages call ``where``; as above."""
-        wanted = _applications(config, where)
+        """Deploy the plain data of a serve config, as above; messages name it ``where``."""
+        applications = _applications(config, where)
         address = {"host": "127.0.0.1", "port": self.record.http_port}
         config = {**config, "http_options": {**(config.get("http_options") or {}), **address}}
         deadline = time.monotonic() + timeout_s
         self._dashboard.deploy(config)
-        while (waiting := self._unready(wanted)) is not None:
+        while (pending := self._pending_reason(applications)) is not None:
             if time.monotonic() > deadline:
-                raise ClusterError(f"{waiting} after {timeout_s:g} s")
+                raise ClusterError(f"{pending} after {timeout_s:g} s")
             time.sleep(_POLL_S)
 
-    def _unready(self, wanted: dict[str, str | None]) -> str | None:
-        """What is not ready yet, as a sentence; None if all is. Raises if one has failed."""
+    def _pending_reason(self, routes_of: dict[str, str | None]) -> str | None:
+        """Return the reason that the applications are not ready; None if they are.
+
+        ``routes_of``: route prefix of each application. Raises ClusterError if one has failed.
+        """
         applications = self._dashboard.applications()
-        waiting = None
-        for name in wanted:
+        pending = None
+        for name in routes_of:
             details = applications.get(name, {})
             status = details.get("status", "not known to Serve")
             if status == "DEPLOY_FAILED":
                 raise ClusterError(f"application {name!r} failed: {_reasons(details)}")
-            if status != "RUNNING" and waiting is None:  # another one may have failed already
-                waiting = f"application {name!r} is {status}: {_reasons(details)}"
-        if waiting is not None:
-            return waiting
-        # RUNNING is the controller's word; HAProxy hears of it a moment later.
+            if status != "RUNNING" and pending is None:  # another application may have failed
+                pending = f"application {name!r} is {status}: {_reasons(details)}"
+        if pending is not None:
+            return pending
+        # HAProxy is updated a moment after the controller reports RUNNING.
         routes = self._routes()
-        missing = [route for route in wanted.values() if route and route not in routes]
+        missing = [route for route in routes_of.values() if route and route not in routes]
         if missing:
             return f"HAProxy has no route {', '.join(missing)}"
-        # Until it has found a replica up, it sends requests through Serve's own Python proxy.
+        # Before its first successful check of a replica, HAProxy uses Serve's own Python proxy.
         indirect = [name for name, up in self._replicas_up().items() if not up]
-        return f"HAProxy has found no replica of {', '.join(indirect)}" if indirect else None
+        return f"HAProxy has no available replica of {', '.join(indirect)}" if indirect else None
 
     def _replicas_up(self) -> dict[str, bool]:
-        """Whether HAProxy has a replica to send to, by backend with a server in it."""
+        """Return whether HAProxy has an available replica, by backend."""
         try:
             stats = f"http://127.0.0.1:{self.record.stats_port}/stats;csv"
             answer = rest.send(urllib.request.Request(stats), timeout_s=5)
@@ -204,7 +208,7 @@ class LocalCluster:
         return up
 
     def _routes(self) -> dict[str, str]:
-        """Route prefix → application name, as HAProxy tells; empty while it does not answer."""
+        """Return application names by route prefix, from HAProxy; empty while it is unavailable."""
         try:
             answer = rest.send(urllib.request.Request(f"{self.http}/-/routes"), timeout_s=5)
         except (OSError, HTTPException):
@@ -219,14 +223,14 @@ class LocalCluster:
     def _start_ray(self, num_cpus: int | None) -> None:
         record = self.record
         log_path = record.run_dir / "start.log"
-        haproxy.binary()  # better missed now than when the first model is deployed
-        # -P: a directory named ray where this runs must not be taken for the package.
+        haproxy.binary()  # raises now rather than at the first deployment
+        # -P: a directory named ray in the current one must not shadow the package.
         command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head"]
         command += [f"--port={record.gcs_port}", f"--temp-dir={record.ray_dir}"]
         command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={record.dashboard_port}"]
         command += [f"--dashboard-agent-listen-port={record.agent_port}"]
         command += [f"--ray-client-server-port={record.client_port}"]
-        # A machine alone has nothing for the cluster autoscaler to do: one process less to start.
+        # A single machine needs no autoscaler process.
         command += ["--no-monitor", "--disable-usage-stats", "--log-style=record"]
         if num_cpus is not None:
             command += [f"--num-cpus={num_cpus}"]
@@ -261,31 +265,35 @@ class LocalCluster:
         try:
             self._dashboard.shut_serve_down()
         except ClusterError as error:
-            # Not the end of the stop: its processes are ended next, in good order or not.
-            _logger.warning("Serve was not shut down in good order: %s", error)
+            # The stop continues: the processes of Serve are ended next in any case.
+            _logger.warning("Serve did not shut down cleanly: %s", error)
 
     def _end(self) -> None:
-        """End every process and remove what is on disk, without which nothing is recorded."""
+        """End every process, then remove the files, so that remaining processes stay on record."""
         record = self.record
-        left = processes.end(record.cluster_id, record.run_dir)
-        if left:
-            names = ", ".join(f"{process.name} (pid {process.pid})" for process in left)
-            raise ClusterError(f"these processes of the cluster could not be ended: {names}")
+        remaining = processes.end(record.cluster_id, record.run_dir)
+        if remaining:
+            names = ", ".join(f"{process.name} (pid {process.pid})" for process in remaining)
+            raise ClusterError(
+                f"these processes of the cluster did not end: {names}; end them, then stop again"
+            )
         record.remove()
 
 
 def _applications(config: Any, where: str) -> dict[str, str | None]:
-    """Application name → route prefix (None: not reached over HTTP) of a serve config."""
-    given = config.get("applications") if isinstance(config, dict) else None
-    if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
-        raise ConfigError(f"{where}: applications: expected a list of applications, got {given!r}")
-    # The defaults are Serve's own.
-    return {one.get("name", "default"): one.get("route_prefix", "/") for one in given}
+    """Return the route prefixes of a serve config by application; None: not served over HTTP."""
+    entries = config.get("applications") if isinstance(config, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError(
+            f"{where}: applications: expected a list of applications, got {entries!r}"
+        )
+    # The defaults are those of Serve.
+    return {entry.get("name", "default"): entry.get("route_prefix", "/") for entry in entries}
 
 
 def _reasons(details: dict[str, Any]) -> str:
-    """What Serve says of an application and, where the cause stands, of its deployments."""
-    deployments = details.get("deployments", {}).items()
-    said = {"": details.get("message", "")} | {name: one["message"] for name, one in deployments}
-    lines = [f"{name}: {text}" if name else text for name, text in said.items() if text]
+    """Return Serve's messages of an application and its deployments, which have the cause."""
+    messages = {"": details.get("message", "")}
+    messages |= {name: one["message"] for name, one in details.get("deployments", {}).items()}
+    lines = [f"{name}: {text}" if name else text for name, text in messages.items() if text]
     return "\n".join(lines).strip() or "no reason given"

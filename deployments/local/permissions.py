@@ -1,8 +1,8 @@
-"""Files and directories that a command needs, looked at before it starts anything.
+"""Checks of files and directories that a command needs, before it starts anything.
 
-secrets (a token, API keys)  → for their owner alone
-a store that is served from  → there, and readable
-a store that is built into   → writable, which only writing tells: root may and yet cannot
+secrets (a token, API keys)  → private to their owner
+store of served artifacts    → exists, readable
+store of built artifacts     → writable, checked by writing: root may lack permission, too
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from cluster.errors import ConfigError
 from deployments.http.keys import FILE_VARIABLE
 
 SECRET_FILES = ("RAY_AUTH_TOKEN_PATH", FILE_VARIABLE)
-"""Environment variables that name a file with secrets."""
+"""Environment variables that name files with secrets."""
 
 
 def require_private_secrets(environment: Mapping[str, str]) -> None:
-    """ConfigError for a file of :data:`SECRET_FILES` that anybody but its owner can read."""
+    """Raise ConfigError for a file of :data:`SECRET_FILES` that others than its owner can read."""
     for variable in SECRET_FILES:
         if path := environment.get(variable):
             require_private(Path(path), f"{variable}={path}")
 
 
-def require_readable(store: str | None, who: str) -> None:
-    """ConfigError if the store is a directory that cannot be read; ``who`` is served from it."""
+def require_readable(store: str | None, model: str) -> None:
+    """Raise ConfigError if the store is an unreadable directory; messages name the ``model``."""
     location = store or default_store()
-    if "://" in location:  # its file system says so when it is asked
+    if "://" in location:  # a remote file system reports errors at the first access
         return
     try:
         os.listdir(Path(location).expanduser())
     except OSError as error:
         raise ConfigError(
-            f"{who}: store {location}: cannot be read: {error.strerror}; name another with `store` "
-            "or HEADRACE_STORE, or build an artifact into it with `headrace compress`"
+            f"{model}: store {location}: cannot be read: {error.strerror}; name another with "
+            "`store` or HEADRACE_STORE, or build an artifact into it with `headrace compress`"
         ) from None
 
 
 def require_writable(store: str | None) -> None:
-    """ConfigError if the store is a directory in which nothing can be kept."""
+    """Raise ConfigError if the store is a directory without write access."""
     location = store or default_store()
     if "://" in location:
         return
@@ -54,6 +54,6 @@ def require_writable(store: str | None) -> None:
             pass
     except OSError as error:
         raise ConfigError(
-            f"store {location}: cannot be written: {error.strerror}; give a directory of yours "
-            "with --store or HEADRACE_STORE, or the rights to this one"
+            f"store {location}: cannot be written: {error.strerror}; name a writable directory "
+            "with --store or HEADRACE_STORE, or change the permissions of this one"
         ) from None

@@ -1,4 +1,4 @@
-"""TCP ports of this machine: free ones, and the process that holds one that is not."""
+"""TCP ports of this machine: free ports, and the holders of busy ones."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from cluster.errors import ClusterError
 from deployments.local.processes import is_ending
 
 PORT_RANGE = range(20000, 30000)
-"""Below the ports the kernel lends to outgoing connections, which could take a port between its
-choice and its use, and between Ray's own (10002-19999) and Serve's replicas' (30000-31000)."""
+"""Range of chosen ports.
 
-_LISTEN = "0A"  # the state of a listening socket in /proc/net/tcp
+It is below the kernel's ephemeral ports, which an outgoing connection could take between choice and
+use, and between the ports of Ray (10002-19999) and of Serve's replicas (30000-31000)."""
+
+_LISTEN = "0A"  # state of a listening socket in /proc/net/tcp
 _UNSEEN = "a process that is ending, or one in another container"
-_CLOSING_S = 10.0  # of a killed process: it has no files any more, its sockets still close
+_CLOSING_S = 10.0  # sockets of a killed process close some time after its files
 _POLL_S = 0.05
 
 
 def free_ports(count: int) -> list[int]:
-    """``count`` different ports that nobody listens on, from :data:`PORT_RANGE`."""
+    """Return ``count`` different free ports from :data:`PORT_RANGE`."""
     ports: list[int] = []
-    # In random order, so that two clusters that start at once do not reach for the same ones.
+    # In random order, so that two clusters that start at once choose different ones.
     for port in random.sample(PORT_RANGE, len(PORT_RANGE)):
         if len(ports) == count:
             break
@@ -35,36 +37,36 @@ def free_ports(count: int) -> list[int]:
     if len(ports) < count:
         raise ClusterError(
             f"only {len(ports)} of {count} ports are free in {PORT_RANGE.start}-"
-            f"{PORT_RANGE.stop - 1}; stop something that listens there"
+            f"{PORT_RANGE.stop - 1}; stop a process that listens there"
         )
     return ports
 
 
 def require_free(port: int, purpose: str) -> None:
-    """Raise :class:`ClusterError`, naming the holder, if ``port`` cannot be listened on.
+    """Raise :class:`ClusterError` with the holder's name if ``port`` is busy.
 
-    A holder that is ending is waited for.
+    Waits for a holder that is ending.
     """
     deadline = time.monotonic() + _CLOSING_S
     while (refusal := _refusal(port)) is not None:
         listener = holder(port)
-        if listener is None and _refusal(port) is None:  # closed between the two looks
+        if listener is None and _refusal(port) is None:  # closed between the two checks
             return
         if listener != _UNSEEN or time.monotonic() > deadline:
             raise ClusterError(
                 f"port {port} ({purpose}) is not free: {listener or refusal}; "
-                "stop that or choose another port"
+                "stop that process or choose another port"
             )
         time.sleep(_POLL_S)
 
 
 def _refusal(port: int) -> str | None:
-    """Why the kernel would not let a server listen on ``port``; None if it would."""
+    """Return the kernel's error for a server on ``port``; None if it is free."""
     with socket.socket() as probe:
-        # Connections of an earlier server that are still closing do not count as holders.
+        # Closing connections of an earlier server do not count as holders.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            # On all addresses: that is refused for a port which any single address holds.
+            # On all addresses: this fails if the port is busy on any single address.
             probe.bind(("", port))
         except OSError as error:
             return error.strerror

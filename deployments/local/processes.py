@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 MARK = "HEADRACE_CLUSTER"
-"""Environment variable that holds the id of the cluster a process was started for."""
+"""Environment variable with the id of a process's cluster."""
 
 _GRACE_S = 0.5  # between SIGTERM and SIGKILL; Ray's GCS takes long to end
 _KILL_S = 10.0  # a killed process that still exists after this is stuck in the kernel
@@ -31,7 +31,7 @@ _POLL_S = 0.05
 
 @dataclass(frozen=True)
 class Process:
-    """One running process: its id and the kernel's name for it."""
+    """Running process: its id and its name in the kernel."""
 
     pid: int
     name: str
@@ -54,7 +54,7 @@ def end(cluster_id: str, run_dir: Path) -> list[Process]:
         elapsed = time.monotonic() - started
         if elapsed > _GRACE_S + _KILL_S:
             return find(cluster_id, run_dir)
-        # Searched again after each round: a process that is ending may still start others.
+        # The search is repeated, because a process that is ending may still start others.
         for process in members:
             if elapsed > _GRACE_S:
                 _signal(process, signal.SIGKILL)
@@ -87,10 +87,10 @@ def open_files(pid: int) -> Iterator[str]:
 
 def _members(cluster_id: str, run_dir: Path) -> list[psutil.Process]:
     mark = f"{MARK}={cluster_id}".encode()
-    return [process for process in _own_processes() if _belongs(process, mark, f"{run_dir}/")]
+    return [process for process in _user_processes() if _belongs(process, mark, f"{run_dir}/")]
 
 
-def _own_processes() -> Iterator[psutil.Process]:
+def _user_processes() -> Iterator[psutil.Process]:
     """Yield the processes of this user without this process."""
     user, this = os.getuid(), os.getpid()
     for process in psutil.process_iter():

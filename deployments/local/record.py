@@ -1,10 +1,10 @@
-"""What a local cluster leaves on disk, and how one is told from none.
+"""Files of a local cluster, and the record of a running one.
 
 state directory (0700)   lock          held while a cluster starts or stops
                          auth_token    the token, 0600
-                         cluster.json  the Record, 0600, written before anything starts
+                         cluster.json  the Record, 0600, written before any process starts
 run directory (0700)     r/  Ray's sessions and logs      h/  HAProxy's files and sockets
-                         haproxy  the script that runs it
+                         t/  temporary files
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from typing import Self
 from cluster.errors import ClusterError
 from deployments.local.ports import free_ports
 
-# Not TMPDIR: a Unix socket's path may have 107 bytes at most, HAProxy appends up to 12 while it
-# binds, and Ray puts up to 66 (its own) or 72 (HAProxy's) below the run directory's 22.
+# Not TMPDIR, because a Unix socket's path has 107 bytes at most: HAProxy appends up to 12 while it
+# binds, and Ray adds up to 66 (its own) or 72 (HAProxy's) to the 22 of the run directory.
 _RUN_PARENT = Path("/tmp")  # noqa: S108
 _RUN_PREFIX = "headrace-"
 
 
 @dataclass(frozen=True)
 class Record:
-    """A cluster as written to ``cluster.json``: its id, ports and directories."""
+    """Record of a cluster in ``cluster.json``: its id, ports and directories."""
 
     cluster_id: str
     state_dir: Path
@@ -50,8 +50,8 @@ class Record:
 
     @classmethod
     def create(cls, state_dir: Path, http_port: int, dashboard_port: int) -> Self:
-        """Make the run directory and the token, choose the other ports, write ``cluster.json``."""
-        # Two more than are needed: the two that were given may be among them.
+        """Create the run directory and the token, choose ports, write ``cluster.json``."""
+        # Two more than needed, because the two given ports may be among them.
         others = (port for port in free_ports(8) if port not in (http_port, dashboard_port))
         record = cls(
             cluster_id=secrets.token_hex(8),
@@ -74,9 +74,9 @@ class Record:
 
     @classmethod
     def read(cls, state_dir: Path) -> Self | None:
-        """The record in ``state_dir``; None if there is none.
+        """Return the record in ``state_dir``; None if there is none.
 
-        Raises :class:`ClusterError` if the file is none this version wrote.
+        Raises :class:`ClusterError` if the file is not from this version.
         """
         path = _path(state_dir)
         try:
@@ -88,12 +88,15 @@ class Record:
             return None
         except (ValueError, KeyError, TypeError) as error:
             raise ClusterError(
-                f"{path} is not a record of a local cluster ({error}); if no cluster of yours "
+                f"{path} is not a record of a local cluster ({error}); if none of your clusters "
                 "runs, remove it"
             ) from error
-        # It is going to be removed with all it holds.
+        # The directory will be removed with its content, so it must be one of Headrace.
         if record.run_dir.parent != _RUN_PARENT or not record.run_dir.name.startswith(_RUN_PREFIX):
-            raise ClusterError(f"{path} names {record.run_dir}, which is no run directory of ours")
+            raise ClusterError(
+                f"{path} names {record.run_dir}, expected a run directory "
+                f"{_RUN_PARENT / _RUN_PREFIX}*; remove the file"
+            )
         return record
 
     def remove(self) -> None:
@@ -126,7 +129,7 @@ class Record:
 
     @property
     def ports(self) -> dict[int, str]:
-        """The ports the cluster was given, each with what listens on it."""
+        """Ports of the cluster, each with the name of its listener."""
         return {
             getattr(self, field.name): field.name.removesuffix("_port")
             for field in dataclasses.fields(self)
@@ -136,7 +139,7 @@ class Record:
 
 @contextlib.contextmanager
 def locked(state_dir: Path) -> Iterator[None]:
-    """Make ``state_dir`` if need be and hold its lock; :class:`ClusterError` if another does."""
+    """Create ``state_dir`` if needed and hold its lock; :class:`ClusterError` if it is held."""
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (state_dir / "lock").open("w") as lock:
         try:
@@ -154,13 +157,13 @@ def _path(state_dir: Path) -> Path:
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Write a file only this user can read, from its first byte on."""
-    path.unlink(missing_ok=True)  # an older file would keep its permissions
+    """Write a file that only this user can read, from its first byte on."""
+    path.unlink(missing_ok=True)  # an existing file would keep its permissions
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode != 0o600:
         raise ClusterError(
-            f"{path} has mode {mode:o} and must have 600; keep the state directory on a file "
-            "system with permissions"
+            f"{path} has mode {mode:o}, expected 600; choose a state directory on a file system "
+            "with permissions"
         )

@@ -1,4 +1,4 @@
-"""The REST API of a Ray dashboard: Serve's applications, deployed, asked about and shut down.
+"""REST API of a Ray dashboard: deployment, state and shutdown of Serve's applications.
 
 PUT    /api/serve/applications/   a serve config, as `serve deploy` sends it
 GET    /api/serve/applications/   the state of every application
@@ -26,7 +26,7 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 @dataclass(frozen=True)
 class Answer:
-    """Status and text of one answer of the dashboard."""
+    """Answer of the dashboard: status and text."""
 
     status: int
     text: str
@@ -34,41 +34,41 @@ class Answer:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """The dashboard at ``url``, asked with the token in ``token_path``."""
+    """Client of the dashboard at ``url``, with the token in ``token_path``."""
 
     url: str
     token_path: Path
 
     def is_reached(self) -> bool:
-        """Whether a dashboard answers here that takes our token."""
+        """Whether a dashboard answers that accepts the token."""
         try:
             return self._ask("GET", _VERSION, timeout_s=5).status == 200
         except ClusterError:
             return False
 
     def require_protected(self) -> None:
-        """Raise :class:`ClusterError` unless a request without the token is refused."""
+        """Raise :class:`ClusterError` unless a request without the token is rejected."""
         status = self._ask("GET", _VERSION, timeout_s=10, with_token=False).status
         if status != 401:
             raise ClusterError(
                 f"the dashboard at {self.url} answered {status} to a request without a token "
-                "instead of 401: token authentication is not on"
+                "instead of 401: token authentication is disabled"
             )
 
     def deploy(self, config: dict[str, Any]) -> None:
-        """Hand Serve a config; :class:`ClusterError` with its reason if it refuses."""
+        """Send a config to Serve; :class:`ClusterError` with its reason if it is rejected."""
         # The first PUT also starts Serve's controller and HAProxy.
         self._require_ok("PUT", self._ask("PUT", _APPLICATIONS, timeout_s=120, body=config))
 
     def applications(self) -> dict[str, dict[str, Any]]:
-        """Application name → its details, of which ``status`` and ``message`` matter here."""
+        """Return the applications' details by name, with ``status`` and ``message``."""
         answer = self._ask("GET", _APPLICATIONS, timeout_s=30)
         self._require_ok("GET", answer)
         applications: dict[str, dict[str, Any]] = json.loads(answer.text)["applications"]
         return applications
 
     def shut_serve_down(self) -> None:
-        """End every application, the controller and HAProxy, in good order."""
+        """Shut down every application, the controller and HAProxy."""
         self._require_ok("DELETE", self._ask("DELETE", _APPLICATIONS, timeout_s=20))
 
     def _require_ok(self, method: str, answer: Answer) -> None:
@@ -96,13 +96,13 @@ class Dashboard:
                 request.add_header("Authorization", f"Bearer {self.token_path.read_text()}")
             return send(request, timeout_s)
         except (OSError, http.client.HTTPException) as error:
-            raise ClusterError(f"the dashboard at {self.url} cannot be asked: {error}") from error
+            raise ClusterError(f"the dashboard at {self.url} is unavailable: {error}") from error
 
 
 def send(request: urllib.request.Request, timeout_s: float) -> Answer:
-    """Send a request to this machine, whatever status comes back.
+    """Send a request to this machine; return the answer with any status.
 
-    Raises ``OSError`` or ``http.client.HTTPException`` if no answer does.
+    Raises ``OSError`` or ``http.client.HTTPException`` without an answer.
     """
     try:
         with _opener.open(request, timeout=timeout_s) as answer:

@@ -1,1 +1,1 @@
-"""Everything private of Ray and Serve that Headrace relies on; each call has a contract test."""
+"""Private interfaces of Ray and Serve that Headrace relies on; each has a contract test."""

@@ -1,6 +1,6 @@
-"""Serve's controller: what is deployed, and at which addresses replicas listen.
+"""Serve's controller: deployed applications with their arguments, and addresses of replicas.
 
-No public call of Serve tells either: ``serve.status`` has no arguments and no addresses.
+Serve has no public call for either: ``serve.status`` has no arguments and no addresses.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from ray.serve.schema import TargetGroup
 
 
 def serve_details() -> dict[str, Any] | None:
-    """Return Serve's details, as ``GET /api/serve/applications/`` has them; None without Serve."""
+    """Return Serve's details, as ``GET /api/serve/applications/`` does; None without Serve."""
     client = _get_global_client(raise_if_no_controller_running=False)
     return None if client is None else client.get_serve_details()
 
 
 class TargetGroups:
-    """The addresses of replicas, by application, as Serve's controller gives them to HAProxy."""
+    """Addresses of replicas by application, as Serve's controller sends them to HAProxy."""
 
     def __init__(self) -> None:
         self._controller: Any = None
 
     async def read(self) -> list[TargetGroup]:
-        """Ask the controller. RayError or ValueError while it restarts; ask again then."""
+        """Return the target groups; RayError or ValueError while the controller restarts."""
         try:
             if self._controller is None:
                 self._controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)

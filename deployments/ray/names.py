@@ -1,4 +1,4 @@
-"""What Serve's deployments and Ray's actors are called, so that others find them again."""
+"""Names of Serve's deployments, Ray's actors and placement groups, and their inverse."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import re
 from dataclasses import dataclass
 
 MODEL_DEPLOYMENT_PREFIX = "model-"
-"""A model's deployment is called so, then as the model."""
+"""Prefix of a model's deployment, before the model's name."""
 
 ROUTER_DEPLOYMENT = "router"
 CATALOG_DEPLOYMENT = "catalog"
 
 ARTIFACT = "artifact"
-"""Key of a model deployment's ``user_config``: ``NAME@ID`` of the artifact that it serves. Serve
-shows it in its details; replicas do not follow it."""
+"""Key of a model deployment's ``user_config``: ``NAME@ID`` of the artifact that it serves.
+
+Serve shows it in its details; replicas ignore it."""
 
 ARGS = "args"
-"""Key beside it: the model's ``ModelArgs``. Serve's details have no others of an application that
-``serve.run`` has deployed."""
+"""Key of the same ``user_config``: the model's ``ModelArgs``.
+
+Serve's details have no other arguments of an application that ``serve.run`` has deployed."""
 
 _VERSION_LENGTH = 12
 
@@ -28,13 +30,13 @@ _MOVED = "HEADRACE_MOVED::"
 
 
 def version_of(artifact_id: str) -> str:
-    """The version that a model of this artifact has for its clients."""
+    """Return the version that clients see of a model with this artifact."""
     return artifact_id[:_VERSION_LENGTH]
 
 
 @dataclass(frozen=True, order=True)
 class ShardName:
-    """Which shard of which replica of which model."""
+    """Identity of a shard: its model, replica, stage and tensor rank."""
 
     model: str
     replica: str
@@ -43,22 +45,26 @@ class ShardName:
 
 
 def shard_actor(replica_actor: str, stage: int, tp_rank: int, move: int = 0) -> str:
-    """The name of a shard's actor; ``replica_actor``: that of its replica's, as Serve gives it;
-    ``move``: the number of the move that brought it where it runs, 0 for none."""
+    """Return the name of a shard's actor.
+
+    ``replica_actor``: Serve's name of the replica's actor. ``move``: number of its last move; 0 if
+    it has not moved.
+    """
     moved = f".move-{move}" if move else ""
     return f"{replica_actor}#stage-{stage}.rank-{tp_rank}{moved}"
 
 
 def moved_shards(replica_actor: str, move: int) -> str:
-    """The name of the placement group of shards that have moved away from their replica's.
+    """Return the name of the temporary placement group of moved shards.
 
-    It does not begin as a replica's: such groups Serve removes where there is no actor of the name.
+    Its prefix differs from a replica's: Serve removes groups with that prefix if no actor has the
+    group's name.
     """
     return f"{_MOVED}{replica_actor}#move-{move}"
 
 
 def parse_shard_actor(name: str) -> ShardName | None:
-    """The inverse of :func:`shard_actor`; None for any other actor."""
+    """Parse the name of a shard's actor; return None for any other actor."""
     match = _SHARD.search(name)
     if match is None:
         return None
@@ -66,6 +72,6 @@ def parse_shard_actor(name: str) -> ShardName | None:
 
 
 def parse_replica(name: str) -> tuple[str, str] | None:
-    """Model and replica, from the name of a model's replica actor or a placement group of it."""
+    """Return model and replica from the name of a replica's actor or of its placement group."""
     match = re.search(_REPLICA + _MOVE + "$", name)
     return None if match is None else (match["model"], match["replica"])

@@ -1,7 +1,7 @@
-"""What the head says of nodes and placement groups.
+"""State of nodes and placement groups, from the head.
 
-Which nodes drain no public call of Ray's tells; this is the one place that asks its client of the
-GCS, as Serve's controller does.
+Ray has no public call for draining nodes. Only this module uses Ray's client of the GCS for them,
+as Serve's controller does.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ _ANSWER_S = 5.0
 
 
 def this_node() -> str:
-    """The id of the node that this process runs on."""
-    found: str = ray.get_runtime_context().get_node_id()
-    return found
+    """Return the id of this process's node."""
+    node_id: str = ray.get_runtime_context().get_node_id()
+    return node_id
 
 
 def draining() -> frozenset[str]:
-    """The ids of the nodes that are going to stop; ``ray.exceptions.RpcError`` from no head."""
+    """Return the ids of the draining nodes; ``ray.exceptions.RpcError`` without a head."""
     return frozenset(_head().get_draining_nodes(timeout=_ANSWER_S))
 
 
 def staying() -> frozenset[str]:
-    """The ids of the nodes that live and do not drain; RpcError as above."""
-    stopping = draining()  # first: one that stops meanwhile must not be missing in both answers
+    """Return the ids of the live nodes that do not drain; RpcError without a head."""
+    stopping = draining()  # first, so that a node that starts to drain is in one of the two answers
     nodes = _head().get_all_node_info(timeout=_ANSWER_S)
     alive = {node_id.hex() for node_id, node in nodes.items() if node.state == GcsNodeInfo.ALIVE}
     return frozenset(alive - stopping)
 
 
 def strategy(group: PlacementGroup) -> str:
-    """Return how a placement group's bundles are spread: ``PACK``, ``STRICT_SPREAD`` and others."""
+    """Return a placement group's strategy, such as ``PACK`` or ``STRICT_SPREAD``."""
     return str(_row(group)["strategy"])
 
 
 def is_placed(group: PlacementGroup) -> bool:
-    """Whether all bundles of a placement group have a node; not so while one looks for another."""
+    """Whether all bundles of a placement group have a node at the moment."""
     return bool(_row(group)["state"] == "CREATED")
 
 
 def bundle_nodes(group: PlacementGroup) -> dict[int, str]:
-    """Bundle → the id of its node; of one that has none at the moment, the id of no node."""
+    """Return the id of each bundle's node; an unknown id if it has no node at the moment."""
     return {int(bundle): node for bundle, node in _row(group)["bundles_to_node_id"].items()}
 
 
 def _row(group: PlacementGroup) -> dict[str, Any]:
     row: dict[str, Any] = placement_group_table(group)
     if not row:
-        raise ClusterError(f"the head knows of no placement group {group.id.hex()}")
+        raise ClusterError(f"unknown placement group {group.id.hex()}")
     return row
 
 

@@ -1,18 +1,18 @@
-"""The application that this process answers for, as Serve's replica context names it."""
+"""Application of this process, from Serve's replica context."""
 
 from __future__ import annotations
 
 from deployments.ray.names import CATALOG_DEPLOYMENT, MODEL_DEPLOYMENT_PREFIX, ROUTER_DEPLOYMENT
 
 OURS = ""
-"""In place of an application's name: one of ours."""
+"""Result for an application of Headrace, instead of a name."""
 
 
 def foreign_application() -> str | None:
-    """Return the name of the application that this process is a replica of, unless it is ours.
+    """Return the name of this replica's application if it is a foreign one.
 
-    ``OURS`` for a model, the router and the catalog; None in a process that is no replica, such as
-    Serve's own proxy.
+    ``OURS`` for a model, the router or the catalog. None in a process that is no replica, such as
+    Serve's proxy.
     """
     from ray import serve
     from ray.serve.exceptions import RayServeException

@@ -1,4 +1,4 @@
-"""The Ray session that this process belongs to: its directory, and secrets of its processes."""
+"""Ray session of this process: its directory, and secrets shared by its processes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 
 
 def session_directory() -> Path:
-    """Return the directory of this node's session, removed with it.
+    """Return the directory of this node's session, which is removed with the session.
 
-    A process outside of Ray gets the directory for temporary files.
+    Outside of Ray: the directory for temporary files.
     """
-    import ray  # the command line imports modules that import this one, and needs no Ray
+    import ray  # imported late: the command line imports this module, and needs no Ray
 
     node = ray._private.worker._global_node
     return Path(tempfile.gettempdir() if node is None else node.get_session_dir_path())
 
 
 def shared_secret(name: bytes) -> str:
-    """Return the cluster's secret of that name, made by the first process that wants it.
+    """Return the cluster's secret of that name; the first call creates it.
 
-    64 hexadecimal digits, kept in the GCS, which only processes of the cluster reach.
+    64 hexadecimal digits, stored in the GCS, which only processes of the cluster can reach.
     """
     from ray.experimental import internal_kv
 

@@ -1,12 +1,12 @@
-"""How long a request may take, and what follows from it for whoever waits for one, in seconds.
+"""Maximum time of a request, and the grace periods that depend on it, in seconds.
 
-    request ≤ max_request_timeout_s
-    replica that stops = every HAProxy hears of it + the longest request           replica_stop_s
-    node that drains   = its replicas start elsewhere + those here stop            node_drain_s
+    request       ≤ max_request_timeout_s
+    replica stops = every HAProxy learns of it + the longest request          replica_stop_s
+    node drains   = replicas start on other nodes + those here stop           node_drain_s
 
-Serve stops a replica on a node that drains once no more is left of the node's deadline than the
-replica may take to stop, whether another one runs by then or not. So a deadline that is no longer
-than that would stop replicas before there are others.
+Serve stops a replica on a draining node when the rest of the node's deadline equals the replica's
+grace period, whether another replica runs by then or not. With a shorter deadline for the node,
+replicas would stop before others have started.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ MAX_REQUEST_TIMEOUT_VARIABLE = "HEADRACE_MAX_REQUEST_TIMEOUT_S"
 """Environment variable that replaces :data:`MAX_REQUEST_TIMEOUT_S`, in seconds."""
 
 MAX_REQUEST_TIMEOUT_S = 60.0
-"""Longest time a request may take, waiting included, and what it gets if it asks for nothing."""
+"""Maximum time of a request, with its time in queues, and the default deadline."""
 
 DRAIN_START_VARIABLE = "HEADRACE_DRAIN_START_S"
 """Environment variable that replaces :data:`DRAIN_START_S`, in seconds."""
 
 DRAIN_START_S = 120.0
-"""What the replicas of a node that drains get to start on other nodes, a new one included."""
+"""Time for a draining node's replicas to start on other nodes, with the start of a new node."""
 
-_HEARD_VARIABLE = "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"
-_HEARD_S = 30.0  # Serve's own
+_PROXY_UPDATE_VARIABLE = "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"
+_PROXY_UPDATE_S = 30.0  # Serve's default
 
 
 def max_request_timeout_s(environment: Mapping[str, str] = os.environ) -> float:
-    """The longest deadline of a request, in seconds, from the environment or the default.
+    """Return the longest deadline of a request in seconds, from the environment or the default.
 
     Raises :class:`ConfigError` if the variable holds no positive, finite number.
     """
@@ -42,29 +42,29 @@ def max_request_timeout_s(environment: Mapping[str, str] = os.environ) -> float:
 
 
 def replica_stop_s(environment: Mapping[str, str] = os.environ) -> float:
-    """How long a replica that is to stop may take, in seconds: it goes on until all HAProxies have
-    heard of it, then waits for the longest request. ConfigError as above.
+    """Return the grace period of a stopping replica, in seconds; ConfigError as above.
 
-    By Serve's own setting it is ended after 20 s, or 30.
+    It serves until all HAProxies have learned of its stop, then for the longest request. Serve's
+    default is 20 s, or 30.
     """
-    heard_s = _seconds(environment, _HEARD_VARIABLE, _HEARD_S)
-    return heard_s + max_request_timeout_s(environment)
+    update_s = _seconds(environment, _PROXY_UPDATE_VARIABLE, _PROXY_UPDATE_S)
+    return update_s + max_request_timeout_s(environment)
 
 
 def node_drain_s(environment: Mapping[str, str] = os.environ) -> float:
-    """How long a node that is to stop may take, in seconds. ConfigError as above."""
+    """Return the grace period of a draining node, in seconds; ConfigError as above."""
     start_s = _seconds(environment, DRAIN_START_VARIABLE, DRAIN_START_S)
     return start_s + replica_stop_s(environment)
 
 
 def _seconds(environment: Mapping[str, str], variable: str, default: float) -> float:
-    given = environment.get(variable)
-    if given is None:
+    value = environment.get(variable)
+    if value is None:
         return default
     try:
-        seconds = float(given)
+        seconds = float(value)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise ConfigError(f"{variable}={given!r} must be a positive number of seconds")
+        raise ConfigError(f"{variable}={value!r} must be a positive number of seconds")
     return seconds

@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine, for modules that have no need of another."""
+"""Ray cluster on this machine, for modules without special requirements."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from deployments.local import LocalCluster
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    """Of 4 CPUs; a module's own."""
+    """Yield a cluster of 4 CPUs, one per module."""
     with running(tmp_path_factory.mktemp("ray") / "state", cpus=4) as started:
         yield started

@@ -1,4 +1,4 @@
-"""Settings of deployments that only a longer request, or a node with a GPU, would tell apart."""
+"""Settings of deployments that matter for long requests, or for nodes with a GPU."""
 
 from __future__ import annotations
 

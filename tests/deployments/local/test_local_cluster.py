@@ -1,4 +1,4 @@
-"""A real local cluster: started, deployed to, asked through HAProxy, broken, stopped whole."""
+"""Real local cluster: start, deployment, requests through HAProxy, failures, stop."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ LENGTH = {
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What every cluster of this file inherits: the test application, and a short deadline."""
+    """Set the environment of this file's clusters: the test application, and a short deadline."""
     directory = tmp_path_factory.mktemp("application")
     (directory / "cluster_test_application.py").write_text(APPLICATION)
     with pytest.MonkeyPatch.context() as patch:
@@ -295,7 +295,7 @@ def test_pickle_to_replica_requires_token(
 
 
 def dripping(port: int, start: bytes, drop: bytes) -> tuple[Answer, float]:
-    """The answer to a request that goes on for ever, a little at a time, and when it came."""
+    """Return the answer to an endless, slow request, and the time until the answer."""
     with Raw(port) as raw:
         raw.send(b"POST /length HTTP/1.1\r\nHost: x\r\n" + start)
         started = time.monotonic()

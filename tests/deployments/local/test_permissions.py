@@ -1,4 +1,4 @@
-"""Secrets that others can read and stores that cannot be used: named before anything starts."""
+"""Secrets readable by others and unusable stores: rejected before anything starts."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def test_secret_readable_by_others_is_rejected(
     for mode in (0o644, 0o640, 0o604):
         secret.chmod(mode)
         assert main(["up", str(config)]) == 2
-        said = capsys.readouterr().err
-        assert f"{variable}={secret}: others can read or change it (mode {mode:o})" in said
-        assert f"`chmod 600 {secret}`" in said
+        printed = capsys.readouterr().err
+        assert f"{variable}={secret}: others can read or change it (mode {mode:o})" in printed
+        assert f"`chmod 600 {secret}`" in printed
     secret.chmod(0o600)
     monkeypatch.setenv("HEADRACE_STORE", str(tmp_path / "none"))
     assert main(["up", str(config)]) == 2  # further on: the store
@@ -81,9 +81,9 @@ def test_secret_that_is_no_file_is_rejected(
     for path, kind in ((tmp_path, "a directory"), (Path("/dev/null"), "a device, pipe or socket")):
         monkeypatch.setenv(variable, str(path))
         assert main(["up", str(config)]) == 2
-        said = capsys.readouterr().err
-        assert f"{variable}={path}: expected a file, got {kind}" in said
-        assert "chmod" not in said
+        printed = capsys.readouterr().err
+        assert f"{variable}={path}: expected a file, got {kind}" in printed
+        assert "chmod" not in printed
 
 
 @pytest.mark.parametrize(
@@ -146,9 +146,9 @@ def test_up_rejects_missing_store(
     for store, why in ((tmp_path / "none", "No such file"), (config, "Not a directory")):
         monkeypatch.setenv("HEADRACE_STORE", str(store))
         assert main(["up", str(config)]) == 2
-        said = capsys.readouterr().err
-        assert f"{config}: model m: store {store}: cannot be read: {why}" in said
-        assert "HEADRACE_STORE" in said
+        printed = capsys.readouterr().err
+        assert f"{config}: model m: store {store}: cannot be read: {why}" in printed
+        assert "HEADRACE_STORE" in printed
 
 
 def test_compress_rejects_store_below_file(
@@ -156,8 +156,10 @@ def test_compress_rejects_store_below_file(
 ) -> None:
     store = recipe / "store"
     assert main(["compress", str(recipe), "--store", str(store)]) == 2
-    said = capsys.readouterr().err
-    assert f"store {store}: cannot be written: Not a directory; give a directory of yours" in said
+    printed = capsys.readouterr().err
+    assert (
+        f"store {store}: cannot be written: Not a directory; name a writable directory" in printed
+    )
 
 
 def test_calibrate_rejects_unwritable_store_first(
@@ -174,8 +176,8 @@ def test_compress_rejects_store_on_read_only_file_system(
 ) -> None:
     # Root may write anything, and yet not here.
     assert main(["compress", str(recipe), "--store", str(read_only)]) == 2
-    said = capsys.readouterr().err
-    assert f"store {read_only}: cannot be written: Read-only file system" in said
+    printed = capsys.readouterr().err
+    assert f"store {read_only}: cannot be written: Read-only file system" in printed
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A killed process: as long as the kernel still takes it apart, it is there."""
+"""Killed processes: they count until the kernel has released their files and ports."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ time.sleep(60)
 
 @contextmanager
 def killed_holder(run_dir: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A process of the cluster that has been killed a moment ago, and the port it listened on."""
+    """Return a process of the cluster that was just killed, and its port."""
     command = [sys.executable, "-c", HOLDER, str(run_dir)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -26,7 +26,7 @@ def openssl(directory: Path, command: str) -> None:
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CA of one's own, and a node's key and certificate: the commands of docs/security.md."""
+    """Create a CA, and a node's key and certificate, with the commands of docs/security.md."""
     directory = tmp_path_factory.mktemp("tls")
     text = (Path(__file__).parents[3] / "docs" / "security.md").read_text()
     (block,) = [each for each in text.split("```") if each.startswith("sh\nopenssl req -x509")]

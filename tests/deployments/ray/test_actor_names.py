@@ -1,4 +1,4 @@
-"""Names of shards and of their placement groups are read as they were written."""
+"""Names of shards and of their placement groups, written and parsed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_actors_of_one_shard_have_different_names() -> None:
 
 
 def test_group_of_moved_shards_is_no_replica_of_serve() -> None:
-    """It removes those of replicas that it does not know, when its controller starts again."""
+    """A restarted controller removes the groups of unknown replicas."""
     assert ReplicaID.is_full_id_str(REPLICA)
     assert not ReplicaID.is_full_id_str(moved_shards(REPLICA, 1))
 

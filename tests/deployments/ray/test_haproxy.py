@@ -1,4 +1,4 @@
-"""headrace-haproxy on the configuration that Serve writes, and the HAProxy that it becomes."""
+"""headrace-haproxy: its patches of Serve's configuration, and the HAProxy that it becomes."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from deployments.ray import haproxy
 KEYS = {keys.VARIABLE: "clients: []"}
 LOOPBACK = {haproxy.LOOPBACK_VARIABLE: "1"}
 START_S = 3
-"""What a client has for the start of a request in these tests."""
+"""Timeout of a request's headers and first buffer in these tests, in seconds."""
 
 
 def serve_writes(directory: Path, port: int, replica_port: int = 1, **options: Any) -> str:
-    """The configuration for one application with one replica, as Serve itself writes it."""
+    """Return Serve's configuration for one application with one replica."""
     http_port, stats_port, metrics_port = port, *ports.free_ports(2)
     backends = {
         "app": BackendConfig(
@@ -72,14 +72,14 @@ def _server(port: int) -> ServerConfig:
 
 
 def added(before: str, after: str) -> list[str]:
-    """The lines of ``after`` that are not in ``before``, without their margins."""
+    """Return the lines of ``after`` that are not in ``before``, without indentation."""
     known = before.splitlines()
     return [line.strip() for line in after.splitlines() if line not in known]
 
 
 def test_patch_adds_expected_lines(tmp_path: Path) -> None:
     config = serve_writes(tmp_path, 8000)
-    mark, start, *errors, only_http1, wait = added(config, haproxy.mended(config, {}))
+    mark, start, *errors, only_http1, wait = added(config, haproxy.patch(config, {}))
     assert mark.startswith("#")
     assert [line.split(" content-type")[0] for line in errors] == [
         "http-error status 502",
@@ -94,7 +94,7 @@ def test_patch_adds_expected_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("variable", haproxy.KEY_VARIABLES)
 def test_patch_hides_routes_with_api_keys(tmp_path: Path, variable: str) -> None:
     config = serve_writes(tmp_path, 8000)
-    more = added(haproxy.mended(config, {}), haproxy.mended(config, {variable: "x"}))
+    more = added(haproxy.patch(config, {}), haproxy.patch(config, {variable: "x"}))
     assert [line.split(" content-type")[0] for line in more] == ["http-request return status 401"]
 
 
@@ -104,9 +104,9 @@ def test_key_variables_are_those_of_key_module() -> None:
 
 def test_patch_binds_statistics_to_loopback(tmp_path: Path) -> None:
     config = serve_writes(tmp_path, 8000, host="0.0.0.0")
-    binds = [line.strip() for line in haproxy.mended(config, LOOPBACK).splitlines()]
-    found = [line.split()[1] for line in binds if line.startswith("bind ")]
-    assert sorted(address.rpartition(":")[0] for address in found) == [
+    binds = [line.strip() for line in haproxy.patch(config, LOOPBACK).splitlines()]
+    addresses = [line.split()[1] for line in binds if line.startswith("bind ")]
+    assert sorted(address.rpartition(":")[0] for address in addresses) == [
         "*",
         "127.0.0.1",
         "127.0.0.1",
@@ -114,8 +114,8 @@ def test_patch_binds_statistics_to_loopback(tmp_path: Path) -> None:
 
 
 def test_patch_leaves_patched_configuration_unchanged(tmp_path: Path) -> None:
-    once = haproxy.mended(serve_writes(tmp_path, 8000), KEYS | LOOPBACK)
-    assert haproxy.mended(once, KEYS | LOOPBACK) == once
+    once = haproxy.patch(serve_writes(tmp_path, 8000), KEYS | LOOPBACK)
+    assert haproxy.patch(once, KEYS | LOOPBACK) == once
 
 
 def test_patch_covers_grpc_and_several_applications(tmp_path: Path) -> None:
@@ -129,11 +129,11 @@ def test_patch_covers_grpc_and_several_applications(tmp_path: Path) -> None:
         },
         grpc_options=gRPCOptions(port=9000, grpc_servicer_functions=["a.b"]),
     )
-    assert haproxy.mended(config, {}).count("wait-for-body") == 3
+    assert haproxy.patch(config, {}).count("wait-for-body") == 3
 
 
 @pytest.mark.parametrize(
-    ("line", "instead", "told"),
+    ("line", "instead", "missing"),
     [
         ("defaults\n", "defaults all\n", "'defaults' in 'defaults'"),
         ("frontend http_frontend", "frontend web", "in 'frontend http_frontend'"),
@@ -149,14 +149,14 @@ def test_patch_covers_grpc_and_several_applications(tmp_path: Path) -> None:
     ],
 )
 def test_patch_rejects_configuration_without_expected_line(
-    tmp_path: Path, line: str, instead: str, told: str
+    tmp_path: Path, line: str, instead: str, missing: str
 ) -> None:
     config = serve_writes(tmp_path, 8000)
     assert line in config
     with pytest.raises(ClusterError, match="does not know this configuration of HAProxy") as error:
-        haproxy.mended(config.replace(line, instead), KEYS | LOOPBACK)
-    assert told in str(error.value)
-    assert "install the release of Ray that Headrace asks for" in str(error.value)
+        haproxy.patch(config.replace(line, instead), KEYS | LOOPBACK)
+    assert missing in str(error.value)
+    assert "install the release of Ray that Headrace requires" in str(error.value)
 
 
 def test_program_reports_unknown_configuration(tmp_path: Path) -> None:
@@ -184,9 +184,9 @@ def test_program_passes_version_and_check_to_haproxy(tmp_path: Path) -> None:
 
 @dataclass
 class Replica:
-    """Stands behind HAProxy, answers every request at its head, and keeps what it received.
+    """Replica behind HAProxy that answers after the headers, and records the requests.
 
-    One with the header ``x-end`` has its connection closed instead.
+    It closes the connection of a request with the header ``x-end``.
     """
 
     received: list[bytes] = field(default_factory=list)
@@ -202,7 +202,7 @@ class Replica:
 
     @property
     def requests(self) -> bytes:
-        """All but HAProxy's health checks."""
+        """Received bytes without HAProxy's health checks."""
         return b"".join(part for part in self.received if b"/-/healthz" not in part)
 
 
@@ -211,7 +211,7 @@ class Running:
     port: int
     replica: Replica
     server: socket.socket
-    """Where the replica listens."""
+    """Socket of the replica."""
 
     def ask(self, *parts: bytes, host: str = "127.0.0.1") -> Answer:
         with Raw(self.port, host=host) as raw:
@@ -225,20 +225,20 @@ def head(method: str, *lines: str) -> bytes:
 
 @pytest.fixture
 def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    """A closed HAProxy on every interface, with a replica behind it."""
+    """Yield a HAProxy with API keys on every interface, with a replica behind it."""
     (port,) = ports.free_ports(1)
     replica = Replica()
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=_serve, args=(server, replica), daemon=True).start()
         config = serve_writes(tmp_path, port, server.getsockname()[1], host="0.0.0.0")
         path = tmp_path / "haproxy.cfg"
-        quick = haproxy.mended(config, KEYS | LOOPBACK)
+        quick = haproxy.patch(config, KEYS | LOOPBACK)
         path.write_text(quick.replace(f" {haproxy.REQUEST_START_S}s", f" {START_S}s"))
         process = subprocess.Popen([haproxy.PROGRAM, "-db", "-f", path], stderr=subprocess.DEVNULL)
         try:
-            found = Running(port, replica, server)
-            _wait_until_up(found)
-            yield found
+            haproxy_and_replica = Running(port, replica, server)
+            _wait_until_up(haproxy_and_replica)
+            yield haproxy_and_replica
         finally:
             process.kill()
             process.wait()
@@ -256,25 +256,25 @@ def _wait_until_up(running: Running) -> None:
     running.replica.received.clear()
 
 
-def own_address() -> str:
-    """An address of this machine that is not on loopback."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+def host_address() -> str:
+    """Return an address of this machine that is not loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            asking.connect(("192.0.2.1", 9))  # sends nothing: the kernel says how it would
+            probe.connect(("192.0.2.1", 9))  # sends nothing: the kernel says how it would
         except OSError:
             pytest.skip("this machine has no address but loopback's")
-        return str(asking.getsockname()[0])
+        return str(probe.getsockname()[0])
 
 
 def test_routes_are_listed_on_loopback_only(running: Running) -> None:
-    asked = b"GET /-/routes HTTP/1.1\r\nHost: x\r\n\r\n"
-    assert running.ask(asked).json == {"/app": "app"}
-    refused = running.ask(asked, host=own_address())
+    request = b"GET /-/routes HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert running.ask(request).json == {"/app": "app"}
+    refused = running.ask(request, host=host_address())
     assert refused.status == 401
-    assert refused.error.startswith("the routes are not for other machines")
+    assert refused.error.startswith("no list of routes for other machines")
     assert refused.headers["www-authenticate"] == "Bearer"
     health = b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-    assert running.ask(health, host=own_address()).status == 200
+    assert running.ask(health, host=host_address()).status == 200
 
 
 @pytest.mark.parametrize(
@@ -326,16 +326,16 @@ def test_haproxy_errors_are_json_with_status(running: Running) -> None:
     # Serve's own configuration answers both with a plain 500. On a connection that was used before,
     # HAProxy closes the client's without an answer, and a header of this kind ends the replica's.
     ended = until(lambda: _ask_and_end(running, 502))
-    assert ended.error == "the replica ended before it answered; send the request again"
+    assert ended.error == "the replica ended before it answered; retry the request"
     running.server.shutdown(socket.SHUT_RDWR)  # the thread that accepts ends, and the port closes
     running.server.close()
     gone = until(lambda: _ask_and_end(running, 503))
-    assert gone.error == "no replica could be reached; send the request again"
+    assert gone.error == "no replica is available; retry the request"
     assert gone.headers["retry-after"] == "1"
 
 
 def _ask_and_end(running: Running, status: int) -> Answer | None:
-    """Ask a replica that closes the connection; the answer if it has that status."""
+    """Call a replica that closes the connection; return the answer if it has that status."""
     try:
         answer = running.ask(head("GET", "x-end: 1"))
     except (ConnectionError, HTTPException):
@@ -378,7 +378,7 @@ def test_haproxy_ends_with_its_parent(tmp_path: Path) -> None:
 
 
 def test_haproxy_does_not_start_after_parent_has_ended() -> None:
-    # The parent ends while Python starts; who adopts the child is another from then on.
+    # The parent ends while Python starts; the child's parent is another process from then on.
     code = (
         "import os, sys, deployments.ray.haproxy as haproxy\n"
         "real, calls = os.getppid, []\n"
@@ -389,11 +389,11 @@ def test_haproxy_does_not_start_after_parent_has_ended() -> None:
         [sys.executable, "-c", code, "-v"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "the process that wanted it has ended" in done.stderr
+    assert "its parent process has ended" in done.stderr
 
 
 def test_reload_lets_old_process_finish(tmp_path: Path) -> None:
-    """As Serve reloads: another process of the same parent, told to take over from the first."""
+    """Reload as Serve does: another process of the same parent takes over from the first."""
     (port,) = ports.free_ports(1)
     arrived = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
