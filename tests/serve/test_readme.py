@@ -21,7 +21,8 @@ README = (ROOT / "README.md").read_text()
 SECURITY = (ROOT / "docs" / "security.md").read_text()
 RECIPE, SERVE, OWN_MODEL, ROUTER = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
 (CLIENTS,) = re.findall(r"```yaml\n(.*?)```", SECURITY, re.DOTALL)
-_, PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+(PYTHON,) = [block for block in BLOCKS if "tritonclient" in block]
 COMMANDS = re.findall(r"^(?:\.venv/bin/)?headrace (.+)$", README, re.MULTILINE)
 
 
