@@ -4,7 +4,7 @@
         missing or unknown key → 401      key of other models → 403      quota exceeded → 429
 
     ApiKeys    in front of every process that answers: authenticates
-    Door       in front of each application of ours: admits, by the name that it was built with
+    Door       in front of each application of Headrace: admits, by the name that it was built with
 
 No name is taken from a URL: a model has one name, whatever its route prefix, and a router looks up
 the route and then calls :func:`refusal_for`. A foreign application is admitted by its name.
@@ -174,7 +174,7 @@ class ApiKeys:
 
 
 def door(app: ASGIApp, name: str | None) -> ASGIApp:
-    """Put the door of one application of ours in front of it, if the server has API keys.
+    """Put a door in front of one application of Headrace, if the server has API keys.
 
     ``name``: the model's name, for all paths of the application. None: the application calls
     :func:`refusal_for` for each of its routes, and every client may use its other paths.

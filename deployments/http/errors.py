@@ -61,7 +61,7 @@ def error_response(error: Exception, count: Count) -> Response:
 def answer_errors(app: FastAPI, count: Count) -> None:
     """Turn every exception of ``app``, and FastAPI's own refusals, into a JSON error."""
 
-    async def ours(_: Request, error: Exception) -> Response:
+    async def any_error(_: Request, error: Exception) -> Response:
         return error_response(error, count)
 
     async def no_such_path(request: Request, error: Exception) -> Response:
@@ -83,6 +83,6 @@ def answer_errors(app: FastAPI, count: Count) -> None:
         return json_response(error_body("; ".join(messages)), 400)
 
     for kind in (HeadraceError, ClientDisconnect, Exception):
-        app.add_exception_handler(kind, ours)
+        app.add_exception_handler(kind, any_error)
     app.add_exception_handler(HTTPException, no_such_path)
     app.add_exception_handler(RequestValidationError, wrong_parameter)

@@ -42,7 +42,7 @@ from deployments.http.auth import (
 from deployments.http.body_rate import BodyRate
 from deployments.http.deadline import DEADLINE, Deadline
 from deployments.http.request_timer import RequestTimer
-from deployments.ray.replica_context import OURS, foreign_application
+from deployments.ray.replica_context import BUILT_IN, foreign_application
 from deployments.ray.time_limits import MAX_REQUEST_TIMEOUT_S, max_request_timeout_s
 
 _DEADLINE = headers.DEADLINE.encode()
@@ -71,7 +71,7 @@ def middlewares() -> list[Middleware]:
 def _rule() -> Rule:
     """Return the admission rule of this process; our applications have their own doors."""
     application = foreign_application()
-    if application is OURS:
+    if application is BUILT_IN:
         return any_client
     return below_protocol if application is None else only(application)
 

@@ -1,4 +1,4 @@
-"""A Serve config that is wrong is told by file, YAML path and value, before anything starts."""
+"""Invalid Serve configs: errors with file, YAML path and value, before anything starts."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def test_check_returns_models_of_config(tmp_path: Path) -> None:
     others = application(name="mine", route_prefix="/mine", import_path="mine:app", args={"a": 1})
     applications = [CATALOG, model(batching={"max_batch_size": 4}), others]
     checked = check(tmp_path, yaml.safe_dump({"applications": applications}))
-    (found,) = checked.models
+    (served,) = checked.models
     assert checked.port is None
-    assert (found.name, found.artifact) == ("digits", "digits-int8")
-    assert found.batching.max_batch_size == 4
+    assert (served.name, served.artifact) == ("digits", "digits-int8")
+    assert served.batching.max_batch_size == 4
 
 
 def test_check_rejects_router_with_catalog(tmp_path: Path) -> None:

@@ -118,12 +118,12 @@ def test_websocket_with_broken_header_is_closed() -> None:
 
 
 def test_request_keeps_its_id_or_gets_one() -> None:
-    for given, expected in (((ID,), ID[1]), (((ID[0], b""), ID), ID[1]), ((), None)):
+    for ids, expected in (((ID,), ID[1]), (((ID[0], b""), ID), ID[1]), ((), None)):
         for kind in ("http", "websocket"):
-            seen = exchange(OK, *given, kind=kind)
+            seen = exchange(OK, *ids, kind=kind)
             assert seen.scope is not None
-            (found,) = [value for name, value in seen.scope["headers"] if name == ID[0]]
-            assert found == expected or (expected is None and len(found) == 36)
+            (request_id,) = [value for name, value in seen.scope["headers"] if name == ID[0]]
+            assert request_id == expected or (expected is None and len(request_id) == 36)
 
 
 async def never(scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,10 +133,10 @@ async def never(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked", [b"0", b"-0.0", b"-3", b"nan", b"inf", b"-inf", b"5.001", b"1e400", b"", b"soon"]
+    "requested", [b"0", b"-0.0", b"-3", b"nan", b"inf", b"-inf", b"5.001", b"1e400", b"", b"soon"]
 )
-def test_invalid_deadline_becomes_maximum(asked: bytes) -> None:
-    seen = exchange(never, (DEADLINE, asked), max_timeout_s=0.05)
+def test_invalid_deadline_becomes_maximum(requested: bytes) -> None:
+    seen = exchange(never, (DEADLINE, requested), max_timeout_s=0.05)
     assert seen.status == 408
     assert "within its deadline of 0.05 s" in seen.error
 
@@ -156,8 +156,8 @@ def test_guard_disables_serves_own_checks() -> None:
         OK, (DEADLINE, b"2"), (b"x-request-disconnect-disabled", b"?0"), (DEADLINE, b"9")
     )
     assert seen.scope is not None
-    given = [h for h in seen.scope["headers"] if h[0] not in (b"host", ID[0])]
-    assert given == [(DEADLINE, b"0"), (b"x-request-disconnect-disabled", b"?1")]
+    forwarded = [h for h in seen.scope["headers"] if h[0] not in (b"host", ID[0])]
+    assert forwarded == [(DEADLINE, b"0"), (b"x-request-disconnect-disabled", b"?1")]
 
 
 def test_websocket_cannot_set_deadline() -> None:
@@ -173,16 +173,16 @@ def test_deadline_during_answer_ends_it() -> None:
     assert [message["type"] for message in seen.sent] == ["http.response.start"]
 
 
-async def keeps(scope: Scope, receive: Receive, send: Send) -> float:
-    """What an app does that keeps the deadline itself; until then, in seconds."""
-    given = scope[deadline.DEADLINE]
-    given.enforced_by_application = True
-    return float(given.at - time.monotonic())
+async def enforce(scope: Scope, receive: Receive, send: Send) -> float:
+    """Act as an app that enforces the deadline; return the seconds until then."""
+    request_deadline = scope[deadline.DEADLINE]
+    request_deadline.enforced_by_application = True
+    return float(request_deadline.at - time.monotonic())
 
 
 def test_enforcing_application_answers_despite_busy_loop() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        decides_in_s = await keeps(scope, receive, send) - 0.01
+        decides_in_s = await enforce(scope, receive, send) - 0.01
         asyncio.get_running_loop().call_later(decides_in_s / 2, time.sleep, 0.2)
         await asyncio.sleep(decides_in_s)
         await asyncio.sleep(0.01)  # it has more than one step to make
@@ -197,7 +197,7 @@ def test_enforcing_application_is_cancelled_after_grace(
     monkeypatch.setattr(deadline, "ANSWER_GRACE_S", 0.05)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await keeps(scope, receive, send)
+        await enforce(scope, receive, send)
         await never(scope, receive, send)
 
     started = time.monotonic()
@@ -208,16 +208,16 @@ def test_enforcing_application_is_cancelled_after_grace(
 
 
 class Connection:
-    """A client's side: the messages it sends, then it stays until told to leave."""
+    """Client that sends its messages, then stays connected until ``left`` is set."""
 
     def __init__(self, *bodies: bytes) -> None:
         self._bodies = list(bodies)
         self.left = asyncio.Event()
-        self.taken = 0
+        self.reads = 0
 
     async def receive(self) -> Message:
         if self._bodies:
-            self.taken += 1
+            self.reads += 1
             body = self._bodies.pop(0)
             return {"type": "http.request", "body": body, "more_body": bool(self._bodies)}
         await self.left.wait()
@@ -226,7 +226,7 @@ class Connection:
 
 @dataclass
 class SlowBody:
-    """A client's side that sends a part of its body every ``every_s`` seconds; 0: never."""
+    """Client that sends a part of its body every ``every_s`` seconds; 0: never."""
 
     every_s: float
     part: bytes = b"x"
@@ -276,21 +276,21 @@ def test_body_that_is_too_slow_gets_408(hurried: None, every_s: float) -> None:
     assert seen.status == 408
     assert seen.error.startswith("the body of request r-1 arrives too slowly, ")
     assert ID in seen.headers
-    assert (b"connection", b"close") in seen.headers  # what may still come is not read
+    assert (b"connection", b"close") in seen.headers  # the rest of the body is not read
 
 
 @pytest.mark.parametrize("every_s", [0, 0.02], ids=["silent", "a byte now and then"])
 def test_body_timeout_is_shorter_after_queue(hurried: None, every_s: float) -> None:
     async def queued(scope: Scope, receive: Receive, send: Send) -> None:
-        nonlocal taken
+        nonlocal dequeued
         await asyncio.sleep(0.5)
-        taken = time.monotonic()
+        dequeued = time.monotonic()
         await read_whole(scope, receive, send)
 
-    taken = 0.0
+    dequeued = 0.0
     seen = slowly(SlowBody(every_s), queued)
     assert seen.status == 408
-    assert time.monotonic() - taken >= 0.2
+    assert time.monotonic() - dequeued >= 0.2
 
 
 def test_body_timeout_shrinks_by_time_in_queue() -> None:
@@ -316,7 +316,7 @@ def test_body_rate_counts_only_time_of_waiting(hurried: None) -> None:
         await receive()
         await asyncio.sleep(0.5)
         await receive()
-        await asyncio.sleep(0.5)  # all is there, and is computed with
+        await asyncio.sleep(0.5)  # inference with the whole body
         await OK(scope, receive, send)
 
     assert slowly(SlowBody(0.01, parts=2), app).status == 200
@@ -326,7 +326,7 @@ def test_blocked_loop_does_not_reject_body(hurried: None) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         loop = asyncio.get_running_loop()
         loop.call_later(0.01, time.sleep, 0.6)
-        await receive()  # comes after 0.03 s, while nobody could look
+        await receive()  # arrives after 0.03 s, while the loop is blocked
         await OK(scope, receive, send)
 
     assert slowly(SlowBody(0.03, parts=1), app).status == 200
@@ -392,14 +392,14 @@ def test_body_is_read_no_faster_than_app_reads() -> None:
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await receive()
-            await asyncio.sleep(0.02)  # time enough to be fed what was not asked for
+            await asyncio.sleep(0.02)  # time enough to be fed what was not requested for
             await answer(413, [], b"")(scope, receive, send)
 
         async def send(message: Message) -> None:
             pass
 
         await RequestGuard(app, 30)({"type": "http", "headers": []}, client.receive, send)
-        return client.taken
+        return client.reads
 
     assert asyncio.run(run()) == 1
 
@@ -489,8 +489,8 @@ def test_maximum_deadline_comes_from_environment(monkeypatch: pytest.MonkeyPatch
     assert middlewares()[0].kwargs == {"max_timeout_s": 2.5}
 
 
-@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "a minute", ""])
-def test_invalid_maximum_deadline_is_rejected(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(MAX_REQUEST_TIMEOUT_VARIABLE, given)
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "a minute", ""])
+def test_invalid_maximum_deadline_is_rejected(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MAX_REQUEST_TIMEOUT_VARIABLE, value)
     with pytest.raises(ConfigError, match=f"{MAX_REQUEST_TIMEOUT_VARIABLE}="):
         middlewares()

@@ -99,16 +99,16 @@ def send_raw(cluster: LocalCluster, header: bytes) -> bytes:
         return b"".join(iter(lambda: raw.recv(65536), b""))
 
 
-def found(cluster: LocalCluster) -> list[processes.Process]:
+def members(cluster: LocalCluster) -> list[processes.Process]:
     return processes.find(cluster.record.cluster_id, cluster.record.run_dir)
 
 
 def pid_of(cluster: LocalCluster, name: str) -> int:
-    return next(p.pid for p in found(cluster) if p.name.startswith(name))
+    return next(p.pid for p in members(cluster) if p.name.startswith(name))
 
 
 def assert_nothing_left(cluster: LocalCluster, shared_memory: set[str]) -> None:
-    assert found(cluster) == []
+    assert members(cluster) == []
     assert [port for port in cluster.record.ports if ports.holder(port) is not None] == []
     assert not cluster.record.run_dir.exists()
     assert not cluster.record.token_path.exists()
@@ -230,20 +230,20 @@ def test_browser_of_other_origin_is_rejected_with_token(
 def test_rebound_host_name_is_rejected(cluster: LocalCluster) -> None:
     # A page from there has no cookie for that name, and cannot read the token file.
     for method in ("GET", "DELETE"):
-        asked = ask_dashboard(
+        answer = ask_dashboard(
             cluster, method, "/api/serve/applications/", Host="rebound.example:8265"
         )
-        assert asked == (401, "Unauthorized: Missing authentication token")
+        assert answer == (401, "Unauthorized: Missing authentication token")
 
 
 def test_only_replica_ports_listen_beyond_loopback(cluster: LocalCluster) -> None:
-    found = sockets(cluster)
-    ports_found = {each.port for each in found}
+    listening_sockets = sockets(cluster)
+    ports_found = {socket.port for socket in listening_sockets}
     expected = {"http", "dashboard", "gcs", "agent", "client", "stats", "metrics", "fallback"}
     missing = {p: name for p, name in cluster.record.ports.items() if p not in ports_found}
     assert not missing
     assert set(cluster.record.ports.values()) == expected
-    assert len(found) > 15  # Ray's own, too
+    assert len(listening_sockets) > 15  # Ray's own, too
     # Its one port asks for the token before it reads anything: the test below.
     assert assert_only_replicas_listen_beyond_loopback(cluster) == [
         pid_of(cluster, "ray::ServeRepli")
@@ -411,7 +411,7 @@ def test_haproxy_ends_with_its_proxy_actor(environment: None, tmp_path: Path) ->
         assert post(f"{cluster.http}/b", b"1")[0] == 200
         os.kill(pid_of(cluster, "raylet"), signal.SIGKILL)  # Ray's workers end when it does
         until(
-            lambda: not any(process.name == "haproxy" for process in found(cluster)),
+            lambda: not any(process.name == "haproxy" for process in members(cluster)),
             "HAProxy goes on alone: not ended",
         )
         assert ports.holder(cluster.record.http_port) is None
@@ -430,7 +430,7 @@ def test_stop_ends_broken_cluster(environment: None, tmp_path: Path) -> None:
         cluster.deploy(write_config(tmp_path, LENGTH))
         for name in ("raylet", "gcs_server"):
             os.kill(pid_of(cluster, name), signal.SIGKILL)
-        assert found(cluster)
+        assert members(cluster)
         assert LocalCluster.running(cluster.record.state_dir) is None
     finally:
         assert LocalCluster.stop_recorded(cluster.record.state_dir)
@@ -470,7 +470,7 @@ LocalCluster.start(
 def test_stop_leaves_no_process_file_or_port(cluster: LocalCluster) -> None:
     # Last in the file: the other tests share this cluster.
     shared_memory = set(os.listdir("/dev/shm"))
-    assert found(cluster)
+    assert members(cluster)
     cluster.stop()
     assert_nothing_left(cluster, shared_memory)
     cluster.stop()  # a second stop has nothing to do
