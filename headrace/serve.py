@@ -5,6 +5,7 @@
     import_path: headrace.serve:model
 
 The applications are those of ``deployments.app``: either module may stand in an ``import_path``.
+A builder reads what the cluster serves, so it connects to Ray, as ``serve.run`` does.
 """
 
 from __future__ import annotations
