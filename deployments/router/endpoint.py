@@ -67,7 +67,7 @@ class RouteEndpoint:
         )
         if contract.max_items is not None and decoded.batch > contract.max_items:
             raise RequestError(
-                f"the request has {decoded.batch} items, this route takes at most "
+                f"the request holds {decoded.batch} items, this route takes at most "
                 f"{contract.max_items} in one request; split the request"
             )
         timing = {"ingress": (time.monotonic() - started) * 1e3}

@@ -101,7 +101,7 @@ def test_a_client_of_the_protocol_sends_its_key_as_a_header(closed) -> None:
         headers = {"Authorization": f"Bearer {KEYS['all']}"}
         assert client.is_model_ready("mean", headers=headers)
         assert client.get_model_metadata("mean", headers=headers)["name"] == "mean"
-        with pytest.raises(InferenceServerException, match="asks for a key"):
+        with pytest.raises(InferenceServerException, match="requires an API key"):
             client.get_model_metadata("mean")
     finally:
         client.close()

@@ -160,8 +160,8 @@ def test_images_that_are_small_as_files_and_large_as_pixels_wait_for_each_other(
     [
         (b"GIF89a but no image", PNG, 400, "are not an image of a supported format: PNG, JPEG"),
         (png_claiming(40, 40), PNG, 400, "damaged or truncated"),
-        (b"hello", {"Content-Type": "text/plain"}, 415, "/predict reads image/png"),
-        (b"hello", {}, 415, "/predict reads image/png"),
+        (b"hello", {"Content-Type": "text/plain"}, 415, "/predict accepts image/png"),
+        (b"hello", {}, 415, "/predict accepts image/png"),
         (b'{"image": "%%%"}', JSON, 400, "image is not base64"),
         (b'{"text": "a word"}', JSON, 400, "takes an image file or {'image': base64}, got a text"),
         (b'{"picture": 1}', JSON, 400, "unknown field: 'picture'"),
@@ -205,8 +205,8 @@ def test_top_k_out_of_range(served, pngs: list[bytes], given: str) -> None:
         ("GET", "/models/tinyx/ready", 404, "no model 'tinyx' is served here"),
         ("GET", "/models/tiny/versions/9", 404, "model tiny has no version '9', only"),
         ("POST", "/models/tiny/versions/9/infer", 404, "model tiny has no version '9', only"),
-        ("GET", "/models/tiny/nothing", 404, "stand in /v2/models/tiny/openapi.json"),
-        ("GET", "/nothing", 404, "stand in /openapi.json"),
+        ("GET", "/models/tiny/nothing", 404, "see the paths in /v2/models/tiny/openapi.json"),
+        ("GET", "/nothing", 404, "see the paths in /openapi.json"),
         ("GET", "/models/tiny/infer", 405, "use POST"),
         ("DELETE", "/models/tiny/predict", 405, "use POST"),
         ("POST", "/models/tiny/ready", 405, "use GET"),
@@ -224,7 +224,7 @@ def test_a_wrong_path_or_method(served, method: str, path: str, status: int, exp
 def test_wrong_media_types_of_infer(served) -> None:
     answer = ask(f"{served.tiny}/infer", b"x", PNG)
     assert answer.status == 415
-    assert "image files go to /predict" in answer.error
+    assert "send image files to /predict" in answer.error
     answer = ask(f"{served.tiny}/infer", b"x", {**JSON, "Content-Encoding": "gzip"})
     assert answer.status == 415
     assert "send the body without compression" in answer.error
