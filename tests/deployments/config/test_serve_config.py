@@ -165,6 +165,6 @@ def test_builders_reject_same_args_as_check() -> None:
         app.catalog({"a": 1})
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_check_rejects_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read: No such file"):
         serve_config.check(tmp_path / "absent.yaml")
