@@ -1,10 +1,10 @@
-"""Activation functions by name, and putting one in another's place.
+"""Activation functions by name, and the step that replaces one by another.
 
     ReplaceActivation(old, new) ─→ every module that computes `old` ─→ one that computes `new`
 
-An activation can cost as much as the convolution before it, and the smooth ones hardly compute
-in few bits; Howard et al. 2019 put hardswish in swish's place on that account. The weights were
-learnt with the old function, so a training step should follow.
+An activation can cost as much as the convolution before it, and smooth ones quantize badly. For
+this reason Howard et al. 2019 replaced swish by hardswish. The weights were learnt with the old
+function, so a training step should follow.
 """
 
 from __future__ import annotations
@@ -111,11 +111,11 @@ _OF_TRANSFORMERS: dict[str, Activation] = {
     "SiLUActivation": "silu",
     "MishActivation": "mish",
 }
-"""Its own classes by name, so that it is not imported for models that have nothing of it."""
+"""Classes of transformers by name, so that models without them do not import it."""
 
 
 def name_of(part: nn.Module) -> Activation | None:
-    """The name of the activation that a module computes, whatever its slope; None for another."""
+    """Return the name of the module's activation, for any slope; None for other modules."""
     if isinstance(part, nn.GELU):
         return "gelu_tanh" if part.approximate == "tanh" else "gelu"
     by_type = {type(make()): name for name, make in ACTIVATIONS.items() if "gelu" not in name}
@@ -124,10 +124,10 @@ def name_of(part: nn.Module) -> Activation | None:
 
 
 def replace(work: Work, step: ReplaceActivation, job: Job) -> Work:
-    """Replace ``step.old`` by ``step.new`` in a copy of the model, but in ``step.spare``.
+    """Replace ``step.old`` by ``step.new`` in a copy of the model, except in ``step.spare``.
 
-    CompressionError if a pattern matches no module, or no module computes ``step.old``: functions
-    that a forward calls without a module (``functional.relu``) cannot be replaced.
+    CompressionError if a pattern matches no module, or no module computes ``step.old``. A function
+    that ``forward`` calls without a module (``functional.relu``) cannot be replaced.
     """
     module = copy.deepcopy(work.module)
     replaced = substitute(module, step.old, step.new, step.spare)
@@ -139,20 +139,20 @@ def replace(work: Work, step: ReplaceActivation, job: Job) -> Work:
 def substitute(
     module: nn.Module, old: Activation, new: Activation, spare: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """Replace the modules that compute ``old``, in place; returns their names.
+    """Replace the modules that compute ``old``, in place; return their names.
 
-    It leaves no trace in the weights, so a model that is built anew needs it again.
+    The weights do not show the change, so a rebuilt model needs it again.
     """
     spared = set(matching(module, spare, "spare"))
-    # A module that stands in several places counts, and may be spared, in each.
+    # A module used in several places counts, and may be spared, in each of them.
     places = {name: part for name, part in module.named_modules(remove_duplicate=False) if name}
     chosen = [name for name, part in places.items() if name_of(part) == old]
     if not chosen:
-        known = Counter(str(found) for part in places.values() if (found := name_of(part)))
+        known = Counter(str(kind) for part in places.values() if (kind := name_of(part)))
         raise CompressionError(
             f"replace_activation: no module of the model computes {old}; its modules compute "
             f"{', '.join(f'{name} ({count})' for name, count in known.items()) or 'none by name'}. "
-            f"Functions that its forward calls by itself cannot be replaced: make them modules"
+            f"Functions that forward calls directly cannot be replaced: make them modules"
         )
     replaced = tuple(name for name in chosen if name not in spared)
     if not replaced:
@@ -162,6 +162,6 @@ def substitute(
         )
     for name in replaced:
         parent, _, attribute = name.rpartition(".")
-        put = ACTIVATIONS[new]().train(module.training)
-        setattr(module.get_submodule(parent), attribute, put)
+        activation = ACTIVATIONS[new]().train(module.training)
+        setattr(module.get_submodule(parent), attribute, activation)
     return replaced

@@ -1,8 +1,8 @@
-"""Artifact under construction: its folder, and its manifest so far.
+"""Artifact under construction: its folder and its manifest so far.
 
-Draft.begin → weights, the model's files → update(programs, ...) → write → a folder like an artifact
+Draft.begin → weights, the model's files → update(programs, ...) → write → folder of an artifact
 
-A finished build publishes its draft. A trial of a search times the program of one, and deletes it.
+A finished build publishes its draft. A trial of a search times its draft's program and deletes it.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Draft:
     ) -> Draft:
         """Write the weights and the model's own files into ``folder``, an empty directory.
 
-        ``searched``: steps that a search added to the recipe's own. The manifest shows the recipe
-        with these steps, with the gate's limits for them, and without the search: what the artifact
-        is, not how it was found.
+        ``searched``: steps that a search added to the recipe's own. The recipe in the manifest has
+        these steps, the gate's limits for them, and no search: it describes the artifact, not how
+        the search chose it.
         """
         recipe, model = job.recipe, job.model
         save_file(work.weights(), folder / WEIGHTS)
@@ -49,10 +49,10 @@ class Draft:
             (folder / file).write_bytes(content)
         steps = [step.model_dump(mode="json") for step in (*recipe.steps, *searched)]
         gate = recipe.limits_for(searched).model_dump(mode="json")
-        shown = recipe.model_dump(mode="json") | {"steps": steps, "search": None, "gate": gate}
+        effective = recipe.model_dump(mode="json") | {"steps": steps, "search": None, "gate": gate}
         manifest = Manifest(
             name=name,
-            recipe=shown,
+            recipe=effective,
             recipe_key=recipe_key,
             inputs=model.inputs,
             outputs=model.outputs,
@@ -68,18 +68,18 @@ class Draft:
 
     @property
     def expected(self) -> Path:
-        """File with the answers that every program must give, beside the folder.
+        """File with the answers that every program must reproduce, beside the folder.
 
         See :mod:`cluster.compression.evaluation.reference`.
         """
         return self.folder.with_name(f"{self.folder.name}.expected.npz")
 
     def update(self, **fields: object) -> Draft:
-        """Return the draft with these fields of the manifest; nothing is written."""
+        """Return the draft with these manifest fields, without writing."""
         return replace(self, manifest=self.manifest.model_copy(update=fields))
 
     def write(self) -> Draft:
-        """Write the manifest, with the hash of every file in the folder, and return it so."""
+        """Write the manifest with the hash of every file in the folder; return the new draft."""
         files = {
             str(path.relative_to(self.folder)): describe(path)
             for path in sorted(self.folder.rglob("*"))

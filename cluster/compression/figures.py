@@ -1,6 +1,6 @@
-"""Numbers as people read them: three significant digits, a unit, no exponent. Pure.
+"""Formatted numbers: three significant digits, a unit, no exponent. Pure.
 
-The gate's sentences, the terminal's table and the page write the same figure the same way.
+The gate's messages, the terminal's table and the report share these formats.
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ _COUNT_UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def figure(value: float) -> str:
-    """Three significant digits: ``0.123``, ``12.3``, ``1230``; what is not finite as it is."""
+    """Return three significant digits: ``0.123``, ``12.3``, ``1230``; infinities as they are."""
     if value == 0 or not math.isfinite(value):
         return f"{abs(value):g}" if value == 0 else f"{value:g}"
-    # 0.9996 is 1.00: how many decimals follows from what the rounding makes of it.
+    # 0.9996 is 1.00: the number of decimals follows from the rounded value.
     decimals = 2 - math.floor(math.log10(abs(float(f"{value:.3g}"))))
     return f"{value:.{min(9, max(0, decimals))}f}".replace("-", "−")
 
 
 def size(count: float) -> str:
-    """Bytes in powers of 1000: ``11.2 MB``."""
+    """Return bytes in powers of 1000: ``11.2 MB``."""
     return _scaled(count, _BYTE_UNITS, "B")
 
 
 def amount(count: float) -> str:
-    """Parameters, operations and the like: ``11.2 M``, ``960``."""
+    """Return a count without a unit, such as of parameters: ``11.2 M``, ``960``."""
     return _scaled(count, _COUNT_UNITS, "").rstrip()
 
 
 def milliseconds(value: float) -> str:
-    """``4.56 ms``."""
+    """Return ``4.56 ms``."""
     return f"{figure(value)} ms"
 
 
 def duration(seconds: float) -> str:
-    """``0.45 s``, ``41 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Return ``0.45 s``, ``41 s``, ``3 min 20 s`` or ``2 h 05 min``."""
     if seconds < 10:
         return f"{seconds:.2f} s"
     whole = round(seconds)
@@ -48,17 +48,17 @@ def duration(seconds: float) -> str:
 
 
 def score(metric: str, value: float) -> str:
-    """A metric's mean: a share of right answers in percent, any other as it is, 0..1."""
+    """Return a metric's mean: accuracy in percent, others as 0..1."""
     return percent(value) if metric == "accuracy" else f"{value:.4f}"
 
 
 def percent(share: float) -> str:
-    """A share as a percentage: ``84.30 %``."""
+    """Return a share as a percentage: ``84.30 %``."""
     return f"{share * 100:.2f} %"
 
 
 def points(share: float) -> str:
-    """A difference of two shares in percentage points, with its sign: ``−0.42``, ``+1.10``."""
+    """Return a difference of shares in percentage points, signed: ``−0.42``, ``+1.10``."""
     text = f"{abs(share) * 100:.2f}"
     if float(text) == 0:
         return text
@@ -66,13 +66,13 @@ def points(share: float) -> str:
 
 
 def times(ratio: float) -> str:
-    """``2.13×``."""
+    """Return ``2.13×``."""
     return f"{figure(ratio)}×"
 
 
 def _scaled(count: float, units: tuple[tuple[float, str], ...], smallest: str) -> str:
     for factor, unit in units:
-        # 999 950 is 1.00 M: what rounds up to the next unit takes it.
+        # 999 950 is 1.00 M: a value that rounds up to the next unit is shown in that unit.
         if abs(count) >= factor * 0.9995:
             return f"{figure(count / factor)} {unit}"
     return f"{count:.0f} {smallest}"

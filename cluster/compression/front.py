@@ -1,10 +1,10 @@
-"""Artifacts of a finished search: the best model, and beside it the Pareto front.
+"""Artifacts of a finished search: the best model and the Pareto front.
 
-Found.feasible ─ the first that passes the gate ─→ the best, published last under the job's key
-               └ the others on the front ─→ NAME.front-N, each published at once
+SearchResult.feasible ─ first that passes the gate ─→ best model, published last, under the job key
+                      └ others on the front ─→ NAME.front-N, each published at once
 
-The search chose by validation samples and one kind of program; the gate decides. An artifact under
-the job's key ends the job, so the best is built first and published last.
+The search ranks by validation samples and one kind of program; the gate decides. An artifact under
+the job's key ends the job, so the best model is built first and published last.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from cluster.artifact.artifact import Artifact
 from cluster.compression import packaging
 from cluster.compression.packaging import AcceptedBuild, CompressedModel
 from cluster.compression.record import SearchRecord, StepRecord
-from cluster.compression.search.found import Found, Trial
+from cluster.compression.search.result import SearchResult, Trial
 from cluster.compression.work import Job
 from cluster.errors import CompressionError
 
 MAX_BUILDS = 2
-"""Attempts to build a model of the front, if each of them kills the job."""
+"""Maximum number of builds of one model of the front that kill the job."""
 
 
 @dataclass(frozen=True)
 class Front:
     """Models of a finished search."""
 
-    found: Found
+    result: SearchResult
     key: str
-    """Of the job."""
+    """Key of the job."""
 
     records: tuple[StepRecord, ...]
-    """Of the recipe's own steps."""
+    """Records of the recipe's own steps."""
 
     job: Job
 
     def publish(self) -> Artifact | None:
-        """Publish the front and the best model; None if the gate rejects all models.
+        """Publish the front and the best model; return None if the gate rejects all models.
 
-        CompressionError if no model passes and one of them could not be built.
+        CompressionError if no model passes and at least one could not be built.
         """
-        trials = iter(self.found.feasible)
+        trials = iter(self.result.feasible)
         chosen = self._best(trials)
         if chosen is None:
             return None
@@ -54,15 +54,15 @@ class Front:
             if trial.on_front and (name := self._beside(trial, best.number, names)) is not None:
                 names[trial.number] = name
         names[best.number] = build.draft.manifest.name
-        return packaging.publish(build, self.job, self.found.record(best.number, names))
+        return packaging.publish(build, self.job, self.result.record(best.number, names))
 
     def _best(self, trials: Iterator[Trial]) -> tuple[Trial, AcceptedBuild] | None:
         failure: CompressionError | None = None
         for trial in trials:
-            record = self.found.record(trial.number, {})
+            record = self.result.record(trial.number, {})
             try:
                 build = self._build(trial, self.job.recipe.name, self.key, record)
-            except CompressionError as error:  # the search measured one kind of program
+            except CompressionError as error:  # the search measured only one kind of program
                 self.job.out(f"trial {trial.number} cannot be built: {error}")
                 failure = error
                 continue
@@ -73,28 +73,28 @@ class Front:
         return None
 
     def _beside(self, trial: Trial, best: int, names: Mapping[int, str]) -> str | None:
-        """Publish a model of the front, unless a killed job did; return its name, or None."""
+        """Publish a model of the front, unless an earlier job did. Return its name, or None."""
         job = self.job
         name = f"{job.recipe.name}.front-{trial.number}"
         steps = json.dumps([step.model_dump(mode="json") for step in trial.steps])
         key = sha256(f"{self.key} {trial.number} {steps}".encode()).hexdigest()
-        record = self.found.record(best, {**names, trial.number: name})
+        record = self.result.record(best, {**names, trial.number: name})
         attempts = job.checkpoints / f"front-{trial.number}.attempts"
         try:
             if (artifact := job.store.find_build(key)) is not None:
-                job.out(f"artifact {artifact.id} exists already: {name}")
+                job.out(f"artifact {artifact.id} already exists: {name}")
                 return name
             # A build that kills the process must not do so in every job.
             count = len(attempts.read_text()) if attempts.is_file() else 0
             if count == MAX_BUILDS:
-                job.out(f"{name} is left out: the job died {count} times while it was built")
+                job.out(f"{name} is skipped: the job died {count} times during its build")
                 return None
             attempts.write_text("." * (count + 1))
             build = self._build(trial, name, key, record)
             if build is not None:
                 packaging.publish(build, job, record)
             attempts.unlink()
-        # Foreign code may raise anything here; the best model is still to be published.
+        # User code can raise anything here; the best model must still be published.
         except Exception as error:  # noqa: BLE001
             job.out(f"{name} cannot be published: {type(error).__name__}: {error}")
             attempts.unlink(missing_ok=True)

@@ -4,7 +4,7 @@
                  └→ Job: model, data → trained → baseline → other steps ┐
                         ┌──────────────── CompressedModel ──────────────┤
                         ↓                                               ↓
-          packaging: programs, gate → artifact      search → Front: the best, and those beside it
+          packaging: programs, gate → artifact      search → Front: best model, Pareto front
 
 Everything is written below one directory of the store, which is deleted with the job. An artifact
 leaves it by one rename. Checkpoints and the search's journal lie in a directory of their own, where
@@ -54,9 +54,10 @@ def run(
 ) -> Outcome:
     """Build the recipe's artifact, unless the store has it already.
 
-    ``launcher``: where data-parallel training and trials run; None runs them in this process.
-    SourceError for a model or data source that cannot be used, CompressionError for a step or
-    program that cannot be made. The store then holds nothing new but models of a search's front.
+    ``launcher`` runs data-parallel training and trials; None runs them in this process.
+
+    SourceError if the model or data source cannot be used. CompressionError if a step or program
+    fails. After an error the store holds nothing new except models of a search's front.
     """
     requirements.check(recipe.programs)
     data = load_data(recipe.data, recipe.seed)
@@ -65,7 +66,7 @@ def run(
     key = sha256(f"{identity}\n{recipe.model_dump_json()}".encode()).hexdigest()
     with store.building(key) as workspace:  # a second job of the same recipe waits here
         if (artifact := store.find_build(key)) is not None:
-            out(f"artifact {artifact.id} exists already: this recipe was built before")
+            out(f"artifact {artifact.id} already exists: this recipe was built before")
             return Outcome(artifact)
         out(f"recipe   {recipe.name}: {recipe.model.source}")
         builder.start(recipe)
@@ -84,8 +85,8 @@ def run(
             artifact = _build(job, key)
         except (OSError, SafetensorError) as error:
             raise CompressionError(
-                f"the job's files cannot be written or read: {error}; the artifact was not "
-                "published. Free space in the store, or choose another one"
+                f"the job cannot read or write its files: {error}; the artifact was not "
+                "published. Free space in the store, or choose another store"
             ) from error
         store.drop_checkpoints(key)
         return Outcome(artifact)
@@ -102,29 +103,29 @@ def _build(job: Job, key: str) -> Artifact | None:
         build = packaging.build(CompressedModel(job.recipe.name, key, work, records), job)
         return None if build is None else packaging.publish(build, job)
     with job.clock.phase("search"):
-        found = search.run(job.recipe.search, work, job)
-    return Front(found, key, records, job).publish()
+        result = search.run(job.recipe.search, work, job)
+    return Front(result, key, records, job).publish()
 
 
 def _compressed(job: Job) -> tuple[Job, Work, tuple[StepRecord, ...]]:
-    """Run the recipe's steps; return the job with its baseline, the model and the records."""
+    """Run the recipe's steps. Return the job with its baseline, the model and the records."""
     split = steps.leading_training(job.recipe.steps)
     leading, rest = job.recipe.steps[:split], job.recipe.steps[split:]
     with job.clock.phase("train"):
         work = Work.of(job.model.module, job.model.inputs)
-        work, trained = steps.made(work, (), leading, job)
+        work, trained = steps.run_cached(work, (), leading, job)
     baseline = _baseline(work, job)
     save_file(baseline.weights(), job.baseline_weights)
     job = job.with_baseline(baseline.module)
     with job.clock.phase("compress"):
         quantizing = steps.float_steps(rest)
-        work, shrunk = steps.made(work, leading, rest[:quantizing], job)
+        work, shrunk = steps.run_cached(work, leading, rest[:quantizing], job)
         work, quantized = steps.run(work, rest[quantizing:], job)
     return job, work, (*trained, *shrunk, *quantized)
 
 
 def _baseline(work: Work, job: Job) -> Work:
-    """Return what the result is compared with: the trained model, or the teacher it replaces."""
+    """Return the model to compare with: the trained model, or the teacher that it replaces."""
     if job.recipe.baseline_source == job.recipe.model:
         return Work.of(copy.deepcopy(work.module), work.inputs)
     teacher = load_model(job.recipe.baseline_source, job.data.labels)

@@ -1,6 +1,6 @@
-"""Which parts of a recipe need labels: asked before anything starts.
+"""Check that a recipe's data has labels, if a part of the recipe needs them.
 
-Samples without labels all carry label 0, and a loss would take that for the truth.
+This runs before the build: unlabelled samples all carry label 0, which a loss would learn.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from cluster.data import LabelledData, require_labels
 
 
 def check(recipe: Recipe, data: LabelledData) -> None:
-    """SourceError, naming the part, if one needs labels that the data does not have."""
-    for why in _needing(recipe):
-        require_labels(data, why)
+    """Raise SourceError, naming the part, if one needs labels that the data lacks."""
+    for part in _labelled_parts(recipe):
+        require_labels(data, part)
 
 
-def _needing(recipe: Recipe) -> Iterator[str]:
+def _labelled_parts(recipe: Recipe) -> Iterator[str]:
     for position, step in enumerate(recipe.steps):
-        if (why := _why(step)) is not None:
-            yield f"steps[{position}] ({why})"
-    if recipe.search is not None and (why := _why_search(recipe.search)) is not None:
-        yield f"search.space ({why})"
+        if (use := _use_in_step(step)) is not None:
+            yield f"steps[{position}] ({use})"
+    if recipe.search is not None and (use := _use_in_search(recipe.search)) is not None:
+        yield f"search.space ({use})"
     if "accuracy" in recipe.evaluation.metrics:
         yield "evaluation.metrics (accuracy)"
 
 
-def _why(step: Step) -> str | None:
+def _use_in_step(step: Step) -> str | None:
     if isinstance(step, Train):
         return "train"
     if isinstance(step, Distill):
@@ -45,10 +45,10 @@ def _why(step: Step) -> str | None:
     return None
 
 
-def _why_search(search: Search) -> str | None:
+def _use_in_search(search: Search) -> str | None:
     space = search.space
     if space.prune is None:
         return None
     if space.prune.method == "structured" and space.prune.importance == "taylor":
         return "prune by Taylor importance"
-    return _why(space.recovery) if isinstance(space.recovery, Distill) else "recovery"
+    return _use_in_step(space.recovery) if isinstance(space.recovery, Distill) else "recovery"

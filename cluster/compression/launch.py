@@ -1,11 +1,11 @@
-"""Running functions in other processes: what the steps and the search ask of a cluster.
+"""Interface to run functions in other processes, for steps and the search.
 
-    job.run(..., launcher) → job.launcher.gang(...)  data-parallel training
-                           → job.launcher.each(...)  trials side by side
+    job.run(..., launcher) → job.launcher.gang(...)           data-parallel training
+                           → job.launcher.map_unordered(...)  concurrent trials
 
-The library knows no Ray: `deployments.jobs.launcher` brings the cluster's actors and tasks, and
-:class:`InProcess` stands for them where there is none. Functions are named at the top of their
-module and take one picklable task.
+The library does not import Ray: `deployments.jobs.launcher` implements this with actors and tasks
+of a cluster, :class:`InProcess` without one. A function is defined at the top level of its module
+and takes one picklable task.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Finished:
-    """One task of :meth:`Launcher.each`: its position, and its result or why there is none."""
+    """Finished task of :meth:`Launcher.map_unordered`: position, and result or error."""
 
     index: int
     result: Any = None
@@ -30,33 +30,33 @@ class Finished:
 
 
 class Launcher(Protocol):
-    """Where functions run."""
+    """Runs functions in other processes."""
 
     @property
     def address(self) -> str:
-        """IP address at which the processes of a gang reach this one."""
+        """IP address at which a gang's processes reach this process."""
 
     def gang(self, function: Callable[[T], R], tasks: Sequence[T]) -> list[R]:
-        """Run all tasks at once, each in a process of its own, and wait for all.
+        """Run all tasks at once, each in its own process, and return their results in order.
 
-        The first one runs on this machine, if this machine takes tasks.
+        The first task runs on this machine, if this machine accepts tasks.
 
-        Raises what a task raised, if it is a HeadraceError; LostProcessError if a process died,
-        after ending the others; CompressionError if so many processes do not fit the cluster.
+        A task's HeadraceError is raised again. LostProcessError if a process died; the others are
+        ended first. CompressionError if the cluster has no room for so many processes.
         """
 
-    def each(
+    def map_unordered(
         self, function: Callable[[T], R], tasks: Sequence[T], at_once: int
     ) -> Iterator[Finished]:
-        """Run the tasks, at most ``at_once`` side by side, and yield each as it finishes.
+        """Run the tasks, at most ``at_once`` concurrently, and yield each when it finishes.
 
-        Closing the iterator ends what still runs. A task that raises a HeadraceError raises it
-        here; one whose process died is yielded as ``lost``.
+        Closing the iterator ends running tasks. A task's HeadraceError is raised again. A task
+        whose process died is yielded as ``lost``.
         """
 
 
 class InProcess:
-    """Runs everything in this process, one after the other."""
+    """Runs all tasks in this process, one after the other."""
 
     address = "127.0.0.1"
 
@@ -68,7 +68,7 @@ class InProcess:
             )
         return [function(task) for task in tasks]
 
-    def each(
+    def map_unordered(
         self, function: Callable[[T], R], tasks: Sequence[T], at_once: int
     ) -> Iterator[Finished]:
         for index, task in enumerate(tasks):

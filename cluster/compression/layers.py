@@ -1,4 +1,4 @@
-"""Layers by name: the patterns a recipe gives, and what to say when one matches nothing."""
+"""Layers by name: match a recipe's patterns, and suggest names for one that matches nothing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from cluster.errors import CompressionError
 
 
 def matching(module: torch.nn.Module, patterns: Sequence[str], field: str) -> tuple[str, ...]:
-    """Names of the submodules that any of ``patterns`` matches, in the module's order.
+    """Return the names of submodules that match any of ``patterns``, in the module's order.
 
-    ``field``: where the patterns stand in the recipe, for the message. CompressionError, naming
-    the nearest layers, for a pattern that matches none.
+    ``field``: the recipe's field of the patterns, for the message. CompressionError, naming the
+    nearest layers, if a pattern matches none.
     """
     known = [name for name, _ in module.named_modules() if name]
     for pattern in patterns:
@@ -24,4 +24,4 @@ def matching(module: torch.nn.Module, patterns: Sequence[str], field: str) -> tu
             raise CompressionError(
                 f"{field}: no layer is called {pattern!r}; near it: {', '.join(near) or 'none'}"
             )
-    return tuple(name for name in known if any(fnmatchcase(name, each) for each in patterns))
+    return tuple(name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns))

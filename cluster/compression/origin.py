@@ -1,4 +1,4 @@
-"""The identity of a build: everything besides the recipe's text that decides what is built."""
+"""Identity of a build: everything besides the recipe's text that decides the result."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from cluster.models import source_fingerprint
 from cluster.program import node
 
 _CODE = Path(fingerprint.__file__).parent
-"""The whole library: how models, data and programs are read, prepared and compiled decides what
-is built, as much as the recipe does."""
+"""The whole library: the code that reads, prepares and compiles decides the result, too."""
 
 _PACKAGES = ("torchao", "torchvision", "torch-pruning", "transformers", "openvino", "nncf")
 
 
 def of(recipe: Recipe, data: LabelledData, store: ArtifactStore) -> str:
-    """A text that changes when the same recipe would build something else.
+    """Return a text that changes whenever the same recipe would build another result.
 
-    ``store``: where a teacher that is an artifact stands; ArtifactNotFoundError if it does not.
+    ``store``: holds the teachers that are artifacts. ArtifactNotFoundError for an unknown one.
     """
     code = sorted([*_CODE.rglob("*.py"), *_CODE.rglob("*.cpp")])
     return json.dumps(
@@ -50,14 +49,14 @@ def of(recipe: Recipe, data: LabelledData, store: ArtifactStore) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Installed version of each package that takes part in a build."""
-    found = {"headrace": __version__, "torch": node.torch_version()}
+    """Return the installed version of each package that takes part in a build."""
+    installed = {"headrace": __version__, "torch": node.torch_version()}
     for package in _PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            continue  # an optional one: what needs it says so
-    return found
+            continue  # optional; a step that needs it reports it
+    return installed
 
 
 def _teachers(recipe: Recipe) -> list[Teacher]:

@@ -55,9 +55,9 @@ class AcceptedBuild:
 
 
 def build(model: CompressedModel, job: Job) -> AcceptedBuild | None:
-    """Compile, measure and judge the model; None if the gate rejects it.
+    """Compile, measure and judge the model; return None if the gate rejects it.
 
-    A rejected build leaves its reports in the store, and nothing that could be served.
+    A rejected build leaves its reports in the store, and nothing to serve.
     """
     folder = job.workspace / f"artifact-{model.name}"
     folder.mkdir()
@@ -71,7 +71,7 @@ def build(model: CompressedModel, job: Job) -> AcceptedBuild | None:
 
 
 def publish(build: AcceptedBuild, job: Job, search: SearchRecord | None = None) -> Artifact:
-    """Add the reports, which show ``search`` as it is now, and move the artifact into the store."""
+    """Write the reports, with ``search`` in its current state, and publish the artifact."""
     folder = build.draft.folder
     reports = _reports(build.record.model_copy(update={"search": search}))
     try:
@@ -119,10 +119,10 @@ def _build(model: CompressedModel, job: Job, folder: Path) -> AcceptedBuild | No
 
 def _reject(model: CompressedModel, record: BuildRecord, job: Job) -> None:
     name = model.name
-    if model.search is not None and name == job.recipe.name:  # the next trial may take it
+    if model.search is not None and name == job.recipe.name:  # the next trial may use this name
         name += f".trial-{model.search.chosen}"
-    where = job.store.reject(name, model.key, _reports(record))
-    job.out(f"rejected by the gate; the report is {where}")
+    report = job.store.reject(name, model.key, _reports(record))
+    job.out(f"rejected by the gate; the report is {report}")
 
 
 def _rounded(clock: Clock) -> dict[str, float]:
@@ -139,14 +139,14 @@ def _reports(record: BuildRecord) -> dict[str, bytes]:
 def _judged(
     model: CompressedModel, evaluated: Evaluated, job: Job
 ) -> tuple[Evaluated, tuple[CheckRecord, ...]]:
-    """Return the programs that the gate admits, and its checks of them."""
-    limit = job.recipe.limits_for(model.searched)
+    """Return the programs that the gate admits, and its checks."""
+    effective = job.recipe.limits_for(model.searched)
     size = job.baseline_weights.stat().st_size
     wants = any(record.kind == "quantize" for record in model.records)
-    evaluated = gate.admitted(limit, evaluated, float_bytes=size, wants_quantized=wants)
-    checks = gate.check(limit, evaluated, float_bytes=size, wants_quantized=wants)
+    evaluated = gate.admitted(effective, evaluated, float_bytes=size, wants_quantized=wants)
+    checks = gate.check(effective, evaluated, float_bytes=size, wants_quantized=wants)
     table = table_of(model.name, evaluated).splitlines()
-    for line in [*table, f"limits   {limits(limit.model_dump())}", *gate_lines(checks)]:
+    for line in [*table, f"limits   {limits(effective.model_dump())}", *gate_lines(checks)]:
         job.out(line)
     return evaluated, checks
 
@@ -202,10 +202,10 @@ def _record(
 
 
 def _untrained(model: ModelSource, steps: tuple[Step, ...]) -> bool:
-    """Whether the weights are random: no source provides them and no step trains them.
+    """Return whether the weights are random: no source provides them and no step trains them.
 
-    An ``hf:`` source always provides weights. A ``python:`` factory may as well, which a recipe
-    cannot tell; the report says so.
+    An ``hf:`` source always provides weights. A ``python:`` factory may provide them too, which a
+    recipe does not show; the report says so.
     """
     provided = model.weights is not None or model.source.startswith("hf:")
     return not provided and not any(trains(step) for step in steps)

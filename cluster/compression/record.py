@@ -1,4 +1,4 @@
-"""What a build found, as data: everything ``report.json`` holds and ``report.html`` shows.
+"""Records of a build, as data: the content of ``report.json`` and ``report.html``.
 
 steps.run    → StepRecord       each step: cost, gain, details
 search.run   → SearchRecord     every trial, the Pareto set, the choice
@@ -24,7 +24,7 @@ class _Record(BaseModel):
 
 
 class ModelSize(_Record):
-    """How much there is to store and to compute."""
+    """Storage and computation of a model."""
 
     parameters: int
     nonzero: int = Field(description="Parameters that are not zero.")
@@ -33,7 +33,7 @@ class ModelSize(_Record):
 
 
 class StepRecord(_Record):
-    """What one step cost and gained; scores are on the validation samples."""
+    """Cost and gain of one step. Scores are on the validation samples."""
 
     kind: str
     title: str = Field(description="The step in a few words, such as 'prune structured 0.5'.")
@@ -53,12 +53,12 @@ _STEPS = "records"
 
 
 def metadata_of(records: Iterable[StepRecord]) -> dict[str, str]:
-    """The records as metadata of the safetensors file whose weights they led to."""
+    """Return the records as metadata for the safetensors file of the resulting weights."""
     return {_STEPS: json.dumps([record.model_dump(mode="json") for record in records])}
 
 
 def steps_in(metadata: Mapping[str, str]) -> tuple[StepRecord, ...]:
-    """The records that :func:`metadata_of` put into a file; none if it holds none."""
+    """Return the records that :func:`metadata_of` wrote; empty if the file has none."""
     return tuple(map(StepRecord.model_validate, json.loads(metadata.get(_STEPS, "[]"))))
 
 
@@ -77,7 +77,7 @@ class TrialRecord(_Record):
     title: str = Field(description="The combination in a few words.")
     steps: tuple[dict[str, Any], ...] = Field(description="As a recipe would list them.")
     stage: Literal["proxy", "recovered", "failed", "stopped"] = Field(
-        description="proxy: without recovery training. recovered: with it. stopped: given up "
+        description="proxy: without recovery training. recovered: with it. stopped: cancelled "
         "early. failed: see reason."
     )
     reason: str = ""
@@ -89,9 +89,9 @@ class TrialRecord(_Record):
     size_bytes: int | None = None
     seconds: float = 0.0
     feasible: bool = False
-    on_front: bool = Field(default=False, description="No other trial is better in everything.")
+    on_front: bool = Field(default=False, description="No other trial is better in all measures.")
     artifact: str | None = Field(
-        default=None, description="Name it was published under, with this report or before."
+        default=None, description="Name of the published artifact, from this report or earlier."
     )
 
 
@@ -109,18 +109,18 @@ class SearchRecord(_Record):
         description="For the chosen trial: step title, change of the score, change of the "
         "latency in ms, each step added to those before it.",
     )
-    resumed: int = Field(default=0, description="Results taken from an earlier job's journal.")
+    resumed: int = Field(default=0, description="Results from an earlier job's journal.")
     seconds: float
 
 
 class CheckRecord(_Record):
-    """One limit of the gate beside what was measured."""
+    """One limit of the gate, with the measured value."""
 
     name: str
     limit: float | str
     measured: float | str
     passed: bool
-    default: bool = Field(default=False, description="The recipe leaves the limit to its default.")
+    default: bool = Field(default=False, description="The limit is the default, not the recipe's.")
     reason: str = Field(description="One sentence with the numbers and the setting to change.")
 
 
@@ -139,16 +139,16 @@ class BuildRecord(_Record):
         default={}, description="The recipe's other targets → the baseline there."
     )
     programs: dict[str, Measurement] = Field(description="By target/kind.")
-    failed_programs: dict[str, str] = Field(description="target/kind → why there is none.")
+    failed_programs: dict[str, str] = Field(description="target/kind → reason of the failure.")
     left_out_programs: dict[str, str] = Field(
-        default={}, description="target/kind → the limits that it breaks and others keep."
+        default={}, description="target/kind → limits that it breaks and other programs keep."
     )
     quantized_operators: int = Field(
-        description="Of the program that won: operators that compute, or are stored, in fewer bits."
+        description="Operators of the fastest program that compute, or are stored, in fewer bits."
     )
     steps: tuple[StepRecord, ...]
     layers: tuple[LayerSize, ...]
-    layouts: tuple[Layout, ...] = Field(default=(), description="How it was cut, as built.")
+    layouts: tuple[Layout, ...] = Field(default=(), description="Shard layouts, as built.")
     search: SearchRecord | None
     seconds: dict[str, float] = Field(description="Phase → seconds.")
     versions: dict[str, str]
@@ -156,7 +156,7 @@ class BuildRecord(_Record):
     data: dict[str, Any] = Field(description="Source, fingerprint, numbers of samples, classes.")
     machine: dict[str, Any]
     random_weights: bool = Field(
-        description="The recipe brings no weights and trains none: scores mean nothing, unless a "
-        "python: factory fills in weights by itself, which a recipe cannot tell."
+        description="The recipe provides no weights and trains none: scores mean nothing, unless "
+        "a python: factory fills in weights, which a recipe does not show."
     )
     measured_at: str = Field(description="ISO 8601, UTC.")

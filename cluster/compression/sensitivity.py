@@ -1,8 +1,8 @@
-"""Which layer costs most: the score's drop when one layer alone is compressed.
+"""Sensitivity of layers: the score's drop when one layer alone is compressed.
 
-    layer by layer: with disturb(layer): outputs on validation samples → score → drop
+    for each layer: with disturb(layer): outputs on validation samples → score → drop
 
-Pruning reports it; quantization leaves the most sensitive layers in bfloat16 by it.
+Pruning reports it. Quantization uses it to leave the most sensitive layers in bfloat16.
 """
 
 from __future__ import annotations
@@ -21,37 +21,36 @@ from cluster.compression.work import Job
 from cluster.progress import Bar
 
 MOST_SAMPLES = 256
-"""Validation samples that a layer is judged by, at most: a share moves in steps of 1/256."""
+"""Maximum number of validation samples per layer; the accuracy's resolution is 1/256."""
 
 FEWEST_SAMPLES = 32
 MOST_LAYERS = 40
 
 _MOST_MACS = 5e12
-"""Large models are judged by fewer samples: so many multiply-accumulates take minutes."""
+"""Multiply-accumulates of all layers together, minutes of work. Large models use fewer samples."""
 
 Disturb = Callable[[str], AbstractContextManager[object]]
-"""A context in which the layer of that name is compressed, and after which it is as before."""
+"""Context manager that compresses the named layer on entry and restores it on exit."""
 
 
 def sensitivity(
     module: nn.Module, layers: Sequence[str], disturb: Disturb, job: Job
 ) -> dict[str, float]:
-    """Layer → drop of the recipe's first metric, -1..1, when that layer alone is compressed.
+    """Return layer → drop of the recipe's first metric, -1..1, when that layer is compressed.
 
-    ``module`` is in eval mode and comes out as it went in. Of more than :data:`MOST_LAYERS`
-    layers, so many are judged, evenly spread; a line says so, and ``not_judged`` in
-    ``job.details`` names the others. Scores are means over the first validation samples, at
-    most :data:`MOST_SAMPLES`, fewer for a model that is slow to run; embeddings are compared with
-    the module's own before.
+    ``module`` is in eval mode and unchanged afterwards. At most :data:`MOST_LAYERS` layers are
+    measured, evenly spread. ``not_judged`` in ``job.details`` names the others. Scores are means
+    over the first validation samples, at most :data:`MOST_SAMPLES`, fewer for a slow model.
+    Embeddings are compared with those of the uncompressed module.
     """
     chosen = spread(layers)
     if not chosen:
         return {}
-    if left := [layer for layer in layers if layer not in chosen]:
-        job.details["not_judged"] = left
+    if skipped := [layer for layer in layers if layer not in chosen]:
+        job.details["not_judged"] = skipped
         job.out(
-            f"sensitivity of {len(chosen)} of {len(layers)} layers, evenly spread; not judged: "
-            f"{', '.join(left[:5])}{', ...' if len(left) > 5 else ''}"
+            f"sensitivity of {len(chosen)} of {len(layers)} layers, evenly spread; not measured: "
+            f"{', '.join(skipped[:5])}{', ...' if len(skipped) > 5 else ''}"
         )
     count = _samples(module, len(chosen), job)
     judge = metric(job.recipe.evaluation.metrics[0])
@@ -68,7 +67,7 @@ def sensitivity(
 
 
 def spread(layers: Sequence[str]) -> list[str]:
-    """At most :data:`MOST_LAYERS` of the layers, evenly spread from the first to the last."""
+    """Return at most :data:`MOST_LAYERS` layers, evenly spread from the first to the last."""
     if len(layers) <= MOST_LAYERS:
         return list(layers)
     return [layers[round(i)] for i in np.linspace(0, len(layers) - 1, MOST_LAYERS)]

@@ -1,12 +1,12 @@
-"""Running a recipe's steps, one table entry per kind of step.
+"""A recipe's steps, in order; one table entry per kind of step.
 
     source weights → train … train → baseline → other float steps → quantize → compressed model
 
-The training steps that a recipe begins with make the baseline: compression is measured
-against the trained model, so a fine-tune cannot pass for a gain. Their result, and that of the
-float steps after them as a whole, are kept in the store under a key of everything that led to
-them: recipes that begin with the same training train once, those that differ in their quantize
-step alone do all before it once, and a job that was killed later does not do it again.
+The training steps at the beginning of a recipe produce the baseline. Compression is measured
+against the trained model, so a fine-tune does not count as a gain. The store caches the result of
+these steps, and that of the float steps after them, under a key of everything that decides it.
+Recipes with the same leading training train once. Recipes that differ only in their quantize step
+share all steps before it. A job that was killed later does not repeat them.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ STEPS: dict[type, Callable[[Work, Any, Job], Work]] = {
 }
 
 VALIDATION_SAMPLES = 512
-"""Samples that each step's score is taken on, at most: enough to see a step go wrong."""
+"""Maximum number of samples for each step's score: enough to see a step go wrong."""
 
 
 def leading_training(steps: Sequence[Step]) -> int:
-    """How many steps at the beginning are training steps."""
+    """Return the number of training steps at the beginning."""
     count = 0
     while count < len(steps) and isinstance(steps[count], Train):
         count += 1
@@ -54,7 +54,7 @@ def leading_training(steps: Sequence[Step]) -> int:
 
 
 def float_steps(steps: Sequence[Step]) -> int:
-    """How many steps at the beginning leave float32 weights: those before the first quantize."""
+    """Return the number of steps before the first quantize step; they leave float32 weights."""
     count = 0
     while count < len(steps) and not isinstance(steps[count], Quantize):
         count += 1
@@ -62,7 +62,7 @@ def float_steps(steps: Sequence[Step]) -> int:
 
 
 def run(work: Work, steps: Sequence[Step], job: Job) -> tuple[Work, tuple[StepRecord, ...]]:
-    """Apply ``steps`` in order, and measure what each of them cost and gained."""
+    """Apply ``steps`` in order; record the cost and gain of each."""
     if not steps:
         return work, ()
     metric = job.recipe.evaluation.metrics[0]
@@ -99,12 +99,10 @@ def run(work: Work, steps: Sequence[Step], job: Job) -> tuple[Work, tuple[StepRe
 
 
 def title(step: Step) -> str:
-    """The step in a few words."""
+    """Return the step in a few words."""
     if isinstance(step, Prune):
-        how_much = (
-            f" {step.ratio:g}" if step.ratio else f" {step.speedup:g}×" if step.speedup else ""
-        )
-        return f"prune {step.method}{how_much}"
+        amount = f" {step.ratio:g}" if step.ratio else f" {step.speedup:g}×" if step.speedup else ""
+        return f"prune {step.method}{amount}"
     if isinstance(step, Quantize):
         return f"quantize {step.scheme}" + (" (aware)" if step.training else "")
     if isinstance(step, ReplaceActivation):
@@ -113,36 +111,36 @@ def title(step: Step) -> str:
 
 
 def _size(work: Work) -> ModelSize:
-    # A graph of integers cannot be counted; its float module computes as many products.
-    counted = work.precision.float_module if work.precision else work.module
-    return costs.size_of(counted, work.inputs, work.weights())
+    # FLOPs of an integer graph cannot be counted; its float module has as many products.
+    module = work.precision.float_module if work.precision else work.module
+    return costs.size_of(module, work.inputs, work.weights())
 
 
-def made(
+def run_cached(
     work: Work, earlier: Sequence[Step], steps: Sequence[Step], job: Job
 ) -> tuple[Work, tuple[StepRecord, ...]]:
     """Apply the float ``steps`` after ``earlier``, or load their cached result and records."""
     if not steps:
         return work, ()
     recipe = job.recipe
-    decides = [
+    identity = [
         job.identity,
         recipe.baseline_source.model_dump(mode="json"),
         recipe.evaluation.metrics[0],
         *(step.model_dump(mode="json") for step in (*earlier, *steps)),
     ]
-    key = sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     if (file := job.store.cached_step(key)) is not None:
-        named = f"{steps[0].kind:<8} {', '.join(map(title, steps))}"
+        label = f"{steps[0].kind:<8} {', '.join(map(title, steps))}"
         try:
-            with safe_open(file, "pt") as opened:
-                records = record.steps_in(opened.metadata() or {})
+            with safe_open(file, "pt") as stream:
+                records = record.steps_in(stream.metadata() or {})
             tensors = load_file(file)
         except (OSError, SafetensorError, ValueError) as error:
-            job.out(f"{named}: once more, because {file} is damaged: {error}")
+            job.out(f"{label}: repeated, because {file} is damaged: {error}")
         else:
-            job.out(f"{named}: already done for this model, data and settings")
-            return filled(work, steps, tensors, job), records
+            job.out(f"{label}: cached result for this model, data and settings")
+            return restore(work, steps, tensors, job), records
     work, records = run(work, steps, job)
     file = job.workspace / "made.safetensors"
     save_file(work.weights(), file, record.metadata_of(records))
@@ -150,12 +148,12 @@ def made(
     return work, records
 
 
-def filled(
+def restore(
     work: Work, steps: Sequence[Step], tensors: Mapping[str, torch.Tensor], job: Job
 ) -> Work:
-    """The module of ``work`` with the ``tensors`` that the float ``steps`` made of it before."""
+    """Return ``work`` with ``tensors``, an earlier result of its float ``steps``."""
     for step in steps:
-        if isinstance(step, ReplaceActivation):  # leaves no trace in tensors
+        if isinstance(step, ReplaceActivation):  # tensors do not show it
             work = activations.replace(work, step, job)
     rebuild.fit(work.module, tensors)
     return Work.of(work.module.eval(), work.inputs)

@@ -1,4 +1,4 @@
-"""Job and Work: the two things that the stages of a build share and pass on.
+"""Job and Work: context and model that the stages of a build share.
 
 Job   the recipe, its data, where to write and to run    the same from the first stage to the last
 Work  the model between two steps                        replaced by every step
@@ -32,26 +32,26 @@ from cluster.tensors import TensorSpec
 
 @dataclass(frozen=True)
 class Precision:
-    """What a quantize step made of the model."""
+    """Result of a quantize step besides the module."""
 
     step: Quantize
     float_module: torch.nn.Module
-    """The module before, in float32: for compilers that quantize by themselves (OpenVINO)."""
+    """The float32 module before the step, for compilers that quantize by themselves (OpenVINO)."""
 
     operators: int
     """Operators that compute, or are stored, in fewer bits."""
 
-    kept: tuple[str, ...] = ()
-    """Names of layers in ``float_module`` that were left in bfloat16."""
+    bfloat16_layers: tuple[str, ...] = ()
+    """Names of layers in ``float_module`` that are bfloat16, not quantized."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """The model between two steps.
+    """Model between two steps.
 
-    ``module`` takes the inputs of ``inputs`` positionally, each ``[batch, ...]``, and returns
-    logits (or an embedding) ``[batch, outputs]`` in float32. ``weights`` are the tensors it
-    computes with, by name: what the artifact's safetensors file holds. ``precision`` is None
+    ``module`` takes ``inputs`` as positional arguments, each ``[batch, ...]``. It returns logits
+    or an embedding ``[batch, outputs]`` in float32. ``weights`` returns the tensors that it
+    computes with, by name: the content of the artifact's safetensors file. ``precision`` is None
     while everything is float32.
     """
 
@@ -66,7 +66,7 @@ class Work:
 
     @staticmethod
     def of(module: torch.nn.Module, inputs: tuple[TensorSpec, ...]) -> Work:
-        """A float32 module, whose weights are its own state."""
+        """Return the work of a float32 module; its weights are the module's state."""
         return Work(module, inputs, lambda: tensors_of(module))
 
 
@@ -85,7 +85,7 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - started
 
     def fork(self) -> Clock:
-        """Return a clock that goes on from these seconds, for one of several builds."""
+        """Return a clock that continues from these seconds, for one of several builds."""
         fork = Clock(self._now)
         fork.seconds.update(self.seconds)
         return fork
@@ -93,10 +93,10 @@ class Clock:
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a recipe: everything that the stages of its build share.
+    """One run of a recipe: the context that all stages of its build share.
 
-    :meth:`load` makes it once. A step gets a copy with ``checkpoints`` and ``details`` of its own,
-    and each trial of a search has a job in its own process.
+    :meth:`load` creates it once. A step gets a copy with its own ``checkpoints`` and ``details``.
+    Each trial of a search loads a job in its own process.
     """
 
     recipe: Recipe
@@ -107,7 +107,7 @@ class Job:
 
     train: PreparedSamples
     validation: PreparedSamples
-    """Never trained on: for sensitivity, for early stops, and to choose by."""
+    """Samples for sensitivity, early stops and choices. No step trains on them."""
 
     baseline: Callable[[], torch.nn.Module]
     """Returns a new copy of the float32 model before compression, in eval mode."""
@@ -116,7 +116,7 @@ class Job:
     """Directory that is deleted with the job."""
 
     checkpoints: Path
-    """Directory that survives a kill, for the same job started again."""
+    """Directory that survives a kill, for a restart of the same job."""
 
     launcher: Launcher
     out: Print
@@ -140,14 +140,14 @@ class Job:
         identity: str = "",
         clock: Clock | None = None,
     ) -> Job:
-        """Load the recipe's data and model. The baseline is the model as loaded.
+        """Load the recipe's data and model. The baseline is the loaded model.
 
-        ``launcher``: None runs everything in this process. ``data``: the recipe's, if they are
-        loaded already. SourceError if one of both cannot be used.
+        ``launcher``: None runs everything in this process. ``data``: the recipe's data, if already
+        loaded. SourceError if the model or the data cannot be used.
         """
         if data is None:
             data = load_data(recipe.data, recipe.seed)
-        torch.manual_seed(recipe.seed)  # a new head starts from it
+        torch.manual_seed(recipe.seed)  # decides the initial weights of a new head
         model = load_model(recipe.model, data.labels)
 
         def prepared(samples: Samples) -> PreparedSamples:
@@ -176,7 +176,7 @@ class Job:
 
     @property
     def baseline_weights(self) -> Path:
-        """File with the weights of the baseline, from the moment that it is trained."""
+        """File with the weights of the baseline; it exists once the baseline is trained."""
         return self.workspace / "baseline.safetensors"
 
     def with_baseline(self, module: torch.nn.Module) -> Job:
@@ -189,7 +189,7 @@ class Job:
 
 
 def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The module's state as plain contiguous tensors that share no memory."""
+    """Return the module's state as contiguous tensors that share no memory."""
     return {
         name: tensor.detach().clone(memory_format=torch.contiguous_format)
         for name, tensor in module.state_dict().items()
@@ -197,7 +197,7 @@ def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 EXPORT_BATCH = 8
-"""Batch size of the example a model is exported with; the size is dynamic in the result."""
+"""Batch size of the example for an export; the exported batch is dynamic."""
 
 
 def exported(
@@ -207,9 +207,9 @@ def exported(
     strict: bool,
     batch: int | None = None,
 ) -> torch.export.ExportedProgram:
-    """The model as a graph with one batch dimension of 1 to 1024, or of exactly ``batch``.
+    """Return the model as a graph whose batch dimension is 1 to 1024, or exactly ``batch``.
 
-    CompressionError if it has none, for instance because it branches on values.
+    CompressionError if the model has no such graph, for instance because it branches on values.
     """
     # Inductor mistakes the layout behind a convolution of one channel whose weights are channels
     # last, as training leaves them. Packing brings them into the kernel's own layout anyway.
@@ -218,7 +218,7 @@ def exported(
     shapes = None if batch else _dynamic_batch(module, inputs)
     try:
         return torch.export.export(module, example, dynamic_shapes=shapes, strict=strict)
-    # torch.export names no common base for what it raises on models that it cannot follow.
+    # torch.export's errors for unsupported models have no common base class.
     except Exception as error:
         raise CompressionError(
             "the model cannot be exported as one graph for every batch size; change its forward "
@@ -230,6 +230,6 @@ def _dynamic_batch(module: torch.nn.Module, inputs: tuple[TensorSpec, ...]) -> t
     batch = torch.export.Dim("batch", min=1, max=1024)
     shapes = tuple({0: batch} for _ in inputs)
     parameters = inspect.signature(module.forward).parameters.values()
-    # Inputs taken by one ``*args`` parameter are described one level deeper.
-    takes_any = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
-    return (shapes,) if takes_any else shapes
+    # For inputs of one ``*args`` parameter, shapes are nested one level deeper.
+    variadic = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
+    return (shapes,) if variadic else shapes

@@ -104,7 +104,7 @@ class RayLauncher:
             while _free_cpus(ray) < free and time.monotonic() < deadline:
                 time.sleep(_POLL_S)
 
-    def each(
+    def map_unordered(
         self, function: Callable[[T], R], tasks: Sequence[T], at_once: int
     ) -> Iterator[Finished]:
         """See :class:`cluster.compression.launch.Launcher`.

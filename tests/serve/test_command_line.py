@@ -285,7 +285,7 @@ def test_compress_finds_an_earlier_build(
     before = _headrace_directories()
     done = headrace("compress", path, "--store", store, timeout_s=WITHIN_S)
     assert done.returncode == 0, done
-    assert "exists already: this recipe was built before" in done.stdout  # the job's own log
+    assert "already exists: this recipe was built before" in done.stdout  # the job's own log
     assert _headrace_directories() <= before
 
 

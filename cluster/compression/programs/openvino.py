@@ -78,7 +78,7 @@ def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntr
     precision = work.precision
     scheme = precision.step.scheme if precision else None
     module = precision.float_module if precision else work.module
-    graph, kept = _converted(module, work.inputs, precision.kept if precision else ())
+    graph, kept = _converted(module, work.inputs, precision.bfloat16_layers if precision else ())
     group = 0
     if precision is not None and scheme in _QUANTIZERS:
         graph = _quantized(graph, precision.step, kept, _Samples(job.train, work.inputs))

@@ -1,1 +1,1 @@
-"""The search: combinations of steps, tried within an accuracy budget."""
+"""Search of combinations of steps within an accuracy budget."""

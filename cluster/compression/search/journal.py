@@ -1,10 +1,10 @@
 """Journal of a search: its results so far, in a file that survives a kill.
 
     search/journal.jsonl   {"search": KEY}, then one line per finished stage of a trial
-    search/NAME.safetensors  float32 weights, with what led to them in the file's metadata
+    search/NAME.safetensors  float32 weights; the file's metadata has the records of their steps
 
-A line is on disk before the search uses its result. A process killed while it writes leaves a torn
-last line, which is cut off. A journal that started from other weights is deleted.
+A line is on disk before the search uses its result. A process that is killed while it writes leaves
+a torn last line, which is truncated. A journal that started from other weights is deleted.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from cluster.config.steps import Step
 from cluster.errors import CompressionError
 
 Stage = Literal["proxy", "partial", "full"]
-"""proxy: pruned, without recovery training. partial: with a part of it. full: with all of it, or
-nothing was pruned."""
+"""proxy: pruned, without recovery training. partial: with a part of the recovery. full: with all
+of it, or not pruned."""
 
 JOURNAL = "journal.jsonl"
 
@@ -51,23 +51,23 @@ class TrialResult(BaseModel):
     """Median of the compiled program at the search's batch."""
 
     size_bytes: int | None = None
-    """What a replica loads: the program's files."""
+    """Bytes of the program's files, which a replica loads."""
 
     sensitivity: dict[str, float] = {}
     """Layer → drop when it alone is quantized, if the quantize step measured it."""
 
     seconds: float = 0.0
     failed: str = ""
-    """Why there is no result; empty if there is one."""
+    """Reason of the failure; empty after a success."""
 
     passing: bool = False
-    """Whether the reason may be transient, such as a full disk: the next job tries it again."""
+    """Whether the reason may be transient, such as a full disk: the next job retries the trial."""
 
 
 def key_of(*states: Mapping[str, torch.Tensor]) -> str:
     """Return a sha256 in hex of the tensors that trials start from and compare with.
 
-    The recipe and the data are the same already: the folder belongs to one job.
+    The recipe and the data need no check: the folder belongs to one job.
     """
     digest = sha256()
     for state in states:
@@ -79,10 +79,10 @@ def key_of(*states: Mapping[str, torch.Tensor]) -> str:
 
 
 class Journal:
-    """The journal of one search, open for appending."""
+    """Journal of one search, open for appending."""
 
     def __init__(self, folder: Path, key: str) -> None:
-        """Open the journal in ``folder``, or begin one if it has another ``key``.
+        """Open the journal in ``folder``, or replace it if it has another ``key``.
 
         CompressionError if it cannot be written.
         """
@@ -92,7 +92,7 @@ class Journal:
         self.results: tuple[TrialResult, ...] = ()
         try:
             if lines[:1] == [_header(key)]:
-                self.results = self._kept(lines)
+                self.results = self._read(lines)
             else:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
@@ -102,7 +102,7 @@ class Journal:
             raise _unwritable(self._file, error) from error
 
     def append(self, result: TrialResult) -> None:
-        """Write the result; it is on disk afterwards. CompressionError if it cannot be written."""
+        """Write the result to disk. CompressionError if it cannot be written."""
         try:
             self._append(result.model_dump_json())
         except OSError as error:
@@ -114,8 +114,8 @@ class Journal:
             stream.flush()
             os.fsync(stream.fileno())
 
-    def _kept(self, lines: list[str]) -> tuple[TrialResult, ...]:
-        """Return the results up to the first torn line, and cut the file off there."""
+    def _read(self, lines: list[str]) -> tuple[TrialResult, ...]:
+        """Return the results before the first torn line, and truncate the file there."""
         results, size = [], len(lines[0].encode()) + 1
         for line in lines[1:]:
             try:
@@ -152,5 +152,5 @@ def _flush(folder: Path) -> None:
 def _unwritable(file: Path, error: OSError) -> CompressionError:
     return CompressionError(
         f"{file}: the search's journal cannot be written: {error.strerror}; earlier results are "
-        "safe, so repair that and run the job again"
+        "safe: repair the cause and run the job again"
     )

@@ -1,11 +1,11 @@
-"""Latency and bytes of a trial's model, as the compiled program that a replica would load.
+"""Latency and bytes of a trial's model, as a compiled program like a replica's.
 
     Work → builder.build, one kind → program.load_entry ─┬─ in turn → median, bytes
                         the uncompressed model's program ┘
 
-A trial takes the kind that compiles in seconds where it can; the finished artifact gets all kinds
-of the recipe. The uncompressed model's program is kept and timed beside every other, so that a
-machine that is busier now than it was then slows both.
+A trial uses the kind that compiles fastest; the finished artifact gets all kinds of the recipe. The
+uncompressed model's program is timed again beside every other, so that a change of the machine's
+load affects both.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Timed:
     """Measurements of one program."""
 
     latency_ms: float
-    """Median, on a machine as busy as it was when the reference was first measured."""
+    """Median, scaled to the machine's load at the first measurement of the reference."""
 
     size_bytes: int
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The uncompressed model's program, and the latency that it was first measured with."""
+    """Program of the uncompressed model, with its first measured latency."""
 
     folder: Path
     latency_ms: float
@@ -63,13 +63,13 @@ def measure(
 ) -> Timed:
     """Compile ``work`` into the new directory ``folder`` and time it at ``batch``.
 
-    ``steps``: those after the recipe's own. CompressionError if no kind of program that the recipe
-    allows can be built.
+    ``steps``: the steps after the recipe's own. CompressionError if no kind of program that the
+    recipe allows can be built.
     """
-    shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # a killed process leaves one
     folder.mkdir(parents=True)
     draft = Draft.begin(folder, work, job, job.recipe.name, NO_KEY, steps)
-    entry = _built(work, folder, job)
+    entry = _build_program(work, folder, job)
     draft = draft.update(programs=(entry,)).write()
     runs = {"trial": _run(Artifact(folder, draft.manifest, None), job)}
     if reference is not None:
@@ -84,14 +84,14 @@ def measure(
     return Timed(latency, sum((folder / name).stat().st_size for name in files))
 
 
-def _built(work: Work, folder: Path, job: Job) -> ProgramEntry:
+def _build_program(work: Work, folder: Path, job: Job) -> ProgramEntry:
     """Return the program of the first kind that can be built for the recipe's first target."""
-    wanted = job.recipe.programs[0]
+    target = job.recipe.programs[0]
     reasons, cause = list[str](), None
     for kind in KINDS:
-        if kind not in (wanted.kinds or ("openvino", "aoti")):
+        if kind not in (target.kinds or ("openvino", "aoti")):
             continue
-        only = (ProgramBuild(target=wanted.target, kinds=(kind,)),)
+        only = (ProgramBuild(target=target.target, kinds=(kind,)),)
         recipe = job.recipe.model_copy(update={"programs": only, "parallel": ()})
         shutil.rmtree(folder / "programs", ignore_errors=True)
         try:
@@ -104,8 +104,8 @@ def _built(work: Work, folder: Path, job: Job) -> ProgramEntry:
             return programs.entries[0]
         reasons += [f"{kind}: {reason}" for reason in programs.failed.values()]
     raise CompressionError(
-        f"no program can be compiled for {wanted.target}: {'; '.join(reasons)}; name a kind that "
-        "can in programs.kinds, or leave the scheme out of search.space.schemes"
+        f"no program can be compiled for {target.target}: {'; '.join(reasons)}; add a kind that "
+        "can be compiled to programs.kinds, or remove the scheme from search.space.schemes"
     ) from cause
 
 

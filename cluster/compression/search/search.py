@@ -1,8 +1,8 @@
-"""Finding the best combination of steps within the accuracy budget, by trials.
+"""Search of the best combination of steps within the accuracy budget, by trials.
 
-    space.combinations ─→ strategy.next_round ─→ launcher.each(trial.measure) ─→ journal, a line
-                              ↑ results so far ──────────────────────────────────────┘
-                          nothing left, or time is over → Found: the feasible ones, the front
+    space.combinations ─→ strategy.next_round ─→ launcher.map_unordered(trial.measure) ─→ journal
+                              ↑ results so far ─────────────────────────────────────────────┘
+                          search over, or time budget spent → SearchResult: feasible models, front
 
 After a kill the same job resumes from the results in the journal. Its time budget starts again.
 """
@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from cluster.compression.search import space, strategy, trial
-from cluster.compression.search.found import Found, Trial
 from cluster.compression.search.journal import Journal, Stage, TrialResult, key_of
+from cluster.compression.search.result import SearchResult, Trial
 from cluster.compression.search.space import UNCOMPRESSED
 from cluster.compression.search.standing import Goal, Standing
 from cluster.compression.search.strategy import PARTIAL_SHARE, Attempt
@@ -27,34 +27,34 @@ from cluster.config.steps import Step
 from cluster.errors import CompressionError, LostProcessError
 from cluster.progress import Bar
 
-__all__ = ["Found", "Trial", "run"]
+__all__ = ["SearchResult", "Trial", "run"]
 
 PROXY_SHARE = 0.5
-"""Of the time budget; later no proxy is begun, so that time is left to train the best of them."""
+"""Share of the time budget for proxies; the rest is for training the best of them."""
 
 
-def run(search: Search, work: Work, job: Job) -> Found:
-    """Try combinations of ``search.space`` on ``work`` until nothing better can be found, or
-    ``search.time_budget_s`` or ``search.max_trials`` is used up.
+def run(search: Search, work: Work, job: Job) -> SearchResult:
+    """Try combinations of ``search.space`` on ``work``; return the result.
 
-    ``work`` is in float32. Files lie in ``job.checkpoints``, which all processes of the
-    cluster that run trials must see.
+    The search ends when no untried combination can be better, or when ``search.time_budget_s`` or
+    ``search.max_trials`` is spent. ``work`` is float32. Files are in ``job.checkpoints``, which
+    every process that runs trials must see.
 
-    CompressionError if the space cannot be searched, if the uncompressed model cannot be
-    measured, or if the journal cannot be written.
+    CompressionError if the space cannot be searched, the uncompressed model cannot be measured, or
+    the journal cannot be written.
     """
     return _Search(search, work, job).run()
 
 
 class _Search:
-    """One run: what it was asked, and what it has found so far."""
+    """One run of a search, with its results so far."""
 
     def __init__(self, search: Search, work: Work, job: Job) -> None:
         space.check(search.space)
         self._search, self._work, self._job = search, work, job
         self._started = time.monotonic()
         self._combinations = space.combinations(search.space)
-        self._by_number = {each.number: each for each in (UNCOMPRESSED, *self._combinations)}
+        self._by_number = {c.number: c for c in (UNCOMPRESSED, *self._combinations)}
         recipe = job.recipe
         self._goal = Goal(
             objective=search.objective,
@@ -72,25 +72,27 @@ class _Search:
         trial.save(work, folder / trial.BASE)
         trial.save(baseline, folder / trial.BASELINE)
         self._results: dict[tuple[int, Stage], TrialResult] = {
-            (each.number, each.stage): each for each in self._journal.results
+            (result.number, result.stage): result for result in self._journal.results
         }
 
-    def run(self) -> Found:
+    def run(self) -> SearchResult:
         out, resumed = self._job.out, len(self._results)
         out(f"search   {len(self._combinations)} combinations, at most {self._limits()}")
         if resumed:
             out(f"search   resumes after {resumed} results of a killed job")
         while attempts := self._next():
             before = len(self._results)
-            for result in self._tried(attempts):
+            for result in self._run_all(attempts):
                 self._results[result.number, result.stage] = result
-                self._tell(result)
+                self._report(result)
             if len(self._results) == before:
-                break  # it was too late for all of them
+                break  # the time budget ended before any of them started
         standing = self._standing()
-        self._conclude(standing)
+        self._report_best(standing)
         seconds = time.monotonic() - self._started
-        return Found(self._search, standing, self._journal.folder, self._work, resumed, seconds)
+        return SearchResult(
+            self._search, standing, self._journal.folder, self._work, resumed, seconds
+        )
 
     def _next(self) -> tuple[Attempt, ...]:
         spent = time.monotonic() - self._started
@@ -98,44 +100,45 @@ class _Search:
         attempts = strategy.next_round(
             self._combinations, self._results, self._goal, hurry=spent > budget * PROXY_SHARE
         )
-        # There is always a model to return: the uncompressed one is measured at any time.
+        # A search always returns a model: the uncompressed one is measured at any time.
         return (
             attempts if spent < budget or (UNCOMPRESSED.number, "full") not in self._results else ()
         )
 
-    def _tried(self, attempts: Sequence[Attempt]) -> Iterator[TrialResult]:
-        """The results in the order in which they come, each in the journal before it is used."""
-        todo, lost = list(attempts), dict[Attempt, LostProcessError]()
+    def _run_all(self, attempts: Sequence[Attempt]) -> Iterator[TrialResult]:
+        """Yield results as trials finish, each after it is written to the journal."""
+        pending, lost = list(attempts), dict[Attempt, LostProcessError]()
         bar = Bar("search  ", len(attempts), self._job.out)
         done = 0
-        while todo:
-            again = []
-            tasks = [self._task(attempt) for attempt in todo]
+        while pending:
+            retries = []
+            tasks = [self._task(attempt) for attempt in pending]
             launcher, at_once = self._job.launcher, self._search.parallel_trials
-            for finished in launcher.each(trial.measure, tasks, at_once):
-                attempt = todo[finished.index]
+            for finished in launcher.map_unordered(trial.measure, tasks, at_once):
+                attempt = pending[finished.index]
                 if finished.lost is not None and attempt not in lost:
                     lost[attempt] = finished.lost
-                    self._job.out(f"trial {attempt.number:>4} lost its process: once more")
-                    again.append(attempt)
+                    self._job.out(f"trial {attempt.number:>4} lost its process: retry")
+                    retries.append(attempt)
                     continue
                 done += 1
                 if len(attempts) > 1:
                     bar.update(done)
                 if finished.lost is not None:
-                    yield self._journalled(self._lost(attempt, str(finished.lost)))
+                    yield self._record(self._lost(attempt, str(finished.lost)))
                 elif finished.result is not None:
-                    yield self._journalled(finished.result)
-            todo = again
+                    yield self._record(finished.result)
+            pending = retries
 
-    def _journalled(self, result: TrialResult) -> TrialResult:
+    def _record(self, result: TrialResult) -> TrialResult:
+        """Complete the result and write it to the journal, unless the next job should retry."""
         proxy = self._results.get((result.number, "proxy"))
         if proxy is not None and result.latency_ms is None:  # training changes neither
             known = {"latency_ms": proxy.latency_ms, "size_bytes": proxy.size_bytes}
             result = result.model_copy(update=known)
-        # The next job may have better luck; and without the uncompressed model it could do nothing.
-        again = result.passing or result.number == UNCOMPRESSED.number
-        if not (result.failed and again):
+        # A transient failure may not recur, and no job can do without the uncompressed model.
+        retry = result.passing or result.number == UNCOMPRESSED.number
+        if not (result.failed and retry):
             self._journal.append(result)
         return result
 
@@ -150,8 +153,8 @@ class _Search:
 
     def _task(self, attempt: Attempt) -> TrialTask:
         reference = self._results.get((UNCOMPRESSED.number, "full"))
-        free = attempt.number == UNCOMPRESSED.number
-        left = self._search.time_budget_s - (time.monotonic() - self._started)
+        unlimited = attempt.number == UNCOMPRESSED.number
+        remaining_s = self._search.time_budget_s - (time.monotonic() - self._started)
         return TrialTask(
             number=attempt.number,
             stage=attempt.stage,
@@ -163,30 +166,32 @@ class _Search:
             batch=self._search.batch,
             timed=(attempt.number, "proxy") not in self._results,
             reference_ms=reference.latency_ms if reference else None,
-            not_after=float("inf") if free else time.time() + left,
+            not_after=float("inf") if unlimited else time.time() + remaining_s,
         )
 
     def _steps(self, attempt: Attempt) -> tuple[Step, ...]:
-        within, combination = self._search.space, self._by_number[attempt.number]
+        settings, combination = self._search.space, self._by_number[attempt.number]
         recovery = None
         if attempt.stage == "full":
-            recovery = within.recovery
+            recovery = settings.recovery
         elif attempt.stage == "partial":
             samples = len(self._job.train)
-            recovery = space.part_of(within.recovery, PARTIAL_SHARE, samples)
+            recovery = space.part_of(settings.recovery, PARTIAL_SHARE, samples)
         quantize = space.quantize_step(
-            within, combination.leaf, self._most_sensitive(combination.leaf.scheme)
+            settings, combination.leaf, self._most_sensitive(combination.leaf.scheme)
         )
-        made = space.float_steps(within, combination, recovery)
-        return (*made, *([quantize] if quantize else []))
+        float_steps = space.float_steps(settings, combination, recovery)
+        return (*float_steps, *([quantize] if quantize else []))
 
     def _most_sensitive(self, scheme: str) -> tuple[str, ...]:
-        """Layers by what their quantization alone costs, if a trial of the scheme has found out."""
-        for each in self._combinations:
-            result = self._results.get((each.number, "full"))
-            if not each.pruned and each.leaf.scheme == scheme and result and result.sensitivity:
-                found = result.sensitivity
-                return tuple(sorted(found, key=lambda layer: (-found[layer], layer)))
+        """Return layers by sensitivity to the scheme, largest first; empty if not measured yet."""
+        for combination in self._combinations:
+            if combination.pruned or combination.leaf.scheme != scheme:
+                continue
+            result = self._results.get((combination.number, "full"))
+            if result and result.sensitivity:
+                drops = result.sensitivity
+                return tuple(sorted(drops, key=lambda layer: (-drops[layer], layer)))
         return ()
 
     def _standing(self) -> Standing:
@@ -196,7 +201,7 @@ class _Search:
         search = self._search
         return f"{search.max_trials} in full, {search.time_budget_s:g} s"
 
-    def _tell(self, result: TrialResult) -> None:
+    def _report(self, result: TrialResult) -> None:
         combination = self._by_number[result.number]
         name = space.title(self._search.space, combination)
         line = f"trial {result.number:>4} {name}"
@@ -217,20 +222,20 @@ class _Search:
         ]
         self._job.out(f"{line}{trained[result.stage]}: {', '.join(fact for fact in facts if fact)}")
 
-    def _conclude(self, standing: Standing) -> None:
+    def _report_best(self, standing: Standing) -> None:
         out, budget, best = self._job.out, self._goal.budget, standing.best
         unchanged = standing.results[UNCOMPRESSED.number, "full"]
         if best is None and unchanged.drop is not None:
             out(
-                f"search   nothing is within gate.max_accuracy_drop={budget:g}, the uncompressed "
-                f"model neither: on {len(self._job.validation)} validation samples even its "
-                f"drop may be {unchanged.drop.upper:.4f}; raise data.validation_share or the limit"
+                f"search   no model is within gate.max_accuracy_drop={budget:g}, not even the "
+                f"uncompressed one: on {len(self._job.validation)} validation samples its drop "
+                f"may be {unchanged.drop.upper:.4f}; raise data.validation_share or the limit"
             )
         elif best is None or best.number == UNCOMPRESSED.number:
             limit = "" if budget is None else f" within gate.max_accuracy_drop={budget:g}"
             out(
-                f"search   nothing{limit} is better by {self._search.objective} than the "
-                "uncompressed model, which stays; widen search.space or the limits"
+                f"search   no model{limit} is better by {self._search.objective} than the "
+                "uncompressed one, which is the result; widen search.space or the limits"
             )
         else:
             name = space.title(self._search.space, self._by_number[best.number])
@@ -242,7 +247,7 @@ def _within(feasible: bool) -> str:
 
 
 def _chance(work: Work, metric: str) -> float:
-    """The score of a model that guesses: of equally likely classes, or nothing for embeddings."""
+    """Return the score of a guess: 1 / classes for accuracy, 0 for embeddings."""
     if metric != "accuracy":
         return 0.0
     example = [torch.from_numpy(spec.zeros(1)) for spec in work.inputs]

@@ -1,10 +1,10 @@
-"""The combinations that a search may try, and each of them as steps of a recipe.
+"""Combinations of a search space, and the recipe steps of each.
 
-    SearchSpace ─ combinations ─→ (ratio | none) × scheme × layers kept
+    SearchSpace ─ combinations ─→ (ratio | none) × scheme × bfloat16 layers
     Combination ─ float_steps, quantize_step ─→ prune → recovery → quantize
 
-Pruning and recovery are two steps, so that what is pruned once is recovered from one file,
-whether with a part of the training or with all of it, and then quantized by every scheme.
+Pruning and recovery are two steps, so a model is pruned once. From its file follow the recoveries,
+partial and full, and the quantization by every scheme.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from cluster.errors import CompressionError
 
 NO_SCHEME = "none"
 
-_KEEPS_NOTHING = (NO_SCHEME, "bf16", "fp16")
-"""Schemes that leave no layer in bfloat16: there is nothing, or no more, to be had by it."""
+_WITHOUT_BFLOAT16_LAYERS = (NO_SCHEME, "bf16", "fp16")
+"""Schemes for which bfloat16 layers gain nothing."""
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """What is done after pruning: by it combinations of different ratios compare."""
+    """Quantization after pruning; combinations of different ratios are compared by it."""
 
     scheme: str
     keep: int
@@ -33,7 +33,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Combination:
-    """One choice of everything. Number 0 is the uncompressed model."""
+    """One choice of ratio and quantization. Number 0 is the uncompressed model."""
 
     number: int
     ratio: float | None
@@ -48,27 +48,27 @@ UNCOMPRESSED = Combination(0, None, Leaf(NO_SCHEME, 0))
 
 
 def combinations(space: SearchSpace) -> tuple[Combination, ...]:
-    """All combinations besides the uncompressed model, numbered from 1.
+    """Return all combinations except the uncompressed model, numbered from 1.
 
-    Grouped by what follows the pruning; within a group the ratios rise, from not pruning at all.
+    They are grouped by quantization; within a group ratios rise, from no pruning.
     """
     ratios = (None, *sorted(set(space.prune.ratios))) if space.prune else (None,)
     leaves = dict.fromkeys(
-        Leaf(scheme, 0 if scheme in _KEEPS_NOTHING else keep)
+        Leaf(scheme, 0 if scheme in _WITHOUT_BFLOAT16_LAYERS else keep)
         for scheme in space.schemes
         for keep in sorted(set(space.keep_most_sensitive))
     )
-    chosen = [(ratio, leaf) for leaf in leaves for ratio in ratios]
-    chosen = [each for each in chosen if each != (UNCOMPRESSED.ratio, UNCOMPRESSED.leaf)]
-    return tuple(Combination(number, *each) for number, each in enumerate(chosen, 1))
+    unchanged = (UNCOMPRESSED.ratio, UNCOMPRESSED.leaf)
+    choices = [(ratio, leaf) for leaf in leaves for ratio in ratios if (ratio, leaf) != unchanged]
+    return tuple(Combination(number, *choice) for number, choice in enumerate(choices, 1))
 
 
 def check(space: SearchSpace) -> None:
-    """CompressionError for a space whose trials could not do what it says."""
+    """Raise CompressionError if the trials cannot follow the space's settings."""
     if space.recovery.processes > 1:
         raise CompressionError(
             f"search.space.recovery.processes={space.recovery.processes}: a trial trains in one "
-            "process; set it to 1, and search.parallel_trials to run trials side by side"
+            "process; set it to 1, and search.parallel_trials for concurrent trials"
         )
     if space.prune and space.prune.method == "magnitude" and isinstance(space.recovery, Distill):
         raise CompressionError(
@@ -80,7 +80,7 @@ def check(space: SearchSpace) -> None:
 def float_steps(
     space: SearchSpace, combination: Combination, recovery: Recovery | Distill | None
 ) -> tuple[Step, ...]:
-    """The steps that leave float32 weights: none, or pruning and its recovery if there is one."""
+    """Return the float32 steps: pruning and its recovery; empty without pruning."""
     if space.prune is None or combination.ratio is None:
         return ()
     pruning = _prune(space.prune, combination.ratio)
@@ -88,7 +88,7 @@ def float_steps(
         return (pruning,)
     if isinstance(recovery, Distill):
         return pruning, recovery
-    if pruning.method == "magnitude":  # only the step itself knows which zeros are to stay
+    if pruning.method == "magnitude":  # only the step itself knows its zeros
         return (pruning.model_copy(update={"recovery": recovery}),)
     return pruning, Train(kind="train", **recovery.model_dump())
 
@@ -96,10 +96,10 @@ def float_steps(
 def quantize_step(
     space: SearchSpace, leaf: Leaf, most_sensitive: tuple[str, ...] = ()
 ) -> Quantize | None:
-    """The step of the scheme; None if there is none.
+    """Return the step of the scheme, or None for no scheme.
 
-    ``most_sensitive``: names of the layers, the most sensitive first, if an earlier trial has
-    found them; else the step itself looks for the ``leaf.keep`` layers to leave.
+    ``most_sensitive``: names of layers by an earlier trial, the most sensitive first. Without them
+    the step itself measures the ``leaf.keep`` layers to leave in bfloat16.
     """
     if leaf.scheme == NO_SCHEME:
         return None
@@ -120,20 +120,20 @@ def quantize_step(
 
 
 def part_of(recovery: Recovery | Distill, share: float, samples: int) -> Recovery | Distill:
-    """The same training with a ``share`` of its updates (rounded up), on so many ``samples``."""
+    """Return the training with a ``share`` of its updates, rounded up, on ``samples`` samples."""
     updates = recovery.epochs * math.ceil(samples / recovery.batch_size)
     updates = min(updates, recovery.updates or updates)
     return recovery.model_copy(update={"updates": math.ceil(updates * share)})
 
 
 def title(space: SearchSpace, combination: Combination) -> str:
-    """The combination in a few words."""
+    """Return the combination in a few words."""
     leaf = combination.leaf
     pruning = float_steps(space, combination, None)
     words = [steps.title(step) for step in pruning]
     if leaf.scheme != NO_SCHEME:
-        kept = f", {leaf.keep} layers in bf16" if leaf.keep else ""
-        words.append(f"{leaf.scheme}{kept}")
+        suffix = f", {leaf.keep} layers in bf16" if leaf.keep else ""
+        words.append(f"{leaf.scheme}{suffix}")
     return " + ".join(words) or "uncompressed"
 
 

@@ -1,6 +1,6 @@
-"""What the results of a search say of each combination. Pure.
+"""Standing of each combination by the results of a search. Pure.
 
-results + Goal → Standing: what is final, feasible, best; what is closed, and why
+results + Goal → Standing: final results, feasible ones, the best; closed combinations with reasons
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from cluster.compression.search.journal import Stage, TrialResult
 from cluster.compression.search.space import UNCOMPRESSED, Combination, Leaf
 
 FAR_BEYOND = 3.0
-"""Drop after a part of the recovery, over the largest of the budget, the least drop of any
-ratio, and :data:`LEAST_SLACK`: beyond it a ratio is given up."""
+"""Maximum drop after a part of the recovery, as a multiple of the slack. A ratio beyond it is
+dropped. The slack is the largest of the budget, the least drop and :data:`LEAST_SLACK`."""
 
 LEAST_SLACK = 0.01
-"""One point: few validation samples show no finer differences."""
+"""Smallest slack, one point: few validation samples show no finer differences."""
 
 ROUNDING = 1e-9
-"""Shares are counts over the same samples: a hair over the budget is rounding."""
+"""Tolerance over the budget: shares are counts over the same samples, and may be rounded."""
 
 STAGES: tuple[Stage, ...] = ("full", "partial", "proxy")
-"""The latest first."""
+"""Stages, the latest first."""
 
 Results = Mapping[tuple[int, Stage], TrialResult]
-"""By number and stage."""
+"""Results by number and stage."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What the search is for."""
+    """Goal and limits of the search."""
 
     objective: Literal["latency", "throughput", "bytes"]
     budget: float | None
@@ -44,11 +44,11 @@ class Goal:
     """Score of a model that guesses."""
 
     def cost(self, result: TrialResult) -> float | None:
-        """What is minimized. At one batch size, the lowest latency is the highest throughput."""
+        """Return the minimized quantity. At one batch size, throughput is best at least latency."""
         return result.size_bytes if self.objective == "bytes" else result.latency_ms
 
     def feasible(self, result: TrialResult) -> bool:
-        """Whether it is a finished model within the budget."""
+        """Return whether the result is a finished model within the budget."""
         if result.failed or result.drop is None or result.stage == "proxy":
             return False
         return self.budget is None or result.drop.upper <= self.budget + ROUNDING
@@ -56,7 +56,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Standing:
-    """What the results say of each combination."""
+    """Standing of each combination by the results so far."""
 
     combinations: Sequence[Combination]
     results: Results
@@ -64,50 +64,51 @@ class Standing:
 
     @property
     def room(self) -> int:
-        """How many more combinations may be tried in full; the uncompressed model is free."""
+        """Number of full trials that remain; the uncompressed model does not count."""
         full = sum(stage == "full" and number > 0 for number, stage in self.results)
         return max(0, self.goal.max_trials - full)
 
     def final(self, combination: Combination) -> TrialResult | None:
-        """The result that counts: of the latest stage, or of a feasible one where that is none."""
-        found = [
+        """Return the final result: of the latest feasible stage, else of the latest stage."""
+        results = [
             self.results[combination.number, stage]
             for stage in STAGES
             if (combination.number, stage) in self.results
         ]
-        return next((each for each in found if self.goal.feasible(each)), next(iter(found), None))
+        feasible = (result for result in results if self.goal.feasible(result))
+        return next(feasible, next(iter(results), None))
 
     @cached_property
     def best(self) -> TrialResult | None:
-        """The feasible result of the least cost."""
-        found = [self.final(each) for each in (UNCOMPRESSED, *self.combinations)]
-        feasible = [each for each in found if each is not None and self.goal.feasible(each)]
+        """Feasible result of the least cost."""
+        results = map(self.final, (UNCOMPRESSED, *self.combinations))
+        feasible = [result for result in results if result and self.goal.feasible(result)]
         return min(feasible, key=self.order, default=None)
 
     def order(self, result: TrialResult) -> tuple[float, float, int]:
-        """Key to sort by: the least cost first, then the least drop."""
+        """Return a sort key: the least cost first, then the least drop."""
         cost, drop = self.goal.cost(result), result.drop
         return (cost or 0.0, drop.upper if drop else 0.0, result.number)
 
     @cached_property
     def open(self) -> tuple[Combination, ...]:
         """Pruned combinations whose recovery could still pay, in the order of their cost."""
-        found = [each for each in self.combinations if each.pruned and not self.closed(each)]
-        found = [each for each in found if (each.number, "proxy") in self.results]
-        return tuple(sorted(found, key=lambda each: (self.cost(each), each.number)))
+        measured = [c for c in self.combinations if (c.number, "proxy") in self.results]
+        candidates = [c for c in measured if c.pruned and not self.closed(c)]
+        return tuple(sorted(candidates, key=lambda c: (self.cost(c), c.number)))
 
     def cost(self, combination: Combination) -> float:
-        """By its proxy, which it must have."""
+        """Return the cost by the combination's proxy, which must exist."""
         return self.goal.cost(self.results[combination.number, "proxy"]) or 0.0
 
     def closed(self, combination: Combination) -> str:
-        """Why a pruned combination needs no further training; empty if it may."""
-        if alone := self.scheme_over(combination.leaf):
-            return alone
+        """Return why a pruned combination needs no further training; empty if it may need it."""
+        if reason := self.scheme_over(combination.leaf):
+            return reason
         for stage in STAGES:
-            tried = self.results.get((combination.number, stage))
-            if tried is not None and tried.failed:
-                return tried.failed
+            result = self.results.get((combination.number, stage))
+            if result is not None and result.failed:
+                return result.failed
         if (combination.number, "full") in self.results:
             return "finished"
         if too_large := self._infeasible_ratio(combination):
@@ -125,9 +126,9 @@ class Standing:
         return ""
 
     def scheme_over(self, leaf: Leaf) -> str:
-        """Why nothing pruned can be within the budget with this scheme; empty if it may.
+        """Return why no pruned model with this scheme can be within the budget; empty if one may.
 
-        By the mean, not its bound: recovery may win back a little.
+        The mean decides, not its bound, because recovery may gain a little.
         """
         if leaf == UNCOMPRESSED.leaf or (alone := self.unpruned(leaf)) is None:
             return ""
@@ -140,16 +141,14 @@ class Standing:
         return f"{leaf.scheme} alone drops {alone.drop.mean:.4f}, over the budget"
 
     def unpruned(self, leaf: Leaf) -> TrialResult | None:
-        """The result of the scheme without pruning, if it is in."""
-        numbers = [
-            each.number for each in self.combinations if (each.ratio, each.leaf) == (None, leaf)
-        ]
+        """Return the result of the scheme without pruning; None before it is measured."""
+        numbers = [c.number for c in self.combinations if (c.ratio, c.leaf) == (None, leaf)]
         return self.results.get((numbers[0], "full")) if numbers else None
 
     def _infeasible_ratio(self, combination: Combination) -> str:
-        """Why the ratio is too large, by a ratio that is not larger and was recovered in full.
+        """Return why the ratio is too large, by an equal or smaller one with full recovery.
 
-        What pruning costs beside another scheme is that trial's drop without the scheme's own.
+        The drop of pruning with another scheme is that trial's drop minus the scheme's own drop.
         """
         budget = self.goal.budget
         for other in self.combinations:
@@ -164,24 +163,24 @@ class Standing:
             ):
                 continue
             if other.leaf == combination.leaf:
-                return f"ratio {other.ratio:g} with the same scheme is over the budget already"
+                return f"ratio {other.ratio:g} with the same scheme is already over the budget"
             expected = result.drop.mean - self._alone(other.leaf) + self._alone(combination.leaf)
             if expected > budget + ROUNDING:
                 return f"by trial {other.number} ratio {other.ratio:g} would drop {expected:.4f}"
         return ""
 
     def _alone(self, leaf: Leaf) -> float:
-        """Mean drop of the scheme without pruning."""
+        """Return the mean drop of the scheme without pruning."""
         result = self.unpruned(leaf)
         return result.drop.mean if result is not None and result.drop is not None else 0.0
 
     @cached_property
     def far_beyond(self) -> dict[float | None, float]:
-        """Ratio → mean drop, for those that a part of the recovery has left far over the budget."""
+        """Ratio → mean drop, of ratios far over the budget after a part of the recovery."""
         drops = {
-            each.ratio: result.drop.mean
-            for each in self.combinations
-            if (result := self.results.get((each.number, "partial"))) and result.drop
+            combination.ratio: result.drop.mean
+            for combination in self.combinations
+            if (result := self.results.get((combination.number, "partial"))) and result.drop
         }
         if self.goal.budget is None or not drops:
             return {}
@@ -190,23 +189,25 @@ class Standing:
 
     @cached_property
     def likely(self) -> tuple[Combination, ...]:
-        """The open ones whose models do not guess before recovery; when there are no more of
-        them, the smallest ratio of the others."""
-        if self.goal.budget is None:  # however much they lose, they are feasible
+        """Open combinations whose models do not guess before recovery.
+
+        If none is left, those of the smallest open ratio.
+        """
+        if self.goal.budget is None:  # every result is feasible
             return self.open
         guessing = {
-            each.ratio
-            for each in self.combinations
-            if (proxy := self.results.get((each.number, "proxy")))
+            combination.ratio
+            for combination in self.combinations
+            if (proxy := self.results.get((combination.number, "proxy")))
             and proxy.score is not None
             and proxy.score.low <= self.goal.chance
         }
-        likely = tuple(each for each in self.open if each.ratio not in guessing)
-        smallest = min((each.ratio or 0.0 for each in self.open), default=None)
-        return likely or tuple(each for each in self.open if each.ratio == smallest)
+        likely = tuple(c for c in self.open if c.ratio not in guessing)
+        smallest = min((c.ratio or 0.0 for c in self.open), default=None)
+        return likely or tuple(c for c in self.open if c.ratio == smallest)
 
     def verdict(self, combination: Combination) -> str:
-        """Why the search left the combination where it is; empty if it was tried in full."""
+        """Return why the search did not finish the combination; empty if it did."""
         result = self.final(combination)
         if result is not None and (result.failed or result.stage == "full"):
             return result.failed
@@ -216,4 +217,4 @@ class Standing:
             return reason
         if not self.goal.feasible(self.results[UNCOMPRESSED.number, "full"]):
             return "not even the uncompressed model is shown to be within the budget"
-        return "the time, or the number of trials, was over"
+        return "the time budget, or the number of trials, was spent"

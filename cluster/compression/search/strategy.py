@@ -1,16 +1,16 @@
-"""Which trials come next, decided by the results so far and by nothing else. Pure.
+"""Next trials of a search, decided by the results so far alone. Pure.
 
-    unpruned   every scheme alone: what it costs, and models that are finished
+    unpruned   every scheme alone: its cost, and finished models
     proxies    pruned, without recovery: latency and bytes are final, the score is a lower bound
-    partial    a third of the recovery for each ratio; what is far beyond the budget is given up
+    partial    a third of the recovery for each ratio; a ratio far over the budget is dropped
     full       all of the recovery: bisection over the ratios, the best objective first
     finish     all of the recovery for a winner that had only a part of it
 
-Latency and bytes do not depend on how long a pruned model was trained, so a combination that is no
-better than a feasible one is never trained. One recovery serves all schemes of its ratio. Giving up
-the worse part of the field after a part of the training is successive halving (Jamieson and
-Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization", 2016), with the
-budget's distance in place of the fixed half.
+Latency and bytes do not depend on the training of a pruned model, so a combination that is no
+better than a feasible one is never trained. One recovery serves all schemes of its ratio. Dropping
+the worse candidates after a part of the training is successive halving (Jamieson and Talwalkar,
+"Non-stochastic Best Arm Identification and Hyperparameter Optimization", 2016), with the distance
+to the budget in place of the fixed half.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from cluster.compression.search.space import UNCOMPRESSED, Combination
 from cluster.compression.search.standing import Goal, Results, Standing
 
 PARTIAL_SHARE = 1 / 3
-"""Of the recovery's updates."""
+"""Share of the recovery's updates in a partial training."""
 
 WORTH_HALVING = 3
-"""Ratios from which on a part of the training for each is less than the trainings it saves."""
+"""Minimum number of ratios for which partial trainings cost less than the trainings they save."""
 
 
 @dataclass(frozen=True)
@@ -40,54 +40,61 @@ class Attempt:
 def next_round(
     combinations: Sequence[Combination], results: Results, goal: Goal, *, hurry: bool = False
 ) -> tuple[Attempt, ...]:
-    """What to run next, side by side; empty when the search is over.
+    """Return the attempts to run next, concurrently; empty when the search is over.
 
-    ``combinations`` without the uncompressed model. ``hurry``: no further proxies.
+    ``combinations`` excludes the uncompressed model. ``hurry``: no further proxies.
     """
     standing = Standing(combinations, results, goal)
     if (UNCOMPRESSED.number, "full") not in results:
         return (Attempt(UNCOMPRESSED.number, "full"),)  # all others are compared with it
-    # If not even an unchanged model can be shown to be within the budget, nothing can.
+    # If the unchanged model cannot be shown to be within the budget, no model can.
     if standing.room == 0 or not goal.feasible(results[UNCOMPRESSED.number, "full"]):
         return ()
     attempts = tuple(_unpruned(standing))
     for choose in (*(() if hurry else (_proxies,)), _partial, _followers, _bisected, _finish):
         attempts = attempts or tuple(choose(standing))
-    full = [each for each in attempts if each.stage == "full"]
-    return tuple(each for each in attempts if each not in full[standing.room :])
+    full = [attempt for attempt in attempts if attempt.stage == "full"]
+    return tuple(attempt for attempt in attempts if attempt not in full[standing.room :])
 
 
 def _unpruned(standing: Standing) -> Iterator[Attempt]:
-    """First, of each scheme, the one that keeps most layers: it finds the sensitive ones."""
-    alone = [each for each in standing.combinations if not each.pruned]
+    """Yield unpruned schemes: first, of each scheme, the variant with most bfloat16 layers.
+
+    That variant measures which layers are sensitive.
+    """
+    unpruned = [candidate for candidate in standing.combinations if not candidate.pruned]
     most: dict[str, Combination] = {}
-    for each in alone:
-        if each.leaf.keep >= most.get(each.leaf.scheme, each).leaf.keep:
-            most[each.leaf.scheme] = each
-    for group in (most.values(), alone):
-        missing = [each for each in group if (each.number, "full") not in standing.results]
+    for candidate in unpruned:
+        if candidate.leaf.keep >= most.get(candidate.leaf.scheme, candidate).leaf.keep:
+            most[candidate.leaf.scheme] = candidate
+    for group in (most.values(), unpruned):
+        missing = [member for member in group if (member.number, "full") not in standing.results]
         if missing:
-            yield from (Attempt(each.number, "full") for each in missing)
+            yield from (Attempt(member.number, "full") for member in missing)
             return
 
 
 def _proxies(standing: Standing) -> Iterator[Attempt]:
-    for each in standing.combinations:
-        missing = each.pruned and (each.number, "proxy") not in standing.results
-        if missing and not standing.scheme_over(each.leaf):
-            yield Attempt(each.number, "proxy")
+    for candidate in standing.combinations:
+        missing = candidate.pruned and (candidate.number, "proxy") not in standing.results
+        if missing and not standing.scheme_over(candidate.leaf):
+            yield Attempt(candidate.number, "proxy")
 
 
 def _partial(standing: Standing) -> Iterator[Attempt]:
-    """A part of the recovery for each likely ratio, seen through its best scheme."""
-    trained = {each.ratio for each in standing.combinations if _has(standing, each, "full")}
+    """Yield a part of the recovery for each likely ratio, with its best scheme."""
+    trained = {
+        candidate.ratio for candidate in standing.combinations if _has(standing, candidate, "full")
+    }
     tried = {
-        each.ratio for each in standing.combinations if (each.number, "partial") in standing.results
+        candidate.ratio
+        for candidate in standing.combinations
+        if (candidate.number, "partial") in standing.results
     }
     best_of: dict[float | None, Combination] = {}
-    for each in standing.likely:
-        best_of.setdefault(each.ratio, each)
-    # Those tried count too: a search that was killed among them goes on with the rest.
+    for candidate in standing.likely:
+        best_of.setdefault(candidate.ratio, candidate)
+    # Finished ones count too: a search that was killed between them continues with the rest.
     few = len(tried | best_of.keys()) < WORTH_HALVING
     if standing.goal.budget is None or trained - {None} or few:
         return
@@ -97,27 +104,32 @@ def _partial(standing: Standing) -> Iterator[Attempt]:
 
 
 def _followers(standing: Standing) -> Iterator[Attempt]:
-    """Other schemes of a ratio that is recovered already: they cost no training."""
-    recovered = {each.ratio for each in standing.combinations if _has(standing, each, "full")}
-    found = [each for each in standing.open if each.ratio in recovered]
-    yield from (Attempt(each.number, "full") for each in found[: standing.goal.at_once])
+    """Yield other schemes of a recovered ratio: they cost no training."""
+    recovered = {
+        candidate.ratio for candidate in standing.combinations if _has(standing, candidate, "full")
+    }
+    followers = [candidate for candidate in standing.open if candidate.ratio in recovered]
+    yield from (
+        Attempt(candidate.number, "full") for candidate in followers[: standing.goal.at_once]
+    )
 
 
 def _bisected(standing: Standing) -> Iterator[Attempt]:
-    """Ratios that divide what is open of the best scheme into equal parts."""
+    """Yield ratios that divide the open ratios of the best scheme into equal parts."""
     if not standing.likely:
         return
     leaf = standing.likely[0].leaf
     rising = sorted(
-        (each for each in standing.likely if each.leaf == leaf), key=lambda each: each.ratio or 0.0
+        (candidate for candidate in standing.likely if candidate.leaf == leaf),
+        key=lambda candidate: candidate.ratio or 0.0,
     )
     parts = standing.goal.at_once + 1
-    if standing.goal.budget is None:  # nothing to be found out: the best is the last
+    if standing.goal.budget is None:  # without a budget the best is the last; nothing to bisect
         chosen = [standing.likely[0]]
     else:
         places = {(part * len(rising)) // parts for part in range(1, parts)}
         chosen = [rising[place] for place in sorted(places)]
-    yield from (Attempt(each.number, "full") for each in chosen)
+    yield from (Attempt(candidate.number, "full") for candidate in chosen)
 
 
 def _finish(standing: Standing) -> Iterator[Attempt]:

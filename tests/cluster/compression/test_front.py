@@ -18,8 +18,8 @@ from cluster.artifact.local import LocalStore
 from cluster.artifact.manifest import Drop, Measurement
 from cluster.compression import front, job, packaging
 from cluster.compression.evaluation.evaluate import Evaluated
-from cluster.compression.search import found as search_result
-from cluster.compression.search.found import Trial
+from cluster.compression.search import result as search_result
+from cluster.compression.search.result import Trial
 from cluster.compression.work import Clock
 from cluster.config.recipe import Recipe
 
@@ -139,7 +139,7 @@ def test_a_job_killed_among_the_front_builds_the_rest_of_it(
     store, lines = Store(tmp_path), list[str]()
     best = report(job.run(searched(), store, lines.append).artifact)
     assert first not in store.published
-    assert any(line.endswith(f"exists already: {first}") for line in lines)
+    assert any(line.endswith(f"already exists: {first}") for line in lines)
     assert below(tmp_path / "names") == {first, *store.published} == names(best)
     assert len(names(best)) == 3
 
@@ -171,7 +171,7 @@ def test_a_model_of_the_front_that_kills_every_job_does_not_keep_the_best_back(
             job.run(searched(), Store(tmp_path, until=0), lambda line: None)
     store, lines = Store(tmp_path), list[str]()
     best = report(job.run(searched(), store, lines.append).artifact)
-    (skipped,) = [line.split()[0] for line in lines if "is left out: the job died 2 times" in line]
+    (skipped,) = [line.split()[0] for line in lines if "is skipped: the job died 2 times" in line]
     assert skipped not in store.published
     assert len(store.published) == 2
     assert names(best) == {*store.published}

@@ -102,7 +102,7 @@ def test_the_weights_are_stored_in_the_bits_they_compute_with(
 def test_recipes_that_begin_alike_train_once(bf16_artifact_store: Path) -> None:
     logs = {n: (bf16_artifact_store / f"tiny-{n}.log").read_text() for n in ("int8", "bf16")}
     assert "epoch 1/1" in logs["int8"]
-    assert "already done" in logs["bf16"]
+    assert "cached result" in logs["bf16"]
     assert "epoch 1/1" not in logs["bf16"]
 
 
@@ -125,7 +125,7 @@ def test_the_same_recipe_is_not_built_twice(
     assert time.monotonic() - started < 5
     assert outcome.artifact is not None
     assert outcome.artifact.id == int8_artifact.id
-    assert lines == [f"artifact {int8_artifact.id} exists already: this recipe was built before"]
+    assert lines == [f"artifact {int8_artifact.id} already exists: this recipe was built before"]
 
 
 def test_a_finished_job_leaves_no_workspace(int8_artifact_store: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_job_killed_while_it_compiles_leaves_nothing_and_two_later_ones_build_
     assert "compile" in built
     (artifact_id,) = below(store.root / "artifacts")
     assert built.splitlines()[-1] == f"artifact {artifact_id}"
-    assert found.startswith(f"artifact {artifact_id} exists already")
+    assert found.startswith(f"artifact {artifact_id} already exists")
     store.open("digits").verify()
     assert below(store.root / "building") == []
     assert below(temporary) == [cache.name]

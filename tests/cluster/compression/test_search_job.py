@@ -60,4 +60,4 @@ def test_what_the_gate_refuses_leaves_its_place_to_the_next(recipe: Recipe, tmp_
 
     lines.clear()
     assert job.run(recipe, store, lines.append).artifact is not None
-    assert "exists already" in lines[0]
+    assert "already exists" in lines[0]

@@ -82,7 +82,7 @@ def test_layers_that_are_not_judged_are_named(trained, monkeypatch) -> None:
     trained.lines.clear()
     assert list(sensitivity(module, LAYERS, without(module), trained.job)) == ["0", "8"]
     assert trained.job.details["not_judged"] == ["3"]
-    assert trained.lines[0] == "sensitivity of 2 of 3 layers, evenly spread; not judged: 3"
+    assert trained.lines[0] == "sensitivity of 2 of 3 layers, evenly spread; not measured: 3"
 
 
 def test_no_layers_no_runs(trained) -> None:

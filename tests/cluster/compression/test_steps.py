@@ -16,13 +16,13 @@ from cluster.config.steps import Prune, Quantize, ReplaceActivation, Train
 
 Bench = Callable[..., Any]
 TRAIN = Train(kind="train", epochs=1)
-ALREADY = "train    train: already done for this model, data and settings"
+ALREADY = "train    train: cached result for this model, data and settings"
 
 
 def test_cached_training_gives_the_same_weights(bench: Bench) -> None:
     first, second = bench(), bench()
-    trained, records = steps.made(first.work, (), [TRAIN], first.job)
-    loaded, again = steps.made(second.work, (), [TRAIN], second.job)
+    trained, records = steps.run_cached(first.work, (), [TRAIN], first.job)
+    loaded, again = steps.run_cached(second.work, (), [TRAIN], second.job)
     assert ALREADY not in first.lines
     assert second.lines == [ALREADY]
     torch.testing.assert_close(loaded.weights(), trained.weights(), rtol=0, atol=0)
@@ -33,30 +33,30 @@ def test_cached_training_gives_the_same_weights(bench: Bench) -> None:
 @pytest.mark.parametrize("damage", [b"", b"not a file of tensors", None])
 def test_a_damaged_file_is_made_again(bench: Bench, tmp_path: Path, damage: bytes | None) -> None:
     first, second, third = bench(), bench(), bench()
-    made, records = steps.made(first.work, (), [TRAIN], first.job)
+    made, records = steps.run_cached(first.work, (), [TRAIN], first.job)
     (file,) = (tmp_path / "store" / "steps").iterdir()
     if damage is None:
         save_file(made.weights(), file, {"records": "no JSON"})
     else:
         file.write_bytes(damage)
-    again, others = steps.made(second.work, (), [TRAIN], second.job)
-    assert second.lines[0].startswith(f"train    train: once more, because {file} is damaged")
+    again, others = steps.run_cached(second.work, (), [TRAIN], second.job)
+    assert second.lines[0].startswith(f"train    train: repeated, because {file} is damaged")
     assert [each.kind for each in others] == [each.kind for each in records]
     torch.testing.assert_close(again.weights(), made.weights(), rtol=0, atol=0)
-    steps.made(third.work, (), [TRAIN], third.job)
+    steps.run_cached(third.work, (), [TRAIN], third.job)
     assert third.lines == [ALREADY]
 
 
 def test_other_metric_or_baseline_trains_again(bench: Bench) -> None:
     one = bench(model="linear")
-    steps.made(one.work, (), [TRAIN], one.job)
+    steps.run_cached(one.work, (), [TRAIN], one.job)
     measured = one.job.recipe.evaluation.model_copy(update={"metrics": ("cosine",)})
     source = one.job.recipe.model.model_copy(update={"num_classes": 10})
     for changed in ({"evaluation": measured}, {"model": source}):
         made = bench(model="linear")
         recipe = made.job.recipe.model_copy(update=changed)
         job = replace(made.job, recipe=recipe)
-        steps.made(made.work, (), [TRAIN], job)
+        steps.run_cached(made.work, (), [TRAIN], job)
         assert ALREADY not in made.lines
 
 
@@ -69,14 +69,14 @@ def test_other_settings_or_identity_train_again(bench: Bench, tmp_path: Path) ->
     ]
     for taken, origin in cases:
         made = bench(model="linear")
-        steps.made(made.work, (), taken, replace(made.job, identity=origin))
+        steps.run_cached(made.work, (), taken, replace(made.job, identity=origin))
         assert ALREADY not in made.lines
     assert len(list((tmp_path / "store" / "steps").iterdir())) == len(cases)
 
 
 def test_a_model_without_training_is_left_as_it_is(bench: Bench, tmp_path: Path) -> None:
     made = bench()
-    assert steps.made(made.work, (), [], made.job) == (made.work, ())
+    assert steps.run_cached(made.work, (), [], made.job) == (made.work, ())
     assert not (tmp_path / "store").exists()
 
 
@@ -84,16 +84,16 @@ def test_pruning_and_replaced_activations_are_cached(bench: Bench) -> None:
     prune = Prune(kind="prune", method="structured", ratio=0.5, round_to=4)
     gelu = ReplaceActivation(kind="replace_activation", old="relu", new="gelu")
     first, second = bench(), bench()
-    made, records = steps.made(first.work, [TRAIN], [prune, gelu], first.job)
-    loaded, again = steps.made(second.work, [TRAIN], [prune, gelu], second.job)
-    expected = "prune    prune structured 0.5, relu → gelu: already done"
+    made, records = steps.run_cached(first.work, [TRAIN], [prune, gelu], first.job)
+    loaded, again = steps.run_cached(second.work, [TRAIN], [prune, gelu], second.job)
+    expected = "prune    prune structured 0.5, relu → gelu: cached result"
     assert second.lines[0].startswith(expected)
     torch.testing.assert_close(loaded.weights(), made.weights(), rtol=0, atol=0)
     asked = torch.from_numpy(first.test.batch(range(9))[0][0])
     torch.testing.assert_close(loaded.module(asked), made.module(asked), rtol=0, atol=0)
     assert again == records
     third = bench()
-    steps.made(third.work, [], [prune, gelu], third.job)
+    steps.run_cached(third.work, [], [prune, gelu], third.job)
     assert not any("already" in line for line in third.lines)
 
 

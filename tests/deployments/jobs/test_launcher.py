@@ -272,11 +272,15 @@ answer["alive"] = [alive(path.name) for path in folder.iterdir()]
 def test_tasks_run_limited_and_dead_one_is_reported(drive: Drive) -> None:
     answer = drive(
         """
+def results(launcher, function, items):
+    return [finished.result for finished in launcher.map_unordered(function, items, 2)]
+
+
 with RayLauncher() as launcher:
     # First, while nothing that is ending still holds a CPU.
-    cpus = [each.result["cpus"] for each in launcher.each(tasks.about, [0, 1], 2)]
-    found = list(launcher.each(tasks.die_if_odd, [0, 1, 2, 3, 4], at_once=2))
-    stopped = launcher.each(tasks.sleep_if_odd, [(0, folder), (1, folder), (3, folder)], 2)
+    cpus = [each.result["cpus"] for each in launcher.map_unordered(tasks.about, [0, 1], 2)]
+    found = list(launcher.map_unordered(tasks.die_if_odd, [0, 1, 2, 3, 4], at_once=2))
+    stopped = launcher.map_unordered(tasks.sleep_if_odd, [(0, folder), (1, folder), (3, folder)], 2)
     next(stopped)
     while not list(folder.iterdir()):
         time.sleep(0.05)
@@ -288,10 +292,10 @@ with RayLauncher() as launcher:
         "kinds": [type(each.lost).__name__ for each in found if each.lost is not None],
         "asleep": len(asleep),
         "alive": [alive(pid) for pid in asleep],
-        "overlap": [each.result for each in launcher.each(tasks.overlap, [folder / "o"] * 5, 2)],
-        "met": [each.result for each in launcher.each(tasks.meet, [folder / "m"] * 2, 2)],
+        "overlap": results(launcher, tasks.overlap, [folder / "o"] * 5),
+        "met": results(launcher, tasks.meet, [folder / "m"] * 2),
         "cpus": cpus,
-        "refused": refused(lambda: list(launcher.each(tasks.refuse, [0, 1, 2], 3))),
+        "refused": refused(lambda: list(launcher.map_unordered(tasks.refuse, [0, 1, 2], 3))),
         "left": left(),
     }
 """

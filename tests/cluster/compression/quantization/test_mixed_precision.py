@@ -56,7 +56,7 @@ def test_named_layers_stay_in_bfloat16(
     made = bench(model="linear")
     result = quantize(blocks(made), step(scheme, keep=[pattern]), made.job)
     assert result.precision is not None
-    assert result.precision.kept == kept
+    assert result.precision.bfloat16_layers == kept
     assert made.job.details["kept"] == [*kept]
     weights = result.weights()
     for name in kept:
@@ -106,7 +106,7 @@ def test_the_most_sensitive_layer_is_found_and_kept(bench: Bench) -> None:
     assert drops.keys() == {"coarse", "fine", "head"}
     assert drops["fine"] > 0.3 > max(drops["coarse"], drops["head"])
     assert result.precision is not None
-    assert result.precision.kept == ("fine",)
+    assert result.precision.bfloat16_layers == ("fine",)
     assert result.quantized_operators == 2
 
 
@@ -117,7 +117,7 @@ def test_more_layers_than_are_judged_cannot_be_kept(
     monkeypatch.setattr(mixed_precision, "MOST_LAYERS", 2)
     with pytest.raises(CompressionError, match="keep_most_sensitive=3, but only 2 of the 4 layers"):
         quantize(blocks(made), step(keep_most_sensitive=3), made.job)
-    kept = quantize(blocks(made), step(keep_most_sensitive=2), made.job).precision.kept
+    kept = quantize(blocks(made), step(keep_most_sensitive=2), made.job).precision.bfloat16_layers
     assert len(kept) == 2
 
 
@@ -143,7 +143,7 @@ def test_the_projection_inside_an_attention_layer_is_neither_judged_nor_kept(ben
     )
     assert made.job.details["sensitivity"].keys() == {"hidden", "head"}
     assert result.precision is not None
-    assert result.precision.kept in (("hidden",), ("head",))
+    assert result.precision.bfloat16_layers in (("hidden",), ("head",))
     assert result.quantized_operators == 1
 
 

@@ -56,7 +56,7 @@ def test_a_graph_with_kept_layers_is_restored_bit_for_bit(bench: Bench) -> None:
     quantized = quantize(made.work, step(keep=["3"], calibration="minmax"), made.job)
     assert quantized.quantized_operators == 2
     assert quantized.precision is not None
-    assert quantized.precision.kept == ("3",)
+    assert quantized.precision.bfloat16_layers == ("3",)
     assert made.job.details["kept"] == ["3"]
     tensors = quantized.weights()
     assert tensors["3.weight"].dtype == torch.bfloat16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from cluster.compression.search.found import Point, pareto_front
+from cluster.compression.search.result import Point, pareto_front
 
 
 def test_the_front_is_what_nothing_beats_in_everything() -> None:

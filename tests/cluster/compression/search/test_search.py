@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from cluster.compression.evaluation.validation import Validation
 from cluster.compression.launch import Finished, InProcess
 from cluster.compression.search import latency, search, trial
-from cluster.compression.search.found import Found
+from cluster.compression.search.result import SearchResult
 from cluster.compression.work import Work
 from cluster.config.steps import Quantize
 from cluster.errors import CompressionError, LostProcessError
@@ -32,7 +32,7 @@ def score(bench: Any, module: torch.nn.Module) -> float:
     return held_back.score(module).value
 
 
-def run(bench: Any, **job: object) -> Found:
+def run(bench: Any, **job: object) -> SearchResult:
     return search.run(bench.recipe.search, bench.work, replace(bench.job, **job))
 
 
@@ -78,7 +78,9 @@ def test_a_second_run_takes_every_result_from_the_journal(ready: Callable) -> No
     assert first.resumed == 0
 
     class Forbidden(InProcess):
-        def each(self, function: Callable, tasks: Sequence, at_once: int) -> Iterator[Finished]:
+        def map_unordered(
+            self, function: Callable, tasks: Sequence, at_once: int
+        ) -> Iterator[Finished]:
             raise AssertionError(f"{len(tasks)} trials run again")
 
     second = run(bench, launcher=Forbidden())
@@ -108,10 +110,10 @@ def test_no_trial_starts_after_the_time_budget(ready: Callable) -> None:
     assert [each.number for each in found.feasible] == [0]
     record = found.record(0, {})
     assert {each.reason for each in record.trials} == {
-        "the time, or the number of trials, was over"
+        "the time budget, or the number of trials, was spent"
     }
     assert {each.stage for each in record.trials} == {"stopped"}
-    assert any("which stays" in line for line in bench.lines)
+    assert any("which is the result" in line for line in bench.lines)
     work, records = found.feasible[0].build(bench.job)
     assert records == ()
     assert score(bench, work.module) == pytest.approx(score(bench, bench.work.module))
@@ -123,7 +125,9 @@ class Losing(InProcess):
     def __init__(self, lost: dict[int, int]) -> None:
         self.lost = lost
 
-    def each(self, function: Callable, tasks: Sequence, at_once: int) -> Iterator[Finished]:
+    def map_unordered(
+        self, function: Callable, tasks: Sequence, at_once: int
+    ) -> Iterator[Finished]:
         for index, task in enumerate(tasks):
             if self.lost.get(task.number, 0) > 0:
                 self.lost[task.number] -= 1

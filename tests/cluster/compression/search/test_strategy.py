@@ -132,7 +132,7 @@ def test_larger_ratios_of_a_scheme_are_given_up_after_an_infeasible_one() -> Non
     assert 0.8 not in trained(log)
     largest = [each for each in standing.combinations if each.ratio == 0.8]
     reasons = {each.leaf.scheme: standing.verdict(each) for each in largest}
-    assert reasons["static_int8"].endswith("with the same scheme is over the budget already")
+    assert reasons["static_int8"].endswith("with the same scheme is already over the budget")
     assert reasons["none"].startswith("by trial ")  # int8 has shown what the ratio costs
 
 

@@ -1,7 +1,7 @@
 """Result of a search: the models within the budget, and the record of all trials.
 
-Found.feasible → Trial.build → Work, its records
-Found.record   → SearchRecord: every trial, the Pareto front, what each step contributed
+SearchResult.feasible → Trial.build → Work, its records
+SearchResult.record   → SearchRecord: every trial, the Pareto front, contributions of steps
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Trial:
     """File of :func:`trial.measure` with the float32 weights before the quantize step."""
 
     base: Work
-    """The model that the search began with."""
+    """Initial model of the search."""
 
     def build(self, job: Job) -> tuple[Work, tuple[StepRecord, ...]]:
         """Rebuild the trial's model; return it and the records of its steps.
@@ -49,18 +49,18 @@ class Trial:
         CompressionError if the file is missing.
         """
         fresh = Work.of(copy.deepcopy(self.base.module), self.base.inputs)
-        made = trial.read(self.file, fresh)
+        model = trial.read(self.file, fresh)
         quantize = [step for step in self.steps if isinstance(step, Quantize)]
         if not quantize:
-            return made.work, made.records
+            return model.work, model.records
         torch.manual_seed(job.seed)
         trial_job = job.for_step(job.checkpoints / f"trial-{self.number}")
-        work, records = steps.run(made.work, quantize, trial_job)
-        return work, (*made.records, *records)
+        work, records = steps.run(model.work, quantize, trial_job)
+        return work, (*model.records, *records)
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """Result of a search."""
 
     search: Search
@@ -72,28 +72,27 @@ class Found:
 
     @cached_property
     def feasible(self) -> tuple[Trial, ...]:
-        """The models within the budget, the best by the objective first.
+        """Models within the budget, the best by the objective first.
 
-        The uncompressed one is always among them: last if nothing shows that it is within.
+        The uncompressed model is always included: last, if no measurement shows it feasible.
         """
         standing = self.standing
-        found = [standing.final(each) for each in (UNCOMPRESSED, *standing.combinations)]
-        within = [each for each in found if each is not None and standing.goal.feasible(each)]
-        within.sort(key=standing.order)
+        feasible = [result for result in self._final if standing.goal.feasible(result)]
+        feasible.sort(key=standing.order)
         uncompressed = standing.results[UNCOMPRESSED.number, "full"]
-        if uncompressed not in within:
-            within.append(uncompressed)
-        return tuple(self._trial(each) for each in within)
+        if uncompressed not in feasible:
+            feasible.append(uncompressed)
+        return tuple(self._trial(result) for result in feasible)
 
     def record(self, chosen: int, artifacts: Mapping[int, str]) -> SearchRecord:
-        """Everything that was tried.
+        """Return the record of all trials.
 
-        ``chosen``: number of the best trial that can become an artifact. ``artifacts``: the names
-        of trials that were published, by their numbers.
+        ``chosen``: number of the best trial that can become an artifact. ``artifacts``: number →
+        name of each published trial.
         """
         records = [
-            self._record(each, artifacts.get(each.number))
-            for each in (UNCOMPRESSED, *self.standing.combinations)
+            self._record(combination, artifacts.get(combination.number))
+            for combination in (UNCOMPRESSED, *self.standing.combinations)
         ]
         return SearchRecord(
             objective=self.search.objective,
@@ -108,17 +107,25 @@ class Found:
         )
 
     @cached_property
+    def _final(self) -> list[TrialResult]:
+        """Final result of every combination that has one, the uncompressed model's first."""
+        combinations = (UNCOMPRESSED, *self.standing.combinations)
+        results = map(self.standing.final, combinations)
+        return [result for result in results if result is not None]
+
+    @cached_property
     def _front(self) -> set[int]:
-        """Numbers of the finished models that no other beats in score, latency and bytes."""
-        found = [self.standing.final(each) for each in (UNCOMPRESSED, *self.standing.combinations)]
-        finished = [each for each in found if each and each.stage != "proxy" and not each.failed]
+        """Numbers of the finished models on the Pareto front of score, latency and bytes."""
+        finished = [
+            result for result in self._final if result.stage != "proxy" and not result.failed
+        ]
         points = [
             (
-                each.score.value if each.score else math.nan,
-                math.nan if each.latency_ms is None else each.latency_ms,
-                math.nan if each.size_bytes is None else float(each.size_bytes),
+                result.score.value if result.score else math.nan,
+                math.nan if result.latency_ms is None else result.latency_ms,
+                math.nan if result.size_bytes is None else float(result.size_bytes),
             )
-            for each in finished
+            for result in finished
         ]
         return {finished[place].number for place in pareto_front(points)}
 
@@ -136,7 +143,7 @@ class Found:
         result = standing.final(combination)
         feasible = result is not None and standing.goal.feasible(result)
         reason = standing.verdict(combination)
-        shown = TrialRecord(
+        record = TrialRecord(
             number=number,
             title=title(self.search.space, combination),
             steps=(),
@@ -147,9 +154,9 @@ class Found:
             artifact=artifact,
         )
         if result is None:
-            return shown
+            return record
         stage = "proxy" if result.stage == "proxy" or not combination.pruned else "recovered"
-        return shown.model_copy(
+        return record.model_copy(
             update={
                 "steps": tuple(step.model_dump(mode="json") for step in result.steps),
                 "stage": "failed" if result.failed else "stopped" if reason else stage,
@@ -167,8 +174,7 @@ def pareto_front(points: Sequence[Point]) -> set[int]:
 
     One point dominates another if it is at least as good in score, latency and bytes, and better
     in one of them (Pareto, "Manuale di economia politica", 1906). Equal points do not dominate
-    each other. A point with a value that is not finite was not measured, and is never on the
-    front.
+    each other. A point with a value that is not finite was not measured; it is never on the front.
     """
     measured = {i: point for i, point in enumerate(points) if all(map(math.isfinite, point))}
     return {
@@ -184,31 +190,30 @@ def _dominates(one: Point, other: Point) -> bool:
 
 
 def contributions(standing: Standing, number: int) -> tuple[tuple[str, float, float], ...]:
-    """What each step of a trial added to those before it: title, change of the score, change of
-    the latency in ms.
+    """Return each step's contribution: title, change of the score, change of the latency in ms.
 
-    A latency is known after a step if a trial ended there; steps up to the next one whose latency
-    is known stand together. Recovery leaves the latency as it is.
+    The latency after a step is known only if a trial ended there. Steps up to the next known
+    latency form one entry. Recovery does not change the latency.
     """
-    combination = next((each for each in standing.combinations if each.number == number), None)
+    combination = next((c for c in standing.combinations if c.number == number), None)
     final = standing.final(combination) if combination else None
     before = standing.results[UNCOMPRESSED.number, "full"]
     if combination is None or final is None or not final.steps or before.score is None:
         return ()
     score, latency = before.score.value, before.latency_ms or 0.0
     pruned = _pruned_latency(standing, combination)
-    found, titles, base_score = [], list[str](), score
+    entries, titles, base_score = [], list[str](), score
     for step, after in zip(final.steps, final.step_scores, strict=True):
         titles.append(steps.title(step))
         known = final.latency_ms if step is final.steps[-1] else pruned
         if known is not None:
-            found.append((" + ".join(titles), after - base_score, known - latency))
+            entries.append((" + ".join(titles), after - base_score, known - latency))
             titles, base_score, latency = [], after, known
-    return tuple(found)
+    return tuple(entries)
 
 
 def _pruned_latency(standing: Standing, combination: Combination) -> float | None:
-    """Latency of the combination without its scheme, if that was a trial."""
+    """Return the latency of the combination without its scheme, if that was a trial."""
     for other in standing.combinations:
         if (other.ratio, other.leaf) == (combination.ratio, UNCOMPRESSED.leaf):
             result = standing.results.get((other.number, "proxy"))
@@ -217,4 +222,4 @@ def _pruned_latency(standing: Standing, combination: Combination) -> float | Non
 
 
 def _seconds(results: Results, number: int) -> float:
-    return sum(each.seconds for (own, _), each in results.items() if own == number)
+    return sum(result.seconds for (trial, _), result in results.items() if trial == number)
