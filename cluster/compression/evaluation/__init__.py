@@ -1,1 +1,1 @@
-"""Measuring the artifact in fresh processes, and the gate that decides by it."""
+"""Measurement of the artifact in fresh processes, and the gate that decides by it."""

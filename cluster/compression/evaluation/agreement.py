@@ -1,10 +1,10 @@
-"""How alike a program and the baseline answer, whatever the labels say. Pure.
+"""Agreement of a program's outputs with the baseline's, without labels. Pure.
 
     outputs, the baseline's outputs ─ agreement ─→ Agreement: mean, one-sided lower bound
-        classes: the same prediction?   embeddings: cosine, or the recipe's own ranking
+        classes: equal predictions   embeddings: cosine, or the recipe's ranking
 
-An accuracy drop alone cannot show a model that loses some right answers and gains as many others,
-or one whose baseline is often wrong.
+An accuracy drop alone does not show a model that loses some right answers and gains as many others,
+nor a change from a baseline that is often wrong.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ Measure = Literal["predictions", "cosine", "ranking"]
 
 
 def measure_for(metric: str, labelled: bool, outputs: np.ndarray, baseline: np.ndarray) -> Measure:
-    """Return how agreement is measured for a recipe whose first metric is ``metric``.
+    """Return the measure of agreement for a recipe whose first metric is ``metric``.
 
-    ``cosine`` and ``ranking`` compare with the baseline already. ``accuracy``, and a user's metric
-    on ``labelled`` data, have classes: the predictions count. Other outputs, and those of a single
-    column, whose largest entry says nothing, are compared as vectors: by cosine, or by ranking
-    where the two have different sizes.
+    ``cosine`` and ``ranking`` already compare with the baseline. For ``accuracy``, and a user's
+    metric on ``labelled`` data, predictions are compared. Other outputs are compared as vectors,
+    as are those of a single column, which have no class: by cosine, or by ranking if sizes differ.
     """
     if metric == "cosine":
         return "cosine"
@@ -39,10 +38,10 @@ def measure_for(metric: str, labelled: bool, outputs: np.ndarray, baseline: np.n
 def agreement(
     measure: Measure, outputs: np.ndarray, baseline: np.ndarray, confidence: float
 ) -> Agreement:
-    """Return how alike ``outputs`` ``[N, D]`` and those of the ``baseline`` ``[N, D']`` are.
+    """Return the agreement of ``outputs`` ``[N, D]`` with those of ``baseline`` ``[N, D']``.
 
     ``lower`` is a one-sided bound: with probability ``confidence`` the true agreement is not less.
-    Wilson's for a share of equal predictions, Student's for a mean similarity.
+    It is Wilson's for a share of equal predictions, Student's for a mean similarity.
     """
     labels = baseline.argmax(axis=1)
     if measure == "predictions":

@@ -1,4 +1,4 @@
-"""What a model costs to store and to compute: parameters, bytes, multiply-accumulates.
+"""Storage and computation of a model: parameters, bytes, multiply-accumulates.
 
 module + weights ─ size_of ─→ ModelSize;  baseline + result weights ─ layer_sizes ─→ LayerSize
 """
@@ -16,7 +16,7 @@ from cluster.compression.record import LayerSize, ModelSize
 from cluster.tensors import TensorSpec
 
 UNNAMED = "(whole model)"
-"""The layer of tensors that stand outside every layer."""
+"""Layer name of tensors outside every layer."""
 
 
 def size_of(
@@ -27,23 +27,23 @@ def size_of(
 ) -> ModelSize:
     """Count ``module``'s parameters and multiply-accumulates, and the bytes of ``weights``.
 
-    ``inputs``: what the module takes. ``weights``: what is stored, which for a quantized model
-    are other tensors than the module's. ``macs``: of one item, where they are known already.
+    ``inputs``: the module's inputs. ``weights``: the stored tensors, which differ from the module's
+    for a quantized model. ``macs``: multiply-accumulates of one item, if already known.
     """
     parameters = list(module.parameters())
     return ModelSize(
-        parameters=sum(each.numel() for each in parameters),
-        nonzero=sum(int(each.count_nonzero()) for each in parameters),
+        parameters=sum(parameter.numel() for parameter in parameters),
+        nonzero=sum(int(parameter.count_nonzero()) for parameter in parameters),
         weight_bytes=sum(_bytes(tensor) for tensor in weights.values()),
         macs=macs_of(module, inputs) if macs is None else macs,
     )
 
 
 def macs_of(module: torch.nn.Module, inputs: Sequence[TensorSpec]) -> int:
-    """Multiply-accumulates of one item: those of convolutions, matrix products and attention.
+    """Return the multiply-accumulates of one item, in convolutions, matrix products and attention.
 
-    One multiply-accumulate is two floating-point operations. Zero weights count: a dense kernel
-    multiplies by them too.
+    One multiply-accumulate is two floating-point operations. Zero weights count, because a dense
+    kernel multiplies by them, too.
     """
     example = [torch.from_numpy(spec.zeros(1)) for spec in inputs]
     counter = FlopCounterMode(display=False)
@@ -55,11 +55,10 @@ def macs_of(module: torch.nn.Module, inputs: Sequence[TensorSpec]) -> int:
 def layer_sizes(
     baseline: Mapping[str, torch.Tensor], result: Mapping[str, torch.Tensor]
 ) -> tuple[LayerSize, ...]:
-    """Bytes per layer before and after, in the order of ``baseline``, new layers at the end.
+    """Return bytes per layer before and after, in the order of ``baseline``, new layers last.
 
-    A tensor ``layer1.0.conv1.weight`` belongs to the layer ``layer1.0.conv1``; so does every
-    tensor of ``result`` below that name, whatever quantization called it. A layer that is gone
-    has 0 bytes after.
+    A tensor ``layer1.0.conv1.weight`` belongs to the layer ``layer1.0.conv1``, as does every
+    tensor of ``result`` below that name. A removed layer has 0 bytes after.
     """
     before = _by_layer(baseline, ())
     after = _by_layer(result, before)
@@ -70,15 +69,15 @@ def layer_sizes(
 
 
 def _by_layer(tensors: Mapping[str, torch.Tensor], known: Collection[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for name, tensor in tensors.items():
         layer = _layer(name, known)
-        found[layer] = found.get(layer, 0) + _bytes(tensor)
-    return found
+        sizes[layer] = sizes.get(layer, 0) + _bytes(tensor)
+    return sizes
 
 
 def _layer(tensor: str, known: Collection[str]) -> str:
-    """The innermost layer above the tensor, of the ``known`` ones if any is above it."""
+    """Return the innermost layer above the tensor, a ``known`` one if any is above it."""
     above = tensor
     while above := above.rpartition(".")[0]:
         if above in known:
@@ -92,19 +91,19 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 @contextmanager
 def _in_eval_mode(module: torch.nn.Module) -> Iterator[None]:
-    training = [each for each in module.modules() if each.training]
-    for each in training:
-        each.training = False
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
     try:
         yield
     finally:
-        for each in training:
-            each.training = True
+        for part in training:
+            part.training = True
 
 
 @contextmanager
 def _countable() -> Iterator[None]:
-    """Attention as the plain matrix products that the counter knows, not as one fused kernel."""
+    """Run attention as matrix products, which the counter knows, instead of a fused kernel."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -1,6 +1,6 @@
-"""Measuring the artifact as a replica would load it, each program in a process that built nothing.
+"""Evaluation of an artifact's programs, each loaded as by a replica, in a fresh process.
 
-run(...) in the job ─ each program ─→ fresh_process → Found: the program beside the baseline
+run(...) in the job ─ each program ─→ fresh_process → ProgramResult: program and baseline
                                     ↘ the fastest of each target → Evaluated
 """
 
@@ -12,38 +12,38 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.manifest import Measurement
-from cluster.compression.evaluation.fresh_process import measured_in_process
-from cluster.compression.evaluation.one_program import Found, Task
+from cluster.compression.evaluation.fresh_process import measure_in_process
+from cluster.compression.evaluation.one_program import ProgramResult, Task
 from cluster.config.recipe import Recipe
 from cluster.progress import Print
 
 
 class Evaluated(BaseModel):
-    """What the evaluation processes found. Programs are named ``target/kind``."""
+    """Results of the evaluation processes. Programs are named ``target/kind``."""
 
     model_config = ConfigDict(frozen=True)
 
-    programs: dict[str, Measurement] = Field(description="Those that work and may be chosen.")
+    programs: dict[str, Measurement] = Field(description="Programs that work and may be chosen.")
     baselines: dict[str, Measurement] = Field(
         description="Program → the baseline on the program's device, measured in turn with it."
     )
     alone: Measurement | None = Field(
-        default=None, description="The baseline on the CPU, where no program works."
+        default=None, description="The baseline on the CPU, if no program works."
     )
-    failed: dict[str, str] = Field(default={}, description="Program → why it does not work.")
+    failed: dict[str, str] = Field(default={}, description="Program → reason of its failure.")
     left_out: dict[str, str] = Field(
-        default={}, description="Program that works → the limits it breaks and others keep."
+        default={}, description="Working program → limits that it breaks and others keep."
     )
     operators: dict[str, int] = Field(
         default={}, description="Program → operators that compute, or are stored, in fewer bits."
     )
     static: dict[str, tuple[int, ...]] = Field(
-        default={}, description="Program → batch sizes whose static shapes are worth keeping."
+        default={}, description="Program → batch sizes whose static shapes gain enough speed."
     )
 
     @property
     def fastest(self) -> dict[str, str]:
-        """Target → kind of its fastest program, for targets of which one works."""
+        """Target → kind of its fastest program, for targets with a working program."""
         best: dict[str, str] = {}
         for key in sorted(self.programs, key=lambda key: self.programs[key].typical_ms):
             target, _, kind = key.rpartition("/")
@@ -58,10 +58,10 @@ class Evaluated(BaseModel):
 
     @property
     def baseline(self) -> Measurement:
-        """The first target's; where no program works, the one measured alone."""
-        for found in (*self.target_baselines.values(), self.alone):
-            if found is not None:
-                return found
+        """Baseline of the first target; if no program works, the baseline measured alone."""
+        for measurement in (*self.target_baselines.values(), self.alone):
+            if measurement is not None:
+                return measurement
         raise ValueError("neither a program nor the baseline alone was measured")
 
 
@@ -70,21 +70,20 @@ def run(
 ) -> Evaluated:
     """Measure every program of the artifact in ``workspace``, one fresh process after the other.
 
-    ``baseline``: the float32 weights before compression. ``expected``: what the programs must
-    compute, see :mod:`cluster.compression.evaluation.reference`. ``scratch``: a directory, where
-    the baseline's answers on a target are kept between its programs, and between artifacts of one
-    recipe.
+    ``baseline``: the float32 weights before compression. ``expected``: the programs' expected
+    outputs, see :mod:`cluster.compression.evaluation.reference`. ``scratch``: a directory for the
+    baseline's answers on a target, shared by its programs and by the artifacts of one recipe.
 
     A program that does not load, dies, hangs, raises or computes another model is reported as
     failed. CompressionError, with the process's last lines, if the evaluation itself cannot run.
     """
-    found: dict[str, Found] = {}
+    results: dict[str, ProgramResult] = {}
     failed: dict[str, str] = {}
     entries = Artifact.read(workspace).manifest.programs
 
-    def task(key: str | None) -> Found:
+    def task(key: str | None) -> ProgramResult:
         target = key.rpartition("/")[0] if key is not None else "cpu"
-        return measured_in_process(
+        return measure_in_process(
             Task(
                 artifact=workspace,
                 program=key,
@@ -100,18 +99,18 @@ def run(
 
     for entry in entries:
         out(f"measure  {entry.kind} for {entry.target}")
-        answer = task(entry.key)
-        if answer.program is not None:
-            found[entry.key] = answer
+        result = task(entry.key)
+        if result.program is not None:
+            results[entry.key] = result
         else:
-            failed[entry.key] = answer.failed
-            out(f"measure  {entry.key} does not work: {answer.failed}")
+            failed[entry.key] = result.failed
+            out(f"measure  {entry.key} does not work: {result.failed}")
     return Evaluated(
-        programs={key: each.program for key, each in found.items() if each.program is not None},
-        baselines={key: each.baseline for key, each in found.items() if each.baseline is not None},
-        # What was at fault shows here: where the baseline fails too, it is not the programs.
-        alone=None if found else task(None).baseline,
+        programs={key: r.program for key, r in results.items() if r.program is not None},
+        baselines={key: r.baseline for key, r in results.items() if r.baseline is not None},
+        # If the baseline fails, too, the evaluation is at fault and not the programs.
+        alone=None if results else task(None).baseline,
         failed=failed,
         operators={entry.key: entry.quantized_operators for entry in entries},
-        static={key: each.static for key, each in found.items() if each.static},
+        static={key: result.static for key, result in results.items() if result.static},
     )

@@ -1,7 +1,7 @@
-"""One evaluation process: started, listened to, and ended when it is silent for too long.
+"""One evaluation process: started, read line by line, and killed when it is silent too long.
 
 Task ─ task.json ─→ python -m ...evaluation.one_program ─ lines ─→ out
-                                                        ↘ found.json → Found
+                                                        ↘ found.json → ProgramResult
 """
 
 from __future__ import annotations
@@ -20,54 +20,53 @@ from typing import IO
 
 from pydantic import BaseModel
 
-from cluster.compression.evaluation.one_program import CANNOT_RUN, Found, Task
+from cluster.compression.evaluation.one_program import CANNOT_RUN, ProgramResult, Task
 from cluster.errors import CompressionError
 from cluster.progress import MOVING, Print
 
 SILENCE_S = 1800.0
-"""Seconds without a line after which the process hangs. It says at least every minute how far it
-is, unless one run of the model, or reading the data, takes longer than that."""
+"""Seconds without a line after which the process counts as hung. It reports progress at least
+every minute, unless one run of the model, or reading the data, takes longer."""
 
-_LOOK_S = 1.0
-"""Seconds between two looks whether the process is still there, while it says nothing."""
+_POLL_S = 1.0
+"""Seconds between two checks whether a silent process still runs."""
 
 _TAIL = 20
-"""Lines that are quoted of a process that failed."""
+"""Number of last lines that are quoted of a failed process."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended. ``failure`` is None where it left its result."""
+    """End of a process. ``failure`` is None if it wrote its result."""
 
     failure: str | None
     cannot_run: bool
     tail: list[str]
-    """The last lines that it said besides what it measured."""
+    """Last lines of its output, besides its measurements."""
 
 
-def measured_in_process(task: Task, scratch: Path, out: Print) -> Found:
-    """What the process found; how it died, or that it hung, is the program's failure.
+def measure_in_process(task: Task, scratch: Path, out: Print) -> ProgramResult:
+    """Measure in a fresh process. A process that dies or hangs is the program's failure.
 
-    ``scratch``: where the task is written. CompressionError, with the process's last lines, if
-    the evaluation cannot run whatever the program, or the task has no program that could be at
-    fault.
+    ``scratch``: directory for the task's file. CompressionError, with the process's last lines, if
+    the evaluation cannot run with any program, or the task has none that could be at fault.
     """
-    ended = in_process("one_program", task, task.result, scratch, out)
+    ended = run_in_process("one_program", task, task.result, scratch, out)
     if ended.failure is None:
-        return Found.model_validate_json(task.result.read_text())
+        return ProgramResult.model_validate_json(task.result.read_text())
     if ended.cannot_run or task.program is None:
         raise CompressionError(
             f"the artifact could not be evaluated: {ended.failure}\n{''.join(ended.tail)}"
         )
     for line in ended.tail:
         out(f"measure  {line.rstrip()}")
-    return Found(failed=ended.failure)
+    return ProgramResult(failed=ended.failure)
 
 
-def in_process(module: str, task: BaseModel, result: Path, scratch: Path, out: Print) -> Ended:
-    """Run a module of this package on a task, in a process of its own, to its end.
+def run_in_process(module: str, task: BaseModel, result: Path, scratch: Path, out: Print) -> Ended:
+    """Run a module of this package on a task, in its own process, to its end.
 
-    It says nothing for :data:`SILENCE_S`: it is ended, with all that it started.
+    A process without output for :data:`SILENCE_S` is killed, with its children.
     """
     file = scratch / "task.json"
     file.write_text(task.model_dump_json())
@@ -77,8 +76,8 @@ def in_process(module: str, task: BaseModel, result: Path, scratch: Path, out: P
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        errors="replace",  # native code prints what it likes
-        process_group=0,  # of its own, so that what it started ends with it
+        errors="replace",  # native code may print any bytes
+        process_group=0,  # a new group, so that its children end with it
     )
     tail: list[str] = []
     status = None
@@ -86,7 +85,7 @@ def in_process(module: str, task: BaseModel, result: Path, scratch: Path, out: P
         _listen(process, tail, out)
         status = process.wait(SILENCE_S)
     except (queue.Empty, subprocess.TimeoutExpired):
-        failure = f"its process hung: it said nothing for {SILENCE_S:g} s and was ended"
+        failure = f"its process hung: it printed nothing for {SILENCE_S:g} s and was killed"
     else:
         if status == 0 and result.is_file():
             return Ended(None, False, tail)
@@ -97,30 +96,30 @@ def in_process(module: str, task: BaseModel, result: Path, scratch: Path, out: P
 
 
 def _command(module: str) -> tuple[str, ...]:
-    # -P: the folder that this runs in may have a package named as one of ours.
+    # -P: the working directory may have a package with the name of one of ours.
     return (sys.executable, "-P", "-m", f"{__package__}.{module}")
 
 
 def _listen(process: subprocess.Popen[str], tail: list[str], out: Print) -> None:
-    """Pass on what it measures until it ends or closes its output.
+    """Pass on its measurements until it ends or closes its output.
 
     The last other lines go to ``tail``. queue.Empty after :data:`SILENCE_S` without a line.
     """
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
-    heard = time.monotonic()
+    last_line = time.monotonic()
     while True:
         try:
-            line = lines.get(timeout=_LOOK_S)
+            line = lines.get(timeout=_POLL_S)
         except queue.Empty:
             if process.poll() is not None:
-                return  # what it has started may hold its output for ever
-            if time.monotonic() - heard > SILENCE_S:
+                return  # its children may hold its output open for ever
+            if time.monotonic() - last_line > SILENCE_S:
                 raise
             continue
         if line is None:
             return
-        heard = time.monotonic()
+        last_line = time.monotonic()
         if line.removeprefix(MOVING).startswith("measure"):
             out(line.rstrip())
         else:
@@ -138,13 +137,13 @@ def _read(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
 
 def _failure(status: int, tail: list[str]) -> str:
     if status < 0:
-        return f"its process was ended by {signal.Signals(-status).name}"
-    said = tail[-1].strip() if tail else "it said nothing"
-    return f"its process ended with exit status {status} and without a result: {said}"
+        return f"its process was killed by {signal.Signals(-status).name}"
+    last = tail[-1].strip() if tail else "it printed nothing"
+    return f"its process ended with exit status {status} and without a result: {last}"
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End the process, if it still runs, and all that it started."""
+    """Kill the process, if it still runs, and its children."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,10 +1,10 @@
-"""The gate: what a build must reach to become servable. Pure.
+"""Gate: limits that a build must keep to become servable. Pure.
 
-    Evaluated ─ admitted ─→ without programs that break a limit, where others keep them all
+    Evaluated ─ admitted ─→ without programs that break a limit, if others keep all limits
               ─ check ─→ one CheckRecord per limit and target; all must pass
 
-Every reason is one sentence with the numbers and, for a refusal, the setting of the recipe to
-change. A limit that the recipe leaves to its default is marked as one.
+Every reason is one sentence with the numbers and, for a refusal, the recipe's setting to change.
+A default limit is marked as such.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from cluster.compression.record import CheckRecord
 from cluster.config.recipe import Gate
 
 REASON_LENGTH = 300
-"""Characters that are quoted of why a program failed."""
+"""Maximum length of a quoted reason for a program's failure."""
 
 _AGREEMENT = {
     "predictions": "predicts the class that the baseline predicts for {mean:.2%}",
     "cosine": "has a mean cosine similarity to the baseline of {mean:.4f}",
     "ranking": "ranks like the baseline with a mean correlation of {mean:.4f}",
 }
-"""Measure → what a program does, by its mean."""
+"""Measure → phrase for a program, with the mean."""
 
 _ROUNDING = 1e-9
-"""A hair over the limit: shares are counts over the same samples."""
+"""Tolerance of a limit: shares are counts over the same samples, and may be rounded."""
 
 
 def check(
     gate: Gate, evaluated: Evaluated, *, float_bytes: int, wants_quantized: bool
 ) -> tuple[CheckRecord, ...]:
-    """Every limit that the gate sets, for the fastest program of each target.
+    """Check every limit of the gate, for the fastest program of each target.
 
-    ``float_bytes``: of the float32 weights before compression. ``wants_quantized``: a step was
-    to quantize. The build is accepted if all checks have passed.
+    ``float_bytes``: bytes of the float32 weights before compression. ``wants_quantized``: the
+    recipe has a quantize step. The build is accepted if all checks pass.
     """
     checks: list[CheckRecord] = []
     for target in _targets(evaluated):
@@ -52,28 +52,30 @@ def check(
 def admitted(
     gate: Gate, evaluated: Evaluated, *, float_bytes: int, wants_quantized: bool
 ) -> Evaluated:
-    """Without the programs that break a limit, if their target has others that keep them all.
+    """Return ``evaluated`` without programs that break a limit, if their target has better ones.
 
-    A compiler that quantizes by its own means may lose what another one keeps, and the fastest
-    may be too large; then the other is the target's program, and the build need not fail. What is
-    left out stands in ``left_out``, with the reasons. The other arguments are those of
-    :func:`check`.
+    A compiler that quantizes by its own means may lose accuracy that another one keeps, and the
+    fastest program may be too large. Then another program serves the target, and the build need
+    not fail. ``left_out`` has the excluded programs with the reasons. The other arguments are those
+    of :func:`check`.
     """
     broken = {
         key: " ".join(
-            each.reason
-            for each in _limits(gate, key, evaluated, float_bytes, wants_quantized)
-            if not each.passed
+            check.reason
+            for check in _limits(gate, key, evaluated, float_bytes, wants_quantized)
+            if not check.passed
         )
         for key in evaluated.programs
     }
-    saved = {_target(key) for key, reasons in broken.items() if not reasons}
-    out = {key: why for key, why in broken.items() if why and _target(key) in saved}
+    served = {_target(key) for key, reasons in broken.items() if not reasons}
+    excluded = {key: why for key, why in broken.items() if why and _target(key) in served}
+    programs = {k: program for k, program in evaluated.programs.items() if k not in excluded}
+    static = {k: batches for k, batches in evaluated.static.items() if k not in excluded}
     return evaluated.model_copy(
         update={
-            "programs": {k: each for k, each in evaluated.programs.items() if k not in out},
-            "left_out": {**evaluated.left_out, **out},
-            "static": {k: each for k, each in evaluated.static.items() if k not in out},
+            "programs": programs,
+            "left_out": {**evaluated.left_out, **excluded},
+            "static": static,
         }
     )
 
@@ -107,19 +109,19 @@ def _loads(target: str, kind: str | None, evaluated: Evaluated) -> CheckRecord:
     ]
     if kind is None:
         reason = (
-            f"Does not load on the target: of the programs for {target} none works: "
+            f"Does not load on the target: no program for {target} works: "
             f"{'; '.join(failed) or 'none was built'}; change its programs.kinds, or build on a "
             f"machine that has {target}."
         )
     else:
         working = sum(_target(key) == target for key in evaluated.programs)
-        out = ", ".join(
+        excluded = ", ".join(
             key.removeprefix(f"{target}/") for key in evaluated.left_out if _target(key) == target
         )
         reason = (
             f"{target}/{kind} loads in a fresh process and is the fastest of {working} "
             f"{'program' if working == 1 else 'programs'} that work"
-            f"{f'; left out, because they break a limit: {out}' if out else ''}."
+            f"{f'; excluded, because they break a limit: {excluded}' if excluded else ''}."
         )
     return CheckRecord(
         name="loads", limit=target, measured=kind or "none", passed=kind is not None, reason=reason
@@ -134,18 +136,18 @@ def _no_program() -> CheckRecord:
 def _accuracy_drop(limit: float, key: str, measured: Measurement) -> CheckRecord:
     drop = _drop_of(key, measured)
     passed = drop.upper <= limit + _ROUNDING
-    found = (
+    finding = (
         f"the score of {key} {_change(drop.mean)} on {measured.samples} samples, and with "
         f"{drop.confidence * 100:g} % confidence {_change(drop.upper)} at "
         f"{'most' if drop.upper >= 0 else 'least'}"
     )
     if passed:
-        reason = f"{found}, within the {limit * 100:.2f} of gate.max_accuracy_drop."
+        reason = f"{finding}, within the {limit * 100:.2f} of gate.max_accuracy_drop."
     else:
         narrow = drop.mean <= limit
         advice = "measure more evaluation.samples, " if narrow else ""
         reason = (
-            f"Accuracy drop's upper confidence bound over the budget: {found}, over the "
+            f"Accuracy drop's upper confidence bound over the budget: {finding}, over the "
             f"{limit * 100:.2f} of gate.max_accuracy_drop; {advice}compress less in steps, add "
             f"recovery training, {_or_disable('raise', 'max_accuracy_drop')}."
         )
@@ -155,27 +157,27 @@ def _accuracy_drop(limit: float, key: str, measured: Measurement) -> CheckRecord
 def _agreement(limit: float, key: str, measured: Measurement) -> CheckRecord:
     alike = _agreement_of(key, measured)
     passed = alike.lower >= limit - _ROUNDING
-    found = (
+    finding = (
         f"{key} {_AGREEMENT[alike.measure].format(mean=alike.mean)} on {measured.samples} samples, "
         f"and with {alike.confidence * 100:g} % confidence {alike.lower:.4f} at least"
     )
     if passed:
-        reason = f"{found}, not under the {limit:g} of gate.min_agreement."
+        reason = f"{finding}, not under the {limit:g} of gate.min_agreement."
     else:
         advice = "measure more evaluation.samples, " if alike.mean >= limit else ""
         reason = (
-            f"Agreement's lower confidence bound under the limit: {found}, under the {limit:g} of "
-            f"gate.min_agreement; {advice}compress less in steps, "
+            f"Agreement's lower confidence bound under the limit: {finding}, under the {limit:g} "
+            f"of gate.min_agreement; {advice}compress less in steps, "
             f"{_or_disable('lower', 'min_agreement')}."
         )
     return _record("min_agreement", limit, alike.lower, passed, reason)
 
 
 def _speedup(limit: float, key: str, measured: Measurement, baseline: Measurement) -> CheckRecord:
-    """Check batch 1 and, where that is fast enough, the worst of the other batch sizes.
+    """Check batch 1 and, if that is fast enough, the slowest of the other batch sizes.
 
-    Batch 1 must reach ``limit``. The others must not be slower than the baseline, or not slower
-    than a ``limit`` below 1 allows.
+    Batch 1 must reach ``limit``. The others must not be slower than the baseline, or than a
+    ``limit`` below 1 allows.
     """
     speedups = {
         entry.batch: baseline.at_batch(entry.batch).p50_ms / entry.p50_ms
@@ -187,17 +189,17 @@ def _speedup(limit: float, key: str, measured: Measurement, baseline: Measuremen
         batch, least = min(slower, key=speedups.__getitem__), min(limit, 1.0)
     speedup = speedups[batch]
     before, after = baseline.at_batch(batch).p50_ms, measured.at_batch(batch).p50_ms
-    found = (
+    finding = (
         f"{key} takes {milliseconds(after)} at batch {batch} and the baseline "
         f"{milliseconds(before)}, a speed-up of {times(speedup)}"
     )
     passed = speedup >= least
     if passed:
-        reason = f"{found}, at least the {limit:g}× of gate.min_speedup."
+        reason = f"{finding}, at least the {limit:g}× of gate.min_speedup."
     else:
         kind = "Compressed, but slower" if speedup < 1 else "Compressed, but not fast enough"
         reason = (
-            f"{kind}: {found}, under the {least:g}× of gate.min_speedup; try another scheme or "
+            f"{kind}: {finding}, under the {least:g}× of gate.min_speedup; try another scheme or "
             "structured pruning in steps, more programs.kinds, "
             f"{_or_disable('lower', 'min_speedup')}."
         )
@@ -206,17 +208,17 @@ def _speedup(limit: float, key: str, measured: Measurement, baseline: Measuremen
 
 def _size_share(limit: float, key: str, measured: Measurement, float_bytes: int) -> CheckRecord:
     share = measured.size_bytes / float_bytes
-    found = (
+    finding = (
         f"{key} is {size(measured.size_bytes)} to load, {figure(share)} of the "
         f"{size(float_bytes)} of the float32 weights"
     )
     passed = share <= limit
     if passed:
-        reason = f"{found}, within the {limit:g} of gate.max_size_share."
+        reason = f"{finding}, within the {limit:g} of gate.max_size_share."
     else:
         kind = "Compressed, but bigger" if share > 1 else "Compressed, but not small enough"
         reason = (
-            f"{kind}: {found}, over the {limit:g} of gate.max_size_share; quantize to fewer "
+            f"{kind}: {finding}, over the {limit:g} of gate.max_size_share; quantize to fewer "
             "bits or prune structured in steps, "
             f"{_or_disable('raise', 'max_size_share')} (a small model is mostly code)."
         )
@@ -224,13 +226,13 @@ def _size_share(limit: float, key: str, measured: Measurement, float_bytes: int)
 
 
 def _bytes(limit: int, key: str, measured: Measurement) -> CheckRecord:
-    found = f"{key} is {measured.size_bytes:,} bytes to load"
+    finding = f"{key} is {measured.size_bytes:,} bytes to load"
     passed = measured.size_bytes <= limit
     if passed:
-        reason = f"{found}, within the {limit:,} of gate.max_bytes."
+        reason = f"{finding}, within the {limit:,} of gate.max_bytes."
     else:
         reason = (
-            f"Too big: {found}, over the {limit:,} of gate.max_bytes; quantize to fewer bits or "
+            f"Too big: {finding}, over the {limit:,} of gate.max_bytes; quantize to fewer bits or "
             f"prune structured in steps, {_or_disable('raise', 'max_bytes')}."
         )
     return _record("max_bytes", limit, measured.size_bytes, passed, reason)
@@ -241,9 +243,9 @@ def _quantized(key: str, operators: int) -> CheckRecord:
         reason = f"{operators} operators of {key} compute, or are stored, in fewer bits."
     else:
         reason = (
-            f"Quantized nothing: a quantize step was asked for and 0 operators of {key} compute in "
-            "fewer bits; choose a scheme in steps that takes the model's layers (dynamic and "
-            "weight-only schemes take linear layers alone), or keep fewer of them."
+            f"Quantized nothing: the recipe has a quantize step, but 0 operators of {key} compute "
+            "in fewer bits; choose a scheme in steps that applies to the model's layers (dynamic "
+            "and weight-only schemes apply to linear layers alone), or keep fewer of them."
         )
     return _record("quantized_operators", 1, operators, operators > 0, reason)
 

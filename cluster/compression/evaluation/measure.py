@@ -1,4 +1,4 @@
-"""What a model answers on samples, and the latency of several models taken in turn."""
+"""Outputs of a model on samples, and the latency of several models, measured in turn."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from cluster.progress import Bar, Print
 Run = Callable[[list[np.ndarray]], np.ndarray]
 """Input arrays ``[batch, ...]`` to outputs ``[batch, D]``: logits, or an embedding."""
 
-STILL_THERE_S = 60.0
-"""Seconds between two lines that say how far a long measurement is."""
+PROGRESS_INTERVAL_S = 60.0
+"""Seconds between two lines of progress of a long measurement."""
 
 _BATCH = 32
 _WARM_UP_RUNS = 2
@@ -24,7 +24,10 @@ _WARM_UP_RUNS = 2
 def outputs_of(
     run: Run, samples: PreparedSamples, count: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first ``count`` samples (None: all): outputs float32 ``[N, D]``, labels int64 ``[N]``."""
+    """Return outputs float32 ``[N, D]`` and labels int64 ``[N]`` of the first ``count`` samples.
+
+    ``count`` None: all samples.
+    """
     total = len(samples) if count is None else min(count, len(samples))
     outputs, labels = [], []
     for start in range(0, total, _BATCH):
@@ -32,20 +35,23 @@ def outputs_of(
         outputs.append(run(arrays).astype(np.float32, copy=False))
         labels.append(right)
     if not outputs:
-        raise ValueError("no samples to run the model on")
+        raise ValueError("the model needs at least one sample")
     return np.concatenate(outputs), np.concatenate(labels)
 
 
 def latencies(
-    runs: Mapping[str, Run], samples: PreparedSamples, batches: Sequence[int], repeats: int,
+    runs: Mapping[str, Run],
+    samples: PreparedSamples,
+    batches: Sequence[int],
+    repeats: int,
     out: Print,
-) -> dict[str, tuple[Latency, ...]]:  # fmt: skip
+) -> dict[str, tuple[Latency, ...]]:
     """Time every run at every batch size, in turn, so that a busy machine slows all alike."""
-    found: dict[str, list[Latency]] = {name: [] for name in runs}
+    measured: dict[str, list[Latency]] = {name: [] for name in runs}
     for batch in batches:
         arrays, _ = samples.batch([i % len(samples) for i in range(batch)])
         times: dict[str, list[float]] = {name: [] for name in runs}
-        bar = Bar(f"measure  latency at batch {batch}", repeats, out, STILL_THERE_S)
+        bar = Bar(f"measure  latency at batch {batch}", repeats, out, PROGRESS_INTERVAL_S)
         for repeat in range(-_WARM_UP_RUNS, repeats):
             for name, run in runs.items():
                 started = time.perf_counter()
@@ -53,7 +59,7 @@ def latencies(
                 if repeat >= 0:
                     times[name].append((time.perf_counter() - started) * 1e3)
             bar.update(repeat + 1)
-        for name, taken in times.items():
-            p50, p99 = np.percentile(taken, [50, 99])
-            found[name].append(Latency(batch=batch, p50_ms=float(p50), p99_ms=float(p99)))
-    return {name: tuple(entries) for name, entries in found.items()}
+        for name, times_ms in times.items():
+            p50, p99 = np.percentile(times_ms, [50, 99])
+            measured[name].append(Latency(batch=batch, p50_ms=float(p50), p99_ms=float(p99)))
+    return {name: tuple(entries) for name, entries in measured.items()}

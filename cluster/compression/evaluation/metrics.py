@@ -1,12 +1,11 @@
-"""Scores per sample, and what they say of a model: means and drops with their confidence.
+"""Scores per sample, and a model's mean score and drop with their confidence.
 
     outputs, labels, baseline outputs ─ metric(name) ─→ scores [N], each 0..1
     scores ─ mean_score ─→ Score, 95 % interval
-    baseline scores, scores ─ drop ─→ Drop, one-sided bound: what the gate decides by
+    baseline scores, scores ─ drop ─→ Drop, one-sided bound, for the gate
 
-Both models answer the same samples, so a drop is taken sample by sample: what both get wrong
-says nothing about the difference, and the bound is several times tighter than the distance of
-two intervals.
+Both models answer the same samples, so a drop is computed sample by sample. Samples that both get
+wrong do not widen the bound, which is several times tighter than the distance of two intervals.
 """
 
 from __future__ import annotations
@@ -26,22 +25,22 @@ Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 samples, float32 ``[N, D']``, to scores float64 ``[N]``, each 0..1, 1 being best."""
 
 CANDIDATES = 2000
-"""Samples that each query of ``ranking`` ranks, at most."""
+"""Maximum number of samples that each query of ``ranking`` ranks."""
 
 _BELOW_ONE = float(np.nextafter(1.0, 0.0))
-"""The best agreement: a degree is no count of right answers, which scores of 0 and 1 alone are."""
+"""Maximum similarity. It is below 1, because scores of only 0 and 1 count as right answers."""
 
 
 def accuracy(outputs: np.ndarray, labels: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """1 where the largest logit is the label's, else 0; 0 also where a logit is not finite."""
+    """Return 1 if the largest logit is the label's, else 0; 0 also if a logit is not finite."""
     right: np.ndarray = (outputs.argmax(axis=1) == labels) & np.isfinite(outputs).all(axis=1)
     return right.astype(np.float64)
 
 
 def cosine(outputs: np.ndarray, labels: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """Cosine similarity of each output to the baseline's: ``a·b / (|a| |b|)``, below 0 as 0.
+    """Return each output's cosine similarity to the baseline's, ``a·b / (|a| |b|)``, at least 0.
 
-    1 where both have the same direction (or are both zero); 0 where an output is not finite.
+    It is 1 for equal directions (or two zero vectors), and 0 if an output is not finite.
     SourceError if the two have different sizes.
     """
     if outputs.shape != baseline.shape:
@@ -57,29 +56,29 @@ def cosine(outputs: np.ndarray, labels: np.ndarray, baseline: np.ndarray) -> np.
 
 
 def ranking(outputs: np.ndarray, labels: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """How alike both models rank the other samples: one rank correlation per sample.
+    """Return one rank correlation per sample: how similarly both models rank the others.
 
-    Each sample is a query; the others are ordered by their cosine similarity to it, once among
-    the outputs and once among the baseline's. The score is the correlation of the two orders,
+    Each sample is a query. The other samples are ordered by their cosine similarity to it, once by
+    the outputs and once by the baseline's. The score is the correlation of the two orders,
     Spearman's ρ = cov(r, r') / (σ_r σ_r') over ranks, ties at their mean (Spearman, "The Proof
-    and Measurement of Association between Two Things", 1904), negative ones as 0. It is what
-    matters of embeddings that a search or a clustering reads, whatever their size; unlike the
-    overlap of the nearest ten it has no number to choose.
+    and Measurement of Association between Two Things", 1904), negative ones as 0. A search or a
+    clustering depends on this order alone, for any size of embedding. Unlike the overlap of the
+    nearest ten it has no parameter.
 
     A query ranks the first :data:`CANDIDATES` samples, so memory is linear in N. SourceError for
-    fewer than three samples, of which no order can be compared.
+    fewer than three samples, which have no order to compare.
     """
     if len(outputs) < 3:
         raise SourceError(
             f"evaluation.metrics: ranking needs 3 samples or more, got {len(outputs)}; raise "
-            "evaluation.samples or bring more data"
+            "evaluation.samples or provide more data"
         )
     ours, theirs = _unit_rows(outputs), _unit_rows(baseline)
     correlation = np.empty(len(outputs))
     for query in range(len(outputs)):
-        similar = [(each[:CANDIDATES] @ each[query]) for each in (ours, theirs)]
+        similar = [(rows[:CANDIDATES] @ rows[query]) for rows in (ours, theirs)]
         if query < CANDIDATES:
-            similar = [np.delete(each, query) for each in similar]
+            similar = [np.delete(values, query) for values in similar]
         correlation[query] = _correlation(_ranks(similar[0]), _ranks(similar[1]))
     return _agreement(correlation, outputs)
 
@@ -88,11 +87,11 @@ METRICS: dict[str, Metric] = {"accuracy": accuracy, "cosine": cosine, "ranking":
 
 
 def metric(name: str) -> Metric:
-    """The metric of that name: one of :data:`METRICS`, or ``python:module:function``.
+    """Return the metric of that name: one of :data:`METRICS`, or ``python:module:function``.
 
-    A user's function takes the same three arrays as a :data:`Metric`. SourceError if it cannot
-    be imported, and from the call if it raises or does not return one finite score of 0..1 per
-    sample.
+    A user's function takes the same three arrays as a :data:`Metric`. SourceError if it cannot be
+    imported. A call raises SourceError if the function raises or does not return one finite score
+    of 0..1 per sample.
     """
     if name in METRICS:
         return METRICS[name]
@@ -108,29 +107,29 @@ def metric(name: str) -> Metric:
 def _checked(name: str, function: Callable[..., object]) -> Metric:
     def scores(outputs: np.ndarray, labels: np.ndarray, baseline: np.ndarray) -> np.ndarray:
         try:
-            found = np.asarray(function(outputs, labels, baseline), np.float64)
-        # Users' code raises what it likes.
+            result = np.asarray(function(outputs, labels, baseline), np.float64)
+        # User code can raise anything.
         except Exception as error:
             raise SourceError(f"{name} raised {type(error).__name__}: {error}") from error
         expected = f"expected {len(outputs)} finite scores of 0..1, one per sample"
-        if found.shape != (len(outputs),):
-            raise SourceError(f"{name} returned shape {list(found.shape)}; {expected}")
-        wrong = np.flatnonzero(~((found >= 0) & (found <= 1)))
+        if result.shape != (len(outputs),):
+            raise SourceError(f"{name} returned shape {list(result.shape)}; {expected}")
+        wrong = np.flatnonzero(~((result >= 0) & (result <= 1)))
         if len(wrong):
             raise SourceError(
-                f"{name} returned {found[wrong[0]]:g} for sample {wrong[0]} "
+                f"{name} returned {result[wrong[0]]:g} for sample {wrong[0]} "
                 f"({len(wrong)} like it); {expected}"
             )
-        return found
+        return result
 
     return scores
 
 
 def mean_score(scores: np.ndarray) -> Score:
-    """The mean of scores ``[N]`` in 0..1, with its 95 % interval.
+    """Return the mean of scores ``[N]`` in 0..1, with its 95 % interval.
 
-    Counts of right answers (all scores 0 or 1) take Wilson's interval, other scores Student's:
-    mean ± t(0.975, N-1) · s/√N, cut off at 0 and 1.
+    Counts of right answers (all scores 0 or 1) have Wilson's interval. Other scores have Student's:
+    mean ± t(0.975, N-1) · s/√N, clipped to 0 and 1.
     """
     total = _total(scores)
     if _counts(scores):
@@ -141,14 +140,14 @@ def mean_score(scores: np.ndarray) -> Score:
 
 
 def drop(baseline_scores: np.ndarray, scores: np.ndarray, confidence: float) -> Drop:
-    """How much lower ``scores`` are than ``baseline_scores``, both ``[N]`` of the same samples.
+    """Return the drop from ``baseline_scores`` to ``scores``, both ``[N]`` of the same samples.
 
     ``upper`` is a one-sided bound: with probability ``confidence`` (0.5..1) the true drop is
-    not larger. For right answers, with b lost and c gained ones of N: half an answer is added to
-    each cell of the 2×2 table, b' = b + ½, c' = c + ½, N' = N + 2, and
+    not larger. For right answers, with b lost and c gained of N, half an answer is added to each
+    cell of the 2×2 table: b' = b + ½, c' = c + ½, N' = N + 2, and
     upper = (b' - c')/N' + z · √(b' + c' - (b' - c')²/N')/N' (Agresti and Min, "Simple improved
-    confidence intervals for comparing matched proportions", 2005). It stays above 0 even where
-    not one answer changed: samples that were not drawn may. For other scores Student's:
+    confidence intervals for comparing matched proportions", 2005). It is above 0 even if no answer
+    changed, because other samples may. For other scores it is Student's:
     mean + t(confidence, N-1) · s/√N of the differences.
     """
     total = _total(scores)
@@ -164,7 +163,7 @@ def drop(baseline_scores: np.ndarray, scores: np.ndarray, confidence: float) -> 
         upper = (net + NormalDist().inv_cdf(confidence) * deviation) / adjusted
     else:
         upper = mean + _student(confidence, total - 1) * _standard_error(differences)
-    # The adjustment draws towards 0, below the drop itself where the confidence is near 0.5.
+    # The adjustment moves towards 0, below the drop itself for a confidence near 0.5.
     return Drop(mean=mean, upper=min(1.0, max(mean, upper)), confidence=confidence)
 
 
@@ -176,13 +175,13 @@ def wilson(right: int, total: int, probability: float = 0.975) -> Score:
     (Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927).
     """
     if total == 0:
-        raise ValueError("no samples to take a share of")
+        raise ValueError("a share needs at least one sample")
     z = NormalDist().inv_cdf(probability)
     share = right / total
     scale = 1 + z**2 / total
     centre = (share + z**2 / (2 * total)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    # Where all or none are right an end is 1 or 0 in theory, and a rounding error off in practice.
+    # If all or none are right, an end is exactly 1 or 0 in theory, but rounded in practice.
     low = 0.0 if right == 0 else max(0.0, centre - half)
     high = 1.0 if right == total else min(1.0, centre + half)
     return Score(value=share, low=low, high=high, samples=total)
@@ -190,7 +189,7 @@ def wilson(right: int, total: int, probability: float = 0.975) -> Score:
 
 def _total(scores: np.ndarray) -> int:
     if not len(scores):
-        raise ValueError("no scores to take a mean of")
+        raise ValueError("a mean needs at least one score")
     return len(scores)
 
 
@@ -199,16 +198,16 @@ def _counts(scores: np.ndarray) -> bool:
 
 
 def _standard_error(values: np.ndarray) -> float:
-    """s/√N; 1, the whole range, for a single value, which says nothing of the spread."""
+    """Return s/√N; 1, the whole range, for a single value, whose spread is unknown."""
     return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 1.0
 
 
 def _student(probability: float, freedom: int) -> float:
-    """Quantile of Student's t of ``probability``, 0.5 or more; no freedom counts as one degree.
+    """Return Student's t quantile of ``probability``, at least 0.5; 0 degrees count as 1.
 
-    Up to 30 degrees of freedom its distribution function is inverted; above, the normal quantile
+    Up to 30 degrees of freedom its distribution function is inverted. Above, the normal quantile
     is expanded in 1/freedom (Abramowitz and Stegun, "Handbook of Mathematical Functions", 1964,
-    26.7.5), which is then right to 1e-6 for probabilities up to 0.999.
+    26.7.5), which is exact to 1e-6 for probabilities up to 0.999.
     """
     n = max(1, freedom)
     if n <= 30:
@@ -224,7 +223,7 @@ def _student(probability: float, freedom: int) -> float:
 
 
 def _small_student(probability: float, freedom: int) -> float:
-    """The quantile by bisection over θ = arctan(t/√freedom)."""
+    """Return the quantile by bisection over θ = arctan(t/√freedom)."""
     low, high = 0.0, math.pi / 2
     for _ in range(60):
         middle = (low + high) / 2
@@ -236,8 +235,10 @@ def _small_student(probability: float, freedom: int) -> float:
 
 
 def _within(angle: float, freedom: int) -> float:
-    """Probability that t's absolute value is at most √freedom · tan(angle): the finite series of
-    Abramowitz and Stegun, 26.7.3 for odd degrees of freedom and 26.7.4 for even ones."""
+    """Return the probability that |t| is at most √freedom · tan(angle).
+
+    Finite series of Abramowitz and Stegun, 26.7.3 for odd degrees of freedom, 26.7.4 for even ones.
+    """
     sine, cosine = math.sin(angle), math.cos(angle)
     odd = freedom % 2
     term, total = (cosine if odd else 1.0), 0.0
@@ -254,7 +255,7 @@ def _agreement(similarity: np.ndarray, outputs: np.ndarray) -> np.ndarray:
 
 
 def _unit_rows(rows: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1, float64; zero rows, and rows that are not finite, become zero."""
+    """Return rows scaled to length 1, float64; zero and non-finite rows become zero."""
     wide = rows.astype(np.float64)
     wide[~np.isfinite(wide).all(axis=1)] = 0.0
     length = np.linalg.norm(wide, axis=1, keepdims=True)
@@ -263,14 +264,14 @@ def _unit_rows(rows: np.ndarray) -> np.ndarray:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """The rank of each value, from 1; equal values share the mean of theirs."""
+    """Return the rank of each value, from 1; equal values share their mean rank."""
     _, place, count = np.unique(values, return_inverse=True, return_counts=True)
     ranks: np.ndarray = (np.cumsum(count) - (count - 1) / 2)[place]
     return ranks
 
 
 def _correlation(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Pearson's correlation; where a side does not vary, 1 if neither does, else 0."""
+    """Return Pearson's correlation; for constant sides 1 if both are constant, else 0."""
     ours, theirs = ours - ours.mean(), theirs - theirs.mean()
     spread = math.sqrt(float(ours @ ours) * float(theirs @ theirs))
     if spread == 0:

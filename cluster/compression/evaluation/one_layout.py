@@ -1,9 +1,9 @@
-"""The evaluation's fresh process for a layout: its shards, loaded and run one stage at a time.
+"""Fresh process that measures a layout: its shards, loaded and run one stage at a time.
 
     task.json → each shard's program, hashes checked → the chain computes the model?
               → every stage at every batch size, in turn → found.json
 
-The ranks of a stage run at once, as they will; between stages nothing is sent.
+The ranks of a stage run concurrently, as in a replica; nothing is sent between stages.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _WARM_UP_RUNS = 3
 
 
 class LayoutTask(BaseModel):
-    """What the process is to measure."""
+    """Task of the process: the layout to measure, and the files it needs."""
 
     artifact: Path
     layout: str
     expected: Path
     limit: float
-    """Of the difference from the model."""
+    """Maximum difference from the model."""
 
     batches: tuple[int, ...]
     repeats: int
@@ -43,8 +43,8 @@ class LayoutTask(BaseModel):
     result: Path
 
 
-class FoundLayout(BaseModel):
-    """How far the chain is from the model, and what each stage takes."""
+class LayoutResult(BaseModel):
+    """Difference of the chain from the model, and latencies of each stage."""
 
     difference: float
     stages: tuple[tuple[Latency, ...], ...]
@@ -54,7 +54,8 @@ def main(task_file: Path) -> None:
     """Read the task, measure, write the result."""
     task = LayoutTask.model_validate_json(task_file.read_text())
     artifact = Artifact.read(task.artifact)
-    layout = next(each for each in artifact.manifest.layouts if each.key == task.layout)
+    layouts = artifact.manifest.layouts
+    layout = next(layout for layout in layouts if layout.key == task.layout)
     stages = [
         StageRanks.load(artifact, layout, stage, task.compute_threads)
         for stage in range(layout.pipeline)
@@ -67,40 +68,42 @@ def main(task_file: Path) -> None:
                 ranks = stage.run(ranks)
             return ranks[0][0]
 
-        far = reference.check(chain, task.expected, limit=task.limit)
-        to_stdout(f"measure  {layout.key} agrees with the model: {far:.3f} of the outputs' spread")
-        timed = _timed(stages, layout.tensor, task, _inputs(task.expected))
-        task.result.write_text(FoundLayout(difference=far, stages=timed).model_dump_json())
+        difference = reference.check(chain, task.expected, limit=task.limit)
+        to_stdout(
+            f"measure  {layout.key} matches the model: {difference:.3f} of the outputs' spread"
+        )
+        timed = _time_stages(stages, layout.tensor, task, _inputs(task.expected))
+        task.result.write_text(LayoutResult(difference=difference, stages=timed).model_dump_json())
     finally:
         for stage in stages:
             stage.close()
 
 
 def _inputs(expected: Path) -> list[np.ndarray]:
-    with np.load(expected) as kept:
-        return [kept[f"input{index}"] for index in range(len(kept.files) - 1)]
+    with np.load(expected) as arrays:
+        return [arrays[f"input{index}"] for index in range(len(arrays.files) - 1)]
 
 
-def _timed(
+def _time_stages(
     stages: Sequence[StageRanks], ranks: int, task: LayoutTask, samples: list[np.ndarray]
 ) -> tuple[tuple[Latency, ...], ...]:
-    found: list[list[Latency]] = [[] for _ in stages]
+    measured: list[list[Latency]] = [[] for _ in stages]
     for batch in task.batches:
         chosen = np.arange(batch) % len(samples[0])
-        taken: list[list[float]] = [[] for _ in stages]
+        times_ms: list[list[float]] = [[] for _ in stages]
         for repeat in range(-_WARM_UP_RUNS, task.repeats):
-            arrays = [[np.ascontiguousarray(each[chosen]) for each in samples]] * ranks
+            arrays = [[np.ascontiguousarray(rows[chosen]) for rows in samples]] * ranks
             for index, stage in enumerate(stages):
                 started = time.perf_counter()
                 arrays = stage.run(arrays)
                 if repeat >= 0:
-                    taken[index].append((time.perf_counter() - started) * 1e3)
-        for times, entries in zip(taken, found, strict=True):
+                    times_ms[index].append((time.perf_counter() - started) * 1e3)
+        for times, entries in zip(times_ms, measured, strict=True):
             p99 = float(np.percentile(times, 99))
             entries.append(Latency(batch=batch, p50_ms=median(times), p99_ms=p99))
-        shown = " + ".join(f"{entries[-1].p50_ms:.2f}" for entries in found)
-        to_stdout(f"measure  batch {batch}: {shown} ms")
-    return tuple(tuple(entries) for entries in found)
+        medians = " + ".join(f"{entries[-1].p50_ms:.2f}" for entries in measured)
+        to_stdout(f"measure  batch {batch}: {medians} ms")
+    return tuple(tuple(entries) for entries in measured)
 
 
 if __name__ == "__main__":

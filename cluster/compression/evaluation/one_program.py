@@ -1,10 +1,10 @@
-"""The evaluation's fresh process: one program of an artifact beside the float32 baseline.
+"""Fresh process that measures one program of an artifact beside the float32 baseline.
 
     task.json → program, hashes checked → computes the model? → in turn: baseline, program,
                                                                 static shapes → scores → found.json
 
-It loads the program as a replica would; what only the comparison needs (PyTorch, the float
-model) a replica never imports.
+It loads the program as a replica does. Only the comparison imports PyTorch and the float model,
+which a replica never does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cluster.artifact.entries import FileEntry, Latency, ProgramEntry
 from cluster.artifact.manifest import Measurement
 from cluster.compression.evaluation import metrics, reference
 from cluster.compression.evaluation.agreement import agreement, measure_for
-from cluster.compression.evaluation.measure import STILL_THERE_S, Run, latencies, outputs_of
+from cluster.compression.evaluation.measure import PROGRESS_INTERVAL_S, Run, latencies, outputs_of
 from cluster.config.recipe import Gate, Recipe
 from cluster.data import PreparedSamples, load_data
 from cluster.errors import ArtifactError, CompressionError, HeadraceError, ProgramError
@@ -33,20 +33,19 @@ from cluster.program.program import Program
 from cluster.progress import Bar, to_stdout
 
 STATIC_GAIN = 1.03
-"""How many times faster a program compiled for one batch size must be to be kept: it costs a
-replica memory, and less than this is within what timings vary."""
-
+"""Minimum speed-up of a program compiled for one batch size. It costs a replica memory, and a
+smaller speed-up is within the variation of timings."""
 
 CANNOT_RUN = 3
-"""Exit status where something else than the program is at fault, such as the data; any other but 0
-is the program's, as long as the baseline can be measured without it."""
+"""Exit status if another part than the program is at fault, such as the data. Other failures count
+as the program's, if the baseline can be measured without it."""
 
 _SIGNAL_AT_PARENTS_DEATH = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
 
 
 class Task(BaseModel):
-    """What the process is to measure."""
+    """Task of the process: the program to measure, and the files it needs."""
 
     artifact: Path
     program: str | None
@@ -55,14 +54,14 @@ class Task(BaseModel):
     recipe: Recipe
     baseline_weights: Path
     baseline_outputs: Path
-    """Where the baseline's answers are kept; written by the first process."""
+    """File of the baseline's answers; the first process writes it."""
 
     expected: Path
     result: Path
 
 
-class Found(BaseModel):
-    """What it measured; of a program that does not work, only why."""
+class ProgramResult(BaseModel):
+    """Measurements of the process; of a program that does not work, only the reason."""
 
     failed: str = ""
     baseline: Measurement | None = None
@@ -74,23 +73,23 @@ def main(task_file: Path) -> None:
     """Read the task, measure, write the result."""
     task = Task.model_validate_json(task_file.read_text())
     try:
-        found = _measure(task)
+        result = _measure(task)
     except ProgramError as error:
         if task.program is None:
             raise
-        found = Found(failed=str(error))
-    task.result.write_text(found.model_dump_json())
+        result = ProgramResult(failed=str(error))
+    task.result.write_text(result.model_dump_json())
 
 
-def _measure(task: Task) -> Found:
-    """ProgramError if the program does not work."""
+def _measure(task: Task) -> ProgramResult:
+    """Measure the program and the baseline; ProgramError if the program does not work."""
     artifact, settings = Artifact.read(task.artifact), task.recipe.evaluation
     files = artifact.manifest.files
     entry = next((e for e in artifact.manifest.programs if e.key == task.program), None)
     dynamic, static = None, None
     if entry is not None:
         try:
-            dynamic, static = _loaded(artifact, entry, task.expected, settings.compute_threads)
+            dynamic, static = _load(artifact, entry, task.expected, settings.compute_threads)
         except (ArtifactError, CompressionError) as error:
             raise ProgramError(str(error)) from error
     data = load_data(task.recipe.data, task.recipe.seed)
@@ -108,47 +107,50 @@ def _measure(task: Task) -> Found:
     weights_bytes = task.baseline_weights.stat().st_size
     baseline = judge.measurement(None, timed["baseline"], weights_bytes)
     if entry is None:
-        return Found(baseline=baseline)
-    kept = _worth_keeping(entry, static, timed, files, _limit(task))
+        return ProgramResult(baseline=baseline)
+    batches = _static_batches(entry, static, timed, files, _limit(task))
     curve = tuple(
-        quick if quick.batch in kept else usual
+        quick if quick.batch in batches else usual
         for usual, quick in zip(
             timed["program"], timed.get("static", timed["program"]), strict=True
         )
     )
-    size = _size(_with_static(entry, kept), files)
-    return Found(
-        baseline=baseline, program=judge.measurement(runs["program"], curve, size), static=kept
+    size = _size(_with_static(entry, batches), files)
+    return ProgramResult(
+        baseline=baseline, program=judge.measurement(runs["program"], curve, size), static=batches
     )
 
 
 # ---------------------------------------------------------------------------- programs
 
 
-def _loaded(
+def _load(
     artifact: Artifact, entry: ProgramEntry, expected: Path, threads: int
 ) -> tuple[Program, Program | None]:
-    """The program with its dynamic batch alone, and with those static shapes that compute the
-    model; CompressionError if the dynamic one does not."""
+    """Return the program with a dynamic batch, and with the static shapes that compute the model.
+
+    CompressionError if the dynamic one does not compute the model.
+    """
     dynamic = programs.load_entry(artifact, _with_static(entry, ()), threads)
-    found = reference.check(_run(dynamic), expected)
-    to_stdout(f"measure  the program agrees with the model: {found:.3f} of the outputs' spread")
-    right = []
-    for each in entry.static_files:
-        one = _with_static(entry, (each.batch,))
+    difference = reference.check(_run(dynamic), expected)
+    to_stdout(f"measure  the program matches the model: {difference:.3f} of the outputs' spread")
+    working = []
+    for batch in (file.batch for file in entry.static_files):
+        candidate = _with_static(entry, (batch,))
         try:
-            reference.check(_run(programs.load_entry(artifact, one, threads)), expected, each.batch)
+            run = _run(programs.load_entry(artifact, candidate, threads))
+            reference.check(run, expected, batch)
         except (ProgramError, CompressionError) as error:
-            to_stdout(f"measure  static shapes for batch {each.batch} do not work: {error}")
+            to_stdout(f"measure  static shapes for batch {batch} do not work: {error}")
         else:
-            right.append(each.batch)
-    if not right:
+            working.append(batch)
+    if not working:
         return dynamic, None
-    return dynamic, programs.load_entry(artifact, _with_static(entry, right), threads)
+    return dynamic, programs.load_entry(artifact, _with_static(entry, working), threads)
 
 
 def _with_static(entry: ProgramEntry, batches: Sequence[int]) -> ProgramEntry:
-    files = tuple(each for each in entry.static_files if each.batch in batches)
+    files = tuple(file for file in entry.static_files if file.batch in batches)
     return entry.model_copy(update={"static_files": files})
 
 
@@ -156,32 +158,35 @@ def _run(program: Program) -> Run:
     return lambda arrays: program.run(arrays)[0]
 
 
-def _worth_keeping(
+def _static_batches(
     entry: ProgramEntry,
     static: Program | None,
     timed: dict[str, tuple[Latency, ...]],
     files: dict[str, FileEntry],
     limit_bytes: float,
 ) -> tuple[int, ...]:
-    """Batch sizes whose static shapes are faster, the best first to fit into ``limit_bytes``."""
+    """Return batch sizes whose static shapes are faster and fit into ``limit_bytes``.
+
+    The largest gains are chosen first.
+    """
     if static is None:
         return ()
-    tried = {each.batch for each in static.entry.static_files}
+    candidates = {file.batch for file in static.entry.static_files}
     gains = {
         usual.batch: usual.p50_ms / quick.p50_ms
         for usual, quick in zip(timed["program"], timed["static"], strict=True)
-        if usual.batch in tried
+        if usual.batch in candidates
     }
     for batch, gain in gains.items():
         to_stdout(f"measure  static shapes for batch {batch}: {gain:.2f}× as fast")
-    kept: tuple[int, ...] = ()
+    chosen: tuple[int, ...] = ()
     for batch in sorted(gains, key=lambda batch: -gains[batch]):
-        fits = _size(_with_static(entry, (*kept, batch)), files) <= limit_bytes
-        # What is loaded from the same files takes no room in the artifact.
+        fits = _size(_with_static(entry, (*chosen, batch)), files) <= limit_bytes
+        # Static shapes loaded from the same files take no room in the artifact.
         free = _with_static(entry, (batch,)).loaded_files == _with_static(entry, ()).loaded_files
         if gains[batch] >= STATIC_GAIN and (fits or free):
-            kept = (*kept, batch)
-    return tuple(sorted(kept))
+            chosen = (*chosen, batch)
+    return tuple(sorted(chosen))
 
 
 def _size(entry: ProgramEntry, files: dict[str, FileEntry]) -> int:
@@ -189,7 +194,7 @@ def _size(entry: ProgramEntry, files: dict[str, FileEntry]) -> int:
 
 
 def _limit(task: Task) -> float:
-    """Bytes that the gate lets the program have."""
+    """Return the gate's limit of the program's bytes."""
     gate: Gate = task.recipe.gate
     share = gate.max_size_share or float("inf")
     return min(share * task.baseline_weights.stat().st_size, gate.max_bytes or float("inf"))
@@ -199,7 +204,7 @@ def _limit(task: Task) -> float:
 
 
 def _baseline(task: Task, labels: tuple[str, ...], entry: ProgramEntry | None) -> Run:
-    """The model before compression in eager float32, on the device of the program."""
+    """Return the model before compression, in eager float32 on the program's device."""
     from cluster.models import checkpoints, load_model
     from cluster.program.pytorch import compute_with, device_of
 
@@ -212,7 +217,7 @@ def _baseline(task: Task, labels: tuple[str, ...], entry: ProgramEntry | None) -
 
 
 class _Judge:
-    """Scores outputs by the recipe's metrics, beside the baseline's on the same samples."""
+    """Judge of outputs by the recipe's metrics, beside the baseline's on the same samples."""
 
     def __init__(
         self, task: Task, samples: PreparedSamples, baseline: Run, *, labelled: bool
@@ -227,13 +232,13 @@ class _Judge:
             with partial.open("wb") as stream:
                 np.savez(stream, outputs=outputs, labels=labels)
             partial.replace(file)
-        with np.load(file) as kept:
-            self._expected, self._labels = kept["outputs"], kept["labels"]
+        with np.load(file) as arrays:
+            self._expected, self._labels = arrays["outputs"], arrays["labels"]
 
     def measurement(
         self, run: Run | None, latency: tuple[Latency, ...], size_bytes: int
     ) -> Measurement:
-        """``run`` None: of the baseline itself."""
+        """Return the measurement of ``run``; None stands for the baseline."""
         outputs = self._expected
         if run is not None:
             outputs, _ = self._outputs(run, "program")
@@ -259,18 +264,18 @@ class _Judge:
         )
 
     def _outputs(self, run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """What it answers, saying on the way how far it is: a silent process counts as hung."""
+        """Return outputs and labels, with lines of progress: a silent process counts as hung."""
         total, done = min(len(self._samples), self._settings.samples or len(self._samples)), 0
-        bar = Bar(f"measure  scores of the {name}", total, to_stdout, STILL_THERE_S)
+        bar = Bar(f"measure  scores of the {name}", total, to_stdout, PROGRESS_INTERVAL_S)
 
-        def told(arrays: list[np.ndarray]) -> np.ndarray:
+        def run_and_report(arrays: list[np.ndarray]) -> np.ndarray:
             nonlocal done
             outputs = run(arrays)
             done += len(outputs)
             bar.update(done)
             return outputs
 
-        return outputs_of(told, self._samples, self._settings.samples)
+        return outputs_of(run_and_report, self._samples, self._settings.samples)
 
     def _scores(self, name: str, outputs: np.ndarray) -> np.ndarray:
         scores: Any = metrics.metric(name)(outputs, self._labels, self._expected)
@@ -278,7 +283,7 @@ class _Judge:
 
 
 def end_with_parent() -> None:
-    """Have the system kill this process when the job dies: a hung one would never notice."""
+    """Let the kernel kill this process when the job dies; a hung process would not notice."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
 

@@ -1,10 +1,10 @@
-"""Whether a compiled program computes what was compiled: the same samples through both.
+"""Check that a compiled program computes its model: both get the same samples.
 
     job, before compiling:  record(outputs, samples) → reference.npz: inputs and expected outputs
-    evaluation process:     check(program, file)     → CompressionError if they are another model's
+    evaluation process:     check(program, file)     → CompressionError if the outputs differ
 
-Compilers have been seen to build programs that answer wrong numbers without a word, and a gate
-without an accuracy limit would let them through.
+Compilers sometimes build programs that silently compute wrong numbers. A gate without an accuracy
+limit would accept them.
 """
 
 from __future__ import annotations
@@ -20,49 +20,49 @@ from cluster.errors import CompressionError
 SAMPLES = 16
 
 MAX_DIFFERENCE = 0.25
-"""Of :func:`difference`. Rounding to int8 or bfloat16 in another order reaches a few hundredths,
-a wrong program is beyond 1."""
+"""Maximum :func:`difference`. Rounding to int8 or bfloat16 in another order reaches a few
+hundredths, a wrong program more than 1."""
 
 MAX_FLOAT_DIFFERENCE = 1e-3
-"""The same where everything is float32, and only the order of sums may differ."""
+"""Maximum difference if everything is float32, and only the order of sums may differ."""
 
 
 def record(outputs: np.ndarray, inputs: list[np.ndarray], file: Path) -> None:
-    """Keep the model's ``outputs`` ``[batch, D]`` for ``inputs`` ``[batch, ...]``."""
+    """Write the model's ``outputs`` ``[batch, D]`` for ``inputs`` ``[batch, ...]`` to ``file``."""
     arrays: dict[str, Any] = {f"input{i}": array for i, array in enumerate(inputs)}
     with file.open("wb") as stream:
         np.savez(stream, outputs=outputs, **arrays)
 
 
 def check(run: Run, file: Path, batch: int | None = None, limit: float = MAX_DIFFERENCE) -> float:
-    """The program's difference from the record; CompressionError above ``limit``.
+    """Return the program's difference from the record; CompressionError above ``limit``.
 
-    ``batch``: run the samples in batches of exactly this size, filled up from the beginning;
-    None runs all at once.
+    ``batch``: exact batch size; the last batch is filled with the first samples. None runs all
+    samples at once.
     """
-    with np.load(file) as kept:
-        expected = kept["outputs"]
-        inputs = [kept[f"input{i}"] for i in range(len(kept.files) - 1)]
+    with np.load(file) as arrays:
+        expected = arrays["outputs"]
+        inputs = [arrays[f"input{i}"] for i in range(len(arrays.files) - 1)]
     size = batch or len(expected)
     chosen = np.arange(-(-len(expected) // size) * size) % len(expected)
-    found = difference(
+    distance = difference(
         np.concatenate(
             [run([array[part] for array in inputs]) for part in chosen.reshape(-1, size)]
         ),
         expected[chosen],
     )
-    if not found <= limit:  # NaN is not
+    if not distance <= limit:  # also refuses NaN
         raise CompressionError(
-            f"the compiled program does not compute the model: its outputs differ by {found:.4g} "
-            f"of their spread, at most {limit:g} is rounding. Its compiler is wrong about "
-            "this model, or quantizes it far worse than the `quantize` step did; try another kind "
-            "of program, or another scheme"
+            "the compiled program does not compute the model: its outputs differ by "
+            f"{distance:.4g} of their spread, at most {limit:g} is rounding. Its compiler "
+            "miscompiles this model, or quantizes it far worse than the `quantize` step; try "
+            "another kind of program, or another scheme"
         )
-    return found
+    return distance
 
 
-def difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """``‖found - expected‖ / ‖expected - mean over each row‖``, Frobenius norms, in float64."""
+def difference(outputs: np.ndarray, expected: np.ndarray) -> float:
+    """Return ``‖outputs - expected‖ / ‖expected - row means‖``, Frobenius norms, in float64."""
     expected = expected.astype(np.float64)
     spread = np.linalg.norm(expected - expected.mean(axis=1, keepdims=True))
-    return float(np.linalg.norm(found - expected) / max(spread, np.finfo(np.float64).tiny))
+    return float(np.linalg.norm(outputs - expected) / max(spread, np.finfo(np.float64).tiny))

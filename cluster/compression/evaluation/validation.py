@@ -1,7 +1,7 @@
-"""Scores of a module on the validation samples: what steps and the search see of a model.
+"""Scores of a module on the validation samples, for steps and the search.
 
-The held-out test samples are for the finished artifact alone: a choice made by them would
-flatter the result.
+The held-out test samples are for the finished artifact alone: a choice by them would bias the
+result.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cluster.program.node import cpus
 
 
 class Validation:
-    """Scores by one metric, always on the same samples, beside the baseline."""
+    """Scores by one metric on fixed samples, with the baseline's."""
 
     def __init__(
         self,
@@ -29,19 +29,19 @@ class Validation:
         baseline: Callable[[], torch.nn.Module],
         count: int | None = None,
     ) -> None:
-        """``baseline``: copies the model before compression. ``count``: samples, None for all."""
+        """``baseline`` copies the model before compression. ``count``: samples, None for all."""
         self._metric = metrics.metric(metric)
         self._samples = samples
         self._baseline = baseline
         self._count = count
 
     def scores(self, module: torch.nn.Module) -> np.ndarray:
-        """One score per sample, float64 ``[N]``, each 0..1."""
+        """Return one score per sample, float64 ``[N]``, each 0..1."""
         outputs, labels = self._outputs(module)
         return self._metric(outputs, labels, self._expected[0])
 
     def score(self, module: torch.nn.Module) -> Score:
-        """The mean score, with its interval."""
+        """Return the mean score, with its interval."""
         return metrics.mean_score(self.scores(module))
 
     @cached_property

@@ -25,8 +25,8 @@ from cluster.artifact.layout import Layout, Shard, name_of
 from cluster.artifact.manifest import Manifest
 from cluster.compression.draft import Draft
 from cluster.compression.evaluation import reference
-from cluster.compression.evaluation.fresh_process import in_process
-from cluster.compression.evaluation.one_layout import FoundLayout, LayoutTask
+from cluster.compression.evaluation.fresh_process import run_in_process
+from cluster.compression.evaluation.one_layout import LayoutResult, LayoutTask
 from cluster.compression.programs.files import ProgramFiles
 from cluster.compression.sharding.cutting import COST_BATCH, BuiltShard, Cuttable, Sliced, Traced
 from cluster.compression.sharding.profile import profile, tensor_profile
@@ -254,7 +254,7 @@ def _loaded_bytes(entry: ProgramEntry, artifact: Path) -> int:
     return sum(describe(artifact / name).size_bytes for name in entry.loaded_files)
 
 
-def _measured(draft: Draft, layout: Layout, job: Job) -> FoundLayout:
+def _measured(draft: Draft, layout: Layout, job: Job) -> LayoutResult:
     settings = job.recipe.evaluation
     quantized = draft.work.precision is not None
     task = LayoutTask(
@@ -267,12 +267,12 @@ def _measured(draft: Draft, layout: Layout, job: Job) -> FoundLayout:
         compute_threads=settings.compute_threads,
         result=job.workspace / "found-layout.json",
     )
-    ended = in_process("one_layout", task, task.result, job.workspace, job.out)
+    ended = run_in_process("one_layout", task, task.result, job.workspace, job.out)
     if ended.failure is not None:
         raise CompressionError(
             f"layout {layout.key} does not work: {ended.failure}\n{''.join(ended.tail)}"
         )
-    return FoundLayout.model_validate_json(task.result.read_text())
+    return LayoutResult.model_validate_json(task.result.read_text())
 
 
 def _scaled(work: Sequence[float], chosen: Sequence[int], stage_ms: Sequence[float]) -> list[float]:

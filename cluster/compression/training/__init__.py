@@ -1,1 +1,1 @@
-"""Training steps: losses, optimizers, schedules, the loop, distillation, data parallel."""
+"""Training steps: losses, optimizers, schedules, the loop, distillation, data parallelism."""

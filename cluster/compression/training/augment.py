@@ -1,9 +1,9 @@
 """Random changes of training images that keep their label, by name.
 
-    batch of images + random numbers per image → the images as training sees them
+    batch of images + random numbers per image → augmented images
 
-The random numbers are drawn by the caller for the whole batch, so several processes that share
-a batch change each image as one process alone would.
+The caller draws the random numbers for the whole batch, so several processes that share a batch
+change each image like a single process.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 from cluster.errors import CompressionError
 
 DRAWS = 2
-"""Random numbers that each augmentation may use per image."""
+"""Number of random numbers for each augmentation and image."""
 
 
 def flip(images: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Left and right exchanged in every second image, on average."""
+    """Mirror each image left to right with probability ½."""
     chosen = draws[:, 0] < 0.5
     flipped = images.copy()
     flipped[chosen] = images[chosen, :, :, ::-1]
@@ -27,7 +27,7 @@ def flip(images: np.ndarray, draws: np.ndarray) -> np.ndarray:
 
 
 def crop(images: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Each image shifted by up to an eighth of its size either way; zeros come in at the edges.
+    """Shift each image by up to an eighth of its size in each direction, padded with zeros.
 
     He et al. 2016, "Deep Residual Learning", section 4.2: 4 pixels of 32.
     """
@@ -60,10 +60,10 @@ def augment(arrays: list[np.ndarray], names: Sequence[str], draws: np.ndarray) -
 
 
 def check(arrays: list[np.ndarray], names: Sequence[str]) -> None:
-    """CompressionError if there is an augmentation and ``arrays`` are not one batch of images."""
+    """Raise CompressionError for an augmentation of ``arrays`` that are not one batch of images."""
     if names and (len(arrays) != 1 or arrays[0].ndim != 4 or arrays[0].dtype != np.float32):
-        shown = ", ".join(f"{array.dtype}{list(array.shape[1:])}" for array in arrays)
+        inputs = ", ".join(f"{array.dtype}{list(array.shape[1:])}" for array in arrays)
         raise CompressionError(
             f"augmentation {', '.join(names)} changes images, float32 [channels, height, width]; "
-            f"the model takes {shown}. Remove augmentation"
+            f"the model takes {inputs}. Remove augmentation"
         )

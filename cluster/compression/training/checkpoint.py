@@ -1,11 +1,10 @@
-"""Where a training stands, in one file: written at each epoch's end, read after a killed process.
+"""Checkpoint file of a training: written after each epoch, read after a kill.
 
     Checkpoint ─ write → KEY.safetensors ─ read → Checkpoint, or None
 
-Tensors only, with JSON in the file's metadata: nothing that runs code when it is read. The file
-is written under another name and renamed, so there is always a whole one or none. Its name is the
-key of the training, so that the trainings of one step (after each pruning iteration) each find
-their own.
+The file has tensors, and JSON in its metadata: reading it runs no code. It is written under another
+name and renamed, so it is never incomplete. Its name is the key of the training, so each training
+of one step (after each pruning iteration) has its own file.
 """
 
 from __future__ import annotations
@@ -29,41 +28,41 @@ _MODULE, _OPTIMIZER = "module/", "optimizer/"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state at the end of an epoch.
+    """State at the end of an epoch.
 
-    Randomness needs no place in it: every epoch draws from a stream of its own, seeded by its
-    number. The learning rate follows from the number of the update.
+    It has no random state: each epoch has its own random stream, seeded by its number. The learning
+    rate follows from the number of the update.
     """
 
     epochs: int
-    """Epochs that are finished."""
+    """Number of finished epochs."""
 
     losses: tuple[float, ...]
-    """Mean loss of each."""
+    """Mean loss of each epoch."""
 
     module: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]
     """``PARAMETER.NAME`` → tensor, such as ``3.momentum_buffer``; see :func:`optimizer_tensors`."""
 
     threads: int
-    """CPU threads that each process computed with: another number adds floats in another order."""
+    """CPU threads of each process: another number would add floats in another order."""
 
 
 def key_of(settings: str, tensors: dict[str, torch.Tensor]) -> str:
-    """A sha256 in hex of a training's settings and of the weights that it starts with."""
-    found = sha256(settings.encode())
+    """Return a sha256 in hex of a training's settings and initial weights."""
+    digest = sha256(settings.encode())
     for name, tensor in tensors.items():
         plain = tensor.detach().cpu().contiguous()
-        found.update(f"\n{name} {plain.dtype} {list(plain.shape)}\n".encode())
-        found.update(plain.flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(f"\n{name} {plain.dtype} {list(plain.shape)}\n".encode())
+        digest.update(plain.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def write(directory: Path, key: str, checkpoint: Checkpoint) -> None:
-    """Put the checkpoint in the place of the training's last one.
+    """Replace the training's last checkpoint.
 
-    CompressionError if it cannot be written, for instance because the disk is full; then nothing
-    is left of it, and the last one stays.
+    CompressionError if it cannot be written, for instance because the disk is full. The last
+    checkpoint then stays, without a partial file.
     """
     path = directory / f"{key}.safetensors"
     new = directory / f"{key}.{os.getpid()}.partial"
@@ -78,11 +77,11 @@ def write(directory: Path, key: str, checkpoint: Checkpoint) -> None:
     }
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for abandoned in directory.glob(f"{key}.*.partial"):  # of a process that was killed
+        for abandoned in directory.glob(f"{key}.*.partial"):  # a killed process leaves them
             abandoned.unlink()
         save_file(tensors, new, metadata={_METADATA: json.dumps(state)})
-        with new.open("rb") as written:
-            os.fsync(written.fileno())
+        with new.open("rb") as stream:
+            os.fsync(stream.fileno())
         new.replace(path)
     except (OSError, SafetensorError) as error:
         _remove(new)
@@ -94,7 +93,7 @@ def write(directory: Path, key: str, checkpoint: Checkpoint) -> None:
 
 
 def read(directory: Path, key: str) -> Checkpoint | None:
-    """The last checkpoint of the training of that key, or None if there is none to go on from."""
+    """Return the last checkpoint of the training with that key, or None without a valid one."""
     path = directory / f"{key}.safetensors"
     try:
         with safe_open(path, framework="pt") as file:
@@ -107,17 +106,17 @@ def read(directory: Path, key: str) -> Checkpoint | None:
             optimizer=_under(_OPTIMIZER, tensors),
             threads=int(state["threads"]),
         )
-    # A file that is none, or damaged by a crash of the machine, costs the epochs it stood for.
+    # Without a file, or with one that a crash of the machine damaged, the training starts again.
     except (OSError, SafetensorError, TypeError, KeyError, ValueError):
         return None
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """What the optimizer remembers of each parameter, as plain tensors on the CPU."""
+    """Return the optimizer's state of each parameter, as tensors on the CPU."""
     return {
         f"{index}.{name}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for index, kept in optimizer.state_dict()["state"].items()
-        for name, value in kept.items()
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
         if isinstance(value, torch.Tensor)
     }
 
@@ -127,13 +126,13 @@ def fill_optimizer(
     parameters: Iterable[torch.nn.Parameter],
     tensors: dict[str, torch.Tensor],
 ) -> None:
-    """Give a new optimizer of ``parameters`` what :func:`optimizer_tensors` took from another."""
-    of = list(parameters)
+    """Load the state from :func:`optimizer_tensors` into a new optimizer of ``parameters``."""
+    targets = list(parameters)
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
-        like = of[int(index)]
-        # In the parameter's own memory layout, as the optimizer would have made it.
+        like = targets[int(index)]
+        # The optimizer itself would use the parameter's memory layout.
         fitted = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
         state.setdefault(int(index), {})[name] = fitted
     groups = optimizer.state_dict()["param_groups"]
@@ -156,4 +155,4 @@ def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError:
-        return  # the error that led here says more
+        return  # the caller raises the more specific error

@@ -1,9 +1,9 @@
 """Gradient descent in one process, alone or as one of several that share each batch.
 
     samples ─ shuffle, share → batch ─ augment → objective → backward → optimizer, each update
-    end of an epoch → everything finite? → the last good weights, a checkpoint
+    end of an epoch → everything finite? → last good weights, checkpoint
 
-A loss that is no number ends the training with the last good weights in the module.
+A non-finite loss ends the training with the last good weights in the module.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from cluster.progress import Bar, Print
 
 @dataclass(frozen=True)
 class Training:
-    """Everything a training is decided by, besides the module's weights."""
+    """Settings of a training: everything that decides it besides the module's weights."""
 
     step: Fit
     objective: Objective
     samples: PreparedSamples
     seed: int
     title: str
-    """Begins its lines of progress and its errors."""
+    """Prefix of its progress lines and errors."""
 
     checkpoints: Path
     out: Print
@@ -46,7 +46,7 @@ class Training:
 
 
 class _Together(torch.nn.Module):
-    """The model and what is trained beside it, as the one module that optimizers and DDP take."""
+    """Model and auxiliary modules as one module, for the optimizer and DDP."""
 
     def __init__(self, module: torch.nn.Module, training: Training) -> None:
         super().__init__()
@@ -61,17 +61,17 @@ class _Together(torch.nn.Module):
 
 
 def check(training: Training) -> None:
-    """CompressionError if the settings do not fit the samples."""
+    """Raise CompressionError if the settings do not fit the samples."""
     step, samples = training.step, len(training.samples)
     if step.batch_size < step.processes:
         raise CompressionError(
-            f"batch_size={step.batch_size} cannot be shared by processes={step.processes}; give "
-            "each process at least one sample of every batch"
+            f"batch_size={step.batch_size} cannot be shared by processes={step.processes}; raise "
+            "batch_size or lower processes, so that each gets a sample of every batch"
         )
     if samples < step.processes:
         raise CompressionError(
-            f"there are {samples} training samples, which cannot be shared by "
-            f"processes={step.processes}"
+            f"{samples} training samples cannot be shared by processes={step.processes}; lower "
+            "processes or provide more data"
         )
     augment.check(training.samples.batch([0])[0], step.augmentation)
 
@@ -79,14 +79,12 @@ def check(training: Training) -> None:
 def descend(module: torch.nn.Module, training: Training) -> tuple[float, ...]:
     """Train ``module`` in place and return each epoch's mean loss; the module ends in eval mode.
 
-    Goes on from the checkpoint of a killed process, if one with the same settings and the same
-    starting weights is there, with as many threads as that one computed with, whatever this one
-    was given: on a CPU the weights then become what they would have become without the
-    interruption, bit by bit.
+    The training resumes from a killed process's checkpoint of the same settings and initial
+    weights, with that process's number of threads. On a CPU the result is then bit for bit that of
+    an uninterrupted training.
 
-    CompressionError if the loss or a weight is no longer a finite number, or if a checkpoint
-    cannot be written; the module then holds the weights of the last good epoch, or those it came
-    with.
+    CompressionError if the loss or a weight is no longer finite, or if a checkpoint cannot be
+    written. The module then has the weights of the last good epoch, or its initial ones.
     """
     torch.set_num_threads(cpus())
     device = torch.device("cuda" if training.peers.on_gpus and gpu_of(module) else "cpu")
@@ -105,15 +103,15 @@ def layout_of(module: torch.nn.Module) -> torch.memory_format:
     Channels last: convolutions of oneDNN and cuDNN read and write it without reordering. Weights of
     three-dimensional convolutions have no such format.
     """
-    if any(each.dim() == 5 for each in module.parameters()):
+    if any(parameter.dim() == 5 for parameter in module.parameters()):
         return torch.contiguous_format
     return torch.channels_last
 
 
 def gpu_of(module: torch.nn.Module) -> str:
-    """Id of the GPU, unlike that of any other, on which this process would train ``module``.
+    """Return the unique id of the GPU on which this process would train ``module``.
 
-    "" if it has none, or for a traced graph: that stays on the CPU, where it was traced.
+    "" without a GPU, or for a traced graph, which stays on the CPU where it was traced.
     """
     if not torch.cuda.is_available() or isinstance(module, torch.fx.GraphModule):
         return ""
@@ -121,34 +119,34 @@ def gpu_of(module: torch.nn.Module) -> str:
 
 
 def fill_with_last_good(module: torch.nn.Module, training: Training) -> None:
-    """Put the weights of the training's last checkpoint, if there is one, into its module."""
+    """Load the weights of the training's last checkpoint, if it exists, into ``module``."""
     together = _Together(module, training)
-    found = checkpoint.read(training.checkpoints, _key(together, training))
-    if found is not None:
-        _fill(together, found.module)
+    resumed = checkpoint.read(training.checkpoints, _key(together, training))
+    if resumed is not None:
+        _fill(together, resumed.module)
 
 
 def _epochs(together: _Together, training: Training, device: torch.device) -> tuple[float, ...]:
     step, peers = training.step, training.peers
     key = _key(together, training)
-    parameters = [each for each in together.parameters() if each.requires_grad]
+    parameters = [p for p in together.parameters() if p.requires_grad]
     optimizer = OPTIMIZERS[step.optimizer](parameters, step)
     plan = _Plan.of(step, len(training.samples), peers.world)
     good = _state(together)
     finished, losses = 0, list[float]()
-    found = peers.agree(checkpoint.read(training.checkpoints, key) if peers.first else None)
-    if found is not None:
-        _fill(together, found.module)
-        checkpoint.fill_optimizer(optimizer, parameters, found.optimizer)
-        finished, losses, good = found.epochs, list(found.losses), found.module
-        torch.set_num_threads(found.threads)
-        training.out(f"{training.title} goes on after epoch {finished} of {plan.epochs}")
+    resumed = peers.agree(checkpoint.read(training.checkpoints, key) if peers.first else None)
+    if resumed is not None:
+        _fill(together, resumed.module)
+        checkpoint.fill_optimizer(optimizer, parameters, resumed.optimizer)
+        finished, losses, good = resumed.epochs, list(resumed.losses), resumed.module
+        torch.set_num_threads(resumed.threads)
+        training.out(f"{training.title} resumes after epoch {finished} of {plan.epochs}")
     bar = Bar(training.title, plan.updates, training.out)
     shared = peers.wrap(together)
     try:
         for epoch in range(finished, plan.epochs):
             losses.append(_epoch(shared, optimizer, training, plan, epoch, bar, device))
-            good = _good(together, training, plan, epoch)
+            good = _finite_state(together, training, plan, epoch)
             if peers.first:
                 saved = Checkpoint(
                     epochs=epoch + 1,
@@ -166,18 +164,18 @@ def _epochs(together: _Together, training: Training, device: torch.device) -> tu
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which samples of an epoch's order make which update, and how many updates there are."""
+    """Batches of an epoch, as slices of its order, and the number of updates."""
 
     batches: tuple[slice, ...]
-    """Of one epoch."""
+    """Batches of one epoch."""
 
     epochs: int
     updates: int
 
     @staticmethod
     def of(step: Fit, samples: int, world: int) -> _Plan:
-        # Batch normalization cannot train on a single sample, which a process may be left with
-        # in the last batch of an epoch.
+        # Batch normalization cannot train on a single sample, which could be a process's share of
+        # the last batch of an epoch.
         fewest = min(2 * world, step.batch_size)
         starts = range(0, samples, step.batch_size)
         batches = tuple(
@@ -199,11 +197,11 @@ def _epoch(
     bar: Bar,
     device: torch.device,
 ) -> float:
-    """One pass over the samples; returns the mean loss of its updates."""
+    """Run one pass over the samples; return the mean loss of its updates."""
     step, peers = training.step, training.peers
     shared.train()
-    # A stream for each epoch: one that is resumed draws what it would have drawn. Dropout differs
-    # from process to process; the order of the samples does not.
+    # Each epoch has its own random stream, so a resumed one draws the same numbers. Dropout differs
+    # between processes; the order of the samples does not.
     order = np.random.default_rng([training.seed, epoch])
     torch.manual_seed(
         int(np.random.default_rng([training.seed, epoch, peers.rank]).integers(2**63))
@@ -236,36 +234,36 @@ def _epoch(
     return total / count
 
 
-def _good(
+def _finite_state(
     together: _Together, training: Training, plan: _Plan, epoch: int
 ) -> dict[str, torch.Tensor]:
-    """The state to keep; an update after which no loss was taken may have spoilt it."""
+    """Return the state to store, after a check: the last update's weights have had no loss yet."""
     state = _state(together)
     for name, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             update = min((epoch + 1) * len(plan.batches), plan.updates) - 1
-            what = f"tensor {name.partition('.')[2]} is no longer finite"
-            raise _NotFiniteError(_diverged(training, plan, epoch, update, what))
+            problem = f"tensor {name.partition('.')[2]} is no longer finite"
+            raise _NotFiniteError(_diverged(training, plan, epoch, update, problem))
     return state
 
 
 class _NotFiniteError(Exception):
-    """Ends the epochs; becomes a CompressionError once the last good weights are back."""
+    """End of the epochs; becomes a CompressionError after the last good weights are restored."""
 
 
-def _diverged(training: Training, plan: _Plan, epoch: int, update: int, what: str) -> str:
-    kept = f"those of the end of epoch {epoch}" if epoch else "those from before the training"
+def _diverged(training: Training, plan: _Plan, epoch: int, update: int, problem: str) -> str:
+    restored = f"those of the end of epoch {epoch}" if epoch else "those from before the training"
     return (
-        f"{training.title.strip()}: the {what} in epoch {epoch + 1} of {plan.epochs}, at update "
+        f"{training.title.strip()}: the {problem} in epoch {epoch + 1} of {plan.epochs}, at update "
         f"{update + 1} of {plan.updates}, where the learning rate was "
-        f"{learning_rate(training.step, update, plan.updates):.3g}; the weights are {kept}. Lower "
+        f"{learning_rate(training.step, update, plan.updates):.3g}; the weights are {restored}. Lower "
         f"learning_rate (now {training.step.learning_rate:g}), raise warmup_share (now "
-        f"{training.step.warmup_share:g}), or look for values in the data that are no numbers"
+        f"{training.step.warmup_share:g}), or look for non-finite values in the data"
     )
 
 
 def _key(together: _Together, training: Training) -> str:
-    """What decides the training: its settings and its starting weights."""
+    """Return the key of the training's settings and initial weights."""
     settings = json.dumps(
         [
             training.step.model_dump(mode="json"),
@@ -279,10 +277,10 @@ def _key(together: _Together, training: Training) -> str:
 
 
 def _fill(together: _Together, tensors: dict[str, torch.Tensor]) -> None:
-    # The module's own mapping carries version marks that some modules insist on (MNASNet).
-    own = together.state_dict()
-    own.update(tensors)
-    together.load_state_dict(own)
+    # The module's own mapping has version marks that some modules require (MNASNet).
+    state = together.state_dict()
+    state.update(tensors)
+    together.load_state_dict(state)
 
 
 def _state(together: _Together) -> dict[str, torch.Tensor]:

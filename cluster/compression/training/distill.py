@@ -1,4 +1,4 @@
-"""The ``distill`` step: train the student to answer as a teacher does.
+"""The ``distill`` step: train the student towards a teacher's outputs.
 
 batch ─┬─ teacher → outputs, features ─┐
        └─ student → outputs, features ─┴→ Σ weight · loss → gradients of student, projections
@@ -25,9 +25,9 @@ _FEATURES = "feature_mse"
 
 @dataclass
 class Distillation:
-    """The weighted sum of the terms of a distill step; see `Objective`.
+    """Objective of a distill step: the weighted sum of its terms.
 
-    ``auxiliary`` holds one :class:`FeatureMatch` per feature_mse term, in their order.
+    ``auxiliary`` has one :class:`FeatureMatch` per feature_mse term, in their order.
     """
 
     terms: tuple[DistillLoss, ...]
@@ -38,7 +38,7 @@ class Distillation:
         self, module: torch.nn.Module, inputs: Sequence[torch.Tensor], labels: torch.Tensor
     ) -> torch.Tensor:
         pairs = _layers(self.terms)
-        wanted, hints = self.teacher.answer(inputs, [teacher for _, teacher in pairs])
+        targets, hints = self.teacher.answer(inputs, [teacher for _, teacher in pairs])
         with captured(module, [student for student, _ in pairs]) as features:
             outputs = module(*inputs).float()
         matches = iter(zip(self.auxiliary, pairs, strict=True))
@@ -48,7 +48,7 @@ class Distillation:
                 match, (student, teacher) = next(matches)
                 loss = match(features[student], hints[teacher])
             elif term.name in DISTILLATION_LOSSES:
-                loss = DISTILLATION_LOSSES[term.name](outputs, wanted, term.temperature)
+                loss = DISTILLATION_LOSSES[term.name](outputs, targets, term.temperature)
             else:
                 loss = LABEL_LOSSES[term.name](outputs, labels)
             total = total + term.weight * loss
@@ -58,8 +58,8 @@ class Distillation:
 def distill(work: Work, step: Distill, job: Job) -> Work:
     """Train the module in place towards the teacher and return it in eval mode.
 
-    CompressionError, before any training, for a teacher that does not fit the student and for
-    layers that do not exist or cannot be compared.
+    CompressionError, before any training, if the teacher does not fit the student, or if layers do
+    not exist or cannot be compared.
     """
     module = work.module.eval()
     arrays, _ = job.train.batch([0, len(job.train) - 1])
@@ -67,15 +67,15 @@ def distill(work: Work, step: Distill, job: Job) -> Work:
     with torch.no_grad():
         outputs = module(*inputs).shape[1]
     teacher = open_teacher(step.teacher, job, work.inputs, outputs)
-    terms = _named(step.losses, module, teacher)
-    torch.manual_seed(job.seed)  # the projections start from it
+    terms = _resolve_layers(step.losses, module, teacher)
+    torch.manual_seed(job.seed)  # decides the projections' initial weights
     objective = Distillation(terms, teacher, _matches(terms, module, teacher, inputs))
     fit(module, step, objective, job, "distill")
     return Work.of(module, work.inputs)
 
 
 def _layers(terms: Sequence[DistillLoss]) -> list[tuple[str, str]]:
-    """Student's and teacher's layer of each feature_mse term."""
+    """Return the student's and the teacher's layer of each feature_mse term."""
     return [
         (term.student_layer or "", term.teacher_layer or "")
         for term in terms
@@ -83,16 +83,16 @@ def _layers(terms: Sequence[DistillLoss]) -> list[tuple[str, str]]:
     ]
 
 
-def _named(
+def _resolve_layers(
     terms: tuple[DistillLoss, ...], student: torch.nn.Module, teacher: Teacher
 ) -> tuple[DistillLoss, ...]:
-    """The terms with their layers' full names."""
-    named = []
+    """Return the terms with their layers' full names."""
+    resolved = []
     for position, term in enumerate(terms):
         if term.name == _FEATURES:
             if not isinstance(teacher, ModuleTeacher):
                 raise CompressionError(
-                    f"losses[{position}]: feature_mse looks into the teacher's layers, and an "
+                    f"losses[{position}]: feature_mse needs the teacher's layers, and an "
                     "artifact's program has none; give teacher.model instead of teacher.artifact"
                 )
             where = f"losses[{position}]"
@@ -104,8 +104,8 @@ def _named(
                     ),
                 }
             )
-        named.append(term)
-    return tuple(named)
+        resolved.append(term)
+    return tuple(resolved)
 
 
 def _one(module: torch.nn.Module, pattern: str | None, where: str) -> str:
@@ -123,21 +123,21 @@ def _matches(
     teacher: Teacher,
     inputs: Sequence[torch.Tensor],
 ) -> torch.nn.ModuleList:
-    """A comparison for each pair of layers, from the sizes that a first batch shows."""
+    """Return a comparison for each pair of layers, sized by a first batch."""
     pairs = _layers(terms)
     _, hints = teacher.answer(inputs, [name for _, name in pairs])
     with torch.no_grad(), captured(student, [name for name, _ in pairs]) as features:
         student(*inputs)
-    for owner, names, found in (
+    for owner, names, outputs in (
         ("student", [name for name, _ in pairs], features),
         ("teacher", [name for _, name in pairs], hints),
     ):
         for name in names:
-            if name not in found:
+            if name not in outputs:
                 raise CompressionError(
-                    f"the {owner}'s layer {name!r} does not run when the model answers; name one "
+                    f"the {owner}'s layer {name!r} does not run in the model's forward; name one "
                     "that does"
                 )
     return torch.nn.ModuleList(
-        FeatureMatch(features[here], hints[there], f"{here} and {there}") for here, there in pairs
+        FeatureMatch(features[layer], hints[hint], f"{layer} and {hint}") for layer, hint in pairs
     )

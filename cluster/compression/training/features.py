@@ -18,49 +18,50 @@ from cluster.errors import CompressionError
 
 @contextmanager
 def captured(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
-    """Collect what the layers ``names`` answer while the block runs the module.
+    """Yield a dict that collects the outputs of the layers ``names`` while the module runs.
 
-    The first tensor counts where a layer answers several, the last call where it runs more than
-    once.
+    The first tensor counts if a layer returns several, the last call if it runs more than once.
     """
-    found: dict[str, torch.Tensor] = {}
+    outputs: dict[str, torch.Tensor] = {}
 
-    def keep(name: str, output: object) -> None:
+    def store(name: str, output: object) -> None:
         first = output[0] if isinstance(output, tuple | list) else output
         if not isinstance(first, torch.Tensor):
             raise CompressionError(
-                f"the layer {name!r} answers {type(output).__name__}, and feature_mse needs a "
+                f"the layer {name!r} returns {type(output).__name__}, but feature_mse needs a "
                 "tensor; name a layer inside it"
             )
-        # A following ReLU may write its answer into this very memory.
-        found[name] = first.clone()
+        # A following in-place ReLU may overwrite this memory.
+        outputs[name] = first.clone()
 
     hooks = [
         module.get_submodule(name).register_forward_hook(
-            lambda _module, _inputs, output, name=name: keep(name, output)
+            lambda _module, _inputs, output, name=name: store(name, output)
         )
         for name in names
     ]
     try:
-        yield found
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()
 
 
 class FeatureMatch(nn.Module):
-    """``mean((project(student) - teacher)²)`` of two layers' outputs.
+    """Loss ``mean((project(student) - teacher)²)`` of two layers' outputs.
 
     Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", eq. 3, as a mean instead of half a
-    sum. The regressor there is a linear projection of the student's channels, trained with it: a
-    1×1 convolution of feature maps ``[N, C, H, W]``, a linear layer for tokens ``[N, T, C]`` and
-    vectors ``[N, C]``; there is none where the channels agree. Where heights and widths, or
-    numbers of tokens, differ, the larger one is averaged down to the smaller.
+    sum. Its regressor is a linear projection of the student's channels, trained with the student:
+    a 1×1 convolution of feature maps ``[N, C, H, W]``, a linear layer for tokens ``[N, T, C]`` and
+    vectors ``[N, C]``, nothing for equal channels. If heights and widths, or numbers of tokens,
+    differ, the larger one is averaged down to the smaller.
     """
 
     def __init__(self, student: torch.Tensor, teacher: torch.Tensor, names: str) -> None:
-        """From one output of each layer. CompressionError, with ``names``, if they have different
-        numbers of dimensions, or none that this knows."""
+        """Size the projection by one output of each layer.
+
+        CompressionError, with ``names``, if their numbers of dimensions differ or are not 2 to 4.
+        """
         super().__init__()
         if student.dim() != teacher.dim() or student.dim() not in (2, 3, 4):
             raise CompressionError(
@@ -68,12 +69,12 @@ class FeatureMatch(nn.Module):
                 f"{list(teacher.shape)}; expected both [N, C], [N, tokens, C] or [N, C, H, W]"
             )
         channel = 1 if student.dim() == 4 else -1
-        here, there = student.shape[channel], teacher.shape[channel]
+        inputs, outputs = student.shape[channel], teacher.shape[channel]
         self.project: nn.Module = nn.Identity()
-        if here != there and student.dim() == 4:
-            self.project = nn.Conv2d(here, there, kernel_size=1)
-        elif here != there:
-            self.project = nn.Linear(here, there)
+        if inputs != outputs and student.dim() == 4:
+            self.project = nn.Conv2d(inputs, outputs, kernel_size=1)
+        elif inputs != outputs:
+            self.project = nn.Linear(inputs, outputs)
 
     def forward(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         student, teacher = _one_size(student, teacher)
@@ -93,8 +94,8 @@ def _one_size(student: torch.Tensor, teacher: torch.Tensor) -> tuple[torch.Tenso
     if student.dim() == 3 and student.shape[1] != teacher.shape[1]:
         tokens = min(student.shape[1], teacher.shape[1])
         pooled = [
-            functional.adaptive_avg_pool1d(each.transpose(1, 2), tokens).transpose(1, 2)
-            for each in (student, teacher)
+            functional.adaptive_avg_pool1d(output.transpose(1, 2), tokens).transpose(1, 2)
+            for output in (student, teacher)
         ]
         return pooled[0], pooled[1]
     return student, teacher

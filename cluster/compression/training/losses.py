@@ -1,4 +1,4 @@
-"""Losses by name: what training and distillation minimize.
+"""Losses of training and distillation, by name.
 
     LABEL_LOSSES          (logits, labels)               train, recovery, one term of distillation
     DISTILLATION_LOSSES   (student, teacher, temperature) between two models' outputs
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """``mean(-log softmax(logits)[label])``.
+    """Return ``mean(-log softmax(logits)[label])``.
 
     Goodfellow et al. 2016, "Deep Learning", chapter 6.2.2.
     """
@@ -24,17 +24,17 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def brier(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """``mean((softmax(logits) - one_hot(label))²)`` over samples and classes.
+    """Return ``mean((softmax(logits) - one_hot(label))²)`` over samples and classes.
 
     Brier 1950, "Verification of forecasts expressed in terms of probability", divided by the
     number of classes.
     """
-    wanted = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
-    return functional.mse_loss(logits.softmax(dim=1), wanted)
+    targets = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    return functional.mse_loss(logits.softmax(dim=1), targets)
 
 
 def soft_targets(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """``T² · mean over samples of KL(softmax(teacher / T) ‖ softmax(student / T))``.
+    """Return ``T² · mean over samples of KL(softmax(teacher / T) ‖ softmax(student / T))``.
 
     Hinton, Vinyals, Dean 2015, "Distilling the Knowledge in a Neural Network", section 2: the
     factor T² keeps the gradient's size when the temperature changes.
@@ -49,10 +49,10 @@ def soft_targets(student: torch.Tensor, teacher: torch.Tensor, temperature: floa
 
 
 def logit_error(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """``mean((student - teacher)²)`` of the outputs; the temperature has no part in it.
+    """Return ``mean((student - teacher)²)`` of the outputs, independent of the temperature.
 
     Ba and Caruana 2014, "Do Deep Nets Really Need to be Deep?", eq. 1, without the factor ½ and
-    averaged over the outputs too.
+    averaged over the outputs, too.
     """
     return functional.mse_loss(student, teacher)
 

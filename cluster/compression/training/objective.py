@@ -1,4 +1,4 @@
-"""What a training minimizes: a loss of the module on one batch."""
+"""Objective of a training: a loss of the module on one batch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cluster.compression.training.losses import LABEL_LOSSES
 
 
 class Objective(Protocol):
-    """A loss to minimize. Picklable: other processes may train with it.
+    """Loss to minimize. It is picklable, because other processes may train with it.
 
-    ``auxiliary``: modules that are trained beside the model and thrown away, such as projections
+    ``auxiliary``: modules that are trained with the model and then discarded, such as projections
     of its features.
     """
 
@@ -23,9 +23,9 @@ class Objective(Protocol):
     def __call__(
         self, module: torch.nn.Module, inputs: Sequence[torch.Tensor], labels: torch.Tensor
     ) -> torch.Tensor:
-        """The mean loss over the batch, a float32 scalar to differentiate.
+        """Return the mean loss over the batch, a float32 scalar to differentiate.
 
-        The module may answer in bfloat16, where the training's precision is bf16.
+        The module may return bfloat16, if the training's precision is bf16.
 
         ``inputs``: one tensor ``[N, ...]`` per input of the module. ``labels``: int64 ``[N]``.
         """
@@ -33,7 +33,7 @@ class Objective(Protocol):
 
 @dataclass
 class Labelled:
-    """A loss between the module's outputs and the labels, by its name in LABEL_LOSSES."""
+    """Loss between the module's outputs and the labels, by its name in LABEL_LOSSES."""
 
     loss: str
     auxiliary: torch.nn.ModuleList = field(default_factory=torch.nn.ModuleList)

@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules by name.
 
 OPTIMIZERS  parameters, step → torch.optim.Optimizer
-SCHEDULES   how far between the end of the warm-up and the last update, 0..1 → factor, 0..1
+SCHEDULES   progress from the end of the warm-up to the last update, 0..1 → factor, 0..1
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from cluster.config.steps import Fit
 
 
 def sgd(parameters: Iterable[torch.nn.Parameter], step: Fit) -> torch.optim.Optimizer:
-    """``v ← m·v + g;  w ← w - lr·(g + m·v)`` with ``g = ∇loss + decay·w``.
+    """Return SGD: ``v ← m·v + g;  w ← w - lr·(g + m·v)`` with ``g = ∇loss + decay·w``.
 
-    Gradient descent with momentum m as Nesterov 1983 has it, in the form of Sutskever et al.
-    2013, "On the importance of initialization and momentum in deep learning".
+    Gradient descent with the momentum m of Nesterov 1983, in the form of Sutskever et al. 2013,
+    "On the importance of initialization and momentum in deep learning".
     """
     return torch.optim.SGD(
         parameters,
@@ -30,7 +30,7 @@ def sgd(parameters: Iterable[torch.nn.Parameter], step: Fit) -> torch.optim.Opti
 
 
 def adamw(parameters: Iterable[torch.nn.Parameter], step: Fit) -> torch.optim.Optimizer:
-    """``w ← w - lr·(m̂ / (√v̂ + ε) + decay·w)``, m̂ and v̂ being the gradient's corrected moments.
+    """Return AdamW: ``w ← w - lr·(m̂ / (√v̂ + ε) + decay·w)``, with the corrected moments m̂, v̂.
 
     Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
     """
@@ -38,17 +38,17 @@ def adamw(parameters: Iterable[torch.nn.Parameter], step: Fit) -> torch.optim.Op
 
 
 def cosine(progress: float) -> float:
-    """``½·(1 + cos(π·progress))`` (Loshchilov and Hutter 2017, "SGDR", eq. 5, one period)."""
+    """Return ``½·(1 + cos(π·progress))`` (Loshchilov and Hutter 2017, "SGDR", eq. 5)."""
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def linear(progress: float) -> float:
-    """``1 - progress``."""
+    """Return ``1 - progress``."""
     return 1 - progress
 
 
 def constant(progress: float) -> float:
-    """1: the peak learning rate to the end."""
+    """Return 1: the peak learning rate to the end."""
     return 1.0
 
 
@@ -65,7 +65,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def learning_rate(step: Fit, update: int, total: int) -> float:
-    """Learning rate of ``update`` (from 0) of ``total``: linear warm-up, then the schedule."""
+    """Return the rate of ``update`` (from 0) of ``total``: linear warm-up, then the schedule."""
     warmup = round(total * step.warmup_share)
     if update < warmup:
         return step.learning_rate * (update + 1) / warmup

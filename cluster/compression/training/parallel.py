@@ -1,14 +1,14 @@
 """Data-parallel training: N processes of the cluster, each with its share of every batch.
 
     descend_together ─ gang ─┬→ train_rank 0 ─ descend ─┐ DDP: gradients averaged by all-reduce
-          ↑                  ├→ train_rank 1 ─ descend ─┤ (nccl if each has a GPU of its own,
+          ↑                  ├→ train_rank 1 ─ descend ─┤ (nccl if each has its own GPU,
           │                  └→ ...                     ┘  else all compute on CPUs: gloo)
           └── rank 0: weights, losses; lines of progress through the store of the rendezvous
 
-Each process reads the recipe's data and keeps the same samples back. A batch is split over the
-processes, so its size and the number of updates are those of one process, and so is the result,
-but for the order of float additions, and for batch normalization, whose statistics each process
-takes of its own share. A process that dies ends the others; all start again from the last
+Each process reads the recipe's data and holds out the same samples. A batch is split over the
+processes, so its size, the number of updates and the result are those of one process. Differences
+come only from the order of float additions and from batch normalization, whose statistics each
+process computes on its own share. A process that dies ends the others; all restart from the last
 epoch's checkpoint.
 """
 
@@ -45,7 +45,7 @@ from cluster.models import load_model
 from cluster.progress import Print
 
 RETRIES = 3
-"""How often a training whose process died is started again."""
+"""Maximum number of restarts of a training after processes died."""
 
 _POLL_S = 0.2
 _LINES, _LINE = "lines", "line/"
@@ -53,7 +53,7 @@ _LINES, _LINE = "lines", "line/"
 
 @dataclass(frozen=True)
 class RankTask:
-    """What one process needs to take part."""
+    """Task of one process of a training."""
 
     recipe: Recipe
     module: torch.nn.Module
@@ -62,7 +62,7 @@ class RankTask:
     title: str
     checkpoints: Path
     samples: int
-    """Training samples that the job has; this process must find as many."""
+    """Number of the job's training samples; this process must read as many."""
 
     peers: Peers
     host: str
@@ -71,18 +71,18 @@ class RankTask:
 
 @dataclass(frozen=True)
 class Trained:
-    """What the first process hands back."""
+    """Result of the first process."""
 
     tensors: dict[str, torch.Tensor]
     losses: tuple[float, ...]
 
 
 def descend_together(module: torch.nn.Module, training: Training, job: Job) -> tuple[float, ...]:
-    """Train ``module`` in place in ``training.step.processes`` processes; returns the losses.
+    """Train ``module`` in place in ``training.step.processes`` processes; return the losses.
 
-    CompressionError as :func:`~cluster.compression.training.descent.descend` raises it, and if
-    the cluster has no room; LostProcessError if processes died :data:`RETRIES` times and once
-    more. The module then holds the weights of the last checkpoint this process can read.
+    CompressionError as from :func:`~cluster.compression.training.descent.descend`, and if the
+    cluster has no room. LostProcessError if processes still die after :data:`RETRIES` retries. The
+    module then has the weights of the last checkpoint that this process can read.
     """
     retries = 0
     try:
@@ -95,15 +95,15 @@ def descend_together(module: torch.nn.Module, training: Training, job: Job) -> t
                 if retries > RETRIES:
                     raise
                 training.out(
-                    f"{training.title} lost a process ({error}); all go on from the last epoch's "
+                    f"{training.title} lost a process ({error}); all resume from the last epoch's "
                     f"checkpoint, retry {retries} of {RETRIES}"
                 )
     except CompressionError:
         fill_with_last_good(module, training)
         raise
-    own = module.state_dict()
-    own.update(trained.tensors)
-    module.load_state_dict(own)
+    state = module.state_dict()
+    state.update(trained.tensors)
+    module.load_state_dict(state)
     module.eval()
     return trained.losses
 
@@ -131,22 +131,22 @@ def _gang(module: torch.nn.Module, training: Training, job: Job) -> Trained:
 
 
 def train_rank(task: RankTask) -> Trained | None:
-    """Take part in a training, in a process of its own; the first one returns the weights."""
+    """Take part in a training, in an own process; the first process returns the weights."""
     if task.host.startswith("127."):
-        # All are on one machine: what they send each other need not leave it.
+        # All processes are on one machine, so their traffic stays on the loopback interface.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     store = TCPStore(task.host, task.port, is_master=False)
 
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         if task.peers.first:
             store.set(f"{_LINE}{store.add(_LINES, 1)}", line)
 
-    gpus = _exchanged(gpu_of(task.module), PrefixStore("gpus", store), task.peers)
+    gpus = _exchange(gpu_of(task.module), PrefixStore("gpus", store), task.peers)
     backend = backend_for(gpus)
-    if backend == "gloo" and (found := len({gpu for gpu in gpus if gpu})):
-        tell(
+    if backend == "gloo" and (available := len({gpu for gpu in gpus if gpu})):
+        report(
             f"{task.title} computes on CPUs: processes={task.peers.world} need a GPU each, and "
-            f"found {found}; set processes to {found} to train on GPUs"
+            f"found {available}; set processes to {available} to train on GPUs"
         )
     samples = _samples(task)
     distributed.init_process_group(
@@ -162,7 +162,7 @@ def train_rank(task: RankTask) -> Trained | None:
         seed=task.recipe.seed,
         title=task.title,
         checkpoints=task.checkpoints,
-        out=tell,
+        out=report,
         peers=task.peers,
     )
     try:
@@ -173,26 +173,26 @@ def train_rank(task: RankTask) -> Trained | None:
 
 
 def backend_for(gpus: Sequence[str]) -> Literal["nccl", "gloo"]:
-    """How processes exchange gradients that compute on these GPUs, one id each, "" for none.
+    """Return the backend for processes on these GPUs: one id per process, "" for none.
 
-    nccl only where each has another one: it refuses two processes on one device.
+    It is nccl only for distinct GPUs, because nccl refuses two processes on one device.
     """
     return "nccl" if all(gpus) and len(set(gpus)) == len(gpus) else "gloo"
 
 
-def _exchanged(own: str, store: PrefixStore, peers: Peers) -> list[str]:
-    """What every process says, in the order of their ranks; waits for all."""
-    store.set(str(peers.rank), own)
+def _exchange(value: str, store: PrefixStore, peers: Peers) -> list[str]:
+    """Wait for the value of every process; return them in the order of ranks."""
+    store.set(str(peers.rank), value)
     return [store.get(str(rank)).decode() for rank in range(peers.world)]
 
 
 def _samples(task: RankTask) -> PreparedSamples:
-    """The job's own training samples, read once more."""
+    """Read the job's training samples in this process."""
     recipe = task.recipe
     data = load_data(recipe.data, recipe.seed)
     if len(data.train) != task.samples:
         raise CompressionError(
-            f"process {task.peers.rank} finds {len(data.train)} training samples in "
+            f"process {task.peers.rank} reads {len(data.train)} training samples from "
             f"{recipe.data.source}, the job has {task.samples}; give every node the same data"
         )
     model = load_model(recipe.model, data.labels)
@@ -201,30 +201,30 @@ def _samples(task: RankTask) -> PreparedSamples:
 
 @contextmanager
 def _rendezvous(host: str, out: Print) -> Iterator[int]:
-    """A store at ``host`` where the processes find each other; yields its port.
+    """Run a store at ``host`` where the processes connect to each other; yield its port.
 
-    It listens at that address alone. Lines that the first process leaves there go to ``out``.
+    It listens at that address alone. Lines that the first process writes to it go to ``out``.
     """
-    listening = socket.create_server((host, 0))
-    port = listening.getsockname()[1]
+    server = socket.create_server((host, 0))
+    port = server.getsockname()[1]
     store = TCPStore(
-        host, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+        host, port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach()
     )
     ended = threading.Event()
 
-    def show() -> None:
-        shown = 0
+    def forward() -> None:
+        count = 0
         last = False
         while not last:
             last = ended.wait(_POLL_S)
-            while store.check([f"{_LINE}{shown + 1}"]):
-                shown += 1
-                out(store.get(f"{_LINE}{shown}").decode())
+            while store.check([f"{_LINE}{count + 1}"]):
+                count += 1
+                out(store.get(f"{_LINE}{count}").decode())
 
-    showing = threading.Thread(target=show, name="training-progress")
-    showing.start()
+    forwarder = threading.Thread(target=forward, name="training-progress")
+    forwarder.start()
     try:
         yield port
     finally:
         ended.set()
-        showing.join()
+        forwarder.join()

@@ -1,8 +1,8 @@
-"""The processes that train one model together, as each of them sees the others.
+"""Processes that train one model together, from the view of one of them.
 
-chosen samples ─ share → this process's part
-gradients ─ wrap (DistributedDataParallel) → averaged over all
-loss ─ mean → the same number everywhere, so that all stop at once
+samples of a batch ─ share → this process's part
+gradients ─ wrap (DistributedDataParallel) → averaged over all processes
+loss ─ mean → the same number in all processes, so that all stop at once
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from cluster.compression.training.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class Peers:
-    """Number ``rank`` (from 0) of ``world`` processes. The first one writes and reports.
+    """Process ``rank`` (from 0) of ``world`` processes. The first one writes and reports.
 
-    With a world of more than one, torch.distributed must be initialised.
+    If ``world`` exceeds 1, torch.distributed must be initialised.
     """
 
     rank: int = 0
@@ -29,7 +29,7 @@ class Peers:
 
     @property
     def on_gpus(self) -> bool:
-        """Whether each may compute on its GPU: one that is alone, and those joined by nccl."""
+        """Whether each process may use its GPU: a single one, and those connected by nccl."""
         return self.world == 1 or distributed.get_backend() == "nccl"
 
     @property
@@ -37,19 +37,19 @@ class Peers:
         return self.rank == 0
 
     def share(self, values: np.ndarray) -> np.ndarray:
-        """This process's rows of what all share."""
+        """Return this process's rows of ``values``."""
         return values[self.rank :: self.world]
 
     def wrap(self, module: torch.nn.Module) -> torch.nn.Module:
-        """The module with its gradients averaged over all processes, its buffers the first's."""
+        """Return the module with gradients averaged over all processes and buffers of the first."""
         if self.world == 1:
             return module
-        # A model may hold parameters that its answer does not depend on, such as BERT's pooler
-        # where the embedding is a mean of the tokens.
+        # A model may have parameters without effect on its output, such as BERT's pooler if the
+        # embedding is a mean of the tokens.
         return DistributedDataParallel(module, find_unused_parameters=True)
 
     def mean(self, value: torch.Tensor) -> float:
-        """The mean of a scalar over all processes: not a number if it is none in one."""
+        """Return the mean of a scalar over all processes; NaN if it is NaN in one."""
         if self.world == 1:
             return value.item()
         total = value.detach().clone()
@@ -57,12 +57,12 @@ class Peers:
         return total.item() / self.world
 
     def agree(self, checkpoint: Checkpoint | None) -> Checkpoint | None:
-        """What the first process found, in all of them: their file systems may differ."""
+        """Return the first process's checkpoint in all processes: their file systems may differ."""
         if self.world == 1:
             return checkpoint
-        found = [checkpoint]
-        distributed.broadcast_object_list(found, src=0)
-        return found[0]
+        shared = [checkpoint]
+        distributed.broadcast_object_list(shared, src=0)
+        return shared[0]
 
 
 ALONE = Peers()

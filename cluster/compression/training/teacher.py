@@ -1,11 +1,11 @@
-"""Who teaches: a PyTorch module, or the compiled program of an artifact.
+"""Teachers of a distillation: a PyTorch module, or the compiled program of an artifact.
 
     Distill.teacher ─┬─ null     → the baseline           ┐
                      ├─ model    → cluster.models         ├→ ModuleTeacher   outputs, features
                      └─ artifact → store, cluster.program → ProgramTeacher   outputs
 
-A teacher that does not fit is refused before anything is trained. Teachers are picklable: every
-process of a data-parallel training asks its own copy.
+A teacher that does not fit is refused before any training. Teachers are picklable: every process
+of a data-parallel training has its own copy.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from cluster.tensors import TensorSpec
 
 
 class Teacher(Protocol):
-    """Answers a batch as the student should."""
+    """Model whose outputs the student learns."""
 
     def answer(
         self, inputs: Sequence[torch.Tensor], layers: Sequence[str]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Outputs float32 ``[N, classes]``, and those of ``layers`` by name; no gradients."""
+        """Return outputs float32 ``[N, classes]`` and those of ``layers`` by name, no gradients."""
 
 
 @dataclass
 class ModuleTeacher:
-    """A module in eval mode."""
+    """Teacher that is a module in eval mode."""
 
     module: torch.nn.Module
 
@@ -57,7 +57,7 @@ class ModuleTeacher:
 
 @dataclass
 class ProgramTeacher:
-    """An artifact's program, loaded when it is first asked; it has no layers to look into."""
+    """Teacher that is an artifact's program, loaded at the first batch; it has no layers."""
 
     store: ArtifactStore
     artifact: str
@@ -67,31 +67,30 @@ class ProgramTeacher:
         self, inputs: Sequence[torch.Tensor], layers: Sequence[str]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if self._program is None:
-            # The training's device: other GPUs of the node may be somebody else's.
+            # The training's device: other GPUs of the node may be in use by others.
             on_cpu = inputs[0].device.type == "cpu"
-            given = [each for each in targets() if not (on_cpu and each.startswith("cuda"))]
-            self._program = load(self.store.open(self.artifact), cpus(), given)
-        (outputs,) = self._program.run([each.cpu().contiguous().numpy() for each in inputs])
+            usable = [name for name in targets() if not (on_cpu and name.startswith("cuda"))]
+            self._program = load(self.store.open(self.artifact), cpus(), usable)
+        (outputs,) = self._program.run([tensor.cpu().contiguous().numpy() for tensor in inputs])
         return torch.from_numpy(outputs).to(inputs[0].device), {}
 
     def __getstate__(self) -> dict[str, object]:
-        # Compiled code stays in the process that loaded it; another loads its own.
+        # Compiled code stays in the process that loaded it; another process loads it again.
         return {**self.__dict__, "_program": None}
 
 
 def open_teacher(
     chosen: steps.Teacher | None, job: Job, inputs: tuple[TensorSpec, ...], outputs: int
 ) -> Teacher:
-    """The teacher for a student that takes ``inputs`` and answers ``outputs`` numbers per item.
+    """Return the teacher for a student with ``inputs`` and ``outputs`` numbers per item.
 
-    CompressionError if it takes other inputs, sees them otherwise prepared, answers another
-    number of classes, or names the data's classes in another order; SourceError or ArtifactError
-    if it cannot be read.
+    CompressionError if its inputs, their preprocessing or its number of classes differ, or if it
+    has the data's classes in another order. SourceError or ArtifactError if it cannot be read.
     """
     if chosen is None:
         return ModuleTeacher(job.baseline().eval())
     labels = load_data(job.recipe.data, job.seed).labels
-    student = _Takes(inputs, job.recipe.model.image, labels, outputs)
+    student = _Interface(inputs, job.recipe.model.image, labels, outputs)
     if chosen.model is not None:
         return _from_model(chosen.model, job, student)
     artifact = job.store.open(chosen.artifact or "")
@@ -99,8 +98,8 @@ def open_teacher(
 
 
 @dataclass(frozen=True)
-class _Takes:
-    """What a model takes and answers: the student's, or a teacher's."""
+class _Interface:
+    """Inputs and outputs of a model, the student or a teacher."""
 
     inputs: tuple[TensorSpec, ...]
     preprocess: ImageInput | TextInput | None
@@ -108,58 +107,59 @@ class _Takes:
     outputs: int
 
 
-def _from_model(source: ModelSource, job: Job, student: _Takes) -> Teacher:
+def _from_model(source: ModelSource, job: Job, student: _Interface) -> Teacher:
     name = source.source
     kind = name.partition(":")[0]
     if kind == "torchvision" and source.weights is None:
         raise CompressionError(
-            f"the teacher {name} has random weights, from which nothing can be learned; give "
+            f"the teacher {name} has random weights, from which a student learns nothing; give "
             "teacher.model.weights"
         )
     source = source.with_inputs_of(job.recipe.model)
-    # Weights that come with their own head are counted as they are: a new, random head of the
-    # right size would teach nonsense.
+    # Weights with their own head keep it: a new, random head of the right size would teach noise.
     own_head = kind == "hf" or (source.weights is not None and not Path(source.weights).is_file())
     loaded = load_model(source, () if own_head else student.labels)
     classes = loaded.outputs[0].shape[1]
-    _check(name, _Takes(loaded.inputs, loaded.preprocess, loaded.labels, classes), student)
+    _check(name, _Interface(loaded.inputs, loaded.preprocess, loaded.labels, classes), student)
     return ModuleTeacher(loaded.module)
 
 
-def _from_artifact(artifact: Artifact, job: Job, student: _Takes) -> Teacher:
+def _from_artifact(artifact: Artifact, job: Job, student: _Interface) -> Teacher:
     manifest = artifact.manifest
     classes = manifest.outputs[0].shape[1]
-    taken = _Takes(manifest.inputs, manifest.image or manifest.text, manifest.labels, classes)
-    _check(f"artifact {manifest.name}", taken, student)
+    interface = _Interface(
+        manifest.inputs, manifest.image or manifest.text, manifest.labels, classes
+    )
+    _check(f"artifact {manifest.name}", interface, student)
     return ProgramTeacher(job.store, artifact.id or manifest.name)
 
 
-def _check(name: str, teacher: _Takes, student: _Takes) -> None:
+def _check(name: str, teacher: _Interface, student: _Interface) -> None:
     if teacher.outputs != student.outputs:
         raise CompressionError(
-            f"the teacher {name} answers {teacher.outputs} classes, the student "
+            f"the teacher {name} has {teacher.outputs} classes, the student "
             f"{student.outputs}; choose a teacher that was trained for these {student.outputs}"
         )
-    if [_shape(each) for each in teacher.inputs] != [_shape(each) for each in student.inputs]:
+    if [*map(_shape, teacher.inputs)] != [*map(_shape, student.inputs)]:
         raise CompressionError(
-            f"the teacher {name} takes {_shown(teacher.inputs)}, the student "
-            f"{_shown(student.inputs)}; both see the same batches, so give teacher.model.image, "
+            f"the teacher {name} takes {_describe(teacher.inputs)}, the student "
+            f"{_describe(student.inputs)}; both get the same batches, so give teacher.model.image, "
             "text or tensor the student's sizes, or choose another teacher"
         )
     images = (teacher.preprocess, student.preprocess)
     if isinstance(images[0], ImageInput) and isinstance(images[1], ImageInput):
-        scales = [(each.mean, each.std) for each in images if isinstance(each, ImageInput)]
+        scales = [(image.mean, image.std) for image in images if isinstance(image, ImageInput)]
         if scales[0] != scales[1]:
             raise CompressionError(
                 f"the teacher {name} takes images with mean and std {_scales(scales[0])}, the "
-                f"student {_scales(scales[1])}; both see the same batches, so give model.image "
+                f"student {_scales(scales[1])}; both get the same batches, so give model.image "
                 "the teacher's mean and std"
             )
-    own, data = teacher.labels, student.labels
-    if own != data and sorted(own) == sorted(data):
-        index = next(i for i in range(len(own)) if own[i] != data[i])
+    labels, data = teacher.labels, student.labels
+    if labels != data and sorted(labels) == sorted(data):
+        index = next(i for i in range(len(labels)) if labels[i] != data[i])
         raise CompressionError(
-            f"class {index} is {own[index]!r} for the teacher {name} but {data[index]!r} in the "
+            f"class {index} is {labels[index]!r} for the teacher {name} but {data[index]!r} in the "
             "data: the same labels in another order; put the data's classes in the teacher's order"
         )
 
@@ -168,7 +168,7 @@ def _shape(spec: TensorSpec) -> tuple[str, tuple[int, ...]]:
     return spec.datatype, spec.shape
 
 
-def _shown(specs: tuple[TensorSpec, ...]) -> str:
+def _describe(specs: tuple[TensorSpec, ...]) -> str:
     return ", ".join(f"{spec.datatype}{list(spec.shape)}" for spec in specs)
 
 

@@ -28,22 +28,22 @@ def train(work: Work, step: Train, job: Job) -> Work:
 def recover(
     module: torch.nn.Module, recovery: Recovery, job: Job, inputs: Sequence[TensorSpec]
 ) -> None:
-    """Fine-tune a module that another step changed, in place; it ends in eval mode."""
+    """Fine-tune in place a module that another step changed; it ends in eval mode."""
     fit(module, recovery, Labelled(recovery.loss), job, "recover")
 
 
 def fit(module: torch.nn.Module, step: Fit, objective: Objective, job: Job, title: str) -> None:
     """Train ``module`` in place on ``job.train``; it ends in eval mode, on the CPU.
 
-    ``title`` begins the lines of progress. Appends each epoch's mean loss to
-    ``job.details["losses"]``. Checkpoints lie in ``job.checkpoints`` under a key of the settings
-    and the starting weights, so one step may fit several times.
+    ``title``: prefix of the progress lines. Each epoch's mean loss is appended to
+    ``job.details["losses"]``. Checkpoints are in ``job.checkpoints`` under a key of the settings
+    and the initial weights, so one step may fit several times.
 
-    A graph of torch.export must take ``train()`` and ``eval()`` (torchao's
+    A graph of torch.export must support ``train()`` and ``eval()`` (torchao's
     ``allow_exported_model_train_eval``).
 
-    CompressionError as :func:`cluster.compression.training.descent.descend` raises it, and for
-    settings that do not fit the samples.
+    CompressionError as from :func:`cluster.compression.training.descent.descend`, and if the
+    settings do not fit the samples.
     """
     training = Training(
         step=step,

@@ -373,5 +373,5 @@ with RayLauncher() as launcher:
     told = next(line for line in answer["lines"] if "lost a process" in line)
     assert "process 2 of 2 died" in told
     assert told.endswith("checkpoint, retry 1 of 3")
-    assert any("goes on after epoch 1 of 3" in line for line in answer["lines"])
+    assert any("resumes after epoch 1 of 3" in line for line in answer["lines"])
     assert answer["left"] == [0, 4]

@@ -14,13 +14,13 @@ import psutil
 import pytest
 
 from cluster.compression.evaluation import fresh_process
-from cluster.compression.evaluation.fresh_process import measured_in_process
-from cluster.compression.evaluation.measure import STILL_THERE_S
-from cluster.compression.evaluation.one_program import CANNOT_RUN, Found, Task
+from cluster.compression.evaluation.fresh_process import measure_in_process
+from cluster.compression.evaluation.measure import PROGRESS_INTERVAL_S
+from cluster.compression.evaluation.one_program import CANNOT_RUN, ProgramResult, Task
 from cluster.config.recipe import Recipe
 from cluster.errors import CompressionError
 
-Play = Callable[..., Found]
+Play = Callable[..., ProgramResult]
 
 WITH_TASK = """
 import json, os, subprocess, sys, time
@@ -40,7 +40,7 @@ def play(
 ) -> Play:
     """``play(script, lines, program=...)``: the script takes the evaluation's place."""
 
-    def run(script: str, lines: list[str], program: str | None = "cpu-x86/aoti") -> Found:
+    def run(script: str, lines: list[str], program: str | None = "cpu-x86/aoti") -> ProgramResult:
         command = (sys.executable, "-c", WITH_TASK + script)
         monkeypatch.setattr(fresh_process, "_command", lambda module: command)
         task = Task(
@@ -52,7 +52,7 @@ def play(
             expected=tmp_path / "expected",
             result=tmp_path / "found.json",
         )
-        return measured_in_process(task, tmp_path, lines.append)
+        return measure_in_process(task, tmp_path, lines.append)
 
     return run
 
@@ -81,7 +81,7 @@ print("~ measure  half of it", flush=True)
 print("measure  all of it", flush=True)
 answer(static=[1, 8])
 """
-    assert play(script, lines) == Found(static=(1, 8))
+    assert play(script, lines) == ProgramResult(static=(1, 8))
     assert lines == ["~ measure  half of it", "measure  all of it"]
 
 
@@ -93,10 +93,10 @@ def test_a_program_that_hangs_fails_and_leaves_no_orphan(
     monkeypatch.setattr(fresh_process, "SILENCE_S", 2.0)
     lines: list[str] = []
     started = time.monotonic()
-    found = play(f"{WITH_CHILD}\n{hang}", lines)
+    result = play(f"{WITH_CHILD}\n{hang}", lines)
     assert time.monotonic() - started < 100
-    assert found.failed == "its process hung: it said nothing for 2 s and was ended"
-    assert found.program is None
+    assert result.failed == "its process hung: it printed nothing for 2 s and was killed"
+    assert result.program is None
     pids = [int(pid) for pid in lines[0].split()[1:]]
     assert len(pids) == 2
     assert gone(pids)
@@ -105,7 +105,7 @@ def test_a_program_that_hangs_fails_and_leaves_no_orphan(
 def test_a_child_that_holds_the_output_delays_nothing_and_does_not_stay(play: Play) -> None:
     lines: list[str] = []
     started = time.monotonic()
-    assert play(f"{WITH_CHILD}\nanswer(static=[4])", lines) == Found(static=(4,))
+    assert play(f"{WITH_CHILD}\nanswer(static=[4])", lines) == ProgramResult(static=(4,))
     assert time.monotonic() - started < 100
     assert gone([int(pid) for pid in lines[0].split()[1:]])
 
@@ -117,7 +117,7 @@ os.write(1, b"measure  \\xff\\n")
 print("measure  done", flush=True)
 answer()
 """
-    assert play(script, lines) == Found()
+    assert play(script, lines) == ProgramResult()
     assert lines == ["measure  \N{REPLACEMENT CHARACTER}", "measure  done"]
 
 
@@ -132,7 +132,7 @@ for step in range(10):
     print("~ measure ", step, flush=True)
 answer()
 """
-    assert play(script, lines) == Found()
+    assert play(script, lines) == ProgramResult()
     assert len(lines) == 10
 
 
@@ -182,9 +182,9 @@ time.sleep(300)
             "raise KeyError('threshold')",
             "exit status 1 and without a result: KeyError: 'threshold'",
         ),
-        ("os._exit(7)", "exit status 7 and without a result: it said nothing"),
+        ("os._exit(7)", "exit status 7 and without a result: it printed nothing"),
         ("sys.exit(0)", "exit status 0 and without a result"),
-        (f"os.kill(os.getpid(), {int(signal.SIGSEGV)})", "its process was ended by SIGSEGV"),
+        (f"os.kill(os.getpid(), {int(signal.SIGSEGV)})", "its process was killed by SIGSEGV"),
     ],
 )
 def test_what_nobody_foresaw_is_the_programs_failure(play: Play, script: str, reason: str) -> None:
@@ -210,4 +210,4 @@ def test_what_it_says_is_not_the_programs_fault_ends_the_evaluation(play: Play) 
 
 
 def test_the_limit_is_far_beyond_what_a_process_is_silent_for() -> None:
-    assert fresh_process.SILENCE_S >= 10 * STILL_THERE_S
+    assert fresh_process.SILENCE_S >= 10 * PROGRESS_INTERVAL_S

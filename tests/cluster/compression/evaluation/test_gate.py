@@ -232,7 +232,7 @@ def test_quantizing_nothing_is_refused_only_where_it_was_asked_for() -> None:
     nothing = evaluated(operators={"cpu-x86/aoti": 0, "cpu-x86/eager": 5})
     refused = judged({}, nothing)["quantized_operators"]
     assert not refused.passed
-    assert refused.reason.startswith("Quantized nothing: a quantize step was asked for and 0")
+    assert refused.reason.startswith("Quantized nothing: the recipe has a quantize step, but 0")
     assert "operators of cpu-x86/aoti" in refused.reason
     assert "scheme" in refused.reason
     assert "quantized_operators" not in judged({}, nothing, wants_quantized=False)
@@ -251,7 +251,7 @@ def test_a_target_without_a_working_program_is_refused_with_every_reason() -> No
     assert "cpu-x86/aoti loads in a fresh process" in loads["cpu-x86"].reason
     refused = loads["cuda-sm90"]
     assert not refused.passed
-    assert refused.reason.startswith("Does not load on the target: of the programs for cuda-sm90")
+    assert refused.reason.startswith("Does not load on the target: no program for cuda-sm90")
     for part in ("aoti (nvcc is missing:", "eager (CUDA is not available)", "programs.kinds"):
         assert part in refused.reason
     assert len(refused.reason) < 600
@@ -332,7 +332,7 @@ def test_a_program_over_the_accuracy_budget_gives_way_to_one_within_it() -> None
     checks = judged({}, kept)
     assert all(each.passed for each in checks.values())
     assert checks["loads"].reason.endswith(
-        "the fastest of 2 programs that work; left out, because they break a limit: openvino."
+        "the fastest of 2 programs that work; excluded, because they break a limit: openvino."
     )
 
 

@@ -163,7 +163,7 @@ def test_an_artifact_teaches_by_its_program(bench: Bench, monkeypatch: pytest.Mo
     assert (answers(student.module, made.test) - wanted).abs().mean() < before
     assert offered == [["cpu-x86"]]  # the training is on the CPU: no GPU is taken for its teacher
     layers = {"name": "feature_mse", "student_layer": "1", "teacher_layer": "7"}
-    with pytest.raises(CompressionError, match=r"losses\[0\]: feature_mse looks into.*has none"):
+    with pytest.raises(CompressionError, match=r"losses\[0\]: feature_mse needs.*has none"):
         distill(made.work, step(teacher={"artifact": "large"}, losses=[layers]), job)
 
 
@@ -178,7 +178,7 @@ def test_a_program_does_not_travel_to_another_process() -> None:
     [
         (
             {"outputs": (TensorSpec(name="logits", datatype="FP32", shape=(-1, 100)),)},
-            r"artifact large answers 100 classes, the student 10; choose a teacher",
+            r"artifact large has 100 classes, the student 10; choose a teacher",
         ),
         (
             {"inputs": (TensorSpec(name="input", datatype="FP32", shape=(-1, 3, 32, 32)),)},

@@ -102,7 +102,7 @@ def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     resumed = start(killed, "plain", optimizer)
     told, _ = resumed.communicate(timeout=60)
     first, _ = expected.communicate(timeout=60)
-    assert "train    goes on after epoch 2 of 4" in told
+    assert "train    resumes after epoch 2 of 4" in told
     assert "epoch 2/4" not in told
     assert told.splitlines()[-1] == first.splitlines()[-1]
     wanted, found = (load_file(each / "plain.safetensors") for each in (whole, killed))
@@ -123,7 +123,7 @@ def test_a_finished_training_is_not_done_again(bench: Bench) -> None:
     wanted = train(made.work, step, made.job).weights()
     found = train(again.work, step, again.job).weights()
     torch.testing.assert_close(found, wanted, rtol=0, atol=0)
-    assert again.lines == ["train    goes on after epoch 2 of 2"]
+    assert again.lines == ["train    resumes after epoch 2 of 2"]
     assert again.job.details == made.job.details
 
 
@@ -148,7 +148,7 @@ def test_an_interrupted_training_with_momentum_goes_on_the_same(
         train(broken.work, step, broken.job)
     monkeypatch.setenv(CPUS_VARIABLE, "2")
     found = train(resumed.work, step, resumed.job)
-    assert resumed.lines[0] == "train    goes on after epoch 2 of 3"
+    assert resumed.lines[0] == "train    resumes after epoch 2 of 3"
     assert torch.get_num_threads() == 1
     torch.testing.assert_close(found.weights(), wanted.weights(), rtol=0, atol=0)
 
@@ -178,7 +178,7 @@ def test_each_recovery_of_one_step_has_a_checkpoint_of_its_own(bench: Bench) -> 
     for _ in range(2):
         recover(again.work.module, Recovery(epochs=1), again.job, again.work.inputs)
     assert len(files(made)) == 2
-    assert again.lines == ["recover  goes on after epoch 1 of 1"] * 2
+    assert again.lines == ["recover  resumes after epoch 1 of 1"] * 2
     torch.testing.assert_close(again.work.weights(), made.work.weights(), rtol=0, atol=0)
 
 
