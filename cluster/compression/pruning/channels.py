@@ -1,11 +1,11 @@
-"""Channels of layers that belong together: which there are, what each is worth, removing them.
+"""Channels of coupled layers: their dependencies, importance and removal.
 
     module + example ─→ ChannelPruner (Torch-Pruning's dependency graph)
         coupled_layers() ─→ one CoupledLayers per set of layers that can only shrink together
-        remove(ratio)    ─→ the least important channels and heads go, in place
+        remove(ratio)    ─→ removes the least important channels and heads, in place
 
-Fang et al. 2023, "DepGraph: Towards Any Structural Pruning". What layers depend on each other is
-followed through autograd's graph, so every parameter must require a gradient while it is built.
+Fang et al. 2023, "DepGraph: Towards Any Structural Pruning". Dependencies are traced through
+autograd's graph, so every parameter must require a gradient while the graph is built.
 """
 
 from __future__ import annotations
@@ -35,20 +35,26 @@ from cluster.models.rebuild import align, is_self_attention
 
 
 def magnitude() -> Callable:
-    """``Σ w²`` over a channel's weights in all coupled layers, over the layers' mean (Li et al.
-    2017, "Pruning Filters"; grouped as in Fang et al. 2023, eq. 4)."""
+    """Return ``Σ w²`` over a channel's weights in all coupled layers, over the layers' mean.
+
+    Li et al. 2017, "Pruning Filters"; grouped as in Fang et al. 2023, eq. 4.
+    """
     return GroupMagnitudeImportance(p=2)
 
 
 def taylor() -> Callable:
-    """``Σ |w · ∂loss/∂w|``: the change of the loss, to first order, if the channel's weights were
-    zero (Molchanov et al. 2019, "Importance Estimation", eq. 8). Needs gradients."""
+    """Return ``Σ |w · ∂loss/∂w|``, the first-order change of the loss for zero weights.
+
+    Molchanov et al. 2019, "Importance Estimation", eq. 8. It needs gradients.
+    """
     return GroupTaylorImportance()
 
 
 def batch_norm() -> Callable:
-    """``|γ|``, the scale of the batch normalization behind the channel (Liu et al. 2017,
-    "Network Slimming"). Layers without one are left whole."""
+    """Return ``|γ|``, the scale of the batch normalization behind the channel.
+
+    Liu et al. 2017, "Network Slimming". Layers without batch normalization are not pruned.
+    """
     return BNScaleImportance()
 
 
@@ -64,16 +70,16 @@ _MIXED = {OPTYPE.LN, OPTYPE.GN, OPTYPE.IN, OPTYPE.MHA, OPTYPE.LSTM, OPTYPE.PARAM
 
 @dataclass(frozen=True)
 class Removal:
-    """Channels that go from one side of one layer."""
+    """Removed channels of one side of one layer."""
 
     layer: str
     part: nn.Module | nn.Parameter
     side: Literal["in", "out"]
-    """out, too, where a layer has as many outputs as inputs, each of its own input."""
+    """out also for a layer whose outputs depend on one input each."""
 
     indices: list[int]
     mixed: bool
-    """The layer's outputs depend on how many channels there are, as in a layer normalization."""
+    """Whether outputs depend on the number of channels, as in a layer normalization."""
 
 
 @dataclass(frozen=True)
@@ -81,24 +87,30 @@ class CoupledLayers:
     """Layers whose channels can only be removed together."""
 
     name: str
-    """The first layer's, in the module's order."""
+    """Name of the first layer, in the module's order."""
 
     channels: int
     weakest: Callable[[float], list[Removal]]
-    """Share 0..1 → what removing that share of the channels, the least important, takes away."""
+    """Share 0..1 → removals for that share of the channels, the least important."""
 
 
 class ChannelPruner(BasePruner):
-    """Torch-Pruning's pruner, leaving every layer ``round_to`` channels and one head at least.
+    """Torch-Pruning's pruner, which leaves every layer at least ``round_to`` channels and one head.
 
-    ``ignored``: layers whose outputs stay. The pruner remembers how many channels there were, so
-    that rising ratios to :meth:`remove` mean the same share of them.
+    ``ignored``: layers whose outputs stay. The pruner stores the initial numbers of channels, so
+    successive ratios of :meth:`remove` are shares of the initial channels.
     """
 
     def __init__(
-        self, module: nn.Module, example: tuple[torch.Tensor, ...], importance: str,
-        ignored: Sequence[nn.Module], *, everywhere: bool, round_to: int,
-    ) -> None:  # fmt: skip
+        self,
+        module: nn.Module,
+        example: tuple[torch.Tensor, ...],
+        importance: str,
+        ignored: Sequence[nn.Module],
+        *,
+        everywhere: bool,
+        round_to: int,
+    ) -> None:
         heads: dict[nn.Module, int] = {}
         groups: dict[nn.Module, int] = {}
         for part in module.modules():
@@ -106,23 +118,34 @@ class ChannelPruner(BasePruner):
                 for name in ("query", "key", "value"):
                     heads[part.get_submodule(name)] = int(part.num_attention_heads)  # type: ignore[arg-type]
             elif isinstance(part, nn.MultiheadAttention):
-                # It keeps its number of heads, so each of them gets narrower alike.
+                # It keeps its number of heads, so all of them get narrower equally.
                 groups[part] = part.num_heads
         with warnings.catch_warnings():
-            # Parameters that stand beside layers are handled; the warning is for experts.
+            # Parameters outside layers are handled; the warning does not apply.
             warnings.filterwarnings("ignore", module="torch_pruning")
-            # The dictionaries must be new ones: the defaults are shared by all pruners.
+            # The dictionaries must be new: all pruners share the defaults.
             super().__init__(
-                module, example, IMPORTANCES[importance](), global_pruning=everywhere,
-                pruning_ratio=0.0, head_pruning_ratio=0.0, ignored_layers=list(ignored),
-                round_to=round_to, num_heads=heads, out_channel_groups=groups,
-                in_channel_groups={}, pruning_ratio_dict={}, prune_num_heads=True,
+                module,
+                example,
+                IMPORTANCES[importance](),
+                global_pruning=everywhere,
+                pruning_ratio=0.0,
+                head_pruning_ratio=0.0,
+                ignored_layers=list(ignored),
+                round_to=round_to,
+                num_heads=heads,
+                out_channel_groups=groups,
+                in_channel_groups={},
+                pruning_ratio_dict={},
+                prune_num_heads=True,
                 prune_head_dims=False,
-            )  # fmt: skip
+            )
 
     def remove(self, ratio: float) -> list[Removal]:
-        """Remove channels and heads in place until ``ratio``, 0..1, of those in the beginning are
-        gone; returns what was removed, channels numbered as before."""
+        """Remove channels and heads in place, up to ``ratio``, 0..1, of the initial ones.
+
+        Return the removals, with channels numbered as before.
+        """
         self.current_step = 0
         self.per_step_pruning_ratio = [0.0, ratio]
         self.per_step_head_pruning_ratio = [0.0, ratio]
@@ -130,7 +153,7 @@ class ChannelPruner(BasePruner):
         gone: dict[tuple[str, str], list[int]] = {}
         for group in self.step(interactive=True):
             for removal in self._removals(group):
-                # Behind a concatenation several groups narrow one layer, one after the other.
+                # Behind a concatenation several groups narrow one layer in succession.
                 earlier = gone.setdefault((removal.layer, removal.side), [])
                 indices = [_numbered_before(index, earlier) for index in removal.indices]
                 removed.append(dataclasses.replace(removal, indices=indices))
@@ -140,22 +163,22 @@ class ChannelPruner(BasePruner):
         return removed
 
     def coupled_layers(self) -> Iterator[CoupledLayers]:
-        """Every set of layers that can lose channels, with one of the layers' importance."""
-        for found in self.DG.get_all_groups(self.ignored_layers, tuple(self.root_module_types)):
-            is_attention, layers = self._is_atten_group(found)
-            group = self._downstream_node_as_root_if_attention(found) if is_attention else found
+        """Yield every set of layers that can lose channels."""
+        for whole in self.DG.get_all_groups(self.ignored_layers, tuple(self.root_module_types)):
+            is_attention, layers = self._is_atten_group(whole)
+            group = self._downstream_node_as_root_if_attention(whole) if is_attention else whole
             importance = None if group is None else self.importance(group)
             if importance is None:
                 continue
             heads = self.num_heads[layers[0]] if is_attention else 0
             yield CoupledLayers(
-                self._first_layer(found),
+                self._first_layer(whole),
                 len(importance),
                 self._weakest(group, importance, heads, self._get_channel_groups(group)),
             )
 
     def _first_layer(self, group: Any) -> str:
-        coupled = {each.layer for each in self._removals(group) if each.side == "out"}
+        coupled = {removal.layer for removal in self._removals(group) if removal.side == "out"}
         return next(name for name in prunable(self.model) if name in coupled)
 
     def _weakest(
@@ -163,7 +186,7 @@ class ChannelPruner(BasePruner):
     ) -> Callable[[float], list[Removal]]:
         def choose(share: float) -> list[Removal]:
             positions = torch.arange(len(importance))
-            # Rows are what goes together: a head, the same channel of every group, a channel.
+            # A row is removed as a whole: a head, the same channel of every group, or a channel.
             rows = positions.view(heads, -1) if heads else positions.view(groups, -1).T
             order = importance.cpu()[rows].mean(dim=1).argsort()
             indices = rows[order[: int(share * len(rows))]].flatten().sort().values.tolist()
@@ -190,8 +213,10 @@ class ChannelPruner(BasePruner):
         ]
 
     def estimate_importance(self, group: Any) -> torch.Tensor | None:
-        """As Torch-Pruning's, but channels that a layer cannot do without count as infinite:
-        a layer whose channels all fell below the threshold would be skipped, and left whole."""
+        """Return Torch-Pruning's importance, but infinite for the minimum channels of a layer.
+
+        Otherwise a layer with all channels below the threshold would be skipped and not pruned.
+        """
         importance = super().estimate_importance(group)
         if importance is None:
             return None
@@ -208,33 +233,33 @@ class ChannelPruner(BasePruner):
         return importance
 
     def get_target_head_pruning_ratio(self, module: nn.Module) -> float:
-        """Of the heads that are left, as Torch-Pruning applies it to them."""
+        """Return the ratio of the remaining heads, to which Torch-Pruning applies it."""
         ratio = super().get_target_head_pruning_ratio(module)
         if self.global_pruning:
             return float(ratio)
-        left = self.num_heads[module]
-        surplus = min(left - round(self.init_num_heads[module] * (1 - ratio)), left - 1)
-        return max(surplus - 0.5, 0) / left  # it rounds up
+        heads = self.num_heads[module]
+        surplus = min(heads - round(self.init_num_heads[module] * (1 - ratio)), heads - 1)
+        return max(surplus - 0.5, 0) / heads  # Torch-Pruning rounds up
 
     def _is_atten_group(self, group: Any) -> Any:
-        self._at = group  # Torch-Pruning asks this of each group before it rounds
+        self._current_group = group  # Torch-Pruning calls this for each group before it rounds
         return super()._is_atten_group(group)
 
     def _round_to(self, n_pruned: int, current_channels: int, round_to: int) -> int:
-        """To the nearest multiple: rounding down alone would remove up to twice the ratio.
+        """Round to the nearest multiple: rounding down alone would remove up to twice the ratio.
 
         ``n_pruned``, and the result, are per group of channels; the multiple is of all of them.
         """
-        groups = self._get_channel_groups(self._at)
+        groups = self._get_channel_groups(self._current_group)
         unit = math.lcm(round_to, groups)
-        left = max(round((current_channels - n_pruned * groups) / unit), 1) * unit
-        return max(current_channels - left, 0) // groups
+        remaining = max(round((current_channels - n_pruned * groups) / unit), 1) * unit
+        return max(current_channels - remaining, 0) // groups
 
 
 def _numbered_before(index: int, gone: Sequence[int]) -> int:
-    """The number a channel had before those in ``gone``, ascending, were removed."""
-    for each in gone:
-        if each > index:
+    """Return a channel's number before the channels in ``gone``, ascending, were removed."""
+    for removed in gone:
+        if removed > index:
             break
         index += 1
     return index
@@ -242,7 +267,7 @@ def _numbered_before(index: int, gone: Sequence[int]) -> int:
 
 @contextmanager
 def zeroed(removals: Sequence[Removal]) -> Iterator[None]:
-    """What the removals would take away is zero until the end."""
+    """Set the channels of the removals to zero within the context."""
     before: list[tuple[torch.Tensor, torch.Tensor]] = []
     try:
         for removal in removals:
@@ -263,17 +288,19 @@ def zero(tensor: torch.Tensor, dimension: int, indices: Sequence[int]) -> None:
 def tensors_of(
     part: nn.Module | nn.Parameter, side: Literal["in", "out"]
 ) -> list[tuple[torch.Tensor, int]]:
-    """The tensors of a layer that hold its channels on one side, each with the dimension; zeros
-    there are as good as a removal. Of other layers none: zeros before them do it."""
-    found: list[tuple[torch.Tensor | None, int]] = []
+    """Return the tensors with a layer's channels on one side, each with their dimension.
+
+    Zeros in them are equivalent to a removal. Other layers have none: zeros before them suffice.
+    """
+    tensors: list[tuple[torch.Tensor | None, int]] = []
     if isinstance(part, _ConvNd | nn.Linear):
         transposed = isinstance(part, _ConvNd) and part.transposed
         if side == "out":
-            found = [(part.weight, int(transposed)), (part.bias, 0)]
+            tensors = [(part.weight, int(transposed)), (part.bias, 0)]
         elif not isinstance(part, _ConvNd) or part.groups == 1:
-            found = [(part.weight, int(not transposed))]
+            tensors = [(part.weight, int(not transposed))]
     elif isinstance(part, _BatchNorm | nn.LayerNorm | nn.GroupNorm):
-        found = [(part.weight, 0), (part.bias, 0)]
+        tensors = [(part.weight, 0), (part.bias, 0)]
     elif isinstance(part, nn.Embedding):
-        found = [(part.weight, 1)]
-    return [(tensor.data, dimension) for tensor, dimension in found if tensor is not None]
+        tensors = [(part.weight, 1)]
+    return [(tensor.data, dimension) for tensor, dimension in tensors if tensor is not None]

@@ -1,4 +1,4 @@
-"""The head: the layer that makes the model's output, whose size is the classes'."""
+"""Head of a model: the layer of its output, whose size is the number of classes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from cluster.errors import CompressionError
 
 
 def prunable(module: nn.Module) -> dict[str, _ConvNd | nn.Linear]:
-    """Name → convolution or linear layer, in the module's order."""
+    """Return name → convolution or linear layer, in the module's order."""
     return {
         name: part for name, part in module.named_modules() if isinstance(part, _ConvNd | nn.Linear)
     }
 
 
 def outputs_of(layer: _ConvNd | nn.Linear) -> int:
-    """How many channels the layer answers."""
+    """Return the layer's number of output channels."""
     return layer.out_channels if isinstance(layer, _ConvNd) else layer.out_features
 
 
 def find_head(module: nn.Module, example: tuple[torch.Tensor, ...]) -> str:
-    """Name of the last convolution or linear layer that runs with as many outputs as the model.
+    """Return the name of the last convolution or linear layer with as many outputs as the model.
 
-    ``example``: the model's inputs, ``[batch, ...]``. A layer behind it that only mixes the same
-    outputs counts as the head too; where no layer has that many outputs, it is the last that
-    runs. CompressionError for a model without such layers.
+    ``example``: the model's inputs, ``[batch, ...]``. A later layer that only mixes the same
+    outputs counts as the head. If no layer has that many outputs, it is the last that runs.
+    CompressionError for a model without such layers.
     """
     ran: list[tuple[str, int]] = []
 
@@ -43,8 +43,8 @@ def find_head(module: nn.Module, example: tuple[torch.Tensor, ...]) -> str:
             hook.remove()
     if not ran:
         raise CompressionError(
-            "prune: the model has no convolution or linear layer that runs as a module of its own, "
-            "so there is nothing to prune; remove the step"
+            "prune: the model has no convolution or linear layer that runs as a module, so there "
+            "is nothing to prune; remove the step"
         )
     fitting = [name for name, size in ran if size == outputs]
     return fitting[-1] if fitting else ran[-1][0]

@@ -2,7 +2,7 @@
 
 Prune ─→ METHODS ─┬─ sparsity.magnitude        the smallest weights become zero
                   ├─ sparsity.semi_structured  two of every four weights become zero
-                  └─ structured.structured     channels and heads go: smaller tensors
+                  └─ structured.structured     channels and heads are removed: smaller tensors
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ METHODS: dict[str, Callable[[Work, Prune, Job], Work]] = {
 
 
 def prune(work: Work, step: Prune, job: Job) -> Work:
-    """Prune a copy of the model; the given one stays as it is, also if this fails.
+    """Prune a copy of the model; ``work`` is never changed.
 
-    Into ``job.details``: ``sensitivity`` (layer → score drop when it alone is pruned, as much
-    as the step asks of all), ``pruned`` (layer → [channels before, after]) or ``sparsity`` (layer
-    → share of zeros). Raises CompressionError for a pattern that matches no layer, for a
-    model in which nothing can be pruned, and for one whose channels cannot be followed.
+    ``job.details`` gets ``sensitivity`` (layer → score drop when it alone is pruned by the step's
+    amount), and ``pruned`` (layer → [channels before, after]) or ``sparsity`` (layer → share of
+    zeros). CompressionError if a pattern matches no layer, the model has nothing to prune, or its
+    channels cannot be traced.
     """
     return METHODS[step.method](work, step, job)

@@ -1,7 +1,7 @@
-"""Batch normalization's statistics, taken anew from training samples after pruning.
+"""Recalibration of batch normalization on training samples after pruning.
 
-Removing channels shifts what the layers behind them receive; the running mean and variance of
-before no longer fit (Li et al. 2020, "EagleEye", ch. 3.3: adaptive batch normalization).
+Removing channels shifts the inputs of later layers, so the running mean and variance no longer fit
+(Li et al. 2020, "EagleEye", ch. 3.3: adaptive batch normalization).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _BATCH = 64
 
 
 def recalibrate(module: nn.Module, samples: int, job: Job) -> int:
-    """Replace the running statistics by averages over ``samples`` random training samples, in
-    batches of 64, each counting the same; the weights stay.
+    """Replace the running statistics by averages over ``samples`` random training samples.
 
-    Returns how many samples were used: 0, and nothing is changed, if the model has no batch
-    normalization with statistics, or ``samples`` or the data are fewer than two.
+    The samples are run in batches of 64 with equal weight; the module's weights stay. Return the
+    number of samples used. It is 0, without a change, if the model has no batch normalization with
+    statistics, or if there are fewer than two samples.
     """
     layers = [
         part
@@ -39,7 +39,7 @@ def recalibrate(module: nn.Module, samples: int, job: Job) -> int:
     chosen = np.random.default_rng(job.seed).permutation(len(job.train))[:count]
     try:
         with torch.no_grad():
-            # Batches of nearly one size: an average of batches is then one of samples.
+            # Batches of nearly equal size: an average over batches is then one over samples.
             for indices in np.array_split(chosen, -(-count // _BATCH)):
                 arrays, _ = job.train.batch(indices)
                 module(*(torch.from_numpy(array) for array in arrays))

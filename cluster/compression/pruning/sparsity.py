@@ -1,9 +1,9 @@
-"""Single weights become zero: the smallest of all (magnitude), or two of every four (2:4).
+"""Sparsity: the smallest weights become zero (magnitude), or two of every four (2:4).
 
     weights of convolutions, linear layers, attention ─→ masks ─→ zeros in the weights
     recovery trains the others: zeros get no gradient
 
-Tensors keep their shapes. Zeros save nothing by themselves on a dense kernel.
+Tensors keep their shapes. Zeros save no time on a dense kernel.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cluster.errors import CompressionError
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight that may become sparse: ``getattr(part, tensor)``, ``[outputs, inputs, ...]``."""
+    """Weight that may become sparse: ``getattr(part, tensor)``, ``[outputs, inputs, ...]``."""
 
     layer: str
     part: nn.Module
@@ -41,19 +41,22 @@ class Weight:
 
 
 def magnitude(work: Work, step: Prune, job: Job) -> Work:
-    """The ``step.ratio`` of weights with the smallest magnitude becomes zero, of all layers
-    together or of each (LeCun et al. 1990 for the idea; Han et al. 2015, "Learning both Weights
-    and Connections", for magnitudes and the iterations). CompressionError if no layer is left."""
+    """Set the share ``step.ratio`` of weights with the smallest magnitude to zero.
+
+    The share is of all layers together or of each layer (LeCun et al. 1990 for the idea; Han et al.
+    2015, "Learning both Weights and Connections", for magnitudes and iterations). CompressionError
+    if no layer is left to prune.
+    """
     ratio = step.ratio or 0.0
 
     def thin(weights: list[Weight], share: float) -> None:
-        pairs = [(each.part, each.tensor) for each in weights]
+        pairs = [(weight.part, weight.tensor) for weight in weights]
         if step.scope == "global":
             masks.global_unstructured(pairs, masks.L1Unstructured, amount=ratio * share)
         else:
             for part, tensor in pairs:
                 masks.l1_unstructured(part, tensor, amount=ratio * share)
-        # A module copies and saves only without its masks; zeros stay the smallest weights.
+        # A module can be copied and saved only without masks; zeros stay the smallest weights.
         for part, tensor in pairs:
             masks.remove(part, tensor)
 
@@ -61,10 +64,10 @@ def magnitude(work: Work, step: Prune, job: Job) -> Work:
 
 
 def semi_structured(work: Work, step: Prune, job: Job) -> Work:
-    """Of every four weights along the input dimension the two with the smallest magnitude become
-    zero (Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks"); stored dense.
+    """Set the two smallest of every four weights along the input dimension to zero.
 
-    Layers whose inputs do not come in fours stay whole; CompressionError if all do.
+    Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks"; weights are stored dense. Layers
+    whose number of inputs is no multiple of 4 are not pruned. CompressionError if that is all.
     """
     job.out(
         "prune    2:4 weights are stored dense: only sparse CUDA kernels would compute them "
@@ -79,13 +82,15 @@ def semi_structured(work: Work, step: Prune, job: Job) -> Work:
 
 
 def two_of_four(weight: torch.Tensor) -> torch.Tensor:
-    """0/1 mask of ``weight`` ``[outputs, inputs, ...]``: in every four along the inputs, the two
-    with the largest magnitude, of equal ones the first."""
+    """Return the 2:4 mask (0/1) of ``weight`` ``[outputs, inputs, ...]``.
+
+    It selects the two largest magnitudes of every four along the inputs, of equal ones the first.
+    """
     along = weight.abs().movedim(1, -1)
     fours = along.reshape(*along.shape[:-1], -1, 4)
     order = fours.argsort(dim=-1, descending=True, stable=True)
-    kept = torch.zeros_like(fours).scatter_(-1, order[..., :2], 1)
-    return kept.reshape(along.shape).movedim(-1, 1)
+    mask = torch.zeros_like(fours).scatter_(-1, order[..., :2], 1)
+    return mask.reshape(along.shape).movedim(-1, 1)
 
 
 def _sparse(
@@ -95,7 +100,7 @@ def _sparse(
     fits: Callable[[Weight], bool],
     thin: Callable[[list[Weight], float], None],
 ) -> Work:
-    """``thin(weights, share)`` sets the smallest weights to zero, for ``share`` of the way."""
+    """Prune a copy with ``thin(weights, share)``, which reaches ``share`` of the step's ratio."""
     module = copy.deepcopy(work.module).eval()
     weights = _weights(module, work, step, fits)
     _analyse(module, weights, thin, job)
@@ -103,13 +108,12 @@ def _sparse(
         thin(weights, iteration / step.iterations)
         recalibrate(module, step.recalibration_samples, job)
         if step.recovery is not None:
-            with _zeros_held(weights):
+            with _frozen_zeros(weights):
                 recover(module, step.recovery, job, work.inputs)
             module.eval()
-    share = {each.layer: float((each.data == 0).float().mean()) for each in weights}
-    job.details["sparsity"] = share
-    zeros = sum(int((each.data == 0).sum()) for each in weights)
-    total = sum(each.data.numel() for each in weights)
+    job.details["sparsity"] = {w.layer: float((w.data == 0).float().mean()) for w in weights}
+    zeros = sum(int((weight.data == 0).sum()) for weight in weights)
+    total = sum(weight.data.numel() for weight in weights)
     job.out(f"prune    {zeros / total:.1%} of {total:,} weights in {len(weights)} layers are 0")
     return Work.of(module, work.inputs)
 
@@ -120,22 +124,22 @@ def _weights(
     example = tuple(torch.from_numpy(spec.zeros(2)) for spec in work.inputs)
     head = find_head(module, example)
     spared = {head, *matching(module, step.spare, "spare")}
-    found = [Weight(name, part, "weight") for name, part in prunable(module).items()]
-    found += [
+    weights = [Weight(name, part, "weight") for name, part in prunable(module).items()]
+    weights += [
         Weight(name, part, "in_proj_weight")
         for name, part in module.named_modules()
         if isinstance(part, nn.MultiheadAttention) and part.in_proj_weight is not None
     ]
-    left = [each for each in found if each.layer not in spared]
-    if not left:
-        others = "and spare leaves the others whole; spare fewer" if step.spare else "the only one"
+    candidates = [weight for weight in weights if weight.layer not in spared]
+    if not candidates:
+        others = "and spare excludes the others; spare fewer" if step.spare else "the only one"
         raise CompressionError(
-            f"prune: there is nothing to prune: of {len(found)} layers with weights {head} is the "
-            f"head, {others}, or remove the step"
+            f"prune: there is nothing to prune: of {len(weights)} layers with weights {head} is "
+            f"the head, {others}, or remove the step"
         )
-    fitting = [each for each in left if fits(each)]
+    fitting = [weight for weight in candidates if fits(weight)]
     if not fitting:
-        sizes = ", ".join(f"{each.layer} {each.data.shape[1]}" for each in left[:5])
+        sizes = ", ".join(f"{weight.layer} {weight.data.shape[1]}" for weight in candidates[:5])
         raise CompressionError(
             f"prune: 2:4 needs layers whose number of inputs divides by 4, but they have: {sizes}; "
             "use method magnitude"
@@ -144,21 +148,24 @@ def _weights(
 
 
 @contextmanager
-def _zeros_held(weights: list[Weight]) -> Iterator[None]:
-    """While it lasts zeros get no gradient; after it they are zeros, wherever it was trained."""
-    kept = [(each.data != 0).to(each.data.dtype) for each in weights]
+def _frozen_zeros(weights: list[Weight]) -> Iterator[None]:
+    """Block gradients of zero weights; set them to zero again at the end.
+
+    Hooks do not reach other processes, so a data-parallel training may change zeros.
+    """
+    pairs = [(weight, (weight.data != 0).to(weight.data.dtype)) for weight in weights]
     hooks = [
-        each.part.get_parameter(each.tensor).register_hook(lambda grad, mask=mask: grad * mask)
-        for each, mask in zip(weights, kept, strict=True)
-        if each.part.get_parameter(each.tensor).requires_grad
+        weight.part.get_parameter(weight.tensor).register_hook(lambda grad, mask=mask: grad * mask)
+        for weight, mask in pairs
+        if weight.part.get_parameter(weight.tensor).requires_grad
     ]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-    for each, mask in zip(weights, kept, strict=True):
-        each.data.mul_(mask)
+    for weight, mask in pairs:
+        weight.data.mul_(mask)
 
 
 def _analyse(
@@ -168,17 +175,17 @@ def _analyse(
     job: Job,
 ) -> None:
     by_layer: dict[str, list[Weight]] = {}
-    for each in weights:
-        by_layer.setdefault(each.layer, []).append(each)
+    for weight in weights:
+        by_layer.setdefault(weight.layer, []).append(weight)
 
     @contextmanager
     def alone(layer: str) -> Iterator[None]:
-        before = [each.data.clone() for each in by_layer[layer]]
+        before = [weight.data.clone() for weight in by_layer[layer]]
         thin(by_layer[layer], 1.0)
         try:
             yield
         finally:
-            for each, values in zip(by_layer[layer], before, strict=True):
-                each.data.copy_(values)
+            for weight, values in zip(by_layer[layer], before, strict=True):
+                weight.data.copy_(values)
 
     job.details["sensitivity"] = sensitivity(module, list(by_layer), alone, job)

@@ -1,8 +1,8 @@
-"""Structured pruning: channels and attention heads go, and the tensors really shrink.
+"""Structured pruning: channels and attention heads are removed, so tensors become smaller.
 
 copy of the model ─→ shortcuts.replace ─→ ChannelPruner
-    each iteration: remove → the outputs still follow? → recalibrate → recover
-─→ smaller model; the given one is untouched
+    each iteration: remove → verify the outputs → recalibrate → recover
+─→ smaller model; the original is unchanged
 """
 
 from __future__ import annotations
@@ -34,24 +34,25 @@ _TAYLOR_BATCHES = 8
 _BATCH = 32
 _RATIO_STEP = 0.01
 _MOST = 0.95
-"""Share of the channels removed, at most, on the way to a speed-up."""
+"""Maximum share of the channels to remove for a speed-up."""
 
 
 def structured(work: Work, step: Prune, job: Job) -> Work:
-    """Remove the least important channels and heads until ``step.ratio`` of them are gone, or the
-    model needs ``step.speedup`` times fewer multiply-accumulates.
+    """Remove the least important channels and heads.
 
-    What cannot be pruned: the head, layers whose outputs are added to its, and ``step.spare``
-    (their inputs still follow the layers before). Heads of Transformers' BERT-like attention are
-    removed whole; those of ``nn.MultiheadAttention``, which keeps their number, all get narrower.
+    The step ends when ``step.ratio`` of them are removed, or the model needs ``step.speedup`` times
+    fewer multiply-accumulates. Outputs of the head, of layers added to it, and of ``step.spare``
+    are never removed; their inputs follow the layers before. Heads of Transformers' BERT-like
+    attention are removed as a whole. Heads of ``nn.MultiheadAttention``, whose number is fixed, get
+    narrower.
 
-    Raises CompressionError, with the given model as it was, if nothing can be pruned, the ratio
-    leaves a layer empty, or the channels cannot be followed through the model's code.
+    CompressionError, with the original model unchanged, if nothing can be pruned, the ratio leaves
+    a layer empty, or the channels cannot be traced through the model's code.
     """
     module = copy.deepcopy(work.module).eval()
     arrays, _ = job.train.batch(range(min(2, len(job.train))))
     example = tuple(torch.from_numpy(array) for array in arrays)
-    frozen = {name for name, each in module.named_parameters() if not each.requires_grad}
+    frozen = {name for name, tensor in module.named_parameters() if not tensor.requires_grad}
     replaced = replace_padded_shortcuts(module, example)
     for name in replaced:
         job.out(f"prune    {name}: padded shortcut as a convolution, outputs unchanged")
@@ -91,7 +92,8 @@ def structured(work: Work, step: Prune, job: Job) -> Work:
     if not changed:
         raise CompressionError(
             f"prune: nothing was removed: with round_to={step.round_to} every layer keeps at least "
-            f"{step.round_to} channels and loses them by as many; lower round_to, or remove more"
+            f"{step.round_to} channels and loses multiples of {step.round_to}; lower round_to, or "
+            "raise the ratio or speedup"
         )
     job.details["pruned"] = changed
     macs = macs_of(module, work.inputs)
@@ -103,7 +105,7 @@ def structured(work: Work, step: Prune, job: Job) -> Work:
 
 
 class _Removal:
-    """Removing more and more, up to the step's ratio or speed-up."""
+    """Progressive removal, up to the step's ratio or speed-up."""
 
     def __init__(
         self,
@@ -120,10 +122,10 @@ class _Removal:
         self._full_macs = full_macs
         self._ratio = 0.0
         self.verified = False
-        """Something was removed, and the model answers as it should without it."""
+        """Whether a removal was made and its outputs were verified."""
 
     def reach(self, share: float) -> None:
-        """Get ``share``, 0..1, of the way; speed-ups multiply, so their share is an exponent."""
+        """Remove up to ``share``, 0..1, of the goal; the share of a speed-up is an exponent."""
         step = self._step
         if step.ratio is not None:
             self._remove(step.ratio * share)
@@ -136,7 +138,7 @@ class _Removal:
             if self._ratio > _MOST:
                 raise CompressionError(
                     f"prune: speedup={speedup:g} cannot be reached: without {_MOST:.0%} of the "
-                    f"channels it is {self._full_macs / macs:.2f}; ask for less, spare fewer "
+                    f"channels it is {self._full_macs / macs:.2f}; lower speedup, spare fewer "
                     f"layers or lower round_to={step.round_to}"
                 )
             self._remove(self._ratio)
@@ -154,13 +156,13 @@ class _Removal:
 
 
 def _widths(module: nn.Module) -> dict[str, int]:
-    """Layer → output channels."""
+    """Return layer → output channels."""
     return {name: outputs_of(layer) for name, layer in prunable(module).items()}
 
 
 @contextmanager
 def _differentiable(module: nn.Module, frozen: set[str]) -> Iterator[None]:
-    """Every parameter requires a gradient, as tracing does; after it, all but the frozen ones."""
+    """Let every parameter require a gradient, for tracing; afterwards all but the frozen ones."""
     for parameter in module.parameters():
         if parameter.is_floating_point():
             parameter.requires_grad_(True)
@@ -171,7 +173,7 @@ def _differentiable(module: nn.Module, frozen: set[str]) -> Iterator[None]:
 
 
 def _gradients(module: nn.Module, step: Prune, job: Job) -> None:
-    """Fill ``.grad`` with that of the cross-entropy over some training batches, for Taylor."""
+    """Fill ``.grad`` with gradients of the cross-entropy over training batches, for Taylor."""
     if step.importance != "taylor":
         return
     metric = job.recipe.evaluation.metrics[0]
@@ -182,8 +184,8 @@ def _gradients(module: nn.Module, step: Prune, job: Job) -> None:
         outputs = module(*(torch.from_numpy(array) for array in arrays))
         if metric in ("cosine", "ranking") or int(labels.max()) >= outputs.shape[1]:
             raise CompressionError(
-                "prune: importance taylor takes the gradient of the cross-entropy, but the model "
-                f"answers embeddings ({outputs.shape[1]} numbers, metric {metric}), not classes; "
+                "prune: importance taylor needs the gradient of the cross-entropy, but the model "
+                f"returns embeddings ({outputs.shape[1]} numbers, metric {metric}), not classes; "
                 "use importance magnitude"
             )
         functional.cross_entropy(outputs, torch.from_numpy(labels)).backward()
@@ -203,9 +205,9 @@ def _check_prunable(
         if step.importance == "bn":
             reason = "no layer has a batch normalization behind it; use importance magnitude"
         elif spared:
-            reason = f"spare leaves all {len(prunable(module))} layers whole; spare fewer"
+            reason = f"spare excludes all {len(prunable(module))} layers; spare fewer"
         else:
-            reason = f"all layers make the output together with the head {head}; remove the step"
+            reason = f"all layers are coupled to the output of the head {head}; remove the step"
         raise CompressionError(f"prune: there is nothing to prune: {reason}")
     if step.ratio is None:
         return
@@ -225,8 +227,10 @@ def _check_prunable(
 
 
 def _analyse(module: nn.Module, layers: Sequence[CoupledLayers], step: Prune, job: Job) -> None:
-    """Sensitivity: each layer alone at the step's ratio, or at the one that a speed-up asks of
-    layers that shrink on both sides, ``1 - 1/√speedup``."""
+    """Record the sensitivity of each layer alone, pruned by the step's ratio.
+
+    A speed-up corresponds to the ratio ``1 - 1/√speedup`` of layers that shrink on both sides.
+    """
     ratio = step.ratio if step.speedup is None else 1 - step.speedup**-0.5
     by_name = {layer.name: layer for layer in layers}
 

@@ -1,8 +1,8 @@
-"""Whether the channels that were followed are the model's own, said before anything is trained.
+"""Verification of the traced channels, before any training.
 
-Torch-Pruning follows channels through layers and the common operations between them. Where a
-model's forward slices, pads, shuffles or reshapes them by its own code, the graph may be wrong,
-and what comes of it is an obscure error in another place, or a wrong model.
+Torch-Pruning traces channels through layers and common operations between them. If a model's
+forward slices, pads, shuffles or reshapes channels in its own code, the graph may be wrong. The
+result would be an obscure error elsewhere, or a wrong model.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from cluster.compression.pruning.head import prunable
 from cluster.errors import CompressionError, HeadraceError
 
 _ADVICE = (
-    "the forward slices, pads, shuffles or reshapes channels in a way that cannot be followed. "
-    "Name the layers around it in `spare`, put the operation into a layer of its own (a "
+    "the forward slices, pads, shuffles or reshapes channels in a way that cannot be traced. "
+    "Name the layers around it in `spare`, move the operation into its own layer (a "
     "parameter-free module for a padded shortcut), or use method magnitude"
 )
 
 _TOLERANCE = 1e-3
-"""Largest difference of a layer's outputs, relative to the largest: sums in another order."""
+"""Maximum relative difference of a layer's outputs, from sums in another order."""
 
 
 @contextmanager
 def explained(module: nn.Module) -> Iterator[None]:
-    """Turn what Torch-Pruning or the model raises into a CompressionError that names the layer."""
+    """Convert errors of Torch-Pruning or the model to a CompressionError that names the layer."""
     try:
         yield
     except HeadraceError:
         raise
-    # Torch-Pruning names no errors of its own: indices, divisions and shapes fail as they come.
+    # Torch-Pruning has no error classes: wrong indices, divisions and shapes raise anything.
     except Exception as error:
         layer = _layer_in(error, module)
         raise CompressionError(
@@ -47,14 +47,16 @@ def explained(module: nn.Module) -> Iterator[None]:
 
 
 def verify(
-    whole: nn.Module, pruned: nn.Module, removed: Sequence[Removal],
+    whole: nn.Module,
+    pruned: nn.Module,
+    removed: Sequence[Removal],
     example: tuple[torch.Tensor, ...],
-) -> None:  # fmt: skip
-    """Check that ``pruned`` runs and answers as ``whole`` does with the removed weights at zero.
+) -> None:
+    """Check that ``pruned`` computes the same as ``whole`` with the removed weights at zero.
 
-    ``whole``: a copy from before, which is changed. Where a layer counts its channels, as a layer
-    normalization does, only that the model runs and answers as many outputs is checked.
-    CompressionError otherwise.
+    ``whole``: a copy of the model before the removal, which is changed. If a layer depends on the
+    number of channels, such as a layer normalization, only the output's shape is checked.
+    CompressionError if the check fails.
     """
     with torch.no_grad():
         expected = whole(*example)
@@ -68,21 +70,21 @@ def verify(
             )
         ]
         try:
-            answered = pruned(*example)
-        # Whatever the model's own code raises on tensors of a size it did not expect.
+            actual = pruned(*example)
+        # The model's code can raise anything on tensors of unexpected sizes.
         except Exception as error:
             layer = next((name for name in reversed(running) if name), "its forward")
             raise CompressionError(
-                f"prune: without the channels the model fails in {layer} "
+                f"prune: without the removed channels the model fails in {layer} "
                 f"({type(error).__name__}: {_first_line(error)}): {_ADVICE}"
             ) from error
         finally:
             for hook in hooks:
                 hook.remove()
-        if answered.shape != expected.shape:
+        if actual.shape != expected.shape:
             raise CompressionError(
                 f"prune: the output would shrink from {list(expected.shape)} to "
-                f"{list(answered.shape)}; name the layers that make it in `spare`"
+                f"{list(actual.shape)}; name the layers of the output in `spare`"
             )
         if any(removal.mixed for removal in removed):
             return
@@ -93,28 +95,30 @@ def verify(
     wrong = _first_difference(whole, pruned, removed, example)
     if wrong is not None:
         raise CompressionError(
-            f"prune: without the channels {wrong} answers otherwise than with their weights at "
-            f"zero: {_ADVICE}"
+            f"prune: without the removed channels {wrong} computes another result than with their "
+            f"weights at zero: {_ADVICE}"
         )
 
 
 def _first_difference(
-    whole: nn.Module, pruned: nn.Module, removed: Sequence[Removal],
+    whole: nn.Module,
+    pruned: nn.Module,
+    removed: Sequence[Removal],
     example: tuple[torch.Tensor, ...],
-) -> str | None:  # fmt: skip
-    """The first layer whose remaining channels differ between the two models, or None."""
+) -> str | None:
+    """Return the first layer whose remaining channels differ between the two models, or None."""
     gone: dict[str, set[int]] = {}
     for removal in removed:
         if removal.side == "out":
             gone.setdefault(removal.layer, set()).update(removal.indices)
     expected = _outputs(whole, example)
-    answered = dict(_outputs(pruned, example))
+    actual = dict(_outputs(pruned, example))
     for name, before in expected:
-        left = [i for i in range(before.shape[-1]) if i not in gone.get(name, ())]
-        wanted, after = before[..., left], answered.get(name)
-        if after is None or after.shape != wanted.shape:
+        remaining = [i for i in range(before.shape[-1]) if i not in gone.get(name, ())]
+        target, after = before[..., remaining], actual.get(name)
+        if after is None or after.shape != target.shape:
             return name
-        if float((after - wanted).abs().max()) > _TOLERANCE * max(float(wanted.abs().max()), 1e-6):
+        if float((after - target).abs().max()) > _TOLERANCE * max(float(target.abs().max()), 1e-6):
             return name
     return None
 
@@ -122,13 +126,13 @@ def _first_difference(
 def _outputs(
     module: nn.Module, example: tuple[torch.Tensor, ...]
 ) -> list[tuple[str, torch.Tensor]]:
-    """What the prunable layers answer, in the order in which they run, channels last."""
-    found: list[tuple[str, torch.Tensor]] = []
+    """Return outputs of the prunable layers, in the order of execution, channels last."""
+    collected: list[tuple[str, torch.Tensor]] = []
 
     def note(name: str, layer: nn.Module) -> RemovableHandle:
         channels = 1 if isinstance(layer, _ConvNd) else -1
         return layer.register_forward_hook(
-            lambda _, __, output: found.append((name, output.movedim(channels, -1).clone()))
+            lambda _, __, output: collected.append((name, output.movedim(channels, -1).clone()))
         )
 
     hooks = [note(name, layer) for name, layer in prunable(module).items()]
@@ -138,7 +142,7 @@ def _outputs(
     finally:
         for hook in hooks:
             hook.remove()
-    return [*found, ("the output", outputs)]
+    return [*collected, ("the output", outputs)]
 
 
 def _forget_last(running: list[str]) -> None:
@@ -150,26 +154,26 @@ def _first_line(error: Exception) -> str:
 
 
 def _layer_in(error: Exception, module: nn.Module) -> str:
-    """Name of the innermost layer that the failing code was busy with, or empty."""
+    """Return the name of the innermost layer in the error's traceback, or empty."""
     names = {part: name for name, part in module.named_modules() if name}
-    found, traceback = "", error.__traceback__
+    layer, traceback = "", error.__traceback__
     while traceback is not None:
         for value in list(traceback.tb_frame.f_locals.values()):
             if isinstance(value, Node):
-                found = _layer_before(value, names) or found
+                layer = _layer_before(value, names) or layer
             elif isinstance(value, nn.Module):
-                found = names.get(value, found)
+                layer = names.get(value, layer)
         traceback = traceback.tb_next
-    return found
+    return layer
 
 
 def _layer_before(node: Node, names: Mapping[nn.Module, str]) -> str:
-    """The nearest layer that the operation ``node`` takes its input from, itself if it is one."""
-    todo, seen = [node], set()
-    while todo:
-        current = todo.pop(0)
+    """Return the nearest layer at or before the operation ``node``, or empty."""
+    queue, seen = [node], set()
+    while queue:
+        current = queue.pop(0)
         if isinstance(current.module, nn.Module) and current.module in names:
             return names[current.module]
         seen.add(id(current))
-        todo += [each for each in current.inputs if id(each) not in seen]
+        queue += [source for source in current.inputs if id(source) not in seen]
     return ""

@@ -1,10 +1,10 @@
-"""Layers that round as they will once quantized, and stay float: for training and for blame.
+"""Float layers that round like quantized ones, for training and sensitivity.
 
     float layer ─→ FakeQuantized: input → rounded ┐
                                  weight → rounded ┴→ the layer's own arithmetic → output
 
-Quantization-aware training fine-tunes a model of such layers, and what comes out is a float
-model again: every compiler can quantize it by its own means. Sensitivity puts in one of them.
+Quantization-aware training fine-tunes a model of such layers. Its result is a float model again,
+so every compiler can quantize it by its own means. Sensitivity replaces one layer at a time.
 
 Rounding has no useful derivative; the gradient passes through it unchanged for values inside the
 range and is zero outside (straight-through estimator: Bengio et al. 2013, "Estimating or
@@ -28,7 +28,7 @@ _AVERAGING = 0.01
 """Weight of the newest batch in the moving average of an input's range."""
 
 INT8_MOST = 127
-"""Largest magnitude of a symmetric int8 value: -128 has no opposite."""
+"""Largest magnitude of a symmetric int8 value: -128 has no positive counterpart."""
 
 _TINY = 1e-12
 """Smallest scale: a tensor of zeros has no range."""
@@ -36,22 +36,22 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Rounding:
-    """What a scheme rounds, and how finely."""
+    """Rounding of a scheme, for weights and inputs."""
 
     weight: Literal["int8", "int4", "float8"]
     """int8: per output channel, symmetric. int4: per group of inputs of an output channel.
     float8: e4m3, scaled per output channel."""
 
     input: Literal["tensor", "token", "token_float8"] | None
-    """tensor: uint8, one range for all, as seen in calibration. token: int8, a scale per last
-    axis. token_float8: e4m3, likewise. None: not rounded."""
+    """tensor: uint8, one range from calibration. token: int8, a scale per last axis. token_float8:
+    e4m3, a scale per last axis. None: not rounded."""
 
 
 class FakeQuantized(nn.Module):
-    """``layer`` with its input and weight rounded; a convolution or linear layer, by position.
+    """Convolution or linear ``layer`` with rounded input and weight.
 
-    While training, ``low`` and ``high`` follow the input's range as a moving average. Before
-    the first training batch, each batch is rounded to its own range.
+    In training, ``low`` and ``high`` are moving averages of the input's range. Before the first
+    training batch, each batch is rounded to its own range.
     """
 
     low: torch.Tensor
@@ -73,7 +73,7 @@ class FakeQuantized(nn.Module):
     def _rounded_input(self, x: torch.Tensor) -> torch.Tensor:
         if self.rounding.input is None:
             return x
-        x = x.float()  # training in bfloat16 hands over too few bits for scales
+        x = x.float()  # bfloat16 has too few bits for scales
         if self.rounding.input == "tensor":
             low, high = self._range(x.detach())
             scale = ((high - low) / 255).clamp(min=_TINY)
@@ -84,7 +84,7 @@ class FakeQuantized(nn.Module):
         return rounding(rows).reshape(x.shape)
 
     def _range(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        # Zero must be inside, so that padding and ReLU's zeros are exact.
+        # The range includes zero, so that padding and ReLU's zeros are exact.
         low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
         seen = bool(self.low < self.high)
         if self.training:
@@ -96,7 +96,7 @@ class FakeQuantized(nn.Module):
 
 
 def rounded_weight(weight: torch.Tensor, rounding: Rounding) -> torch.Tensor:
-    """The weight ``[out, in, ...]`` with the values its quantized form would stand for."""
+    """Return the weight ``[out, in, ...]`` with the values of its quantized form."""
     if rounding.weight != "int4":
         rows = _int8_rows if rounding.weight == "int8" else _float8_rows
         return rows(weight.reshape(len(weight), -1)).reshape(weight.shape)
@@ -108,12 +108,12 @@ def rounded_weight(weight: torch.Tensor, rounding: Rounding) -> torch.Tensor:
 
 
 def int4_group(inputs: int) -> int:
-    """How many weights share an int4 scale: 128, or the most of 64 and 32 that divides them."""
+    """Return the number of weights per int4 scale: the largest of 128, 64, 32 that divides."""
     return next((size for size in (128, 64, 32) if inputs % size == 0), inputs)
 
 
 def row_scales(rows: torch.Tensor, most: float) -> torch.Tensor:
-    """The scale of each row ``[rows, values]`` by which its largest magnitude becomes ``most``."""
+    """Return scales of rows ``[rows, values]`` that map their largest magnitude to ``most``."""
     return (rows.detach().abs().amax(dim=1) / most).clamp(min=_TINY)
 
 
@@ -130,7 +130,7 @@ def _float8_rows(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _straight_through(full: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
-    """The rounded values, exactly, with the gradient of the full ones."""
+    """Return exactly the rounded values, with the gradient of the full ones."""
     return rounded.detach() + (full - full.detach())
 
 
@@ -138,9 +138,9 @@ def _straight_through(full: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor
 def fake_quantized(
     module: nn.Module, layers: Iterable[str], rounding: Rounding
 ) -> Iterator[nn.Module]:
-    """Within the context, the named layers of ``module`` round as ``rounding`` says.
+    """Let the named layers of ``module`` round by ``rounding`` within the context.
 
-    Afterwards they are the plain layers they were, with what training made of their weights.
+    Afterwards the original layers are back, with their trained weights.
     """
     originals = {name: module.get_submodule(name) for name in layers}
     for name, layer in originals.items():

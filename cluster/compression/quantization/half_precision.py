@@ -1,4 +1,4 @@
-"""Half precision: a whole model in bfloat16 or float16, or single layers of it in bfloat16.
+"""Half precision: a whole model in bfloat16 or float16, or single layers in bfloat16.
 
 float32 inputs → LowPrecision: cast → module in half precision → cast → float32 logits
 float32 layers → keep_in_bfloat16: the same casts as hooks around each
@@ -14,9 +14,9 @@ from torch import nn
 
 
 class LowPrecision(nn.Module):
-    """A model in half precision that takes float32 inputs and answers in float32.
+    """Model in half precision with float32 inputs and outputs.
 
-    ``dtype``: torch.bfloat16 or torch.float16. Integer inputs stay as they are. The module is
+    ``dtype``: torch.bfloat16 or torch.float16. Integer inputs are not converted. The module is
     converted in place.
     """
 
@@ -32,7 +32,7 @@ class LowPrecision(nn.Module):
 
 
 def keep_in_bfloat16(module: nn.Module, layers: Iterable[str]) -> None:
-    """Let the named layers of a float32 model compute in bfloat16, in place.
+    """Convert the named layers of a float32 model to bfloat16, in place.
 
     Their parameters keep their names, which a wrapping module would change.
     """

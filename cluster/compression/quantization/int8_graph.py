@@ -1,4 +1,4 @@
-"""A converted int8 graph as data: its tensors, its activation ranges, how much of it is int8.
+"""Data of a converted int8 graph: its tensors, activation ranges and number of int8 operators.
 
 quantize_per_tensor → dequantize ┐
      int8 weight    → dequantize ┴→ convolution | linear     (torchao PT2E, before compilation)
@@ -19,7 +19,7 @@ _COMPUTING = ("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.linear", "aten.
 
 
 def quantized_operators(graph: GraphModule) -> int:
-    """Convolutions and linear layers whose input and weight both come from integers."""
+    """Count convolutions and linear layers whose input and weight both come from integers."""
 
     def from_integers(node: object) -> bool:
         return isinstance(node, Node) and "dequantize" in str(node.target)
@@ -33,10 +33,10 @@ def quantized_operators(graph: GraphModule) -> int:
 
 
 def activation_ranges(graph: GraphModule) -> dict[str, list[float]]:
-    """Name of each quantized activation → the lowest and the highest value it can hold.
+    """Return name of each quantized activation → the lowest and highest value that it can hold.
 
-    It is named after the layer that makes it, with the function's name where that is none of
-    the layer's own (``layer1.0 add``), and numbered where one name stands for several.
+    An activation has the name of its layer, with the function's name if the layer's name does not
+    contain it (``layer1.0 add``). Equal names are numbered.
     """
     ranges: dict[str, list[float]] = {}
     for node in _activation_nodes(graph):
@@ -50,16 +50,16 @@ def activation_ranges(graph: GraphModule) -> dict[str, list[float]]:
 
 
 def int8_tensors(graph: GraphModule) -> dict[str, torch.Tensor]:
-    """The tensors a converted graph computes with: int8 weights, scales, zero points, biases.
+    """Return the tensors of a converted graph: int8 weights, scales, zero points, biases.
 
     They are named after their layers: ``conv1.weight`` (int8), ``conv1.weight_scale`` (float32,
-    one per output channel), ``conv1.weight_zero_point``, ``conv1.bias``. The activations' scale
-    and zero point stand in the graph as numbers; they are added as two vectors in the order of
+    one per output channel), ``conv1.weight_zero_point``, ``conv1.bias``. The activations' scales
+    and zero points are constants of the graph. They are added as two vectors in the order of
     the graph: float64 ``activation_scale`` and int64 ``activation_zero_point``.
     """
     tensors = {
-        name: _attribute(graph, own).detach().clone(memory_format=torch.contiguous_format)
-        for own, name in _names(graph).items()
+        name: _attribute(graph, target).detach().clone(memory_format=torch.contiguous_format)
+        for target, name in _names(graph).items()
     }
     activations = [node.args for node in _activation_nodes(graph)]
     tensors[ACTIVATION_SCALE] = torch.tensor([args[1] for args in activations], dtype=torch.float64)
@@ -70,12 +70,12 @@ def int8_tensors(graph: GraphModule) -> dict[str, torch.Tensor]:
 
 
 def put_int8_tensors(graph: GraphModule, tensors: dict[str, torch.Tensor]) -> None:
-    """Give a converted graph the ``tensors`` of another conversion of the same architecture.
+    """Put the ``tensors`` of another conversion of the same architecture into a converted graph.
 
-    CompressionError if they are another model's.
+    CompressionError if they belong to another model.
     """
-    for own, name in _names(graph).items():
-        owner, _, leaf = own.rpartition(".")
+    for target, name in _names(graph).items():
+        owner, _, leaf = target.rpartition(".")
         holder = graph.get_submodule(owner)
         if name not in tensors:
             raise CompressionError(f"the saved tensors lack {name!r}; was it another model?")
@@ -91,23 +91,23 @@ def put_int8_tensors(graph: GraphModule, tensors: dict[str, torch.Tensor]) -> No
             "quantized activations; was it another model, or were other layers kept?"
         )
     for node, scale, zero in zip(nodes, scales, zeros, strict=True):
-        for each in (node, *node.users):  # the users of integers turn them back
-            each.args = (each.args[0], scale, zero, *each.args[3:])
+        for operator in (node, *node.users):  # the users dequantize
+            operator.args = (operator.args[0], scale, zero, *operator.args[3:])
     graph.recompile()
 
 
 def _names(graph: GraphModule) -> dict[str, str]:
-    """What the graph calls its tensors → what they are called outside.
+    """Return the graph's name of each tensor → its public name.
 
-    Conversion calls what it has folded ``_frozen_param7``; its use tells what it is.
+    Conversion names folded tensors ``_frozen_param7``; their use identifies them.
     """
     names: dict[str, str] = {}
     for node in graph.graph.nodes:
-        own = str(node.target)
-        if node.op != "get_attr" or own in names:
+        target = str(node.target)
+        if node.op != "get_attr" or target in names:
             continue
-        name = _used_as(node) or own
-        names[own] = own if name in names.values() else name
+        name = _used_as(node) or target
+        names[target] = target if name in names.values() else name
     return names
 
 
@@ -133,7 +133,7 @@ def _activation_nodes(graph: GraphModule) -> Iterator[Node]:
 
 
 def layer_of(node: Node) -> str:
-    """Path of the innermost module that a node of an exported graph was traced in."""
+    """Return the path of the innermost module in which an exported graph's node was traced."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path: str = stack[-1][0] if stack else ""
     # Strict export writes paths as expressions: L['self'].layer1.0, or with subscripts.

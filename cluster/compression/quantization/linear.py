@@ -1,11 +1,11 @@
-"""Schemes for linear layers alone: int8 by range at run time, weights only, float8.
+"""Schemes for linear layers: int8 with ranges at run time, weights only, float8.
 
-module ─→ every linear layer it takes: weight → torchao tensor (integers and scales) ─┐
-                                                                                      ↓
-                 torch.export sees plain tensors ← unwrapped: a parametrization per layer
+module ─→ every linear layer of the scheme: weight → torchao tensor (integers and scales) ─┐
+                                                                                           ↓
+                      torch.export sees plain tensors ← unwrapped: a parametrization per layer
 
-dynamic_int8 leaves the rest of the model in float32. The others compute in bfloat16, which
-their kernels are written for, so layers that stay are in bfloat16 without further ado.
+dynamic_int8 leaves the rest of the model in float32. The other schemes compute in bfloat16, as
+their kernels require, so their other layers are bfloat16 anyway.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ FLOAT8_CAPABILITY = (8, 9)
 def dynamic_int8(
     module: nn.Module,
     inputs: tuple[TensorSpec, ...],
-    kept: tuple[str, ...],
+    in_bfloat16: tuple[str, ...],
     step: Quantize,
     job: Job,
 ) -> Converted:
-    """int8 weights per output channel; activations to int8 by a scale per token.
+    """Quantize weights to int8 per output channel, and activations to int8 by a scale per token.
 
-    A scale per token, where PT2E's dynamic scheme has one per batch, keeps an answer independent
-    of the requests it shares a batch with.
+    PT2E's dynamic scheme has one scale per batch. A scale per token keeps an answer independent of
+    the other requests in its batch.
     """
     # torchao takes half a second to import, and only some schemes need it.
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig
 
-    keep_in_bfloat16(module, kept)
+    keep_in_bfloat16(module, in_bfloat16)
     config = Int8DynamicActivationInt8WeightConfig(set_inductor_config=False)
-    return _converted(module, module, _chosen(module, is_linear, kept), lambda layer: config)
+    return _converted(module, module, _chosen(module, is_linear, in_bfloat16), lambda layer: config)
 
 
 # ---------------------------------------------------------------------------- weights alone
 
 
 class Int8WeightLinear(nn.Module):
-    """A linear layer whose weight is int8 ``[out, in]`` with a bfloat16 scale per output.
+    """Linear layer whose weight is int8 ``[out, in]`` with a bfloat16 scale per output.
 
     torchao's own layer multiplies by ``weight.to(bfloat16)``, which a compiler with frozen
-    weights computes once and stores: twice the bytes. This operator takes int8 as it is.
+    weights computes once and stores: twice the bytes. This operator reads int8 directly.
     """
 
     weight: torch.Tensor
@@ -79,20 +79,20 @@ class Int8WeightLinear(nn.Module):
 
 
 def takes_weight_only_int8(layer: nn.Module) -> bool:
-    # oneDNN's kernel reads whole vectors of 32 inputs: with 37 it ends the process.
+    # oneDNN's kernel reads whole vectors of 32 inputs: 37 inputs crash the process.
     return is_linear(layer) and layer.in_features % 32 == 0
 
 
 def weight_only_int8(
     module: nn.Module,
     inputs: tuple[TensorSpec, ...],
-    kept: tuple[str, ...],
+    in_bfloat16: tuple[str, ...],
     step: Quantize,
     job: Job,
 ) -> Converted:
-    """int8 weights per output channel, everything else in bfloat16."""
+    """Quantize weights to int8 per output channel, everything else to bfloat16."""
     low = LowPrecision(module, torch.bfloat16)
-    chosen = _chosen(module, takes_weight_only_int8, kept)
+    chosen = _chosen(module, takes_weight_only_int8, in_bfloat16)
     for name, layer in chosen.items():
         module.set_submodule(name, Int8WeightLinear(layer))
     return Converted(low, lambda: tensors_of(module), len(chosen))
@@ -105,11 +105,11 @@ def takes_weight_only_int4(layer: nn.Module) -> bool:
 def weight_only_int4(
     module: nn.Module,
     inputs: tuple[TensorSpec, ...],
-    kept: tuple[str, ...],
+    in_bfloat16: tuple[str, ...],
     step: Quantize,
     job: Job,
 ) -> Converted:
-    """int4 weights in groups of 128 inputs, or the most of 64 and 32 that divides them."""
+    """Quantize weights to int4 in groups of 128 inputs, or of 64 or 32 if 128 does not divide."""
     from torchao.prototype.quantization.int4.inference_workflow import (
         PrototypeInt4WeightOnlyConfig,
     )
@@ -121,7 +121,7 @@ def weight_only_int4(
             group_size=int4_group(layer.in_features), set_inductor_config=False
         )
 
-    chosen = _chosen(module, takes_weight_only_int4, kept)
+    chosen = _chosen(module, takes_weight_only_int4, in_bfloat16)
     return _converted(module, low, chosen, config)
 
 
@@ -135,46 +135,49 @@ def takes_float8(layer: nn.Module) -> bool:
 def float8(
     module: nn.Module,
     inputs: tuple[TensorSpec, ...],
-    kept: tuple[str, ...],
+    in_bfloat16: tuple[str, ...],
     step: Quantize,
     job: Job,
 ) -> Converted:
-    """float8 (e4m3) weights per output channel and activations per token, products in bfloat16."""
+    """Quantize weights per output channel and activations per token to float8 (e4m3).
+
+    Products are in bfloat16.
+    """
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow
 
     low = LowPrecision(module, torch.bfloat16)
     config = Float8DynamicActivationFloat8WeightConfig(
         granularity=PerRow(), set_inductor_config=False
     )
-    chosen = _chosen(module, takes_float8, kept)
+    chosen = _chosen(module, takes_float8, in_bfloat16)
     return _converted(module, low, chosen, lambda layer: config)
 
 
 def float8_refusal(job: Job) -> str | None:
-    """Why float8 cannot run on the recipe's targets or this machine's GPU, if it cannot."""
-    if reason := _wants(job, "cuda"):
-        has = reason
+    """Return why float8 cannot run on the recipe's targets or this machine's GPU, or None."""
+    if other_targets := _targets_without(job, "cuda"):
+        reason = other_targets
     elif not torch.cuda.is_available():
-        has = "this machine has no CUDA device"
-    elif (found := torch.cuda.get_device_capability()) < FLOAT8_CAPABILITY:
-        has = f"{torch.cuda.get_device_name()} has {found[0]}.{found[1]}"
+        reason = "this machine has no CUDA device"
+    elif (capability := torch.cuda.get_device_capability()) < FLOAT8_CAPABILITY:
+        reason = f"{torch.cuda.get_device_name()} has {capability[0]}.{capability[1]}"
     else:
         return None
-    wanted = ".".join(map(str, FLOAT8_CAPABILITY))
-    return f"float8 matrix products need CUDA of compute capability {wanted} or more, and {has}"
+    least = ".".join(map(str, FLOAT8_CAPABILITY))
+    return f"float8 matrix products need CUDA of compute capability {least} or more, and {reason}"
 
 
 # ---------------------------------------------------------------------------- shared
 
 
-def wants_cpu(job: Job) -> str | None:
-    """Why a scheme of x86 kernels fits none of the recipe's targets, if it fits none."""
-    reason = _wants(job, "cpu")
+def cpu_refusal(job: Job) -> str | None:
+    """Return why a scheme of x86 kernels fits no target of the recipe, or None."""
+    reason = _targets_without(job, "cpu")
     return reason and f"its kernels are for CPUs, and {reason}"
 
 
-def _wants(job: Job, device: str) -> str | None:
-    """What the recipe's targets are, if none of them is a ``device``."""
+def _targets_without(job: Job, device: str) -> str | None:
+    """Return the recipe's targets, as a clause, if none of them is a ``device``."""
     targets = [program.target for program in job.recipe.programs]
     if any(target.startswith(device) for target in targets):
         return None
@@ -182,12 +185,12 @@ def _wants(job: Job, device: str) -> str | None:
 
 
 def _chosen(
-    module: nn.Module, takes: Callable[[nn.Module], bool], kept: tuple[str, ...]
+    module: nn.Module, takes: Callable[[nn.Module], bool], in_bfloat16: tuple[str, ...]
 ) -> dict[str, nn.Linear]:
     return {
         name: layer
         for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear) and takes(layer) and name not in kept
+        if isinstance(layer, nn.Linear) and takes(layer) and name not in in_bfloat16
     }
 
 
@@ -197,7 +200,7 @@ def _converted(
     chosen: dict[str, nn.Linear],
     config: Callable[[nn.Linear], Any],
 ) -> Converted:
-    """Quantize the ``chosen`` layers of ``module`` by torchao; ``outer`` is what is called."""
+    """Quantize the ``chosen`` layers of ``module`` by torchao; ``outer`` is the called module."""
     from torchao.quantization import quantize_
     from torchao.utils import TorchAOBaseTensor, unwrap_tensor_subclass
 
@@ -206,13 +209,13 @@ def _converted(
         quantize_(layer, config(layer), filter_fn=lambda *_: True)
         if isinstance(layer.weight, TorchAOBaseTensor):
             inner_names[name] = layer.weight.__tensor_flatten__()[0]
-    # torch.export and AOTInductor take plain tensors only.
+    # torch.export and AOTInductor accept plain tensors only.
     unwrap_tensor_subclass(outer)
     return Converted(outer, lambda: _plain_tensors(module, inner_names), len(inner_names))
 
 
 def _plain_tensors(module: nn.Module, inner_names: dict[str, list[str]]) -> dict[str, torch.Tensor]:
-    """The state, with a quantized weight's parts as ``layer.weight.qdata`` and so on."""
+    """Return the state, with a quantized weight's parts as ``layer.weight.qdata`` and so on."""
     readable = {
         f"{layer}.parametrizations.weight.original{i if len(names) > 1 else ''}": (
             f"{layer}.weight.{inner}"

@@ -1,7 +1,7 @@
-"""Which layers a scheme leaves in bfloat16: those the recipe names, and the most sensitive ones.
+"""Layers that a scheme leaves in bfloat16: those of the recipe, and the most sensitive ones.
 
 keep: patterns ────────────┐
-                           ├→ kept layers, in the model's order
+                           ├→ bfloat16 layers, in the model's order
 keep_most_sensitive: n ────┘
   └ each layer rounded alone → score drop → the n largest
 """
@@ -21,33 +21,33 @@ from cluster.config.steps import Quantize
 from cluster.errors import CompressionError
 
 
-def kept_layers(module: nn.Module, scheme: Scheme, step: Quantize, job: Job) -> tuple[str, ...]:
-    """Names of the layers that stay in bfloat16, of those that ``scheme`` would quantize.
+def bfloat16_layers(module: nn.Module, scheme: Scheme, step: Quantize, job: Job) -> tuple[str, ...]:
+    """Return the names of layers that stay in bfloat16, of those that ``scheme`` would quantize.
 
-    A pattern may name a whole block: what it holds is kept. Puts ``kept`` and ``sensitivity``
-    into ``job.details``. CompressionError if a pattern matches no layer that the scheme
-    quantizes, or if more layers are to be kept than are judged.
+    A pattern that names a block selects all of its layers. ``job.details`` gets ``kept`` and
+    ``sensitivity``. CompressionError if a pattern matches no layer that the scheme quantizes, or
+    if ``keep_most_sensitive`` exceeds the number of measured layers.
     """
     layers = scheme.layers(module)
-    kept = named_layers(module, scheme, step)
+    chosen = named_layers(module, scheme, step)
     rounding = scheme.rounding
     if step.keep_most_sensitive and rounding is not None:
 
         def disturb(layer: str) -> AbstractContextManager[nn.Module]:
             return fake_quantized(module, [layer], rounding)
 
-        others = [name for name in layers if name not in kept]
+        others = [name for name in layers if name not in chosen]
         if len(others) > MOST_LAYERS < step.keep_most_sensitive:
             raise CompressionError(
                 f"quantize.keep_most_sensitive={step.keep_most_sensitive}, but only {MOST_LAYERS} "
-                f"of the {len(others)} layers are judged; keep at most so many, or name layers in "
-                "keep"
+                f"of the {len(others)} layers are measured; use at most {MOST_LAYERS}, or name "
+                "layers in keep"
             )
         drops = sensitivity(module, others, disturb, job)
         job.details["sensitivity"] = drops
         ranked = sorted(drops, key=lambda name: drops[name], reverse=True)
-        kept |= set(ranked[: step.keep_most_sensitive])
-    ordered = tuple(name for name in layers if name in kept)
+        chosen |= set(ranked[: step.keep_most_sensitive])
+    ordered = tuple(name for name in layers if name in chosen)
     if ordered:
         job.details["kept"] = list(ordered)
         job.out(f"kept     in bfloat16: {', '.join(ordered)}")
@@ -55,21 +55,21 @@ def kept_layers(module: nn.Module, scheme: Scheme, step: Quantize, job: Job) -> 
 
 
 def named_layers(module: nn.Module, scheme: Scheme, step: Quantize) -> set[str]:
-    """The layers that ``step.keep`` names; CompressionError as :func:`kept_layers` raises it."""
+    """Return the layers that ``step.keep`` names; errors as in :func:`bfloat16_layers`."""
     layers = scheme.layers(module)
-    kept: set[str] = set()
+    chosen: set[str] = set()
     for pattern in step.keep:
-        found = matching(module, [pattern], "quantize.keep")
+        matches = matching(module, [pattern], "quantize.keep")
         inside = {
             layer
             for layer in layers
-            if any(layer == name or layer.startswith(f"{name}.") for name in found)
+            if any(layer == name or layer.startswith(f"{name}.") for name in matches)
         }
         if not inside:
             raise CompressionError(
-                f"quantize.keep: {pattern!r} matches {', '.join(found[:5])}, none of which "
+                f"quantize.keep: {pattern!r} matches {', '.join(matches[:5])}, none of which "
                 f"{step.scheme} would quantize; the layers it quantizes are "
                 f"{', '.join(layers[:5])}{', ...' if len(layers) > 5 else ''}"
             )
-        kept |= inside
-    return kept
+        chosen |= inside
+    return chosen

@@ -1,10 +1,10 @@
-"""Observers: how an activation's range follows from the calibration samples.
+"""Observers of an activation's range on the calibration samples.
 
-minmax      all of it (torchao's MinMaxObserver)
+minmax      the full range (torchao's MinMaxObserver)
 histogram   the range with the least squared rounding error (torchao's HistogramObserver)
-percentile  the range that holds a share of the values, the rest cut off equally at both ends
+percentile  the range that holds a share of the values, clipped equally at both ends
 
-This module imports torchao, which takes half a second: import it where it is needed.
+This module imports torchao, which takes half a second: import it only in functions.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from cluster.config.steps import Quantize
 
 
 class PercentileObserver(HistogramObserver):
-    """The range that holds ``percentile`` percent of the values, by their histogram.
+    """Observer of the range that holds ``percentile`` percent of the values, by their histogram.
 
-    Half of the rest is cut off at either end, if anything lies there; within a bin the values
-    count as evenly spread. Wu et al. 2020, "Integer Quantization for Deep Learning Inference",
-    section 4.
+    Half of the rest is clipped at each end. Within a bin, values count as evenly spread. Wu et al.
+    2020, "Integer Quantization for Deep Learning Inference", section 4.
     """
 
     def __init__(self, percentile: float, **settings: Any) -> None:
@@ -38,7 +37,7 @@ class PercentileObserver(HistogramObserver):
         return scale_and_zero_point
 
     def range(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Lower and upper end, float32 scalars."""
+        """Return the lower and the upper end, float32 scalars."""
         tail = (1 - self.percentile / 100) / 2
         return self._quantile(tail), self._quantile(1 - tail)
 
@@ -47,20 +46,20 @@ class PercentileObserver(HistogramObserver):
             return self.max_val if share == 1.0 else self.min_val
         # float64: the tails are small shares of large sums.
         below = torch.cumsum(self.histogram.double(), 0)
-        wanted = share * below[-1]
-        inside = int(torch.searchsorted(below, wanted).clamp(max=self.bins - 1))
+        target = share * below[-1]
+        inside = int(torch.searchsorted(below, target).clamp(max=self.bins - 1))
         before = below[inside - 1] if inside else below.new_zeros(())
-        part = (wanted - before) / (below[inside] - before).clamp(min=1e-30)
+        part = (target - before) / (below[inside] - before).clamp(min=1e-30)
         width = (self.max_val - self.min_val).double() / self.bins
         return (self.min_val + width * (inside + part)).float()
 
 
 def observer(step: Quantize, **settings: Any) -> Callable[..., torch.nn.Module]:
-    """Makes the observers that ``step.calibration`` names, with ``settings`` of torchao's own."""
+    """Return the factory of ``step.calibration``'s observers, with torchao's ``settings``."""
     kinds: dict[str, Callable[..., Any]] = {
         "minmax": MinMaxObserver.with_args,
         "histogram": HistogramObserver.with_args,
         "percentile": partial(PercentileObserver.with_args, percentile=step.percentile),
     }
-    maker: Callable[..., torch.nn.Module] = kinds[step.calibration](**settings)
-    return maker
+    factory: Callable[..., torch.nn.Module] = kinds[step.calibration](**settings)
+    return factory

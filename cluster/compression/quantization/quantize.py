@@ -1,7 +1,7 @@
 """The ``quantize`` step: a table of schemes, each refusing to quantize nothing.
 
-float module ─→ [training: fine-tuned with rounded layers] ─→ kept layers ─→ SCHEMES → module
-       └───────────────── stays as it is: Precision.float_module
+float module ─→ [training: fine-tuned with rounded layers] ─→ bfloat16 layers ─→ SCHEMES → module
+       └───────────────── unchanged: Precision.float_module
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 from cluster.compression.quantization import linear, static_int8
 from cluster.compression.quantization.fake_quantize import Rounding, fake_quantized
 from cluster.compression.quantization.half_precision import LowPrecision
-from cluster.compression.quantization.mixed_precision import kept_layers, named_layers
+from cluster.compression.quantization.mixed_precision import bfloat16_layers, named_layers
 from cluster.compression.quantization.scheme import COMPUTING, Converted, Scheme, is_linear
 from cluster.compression.training.train import recover
 from cluster.compression.work import Job, Precision, Work, tensors_of
@@ -26,11 +26,11 @@ from cluster.tensors import TensorSpec
 
 
 def quantize(work: Work, step: Quantize, job: Job) -> Work:
-    """Quantize the model as ``step`` says.
+    """Quantize the model by the scheme of ``step``.
 
-    ``work.module`` stays as it is, in float32, as the result's ``precision.float_module``; with
-    quantization-aware training, that is a fine-tuned copy. CompressionError if the scheme would
-    change no operator, or if neither this machine nor the recipe's targets can run it.
+    The result's ``precision.float_module`` is ``work.module``, unchanged in float32, or a
+    fine-tuned copy after quantization-aware training. CompressionError if the scheme would change
+    no operator, or if this machine or the recipe's targets cannot run it.
     """
     scheme = SCHEMES[step.scheme]
     if reason := scheme.refusal(job):
@@ -42,26 +42,25 @@ def quantize(work: Work, step: Quantize, job: Job) -> Work:
         float_module = copy.deepcopy(float_module)
         with fake_quantized(float_module, layers, scheme.rounding):
             recover(float_module, step.training, job, work.inputs)
-    kept = kept_layers(float_module, scheme, step, job)
-    left = copy.deepcopy(float_module)
-    converted = scheme.convert(left, work.inputs, kept, step, job)
+    in_bfloat16 = bfloat16_layers(float_module, scheme, step, job)
+    converted = scheme.convert(copy.deepcopy(float_module), work.inputs, in_bfloat16, step, job)
     if converted.operators == 0:
-        raise _nothing_quantized(step, scheme, float_module, kept)
+        raise _nothing_quantized(step, scheme, float_module, in_bfloat16)
     job.out(f"quantize {step.scheme}: {converted.operators} operators")
-    precision = Precision(step, float_module, converted.operators, kept)
+    precision = Precision(step, float_module, converted.operators, in_bfloat16)
     return Work(converted.module, work.inputs, converted.weights, precision)
 
 
 def _nothing_quantized(
-    step: Quantize, scheme: Scheme, module: nn.Module, kept: tuple[str, ...]
+    step: Quantize, scheme: Scheme, module: nn.Module, in_bfloat16: tuple[str, ...]
 ) -> CompressionError:
     leaves = Counter(type(layer).__name__ for layer in module.modules() if not [*layer.children()])
-    has = ", ".join(f"{count} {kind}" for kind, count in leaves.most_common(6)) or "no layer"
-    kept_too = f", and {len(kept)} layers are kept in bfloat16" if kept else ""
+    layers = ", ".join(f"{count} {kind}" for kind, count in leaves.most_common(6)) or "no layer"
+    exempt = f", and {len(in_bfloat16)} layers are kept in bfloat16" if in_bfloat16 else ""
     return CompressionError(
         f"scheme {step.scheme} quantized none of this model's operators: it applies to "
-        f"{scheme.applies_to}; the model has {has}{kept_too}. Choose another scheme or leave the "
-        "step out"
+        f"{scheme.applies_to}; the model has {layers}{exempt}. Choose another scheme or remove "
+        "the step"
     )
 
 
@@ -69,7 +68,7 @@ def _half(dtype: torch.dtype) -> Callable[..., Converted]:
     def convert(
         module: nn.Module,
         inputs: tuple[TensorSpec, ...],
-        kept: tuple[str, ...],
+        in_bfloat16: tuple[str, ...],
         step: Quantize,
         job: Job,
     ) -> Converted:
@@ -90,7 +89,7 @@ SCHEMES: dict[str, Scheme] = {
         takes=static_int8.takes,
         convert=static_int8.convert,
         rounding=Rounding(weight="int8", input="tensor"),
-        refusal=linear.wants_cpu,
+        refusal=linear.cpu_refusal,
     ),
     "dynamic_int8": Scheme(
         applies_to="linear layers",
@@ -109,7 +108,7 @@ SCHEMES: dict[str, Scheme] = {
         takes=linear.takes_weight_only_int4,
         convert=linear.weight_only_int4,
         rounding=Rounding(weight="int4", input=None),
-        refusal=linear.wants_cpu,
+        refusal=linear.cpu_refusal,
     ),
     "bf16": Scheme(
         applies_to="linear layers and convolutions",
@@ -129,4 +128,4 @@ SCHEMES: dict[str, Scheme] = {
         refusal=linear.float8_refusal,
     ),
 }
-"""What a recipe calls a scheme → how it quantizes."""
+"""Name of a scheme in a recipe → the scheme."""

@@ -1,4 +1,4 @@
-"""What a scheme is: an entry of the table in `quantize`."""
+"""Scheme of quantization: an entry of the table in `quantize`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ COMPUTING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @dataclass(frozen=True)
 class Converted:
-    """A quantized model."""
+    """Quantized model."""
 
     module: nn.Module
-    """Takes and answers what the float model does, float32 at the door."""
+    """Module with the float model's inputs and outputs, in float32."""
 
     weights: Callable[[], dict[str, torch.Tensor]]
-    """The tensors it computes with, plain ones, by name."""
+    """Returns the plain tensors that it computes with, by name."""
 
     operators: int
     """Operators that compute, or are stored, in fewer bits."""
@@ -33,31 +33,31 @@ class Converted:
 
 @dataclass(frozen=True)
 class Scheme:
-    """How one scheme quantizes."""
+    """One scheme of quantization."""
 
     applies_to: str
-    """What it quantizes, in words."""
+    """Layers that it quantizes, in words."""
 
     takes: Callable[[nn.Module], bool]
-    """Whether it quantizes this layer, a leaf of the model."""
+    """Returns whether it quantizes a layer, a leaf of the model."""
 
     convert: Callable[
         [nn.Module, tuple[TensorSpec, ...], tuple[str, ...], Quantize, Job], Converted
     ]
-    """Quantizes a module, which it may change, but for the named layers: they stay in bfloat16."""
+    """Quantizes a module, which it may change, except the named layers: they stay in bfloat16."""
 
     rounding: Rounding | None = None
-    """What quantizing does to a layer it takes, for training and for sensitivity."""
+    """Rounding of a quantized layer, for training and sensitivity."""
 
     refusal: Callable[[Job], str | None] = lambda job: None
-    """Why this scheme cannot run, on this machine or on the recipe's targets."""
+    """Returns why this scheme cannot run on this machine or the recipe's targets, or None."""
 
     def layers(self, module: nn.Module) -> tuple[str, ...]:
-        """Names of the layers that it quantizes."""
+        """Return the names of the layers that it quantizes."""
         return tuple(name for name, layer in module.named_modules() if self.takes(layer))
 
 
 def is_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
-    """A linear layer that is called; attention's output projection is only read from."""
-    unread = nn.modules.linear.NonDynamicallyQuantizableLinear
-    return isinstance(layer, nn.Linear) and not isinstance(layer, unread)
+    """Return whether a linear layer is called: attention only reads its output projection."""
+    uncalled = nn.modules.linear.NonDynamicallyQuantizableLinear
+    return isinstance(layer, nn.Linear) and not isinstance(layer, uncalled)

@@ -1,7 +1,7 @@
 """static_int8: int8 weights and calibrated uint8 activations, for x86 (torchao PT2E).
 
-float module → kept layers to bfloat16 → export → observers → calibration → int8 graph
-                                       restore: the same without calibration → saved tensors
+float module → some layers to bfloat16 → export → observers → calibration → int8 graph
+                                       restore: without calibration → saved tensors
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from cluster.tensors import TensorSpec
 
 _CALIBRATION_BATCH = 32
 _SMALLEST_SCALE = 2**-12
-"""Of the quantizer's own configuration: below it, oneDNN's int8 arithmetic loses its sums."""
+"""Smallest scale of the quantizer's configuration; below it, oneDNN's int8 sums lose precision."""
 
 
 def takes(layer: nn.Module) -> bool:
-    """Linear layers, and convolutions along one or two axes of more than one channel."""
+    """Return whether a layer is linear, or a 1D or 2D convolution of more than one channel."""
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
         return layer.in_channels > 1
     return is_linear(layer)
@@ -42,13 +42,13 @@ def takes(layer: nn.Module) -> bool:
 def convert(
     module: nn.Module,
     inputs: tuple[TensorSpec, ...],
-    kept: tuple[str, ...],
+    in_bfloat16: tuple[str, ...],
     step: Quantize,
     job: Job,
 ) -> Converted:
-    """Calibrate on the first training samples and convert; puts ``ranges`` into the details."""
+    """Calibrate on the first training samples and convert; ``job.details`` gets ``ranges``."""
     torch.set_num_threads(cpus())
-    observed = _with_observers(module, inputs, kept, step)
+    observed = _with_observers(module, inputs, in_bfloat16, step)
     count = min(step.calibration_samples, len(job.train))
     bar = Bar("calibrate", count, job.out)
     with torch.inference_mode():
@@ -66,23 +66,22 @@ def restore_int8(
     module: nn.Module,
     inputs: tuple[TensorSpec, ...],
     tensors: dict[str, torch.Tensor],
-    kept: tuple[str, ...] = (),
+    in_bfloat16: tuple[str, ...] = (),
 ) -> GraphModule:
-    """The converted graph of ``module`` with the saved ``tensors``: the inverse of
-    :func:`~cluster.compression.quantization.int8_graph.int8_tensors`, bit for bit, under the
-    same PyTorch and torchao.
+    """Return the converted graph of ``module`` with the saved ``tensors``.
 
-    ``module`` gives the architecture and is changed; its own weights do not matter. ``kept``:
-    the layers that were left in bfloat16.
+    It is the inverse of :func:`~cluster.compression.quantization.int8_graph.int8_tensors`, bit for
+    bit, with the same PyTorch and torchao. ``module`` defines the architecture and is changed; its
+    weights do not matter. ``in_bfloat16``: the layers that are not quantized.
     """
     step = Quantize(kind="quantize", scheme="static_int8", calibration="minmax")
-    graph = _converted(_with_observers(module, inputs, kept, step))
+    graph = _converted(_with_observers(module, inputs, in_bfloat16, step))
     put_int8_tensors(graph, tensors)
     return graph
 
 
 def _with_observers(
-    module: nn.Module, inputs: tuple[TensorSpec, ...], kept: tuple[str, ...], step: Quantize
+    module: nn.Module, inputs: tuple[TensorSpec, ...], in_bfloat16: tuple[str, ...], step: Quantize
 ) -> GraphModule:
     # torchao takes half a second to import, and only this scheme needs it.
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
@@ -92,7 +91,7 @@ def _with_observers(
 
     from cluster.compression.quantization.observers import observer
 
-    keep_in_bfloat16(module, kept)
+    keep_in_bfloat16(module, in_bfloat16)
     # strict: without it the quantizer finds fewer patterns and fails on reused ReLU modules.
     graph = exported(module.eval(), inputs, strict=True).module()
     config = x86.get_default_x86_inductor_quantization_config()
@@ -104,23 +103,23 @@ def _with_observers(
     quantizer.set_global(
         dataclasses.replace(config, input_activation=activation, output_activation=activation)
     )
-    # Inductor takes the result of an int8 convolution of one channel for channels first where
-    # the batch is dynamic, and oneDNN writes it channels last: such a convolution stays float.
-    # Marking a node as annotated is the quantizer's own way of leaving it alone.
+    # With a dynamic batch, Inductor reads the result of an int8 convolution of one channel as
+    # channels first, but oneDNN writes it channels last: such a convolution stays float.
+    # The quantizer skips nodes that are marked as annotated.
     for node in graph.graph.nodes:
-        left = _belongs_to(node, kept)
-        if left or _convolves_one_channel(node):
+        exempt = _belongs_to(node, in_bfloat16)
+        if exempt or _convolves_one_channel(node):
             node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(_annotated=True)
-        if left:
-            # The quantizer looks nodes up by the module they come from, and fails on a
-            # convolution module that does more than convolve, as the casts of a kept one do.
+        if exempt:
+            # The quantizer looks nodes up by their module, and fails on a convolution module with
+            # further operators, such as the casts around a bfloat16 one.
             node.meta["source_fn_stack"] = [(node.name, "kept in bfloat16")]
     prepared: GraphModule = prepare_pt2e(graph, quantizer)
     return prepared
 
 
 def _belongs_to(node: Node, layers: tuple[str, ...]) -> bool:
-    """Whether the node computes in one of the layers, or is a parameter of it."""
+    """Return whether the node is an operator or a parameter of one of the layers."""
     owner = str(node.target).rpartition(".")[0] if node.op == "get_attr" else layer_of(node)
     return owner in layers
 
@@ -128,8 +127,8 @@ def _belongs_to(node: Node, layers: tuple[str, ...]) -> bool:
 def _convolves_one_channel(node: Node) -> bool:
     if not str(node.target).startswith("aten.conv"):
         return False
-    taken = node.args[0]
-    return isinstance(taken, Node) and taken.meta["val"].shape[1] == 1
+    source = node.args[0]
+    return isinstance(source, Node) and source.meta["val"].shape[1] == 1
 
 
 def _converted(observed: GraphModule) -> GraphModule:

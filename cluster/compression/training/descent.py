@@ -254,10 +254,10 @@ class _NotFiniteError(Exception):
 def _diverged(training: Training, plan: _Plan, epoch: int, update: int, problem: str) -> str:
     restored = f"those of the end of epoch {epoch}" if epoch else "those from before the training"
     return (
-        f"{training.title.strip()}: the {problem} in epoch {epoch + 1} of {plan.epochs}, at update "
-        f"{update + 1} of {plan.updates}, where the learning rate was "
-        f"{learning_rate(training.step, update, plan.updates):.3g}; the weights are {restored}. Lower "
-        f"learning_rate (now {training.step.learning_rate:g}), raise warmup_share (now "
+        f"{training.title.strip()}: the {problem} in epoch {epoch + 1} of {plan.epochs}, at "
+        f"update {update + 1} of {plan.updates}, where the learning rate was "
+        f"{learning_rate(training.step, update, plan.updates):.3g}; the weights are {restored}. "
+        f"Lower learning_rate (now {training.step.learning_rate:g}), raise warmup_share (now "
         f"{training.step.warmup_share:g}), or look for non-finite values in the data"
     )
 

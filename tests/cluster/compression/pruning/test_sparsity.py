@@ -95,7 +95,7 @@ def test_attention_projections_count_as_linear_layers(tmp_path: Path) -> None:
         (
             nn.Sequential(nn.Flatten(), nn.Linear(768, 8), nn.Linear(8, 10)),
             {"method": "magnitude", "ratio": 0.5, "spare": ["1"]},
-            r"2 is the head, and spare leaves the others whole",
+            r"2 is the head, and spare excludes the others",
         ),
         (
             nn.Sequential(nn.Flatten(), nn.Linear(768, 8), nn.Linear(8, 10)),

@@ -100,7 +100,7 @@ def test_a_forward_that_moves_channels_by_its_own_code_is_refused(
 ) -> None:
     original = models.seeded(make)
     before = copy.deepcopy(original.state_dict())
-    with pytest.raises(CompressionError, match=r"(fc|second).*cannot be followed.*`spare`"):
+    with pytest.raises(CompressionError, match=r"(fc|second).*cannot be traced.*`spare`"):
         models.pruned(original, tmp_path, ratio=0.5)
     assert all(torch.equal(before[key], value) for key, value in original.state_dict().items())
 
@@ -206,7 +206,7 @@ def test_sensitivity_is_the_drop_when_one_layer_alone_is_pruned(tmp_path: Path) 
     ("make", "fields", "message"),
     [
         (models.padded, {"spare": ["conv9"]}, r"no layer is called 'conv9'; near it: .*conv"),
-        (models.padded, {"spare": ["*"]}, r"spare leaves all 5 layers whole; spare fewer"),
+        (models.padded, {"spare": ["*"]}, r"spare excludes all 5 layers; spare fewer"),
         (models.padded, {"ratio": 0.97, "scope": "local"}, r"less than one of the 16 channels of"),
         (models.padded, {"ratio": 0.99}, r"less than one channel in each of 3 layers"),
         (models.padded, {"round_to": 64}, r"nothing was removed: with round_to=64"),
@@ -224,7 +224,7 @@ def test_what_cannot_be_pruned_is_refused_with_the_reason(
 
 
 def test_taylor_needs_classes(tmp_path: Path) -> None:
-    with pytest.raises(CompressionError, match=r"answers embeddings.*use importance magnitude"):
+    with pytest.raises(CompressionError, match=r"returns embeddings.*use importance magnitude"):
         models.pruned(
             models.Embedding(), tmp_path, models.TOKENS, "cosine", ratio=0.5, importance="taylor"
         )
