@@ -1,1 +1,1 @@
-"""Compiling the finished model: a table of program kinds, each built where it runs."""
+"""Compilation of the finished model: a table of program kinds, each built on its target."""

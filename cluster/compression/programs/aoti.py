@@ -1,4 +1,4 @@
-"""AOTInductor: native code, with a dynamic batch and once more for each batch bucket.
+"""AOTInductor: native code, with a dynamic batch and with a static batch for each bucket.
 
 Work → export, dynamic batch → compile → programs/TARGET.pt2
      → export, one batch size → compile → programs/TARGET.batch-N.pt2
@@ -23,14 +23,14 @@ from cluster.program.pytorch import device_of
 def supports(work: Work, target: str, job: Job) -> str | None:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
     if device_of(target) == "cuda" and not torch.cuda.is_available():
-        return "this PyTorch has no CUDA; install a build of it that has"
+        return "this PyTorch has no CUDA; install a build with CUDA"
     return None
 
 
 def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntry:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`.
 
-    A batch size that does not compile by itself is left to the dynamic program.
+    The dynamic program runs a batch size whose static shapes do not compile.
     """
     _compile(work, target, files.file("pt2"), None)
     static = []
@@ -44,7 +44,7 @@ def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntr
         static.append(StaticFile(batch=batch, file=files.name(suffix)))
     native = None
     if device_of(target) == "cpu":  # the runner links to PyTorch's CPU libraries alone
-        # One for all programs of the folder: it is the same code.
+        # All programs of the folder share one runner.
         native = f"{files.folder}/{target}.{node.python_abi()}.so"
         if not (runner := files.artifact / native).is_file():
             shutil.copyfile(native_runner.build(), runner)

@@ -1,8 +1,8 @@
 """Compilation of the finished model: for each target the kinds of program that compete for it.
 
-start  → what compiles in the background, beside the training
+start  → compiles the native runner in the background, during the training
 build  → Work ─ each target, each kind ─→ BUILDERS[kind] → programs/TARGET... → Programs
-trim   → entries, measured → the files that nothing will load are deleted
+trim   → entries, measured → deletes the files that no program loads
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Programs:
 
 
 def start(recipe: Recipe) -> None:
-    """Start compiling in the background what the recipe's programs need besides the model."""
+    """Start to compile in the background code that programs need besides the model."""
     kinds = {kind for program in recipe.programs for kind in kinds_of(program)}
     if "aoti" in kinds | {cut.kind or "aoti" for cut in recipe.parallel}:
         native_runner.start_build()
@@ -59,7 +59,7 @@ def start(recipe: Recipe) -> None:
 def build(work: Work, artifact: Path, job: Job) -> Programs:
     """Compile every program of the recipe into the folder ``artifact/programs``.
 
-    CompressionError if a kind that the recipe names cannot be built, or no kind of a target can.
+    CompressionError if a kind in the recipe cannot be built, or if a target has no buildable kind.
     """
     (artifact / "programs").mkdir()
     entries: list[ProgramEntry] = []
@@ -100,23 +100,23 @@ def trim(
 ) -> tuple[ProgramEntry, ...]:
     """Return the entries with a key in ``working``, each with the static shapes of ``static`` only.
 
-    Files that no entry loads any more are deleted; the weights stay.
+    Files that no entry loads are deleted; the weights stay.
     """
     entries = tuple(entries)
-    kept = tuple(
+    trimmed = tuple(
         entry.model_copy(
             update={
                 "static_files": tuple(
-                    each for each in entry.static_files if each.batch in static.get(entry.key, ())
+                    file for file in entry.static_files if file.batch in static.get(entry.key, ())
                 )
             }
         )
         for entry in entries
         if entry.key in working
     )
-    for name in _files(entries) - _files(kept) - {WEIGHTS}:
+    for name in _files(entries) - _files(trimmed) - {WEIGHTS}:
         (artifact / name).unlink(missing_ok=True)
-    return kept
+    return trimmed
 
 
 def _files(entries: Iterable[ProgramEntry]) -> set[str]:

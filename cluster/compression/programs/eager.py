@@ -1,4 +1,4 @@
-"""The model's Python code with the artifact's weights: nothing to compile, one entry to write."""
+"""Eager program: the model's Python code with the artifact's weights, without compilation."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def supports(work: Work, target: str, job: Job) -> str | None:
     if scheme not in _PRECISIONS:
         return (
             f"kind eager rebuilds the model's own code, which has no operators for {scheme}; it "
-            "takes float32, bf16 and fp16"
+            "supports float32, bf16 and fp16"
         )
     if any(step.kind == "replace_activation" for step in job.recipe.steps):
         return "kind eager rebuilds the model's own code, whose activations the recipe replaces"
     if device_of(target) == "cuda" and not torch.cuda.is_available():
-        return "this PyTorch has no CUDA; install a build of it that has"
+        return "this PyTorch has no CUDA; install a build with CUDA"
     return None
 
 

@@ -1,6 +1,6 @@
-"""The graph of torch.export, kept as it is: PyTorch runs it operator by operator.
+"""Graph of torch.export without compilation: PyTorch runs it operator by operator.
 
-A fallback where nothing compiles, and what the compiled kinds can be compared with.
+It is a fallback for models that do not compile, and a reference for the compiled kinds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cluster.program.pytorch import device_of
 def supports(work: Work, target: str, job: Job) -> str | None:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
     if device_of(target) != "cpu":
-        return "kind exported runs on CPUs; take aoti"
+        return "kind exported runs on CPUs; use aoti"
     return None
 
 

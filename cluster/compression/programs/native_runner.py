@@ -1,9 +1,9 @@
-"""Compiling ``program/runner.cpp`` for this Python and this PyTorch, once per machine.
+"""Compilation of ``program/runner.cpp`` for this Python and this PyTorch, once per machine.
 
-runner.cpp + all_reduce.cpp → one extension: programs, and the sums between slices of one
+runner.cpp + all_reduce.cpp → one extension: programs, and sums between the slices of a program
 
-The result is kept with the artifact, so no serving node needs a compiler. A build takes about
-15 s; it runs beside the training and is kept in ``~/.cache/headrace/native``.
+The artifact contains the result, so a serving node needs no compiler. A build takes about 15 s; it
+runs during the training and is cached in ``~/.cache/headrace/native``.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ HEADERS = (_FOLDER / "all_reduce.h",)
 
 
 def compiler() -> str:
-    """The C++ compiler that programs are built with.
+    """Return the path of the C++ compiler for programs.
 
-    CompressionError if there is none, or Python's headers are missing.
+    CompressionError if the compiler or Python's headers are missing.
     """
-    wanted = os.environ.get("CXX", "g++")
-    found = shutil.which(wanted)
-    if found is None:
+    name = os.environ.get("CXX", "g++")
+    path = shutil.which(name)
+    if path is None:
         raise CompressionError(
-            f"no C++ compiler: {wanted!r} is not on the PATH, and programs are compiled to native "
-            "code. Install one (Debian, Ubuntu: apt-get install g++) or point CXX at it. "
+            f"no C++ compiler: {name!r} is not on the PATH, and programs are compiled to native "
+            "code. Install one (Debian, Ubuntu: apt-get install g++) or set CXX to its path. "
             "Serving needs none"
         )
     header = Path(sysconfig.get_paths()["include"], "Python.h")
     if not header.is_file():
         raise CompressionError(
-            f"no Python headers: {header} is not there, and programs are compiled against it. "
+            f"no Python headers: {header} does not exist, and programs are compiled against it. "
             "Install them (Debian, Ubuntu: apt-get install python3-dev). Serving needs none"
         )
-    return found
+    return path
 
 
 def start_build() -> None:
-    """Start :func:`build` in the background, so that a later call finds its result, or waits.
+    """Start :func:`build` in the background, so that a later call waits for its result.
 
-    A failure is reported by that later call, which compiles once more.
+    A failure is reported by the later call, which compiles again.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="native-runner")
     pool.submit(build)
@@ -58,11 +58,11 @@ def start_build() -> None:
 
 
 def build() -> Path:
-    """Return the path of the compiled extension, from the cache if it was built before.
+    """Return the path of the compiled extension, from the cache if possible.
 
     CompressionError if it does not compile.
     """
-    # torch names its own headers; importing it here keeps this module cheap to import.
+    # Imported here so that this module stays cheap to import; torch knows its header paths.
     import torch
     from torch.utils import cpp_extension
 
@@ -72,8 +72,8 @@ def build() -> Path:
         "-fPIC",
         "-shared",
         "-fvisibility=hidden",
-        # Programs ask for libtorch.so, which in PyTorch's GPU builds only adds the GPU libraries:
-        # 270 MB of a replica's memory. Under this name the runner stands in for it.
+        # Programs link to libtorch.so, which in PyTorch's GPU builds only loads the GPU libraries:
+        # 270 MB of a replica's memory. With this name the runner replaces it.
         "-Wl,-soname,libtorch.so",
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}",
     ]
@@ -90,7 +90,7 @@ def build() -> Path:
     includes = [*cpp_extension.include_paths(), sysconfig.get_paths()["include"]]
     library = cpp_extension.library_paths()[0]
     with workspace(rooms, key) as room:
-        if target.is_file():  # another one built it while this one waited
+        if target.is_file():  # another process built it while this one waited
             return target
         output = room / "runner.so"
         command = [

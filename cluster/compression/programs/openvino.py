@@ -1,12 +1,12 @@
 """OpenVINO's intermediate representation: a graph in XML and weights, no code.
 
-float32, bf16, fp16        Work's float module → convert → weights in 16 bits, or as they are
+float32, bf16, fp16        Work's float module → convert → weights in 32 or 16 bits
 static_int8                → convert → nncf.quantize with the recipe's calibration samples
 dynamic_int8               → convert → nncf.compress_weights, activations quantized as it runs
 weight_only_int8, _int4    → convert → nncf.compress_weights
 
-OpenVINO does not take torchao's quantized graphs, so NNCF quantizes the float model again, by
-the same scheme, the same samples and with the same layers left out.
+OpenVINO does not accept torchao's quantized graphs, so NNCF quantizes the float model again, with
+the same scheme, samples and bfloat16 layers.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from cluster.program.openvino import DYNAMIC_GROUP, PACKAGE, PRECISION
 from cluster.tensors import TensorSpec
 
 _BATCH = 32
-"""Calibration samples that run at once."""
+"""Batch size of the calibration."""
 
 DYNAMIC_GROUP_SIZE = 32
-"""Activations that share a scale in dynamic_int8. All encoder layers of MiniLM at 128 tokens:
-cosine 0.998 to float32, where whole rows of 384 leave 0.994."""
+"""Activations that share a scale in dynamic_int8. With all encoder layers of MiniLM at 128 tokens,
+the cosine to float32 is 0.998, against 0.994 with whole rows of 384."""
 
 INT4_GROUP_SIZE = 32
 """Weights that share a scale and a zero point in weight_only_int4."""
 
 _PRECISIONS = {"bf16": "bf16", "fp16": "f16"}
-"""Scheme → what OpenVINO computes in; every other leaves what it does not quantize in float32."""
+"""Scheme → OpenVINO's precision; other schemes leave unquantized operators in float32."""
 
 _NOT_LINEAR = (
     "Convolution",
@@ -51,13 +51,13 @@ _NOT_LINEAR = (
     "GroupConvolutionBackpropData",
     "Gather",
 )
-"""Operators whose weights the schemes for linear layers leave alone; Gather is an embedding."""
+"""Operators that schemes for linear layers do not quantize; Gather is an embedding."""
 
 
 def supports(work: Work, target: str, job: Job) -> str | None:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
     if target != "cpu-x86":
-        return f"kind openvino is built for cpu-x86, not for {target}; take aoti"
+        return f"kind openvino is built for cpu-x86, not for {target}; use aoti"
     if work.precision is None:
         return None
     step = work.precision.step
@@ -69,19 +69,19 @@ def supports(work: Work, target: str, job: Job) -> str | None:
 def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntry:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`.
 
-    CompressionError also if none of the program's operators would have fewer bits although a step
-    asked for them.
+    CompressionError also if the recipe quantizes, but no operator of the program would have fewer
+    bits.
     """
-    # An extra: seconds to import, and only a build needs all of it.
+    # An optional package that takes seconds to import; only a build needs it.
     import openvino
 
     precision = work.precision
     scheme = precision.step.scheme if precision else None
     module = precision.float_module if precision else work.module
-    graph, kept = _converted(module, work.inputs, precision.bfloat16_layers if precision else ())
+    graph, exempt = _convert(module, work.inputs, precision.bfloat16_layers if precision else ())
     group = 0
     if precision is not None and scheme in _QUANTIZERS:
-        graph = _quantized(graph, precision.step, kept, _Samples(job.train, work.inputs))
+        graph = _quantize(graph, precision.step, exempt, _Samples(job.train, work.inputs))
         group = DYNAMIC_GROUP_SIZE if scheme == "dynamic_int8" else 0
     operators = operators_with_weights(graph, _stored(scheme)) if precision is not None else 0
     if precision is not None and operators == 0:
@@ -96,11 +96,11 @@ def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntr
         target=target,
         file=name,
         other_files=(files.name("bin"),),
-        cpu_features=(),  # code is made for the CPU that loads it
+        cpu_features=(),  # OpenVINO compiles for the CPU that loads the program
         torch_version=node.torch_version(),
         native_runner=None,
         python_abi=None,
-        # Static shapes need no files of their own: the loader compiles the graph once more.
+        # Static shapes need no own files: the loader compiles the same graph again.
         static_files=tuple(StaticFile(batch=batch, file=name) for batch in files.static_batches),
         versions={PACKAGE: str(node.version_of(PACKAGE))},
         options={
@@ -112,17 +112,17 @@ def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntr
 
 
 def _stored(scheme: str | None) -> tuple[str, ...]:
-    """Types that the weights have in the graph where the scheme gave them fewer bits.
+    """Return the graph's types of weights to which the scheme gives fewer bits.
 
-    Half precision is made of all floating weights, but only as the graph is saved.
+    Half precision converts all floating weights, but only when the graph is saved.
     """
     return ("f32", "f16", "bf16") if scheme in _PRECISIONS else ("i8", "u8", "i4", "u4")
 
 
-def _converted(
-    module: torch.nn.Module, inputs: tuple[TensorSpec, ...], kept: tuple[str, ...]
+def _convert(
+    module: torch.nn.Module, inputs: tuple[TensorSpec, ...], layers: tuple[str, ...]
 ) -> tuple[Any, list[str]]:
-    """The module as a graph with a dynamic batch, and its operators of the ``kept`` layers."""
+    """Return the module as a graph with a dynamic batch, and its operators of ``layers``."""
     import openvino
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
@@ -131,30 +131,30 @@ def _converted(
         with _quiet():
             decoder = TorchFXPythonDecoder.from_exported_program(program)
             graph = openvino.convert_model(decoder)
-    # The frontends raise many types, without a common base.
+    # The frontends' errors have no common base.
     except Exception as error:
         raise CompressionError(f"OpenVINO cannot convert the model: {error}") from error
     ports = {name: port for port in graph.inputs for name in port.get_names()}
     names = program.graph_signature.user_inputs
     for name, spec in zip(names, inputs, strict=True):
-        if name in ports:  # an input that no output depends on is gone
+        if name in ports:  # an input without effect on any output is removed
             ports[name].get_tensor().set_names({spec.name})
     graph.reshape(
         {s.name: list(s.shape) for name, s in zip(names, inputs, strict=True) if name in ports}
     )
-    return graph, operators_of(graph, decoder.pt_module, kept)
+    return graph, operators_of(graph, decoder.pt_module, layers)
 
 
-def _quantized(graph: Any, step: Quantize, kept: list[str], samples: _Samples) -> Any:
+def _quantize(graph: Any, step: Quantize, exempt: list[str], samples: _Samples) -> Any:
     try:
         with _quiet():
-            return _QUANTIZERS[step.scheme](graph, step, kept, samples)
-    # NNCF's errors have no common base, and it lets those of OpenVINO and NumPy through.
+            return _QUANTIZERS[step.scheme](graph, step, exempt, samples)
+    # NNCF's errors have no common base; it also passes on those of OpenVINO and NumPy.
     except Exception as error:
         advice = ""
         if step.scheme == "static_int8" and step.calibration == "histogram":
-            # NumPy's message, if an activation hardly differs from sample to sample.
-            advice = "; if it is a histogram that fails, set calibration: minmax"
+            # NumPy's histogram fails if an activation is nearly constant.
+            advice = "; if a histogram fails, set calibration: minmax"
         raise CompressionError(f"NNCF cannot quantize the model: {error}{advice}") from error
 
 
@@ -173,25 +173,25 @@ class _Samples:
 # ---------------------------------------------------------------------------- schemes
 
 
-def _static(graph: Any, step: Quantize, kept: list[str], samples: _Samples) -> Any:
+def _static(graph: Any, step: Quantize, exempt: list[str], samples: _Samples) -> Any:
     import nncf
 
     count = min(step.calibration_samples, len(samples.train))
     batches = [range(first, min(first + _BATCH, count)) for first in range(0, count, _BATCH)]
-    taken = {name for port in graph.inputs for name in port.get_names()}
+    names = {name for port in graph.inputs for name in port.get_names()}
 
     def arrays(indices: range) -> dict[str, Any]:
-        return {name: each for name, each in samples.batch(indices).items() if name in taken}
+        return {name: array for name, array in samples.batch(indices).items() if name in names}
 
     attends = any(op.get_type_name() == "ScaledDotProductAttention" for op in graph.get_ops())
     return nncf.quantize(
         graph,
         nncf.Dataset(batches, arrays),
         subset_size=len(batches),
-        # Activations get a zero point where they are not what a ReLU leaves.
+        # MIXED: activations have a zero point, except behind a ReLU.
         preset=nncf.QuantizationPreset.MIXED,
         model_type=nncf.ModelType.TRANSFORMER if attends else None,
-        ignored_scope=nncf.IgnoredScope(names=kept),
+        ignored_scope=nncf.IgnoredScope(names=exempt),
         advanced_parameters=nncf.AdvancedQuantizationParameters(
             activations_range_estimator_params=_ranges(step)
         ),
@@ -199,35 +199,35 @@ def _static(graph: Any, step: Quantize, kept: list[str], samples: _Samples) -> A
 
 
 def _ranges(step: Quantize) -> Any:
-    """NNCF's estimator of the recipe's calibration."""
-    from nncf.quantization import range_estimator as known
+    """Return NNCF's estimator for the recipe's calibration."""
+    from nncf.quantization import range_estimator as estimators
 
     if step.calibration == "percentile":
         outside = (1 - step.percentile / 100) / 2  # at each end
 
         def quantile() -> Any:
-            return known.StatisticsCollectorParameters(
-                known.StatisticsType.QUANTILE,
-                known.AggregatorType.MEAN,
+            return estimators.StatisticsCollectorParameters(
+                estimators.StatisticsType.QUANTILE,
+                estimators.AggregatorType.MEAN,
                 quantile_outlier_prob=outside,
             )
 
-        return known.RangeEstimatorParameters(min=quantile(), max=quantile())
+        return estimators.RangeEstimatorParameters(min=quantile(), max=quantile())
     return {
-        "minmax": known.RangeEstimatorParametersSet.MINMAX,
-        "histogram": known.RangeEstimatorParametersSet.HISTOGRAM,
+        "minmax": estimators.RangeEstimatorParametersSet.MINMAX,
+        "histogram": estimators.RangeEstimatorParametersSet.HISTOGRAM,
     }[step.calibration]
 
 
-def _weights_int8(graph: Any, step: Quantize, kept: list[str], samples: _Samples) -> Any:
+def _weights_int8(graph: Any, step: Quantize, exempt: list[str], samples: _Samples) -> Any:
     import nncf
 
     return nncf.compress_weights(
-        graph, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=_linear_but(kept)
+        graph, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=_linear_except(exempt)
     )
 
 
-def _weights_int4(graph: Any, step: Quantize, kept: list[str], samples: _Samples) -> Any:
+def _weights_int4(graph: Any, step: Quantize, exempt: list[str], samples: _Samples) -> Any:
     import nncf
 
     return nncf.compress_weights(
@@ -235,14 +235,14 @@ def _weights_int4(graph: Any, step: Quantize, kept: list[str], samples: _Samples
         mode=nncf.CompressWeightsMode.INT4_ASYM,
         group_size=INT4_GROUP_SIZE,
         all_layers=True,
-        ignored_scope=_linear_but(kept),
+        ignored_scope=_linear_except(exempt),
     )
 
 
-def _linear_but(kept: list[str]) -> Any:
+def _linear_except(exempt: list[str]) -> Any:
     import nncf
 
-    return nncf.IgnoredScope(names=kept, types=list(_NOT_LINEAR), validate=False)
+    return nncf.IgnoredScope(names=exempt, types=list(_NOT_LINEAR), validate=False)
 
 
 _QUANTIZERS: dict[str, Callable[[Any, Quantize, list[str], _Samples], Any]] = {
@@ -255,7 +255,7 @@ _QUANTIZERS: dict[str, Callable[[Any, Quantize, list[str], _Samples], Any]] = {
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the tables and bars that both libraries print: the job shows its own."""
+    """Suppress the tables and bars that both libraries print: the job prints its own."""
     logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(io.StringIO()):

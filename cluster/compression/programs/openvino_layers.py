@@ -1,12 +1,11 @@
-"""The operators of an OpenVINO graph that compute with weights: which layers they are, what their
-weights are stored in.
+"""Operators with weights in an OpenVINO graph: their layers, and the types of their weights.
 
 operators_of            layers of the PyTorch module → names of their operators
-operators_with_weights  types of weights → how many operators have such
+operators_with_weights  types of weights → number of operators with such weights
 
-OpenVINO names operators after nodes of the graph that was converted, and fuses some: a
-convolution with the batch normalization behind it bears the latter's name. So a layer's operator
-is looked for at its own node, then at the nodes behind it.
+OpenVINO names operators after nodes of the converted graph, and fuses some: a convolution fused
+with a batch normalization has the latter's name. So a layer's operator is searched at its own node,
+then at the nodes behind it.
 """
 
 from __future__ import annotations
@@ -19,17 +18,22 @@ from torch.fx import GraphModule, Node
 
 from cluster.errors import CompressionError
 
-_COMPUTING = ("Convolution", "GroupConvolution", "ConvolutionBackpropData",
-              "GroupConvolutionBackpropData", "MatMul")  # fmt: skip
+_COMPUTING = (
+    "Convolution",
+    "GroupConvolution",
+    "ConvolutionBackpropData",
+    "GroupConvolutionBackpropData",
+    "MatMul",
+)
 
 _UNPACKING = ("Convert", "Subtract", "Multiply", "FakeQuantize", "Reshape", "Transpose")
-"""Operators between stored weights and what computes with them."""
+"""Operators between stored weights and the operator that uses them."""
 
 
 def operators_of(graph: Any, module: GraphModule, layers: tuple[str, ...]) -> list[str]:
-    """Names in ``graph`` of what computes ``layers``; ``module`` is what was converted to it.
+    """Return the names of the operators of ``layers`` in ``graph``, converted from ``module``.
 
-    CompressionError if a layer's operator is not found: it would be quantized unnoticed.
+    CompressionError if a layer has no operator: it would be quantized unnoticed.
     """
     producers = {
         name.removesuffix(":0"): op
@@ -37,7 +41,7 @@ def operators_of(graph: Any, module: GraphModule, layers: tuple[str, ...]) -> li
         for port in op.outputs()
         for name in port.get_names()
     }
-    found = []
+    names = []
     for layer in layers:
         operators = {
             name
@@ -47,16 +51,18 @@ def operators_of(graph: Any, module: GraphModule, layers: tuple[str, ...]) -> li
         }
         if not operators:
             raise CompressionError(
-                f"layer {layer!r} is to keep its precision, but its operator is not found in "
+                f"layer {layer!r} must keep its precision, but its operator is not found in "
                 "OpenVINO's graph; build this model without the kind openvino"
             )
-        found.extend(sorted(operators))
-    return found
+        names.extend(sorted(operators))
+    return names
 
 
 def operators_with_weights(graph: Any, types: Collection[str]) -> int:
-    """How many convolutions and matrix products of ``graph`` have weights stored in one of
-    ``types``, in OpenVINO's names: ``i8``, ``f32``, ..."""
+    """Count convolutions and matrix products of ``graph`` whose weights have one of ``types``.
+
+    ``types``: OpenVINO's names, such as ``i8`` and ``f32``.
+    """
     return sum(
         any(_stored_in(port.get_source_output().get_node()) in types for port in op.inputs())
         for op in graph.get_ops()
@@ -65,37 +71,37 @@ def operators_with_weights(graph: Any, types: Collection[str]) -> int:
 
 
 def _stored_in(op: Any) -> str | None:
-    """Type of the constant that ``op``'s values are unpacked from; None for an activation."""
+    """Return the type of the constant behind ``op``'s values; None for an activation."""
     while op.get_type_name() in _UNPACKING:
         op = op.input_value(0).get_node()
     return op.get_element_type().get_type_name() if op.get_type_name() == "Constant" else None
 
 
 def _layer(node: Node) -> str | None:
-    """The innermost module that the node is of."""
+    """Return the path of the node's innermost module."""
     stack = node.meta.get("nn_module_stack") or {}
     return next((path for path, _ in reversed(stack.values())), None)
 
 
 def _computing(node: Node, producers: dict[str, Any]) -> list[str]:
-    """The operator, at ``node`` or at what is fused with it, that multiplies by weights."""
+    """Return the operator with weights at ``node`` or at nodes fused with it; empty if none."""
     nodes = [node]
     while nodes:
-        for each in nodes:
-            op = _above(producers.get(each.name))
+        for candidate in nodes:
+            op = _above(producers.get(candidate.name))
             if op is not None:
                 return [op.get_friendly_name()]
-        nodes = [user for each in nodes for user in each.users if _fused(user)]
+        nodes = [user for candidate in nodes for user in candidate.users if _fused(user)]
     return []
 
 
 def _fused(node: Node) -> bool:
-    """Batch normalization, or one of its results."""
+    """Return whether the node is a batch normalization, or one of its results."""
     return node.target is operator.getitem or "batch_norm" in str(node.target)
 
 
 def _above(op: Any) -> Any:
-    """``op`` or, through a bias that was added, the computing operator before it."""
+    """Return the operator with weights at ``op``, or before it behind an added bias."""
     for _ in range(2):
         if op is None or op.get_type_name() in _COMPUTING:
             return op

@@ -1,8 +1,8 @@
-"""Stages of an OpenVINO program: its own graph, cut where its tensors bear the cuts' names.
+"""Stages of an OpenVINO program: its graph, cut at tensors that have the cuts' names.
 
-TARGET.xml ─→ for each stage: what enters becomes a parameter, what leaves a result → stage-S.xml
+TARGET.xml ─→ for each stage: entering tensors → parameters, leaving tensors → results → stage-S.xml
 
-The operators stay those of the whole program, quantized as a whole and with the same constants, so
+The operators are those of the whole program, quantized as a whole and with the same constants, so
 the stages compute the same bit for bit.
 """
 
@@ -37,12 +37,12 @@ _DATATYPES = {
     "f32": "FP32",
     "f64": "FP64",
 }
-"""What OpenVINO calls an element type → the protocol's name for it."""
+"""OpenVINO's name of an element type → the protocol's name."""
 
 
 def graph_of(work: Work) -> GraphModule:
-    """The graph that OpenVINO converts, whose nodes name the tensors of its own."""
-    # An extra, which only builds of this kind need.
+    """Return the graph that OpenVINO converts, whose nodes name the tensors of OpenVINO's graph."""
+    # An optional package, which only builds of this kind need.
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
     module = work.precision.float_module if work.precision else work.module
@@ -53,18 +53,18 @@ def graph_of(work: Work) -> GraphModule:
 
 
 def cuts_of(graph: GraphModule, entry: ProgramEntry, files: ProgramFiles) -> list[Cut]:
-    """The places where the program can be cut: those of the graph whose tensors it still has.
+    """Return the cuts of the graph whose tensors exist in the program.
 
-    OpenVINO fuses operators, and what was between them is gone.
+    OpenVINO fuses operators, which removes the tensors between them.
     """
     outputs = _outputs(_read(entry, files))
-    found = []
+    possible = []
     for cut in cuts(graph.graph):
         ports = [outputs.get(name) for name in cut.carried]
         if all(port is not None and _is_batched(port) for port in ports):
             specs = tuple(_spec(n, p) for n, p in zip(cut.carried, ports, strict=True))
-            found.append(Cut(cut.after, cut.carried, specs))
-    return found
+            possible.append(Cut(cut.after, cut.carried, specs))
+    return possible
 
 
 def build(
@@ -76,8 +76,8 @@ def build(
 ) -> list[tuple[ProgramEntry, tuple[TensorSpec, ...]]]:
     """Write one program per stage; return the entries, and the tensors that each stage computes.
 
-    ``carried``: what crosses each cut, one fewer than there are stages. An entry's ``inputs`` are
-    those of the entering tensors that its stage uses. PlanError if a stage needs anything else.
+    ``carried``: tensors across each cut, one fewer than stages. An entry's ``inputs`` are the
+    entering tensors that its stage uses. PlanError if a stage needs another tensor.
     """
     built = []
     for stage, files in enumerate(stages):
@@ -99,17 +99,17 @@ def _stage(
     from openvino import opset13 as opset
 
     outputs = _outputs(model)
-    given = {spec.name for spec in entering}
-    made: tuple[TensorSpec, ...] = ()
+    names = {spec.name for spec in entering}
+    computed: tuple[TensorSpec, ...] = ()
     if leaving is None:  # the model's own results
         results = list(model.get_results())
     else:
-        made = tuple(spec for spec in leaving if spec.name not in given)
-        results = [opset.result(outputs[spec.name]) for spec in made]
+        computed = tuple(spec for spec in leaving if spec.name not in names)
+        results = [opset.result(outputs[spec.name]) for spec in computed]
     parameters = {}
     for spec in entering:
         if (port := outputs.get(spec.name)) is None:
-            continue  # an input that no output depends on
+            continue  # an input without effect on any output
         if port.get_node().get_type_name() == "Parameter":
             parameters[spec.name] = port.get_node()
             continue
@@ -119,15 +119,15 @@ def _stage(
         parameter.output(0).get_tensor().set_names({spec.name})
         parameters[spec.name] = parameter
     _batch_from(next(iter(parameters.values())), model, set(parameters), inputs)
-    used = _reachable(results)
-    own = {name: each for name, each in parameters.items() if each.get_friendly_name() in used}
+    reachable = _reachable(results)
+    used = {n: node for n, node in parameters.items() if node.get_friendly_name() in reachable}
     try:
-        part = openvino.Model(results, list(own.values()), "stage")
+        part = openvino.Model(results, list(used.values()), "stage")
         part.validate_nodes_and_infer_types()
     except RuntimeError as error:
         raise PlanError(
-            f"OpenVINO's program cannot be cut in front of {', '.join(given)}: a later stage "
-            f"needs more than crosses there; build kind aoti instead ({_first_line(error)})"
+            f"OpenVINO's program cannot be cut in front of {', '.join(names)}: a later stage "
+            f"needs further tensors; build kind aoti instead ({_first_line(error)})"
         ) from error
     openvino.save_model(part, files.file("xml"), compress_to_fp16=False)
     name = files.name("xml")
@@ -136,14 +136,16 @@ def _stage(
             "file": name,
             "other_files": (files.name("bin"),),
             "static_files": tuple(StaticFile(batch=b, file=name) for b in files.static_batches),
-            "inputs": tuple(spec for spec in entering if spec.name in own),
+            "inputs": tuple(spec for spec in entering if spec.name in used),
         }
     )
-    return entry, made
+    return entry, computed
 
 
-def _batch_from(parameter: Any, model: Any, own: set[str], inputs: tuple[TensorSpec, ...]) -> None:
-    """Let what asks the model's inputs for the batch size ask what enters the stage instead."""
+def _batch_from(
+    parameter: Any, model: Any, entering: set[str], inputs: tuple[TensorSpec, ...]
+) -> None:
+    """Redirect reads of the batch size from the model's inputs to the stage's ``parameter``."""
     import numpy as np
     from openvino import opset13 as opset
 
@@ -151,32 +153,32 @@ def _batch_from(parameter: Any, model: Any, own: set[str], inputs: tuple[TensorS
         opset.shape_of(parameter, "i64"), np.array([0], np.int64), np.array(0, np.int64)
     )
     sizes = {spec.name: np.array(spec.item_shape, np.int64) for spec in inputs}
-    for each in model.get_parameters():
-        names = each.output(0).get_names()
-        if each.get_friendly_name() == parameter.get_friendly_name() or names & own:
+    for source in model.get_parameters():
+        names = source.output(0).get_names()
+        if source.get_friendly_name() == parameter.get_friendly_name() or names & entering:
             continue
         item = next(sizes[name] for name in names if name in sizes)
-        for target in each.output(0).get_target_inputs():
-            asking = target.get_node()
-            if asking.get_type_name() != "ShapeOf":
+        for target in source.output(0).get_target_inputs():
+            shape_of = target.get_node()
+            if shape_of.get_type_name() != "ShapeOf":
                 continue
-            kind = asking.get_output_element_type(0)
+            kind = shape_of.get_output_element_type(0)
             shape = opset.convert(opset.concat([batch, item], 0), kind)
-            for reader in asking.output(0).get_target_inputs():
+            for reader in shape_of.output(0).get_target_inputs():
                 reader.replace_source_output(shape.output(0))
 
 
 def _reachable(results: Sequence[Any]) -> set[str]:
-    """Names of the operators that the results depend on."""
-    found: set[str] = set()
-    todo = list(results)
-    while todo:
-        op = todo.pop()
-        if op.get_friendly_name() in found:
+    """Return the names of the operators that the results depend on."""
+    reachable: set[str] = set()
+    stack = list(results)
+    while stack:
+        op = stack.pop()
+        if op.get_friendly_name() in reachable:
             continue
-        found.add(op.get_friendly_name())
-        todo += [port.get_source_output().get_node() for port in op.inputs()]
-    return found
+        reachable.add(op.get_friendly_name())
+        stack += [port.get_source_output().get_node() for port in op.inputs()]
+    return reachable
 
 
 def _read(entry: ProgramEntry, files: ProgramFiles) -> Any:
@@ -190,7 +192,7 @@ def _read(entry: ProgramEntry, files: ProgramFiles) -> Any:
 
 
 def _outputs(model: Any) -> dict[str, Any]:
-    """Every tensor of the graph that has a name, by it."""
+    """Return the named tensors of the graph, by name."""
     return {
         name.removesuffix(":0"): port
         for op in model.get_ops()
@@ -202,13 +204,13 @@ def _outputs(model: Any) -> dict[str, Any]:
 
 def _is_batched(port: Any) -> bool:
     shape = port.get_partial_shape()
-    dynamic = [each.is_dynamic for each in shape] if shape.rank.is_static else []
+    dynamic = [size.is_dynamic for size in shape] if shape.rank.is_static else []
     known = port.get_element_type().get_type_name() in _DATATYPES
     return bool(dynamic) and dynamic[0] and not any(dynamic[1:]) and known
 
 
 def _spec(name: str, port: Any) -> TensorSpec:
-    sizes = tuple(each.get_length() for each in list(port.get_partial_shape())[1:])
+    sizes = tuple(size.get_length() for size in list(port.get_partial_shape())[1:])
     datatype = _DATATYPES[port.get_element_type().get_type_name()]
     return TensorSpec(name=name, datatype=datatype, shape=(-1, *sizes))
 
@@ -218,14 +220,14 @@ def _first_line(error: Exception) -> str:
 
 
 def weights_between(graph: GraphModule, stage_nodes: set[str]) -> dict[str, torch.Tensor]:
-    """The float tensors that the operators of a stage read, by name."""
-    found = {}
+    """Return the tensors that the operators of a stage read, by name."""
+    weights = {}
     for node in graph.graph.nodes:
         if node.op == "get_attr" and any(user.name in stage_nodes for user in node.users):
             value = _attribute(graph, str(node.target))
             if isinstance(value, torch.Tensor):
-                found[str(node.target)] = value.detach().contiguous()
-    return found
+                weights[str(node.target)] = value.detach().contiguous()
+    return weights
 
 
 def _attribute(module: Any, path: str) -> Any:

@@ -1,6 +1,6 @@
-"""What a machine must have before a program can be built on it.
+"""Requirements of a machine on which programs are built.
 
-Cheap to import and asked first, so that a missing tool is named before anything starts.
+This module is cheap to import and checked first, so that a missing tool is reported at once.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from cluster.program import node
 from cluster.program.openvino import INSTALL
 
 OPENVINO = ("openvino", "nncf")
-"""Packages: the compiler, and what quantizes for it."""
+"""Packages of OpenVINO programs: the compiler, and its quantizer."""
 
 
 def openvino_packages() -> None:
-    """CompressionError, naming it, if a package that OpenVINO programs need is missing."""
+    """Raise CompressionError, naming it, if a package that OpenVINO programs need is missing."""
     missing = [name for name in OPENVINO if node.version_of(name) is None]
     if missing:
         raise CompressionError(
             f"programs of kind openvino need {' and '.join(missing)}, not installed here: "
-            f"{INSTALL}, or take the kind out of programs.kinds"
+            f"{INSTALL}, or remove the kind from programs.kinds"
         )
 
 
@@ -31,12 +31,14 @@ REQUIRED: dict[str, Callable[[], object]] = {
     "aoti": native_runner.compiler,
     "openvino": openvino_packages,
 }
-"""Kind of program → raises CompressionError naming what is missing to build it."""
+"""Kind of program → check that raises CompressionError with the missing tool."""
 
 
 def kinds_of(program: ProgramBuild) -> tuple[str, ...]:
-    """The kinds to build: those the recipe names, else aoti, and openvino where it is installed
-    and the target is an x86 CPU."""
+    """Return the kinds to build: the recipe's, else aoti, and openvino if it is available.
+
+    openvino is available if it is installed and the target is an x86 CPU.
+    """
     if program.kinds is not None:
         return program.kinds
     installed = all(node.version_of(name) is not None for name in OPENVINO)
@@ -46,7 +48,7 @@ def kinds_of(program: ProgramBuild) -> tuple[str, ...]:
 def check(programs: Iterable[ProgramBuild]) -> None:
     """Raise CompressionError unless every one of ``programs`` can be built on this machine.
 
-    Programs are built where they run, for every instruction that CPU, or GPU, has.
+    Programs are built on their target, for all instructions of its CPU or GPU.
     """
     for program in programs:
         if program.target not in node.targets():

@@ -26,7 +26,7 @@ from cluster.compression.report.verdict import random_weights, verdict
 
 TEMPLATES = Path(__file__).with_name("templates")
 SECTIONS = (headline, scores, latency, search, steps, layers, cuts, provenance)
-"""Sections in the order of the page; each returns None if the build has nothing to show for it."""
+"""Sections in the order of the page; each returns None if the build has no data for it."""
 
 
 def page(record: BuildRecord) -> str:
@@ -47,7 +47,7 @@ def page(record: BuildRecord) -> str:
 
 @cache
 def environment(folder: Path) -> Environment:
-    """Return the environment of the templates in a folder: it escapes, and knows no undefined."""
+    """Return a Jinja environment for a folder that escapes values and rejects undefined names."""
     return Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""The page's last part as data: everything that is needed to repeat the build.
+"""Last part of the page as data: everything that is needed to repeat the build.
 
 Versions, seed, data, machine, time, and the whole recipe.
 """

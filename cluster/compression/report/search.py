@@ -49,7 +49,7 @@ def _contributions(search: SearchRecord) -> Table | None:
     if not search.contributions:
         return None
     return Table(
-        "What each step of the chosen trial contributed, added to those before it",
+        "Contribution of each step of the chosen trial, added to those before it",
         ("step", "score, points", f"latency at batch {search.batch}"),
         [(title, points(score), _signed(ms)) for title, score, ms in search.contributions],
     )

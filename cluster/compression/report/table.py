@@ -14,17 +14,17 @@ from cluster.compression.record import CheckRecord
 from cluster.config.recipe import LIMITS
 
 BASELINE = "baseline (eager float32)"
-"""What the first row is called."""
+"""Name of the first row."""
 
 REASON_LENGTH = 200
-"""Characters that are shown of why a program failed or is left out."""
+"""Maximum length of a reason why a program failed or is left out."""
 
 
 def table_of(name: str, evaluated: Evaluated) -> str:
-    """The table of one build: baseline, programs (the fastest of a target marked), and what is
-    missing, with its reason.
+    """Return the table of one build: baseline, programs, and missing programs with the reasons.
 
-    Programs are compared with the baseline on their own target, which has a row for each target.
+    The fastest program of each target is marked. Programs are compared with the baseline on their
+    own target; each target has a row of the baseline.
     """
     baseline, baselines = evaluated.baseline, evaluated.target_baselines
     rows = [row(BASELINE, baseline, baseline)]
@@ -47,7 +47,7 @@ def table_of(name: str, evaluated: Evaluated) -> str:
 
 
 def header(measured: Measurement, name: str = "") -> tuple[str, ...]:
-    """The columns for what :func:`row` makes of measurements like this one."""
+    """Return the headings of :func:`row`'s columns for measurements like this one."""
     return (
         name,
         "score (95 % CI)",
@@ -61,8 +61,11 @@ def header(measured: Measurement, name: str = "") -> tuple[str, ...]:
 
 
 def row(name: str, measured: Measurement, baseline: Measurement) -> tuple[str, ...]:
-    """One line: times at the smallest and the largest batch, the best throughput, what a replica
-    loads, and the baseline's batch 1 median over this one's."""
+    """Return one line of the table.
+
+    It has times at the smallest and the largest batch, the best throughput, the bytes that a
+    replica loads, and the baseline's batch 1 median over this one's.
+    """
     drop, alike = measured.drop, measured.agreement
     return (
         name,
@@ -77,7 +80,7 @@ def row(name: str, measured: Measurement, baseline: Measurement) -> tuple[str, .
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
-    """Rows under a header, columns aligned."""
+    """Return rows under a header, with aligned columns."""
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     lines.insert(1, ["─" * width for width in widths])
@@ -88,7 +91,7 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
 
 
 def gate_lines(checks: Sequence[CheckRecord]) -> list[str]:
-    """One line per limit of the gate."""
+    """Return one line per limit of the gate."""
     return [
         f"gate     {'passed' if check.passed else 'FAILED'}  {check.name}"
         f"{' (default)' if check.default else ''}: {check.reason}"
@@ -114,5 +117,5 @@ def limits(gate: Mapping[str, Any]) -> str:
 
 
 def _ends(measured: Measurement) -> list[Latency]:
-    """Latency at the smallest and at the largest batch; one entry if they are the same."""
+    """Return the latencies at the smallest and the largest batch; one entry if these are equal."""
     return [measured.latency[0], *measured.latency[1:][-1:]]

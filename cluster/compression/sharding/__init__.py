@@ -1,7 +1,6 @@
-"""Building the model once more, cut into shards, beside the whole program.
+"""Builds of the model cut into shards, in addition to the whole program.
 
-check.py     before anything is trained: can it be cut as the recipe asks?
-cutting.py   a finished model as something to cut: places, costs, programs of its parts
+cutting.py   a finished model to cut: places, costs, programs of its parts
 profile.py   places and costs → the manifest's Profile
-layouts.py   the recipe's cuts → balanced, built, measured, balanced again → Layout
+layouts.py   check before training; the recipe's cuts → balanced, built, measured → Layout
 """

@@ -1,7 +1,7 @@
-"""Cuts of a finished model: where, at what cost, and into which programs.
+"""Cuts of a finished model: their places, costs and programs.
 
-aoti, exported   Work.module → traced → one module per stage → compiled by itself
-openvino         the whole program's own graph → cut (programs/openvino_stages.py)
+aoti, exported   Work.module → traced → one module per stage → compiled separately
+openvino         the whole program's graph → cut (programs/openvino_stages.py)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cluster.tensors import TensorSpec
 
 @dataclass(frozen=True)
 class BuiltShard:
-    """The program of one stage on one rank, and the tensors it computes with."""
+    """Program of one stage on one rank, and the tensors that it computes with."""
 
     entry: ProgramEntry
     outputs: tuple[TensorSpec, ...]
@@ -35,13 +35,13 @@ class BuiltShard:
 
 
 COST_BATCH = 4
-"""Items that operators are timed with: between the single request and the full batch."""
+"""Batch size for timing operators, between a single request and a full batch."""
 
 _REDUCES = "all_reduce"
 
 
 class Cuttable(ABC):
-    """One kind of program of a model, before it is cut."""
+    """Model with one kind of program, before it is cut."""
 
     kind: str
     target: str
@@ -49,12 +49,12 @@ class Cuttable(ABC):
     @cached_property
     @abstractmethod
     def graph(self) -> GraphModule:
-        """Its operators, in the order that the cuts refer to."""
+        """Operators of the model; cuts refer to their order."""
 
     @cached_property
     @abstractmethod
     def cuts(self) -> list[Cut]:
-        """Every place where it can be cut."""
+        """Every possible cut."""
 
     @abstractmethod
     def build(
@@ -71,30 +71,30 @@ class Cuttable(ABC):
         self.inputs, self.outputs = inputs, outputs
 
     def reduces(self, chosen: Sequence[int]) -> tuple[int, ...]:
-        """All-reduces in one run of each stage, cut at those of ``cuts``."""
+        """Return the number of all-reduces in each stage. ``chosen``: indices into ``cuts``."""
         segment_of = self.segment_of()
-        found = [0] * (len(chosen) + 1)
+        counts = [0] * (len(chosen) + 1)
         for node in self._reducing():
-            found[bisect.bisect_left(list(chosen), segment_of[node.name])] += 1
-        return tuple(found)
+            counts[bisect.bisect_left(list(chosen), segment_of[node.name])] += 1
+        return tuple(counts)
 
     @property
     def reduced_bytes(self) -> int:
-        """What the largest all-reduce sums, per item."""
+        """Bytes per item of the largest all-reduce."""
         return max((node_bytes(node) for node in self._reducing()), default=0)
 
     def _reducing(self) -> list[Node]:
         return [n for n in self.graph.graph.nodes if graph.operator_name(n) == _REDUCES]
 
     def segment_of(self) -> dict[str, int]:
-        """The operator's node → between which cuts it is: 0 is before the first."""
+        """Return each operator's node → index of its segment between cuts, from 0."""
         order = {node.name: index for index, node in enumerate(self.graph.graph.nodes)}
         borders = [order[cut.after] for cut in self.cuts]
         return {name: bisect.bisect_left(borders, index) for name, index in order.items()}
 
 
 class Traced(Cuttable):
-    """For kinds that compile each stage by itself. Several ranks: one module each."""
+    """Model of a kind that compiles each stage separately, with one module per rank."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Traced(Cuttable):
 
 
 class Sliced(Cuttable):
-    """OpenVINO's whole program, whose own graph is cut."""
+    """Model with a whole OpenVINO program, whose graph is cut."""
 
     kind = "openvino"
 
@@ -155,8 +155,8 @@ class Sliced(Cuttable):
         self, chosen: Sequence[Cut], stages: Sequence[Sequence[ProgramFiles]]
     ) -> list[list[BuiltShard]]:
         if any(len(ranks) > 1 for ranks in stages):
-            raise PlanError("kind openvino cannot be cut into tensor slices; take aoti")
-        made = openvino_stages.build(
+            raise PlanError("kind openvino cannot be cut into tensor slices; use aoti")
+        programs = openvino_stages.build(
             self._whole,
             self._files,
             self.inputs,
@@ -166,9 +166,9 @@ class Sliced(Cuttable):
         segment_of = self.segment_of()
         borders = [self.cuts.index(cut) for cut in chosen]
         built = []
-        for stage, (entry, outputs) in enumerate(made):
-            own = {n for n, seg in segment_of.items() if bisect.bisect_left(borders, seg) == stage}
-            weights = openvino_stages.weights_between(self.graph, own)
-            final = stage == len(made) - 1
+        for stage, (entry, outputs) in enumerate(programs):
+            nodes = {n for n, s in segment_of.items() if bisect.bisect_left(borders, s) == stage}
+            weights = openvino_stages.weights_between(self.graph, nodes)
+            final = stage == len(programs) - 1
             built.append([BuiltShard(entry, self.outputs if final else outputs, weights)])
         return built

@@ -1,6 +1,6 @@
-"""Layouts of the recipe: cut balanced by measured costs, then measured as built.
+"""Layouts of the recipe: cuts balanced by measured costs, then measured as built.
 
-check: recipe.parallel, before training → PlanError, if the model cannot be cut so
+check: recipe.parallel, before training → PlanError, if the model cannot be cut like this
 build: recipe.parallel ─→ kind → files, costs → balanced → shards → one_layout's process
                                     ↑                                    │ a stage is too slow
                                     └── costs of its operators, scaled ──┘
@@ -79,7 +79,7 @@ def build(draft: Draft, job: Job) -> Draft:
         target = cut.target or job.recipe.programs[0].target
         kind = cut.kind or _kind(draft.manifest, target, cut)
         job.out(f"cut      {name_of(cut.pipeline, cut.tensor)} of {kind} for {target}")
-        layout = _balanced(draft, _cuttable(draft, kind, target, cut, job), cut, job)
+        layout = _balance(draft, _cuttable(draft, kind, target, cut, job), cut, job)
         draft = draft.update(layouts=(*draft.manifest.layouts, layout))
     return draft.update(**_traced(draft, job))
 
@@ -119,8 +119,8 @@ def _cuttable(draft: Draft, kind: str, target: str, cut: ParallelBuild, job: Job
         whole = next((e for e in draft.manifest.programs if e.key == f"{target}/{kind}"), None)
         if whole is None:
             raise PlanError(
-                f"kind openvino is cut out of the whole program, and there is none for {target}; "
-                "add it to programs.kinds, or take aoti"
+                f"kind openvino is cut out of the whole program, but {target} has no openvino "
+                "program; add openvino to programs.kinds, or use aoti"
             )
         return Sliced(work, outputs, whole, ProgramFiles(draft.folder, "programs", target))
     ranks: tuple[Work, ...] = (work,)
@@ -133,13 +133,13 @@ def _cuttable(draft: Draft, kind: str, target: str, cut: ParallelBuild, job: Job
     return Traced(kind, target, ranks, outputs, job)
 
 
-def _balanced(draft: Draft, model: Cuttable, cut: ParallelBuild, job: Job) -> Layout:
+def _balance(draft: Draft, model: Cuttable, cut: ParallelBuild, job: Job) -> Layout:
     """Build the layout, at most :data:`ATTEMPTS` times, and return the most balanced one."""
     segment_of = model.segment_of()
     work = [0.0] * (len(model.cuts) + 1)
     for name, milliseconds in model.operator_ms.items():
         work[segment_of[name]] += milliseconds
-    crossing = [LOOPBACK.ms(each.item_bytes * COST_BATCH) for each in model.cuts]
+    crossing = [LOOPBACK.ms(place.item_bytes * COST_BATCH) for place in model.cuts]
     best: _Attempt | None = None
     tried: set[tuple[int, ...]] = set()
     for number in range(ATTEMPTS):
@@ -156,7 +156,7 @@ def _balanced(draft: Draft, model: Cuttable, cut: ParallelBuild, job: Job) -> La
             shutil.rmtree(draft.folder / worse.folder)
         if attempt.imbalance <= BALANCED or cut.pipeline == 1:
             break
-        work = _scaled(work, chosen, attempt.stage_ms)
+        work = _rescale(work, chosen, attempt.stage_ms)
     if best is None:
         raise ValueError(f"no attempt of {ATTEMPTS} was made")
     job.out(f"cut      slowest stage {best.imbalance:.1%} over the mean")
@@ -193,7 +193,7 @@ def _attempt(
     built = model.build([model.cuts[index] for index in chosen], files)
     layout = _layout(draft.folder, model, cut, chosen, files, built)
     draft.update(layouts=(*draft.manifest.layouts, layout)).write()
-    measured = _measured(draft, layout, job)
+    measured = _measure(draft, layout, job)
     shards = tuple(
         shard.model_copy(update={"latency": measured.stages[shard.stage]})
         for shard in layout.shards
@@ -205,7 +205,7 @@ def _attempt(
 def _static_batches(manifest: Manifest, key: str) -> tuple[int, ...]:
     """Return the batch sizes for which the whole program has static shapes, as they are faster."""
     whole = next((entry for entry in manifest.programs if entry.key == key), None)
-    return () if whole is None else tuple(each.batch for each in whole.static_files)
+    return () if whole is None else tuple(file.batch for file in whole.static_files)
 
 
 def _layout(
@@ -222,19 +222,19 @@ def _layout(
     borders = [-1, *chosen, len(segments) - 1]
     shards = []
     for stage, ranks in enumerate(built):
-        own = segments[borders[stage] + 1 : borders[stage + 1] + 1]
-        for rank, each in enumerate(ranks):
+        parts = segments[borders[stage] + 1 : borders[stage + 1] + 1]
+        for rank, shard in enumerate(ranks):
             weights = files[stage][rank].name("safetensors")
-            save_file(each.weights, artifact / weights)
+            save_file(shard.weights, artifact / weights)
             shards.append(
                 Shard(
                     stage=stage,
                     tp_rank=rank,
-                    program=each.entry,
-                    outputs=each.outputs,
+                    program=shard.entry,
+                    outputs=shard.outputs,
                     weights=weights,
-                    weight_bytes=_loaded_bytes(each.entry, artifact),
-                    activation_bytes=max(segment.activation_bytes for segment in own),
+                    weight_bytes=_loaded_bytes(shard.entry, artifact),
+                    activation_bytes=max(segment.activation_bytes for segment in parts),
                 )
             )
     return Layout(
@@ -242,8 +242,8 @@ def _layout(
         kind=model.kind,
         pipeline=cut.pipeline,
         tensor=cut.tensor,
-        crossing=(model.inputs, *(each.specs for each in cuts), model.outputs),
-        after=tuple(each.after for each in cuts),
+        crossing=(model.inputs, *(place.specs for place in cuts), model.outputs),
+        after=tuple(place.after for place in cuts),
         shards=tuple(shards),
         reduces=model.reduces(chosen),
         reduced_bytes=model.reduced_bytes,
@@ -254,7 +254,7 @@ def _loaded_bytes(entry: ProgramEntry, artifact: Path) -> int:
     return sum(describe(artifact / name).size_bytes for name in entry.loaded_files)
 
 
-def _measured(draft: Draft, layout: Layout, job: Job) -> LayoutResult:
+def _measure(draft: Draft, layout: Layout, job: Job) -> LayoutResult:
     settings = job.recipe.evaluation
     quantized = draft.work.precision is not None
     task = LayoutTask(
@@ -275,12 +275,16 @@ def _measured(draft: Draft, layout: Layout, job: Job) -> LayoutResult:
     return LayoutResult.model_validate_json(task.result.read_text())
 
 
-def _scaled(work: Sequence[float], chosen: Sequence[int], stage_ms: Sequence[float]) -> list[float]:
+def _rescale(
+    work: Sequence[float], chosen: Sequence[int], stage_ms: Sequence[float]
+) -> list[float]:
     """Return the costs, scaled so that each stage sums to its measured time."""
     borders = [-1, *chosen, len(work) - 1]
     scaled: list[float] = []
     for stage, measured in enumerate(stage_ms):
-        own = work[borders[stage] + 1 : borders[stage + 1] + 1]
-        estimate = sum(own)
-        scaled += [each * measured / estimate if estimate else measured / len(own) for each in own]
+        costs = work[borders[stage] + 1 : borders[stage + 1] + 1]
+        estimate = sum(costs)
+        scaled += [
+            cost * measured / estimate if estimate else measured / len(costs) for cost in costs
+        ]
     return scaled

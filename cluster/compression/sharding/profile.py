@@ -1,4 +1,4 @@
-"""Where a finished model can be cut and what its parts cost, as the manifest keeps it."""
+"""Profile of a finished model for the manifest: places to cut, and costs of the parts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cluster.parallel import tensor
 from cluster.parallel.graph import node_bytes, operator_name, values_between
 
 MOST_RANKS = 16
-"""Degrees of tensor slices that are looked at."""
+"""Largest degree of tensor slices in a profile."""
 
 
 def tensor_profile(
     model: Cuttable, module: nn.Module, slices: Mapping[str, Sliced] | None
 ) -> TensorProfile | None:
-    """What tensor slices of the module would share; None if it has no plan for any."""
+    """Return costs and bytes that tensor slices of the module would share; None without a plan."""
     try:
         plan = tensor.plan_for(module, slices)
     except PlanError:
@@ -31,13 +31,13 @@ def tensor_profile(
     sliced_ms, sliced, reduced = 0.0, set[str](), 0
     for node in model.graph.graph.nodes:
         read = {str(e.target) for e in node.all_input_nodes if e.op == "get_attr"}
-        own = {name for name in read if name.rpartition(".")[0].endswith(owners)}
-        if own or "attention" in operator_name(node):
-            sliced |= own
+        weights = {name for name in read if name.rpartition(".")[0].endswith(owners)}
+        if weights or "attention" in operator_name(node):
+            sliced |= weights
             sliced_ms += model.operator_ms.get(node.name, 0.0)
-        if any(name.rpartition(".")[0].endswith(tuple(rows)) for name in own):
+        if any(name.rpartition(".")[0].endswith(tuple(rows)) for name in weights):
             reduced = max(reduced, node_bytes(node))
-    sizes = {name: each.numel() * each.element_size() for name, each in _tensors(model)}
+    sizes = {name: value.numel() * value.element_size() for name, value in _tensors(model)}
     return TensorProfile(
         degrees=degrees,
         sliced_cost=sliced_ms / max(sum(model.operator_ms.values()), 1e-9),
@@ -48,7 +48,7 @@ def tensor_profile(
 
 
 def profile(model: Cuttable, sliced: TensorProfile | None = None) -> Profile:
-    """Every segment between two cuts, with its measured cost and its bytes."""
+    """Return every segment between two cuts, with its measured cost and its bytes."""
     segment_of = model.segment_of()
     count = len(model.cuts) + 1
     cost, weights, alive = [0.0] * count, [0] * count, [0] * count
@@ -61,7 +61,7 @@ def profile(model: Cuttable, sliced: TensorProfile | None = None) -> Profile:
             at = segment_of[node.name]
             alive[at] = max(alive[at], size)
     for node in nodes:
-        if node.op == "get_attr":  # a tensor that several segments read is in each
+        if node.op == "get_attr":  # every segment that reads a tensor contains it
             for at in {segment_of[user.name] for user in node.users if user.op != "output"}:
                 weights[at] += sizes.get(str(node.target), 0)
     last = [cut.after for cut in model.cuts] + [nodes[-1].name]

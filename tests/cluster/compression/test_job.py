@@ -193,7 +193,7 @@ def test_a_missing_compiler_is_named_before_anything_starts(
     lines: list[str] = []
     with pytest.raises(CompressionError, match=re.escape(f"'{compiler}' is not on")) as e:
         job.run(tiny_recipe("digits", "bf16"), LocalStore(tmp_path / "store"), lines.append)
-    for advice in ("no C++ compiler", "apt-get install g++", "point CXX at it"):
+    for advice in ("no C++ compiler", "apt-get install g++", "set CXX to its path"):
         assert advice in str(e.value)
     assert lines == []
     assert not (tmp_path / "store").exists()

@@ -164,7 +164,7 @@ def test_a_layer_that_cannot_be_found_is_not_quantized_unnoticed(
 ) -> None:
     made = bench()
     work = quantized(made.work, "static_int8", ("gone",))
-    with pytest.raises(CompressionError, match="layer 'gone' is to keep its precision"):
+    with pytest.raises(CompressionError, match="layer 'gone' must keep its precision"):
         assemble(made, "openvino", work=work)
 
 
