@@ -13,13 +13,13 @@ from cluster.config.problems import problems
 from cluster.errors import ConfigError
 
 NAME_LENGTH = 63
-"""Characters of a model's name, at most."""
+"""Maximum length of a model's name."""
 
 MODEL_NAME = rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH - 1}}}$"
-"""What a model, recipe or artifact name may look like: it becomes part of a URL and of a path."""
+"""Pattern of a model, recipe or artifact name: it becomes part of a URL and of a path."""
 
 BEGINNING_OF_ID = r"[0-9a-f]{8,64}"
-"""What stands for an artifact by its id, whole or shortened, and so is nobody's name."""
+"""Pattern of an artifact's id, whole or shortened; no artifact may have such a name."""
 
 
 def _no_id(name: str) -> str:
@@ -32,20 +32,20 @@ def _no_id(name: str) -> str:
 
 
 ArtifactName = Annotated[str, StringConstraints(pattern=MODEL_NAME), AfterValidator(_no_id)]
-"""The name of a recipe and of the artifact that it builds."""
+"""Name of a recipe and of the artifact that it builds."""
 
 
 class Config(BaseModel):
-    """Base of every config: immutable, and a field nobody knows is an error."""
+    """Base of every config: immutable, and an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 def refuse_unused(config: Config, chooser: str, **used_by: tuple[str, ...]) -> None:
-    """ValueError, naming it, for a field that was set to no effect.
+    """Raise ValueError for a field that is set without effect.
 
-    ``used_by``: field → values of the field ``chooser`` that use it. A field's default passes:
-    a config that was written out in full can be read again.
+    ``used_by``: field → values of the field ``chooser`` that use it. A field's default passes, so
+    that a config stored in full can be read again.
     """
     chosen = getattr(config, chooser)
     for name, users in used_by.items():
@@ -63,15 +63,15 @@ C = TypeVar("C", bound=Config)
 def load(path: Path, kind: type[C], *, secret: bool = False) -> C:
     """Read a YAML file as ``kind``; :class:`ConfigError` names the file, path and value.
 
-    ``secret``: as of :func:`read_yaml`.
+    ``secret``: as for :func:`read_yaml`.
     """
     return parse(read_yaml(path, secret=secret), kind, str(path))
 
 
 def read_yaml(path: Path, *, secret: bool = False) -> Any:
-    """The plain data of a YAML file; :class:`ConfigError` if it cannot be read or parsed.
+    """Return the plain data of a YAML file; :class:`ConfigError` if it cannot be read or parsed.
 
-    ``secret``: no error shows any of its text.
+    ``secret``: errors show none of its text.
     """
     try:
         raw = path.read_bytes()
@@ -83,8 +83,8 @@ def read_yaml(path: Path, *, secret: bool = False) -> Any:
 def parse(raw: Any, kind: type[C], where: str) -> C:
     """Validate plain data as ``kind``.
 
-    Every problem becomes one line of the :class:`ConfigError`: ``where``, the YAML path, what
-    is wrong, and the value that was given, unless a field of ``kind`` is secret.
+    Every problem becomes one line of the :class:`ConfigError`: ``where``, the YAML path, the
+    problem, and the value, unless a field of ``kind`` is secret.
     """
     if not isinstance(raw, dict):
         raise ConfigError(f"{where}: expected a mapping of fields, got {type(raw).__name__}")

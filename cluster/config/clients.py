@@ -1,4 +1,4 @@
-"""Who may ask what, how often: the API keys of a server."""
+"""API keys of a server: permitted models and request rates."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Pattern = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 
 class Client(Config):
-    """One key, and what it opens."""
+    """Client with one key, and its permissions."""
 
-    name: str = Field(pattern=MODEL_NAME, description="For logs; also what its quota counts by.")
+    name: str = Field(pattern=MODEL_NAME, description="Name in logs, and key of its quota.")
     key: Annotated[str, SECRET] | None = Field(
         default=None,
         min_length=16,
@@ -27,16 +27,21 @@ class Client(Config):
     key_sha256: str | None = Field(
         default=None,
         pattern=r"^[0-9a-f]{64}$",
-        description="Instead: its sha256 in hex, from which nobody can read the key.",
+        description="Instead of key: its sha256 in hex, which does not reveal the key.",
     )
     models: tuple[Pattern, ...] = Field(
-        default=("*",), description="Models and routes it may ask; * and ? match as in a shell."
+        default=("*",), description="Models and routes it may call; * and ? match as in a shell."
     )
     requests_per_s: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False, description="Inferences per second; null: any."
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Inferences per second; null: unlimited.",
     )
     burst: int | None = Field(
-        default=None, ge=1, description="Inferences at once; null: those of one second."
+        default=None,
+        ge=1,
+        description="Size of a burst, in inferences; null: those of one second.",
     )
 
     @field_validator("key")
@@ -44,48 +49,48 @@ class Client(Config):
     def _fits_into_a_header(cls, value: str | None) -> str | None:
         if value is not None and re.fullmatch(r"[!-~]+", value) is None:
             raise ValueError(
-                "a key is made of ASCII's letters, digits and signs, without spaces or line "
-                "breaks: no header could carry this one; make one with `openssl rand -hex 32`"
+                "a key consists of ASCII's letters, digits and signs, without spaces or line "
+                "breaks: a header cannot carry this one; make one with `openssl rand -hex 32`"
             )
         return value
 
-    # No message names the client: a key may have come into the field for its name.
+    # No message names the client: the name's field may contain a key by mistake.
     @model_validator(mode="after")
     def _one_key(self) -> Self:
         if (self.key is None) == (self.key_sha256 is None):
-            given = "neither" if self.key is None else "both"
-            raise ValueError(f"give key or key_sha256; got {given}")
+            fields = "neither" if self.key is None else "both"
+            raise ValueError(f"give key or key_sha256; got {fields}")
         if self.burst is not None and self.requests_per_s is None:
-            raise ValueError("burst goes with requests_per_s; give that, too")
+            raise ValueError("burst needs requests_per_s; give both")
         return self
 
     @property
     def digest(self) -> bytes:
-        """The sha256 of the key."""
+        """Sha256 of the key."""
         if self.key is not None:
             return sha256(self.key.encode()).digest()
         return bytes.fromhex(self.key_sha256 or "")
 
     @property
     def at_once(self) -> float:
-        """Inferences at once."""
+        """Size of a burst, in inferences."""
         return float(self.burst or max(1.0, self.requests_per_s or 1.0))
 
 
 class Clients(Config):
-    """Everybody who has a key."""
+    """All clients of a server."""
 
     clients: tuple[Client, ...] = Field(min_length=1, description="One entry per key.")
 
     @model_validator(mode="after")
-    def _told_apart(self) -> Self:
-        for what, of_each in (
+    def _distinct(self) -> Self:
+        for what, values in (
             ("name", [client.name for client in self.clients]),
             ("key", [client.digest for client in self.clients]),
         ):
             seen: dict[object, int] = {}
-            for second, one in enumerate(of_each):
-                if (first := seen.setdefault(one, second)) != second:
+            for second, value in enumerate(values):
+                if (first := seen.setdefault(value, second)) != second:
                     raise ValueError(
                         f"clients[{first}] and clients[{second}] have the same {what}; give each "
                         "its own"

@@ -1,7 +1,7 @@
-"""Files that decide who may do what: refused where others than their owner reach them.
+"""Checks of files that decide permissions: refused if others than their owner have access.
 
-a secret (private key, token, API keys) → a file that its owner alone can read
-a key that is trusted                   → a file and a directory that nobody else can change
+a secret (private key, token, API keys) → a file that only its owner can read
+a trusted key                           → a file and a directory that only their owner can change
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ from cluster.errors import ConfigError
 
 
 def require_absolute(path: Path, variable: str) -> None:
-    """ConfigError if the path in an environment variable is relative."""
+    """Raise ConfigError if the path in an environment variable is relative."""
     if not path.is_absolute():
         raise ConfigError(
-            f"{variable}={path}: expected an absolute path: replicas run in directories of their "
-            f"own, where a relative one is another; give {path.absolute()}"
+            f"{variable}={path}: expected an absolute path, because replicas run in other "
+            f"directories; give {path.absolute()}"
         )
 
 
 def require_file(path: Path, what: str) -> int:
-    """The permission bits of a regular file; ConfigError, beginning with ``what``, for anything
-    else: a directory cannot be read, and a pipe might never end."""
+    """Return the permission bits of a regular file.
+
+    ConfigError, beginning with ``what``, for anything else: a directory cannot be read, and a pipe
+    may never end.
+    """
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -37,21 +40,20 @@ def require_file(path: Path, what: str) -> int:
 
 
 def require_private(path: Path, what: str) -> None:
-    """ConfigError, beginning with ``what``, unless it is a file that its owner alone can read."""
+    """Raise ConfigError, beginning with ``what``, unless only its owner can read the file."""
     mode = require_file(path, what)
     if mode & 0o077:
         raise ConfigError(
             f"{what}: others can read or change it (mode {mode:o}): `chmod 600 "
-            f"{shlex.quote(str(path))}`, and make a new secret if somebody may have copied this one"
+            f"{shlex.quote(str(path))}`, and make a new secret if this one may have been copied"
         )
 
 
 def require_unchanged_by_others(path: Path, what: str) -> None:
-    """ConfigError, beginning with ``what``, if others than its owner can change a file, or what is
-    in a directory.
+    """Raise ConfigError, beginning with ``what``, if others can change a file or directory.
 
-    On a file system that is mounted read-only nobody can, whatever the mode: Kubernetes mounts a
-    Secret as a directory with mode 1777.
+    A read-only file system passes with any mode: Kubernetes mounts a Secret as a directory with
+    mode 1777.
     """
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -60,6 +62,6 @@ def require_unchanged_by_others(path: Path, what: str) -> None:
         raise ConfigError(f"{what}: cannot be read: {error.strerror}") from None
     if mode & 0o022 and not read_only:
         raise ConfigError(
-            f"{what}: others can change it (mode {mode:o}), and with it who is trusted: `chmod "
+            f"{what}: others can change it (mode {mode:o}), and thus add trusted keys: `chmod "
             f"go-w {shlex.quote(str(path))}`"
         )

@@ -1,8 +1,8 @@
-"""A recipe's paths, made absolute: jobs run in directories of their own.
+"""Absolute paths of a recipe, because jobs run in other directories.
 
-``$NAME`` and ``${NAME}`` stand for environment variables; what is relative then is taken from
-the folder of the recipe's file. What is no path there, such as ``weights: IMAGENET1K_V1`` or a
-hub id, stays as it is.
+``$NAME`` and ``${NAME}`` stand for environment variables. A relative path starts at the folder of
+the recipe's file. A value that is no path there, such as ``weights: IMAGENET1K_V1`` or a hub id,
+does not change.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cluster.errors import ConfigError
 
 
 def located(recipe: Recipe, directory: Path) -> Recipe:
-    """The same recipe with paths that hold anywhere; ConfigError for a variable that is not set.
+    """Return the recipe with absolute paths; ConfigError for an unset environment variable.
 
     ``directory``: the absolute folder of the recipe's file.
     """
@@ -51,10 +51,10 @@ def _model(model: ModelSource, directory: Path, field: str) -> ModelSource:
 
 def _data(data: DataSource, directory: Path) -> DataSource:
     for name in ("source", "test_source"):
-        given = getattr(data, name)
-        if given is None:
+        value = getattr(data, name)
+        if value is None:
             continue
-        source = _expanded(given, f"data.{name}")
+        source = _expanded(value, f"data.{name}")
         kind, _, rest = source.partition(":")
         if kind in ("imagefolder", "safetensors"):
             source = f"{kind}:{directory / rest}"

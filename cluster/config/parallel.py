@@ -1,4 +1,4 @@
-"""Cutting one model over several devices: what a build makes, and what a deployment runs."""
+"""Cuts of one model over several devices: in a build, and in a deployment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from cluster.config.base import Config
 
 Sliced = Literal["column", "row"]
-"""How the weights of a layer are divided among tensor ranks: by outputs, or by inputs."""
+"""Division of a layer's weights among tensor ranks: by outputs (column) or by inputs (row)."""
 
 
 class ParallelBuild(Config):
@@ -17,21 +17,21 @@ class ParallelBuild(Config):
 
     pipeline: int = Field(default=1, ge=1, le=256, description="Stages, one after the other.")
     tensor: int = Field(
-        default=1, ge=1, le=64, description="Slices of every stage, computing side by side."
+        default=1, ge=1, le=64, description="Slices of every stage, which compute in parallel."
     )
     target: str | None = Field(
         default=None, description="One of the recipe's programs' targets; null: the first."
     )
     kind: Literal["aoti", "openvino", "exported"] | None = Field(
         default=None,
-        description="Kind of its programs. null: the fastest of the whole model's that can be cut "
-        "so: all three into stages, openvino not into slices.",
+        description="Kind of its programs. null: the whole model's fastest kind that supports the "
+        "cut: stages with all three, slices without openvino.",
     )
     slices: dict[str, Sliced] | None = Field(
         default=None,
-        description="For tensor slices of a model of your own: names of its linear layers, with "
-        "wildcards → column (outputs are divided) or row (inputs are, what a column layer made). "
-        "null: the ready plan of its family (ViT, BERT, GPT-2, Llama).",
+        description="For tensor slices of a custom model: names of its linear layers, with "
+        "wildcards → column (outputs are divided) or row (inputs are divided: the outputs of a "
+        "column layer). null: the built-in plan of its family (ViT, BERT, GPT-2, Llama).",
     )
 
     @model_validator(mode="after")
@@ -40,15 +40,15 @@ class ParallelBuild(Config):
             raise ValueError("pipeline=1 and tensor=1 cut nothing; give one of them 2 or more")
         if self.tensor > 1 and self.kind == "openvino":
             raise ValueError(
-                "kind openvino cannot exchange slices' sums; take aoti, or tensor=1 and stages"
+                "kind openvino cannot exchange slices' sums; use aoti, or tensor=1 and stages"
             )
         if self.slices is not None and self.tensor == 1:
-            raise ValueError("slices go with tensor, which is 1; remove them or give tensor=2")
+            raise ValueError("slices need tensor above 1; remove slices or give tensor=2")
         return self
 
 
 class Parallel(Config):
-    """How one replica of a served model spreads over devices; the artifact must hold the cut."""
+    """Devices of one replica of a served model; the artifact must contain the cut."""
 
     pipeline: int | Literal["auto"] = Field(
         default="auto",
@@ -80,5 +80,5 @@ class Parallel(Config):
         "requests in flight get status 503. A micro-batch may take ten times as long.",
     )
     start_timeout_s: float = Field(
-        default=120.0, gt=0, description="How long all shards may take to be placed and loaded."
+        default=120.0, gt=0, description="Time limit for placing and loading all shards."
     )

@@ -3,9 +3,9 @@
     text → parse_yaml → data, or a ConfigError with the line and column
     data → format_yaml → text
 
-Only YAML's own types are read: no tag makes an object or runs code. A mapping that gives a key
-twice is an error. YAML 1.2 reads ``no``, ``on`` and ``017`` as the text or number that they look
-like, so a class may be called ``no``; boolean fields accept these words all the same.
+Only YAML's own types are read: no tag creates an object or runs code. A duplicate key in a mapping
+is an error. YAML 1.2 reads ``no`` and ``on`` as text and ``017`` as 17, so a class may be called
+``no``; boolean fields accept these words, too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_BRACKETS = 100
 def parse_yaml(raw: bytes | str, where: str, *, secret: bool = False) -> Any:
     """Return the plain data of a YAML text (bytes: in UTF-8).
 
-    Raises ConfigError, beginning with ``where``, if the text is not valid or gives a key twice.
+    ConfigError, beginning with ``where``, if the text is not valid or has a duplicate key.
     ``secret``: the error has the line and column, and repeats nothing of the text.
     """
     try:
@@ -65,7 +65,7 @@ def format_yaml(data: Any) -> str:
 
 
 class _Scanner(Scanner):
-    """Scanner with a limit on brackets in brackets, whose cost grows with the square of them."""
+    """Scanner with a limit on nested brackets, whose cost grows with the square of the depth."""
 
     def fetch_flow_collection_start(self, TokenClass: Any, to_push: str) -> None:  # noqa: N803
         if self.flow_level >= MAX_BRACKETS:
@@ -77,12 +77,12 @@ class _Scanner(Scanner):
 
 
 class _Constructor(SafeConstructor):
-    """Safe constructor that gives a place to every value that Python refuses."""
+    """Safe constructor that adds a place to Python's errors for a value."""
 
     def construct_object(self, node: Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        # Python's errors for the 13th month, 0x_ or !!bool maybe, which have no place.
+        # Python's errors, such as for month 13, 0x_ or !!bool maybe, have no place.
         except (ArithmeticError, AttributeError, LookupError, ValueError) as error:
             raise ConstructorError(
                 problem=f"no value of its type: {error}", problem_mark=node.start_mark

@@ -1,4 +1,4 @@
-"""The recipe: which model, which data, which steps, and what the result must reach."""
+"""Recipe of an artifact: model, data, steps, and the limits of the result."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ METRICS = ("accuracy", "cosine", "ranking")
 
 
 class Evaluation(Config):
-    """How the finished artifact is measured against the baseline, in fresh processes."""
+    """Measurement of the finished artifact and the baseline, in fresh processes."""
 
     samples: int | None = Field(
-        default=None, ge=1, description="Held-out samples for accuracy; null takes all."
+        default=None, ge=1, description="Held-out samples for accuracy; null: all."
     )
     metrics: tuple[str, ...] = Field(
         default=("accuracy",),
@@ -41,7 +41,7 @@ class Evaluation(Config):
         description="Timed runs per batch size, baseline and artifact in turn; a p99 needs 100.",
     )
     compute_threads: int = Field(
-        default=1, ge=1, description="CPU threads that both compute with, as a replica would."
+        default=1, ge=1, description="CPU threads of both, as of a replica."
     )
 
     @field_validator("metrics")
@@ -63,7 +63,7 @@ class Evaluation(Config):
 
 
 LIMITS = ("max_accuracy_drop", "min_agreement", "min_speedup", "max_size_share", "max_bytes")
-"""Limits of the gate, in the order in which they are checked."""
+"""Limits of the gate, in the order of the checks."""
 
 
 class Gate(Config):
@@ -88,7 +88,7 @@ class Gate(Config):
         "default does not apply where a step trains after the baseline was taken.",
     )
     confidence: float = Field(
-        default=0.95, ge=0.5, lt=1, description="Of these one-sided bounds, 0.5..1."
+        default=0.95, ge=0.5, lt=1, description="Confidence of these one-sided bounds, 0.5..1."
     )
     min_speedup: float | None = Field(
         default=1.0,
@@ -99,11 +99,9 @@ class Gate(Config):
     max_size_share: float | None = Field(
         default=1.0,
         gt=0,
-        description="Size of what a replica loads, over the size of the float32 weights.",
+        description="Bytes that a replica loads, over the bytes of the float32 weights.",
     )
-    max_bytes: int | None = Field(
-        default=None, ge=1, description="Size of what a replica loads, in bytes."
-    )
+    max_bytes: int | None = Field(default=None, ge=1, description="Bytes that a replica loads.")
     defaults: tuple[
         Literal["max_accuracy_drop", "min_agreement", "min_speedup", "max_size_share"], ...
     ] = Field(
@@ -129,12 +127,12 @@ ProgramKindName = Literal["aoti", "openvino", "exported", "eager"]
 
 
 class ProgramBuild(Config):
-    """One target, and the kinds of program that compete for it."""
+    """Target, and the kinds of program that compete for it."""
 
     target: str = Field(
         default="cpu-x86",
         pattern=r"^(cpu-x86|cuda-sm\d{2,3})$",
-        description="What the programs run on: cpu-x86, or cuda-sm90 and the like.",
+        description="Device of the programs: cpu-x86, or such as cuda-sm90.",
     )
     kinds: tuple[ProgramKindName, ...] | None = Field(
         default=None,
@@ -148,51 +146,51 @@ class ProgramBuild(Config):
 WHOLE_SCHEMES = {
     "static_int8": "the ranges of its activations are calibrated on the whole model",
     "weight_only_int4": "a slice would cut through groups of weights that share a scale",
-    "float8": "its kernels take whole rows",
+    "float8": "its kernels read whole rows",
 }
-"""Schemes that tensor slices cannot keep, and why."""
+"""Schemes that exclude tensor slices, with the reason."""
 
 
 class Recipe(Config):
-    """What the compression job does, from the model's source to the artifact."""
+    """Recipe of the compression job, from the model's source to the artifact."""
 
-    name: ArtifactName = Field(description="Name the artifact gets in the store.")
+    name: ArtifactName = Field(description="Name of the artifact in the store.")
     model: ModelSource = Field(description="The model.")
     data: DataSource = Field(default=DataSource(), description="Labelled samples.")
-    steps: tuple[Step, ...] = Field(default=(), description="What is done to the model, in order.")
+    steps: tuple[Step, ...] = Field(default=(), description="Changes of the model, in order.")
     search: Search | None = Field(
         default=None,
         description="Find the steps that follow `steps` by trial, within the gate's budget.",
     )
-    evaluation: Evaluation = Field(default=Evaluation(), description="How the result is measured.")
-    gate: Gate = Field(default=Gate(), description="What the result must reach.")
+    evaluation: Evaluation = Field(default=Evaluation(), description="Measurement of the result.")
+    gate: Gate = Field(default=Gate(), description="Limits of the result.")
     programs: tuple[ProgramBuild, ...] = Field(
         default=(ProgramBuild(),), min_length=1, description="The programs to compile."
     )
     parallel: tuple[ParallelBuild, ...] = Field(
-        default=(), description="Ways to cut the model over several devices, built as well."
+        default=(), description="Cuts of the model over several devices, built in addition."
     )
     seed: int = Field(default=0, ge=0, description="Seed of every random choice.")
 
     @property
     def baseline_source(self) -> ModelSource:
-        """The model that the artifact is measured against.
+        """Model that the artifact is compared with.
 
-        The recipe's own as it is after the training steps it begins with; where the next step
-        distils a model of its own into it, that teacher, which it is to replace.
+        It is the recipe's model after its leading training steps. If the next step distils another
+        model, it is that teacher, which the artifact replaces.
         """
         after = next((step for step in self.steps if step.kind != "train"), None)
         if isinstance(after, Distill) and after.teacher is not None and after.teacher.model:
             return after.teacher.model.with_inputs_of(self.model)
         return self.model
 
-    def limits_for(self, found: Sequence[Step] = ()) -> Gate:
-        """Return the gate's limits for this recipe's steps and those that a search ``found``.
+    def limits_for(self, searched: Sequence[Step] = ()) -> Gate:
+        """Return the gate's limits for this recipe's steps and those of a search, ``searched``.
 
         Training after the baseline was taken changes answers on purpose, so the default of
         ``min_agreement`` is dropped there. A limit that the recipe sets always holds.
         """
-        steps = (*self.steps, *found)
+        steps = (*self.steps, *searched)
         first = next((i for i, s in enumerate(steps) if not isinstance(s, Train)), len(steps))
         if "min_agreement" not in self.gate.defaults or not any(map(trains, steps[first:])):
             return self.gate
@@ -215,19 +213,19 @@ class Recipe(Config):
         self._names_fit()
         targets = [program.target for program in self.programs]
         if len(set(targets)) != len(targets):
-            raise ValueError(f"programs name a target twice: {targets}")
+            raise ValueError(f"programs have a duplicate target: {targets}; remove one")
         self._cuts_fit(targets)
         return self
 
     def _cuts_fit(self, targets: Sequence[str]) -> None:
-        """ValueError for a cut that this recipe's programs, or its quantization, rule out."""
+        """Raise ValueError for a cut that the recipe's programs or quantization exclude."""
         scheme = next((step.scheme for step in self.steps if step.kind == "quantize"), None)
         seen = set()
         for position, cut in enumerate(self.parallel):
             if cut.target is not None and cut.target not in targets:
                 raise ValueError(
-                    f"parallel[{position}].target {cut.target} is none of the programs' targets: "
-                    f"{', '.join(targets)}"
+                    f"parallel[{position}].target {cut.target} is not one of the programs' "
+                    f"targets: {', '.join(targets)}"
                 )
             if cut.tensor > 1 and scheme in WHOLE_SCHEMES:
                 raise ValueError(
@@ -237,12 +235,13 @@ class Recipe(Config):
             key = (cut.target or targets[0], cut.pipeline, cut.tensor)
             if key in seen:
                 raise ValueError(
-                    f"parallel[{position}] cuts {cut.pipeline} × {cut.tensor} for {key[0]} again"
+                    f"parallel[{position}] repeats the cut {cut.pipeline} × {cut.tensor} for "
+                    f"{key[0]}; remove it"
                 )
             seen.add(key)
 
     def _names_fit(self) -> None:
-        """ValueError if what a search publishes beside the best would have too long a name."""
+        """Raise ValueError if names of a search's front would be too long."""
         if self.search is None:
             return
         longest = NAME_LENGTH - len(f".front-{self.search.space.most_trials}")
@@ -253,7 +252,7 @@ class Recipe(Config):
             )
 
     def _zeros_stay(self) -> None:
-        """ValueError if a later step's training would fill what an earlier one set to zero."""
+        """Raise ValueError if a later step's training would change zeros of an earlier step."""
         sparse: int | None = None
         for position, step in enumerate(self.steps):
             trains = step.kind in ("train", "distill") or (

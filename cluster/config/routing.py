@@ -1,7 +1,7 @@
-"""Routes: several models as one answer, each route one class with every knob it has.
+"""Routes: several models as one answer, one class per kind of route with all of its settings.
 
 ensemble | multi_task | cascade | quorum | hedge | shadow | canary | scatter | chain
-    → Route, told apart by ``kind``; its targets are models served here, or other routes
+    → Route, chosen by ``kind``; its targets are models served here, or other routes
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,62}$")]
 
 Combine = Annotated[str, Field(pattern=r"^(mean|vote|python:[\w.]+:[\w.]+)$")]
-"""mean: of the probabilities, by weight. vote: each one's likeliest label, by weight. Otherwise a
-function of yours."""
+"""mean: of the probabilities, by weight. vote: of the likeliest labels, by weight. Otherwise a
+user's function."""
 
 CALIBRATED = "calibrated"
 
 
 class Target(Config):
-    """Whom a route asks. In YAML also just the name."""
+    """Target that a route calls. In YAML its name is enough."""
 
     target: str = Field(pattern=MODEL_NAME, description="A model served here, or another route.")
     timeout_s: Finite | None = Field(
         default=None,
         gt=0,
-        description="How long its answer is waited for; null: as long as the request has left.",
+        description="Timeout of its answer; null: the remaining time of the request.",
     )
 
     @model_validator(mode="before")
@@ -42,51 +42,51 @@ class Target(Config):
 
 
 class WeightedTarget(Target):
-    """One voice among several."""
+    """Target with a weight."""
 
-    weight: Finite = Field(default=1.0, gt=0, description="How much its answer counts.")
+    weight: Finite = Field(default=1.0, gt=0, description="Weight of its answer.")
 
 
 class _Route(Config):
-    name: str = Field(
-        pattern=MODEL_NAME, description="What clients call it: /v2/models/NAME/infer."
-    )
+    name: str = Field(pattern=MODEL_NAME, description="Name for clients: /v2/models/NAME/infer.")
     timeout_s: Finite | None = Field(
         default=None,
         gt=0,
-        description="Longest time a request of this route may take; null: the server's maximum.",
+        description="Timeout of a request of this route; null: the server's maximum.",
     )
     cache_bytes: int = Field(
         default=0,
         ge=0,
-        description="Answers kept, by the content of the input, up to so many bytes; 0 keeps none.",
+        description="Size of the cache of answers, by the content of the input; 0: no cache.",
     )
 
     @property
-    def asked(self) -> tuple[Target, ...]:
-        """Everyone the route may ask, in order."""
+    def all_targets(self) -> tuple[Target, ...]:
+        """All targets that the route may call, in order."""
         raise NotImplementedError
 
 
 class _Combined(_Route):
-    targets: tuple[WeightedTarget, ...] = Field(min_length=2, description="All asked at once.")
+    targets: tuple[WeightedTarget, ...] = Field(
+        min_length=2, description="Targets, all called at once."
+    )
     combine: Combine = Field(
         default="mean",
         description="mean of the probabilities, majority vote, or python:module:function of "
         "(answers, weights); both of the former by the targets' weights.",
     )
     outputs: tuple[TensorSpec, ...] = Field(
-        default=(), description="What the function of combine: python:... returns."
+        default=(), description="Outputs of the function of combine: python:..."
     )
     min_answers: int | None = Field(
         default=None,
         ge=1,
-        description="How many answers are enough when others fail or are late; null: as many as "
-        "the route waits for.",
+        description="Minimum number of answers if others fail or are late; null: as many as the "
+        "route waits for.",
     )
 
     @property
-    def asked(self) -> tuple[Target, ...]:
+    def all_targets(self) -> tuple[Target, ...]:
         return self.targets
 
     @model_validator(mode="after")
@@ -111,10 +111,10 @@ class Ensemble(_Combined):
 
 
 class Quorum(_Combined):
-    """The first ``k`` answers are combined; the rest is cancelled."""
+    """The first ``k`` answers are combined; the other calls are cancelled."""
 
     kind: Literal["quorum"]
-    k: int = Field(ge=1, description="Answers that are enough.")
+    k: int = Field(ge=1, description="Number of answers to combine.")
 
     @model_validator(mode="after")
     def _there_are_so_many(self) -> Self:
@@ -131,13 +131,13 @@ class MultiTask(_Route):
     """Different models on one input; outputs are called TASK.OUTPUT."""
 
     kind: Literal["multi_task"]
-    tasks: dict[TaskName, Target] = Field(min_length=2, description="Task → who answers it.")
+    tasks: dict[TaskName, Target] = Field(min_length=2, description="Task → target.")
     min_answers: int | None = Field(
-        default=None, ge=1, description="How many tasks are enough when others fail; null: all."
+        default=None, ge=1, description="Minimum number of tasks if others fail; null: all."
     )
 
     @property
-    def asked(self) -> tuple[Target, ...]:
+    def all_targets(self) -> tuple[Target, ...]:
         return tuple(self.tasks.values())
 
     @model_validator(mode="after")
@@ -147,34 +147,34 @@ class MultiTask(_Route):
 
 
 class Cascade(_Route):
-    """Each item is answered by the first target that is sure enough of it."""
+    """Each item is answered by the first target with enough confidence."""
 
     kind: Literal["cascade"]
     targets: tuple[Target, ...] = Field(min_length=2, description="The cheapest first.")
     thresholds: tuple[Share, ...] | Literal["calibrated"] = Field(
-        description="Probability of the likeliest label from which a target's answer stands: one "
-        "number for each target but the last, a single number for all of them, or `calibrated`: "
-        "what `headrace calibrate` found for these artifacts.",
+        description="Minimum probability of the likeliest label for a final answer: one number for "
+        "each target but the last, a single number for all of them, or `calibrated`: the result "
+        "of `headrace calibrate` for these artifacts.",
     )
     min_answers: int | None = Field(
         default=None,
         ge=1,
-        description="How many of the targets asked must answer: fewer than all lets an unsure "
-        "answer stand when a later target fails. null: all.",
+        description="Minimum number of called targets that must answer. With fewer than all, an "
+        "unsure answer is final if a later target fails. null: all.",
     )
 
     @property
-    def asked(self) -> tuple[Target, ...]:
+    def all_targets(self) -> tuple[Target, ...]:
         return self.targets
 
     @model_validator(mode="before")
     @classmethod
     def _one_for_all(cls, value: Any) -> Any:
-        given = value.get("thresholds") if isinstance(value, dict) else None
-        if isinstance(given, int | float) and not isinstance(given, bool):
-            # At least one: what is wrong with the number itself is then said, too.
-            wanted = max(1, len(value.get("targets") or ()) - 1)
-            return {**value, "thresholds": (given,) * wanted}
+        threshold = value.get("thresholds") if isinstance(value, dict) else None
+        if isinstance(threshold, int | float) and not isinstance(threshold, bool):
+            # At least one, so that a wrong number is reported in any case.
+            count = max(1, len(value.get("targets") or ()) - 1)
+            return {**value, "thresholds": (threshold,) * count}
         return value
 
     @model_validator(mode="after")
@@ -189,33 +189,34 @@ class Cascade(_Route):
 
 
 class Hedge(_Route):
-    """A second replica, or target, is asked when the first is slow; the first answer wins."""
+    """A second replica, or target, is called when the first is slow; the first answer wins."""
 
     kind: Literal["hedge"]
-    target: Target = Field(description="Asked first.")
+    target: Target = Field(description="First target.")
     backup: Target | None = Field(
-        default=None, description="Asked second; null: another replica of the first."
+        default=None, description="Second target; null: another replica of the first."
     )
     after_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["p95"] = Field(
-        default="p95", description="When; p95: what 95 of its last 100 answers took, measured."
+        default="p95",
+        description="Delay of the second request; p95: 95th percentile of the last 100 latencies.",
     )
-    budget: Share = Field(default=0.05, description="Second requests as a share of all, at most.")
+    budget: Share = Field(default=0.05, description="Maximum share of second requests.")
 
     @property
-    def asked(self) -> tuple[Target, ...]:
+    def all_targets(self) -> tuple[Target, ...]:
         return (self.target, self.backup or self.target)
 
 
 class Shadow(_Route):
-    """A share of the requests also goes to another version, which nobody waits for."""
+    """A share of the requests also goes to another version; clients do not wait for it."""
 
     kind: Literal["shadow"]
-    target: Target = Field(description="Whose answer the client gets.")
-    shadow: Target = Field(description="Whose answer is compared with it.")
-    share: Share = Field(default=1.0, description="Requests that are compared, 0..1.")
+    target: Target = Field(description="Version that answers the client.")
+    shadow: Target = Field(description="Version whose answers are compared with it.")
+    share: Share = Field(default=1.0, description="Share of compared requests, 0..1.")
 
     @property
-    def asked(self) -> tuple[Target, ...]:
+    def all_targets(self) -> tuple[Target, ...]:
         return (self.target, self.shadow)
 
 
@@ -223,26 +224,26 @@ class Canary(_Route):
     """A share of the requests is answered by a new version, until it proves worse."""
 
     kind: Literal["canary"]
-    target: Target = Field(description="The old version, to which everything returns.")
+    target: Target = Field(description="The old version, which also replaces a worse new one.")
     candidate: Target = Field(description="The new version.")
-    share: Share = Field(description="Requests the new version answers, 0..1, by their id.")
+    share: Share = Field(description="Share of requests for the new version, 0..1, by their id.")
     max_error_rate: Share = Field(
-        default=0.05, description="Share of the candidate's requests that may fail."
+        default=0.05, description="Maximum share of failures of the candidate's requests."
     )
     max_disagreement: Share | None = Field(
         default=None,
-        description="Share of compared items that may get another label; null compares none.",
+        description="Maximum share of compared items with another label; null: no comparison.",
     )
     compared_share: Share = Field(
         default=0.1,
-        description="Share of the candidate's requests that the old version answers, too, to "
-        "compare; they are not kept waiting.",
+        description="Share of the candidate's requests that the old version answers, too, for a "
+        "comparison; clients do not wait for it.",
     )
-    window: int = Field(default=200, ge=10, description="How many of the last requests are judged.")
-    min_requests: int = Field(default=20, ge=1, description="None is judged on fewer than these.")
+    window: int = Field(default=200, ge=10, description="Number of last requests to judge by.")
+    min_requests: int = Field(default=20, ge=1, description="Minimum number to judge by.")
 
     @property
-    def asked(self) -> tuple[Target, ...]:
+    def all_targets(self) -> tuple[Target, ...]:
         return (self.target, self.candidate)
 
     @model_validator(mode="after")
@@ -256,27 +257,27 @@ class Canary(_Route):
 
 
 class Scatter(_Route):
-    """One large batch over the replicas of a model, in parts side by side."""
+    """One large batch over the replicas of a model, in parallel parts."""
 
     kind: Literal["scatter"]
-    target: Target = Field(description="Who answers the parts.")
+    target: Target = Field(description="Target of the parts.")
     part_items: int | None = Field(
         default=None, ge=1, description="Items of a part; null: the target's max_batch_size."
     )
 
     @property
-    def asked(self) -> tuple[Target, ...]:
+    def all_targets(self) -> tuple[Target, ...]:
         return (self.target,)
 
 
 class Chain(_Route):
-    """What one target answers, the next one is asked."""
+    """One target's outputs are the next target's inputs."""
 
     kind: Literal["chain"]
-    targets: tuple[Target, ...] = Field(min_length=2, description="In this order.")
+    targets: tuple[Target, ...] = Field(min_length=2, description="Targets, in order.")
 
     @property
-    def asked(self) -> tuple[Target, ...]:
+    def all_targets(self) -> tuple[Target, ...]:
         return self.targets
 
 
@@ -289,23 +290,22 @@ Route = Annotated[
 class RouterArgs(Config):
     """`args:` of an application with `import_path: deployments.app:router`."""
 
-    routes: tuple[Route, ...] = Field(min_length=1, description="What clients may ask for.")
-    limits: Limits = Field(default=Limits(), description="The largest request.")
+    routes: tuple[Route, ...] = Field(min_length=1, description="Routes for clients.")
+    limits: Limits = Field(default=Limits(), description="Maximum size of a request.")
     max_ongoing_requests: int = Field(
-        default=256, ge=1, description="Requests the router holds at once."
+        default=256, ge=1, description="In-flight requests of the router."
     )
     store: str | None = Field(
         default=None,
-        description="Where calibrated thresholds are; null takes HEADRACE_STORE, else "
-        "~/.headrace/store.",
+        description="Store of calibrated thresholds; null: HEADRACE_STORE, else ~/.headrace/store.",
     )
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         names = [route.name for route in self.routes]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two routes are called {', '.join(twice)}; give each its own name")
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        if duplicates:
+            raise ValueError(f"duplicate routes {', '.join(duplicates)}; give each its own name")
         return self
 
 

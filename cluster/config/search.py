@@ -1,4 +1,4 @@
-"""The search block of a recipe: which combinations may be tried, for what, and for how long."""
+"""Search block of a recipe: combinations to try, objective and limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Ratio = Annotated[float, Field(gt=0, lt=1)]
 
 
 class PruneSpace(Config):
-    """Pruning steps to choose from; not pruning is always a choice."""
+    """Pruning steps to choose from; no pruning is always a choice."""
 
     method: Literal["magnitude", "structured"] = Field(
         default="structured", description="As in the prune step."
@@ -24,7 +24,7 @@ class PruneSpace(Config):
     ratios: tuple[Ratio, ...] = Field(
         default=(0.2, 0.3, 0.4, 0.5), min_length=1, description="Shares to remove, each 0..1."
     )
-    spare: tuple[str, ...] = Field(default=(), description="Layers that are left whole.")
+    spare: tuple[str, ...] = Field(default=(), description="Layers that are not pruned.")
     round_to: int = Field(default=8, ge=1, description="As in the prune step.")
 
     @model_validator(mode="after")
@@ -33,27 +33,33 @@ class PruneSpace(Config):
         return self
 
 
-def _recovery_class(given: Any) -> str:
-    """Which of the two classes is meant: of them, distillation alone has a ``kind``."""
-    named = "kind" in given if isinstance(given, dict) else isinstance(given, Distill)
-    return "Distill" if named else "Recovery"
+def _recovery_class(value: Any) -> str:
+    """Return the class of a recovery: only distillation has a ``kind``."""
+    has_kind = "kind" in value if isinstance(value, dict) else isinstance(value, Distill)
+    return "Distill" if has_kind else "Recovery"
+
+
+SchemeName = Literal[
+    "none",
+    "static_int8",
+    "dynamic_int8",
+    "weight_only_int8",
+    "weight_only_int4",
+    "bf16",
+    "fp16",
+    "float8",
+]
 
 
 class SearchSpace(Config):
-    """What the search may combine: one choice of each."""
+    """Choices that the search combines: one of each field."""
 
     prune: PruneSpace | None = Field(default=PruneSpace(), description="null never prunes.")
-    schemes: tuple[
-        Literal[
-            "none", "static_int8", "dynamic_int8", "weight_only_int8", "weight_only_int4", "bf16",
-            "fp16", "float8",
-        ],
-        ...,
-    ] = Field(
+    schemes: tuple[SchemeName, ...] = Field(
         default=("none", "static_int8", "bf16"),
         min_length=1,
         description="Quantization schemes to choose from; none leaves float32.",
-    )  # fmt: skip
+    )
     keep_most_sensitive: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(0,),
         min_length=1,
@@ -68,13 +74,12 @@ class SearchSpace(Config):
         Discriminator(_recovery_class),
     ] = Field(
         default=Recovery(epochs=1),
-        description="Training that repairs what pruning broke: fine-tuning, or distillation (with "
-        "kind: distill).",
+        description="Training after pruning: fine-tuning, or distillation (with kind: distill).",
     )
 
     @property
     def most_trials(self) -> int:
-        """No trial has a higher number."""
+        """Largest number of a trial."""
         ratios = len(self.prune.ratios) if self.prune else 0
         return (1 + ratios) * len(self.schemes) * len(self.keep_most_sensitive)
 
@@ -85,12 +90,12 @@ class Search(Config):
     The budget is ``gate.max_accuracy_drop`` with its ``confidence``.
     """
 
-    space: SearchSpace = Field(default=SearchSpace(), description="What may be combined.")
+    space: SearchSpace = Field(default=SearchSpace(), description="Choices to combine.")
     objective: Literal["latency", "throughput", "bytes"] = Field(
-        default="latency", description="What is minimized, or maximized for throughput."
+        default="latency", description="Measure to minimize, or to maximize for throughput."
     )
     batch: int = Field(
-        default=1, ge=1, description="latency, throughput: batch size it is measured at."
+        default=1, ge=1, description="latency, throughput: batch size of the measurement."
     )
     time_budget_s: float = Field(
         default=1200, gt=0, description="No trial starts after so many seconds."
@@ -98,14 +103,14 @@ class Search(Config):
     max_trials: int = Field(
         default=24,
         ge=1,
-        description="At most so many combinations are tried in full: quantized alone, or pruned "
-        "with all of the recovery. Failed ones and those of an earlier job that the search goes on "
-        "behind count; pruned ones without recovery or with a part of it do not.",
+        description="Maximum number of full trials: quantized only, or pruned with the whole "
+        "recovery. Failed trials, and those of an earlier job that the search resumes, count. "
+        "Trials without recovery, or with a part of it, do not.",
     )
-    parallel_trials: int = Field(default=1, ge=1, description="Ray tasks side by side.")
+    parallel_trials: int = Field(default=1, ge=1, description="Number of concurrent Ray tasks.")
 
     @model_validator(mode="after")
     def _something_to_search(self) -> Search:
         if self.space.prune is None and set(self.space.schemes) == {"none"}:
-            raise ValueError("the space holds nothing to try; add schemes or prune")
+            raise ValueError("the space has nothing to try; add schemes or prune")
         return self

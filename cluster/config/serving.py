@@ -1,4 +1,4 @@
-"""What an operator sets for a served model: batching, limits, scaling."""
+"""Settings of a served model: batching, limits, scaling."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from cluster.config.parallel import Parallel
 
 
 class Batching(Config):
-    """How requests are joined into one run of the program."""
+    """Dynamic batching: requests joined into one run of the program."""
 
-    max_batch_size: int = Field(default=8, ge=1, le=1024, description="Items per run, at most.")
+    max_batch_size: int = Field(
+        default=8, ge=1, le=1024, description="Maximum number of items per run."
+    )
     max_wait_ms: float = Field(
         default=0.0,
         ge=0,
         le=1000,
-        description="How long an idle replica holds the first request back for batch mates, in "
-        "milliseconds. 0 never waits: batches form from what arrives during the previous run.",
+        description="Time that an idle replica delays the first request to fill a batch, in "
+        "milliseconds. With 0, batches form from requests that arrive during the previous run.",
     )
     buckets: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         default=None,
-        description="Batch sizes the program is run with; a batch is padded with zeros up to the "
-        "next one. null runs every size as it is.",
+        description="Batch sizes of the program; a batch is padded with zeros to the next size. "
+        "null: no padding.",
     )
 
     @model_validator(mode="after")
@@ -41,13 +43,13 @@ class Batching(Config):
 
 
 class Limits(Config):
-    """The largest request a replica reads; anything over is refused with status 413."""
+    """Maximum size of a request; a larger one is refused with status 413."""
 
     body_bytes: int = Field(default=64 * 2**20, ge=1, description="Whole body, in bytes.")
     json_bytes: int = Field(
         default=4 * 2**20,
         ge=1,
-        description="JSON part, in bytes; each may take 46 bytes of memory while it is read.",
+        description="JSON part, in bytes; parsing may take 46 bytes of memory per byte.",
     )
     text_bytes: int = Field(
         default=2**20, ge=1, description="Text of a prediction, in bytes of UTF-8."
@@ -71,28 +73,28 @@ class ModelArgs(Config):
     store: str | None = Field(
         default=None,
         description="Absolute directory or fsspec URI (s3://..., gs://...) of the artifact store; "
-        "null takes HEADRACE_STORE, else ~/.headrace/store.",
+        "null: HEADRACE_STORE, else ~/.headrace/store.",
     )
     require_signature: bool = Field(
         default=False,
         description="Serve the artifact only if a key in the directory HEADRACE_TRUSTED_KEYS has "
         "signed it (`headrace sign`).",
     )
-    batching: Batching = Field(default=Batching(), description="How requests are joined.")
-    limits: Limits = Field(default=Limits(), description="The largest request.")
+    batching: Batching = Field(default=Batching(), description="Dynamic batching.")
+    limits: Limits = Field(default=Limits(), description="Maximum size of a request.")
     compute_threads: int = Field(
-        default=1, ge=1, description="CPU threads one run computes with; also the CPUs reserved."
+        default=1, ge=1, description="CPU threads of one run, and number of reserved CPUs."
     )
     max_ongoing_requests: int | None = Field(
         default=None,
         ge=1,
-        description="Requests a replica holds at once; null takes four full batches, at least 16.",
+        description="In-flight requests of a replica; null: four full batches, at least 16.",
     )
     max_queued_requests: int = Field(
-        default=-1, ge=-1, description="Requests that may wait beyond those; -1 sets no limit."
+        default=-1, ge=-1, description="Maximum length of the queue of requests; -1: no limit."
     )
     parallel: Parallel | None = Field(
-        default=None, description="One replica over several devices; null: one, whole."
+        default=None, description="Cut of one replica over several devices; null: one device."
     )
     replicas: int = Field(
         default=1, ge=1, description="Number of replicas, when `autoscaling` is null."
@@ -117,5 +119,5 @@ class ModelArgs(Config):
 
     @property
     def ongoing_requests(self) -> int:
-        """Requests a replica holds at once."""
+        """Maximum number of in-flight requests of a replica."""
         return self.max_ongoing_requests or max(16, 4 * self.batching.max_batch_size)

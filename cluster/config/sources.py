@@ -1,4 +1,4 @@
-"""Where the model and its data come from, and what the model takes."""
+"""Sources of the model and its data, and the model's inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cluster.config.base import Config
 
 
 class ImageInput(Config):
-    """How an image file becomes the model's input tensor ``[batch, channels, height, width]``."""
+    """Preprocessing of image files to the input tensor ``[batch, channels, height, width]``."""
 
     size: int = Field(
         default=224, ge=8, le=4096, description="Height and width of the tensor, in pixels."
@@ -48,7 +48,7 @@ class ImageInput(Config):
 
 
 class TextInput(Config):
-    """How a text becomes ``input_ids`` and ``attention_mask``, both ``[batch, max_length]``."""
+    """Tokenizing of texts to ``input_ids`` and ``attention_mask``, both ``[batch, max_length]``."""
 
     max_length: int = Field(
         default=128, ge=2, le=8192, description="Tokens per text; shorter ones are padded."
@@ -56,7 +56,7 @@ class TextInput(Config):
 
 
 class TensorInput(Config):
-    """Inputs that clients send as ready tensors; nothing is preprocessed."""
+    """Input that clients send as a tensor, without preprocessing."""
 
     name: str = Field(default="input", min_length=1, description="Name of the input tensor.")
     datatype: Literal["FP32", "INT64", "INT32", "UINT8"] = Field(
@@ -68,7 +68,7 @@ class TensorInput(Config):
 
 
 class ModelSource(Config):
-    """Where the model comes from and what it takes."""
+    """Source of the model, and its inputs."""
 
     source: str = Field(
         description="torchvision:NAME, hf:PATH_OR_ID (hf:package:NAME/FOLDER for a folder inside "
@@ -82,10 +82,10 @@ class ModelSource(Config):
     num_classes: int | None = Field(
         default=None,
         ge=2,
-        description="Classes of the head; null takes the number of labels of the data.",
+        description="Classes of the head; null: the number of labels of the data.",
     )
     image: ImageInput | None = Field(
-        default=None, description="Image preprocessing; null takes what the source defines."
+        default=None, description="Image preprocessing; null: as the source defines."
     )
     text: TextInput | None = Field(default=None, description="Tokenizing, for hf text models.")
     tensor: TensorInput | None = Field(
@@ -93,10 +93,12 @@ class ModelSource(Config):
     )
 
     def with_inputs_of(self, student: ModelSource) -> ModelSource:
-        """This source as a teacher of ``student``: a factory that says nothing of its inputs
-        takes the student's."""
-        silent = self.image is None and self.text is None and self.tensor is None
-        if not (silent and self.source.startswith("python:")):
+        """Return this source as a teacher of ``student``.
+
+        A factory without inputs in its config gets the student's.
+        """
+        undefined = self.image is None and self.text is None and self.tensor is None
+        if not (undefined and self.source.startswith("python:")):
             return self
         return self.model_copy(update={"image": student.image, "tensor": student.tensor})
 
@@ -107,9 +109,9 @@ class ModelSource(Config):
 
     @model_validator(mode="after")
     def _one_input(self) -> ModelSource:
-        given = [name for name in ("image", "text", "tensor") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"give one kind of input, not {' and '.join(given)}")
+        inputs = [name for name in ("image", "text", "tensor") if getattr(self, name) is not None]
+        if len(inputs) > 1:
+            raise ValueError(f"give one kind of input, not {' and '.join(inputs)}")
         return self
 
 
@@ -122,26 +124,26 @@ class DataSource(Config):
     )
     test_source: str | None = Field(
         default=None,
-        description="Held-out samples from a source of their own; null splits `source`.",
+        description="Separate source of held-out samples; null splits `source`.",
     )
     test_share: float = Field(
         default=0.2, gt=0, lt=1, description="Share of `source` held out when it is split, 0..1."
     )
     limit: int | None = Field(
-        default=None, ge=1, description="At most this many samples of each split."
+        default=None, ge=1, description="Maximum number of samples of each split."
     )
     validation_share: float = Field(
         default=0.1,
         gt=0,
         lt=1,
-        description="Share of the training samples that is never trained on, 0..1: steps measure "
-        "themselves on them and a search chooses by them. At most 2000 samples.",
+        description="Share of the training samples reserved for validation, 0..1: steps are "
+        "measured and a search chooses on them. At most 2000 samples.",
     )
     validation_from: Literal["training", "held_out"] = Field(
         default="training",
-        description="Which samples that share is taken from. held_out: for weights that have seen "
-        "the training samples elsewhere, and would look better on them than they are; what is "
-        "taken is not among the samples of the final evaluation.",
+        description="Origin of the validation samples. held_out: for weights that were already "
+        "trained on the training samples, on which their score would be too high. These samples "
+        "are excluded from the final evaluation.",
     )
 
     @field_validator("source", "test_source")

@@ -1,9 +1,9 @@
-"""The steps of a recipe: one class per kind, each with every knob it has.
+"""Steps of a recipe: one class per kind, with all of its settings.
 
-    train | prune | distill | quantize | replace_activation → Step, told apart by ``kind``
+    train | prune | distill | quantize | replace_activation → Step, chosen by ``kind``
 
-The names are the field's own: losses, optimizers, importances, schemes and activations are
-tables in `cluster.compression` with a formula and its source at each entry.
+Losses, optimizers, importances, schemes and activations are tables in `cluster.compression`, with a
+formula and its source for each entry.
 """
 
 from __future__ import annotations
@@ -16,16 +16,27 @@ from cluster.config.base import Config, refuse_unused
 from cluster.config.sources import ModelSource
 
 Activation = Literal[
-    "relu", "relu6", "leaky_relu", "gelu", "gelu_tanh", "sigmoid", "hardsigmoid", "tanh",
-    "hardtanh", "silu", "hardswish", "elu", "mish",
-]  # fmt: skip
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "gelu",
+    "gelu_tanh",
+    "sigmoid",
+    "hardsigmoid",
+    "tanh",
+    "hardtanh",
+    "silu",
+    "hardswish",
+    "elu",
+    "mish",
+]
 
 LayerPatterns = tuple[Annotated[str, Field(min_length=1)], ...]
-"""Names of layers as ``named_modules()`` gives them; ``*`` and ``?`` match as in a shell."""
+"""Names of layers as in ``named_modules()``; ``*`` and ``?`` match as in a shell."""
 
 
 class Fit(Config):
-    """Gradient descent: how long, how fast, and by which optimizer."""
+    """Gradient descent: duration, learning rate and optimizer."""
 
     epochs: int = Field(default=5, ge=1, description="Passes over the training samples.")
     updates: int | None = Field(
@@ -36,18 +47,18 @@ class Fit(Config):
         default="sgd", description="sgd (gradient descent with Nesterov momentum) or adamw."
     )
     learning_rate: float = Field(default=0.05, gt=0, description="Peak learning rate.")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd: its momentum, 0..1.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd: momentum, 0..1.")
     weight_decay: float = Field(default=5e-4, ge=0, description="Weight decay coefficient.")
     schedule: Literal["cosine", "linear", "constant"] = Field(
-        default="cosine", description="How the learning rate falls from its peak to 0, or stays."
+        default="cosine", description="Decay of the learning rate from its peak to 0; or constant."
     )
     warmup_share: float = Field(
         default=0.1, ge=0, lt=1, description="Share of the updates spent in linear warm-up, 0..1."
     )
     augmentation: tuple[Literal["flip", "crop"], ...] = Field(
         default=(),
-        description="flip: images left-right at random. crop: shifted by up to an eighth of the "
-        "image, edges filled with zeros. For image inputs.",
+        description="For image inputs. flip: mirror images at random. crop: shift by up to an "
+        "eighth of the image, with zeros at the edges.",
     )
     precision: Literal["float32", "bf16"] = Field(
         default="float32",
@@ -58,8 +69,8 @@ class Fit(Config):
     processes: int = Field(
         default=1,
         ge=1,
-        description="Ray actors that train side by side, gradients averaged (data parallel): on "
-        "GPUs if each finds one of its own, else on CPUs.",
+        description="Ray actors of data-parallel training: on GPUs if each has its own, else on "
+        "CPUs.",
     )
 
     @model_validator(mode="after")
@@ -79,8 +90,11 @@ class Train(Fit):
 
 
 class Recovery(Fit):
-    """Fine-tuning inside another step: after each pruning iteration, or with fake-quantized
-    weights (quantization-aware training)."""
+    """Fine-tuning inside another step.
+
+    It runs after each pruning iteration, or with fake-quantized weights (quantization-aware
+    training).
+    """
 
     epochs: int = Field(default=1, ge=1, description="Passes over the training samples.")
     learning_rate: float = Field(default=0.01, gt=0, description="Peak learning rate.")
@@ -103,7 +117,7 @@ class Prune(Config):
         default=None,
         gt=0,
         lt=1,
-        description="Share that is removed, 0..1: of the weights (magnitude) or of the channels "
+        description="Share to remove, 0..1: of the weights (magnitude) or of the channels "
         "(structured).",
     )
     speedup: float | None = Field(
@@ -115,21 +129,21 @@ class Prune(Config):
     scope: Literal["global", "local"] = Field(
         default="global",
         description="structured, magnitude: global compares weights or channels of all layers; "
-        "local takes the ratio of each layer.",
+        "local removes the ratio from each layer.",
     )
     importance: Literal["magnitude", "taylor", "bn"] = Field(
         default="magnitude",
-        description="structured: what a channel is worth: the norm of its weights, the loss it "
-        "would cost by a first-order Taylor expansion, or its batch normalization's scale.",
+        description="structured: importance of a channel: the norm of its weights, the first-order "
+        "Taylor expansion of the loss without it, or its batch normalization's scale.",
     )
     iterations: int = Field(
-        default=1, ge=1, description="structured, magnitude: reach the ratio in so many parts."
+        default=1, ge=1, description="structured, magnitude: number of parts to reach the ratio."
     )
     recovery: Recovery | None = Field(
-        default=None, description="Fine-tuning after each iteration; null trains nothing."
+        default=None, description="Fine-tuning after each iteration; null: no training."
     )
     spare: LayerPatterns = Field(
-        default=(), description="Layers that are left whole; the head always is."
+        default=(), description="Layers that are not pruned; the head never is."
     )
     round_to: int = Field(
         default=8, ge=1, description="structured: numbers of channels become multiples of it."
@@ -137,21 +151,21 @@ class Prune(Config):
     recalibration_samples: int = Field(
         default=512,
         ge=0,
-        description="Training samples that batch normalization's statistics are taken from anew "
-        "after pruning; 0 keeps the old ones.",
+        description="Training samples for new statistics of batch normalization after pruning; 0 "
+        "keeps the old ones.",
     )
 
     @model_validator(mode="after")
     def _fields_of_the_method(self) -> Prune:
-        given = {"ratio": self.ratio, "speedup": self.speedup}
-        wanted = {
+        values = {"ratio": self.ratio, "speedup": self.speedup}
+        allowed = {
             "magnitude": ({"ratio"},),
             "semi_structured": (set(),),
             "structured": ({"ratio"}, {"speedup"}),
         }[self.method]
-        named = {name for name, value in given.items() if value is not None}
-        if named not in wanted:
-            forms = " or ".join(" and ".join(sorted(each)) or "neither" for each in wanted)
+        named = {name for name, value in values.items() if value is not None}
+        if named not in allowed:
+            forms = " or ".join(" and ".join(sorted(fields)) or "neither" for fields in allowed)
             raise ValueError(
                 f"method {self.method} takes {forms} of ratio and speedup, got "
                 f"{' and '.join(sorted(named)) or 'neither'}"
@@ -166,18 +180,23 @@ class Quantize(Config):
 
     kind: Literal["quantize"]
     scheme: Literal[
-        "static_int8", "dynamic_int8", "weight_only_int8", "weight_only_int4", "bf16", "fp16",
+        "static_int8",
+        "dynamic_int8",
+        "weight_only_int8",
+        "weight_only_int4",
+        "bf16",
+        "fp16",
         "float8",
     ] = Field(
         description="static_int8: int8 weights and activations, calibrated, for x86. "
         "dynamic_int8: int8 weights, activations by their range at run time, linear layers. "
         "weight_only_int8, weight_only_int4: linear weights alone. bf16, fp16: half precision. "
         "float8: linear layers, CUDA of compute capability 8.9 or more."
-    )  # fmt: skip
+    )
     calibration: Literal["minmax", "histogram", "percentile"] = Field(
         default="histogram",
-        description="static_int8: how an activation's range follows from the samples: all of it, "
-        "the range with the least squared error, or the range holding `percentile` of the values.",
+        description="static_int8: an activation's range: the full range of the samples, the range "
+        "with the least squared error, or the range with `percentile` of the values.",
     )
     percentile: float = Field(
         default=99.99,
@@ -196,8 +215,8 @@ class Quantize(Config):
     keep_most_sensitive: int = Field(
         default=0,
         ge=0,
-        description="So many layers, those whose quantization alone costs most, stay in bfloat16. "
-        "Of more than 40 layers 40 are judged, evenly spread; the report names the others.",
+        description="Number of most sensitive layers that stay in bfloat16. At most 40 layers, "
+        "evenly spread, are measured; the report names the others.",
     )
     training: Recovery | None = Field(
         default=None,
@@ -228,7 +247,7 @@ class DistillLoss(Config):
     )
     weight: float = Field(default=1.0, gt=0, description="Factor of this term in the sum.")
     temperature: float = Field(
-        default=4.0, gt=0, description="kl: both outputs are divided by it before softmax."
+        default=4.0, gt=0, description="kl: divisor of both outputs before softmax."
     )
     student_layer: str | None = Field(
         default=None, description="feature_mse: name of the student's layer."
@@ -250,7 +269,7 @@ class DistillLoss(Config):
 
 
 class Teacher(Config):
-    """Who teaches: a model of its own, or an artifact of the store."""
+    """Teacher of a distillation: another model, or an artifact of the store."""
 
     model: ModelSource | None = Field(default=None, description="Any model source, with weights.")
     artifact: str | None = Field(default=None, description="Name or id of an artifact.")
@@ -263,13 +282,13 @@ class Teacher(Config):
 
 
 class Distill(Fit):
-    """Train the model to answer as a teacher does."""
+    """Train the model towards a teacher's outputs."""
 
     kind: Literal["distill"]
     teacher: Teacher | None = Field(
         default=None,
-        description="null: the recipe's own model as it was before compression (the baseline), "
-        "which teaches what pruning has left of it.",
+        description="null: the recipe's model before compression (the baseline), which teaches "
+        "the pruned model.",
     )
     losses: tuple[DistillLoss, ...] = Field(
         default=(
@@ -277,23 +296,23 @@ class Distill(Fit):
             DistillLoss(name="cross_entropy", weight=0.1),
         ),
         min_length=1,
-        description="The terms whose weighted sum is minimized.",
+        description="Terms of the weighted sum to minimize.",
     )
 
 
 class ReplaceActivation(Config):
-    """Put one activation function in another's place, such as hardswish for silu."""
+    """Replace one activation function by another, such as silu by hardswish."""
 
     kind: Literal["replace_activation"]
-    old: Activation = Field(description="The function that goes.")
-    new: Activation = Field(description="The function that comes.")
-    spare: LayerPatterns = Field(default=(), description="Modules that keep theirs.")
+    old: Activation = Field(description="Function to replace.")
+    new: Activation = Field(description="Replacement.")
+    spare: LayerPatterns = Field(default=(), description="Modules that keep their function.")
 
     @field_validator("new")
     @classmethod
     def _another(cls, value: str, info: object) -> str:
         if value == getattr(info, "data", {}).get("old"):
-            raise ValueError("old and new are the same")
+            raise ValueError("old and new are the same; choose another function")
         return value
 
 

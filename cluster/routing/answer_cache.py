@@ -30,7 +30,7 @@ class AnswerCache:
 
     def __init__(self, capacity_bytes: int) -> None:
         self._capacity = capacity_bytes
-        self._kept: OrderedDict[bytes, tuple[np.ndarray, ...]] = OrderedDict()
+        self._answers: OrderedDict[bytes, tuple[np.ndarray, ...]] = OrderedDict()
         self._generation = 0
         self.bytes = 0
         """Size of the cached arrays."""
@@ -38,12 +38,12 @@ class AnswerCache:
     def get(self, generation: int, key: bytes) -> tuple[np.ndarray, ...] | None:
         """Return the cached answer, which becomes the most recently used, or None."""
         if generation != self._generation:
-            self._kept.clear()
+            self._answers.clear()
             self.bytes = 0
             self._generation = generation
-        answer = self._kept.get(key)
+        answer = self._answers.get(key)
         if answer is not None:
-            self._kept.move_to_end(key)
+            self._answers.move_to_end(key)
         return answer
 
     def put(self, generation: int, key: bytes, outputs: Sequence[np.ndarray]) -> None:
@@ -58,10 +58,10 @@ class AnswerCache:
         size = _bytes(copies)
         if size > self._capacity:
             return
-        self.bytes += size - _bytes(self._kept.pop(key, ()))
-        self._kept[key] = copies
+        self.bytes += size - _bytes(self._answers.pop(key, ()))
+        self._answers[key] = copies
         while self.bytes > self._capacity:
-            _, oldest = self._kept.popitem(last=False)
+            _, oldest = self._answers.popitem(last=False)
             self.bytes -= _bytes(oldest)
 
 

@@ -40,10 +40,10 @@ class Figures(BaseModel):
     samples: int
     accuracy: float
     agreement: float
-    """With the last target."""
+    """Agreement with the last target."""
 
     target_accuracy: tuple[float, ...]
-    """Of every target alone."""
+    """Accuracy of every target alone."""
 
     asked: tuple[float, ...]
     """Share of the items that each target computes; the first one's is 1."""
@@ -53,7 +53,7 @@ class Figures(BaseModel):
 
 
 class Calibration(BaseModel):
-    """Thresholds of a cascade of certain artifacts, as kept in the store."""
+    """Thresholds of a cascade of specific artifacts, as in the store."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,10 +71,10 @@ def figures(
     """Return the figures of a cascade with one threshold.
 
     ``scores``: every target's probabilities ``[samples, classes]``, cheapest first; ``labels``:
-    int64 ``[samples]``; ``item_ms``: what one item costs each target.
+    int64 ``[samples]``; ``item_ms``: each target's time for one item.
     """
-    answers = np.stack([each.argmax(axis=1) for each in scores])
-    sure = np.stack([confidence(each) >= threshold for each in scores])
+    answers = np.stack([probabilities.argmax(axis=1) for probabilities in scores])
+    sure = np.stack([confidence(probabilities) >= threshold for probabilities in scores])
     sure[-1] = True
     by = sure.argmax(axis=0)  # the first confident target
     chosen = np.take_along_axis(answers, by[None], axis=0)[0]
@@ -84,7 +84,7 @@ def figures(
         samples=len(labels),
         accuracy=float((chosen == labels).mean()),
         agreement=float((chosen == answers[-1]).mean()),
-        target_accuracy=tuple(float((each == labels).mean()) for each in answers),
+        target_accuracy=tuple(float((answer == labels).mean()) for answer in answers),
         asked=tuple(asked),
         cost=spent / item_ms[-1],
     )
@@ -98,19 +98,19 @@ def smallest_threshold(
     Arguments as of :func:`figures`. ConfigError, with the best figures, if none does.
     """
     # Results change only at a confidence; at 0 the first target answers everything.
-    steps = np.unique(np.concatenate([confidence(each) for each in scores[:-1]]))
+    steps = np.unique(np.concatenate([confidence(target) for target in scores[:-1]]))
     for threshold in (0.0, *steps.tolist(), 1.0):
         if _reaches(figures(scores, labels, threshold, item_ms), goal):
             return float(threshold)
-    found = figures(scores, labels, 1.0, item_ms)
+    best = figures(scores, labels, 1.0, item_ms)
     raise ConfigError(
-        f"no threshold reaches {goal}: at 1, agreement is {found.agreement:.4f} and accuracy "
-        f"{found.accuracy:.4f} (the last target alone: {found.target_accuracy[-1]:.4f}); ask for "
-        "less"
+        f"no threshold reaches {goal}: at 1, agreement is {best.agreement:.4f} and accuracy "
+        f"{best.accuracy:.4f} (the last target alone: {best.target_accuracy[-1]:.4f}); choose a "
+        "lower goal"
     )
 
 
-def _reaches(found: Figures, goal: Goal) -> bool:
+def _reaches(result: Figures, goal: Goal) -> bool:
     if goal.agreement is not None:
-        return found.agreement >= goal.agreement
-    return found.accuracy >= found.target_accuracy[-1] - (goal.max_accuracy_drop or 0.0)
+        return result.agreement >= goal.agreement
+    return result.accuracy >= result.target_accuracy[-1] - (goal.max_accuracy_drop or 0.0)

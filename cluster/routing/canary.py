@@ -13,7 +13,7 @@ _BITS = 64
 
 
 def takes_part(request_id: str, share: float, salt: str) -> bool:
-    """Whether a request belongs to the ``share`` of all request ids.
+    """Return whether a request belongs to the ``share`` of all request ids.
 
     ``salt`` makes choices for different purposes independent of each other.
     """
@@ -40,7 +40,7 @@ class Judge:
         self._failed.append(not ok)
         count, failures = len(self._failed), sum(self._failed)
         if count >= self._min_requests and failures > self._max_error_rate * count:
-            self._speak(
+            self._disable(
                 f"{failures} of its last {count} requests failed, more than the share of "
                 f"{self._max_error_rate:g} that max_error_rate allows"
             )
@@ -53,10 +53,11 @@ class Judge:
         total = sum(items for items, _ in self._compared)
         other = sum(differing for _, differing in self._compared)
         if len(self._compared) >= self._min_requests and other > self._max_disagreement * total:
-            self._speak(
-                f"it gave {other} of the last {total} items another label than the old version, "
+            self._disable(
+                f"it answered {other} of the last {total} items with another label than the old "
+                "version, "
                 f"more than the share of {self._max_disagreement:g} that max_disagreement allows"
             )
 
-    def _speak(self, why: str) -> None:
-        self.verdict = self.verdict or why
+    def _disable(self, reason: str) -> None:
+        self.verdict = self.verdict or reason

@@ -31,11 +31,11 @@ from cluster.errors import ConfigError
 from cluster.tensors import BATCH, TensorSpec
 
 PROBABILITIES = "probabilities"
-"""Name of the output of routes that put distributions together, float32 ``[-1, classes]``."""
+"""Output name of routes that combine distributions, float32 ``[-1, classes]``."""
 
 
 class Scores(Enum):
-    """What the first output says of the labels."""
+    """Meaning of the first output for the labels."""
 
     NONE = "none"
     LOGITS = "logits"
@@ -44,62 +44,63 @@ class Scores(Enum):
 
 @dataclass(frozen=True)
 class Contract:
-    """What may be sent to a target, and what comes back."""
+    """Inputs and outputs of a target."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     labels: tuple[str, ...]
     scores: Scores
     max_items: int | None
-    """Items of one request, at most; None: as many as fit the body."""
+    """Maximum number of items of one request; None: limited only by the body."""
 
 
 def contracts(
     routes: Sequence[Route], models: Mapping[str, Contract], served: Collection[str]
 ) -> dict[str, Contract]:
-    """The contract of every route, by name; ``models``: those that a route asks, ``served``: the
-    names of all there are.
+    """Return the contract of every route, by name.
 
-    Raises ConfigError, naming the route, for a target that is neither a model nor a route, a
-    circle, a route that is called as a model is, and targets that do not fit together.
+    ``models``: contracts of the models that routes call. ``served``: names of all served models.
+
+    ConfigError, naming the route, for an unknown target, a cycle, a route with the name of a model,
+    and targets that do not fit together.
     """
     by_name = {route.name: route for route in routes}
-    found: dict[str, Contract] = {}
+    resolved: dict[str, Contract] = {}
 
-    def resolved(name: str, path: tuple[str, ...]) -> Contract:
+    def resolve(name: str, path: tuple[str, ...]) -> Contract:
         if name in path:
-            circle = " → ".join([*path[path.index(name) :], name])
-            raise ConfigError(f"route {path[-1]}: it asks itself: {circle}; break the circle")
-        if name in found:
-            return found[name]
+            cycle = " → ".join([*path[path.index(name) :], name])
+            raise ConfigError(f"route {path[-1]}: it calls itself: {cycle}; break the cycle")
+        if name in resolved:
+            return resolved[name]
         route = by_name.get(name)
         if route is None:
             if name not in models:
                 raise ConfigError(_unknown(path[-1], name, by_name, served))
             return models[name]
-        targets = [resolved(target.target, (*path, name)) for target in route.asked]
-        found[name] = _CONTRACTS[type(route)](route, targets)
-        return found[name]
+        targets = [resolve(target.target, (*path, name)) for target in route.all_targets]
+        resolved[name] = _CONTRACTS[type(route)](route, targets)
+        return resolved[name]
 
     for route in routes:
         if route.name in served:
             raise ConfigError(
-                f"route {route.name}: a model of that name is served, too; give the route another"
+                f"route {route.name}: a served model has the same name; give the route another name"
             )
-        resolved(route.name, ())
-        canaries = [each for each in _below(route, by_name) if isinstance(each, Canary)]
+        resolve(route.name, ())
+        canaries = [inner for inner in _below(route, by_name) if isinstance(inner, Canary)]
         if route.cache_bytes and canaries:
             raise ConfigError(
                 f"route {route.name}: cache_bytes keeps answers of the canary {canaries[0].name} "
                 "beyond its return to the old version; remove cache_bytes"
             )
-    return found
+    return resolved
 
 
 def _below(route: Route, by_name: Mapping[str, Route]) -> list[Route]:
-    """The route, and all routes that it asks; there is no circle."""
-    asked = [by_name[target.target] for target in route.asked if target.target in by_name]
-    return [route, *(each for inner in asked for each in _below(inner, by_name))]
+    """Return the route, and all routes that it calls; the routes have no cycle."""
+    called = [by_name[target.target] for target in route.all_targets if target.target in by_name]
+    return [route, *(below for inner in called for below in _below(inner, by_name))]
 
 
 def _unknown(route: str, name: str, routes: Mapping[str, Route], served: Collection[str]) -> str:
@@ -126,7 +127,7 @@ def _cascade(route: Cascade, targets: list[Contract]) -> Contract:
 
 def _multi_task(route: MultiTask, targets: list[Contract]) -> Contract:
     inputs: dict[str, TensorSpec] = {}
-    for target, contract in zip(route.asked, targets, strict=True):
+    for target, contract in zip(route.all_targets, targets, strict=True):
         for spec in contract.inputs:
             known = inputs.setdefault(spec.name, spec)
             if known != spec:
@@ -143,13 +144,14 @@ def _multi_task(route: MultiTask, targets: list[Contract]) -> Contract:
 
 
 def _pair(route: Hedge | Shadow | Canary, targets: list[Contract]) -> Contract:
-    """Two versions of which either may answer: whatever they give must be alike."""
+    """Return the contract of two versions, of which either may answer: both must be equal."""
     first, second = targets
     same = _same_inputs(route, targets)
     if first.outputs != second.outputs:
         raise ConfigError(
-            f"route {route.name}: {route.asked[0].target} answers {_specs(first.outputs)}, "
-            f"{route.asked[1].target} {_specs(second.outputs)}; both must answer alike"
+            f"route {route.name}: {route.all_targets[0].target} answers {_specs(first.outputs)}, "
+            f"{route.all_targets[1].target} {_specs(second.outputs)}; both must have the same "
+            "outputs"
         )
     _same_labels(route, targets)
     compares = isinstance(route, Shadow) or (
@@ -157,8 +159,9 @@ def _pair(route: Hedge | Shadow | Canary, targets: list[Contract]) -> Contract:
     )
     if compares and first.scores is Scores.NONE:
         raise ConfigError(
-            f"route {route.name}: {route.asked[0].target} has no labels, so its answers cannot be "
-            "compared by them" + ("; remove max_disagreement" if isinstance(route, Canary) else "")
+            f"route {route.name}: {route.all_targets[0].target} has no labels, so its answers "
+            "cannot be compared by them"
+            + ("; remove max_disagreement" if isinstance(route, Canary) else "")
         )
     return same
 
@@ -186,9 +189,12 @@ def _chain(route: Chain, targets: list[Contract]) -> Contract:
 
 
 def links(route: str, names: Sequence[str], before: Contract, after: Contract) -> tuple[int, ...]:
-    """For every input of ``after`` the position of the output of ``before`` that it takes: the one
-    of its name, or the only one there is. ConfigError if datatype or shape differ."""
-    taken = []
+    """Return for every input of ``after`` the position of its output of ``before``.
+
+    It is the output with the same name, or the only output for the only input. ConfigError if
+    datatype or shape differ.
+    """
+    positions = []
     for spec in after.inputs:
         named = [i for i, output in enumerate(before.outputs) if output.name == spec.name]
         if not named and len(before.outputs) == len(after.inputs) == 1:
@@ -201,11 +207,11 @@ def links(route: str, names: Sequence[str], before: Contract, after: Contract) -
         output = before.outputs[named[0]]
         if (output.datatype, output.shape) != (spec.datatype, spec.shape):
             raise ConfigError(
-                f"route {route}: input {spec.name} of {names[1]} is {_spec(spec)}, what "
-                f"{names[0]} answers is {_spec(output)}; they must be alike"
+                f"route {route}: input {spec.name} of {names[1]} is {_spec(spec)}, the output of "
+                f"{names[0]} is {_spec(output)}; they must be equal"
             )
-        taken.append(named[0])
-    return tuple(taken)
+        positions.append(named[0])
+    return tuple(positions)
 
 
 _CONTRACTS: dict[type, Callable[[Any, list[Contract]], Contract]] = {
@@ -225,12 +231,12 @@ _CONTRACTS: dict[type, Callable[[Any, list[Contract]], Contract]] = {
 
 
 def _distribution(route: Route, targets: list[Contract], same: Contract) -> Contract:
-    """A route that answers probabilities of its targets' labels."""
-    for target, contract in zip(route.asked, targets, strict=True):
+    """Return the contract of a route whose output is probabilities of its targets' labels."""
+    for target, contract in zip(route.all_targets, targets, strict=True):
         if contract.scores is Scores.NONE:
             raise ConfigError(
                 f"route {route.name}: {target.target} has no labels, so there are no probabilities "
-                "to put together; only a combine: python:module:function could"
+                "to combine; use combine: python:module:function"
             )
     _same_labels(route, targets)
     output = TensorSpec(name=PROBABILITIES, datatype="FP32", shape=(BATCH, len(targets[0].labels)))
@@ -239,18 +245,19 @@ def _distribution(route: Route, targets: list[Contract], same: Contract) -> Cont
 
 def _same_inputs(route: Route, targets: list[Contract]) -> Contract:
     first = targets[0]
-    for target, contract in zip(route.asked, targets, strict=True):
+    for target, contract in zip(route.all_targets, targets, strict=True):
         if contract.inputs != first.inputs:
             raise ConfigError(
                 f"route {route.name}: {target.target} takes {_specs(contract.inputs)}, "
-                f"{route.asked[0].target} {_specs(first.inputs)}; all targets must take the same"
+                f"{route.all_targets[0].target} {_specs(first.inputs)}; all targets must take the "
+                "same inputs"
             )
     return replace(first, max_items=_fewest(targets))
 
 
 def _same_labels(route: Route, targets: list[Contract]) -> None:
     first = targets[0].labels
-    for target, contract in zip(route.asked, targets, strict=True):
+    for target, contract in zip(route.all_targets, targets, strict=True):
         if contract.labels == first:
             continue
         if sorted(contract.labels) == sorted(first):
@@ -258,13 +265,13 @@ def _same_labels(route: Route, targets: list[Contract]) -> None:
         else:
             differs = f"{len(contract.labels)} labels, {_few(contract.labels)}"
         raise ConfigError(
-            f"route {route.name}: {target.target} has {differs}; {route.asked[0].target} has "
+            f"route {route.name}: {target.target} has {differs}; {route.all_targets[0].target} has "
             f"{len(first)}, {_few(first)}; all targets must have the same in the same order"
         )
 
 
 def _fewest(targets: Sequence[Contract]) -> int | None:
-    return min((each.max_items for each in targets if each.max_items is not None), default=None)
+    return min((t.max_items for t in targets if t.max_items is not None), default=None)
 
 
 def _few(labels: Sequence[str]) -> str:

@@ -45,10 +45,10 @@ class Replica:
     def took(self, seconds: float, now: float) -> None:
         """Record an answer after so many seconds."""
         known = self.latency_s(now)
-        faded = math.exp(-(now - self._at) / FORGET_S)
+        decay = math.exp(-(now - self._at) / FORGET_S)
         # A rise counts at once; a fall by the decay since the last answer, at least by a tenth.
-        kept = min(faded, 0.9) if seconds < known else 0.0
-        self._latency_s = kept * known + (1 - kept) * seconds
+        weight = min(decay, 0.9) if seconds < known else 0.0
+        self._latency_s = weight * known + (1 - weight) * seconds
         self._at = now
         self._known = True
 
@@ -76,5 +76,5 @@ def choose(replicas: Iterable[Replica], now: float, but: Collection[str] = ()) -
 
     Ties go to the replica with the fewest in-flight requests.
     """
-    possible = [replica for replica in replicas if replica.address not in but]
-    return min(possible, key=lambda each: (each.expected_s(now), each.ongoing), default=None)
+    candidates = [replica for replica in replicas if replica.address not in but]
+    return min(candidates, key=lambda r: (r.expected_s(now), r.ongoing), default=None)

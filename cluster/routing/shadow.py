@@ -1,6 +1,6 @@
 """Comparison of two versions of a model on the same requests: agreement and drift of scores.
 
-Only sums are kept, so memory does not grow with the number of requests.
+It stores only sums, so memory does not grow with the number of requests.
 """
 
 from __future__ import annotations

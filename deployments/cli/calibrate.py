@@ -76,7 +76,7 @@ def store_thresholds(
 
 def reached(route: Route, routes: Mapping[str, Route]) -> Iterator[str]:
     """Yield the names of a route's targets, and of theirs in turn."""
-    for target in route.asked:
+    for target in route.all_targets:
         yield target.target
         if target.target in routes:
             yield from reached(routes[target.target], routes)

@@ -150,7 +150,7 @@ def _require_known_fields(fields: dict[str, Any], kind: type[BaseModel], where: 
     for name in fields:
         if name not in kind.model_fields:
             known = ", ".join(kind.model_fields)
-            raise ConfigError(f"{where}{name}: no such field; known: {known}")
+            raise ConfigError(f"{where}{name}: unknown field; known: {known}")
 
 
 def _model(application: dict[str, Any], where: str) -> ModelArgs:

@@ -1,12 +1,12 @@
-"""The residual networks for CIFAR-10 of He et al. 2015, "Deep Residual Learning", section 4.2.
+"""Residual networks for CIFAR-10 of He et al. 2015, "Deep Residual Learning", section 4.2.
 
     3×3 conv, 16 channels → 3 stages of n blocks: 16 at 32×32, 32 at 16×16, 64 at 8×8
                           → mean over the image → linear
 
-A network has 6n + 2 layers with weights: n = 3 is ResNet-20, n = 9 is ResNet-56. Where a stage
-begins with fewer pixels and more channels the shortcut has no weights (option A of the paper).
+A network has 6n + 2 layers with weights: n = 3 is ResNet-20, n = 9 is ResNet-56. The first block of
+a stage with fewer pixels has a shortcut without weights (option A of the paper).
 
-Recipes name it ``python:cifar_resnet:resnet20``; its tensors are called like those of the
+The source in a recipe is ``python:cifar_resnet:resnet20``. Names of tensors are those of the
 published checkpoints: ``conv1.weight``, ``layer1.0.bn1.bias``, ``linear.weight``, ...
 """
 
@@ -17,20 +17,20 @@ from torch import nn
 from torch.nn import functional
 
 CHANNELS = (16, 32, 64)
-"""Of the three stages."""
+"""Channels of the three stages."""
 
 
 class OptionAShortcut(nn.Module):
-    """Every second pixel, and channels of zeros before and after those there are.
+    """Shortcut with every second pixel, and channels of zeros before and after the input's.
 
-    ``[batch, taken, height, width]`` → ``[batch, given, ceil(height / 2), ceil(width / 2)]``. The
-    paper leaves open on which side the zeros go; the published weights have half on each.
+    ``[batch, inputs, height, width]`` → ``[batch, outputs, ceil(height / 2), ceil(width / 2)]``.
+    The paper does not say on which side the zeros are; the published weights have half on each.
     """
 
-    def __init__(self, taken: int, given: int) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.before = (given - taken) // 2
-        self.after = given - taken - self.before
+        self.before = (outputs - inputs) // 2
+        self.after = outputs - inputs - self.before
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.before, self.after))
@@ -39,15 +39,15 @@ class OptionAShortcut(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut around them: relu(F(x) + shortcut(x))."""
 
-    def __init__(self, taken: int, given: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(taken, given, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(given)
-        # One module per use: what observes or replaces an activation goes by modules.
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        # One module per use: activations are observed and replaced by module.
         self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(given, given, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(given)
-        self.shortcut = nn.Identity() if stride == 1 else OptionAShortcut(taken, given)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Identity() if stride == 1 else OptionAShortcut(inputs, outputs)
         self.relu2 = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -72,7 +72,7 @@ class CifarResNet(nn.Module):
         self.linear = nn.Linear(third, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                # As the paper starts: He et al. 2015, "Delving Deep into Rectifiers".
+                # Initialization of the paper: He et al. 2015, "Delving Deep into Rectifiers".
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -81,16 +81,16 @@ class CifarResNet(nn.Module):
         return self.linear(torch.flatten(self.pool(x), 1))
 
 
-def _stage(taken: int, given: int, blocks: int, stride: int) -> nn.Sequential:
-    rest = (BasicBlock(given, given, stride=1) for _ in range(blocks - 1))
-    return nn.Sequential(BasicBlock(taken, given, stride), *rest)
+def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+    rest = (BasicBlock(outputs, outputs, stride=1) for _ in range(blocks - 1))
+    return nn.Sequential(BasicBlock(inputs, outputs, stride), *rest)
 
 
 def resnet20(num_classes: int) -> CifarResNet:
-    """0.27 million parameters, 41 million multiply-accumulates."""
+    """Return ResNet-20: 0.27 million parameters, 41 million multiply-accumulates."""
     return CifarResNet(3, num_classes)
 
 
 def resnet56(num_classes: int) -> CifarResNet:
-    """0.85 million parameters, 125 million multiply-accumulates."""
+    """Return ResNet-56: 0.85 million parameters, 125 million multiply-accumulates."""
     return CifarResNet(9, num_classes)

@@ -1,11 +1,10 @@
-"""Short English texts on eight subjects: what the embedding recipes calibrate and compare on.
+"""Short English texts on eight subjects, for calibration and evaluation of embedding recipes.
 
-Recipes name it ``python:texts:sentences``. The texts carry no labels: an embedding is compared
-with the embedding before compression, not with a right answer.
+The source in a recipe is ``python:texts:sentences``. The texts have no labels: an embedding is
+compared with the embedding before compression.
 
-Each subject has five sentences with a gap and five ways to fill it, so that some texts mean nearly
-the same, some share a subject, and most have nothing to do with each other. A ranking by
-similarity needs all three.
+Each subject has five sentences with a gap and five fillings. Some texts mean nearly the same, some
+share a subject, and most are unrelated. A ranking by similarity needs all three.
 """
 
 from __future__ import annotations
@@ -94,11 +93,11 @@ SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("cello", "clarinet", "trumpet", "viola", "bassoon"),
     ),
 }
-"""Subject → five sentences, and what may stand in their gap."""
+"""Subject → five sentences with a gap, and its five fillings."""
 
 
 def sentences() -> list[str]:
-    """All 200 texts, each once, in an order that does not depend on anything."""
+    """Return all 200 texts, each once, in a fixed order."""
     return [
         sentence.format(filling)
         for templates, fillings in SUBJECTS.values()

@@ -62,10 +62,10 @@ async def gather(
                 run.give_up(index)
             if step.done:
                 break
-            for index in step.ask:
+            for index in step.call:
                 on_request(index)
                 run.start(index)
-            await run.wait(step.look_again_s)
+            await run.wait(step.next_check_s)
     finally:
         run.cancel()
     gathered = run.gathered()
@@ -91,7 +91,7 @@ class _Run:
 
     def start(self, index: int) -> None:
         request = self._requests[index]
-        self._set(index, asked_s=time.monotonic() - self._started)
+        self._set(index, called_s=time.monotonic() - self._started)
         task = asyncio.ensure_future(request.send(self._call.within(request.timeout_s)))
         self._tasks[task] = index
 
@@ -116,7 +116,7 @@ class _Run:
     def give_up(self, index: int) -> None:
         """Cancel a branch whose timeout is over."""
         self._cancel(index)
-        waited_s = time.monotonic() - self._started - (self.branches[index].asked_s or 0)
+        waited_s = time.monotonic() - self._started - (self.branches[index].called_s or 0)
         self._end(index, Ended.LATE, f"no answer within {waited_s * 1e3:.0f} ms")
 
     def cancel(self) -> None:
@@ -140,7 +140,7 @@ class _Run:
         reports: tuple[Report, ...] = (),
     ) -> None:
         self._set(index, ended=outcome)
-        ms = (time.monotonic() - self._started - (self.branches[index].asked_s or 0)) * 1e3
+        ms = (time.monotonic() - self._started - (self.branches[index].called_s or 0)) * 1e3
         self._reports[index] = Report(
             self._requests[index].name,
             outcome,

@@ -69,7 +69,7 @@ def plan_routes(args: RouterArgs, models: Sequence[Deployed]) -> RoutingPlan:
     Raises ConfigError with the route's name for a route that cannot work, ArtifactError for an
     unreadable artifact, SourceError for a function that cannot be imported.
     """
-    targets = {target.target for route in args.routes for target in route.asked}
+    targets = {target.target for route in args.routes for target in route.all_targets}
     bound = {model.name: model.bound() for model in models if model.name in targets}
     served = {name: _served(model) for name, model in bound.items()}
     route_contracts = contracts(

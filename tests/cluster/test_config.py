@@ -56,13 +56,13 @@ def serving(**fields: Any) -> dict[str, Any]:
         ({"steps": ["train"]}, ["steps[0]: ", "dictionary", "(given: 'train')"]),
         (
             {"steps": [{"kind": "train", "epohcs": 1}]},
-            ["steps[0].epohcs: no such field; known: epochs, updates, batch_size", "(given: 1)"],
+            ["steps[0].epohcs: unknown field; known: epochs, updates, batch_size", "(given: 1)"],
         ),
         (
             {"steps": [{"kind": "quantize", "scheme": "bf16", "train": 1}]},
-            ["steps[0].train: no such field; known: kind, scheme, calibration, percentile"],
+            ["steps[0].train: unknown field; known: kind, scheme, calibration, percentile"],
         ),
-        ({"programs": [{"x": 1}]}, ["programs[0].x: no such field; known: target, kinds (given"]),
+        ({"programs": [{"x": 1}]}, ["programs[0].x: unknown field; known: target, kinds (given"]),
         (
             {"model": {**MODEL, "tensor": {"shape": [0]}}},
             ["model.tensor.shape[0]: ", "equal to 1 (given: 0)"],
@@ -143,11 +143,11 @@ def serving(**fields: Any) -> dict[str, Any]:
         ),
         (
             {"search": {"space": {"recovery": {"epohcs": 1}}}},
-            ["search.space.recovery.epohcs: no such field; known: epochs, updates", "loss (given"],
+            ["search.space.recovery.epohcs: unknown field; known: epochs, updates", "loss (given"],
         ),
         (
             {"search": {"space": {"recovery": {"kind": "distill", "epohcs": 1}}}},
-            ["search.space.recovery.epohcs: no such field; known: epochs, updates", "losses (giv"],
+            ["search.space.recovery.epohcs: unknown field; known: epochs, updates", "losses (giv"],
         ),
         (
             {"search": {"space": {"recovery": {"kind": "distil"}}}},

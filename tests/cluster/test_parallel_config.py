@@ -21,11 +21,11 @@ def recipe(parallel: list, **fields: object) -> Recipe:
         ([{}], r"parallel\[0\]: pipeline=1 and tensor=1 cut nothing"),
         ([{"pipeline": 0}], r"parallel\[0\]\.pipeline"),
         ([{"tensor": 2, "kind": "openvino"}], "openvino cannot exchange slices' sums"),
-        ([{"pipeline": 2, "slices": {"*.a": "row"}}], "slices go with tensor"),
+        ([{"pipeline": 2, "slices": {"*.a": "row"}}], "slices need tensor above 1"),
         ([{"tensor": 2, "slices": {"*.a": "diagonal"}}], "'column' or 'row'"),
-        ([{"pipeline": 2}, {"pipeline": 2}], r"parallel\[1\] cuts 2 × 1 for cpu-x86 again"),
-        ([{"pipeline": 2, "target": "cuda-sm90"}], r"none of the programs' targets: cpu-x86"),
-        ([{"stages": 2}], "no such field; known: pipeline"),
+        ([{"pipeline": 2}, {"pipeline": 2}], r"parallel\[1\] repeats the cut 2 × 1 for cpu-x86"),
+        ([{"pipeline": 2, "target": "cuda-sm90"}], r"not one of the programs' targets: cpu-x86"),
+        ([{"stages": 2}], "unknown field; known: pipeline"),
     ],
 )
 def test_recipe_rejects_wrong_cuts(parallel: list, message: str) -> None:
@@ -47,7 +47,7 @@ def test_recipe_rejects_slices_of_unsupported_scheme(scheme: str) -> None:
         ({"pipeline": "two"}, r"parallel\.pipeline"),
         ({"placement": "NEAR"}, "'PACK', 'STRICT_PACK' or 'SPREAD'"),
         ({"failure_timeout_s": 0}, "failure_timeout_s"),
-        ({"stages": 2}, "no such field"),
+        ({"stages": 2}, "unknown field"),
     ],
 )
 def test_serve_config_rejects_wrong_parallel(parallel: dict, message: str) -> None:

@@ -123,7 +123,7 @@ def test_inspect_of_what_is_not_there(headrace: Headrace) -> None:
     ("change", "expected"),
     [
         ({"steps": [{"kind": "quantize", "scheme": "int3"}]}, "steps[0].scheme: .*'int3'"),
-        ({"seeed": 1}, "seeed: no such field"),
+        ({"seeed": 1}, "seeed: unknown field"),
         ({"model": {"source": "resnet18"}}, "model.source: 'resnet18' is not one of"),
     ],
 )

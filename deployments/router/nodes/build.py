@@ -68,7 +68,7 @@ def route_nodes(
     def node(name: str) -> Node:
         if name not in nodes:
             route = by_name[name]
-            targets = [node(target.target) for target in route.asked]
+            targets = [node(target.target) for target in route.all_targets]
             metrics = RouteMetrics(name)
             nodes[name] = _node(route, plan, thresholds, targets, background, metrics)
             answers = AnswerCache(route.cache_bytes) if route.cache_bytes else None

@@ -49,16 +49,16 @@ def play(policy: Callable[[float], Policy], fates: list[Fate], deadline_s: float
         if step.done:
             played.took_s = now
             return played
-        for index in step.ask:
-            assert branches[index].asked_s is None, f"branch {index} is asked twice"
-            branches[index] = replace(branches[index], asked_s=now)
+        for index in step.call:
+            assert branches[index].called_s is None, f"branch {index} is asked twice"
+            branches[index] = replace(branches[index], called_s=now)
             played.asked.append(index)
         events = {
-            index: branch.asked_s + fates[index].after_s
+            index: branch.called_s + fates[index].after_s
             for index, branch in enumerate(branches)
-            if branch.pending and branch.asked_s is not None
+            if branch.pending and branch.called_s is not None
         }
-        following = min([*events.values(), step.look_again_s])
+        following = min([*events.values(), step.next_check_s])
         assert following < NEVER, "nothing will ever happen, and nobody looks again"
         assert following >= now
         now = following
@@ -77,8 +77,8 @@ fates = st.builds(
 )
 
 
-def answers_by(fate: Fate, asked_s: float, moment: float) -> bool:
-    return fate.answers and fate.after_s <= fate.timeout_s and asked_s + fate.after_s <= moment
+def answers_by(fate: Fate, called_s: float, moment: float) -> bool:
+    return fate.answers and fate.after_s <= fate.timeout_s and called_s + fate.after_s <= moment
 
 
 @given(data=st.data())
@@ -131,9 +131,9 @@ def test_hedge_calls_the_second_within_its_budget_only(
     first_ends = min(first.after_s, first.timeout_s)
     if 1 in played.asked:
         assert allowed
-        asked_s = played.branches[1].asked_s
-        assert asked_s is not None
-        assert asked_s == min(first_ends, after_s)
+        called_s = played.branches[1].called_s
+        assert called_s is not None
+        assert called_s == min(first_ends, after_s)
     elif allowed and played.took_s < deadline_s:
         assert played.branches[0].ended is Ended.ANSWERED
         assert first_ends <= after_s or played.took_s == 0

@@ -41,7 +41,7 @@ MODELS = {
 
 def routed(*routes: dict[str, Any]) -> dict[str, Contract]:
     args = parse({"routes": list(routes)}, RouterArgs, "args")
-    asked = {target.target for route in args.routes for target in route.asked}
+    asked = {target.target for route in args.routes for target in route.all_targets}
     models = {name: MODELS[name] for name in asked & MODELS.keys()}
     return contracts(args.routes, models, set(MODELS))
 
@@ -111,10 +111,10 @@ PAIR = {"kind": "ensemble", "targets": ["small", "large"]}
                 {"name": "b", "kind": "chain", "targets": ["c", "small"]},
                 {"name": "c", "kind": "hedge", "target": "b"},
             ],
-            "route c: it asks itself: b → c → b; break the circle",
+            "route c: it calls itself: b → c → b; break the cycle",
         ),
-        ([{"name": "r", "kind": "hedge", "target": "r"}], "route r: it asks itself: r → r"),
-        ([{**PAIR, "name": "small"}], "route small: a model of that name is served, too"),
+        ([{"name": "r", "kind": "hedge", "target": "r"}], "route r: it calls itself: r → r"),
+        ([{**PAIR, "name": "small"}], "route small: a served model has the same name"),
         (
             [{"name": "r", "kind": "ensemble", "targets": ["small", "grey"]}],
             r"route r: grey takes input FP32\[-1, 1, 8, 8\], small input FP32\[-1, 3, 8, 8\]",
@@ -133,7 +133,7 @@ PAIR = {"kind": "ensemble", "targets": ["small", "large"]}
         ),
         (
             [{"name": "r", "kind": "hedge", "target": "small", "backup": "encoder"}],
-            "route r: small answers logits .*, encoder vector .*; both must answer alike",
+            "route r: small answers logits .*, encoder vector .*; both must have the same outputs",
         ),
         (
             [{"name": "r", "kind": "canary", "target": "small", "candidate": "turned", "share": 0}],
@@ -154,7 +154,7 @@ PAIR = {"kind": "ensemble", "targets": ["small", "large"]}
         ),
         (
             [{"name": "r", "kind": "chain", "targets": ["small", "head"]}],
-            r"route r: input vector of head is FP32\[-1, 16\], what small answers is FP32\[-1, 2\]",
+            r"route r: input vector of head is FP32\[-1, 16\], the output of small is FP32\[-1, 2\]",
         ),
         (
             [

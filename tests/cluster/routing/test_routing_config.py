@@ -48,7 +48,7 @@ CASCADE = {"kind": "cascade", "targets": ["a", "b"]}
         ({**ENSEMBLE, "targets": ["a", {"target": "b", "weight": float("nan")}]}, "weight: "),
         ({**ENSEMBLE, "targets": ["a", {"target": "b", "weight": 0}]}, "weight: .*greater than 0"),
         ({**ENSEMBLE, "targets": ["a", {"target": "b", "timeout_s": -1}]}, "timeout_s: .*greater"),
-        ({**ENSEMBLE, "targets": ["a", {"target": "b", "wieght": 1}]}, "wieght: no such field"),
+        ({**ENSEMBLE, "targets": ["a", {"target": "b", "wieght": 1}]}, "wieght: unknown field"),
         ({**ENSEMBLE, "targets": ["a", "../b"]}, r"targets\[1\]: "),
         ({**ENSEMBLE, "min_answers": 3}, "min_answers=3 is more than the 2 targets of route r"),
         ({**ENSEMBLE, "combine": "median"}, "combine: "),
@@ -119,7 +119,7 @@ def test_one_sentence_names_the_route_and_the_path_as_written(
 
 def test_names_of_routes_differ_and_there_is_one() -> None:
     twice = [{"name": "r", **ENSEMBLE}, {"name": "r", **CASCADE, "thresholds": 0.5}]
-    with pytest.raises(ConfigError, match="two routes are called r"):
+    with pytest.raises(ConfigError, match="duplicate routes r"):
         parse({"routes": twice}, RouterArgs, "args")
     with pytest.raises(ConfigError, match=r"routes: .*at least 1"):
         parse({"routes": []}, RouterArgs, "args")

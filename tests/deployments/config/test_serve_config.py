@@ -75,13 +75,13 @@ def test_configs_of_repository_are_valid() -> None:
     ("application", "expected"),
     [
         (model(batching={"max_batch_size": 0}), r"args: batching.max_batch_size: .*given: 0"),
-        (model(batchign={}), r"args: batchign: no such field; known: name, artifact, store"),
-        (model(limits={"pixels": 1}), r"args: limits.pixels: no such field; known: body_bytes"),
+        (model(batchign={}), r"args: batchign: unknown field; known: name, artifact, store"),
+        (model(limits={"pixels": 1}), r"args: limits.pixels: unknown field; known: body_bytes"),
         (model(max_ongoing_requests=2), r"args: .*max_ongoing_requests=2 is below max_batch_size"),
         (model(replicas=2, autoscaling={}), r"args: .*give replicas or autoscaling, not both"),
         (
             model(autoscaling={"max_replica": 2}),
-            "args: autoscaling.max_replica: no such field; known: min_replicas",
+            "args: autoscaling.max_replica: unknown field; known: min_replicas",
         ),
         (
             model(autoscaling={"max_replicas": 0}),
@@ -115,7 +115,7 @@ def test_configs_of_repository_are_valid() -> None:
         (application(route_prefix=None), r"route_prefix: must be .*given: None"),
         (application(import_path="deployments.app:modell"), r"import_path: .*catalog .*modell"),
         (application(import_path=3), r"import_path: .*given: 3"),
-        (application(nmae="a"), r"nmae: no such field; known: name, route_prefix"),
+        (application(nmae="a"), r"nmae: unknown field; known: name, route_prefix"),
     ],
 )
 def test_check_rejects_invalid_application(
@@ -134,11 +134,11 @@ def test_check_rejects_invalid_application(
         ("a: [1", "not valid YAML"),
         ("applications:", r"applications: .*given: None"),
         ("applications: [1]", r"applications\[0\]: .*given: 1"),
-        ("applications: []\nhttp_option: {}", "http_option: no such field; known: .*http_options"),
+        ("applications: []\nhttp_option: {}", "http_option: unknown field; known: .*http_options"),
         ("applications: []\nhttp_options: {port: x}", "http_options.port: .*given: 'x'"),
         ("applications: []\nhttp_options: {port: 99999}", r"http_options.port: must be in .*99999"),
         ("applications: []\nhttp_options: {port: '1'}", r"http_options.port: must be in .*'1'"),
-        ("applications: []\nhttp_options: {hots: a}", "http_options.hots: no such field; known"),
+        ("applications: []\nhttp_options: {hots: a}", "http_options.hots: unknown field; known"),
     ],
 )
 def test_check_rejects_file_that_is_no_serve_config(
@@ -159,7 +159,7 @@ def test_check_accepts_autoscaling_fields_of_serve(tmp_path: Path) -> None:
 
 def test_builders_reject_same_args_as_check() -> None:
     scaled = {"name": "digits", "artifact": "a", "autoscaling": {"max_replica": 2}}
-    with pytest.raises(ConfigError, match=r"^args: autoscaling\.max_replica: no such field"):
+    with pytest.raises(ConfigError, match=r"^args: autoscaling\.max_replica: unknown field"):
         app.model(scaled)
     with pytest.raises(ConfigError, match=r"^args: deployments\.app:catalog takes no args"):
         app.catalog({"a": 1})

@@ -223,7 +223,7 @@ def test_keys_are_read_from_environment(monkeypatch: pytest.MonkeyPatch) -> None
         ("clients: []", "clients: .*at least 1"),
         ("clients: [{name: a}]", r"clients\[0\]: give key or key_sha256; got neither"),
         ("clients: [{name: a, key: short}]", "at least 16 characters"),
-        ("clients: [{name: a, key: 0123456789abcdef, burst: 3}]", "burst goes with requests_per_s"),
+        ("clients: [{name: a, key: 0123456789abcdef, burst: 3}]", "burst needs requests_per_s"),
         (
             "clients: [{name: a, key: 0123456789abcdef}, {name: a, key: 0123456789abcdeX}]",
             r"clients\[0\] and clients\[1\] have the same name",

@@ -212,7 +212,7 @@ def test_sensitivity_is_the_drop_when_one_layer_alone_is_pruned(tmp_path: Path) 
         (models.padded, {"round_to": 64}, r"nothing was removed: with round_to=64"),
         (models.padded, {"ratio": None, "speedup": 500.0}, r"speedup=500 cannot be reached"),
         (models.Reversed, {"importance": "bn"}, r"no layer has a batch normalization"),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 10)), {}, r"together with the head 1"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 10)), {}, r"of the head 1"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Softmax(1)), {}, r"no convolution or linear"),
     ],
 )
