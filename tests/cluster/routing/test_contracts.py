@@ -154,7 +154,7 @@ PAIR = {"kind": "ensemble", "targets": ["small", "large"]}
         ),
         (
             [{"name": "r", "kind": "chain", "targets": ["small", "head"]}],
-            r"route r: input vector of head is FP32\[-1, 16\], the output of small is FP32\[-1, 2\]",
+            r"route r: input vector of head is FP32\[-1, 16\], the output of small is FP32",
         ),
         (
             [

@@ -167,7 +167,7 @@ def test_static_shapes_are_kept_where_they_gain_and_fit(
     files = {name: FileEntry(sha256="0" * 64, size_bytes=100) for name in entry.loaded_files}
     timed = {"program": curve(10.0, 20.0), "static": static}
     loaded: Any = type("Loaded", (), {"entry": entry})()
-    assert one_program._worth_keeping(entry, loaded, timed, files, limit) == kept
+    assert one_program._static_batches(entry, loaded, timed, files, limit) == kept
 
 
 def _entry(file: str, static: dict[int, str]) -> Any:

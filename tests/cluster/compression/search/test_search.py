@@ -220,7 +220,7 @@ def test_a_limit_that_few_samples_cannot_show_is_named(ready: Callable) -> None:
     bench = ready(gate={"max_accuracy_drop": 0.0001})
     found = run(bench)
     assert [each.number for each in found.feasible] == [0]
-    (line,) = [line for line in bench.lines if "uncompressed" in line and "neither" in line]
+    (line,) = [line for line in bench.lines if "not even the uncompressed" in line]
     assert f"on {len(bench.job.validation)} validation samples" in line
 
 
