@@ -226,9 +226,7 @@ class Quantize(Config):
 
     @model_validator(mode="after")
     def _fields_of_the_scheme(self) -> Quantize:
-        mixed = (
-            "static_int8", "dynamic_int8", "weight_only_int8", "weight_only_int4", "float8"
-        )  # fmt: skip
+        mixed = ("static_int8", "dynamic_int8", "weight_only_int8", "weight_only_int4", "float8")
         aware = ("static_int8", "dynamic_int8")
         refuse_unused(self, "scheme", training=aware, keep=mixed, keep_most_sensitive=mixed)
         one = ("static_int8",)

@@ -412,10 +412,14 @@ def test_the_baseline_is_the_teacher_that_is_to_be_replaced() -> None:
     distill = {"kind": "distill", "teacher": {"model": teacher}}
     train, prune = {"kind": "train"}, PRUNE | {"ratio": 0.5}
     for steps, expected in (
-        ([], MODEL), ([train], MODEL), ([distill], teacher), ([train, distill], teacher),
-        ([prune, distill], MODEL), ([{"kind": "distill"}], MODEL),
+        ([], MODEL),
+        ([train], MODEL),
+        ([distill], teacher),
+        ([train, distill], teacher),
+        ([prune, distill], MODEL),
+        ([{"kind": "distill"}], MODEL),
         ([{"kind": "distill", "teacher": {"artifact": "a"}}], MODEL),
-    ):  # fmt: skip
+    ):
         read = parse(recipe(steps=steps), Recipe, "it.yaml")
         assert read.baseline_source.source == expected["source"]
 

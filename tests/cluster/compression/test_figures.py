@@ -13,11 +13,18 @@ from cluster.compression.report.scale import Scale, around
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0, "0"), (-0.0, "0"), (0.0123456, "0.0123"), (1.5, "1.50"), (12.345, "12.3"),
-        (123.45, "123"), (98765.4, "98765"), (-3.14159, "−3.14"), (math.inf, "inf"),
+        (0, "0"),
+        (-0.0, "0"),
+        (0.0123456, "0.0123"),
+        (1.5, "1.50"),
+        (12.345, "12.3"),
+        (123.45, "123"),
+        (98765.4, "98765"),
+        (-3.14159, "−3.14"),
+        (math.inf, "inf"),
         (1e-12, "0.000000000"),
     ],
-)  # fmt: skip
+)
 def test_three_significant_digits_without_exponent(value: float, text: str) -> None:
     assert figures.figure(value) == text
 
@@ -33,14 +40,22 @@ def test_units_change_where_the_number_would_round_up_to_them() -> None:
 
 def test_durations_read_like_a_clock() -> None:
     assert [figures.duration(s) for s in (0.456, 9.999, 41.4, 59.6, 200, 7500)] == [
-        "0.46 s", "10.00 s", "41 s", "1 min 00 s", "3 min 20 s", "2 h 05 min",
-    ]  # fmt: skip
+        "0.46 s",
+        "10.00 s",
+        "41 s",
+        "1 min 00 s",
+        "3 min 20 s",
+        "2 h 05 min",
+    ]
 
 
 def test_points_have_a_sign_unless_they_round_to_nothing() -> None:
     assert [figures.points(p) for p in (0.011, -0.0042, 0.00001, 0)] == [
-        "+1.10", "−0.42", "0.00", "0.00",
-    ]  # fmt: skip
+        "+1.10",
+        "−0.42",
+        "0.00",
+        "0.00",
+    ]
 
 
 def test_a_scale_puts_values_between_its_ends() -> None:

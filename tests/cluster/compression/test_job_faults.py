@@ -33,9 +33,12 @@ def running(recipe: Recipe, store: LocalStore, temporary: Path) -> Iterator[subp
     """A job in a process group of its own, which is gone in the end whatever it started."""
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, recipe.model_dump_json(), str(store.root)],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        env={**os.environ, "TMPDIR": str(temporary)}, start_new_session=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        start_new_session=True,
+    )
     try:
         yield process
     finally:

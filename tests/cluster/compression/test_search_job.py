@@ -26,8 +26,11 @@ SEARCH = {
 def recipe(tiny_recipe: Callable[..., Recipe]) -> Recipe:
     """The uncompressed program has 300 kB and is over the gate's limit, whatever its speed."""
     gate = {
-        "max_accuracy_drop": 0.2, "min_speedup": None, "max_size_share": None, "max_bytes": 200_000
-    }  # fmt: skip
+        "max_accuracy_drop": 0.2,
+        "min_speedup": None,
+        "max_size_share": None,
+        "max_bytes": 200_000,
+    }
     programs = [{"kinds": ["exported"]}]
     return tiny_recipe("found", None, search=SEARCH, gate=gate, programs=programs)
 

@@ -34,9 +34,12 @@ MODELS = {
     "head": Contract((VECTOR,), (LOGITS,), ("no", "yes"), Scores.LOGITS, 16),
     "other_head": Contract(
         (TensorSpec(name="features", datatype="FP32", shape=(-1, 16)),),
-        (LOGITS,), ("no", "yes"), Scores.LOGITS, 16,
+        (LOGITS,),
+        ("no", "yes"),
+        Scores.LOGITS,
+        16,
     ),
-}  # fmt: skip
+}
 
 
 def routed(*routes: dict[str, Any]) -> dict[str, Contract]:
@@ -88,10 +91,13 @@ def test_a_scatter_takes_any_number_of_items() -> None:
 def test_a_function_of_the_users_says_what_it_returns() -> None:
     (found,) = routed(
         {
-            "name": "r", "kind": "ensemble", "targets": ["encoder", "encoder"],
-            "combine": "python:my.module:concatenated", "outputs": [VECTOR.model_dump()],
+            "name": "r",
+            "kind": "ensemble",
+            "targets": ["encoder", "encoder"],
+            "combine": "python:my.module:concatenated",
+            "outputs": [VECTOR.model_dump()],
         }
-    ).values()  # fmt: skip
+    ).values()
     assert (found.outputs, found.scores) == ((VECTOR,), Scores.NONE)
 
 
@@ -146,8 +152,12 @@ PAIR = {"kind": "ensemble", "targets": ["small", "large"]}
         (
             [
                 {
-                    "name": "r", "kind": "canary", "target": "encoder", "candidate": "encoder",
-                    "share": 0.1, "max_disagreement": 0.1,
+                    "name": "r",
+                    "kind": "canary",
+                    "target": "encoder",
+                    "candidate": "encoder",
+                    "share": 0.1,
+                    "max_disagreement": 0.1,
                 }
             ],
             "route r: encoder has no labels.*remove max_disagreement",
@@ -179,7 +189,7 @@ PAIR = {"kind": "ensemble", "targets": ["small", "large"]}
             r"route r: input input is FP32\[-1, 1, 8, 8\] for grey and FP32\[-1, 3, 8, 8\]",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_work_is_refused_with_the_routes_name(
     routes: list[dict[str, Any]], message: str
 ) -> None:
@@ -189,8 +199,12 @@ def test_what_cannot_work_is_refused_with_the_routes_name(
 
 def test_no_route_keeps_answers_of_a_canary() -> None:
     canary = {
-        "name": "new", "kind": "canary", "target": "small", "candidate": "large", "share": 0.1,
-    }  # fmt: skip
+        "name": "new",
+        "kind": "canary",
+        "target": "small",
+        "candidate": "large",
+        "share": 0.1,
+    }
     above = {"name": "above", "kind": "scatter", "target": "new"}
     routed(canary, above)
     for routes in (({**canary, "cache_bytes": 1},), (canary, {**above, "cache_bytes": 1})):

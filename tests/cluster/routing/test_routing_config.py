@@ -43,8 +43,10 @@ CASCADE = {"kind": "cascade", "targets": ["a", "b"]}
     [
         ({"kind": "ensembel", "targets": ["a", "b"]}, r"routes\[0\].kind: expected one of 'ens"),
         ({**ENSEMBLE, "targets": ["a"]}, r"routes\[0\].targets: .*at least 2"),
-        ({**ENSEMBLE, "targets": ["a", {"target": "b", "weight": "heavy"}]},
-         r"routes\[0\].targets\[1\].weight: .*number.*'heavy'"),
+        (
+            {**ENSEMBLE, "targets": ["a", {"target": "b", "weight": "heavy"}]},
+            r"routes\[0\].targets\[1\].weight: .*number.*'heavy'",
+        ),
         ({**ENSEMBLE, "targets": ["a", {"target": "b", "weight": float("nan")}]}, "weight: "),
         ({**ENSEMBLE, "targets": ["a", {"target": "b", "weight": 0}]}, "weight: .*greater than 0"),
         ({**ENSEMBLE, "targets": ["a", {"target": "b", "timeout_s": -1}]}, "timeout_s: .*greater"),
@@ -53,11 +55,15 @@ CASCADE = {"kind": "cascade", "targets": ["a", "b"]}
         ({**ENSEMBLE, "min_answers": 3}, "min_answers=3 is more than the 2 targets of route r"),
         ({**ENSEMBLE, "combine": "median"}, "combine: "),
         ({**ENSEMBLE, "combine": "python:m:f"}, "combine python:m:f needs outputs"),
-        ({**ENSEMBLE, "outputs": [{"name": "o", "datatype": "FP32", "shape": [-1, 2]}]},
-         "combine mean takes no outputs"),
+        (
+            {**ENSEMBLE, "outputs": [{"name": "o", "datatype": "FP32", "shape": [-1, 2]}]},
+            "combine mean takes no outputs",
+        ),
         ({"kind": "quorum", "targets": ["a", "b"], "k": 3}, "k=3 is more than the 2 targets"),
-        ({"kind": "quorum", "targets": ["a", "b"], "k": 1, "min_answers": 2},
-         "min_answers=2 is more than k=1"),
+        (
+            {"kind": "quorum", "targets": ["a", "b"], "k": 1, "min_answers": 2},
+            "min_answers=2 is more than k=1",
+        ),
         ({**CASCADE, "thresholds": 1.5}, "thresholds.*less than or equal to 1"),
         ({**CASCADE, "thresholds": -0.1}, "thresholds.*greater than or equal to 0"),
         ({**CASCADE, "thresholds": float("nan")}, "thresholds"),
@@ -69,14 +75,16 @@ CASCADE = {"kind": "cascade", "targets": ["a", "b"]}
         ({"kind": "hedge", "target": "a", "budget": 1.1}, "budget: .*less than or equal to 1"),
         ({"kind": "shadow", "target": "a", "shadow": "b", "share": 2}, "share"),
         ({"kind": "canary", "target": "a", "candidate": "b"}, "share: Field required"),
-        ({"kind": "canary", "target": "a", "candidate": "b", "share": 0.1, "window": 10},
-         "min_requests=20 is more than window=10"),
+        (
+            {"kind": "canary", "target": "a", "candidate": "b", "share": 0.1, "window": 10},
+            "min_requests=20 is more than window=10",
+        ),
         ({"kind": "scatter", "target": "a", "part_items": 0}, "part_items"),
         ({"kind": "chain", "targets": ["a"]}, "targets: .*at least 2"),
         ({**ENSEMBLE, "timeout_s": float("inf")}, "timeout_s"),
         ({**ENSEMBLE, "cache_bytes": -1}, "cache_bytes"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_route_is_refused_with_its_place(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         route(**fields)

@@ -129,7 +129,7 @@ def test_calibration_is_valid_for_its_artifacts_only(
     assert "no cascade is called 'both'; there are: sure" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["calibrate", str(config), "sure", "--agreement", "1.5"])
-    assert "'1.5' is no number in 0..1" in capsys.readouterr().err
+    assert "'1.5': expected a number in 0..1" in capsys.readouterr().err
 
 
 def test_calibration_rejects_hedge_as_target(models: list[dict[str, Any]]) -> None:

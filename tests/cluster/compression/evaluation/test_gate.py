@@ -65,9 +65,14 @@ ALL = {"max_bytes": 5_000_000}
 def test_a_good_build_passes_every_limit() -> None:
     checks = judged(ALL, evaluated())
     assert list(checks) == [
-        "loads", "max_accuracy_drop", "min_agreement", "min_speedup", "max_size_share",
-        "max_bytes", "quantized_operators",
-    ]  # fmt: skip
+        "loads",
+        "max_accuracy_drop",
+        "min_agreement",
+        "min_speedup",
+        "max_size_share",
+        "max_bytes",
+        "quantized_operators",
+    ]
     assert all(each.passed for each in checks.values())
     assert "cpu-x86/aoti drops by 1.00 points on 500 samples, and with 95 % confidence drops " in (
         checks["max_accuracy_drop"].reason
@@ -301,8 +306,9 @@ def test_every_target_is_compared_with_its_own_baseline() -> None:
     assert [each.passed for each in speed] == [True, False]
     assert found.baseline.at_batch(1).p50_ms == 8.0
     assert {t: m.at_batch(1).p50_ms for t, m in found.target_baselines.items()} == {
-        "cpu-x86": 8.0, "cuda-sm90": 0.5
-    }  # fmt: skip
+        "cpu-x86": 8.0,
+        "cuda-sm90": 0.5,
+    }
 
 
 def test_where_nothing_works_the_baseline_is_the_one_measured_alone() -> None:
@@ -316,12 +322,10 @@ def test_a_program_over_the_accuracy_budget_gives_way_to_one_within_it() -> None
     good, slower = measured((0.0, 0.01), 4.0), measured((0.0, 0.01), 6.0)
     lossy = measured((0.05, 0.06), 1.0)
     found = evaluated(
-        programs={
-            "cpu-x86/eager": slower, "cpu-x86/aoti": good, "cpu-x86/openvino": lossy
-        },
+        programs={"cpu-x86/eager": slower, "cpu-x86/aoti": good, "cpu-x86/openvino": lossy},
         failed={"cpu-x86/exported": "no"},
         static={"cpu-x86/openvino": (1,), "cpu-x86/aoti": (8,)},
-    )  # fmt: skip
+    )
     kept = admitted(Gate(), found, **GIVEN)
     assert kept.programs == {"cpu-x86/eager": slower, "cpu-x86/aoti": good}
     assert kept.fastest == {"cpu-x86": "aoti"}

@@ -35,9 +35,13 @@ def test_global_magnitude_zeroes_the_smallest_weights_of_all_layers(tmp_path: Pa
 
 def test_local_magnitude_zeroes_the_ratio_of_each_layer_but_the_spared(tmp_path: Path) -> None:
     result = models.pruned(
-        models.seeded(models.padded), tmp_path, method="magnitude", ratio=0.5, scope="local",
+        models.seeded(models.padded),
+        tmp_path,
+        method="magnitude",
+        ratio=0.5,
+        scope="local",
         spare=["conv*2"],
-    )  # fmt: skip
+    )
     module = result.work.module
     assert [_zeros(each) for each in (module.stem, module.conv1)] == [0.5, 0.5]
     assert _zeros(module.conv2) == _zeros(module.fc) == 0
@@ -46,9 +50,13 @@ def test_local_magnitude_zeroes_the_ratio_of_each_layer_but_the_spared(tmp_path:
 
 def test_zeros_outlast_the_recovery_in_which_the_other_weights_learn(tmp_path: Path) -> None:
     result = models.pruned(
-        models.seeded(models.padded), tmp_path, method="magnitude", ratio=0.5, iterations=2,
+        models.seeded(models.padded),
+        tmp_path,
+        method="magnitude",
+        ratio=0.5,
+        iterations=2,
         recovery={"epochs": 1, "learning_rate": 0.1},
-    )  # fmt: skip
+    )
     weights = [getattr(result.work.module, name).weight for name in result.details["sparsity"]]
     zeros = sum(int((weight == 0).sum()) for weight in weights)
     assert zeros / sum(weight.numel() for weight in weights) == pytest.approx(0.5, abs=1e-3)

@@ -134,12 +134,19 @@ def test_a_local_ratio_is_met_by_every_importance_in_any_number_of_parts(
     importance: str, iterations: int, tmp_path: Path
 ) -> None:
     result = models.pruned(
-        models.seeded(models.padded), tmp_path, ratio=0.5, scope="local",
-        importance=importance, iterations=iterations,
-    )  # fmt: skip
+        models.seeded(models.padded),
+        tmp_path,
+        ratio=0.5,
+        scope="local",
+        importance=importance,
+        iterations=iterations,
+    )
     assert result.details["pruned"] == {
-        "stem": [16, 8], "conv1": [32, 16], "conv2": [32, 16], "shortcut": [32, 16],
-    }  # fmt: skip
+        "stem": [16, 8],
+        "conv1": [32, 16],
+        "conv2": [32, 16],
+        "shortcut": [32, 16],
+    }
 
 
 def test_a_speedup_is_met_in_multiply_accumulates(tmp_path: Path) -> None:
@@ -178,9 +185,13 @@ def test_each_iteration_recovers_after_statistics_were_recalibrated(
         structured, "recover", lambda module, *_: widths.append(module.conv1.out_channels)
     )
     result = models.pruned(
-        models.seeded(models.padded), tmp_path, ratio=0.5, scope="local", iterations=2,
+        models.seeded(models.padded),
+        tmp_path,
+        ratio=0.5,
+        scope="local",
+        iterations=2,
         recovery=Recovery(epochs=1).model_dump(),
-    )  # fmt: skip
+    )
     assert widths == [24, 16]
     assert result.work.module.bn1.running_mean.shape == (16,)
 

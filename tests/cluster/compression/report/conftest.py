@@ -21,8 +21,10 @@ from cluster.compression.record import (
 
 BATCHES = (1, 8, 32)
 SCHEMES = (
-    ("none", 1.0, 0.0, 1.0), ("bf16", 0.55, 0.0005, 0.51), ("static_int8", 0.33, 0.004, 0.27)
-)  # fmt: skip
+    ("none", 1.0, 0.0, 1.0),
+    ("bf16", 0.55, 0.0005, 0.51),
+    ("static_int8", 0.33, 0.004, 0.27),
+)
 
 
 def score(value: float, samples: int = 1000) -> Score:
@@ -91,16 +93,24 @@ def trials() -> tuple[TrialRecord, ...]:
             number += 1
     found.append(
         TrialRecord(
-            number=number, title="prune structured 0.7", steps=(), stage="stopped",
-            reason="the proxy lost 21.4 points, far over the budget", seconds=4.2,
+            number=number,
+            title="prune structured 0.7",
+            steps=(),
+            stage="stopped",
+            reason="the proxy lost 21.4 points, far over the budget",
+            seconds=4.2,
         )
-    )  # fmt: skip
+    )
     found.append(
         TrialRecord(
-            number=number + 1, title="quantize float8", steps=(), stage="failed",
-            reason="float8 needs CUDA of compute capability 8.9", seconds=0.1,
+            number=number + 1,
+            title="quantize float8",
+            steps=(),
+            stage="failed",
+            reason="float8 needs CUDA of compute capability 8.9",
+            seconds=0.1,
         )
-    )  # fmt: skip
+    )
     return tuple(found)
 
 
@@ -130,8 +140,12 @@ def steps() -> tuple[StepRecord, ...]:
             kind="prune",
             title="prune structured 0.4",
             settings={
-                "kind": "prune", "method": "structured", "ratio": 0.4, "importance": "taylor",
-                "spare": ["layer3.8.conv2"], "recovery": {"epochs": 4, "learning_rate": 0.01},
+                "kind": "prune",
+                "method": "structured",
+                "ratio": 0.4,
+                "importance": "taylor",
+                "spare": ["layer3.8.conv2"],
+                "recovery": {"epochs": 4, "learning_rate": 0.01},
             },
             seconds=305.0,
             before=score(0.8530, 512),
@@ -159,14 +173,15 @@ def steps() -> tuple[StepRecord, ...]:
             details={
                 "ranges": {
                     f"{name} input": [
-                        -abs(drawn.gauss(1, 1.2)) * (position % 2), abs(drawn.gauss(4, 2)) + 0.2
+                        -abs(drawn.gauss(1, 1.2)) * (position % 2),
+                        abs(drawn.gauss(4, 2)) + 0.2,
                     ]
                     for position, name in enumerate(names[:24])
                 },
                 "kept": ["conv1", "layer1.0.conv1"],
             },
         ),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -181,11 +196,12 @@ def record() -> BuildRecord:
         trials=tried,
         chosen=11,
         contributions=(
-            ("prune structured 0.4", -0.004, -2.82), ("quantize static_int8", -0.002, -4.41)
+            ("prune structured 0.4", -0.004, -2.82),
+            ("quantize static_int8", -0.002, -4.41),
         ),
         resumed=4,
         seconds=1047.0,
-    )  # fmt: skip
+    )
     return BuildRecord(
         name="resnet56-cifar10",
         recipe={
@@ -201,28 +217,43 @@ def record() -> BuildRecord:
         accepted=True,
         checks=(
             CheckRecord(
-                name="loads", limit="cpu-x86", measured="openvino", passed=True,
+                name="loads",
+                limit="cpu-x86",
+                measured="openvino",
+                passed=True,
                 reason="cpu-x86/openvino loads in a fresh process and is the fastest of 3 programs "
                 "that work.",
             ),
             CheckRecord(
-                name="max_accuracy_drop", limit=0.0175, measured=0.0104, passed=True,
+                name="max_accuracy_drop",
+                limit=0.0175,
+                measured=0.0104,
+                passed=True,
                 reason="The score of cpu-x86/openvino drops by 0.55 points on 2000 samples, and "
                 "with 95 % confidence drops by 1.04 points at most, within the 1.75 of "
                 "gate.max_accuracy_drop.",
             ),
             CheckRecord(
-                name="min_speedup", limit=2.0, measured=6.9, passed=True,
+                name="min_speedup",
+                limit=2.0,
+                measured=6.9,
+                passed=True,
                 reason="cpu-x86/openvino takes 1.36 ms at batch 1 and the baseline 9.40 ms, a "
                 "speed-up of 6.91×, at least the 2× of gate.min_speedup.",
             ),
             CheckRecord(
-                name="max_size_share", limit=1.0, measured=0.16, passed=True,
+                name="max_size_share",
+                limit=1.0,
+                measured=0.16,
+                passed=True,
                 reason="cpu-x86/openvino is 552 kB to load, 0.160 of the 3.45 MB of the float32 "
                 "weights, within the 1 of gate.max_size_share.",
             ),
             CheckRecord(
-                name="quantized_operators", limit=1, measured=58, passed=True,
+                name="quantized_operators",
+                limit=1,
+                measured=58,
+                passed=True,
                 reason="58 operators compute, or are stored, in fewer bits.",
             ),
         ),
@@ -231,15 +262,9 @@ def record() -> BuildRecord:
         fastest="openvino",
         baseline=measured(0.8525, (9.40, 41.2, 160.1), 3_450_000),
         programs={
-            "cpu-x86/aoti": measured(
-                0.8475, (2.10, 7.9, 30.4), 1_310_000, drop(0.005, 0.0098)
-            ),
-            "cpu-x86/openvino": measured(
-                0.8470, (1.36, 6.1, 25.0), 552_000, drop(0.0055, 0.0104)
-            ),
-            "cpu-x86/eager": measured(
-                0.8485, (6.31, 22.5, 84.0), 1_630_000, drop(0.004, 0.009)
-            ),
+            "cpu-x86/aoti": measured(0.8475, (2.10, 7.9, 30.4), 1_310_000, drop(0.005, 0.0098)),
+            "cpu-x86/openvino": measured(0.8470, (1.36, 6.1, 25.0), 552_000, drop(0.0055, 0.0104)),
+            "cpu-x86/eager": measured(0.8485, (6.31, 22.5, 84.0), 1_630_000, drop(0.004, 0.009)),
         },
         failed_programs={
             "cpu-x86/exported": "the graph holds an operator that torch.export cannot save"
@@ -275,4 +300,4 @@ def record() -> BuildRecord:
         },
         random_weights=False,
         measured_at="2026-11-22T14:03:11+00:00",
-    )  # fmt: skip
+    )

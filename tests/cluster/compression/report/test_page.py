@@ -109,20 +109,37 @@ def test_cut_has_a_row_per_stage(record: BuildRecord) -> None:
 
     def shard(stage: int, ms: float) -> Shard:
         program = ProgramEntry(
-            kind="aoti", target="cpu-x86", file=f"{stage}.pt2", cpu_features=(), torch_version="2",
-            native_runner=None, python_abi=None, inputs=(tensors[stage],),
-        )  # fmt: skip
+            kind="aoti",
+            target="cpu-x86",
+            file=f"{stage}.pt2",
+            cpu_features=(),
+            torch_version="2",
+            native_runner=None,
+            python_abi=None,
+            inputs=(tensors[stage],),
+        )
         latency = tuple(Latency(batch=n, p50_ms=n * ms, p99_ms=n * ms) for n in (1, 8))
         return Shard(
-            stage=stage, tp_rank=0, program=program, outputs=(tensors[stage + 1],),
-            weights=f"{stage}.safetensors", weight_bytes=(stage + 1) * 3_000_000,
-            activation_bytes=1, latency=latency,
-        )  # fmt: skip
+            stage=stage,
+            tp_rank=0,
+            program=program,
+            outputs=(tensors[stage + 1],),
+            weights=f"{stage}.safetensors",
+            weight_bytes=(stage + 1) * 3_000_000,
+            activation_bytes=1,
+            latency=latency,
+        )
 
     layout = Layout(
-        target="cpu-x86", kind="aoti", pipeline=2, tensor=1, after=(EVIL,), reduces=(0, 0),
-        crossing=tuple((each,) for each in tensors), shards=(shard(0, 5.0), shard(1, 4.0)),
-    )  # fmt: skip
+        target="cpu-x86",
+        kind="aoti",
+        pipeline=2,
+        tensor=1,
+        after=(EVIL,),
+        reduces=(0, 0),
+        crossing=tuple((each,) for each in tensors),
+        shards=(shard(0, 5.0), shard(1, 4.0)),
+    )
     outline = Outline(page(record.model_copy(update={"layouts": (layout,)})))
     assert outline.sections == [*SECTIONS[:-1], "cuts", "provenance"]
     assert not outline.all("script")
@@ -176,9 +193,14 @@ def test_page_has_text_for_screen_readers(record: BuildRecord) -> None:
 def test_hostile_names_stay_text(record: BuildRecord) -> None:
     step = record.steps[1]
     details: dict[str, Any] = {
-        "sensitivity": {EVIL: 0.1}, "ranges": {EVIL: [0.0, 1.0]}, "kept": [EVIL],
-        "pruned": {EVIL: [8, 4]}, "sparsity": {EVIL: 0.5}, EVIL: EVIL, "losses": [EVIL],
-    }  # fmt: skip
+        "sensitivity": {EVIL: 0.1},
+        "ranges": {EVIL: [0.0, 1.0]},
+        "kept": [EVIL],
+        "pruned": {EVIL: [8, 4]},
+        "sparsity": {EVIL: 0.5},
+        EVIL: EVIL,
+        "losses": [EVIL],
+    }
     assert record.search is not None
     trials = [
         each.model_copy(update={"title": EVIL, "reason": EVIL}) for each in record.search.trials
@@ -229,10 +251,22 @@ def test_hostile_names_stay_text(record: BuildRecord) -> None:
         ({"steps": ()}, {"steps"}),
         ({"layers": ()}, {"layers"}),
         ({"programs": {}, "fastest": ""}, {"headline"}),
-        ({"search": None, "steps": (), "layers": (), "versions": {}, "data": {}, "machine": {},
-          "failed_programs": {}, "seconds": {}, "recipe": {}}, {"search", "steps", "layers"}),
+        (
+            {
+                "search": None,
+                "steps": (),
+                "layers": (),
+                "versions": {},
+                "data": {},
+                "machine": {},
+                "failed_programs": {},
+                "seconds": {},
+                "recipe": {},
+            },
+            {"search", "steps", "layers"},
+        ),
     ],
-)  # fmt: skip
+)
 def test_page_leaves_out_parts_that_a_build_lacks(
     record: BuildRecord, fields: dict[str, Any], missing: set[str]
 ) -> None:

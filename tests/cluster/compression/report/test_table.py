@@ -27,13 +27,21 @@ def test_the_table_shows_all_programs_beside_the_baseline(record: BuildRecord) -
     assert "batch 32 p50/p99" in lines[0]
     assert "batch 8" not in lines[0]
     assert [line.split("  ")[0] for line in lines[2:6]] == [
-        "baseline (eager float32)", "cpu-x86/aoti", "cpu-x86/openvino (fastest)", "cpu-x86/eager",
-    ]  # fmt: skip
+        "baseline (eager float32)",
+        "cpu-x86/aoti",
+        "cpu-x86/openvino (fastest)",
+        "cpu-x86/eager",
+    ]
     winner = lines[4]
     for part in (
-        "0.8470 (0.831–0.863)", "0.0055 (0.0104)", "1.36 / 1.66 ms", "25.00 / 30.50 ms", "1311",
-        "552 kB", "6.91×",
-    ):  # fmt: skip
+        "0.8470 (0.831–0.863)",
+        "0.0055 (0.0104)",
+        "1.36 / 1.66 ms",
+        "25.00 / 30.50 ms",
+        "1311",
+        "552 kB",
+        "6.91×",
+    ):
         assert part in winner
     assert lines[2].endswith("1.00×")
     assert lines[6].startswith("left out cpu-x86/openvino-2, which works: Too big:")
@@ -54,9 +62,11 @@ def test_programs_stand_beside_the_baseline_of_their_target(record: BuildRecord)
     )
     _, _, *rows = table_of("resnet56", found).splitlines()
     assert [row.split("  ")[0] for row in rows] == [
-        "baseline (eager float32)", "baseline (eager float32) on cuda-sm90",
-        "cpu-x86/aoti (fastest)", "cuda-sm90/aoti (fastest)",
-    ]  # fmt: skip
+        "baseline (eager float32)",
+        "baseline (eager float32) on cuda-sm90",
+        "cpu-x86/aoti (fastest)",
+        "cuda-sm90/aoti (fastest)",
+    ]
     assert [row.split()[-1] for row in rows] == ["1.00×", "1.00×", "4.48×", "0.648×"]
 
 

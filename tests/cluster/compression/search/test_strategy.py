@@ -50,16 +50,16 @@ def result(
 
 
 def goal(**fields: object) -> Goal:
-    given = {
-        "objective": "latency", "budget": 0.01, "max_trials": 100, "at_once": 1, "chance": 0.1
-    }  # fmt: skip
+    given = {"objective": "latency", "budget": 0.01, "max_trials": 100, "at_once": 1, "chance": 0.1}
     return Goal(**(given | fields))  # type: ignore[arg-type]
 
 
 def search(
-    measure: Measure = made_up, within: SearchSpace = SPACE, wanted: Goal | None = None,
+    measure: Measure = made_up,
+    within: SearchSpace = SPACE,
+    wanted: Goal | None = None,
     known: dict | None = None,
-) -> tuple[Standing, list[tuple[float | None, str, Stage]]]:  # fmt: skip
+) -> tuple[Standing, list[tuple[float | None, str, Stage]]]:
     """Runs the whole strategy; the trials after those known, in order."""
     wanted = wanted or goal()
     combinations = space.combinations(within)
@@ -232,9 +232,11 @@ def test_no_more_combinations_than_allowed_are_tried_in_full() -> None:
 def test_side_by_side_it_divides_the_ratios() -> None:
     def all_good(combination: Combination, stage: Stage) -> TrialResult:
         return result(
-            combination, stage, 0.3 if stage == "proxy" else 0.008,
+            combination,
+            stage,
+            0.3 if stage == "proxy" else 0.008,
             made_up(combination, stage).latency_ms or 0.0,
-        )  # fmt: skip
+        )
 
     combinations = space.combinations(SPACE)
     wanted = goal(at_once=2)
@@ -258,9 +260,11 @@ def test_a_winner_with_a_part_of_the_recovery_gets_all_of_it() -> None:
         if combination.ratio == 0.8:
             drop = 0.3
         return result(
-            combination, stage, drop if combination.pruned else 0.0,
+            combination,
+            stage,
+            drop if combination.pruned else 0.0,
             made_up(combination, stage).latency_ms or 0.0,
-        )  # fmt: skip
+        )
 
     standing, log = search(quick)
     assert best(standing) == (0.6, "static_int8")
@@ -280,8 +284,11 @@ def test_the_combination_that_keeps_most_layers_finds_the_sensitive_ones() -> No
     combinations = space.combinations(within)
     # bf16 has no layers to keep, so it stands there once.
     assert [(each.leaf.scheme, each.leaf.keep) for each in combinations] == [
-        ("static_int8", 0), ("static_int8", 2), ("static_int8", 4), ("bf16", 0)
-    ]  # fmt: skip
+        ("static_int8", 0),
+        ("static_int8", 2),
+        ("static_int8", 4),
+        ("bf16", 0),
+    ]
     zero = {(0, "full"): result(UNCOMPRESSED, "full", 0.0, 10.0)}
     first = strategy.next_round(combinations, zero, goal())
     assert [each.number for each in first] == [3, 4]

@@ -29,9 +29,11 @@ def cut(cut_artifact_store: Path) -> Artifact:
 def exported(tmp_path_factory: pytest.TempPathFactory, tiny_recipe) -> Artifact:
     root = tmp_path_factory.mktemp("exported")
     recipe = tiny_recipe(
-        "tiny-exported", None, programs=[{"kinds": ["exported"]}],
+        "tiny-exported",
+        None,
+        programs=[{"kinds": ["exported"]}],
         parallel=[{"pipeline": 3}, {"pipeline": 2}],
-    )  # fmt: skip
+    )
     found = job.run(recipe, LocalStore(root), print).artifact
     assert found is not None
     return found
