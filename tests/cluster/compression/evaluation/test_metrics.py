@@ -185,7 +185,7 @@ def test_one_score_says_nothing_of_the_spread() -> None:
 
 
 def test_no_scores_have_no_mean() -> None:
-    with pytest.raises(ValueError, match="no scores"):
+    with pytest.raises(ValueError, match="at least one score"):
         metrics.mean_score(np.array([]))
 
 
