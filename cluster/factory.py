@@ -38,6 +38,7 @@ def find_factory(path: str) -> Callable[..., Any]:
         raise SourceError(
             f"python:{path}: importing {module_name} raised {type(error).__name__}: {error}"
         ) from error
+    _require_users_own(path, module_name)
     for name in attribute.split("."):
         if not hasattr(value, name):
             public = ", ".join(sorted(n for n, v in vars(value).items() if _is_public(n, v)))
@@ -68,9 +69,31 @@ def identity(path: str) -> str:
         ) from error
 
 
+def _import_path() -> list[str]:
+    return [folder for folder in os.environ.get(IMPORT_PATH, "").split(os.pathsep) if folder]
+
+
 def _extend_import_path() -> None:
-    folders = os.environ.get(IMPORT_PATH, "").split(os.pathsep)
-    sys.path += [folder for folder in folders if folder and folder not in sys.path]
+    sys.path += [folder for folder in _import_path() if folder not in sys.path]
+
+
+def _require_users_own(path: str, module_name: str) -> None:
+    """Raise SourceError if an installed package was imported in place of a user's module."""
+    top = module_name.partition(".")[0]
+    spec = sys.modules[top].__spec__
+    folders = [*(spec.submodule_search_locations or ())] if spec else []
+    origin = getattr(sys.modules[top], "__file__", None) or next(iter(folders), "a built-in module")
+    for folder in _import_path():
+        users = [Path(folder, f"{top}.py"), Path(folder, top)]
+        file = next((file for file in users if file.exists()), None)
+        if file is None:
+            continue
+        if not Path(origin).resolve().is_relative_to(Path(folder).resolve()):
+            raise SourceError(
+                f"python:{path}: `import {top}` finds {origin} before {file}; give your module "
+                "another name"
+            )
+        return
 
 
 def _is_public(name: str, value: object) -> bool:

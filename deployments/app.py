@@ -50,7 +50,7 @@ def model(args: dict[str, Any]) -> Application:
     artifact lacks or the cluster has no devices for, ArtifactError for an artifact that is
     missing or, with ``require_signature``, not signed.
     """
-    keys.configured()
+    has_keys = keys.configured() is not None
     checked = serve_config.model_args(args, "args")
     prefix = serve_config.ROUTE + checked.name
     require_route_prefix(serve_details(), serve_config.MODEL, checked.name, prefix)
@@ -62,11 +62,14 @@ def model(args: dict[str, Any]) -> Application:
     )
     shards = placement.place(bound)
     if shards is None:
-        scale["ray_actor_options"] = {"num_cpus": checked.compute_threads, **placement.OFF_HEAD}
+        scale["ray_actor_options"] = {
+            "num_cpus": checked.compute_threads,
+            "label_selector": placement.nodes_for(bound),
+        }
     else:  # one placement group per replica: all its shards at once, or none
         scale["ray_actor_options"] = {"num_cpus": 0}  # it only feeds them
         scale["placement_group_bundles"] = shards.bundles
-        scale["placement_group_bundle_label_selector"] = [placement.NOT_THE_HEAD] * len(
+        scale["placement_group_bundle_label_selector"] = [placement.nodes_for(bound)] * len(
             shards.bundles
         )
         scale["placement_group_strategy"] = shards.strategy
@@ -80,12 +83,12 @@ def model(args: dict[str, Any]) -> Application:
         user_config={ARTIFACT: bound.reference, ARGS: checked.model_dump(mode="json")},
         **scale,
     )(serve.ingress()(ModelReplica))
-    return deployment.bind(bound, None if shards is None else shards.layout)
+    return deployment.bind(bound, None if shards is None else shards.layout, has_keys)
 
 
 def catalog(args: dict[str, Any]) -> Application:
     """Build the server's own paths, behind ``/v2``. ConfigError for any argument."""
-    keys.configured()
+    has_keys = keys.configured() is not None
     serve_config.check_catalog_args(args, "args")
     prefix = serve_config.CATALOG_ROUTE
     require_route_prefix(serve_details(), serve_config.CATALOG, None, prefix)
@@ -95,7 +98,7 @@ def catalog(args: dict[str, Any]) -> Application:
         max_ongoing_requests=100,
         graceful_shutdown_timeout_s=replica_stop_s(),
     )(serve.ingress()(Catalog))
-    return deployment.bind()
+    return deployment.bind(has_keys)
 
 
 def router(args: dict[str, Any]) -> Application:
@@ -103,7 +106,7 @@ def router(args: dict[str, Any]) -> Application:
 
     ``args`` are those of ``RouterArgs``. ConfigError names the route and the mismatch.
     """
-    keys.configured()
+    has_keys = keys.configured() is not None
     checked = serve_config.router_args(args, "args")
     prefix = serve_config.ROUTER_ROUTE
     require_route_prefix(serve_details(), serve_config.ROUTER, None, prefix)
@@ -116,4 +119,4 @@ def router(args: dict[str, Any]) -> Application:
         health_check_period_s=1,
         graceful_shutdown_timeout_s=replica_stop_s(),
     )(serve.ingress()(RouterReplica))
-    return deployment.bind(routing)
+    return deployment.bind(routing, has_keys)

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.artifact.artifact import MANIFEST, Artifact
-from cluster.artifact.manifest import content_id
+from cluster.artifact.manifest import Manifest, content_id
 from cluster.artifact.references import checked_id, not_found, resolve
 from cluster.artifact.workspace import sweep, workspace
 from cluster.errors import ArtifactError, ArtifactNotFoundError
@@ -62,6 +62,9 @@ class LocalStore:
             if not path.is_dir():
                 raise ArtifactNotFoundError(not_found(artifact_id, self.root, self._names()))
         return Artifact.read(path, artifact_id)
+
+    def manifest(self, artifact_id: str) -> Manifest:
+        return self.fetch(artifact_id).manifest
 
     def find_build(self, recipe_key: str) -> Artifact | None:
         file = self.root / "builds" / recipe_key

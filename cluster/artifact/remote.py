@@ -77,12 +77,7 @@ class RemoteStore:
         if final.is_dir():
             return Artifact.read(final, artifact_id)
         folder = f"artifacts/{artifact_id}"
-        raw = self._read(f"{folder}/{MANIFEST}")
-        if raw is None:
-            raise ArtifactNotFoundError(f"artifact {artifact_id} is not in the store {self.uri}")
-        location = self._at(f"{folder}/{MANIFEST}")
-        check_id(raw, artifact_id, location)  # reject a wrong manifest before using it
-        manifest = Manifest.from_json(raw, location)
+        raw, manifest = self._checked_manifest(artifact_id)
         with self._cache.building(f"fetch-{artifact_id}") as directory:
             if final.is_dir():  # fetched by another process meanwhile
                 return Artifact.read(final, artifact_id)
@@ -90,6 +85,19 @@ class RemoteStore:
                 self._download(f"{folder}/{name}", directory / name, entry)
             (directory / MANIFEST).write_bytes(raw)
             return self._cache.adopt(Artifact(directory, manifest, artifact_id))
+
+    def manifest(self, artifact_id: str) -> Manifest:
+        if (self._cache.root / "artifacts" / checked_id(artifact_id, "the requested id")).is_dir():
+            return self._cache.manifest(artifact_id)
+        return self._checked_manifest(artifact_id)[1]
+
+    def _checked_manifest(self, artifact_id: str) -> tuple[bytes, Manifest]:
+        file = f"artifacts/{artifact_id}/{MANIFEST}"
+        raw = self._read(file)
+        if raw is None:
+            raise ArtifactNotFoundError(f"artifact {artifact_id} is not in the store {self.uri}")
+        check_id(raw, artifact_id, self._at(file))  # reject a wrong manifest before using it
+        return raw, Manifest.from_json(raw, self._at(file))
 
     def _download(self, name: str, file: Path, entry: FileEntry) -> None:
         """Download one file of an artifact, limited to its size in the manifest; check its hash."""

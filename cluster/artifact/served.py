@@ -18,7 +18,7 @@ from cluster.artifact.artifact import Artifact
 from cluster.artifact.manifest import Manifest
 from cluster.artifact.printable import printable
 from cluster.artifact.references import name_in
-from cluster.artifact.store import open_store
+from cluster.artifact.store import ArtifactStore, open_store
 from cluster.config.guarded_files import require_absolute
 from cluster.config.serving import ModelArgs
 from cluster.errors import ArtifactError, ConfigError
@@ -55,8 +55,10 @@ def bind(args: ModelArgs, artifact: str | None = None) -> BoundModel:
     name, else as ``ArtifactStore.open`` raises.
     """
     reference = artifact or args.artifact
-    artifact_id = open_store(args.store).find(reference)
-    manifest = _checked(args, artifact_id).manifest
+    store = open_store(args.store)
+    artifact_id = store.find(reference)
+    _require_signature(args, artifact_id, store)
+    manifest = store.manifest(artifact_id)
     name = name_in(reference)
     if name not in (None, manifest.name):
         raise ArtifactError(
@@ -71,15 +73,15 @@ def open_bound(model: BoundModel) -> Artifact:
 
     Errors of :func:`bind` for a signature, ArtifactNotFoundError if the store has lost the id.
     """
-    return _checked(model.args, model.artifact_id)
+    store = open_store(model.args.store)
+    # Before the download: an unsigned artifact must not fill the disk.
+    _require_signature(model.args, model.artifact_id, store)
+    return store.fetch(model.artifact_id)
 
 
-def _checked(args: ModelArgs, artifact_id: str) -> Artifact:
-    store = open_store(args.store)
+def _require_signature(args: ModelArgs, artifact_id: str, store: ArtifactStore) -> None:
     if args.require_signature:
-        # Before the download: an unsigned artifact must not fill the disk.
         _require_signed(args, artifact_id, store.signatures(artifact_id))
-    return store.fetch(artifact_id)
 
 
 def _require_signed(args: ModelArgs, artifact_id: str, signatures: Mapping[str, bytes]) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.local import LocalStore
+from cluster.artifact.manifest import Manifest
 
 
 class ArtifactStore(Protocol):
@@ -28,6 +29,12 @@ class ArtifactStore(Protocol):
 
     def fetch(self, artifact_id: str) -> Artifact:
         """Return the artifact of a whole id; ArtifactNotFoundError if absent."""
+
+    def manifest(self, artifact_id: str) -> Manifest:
+        """Return the manifest of that (whole) id, without any other file of the artifact.
+
+        Raises ArtifactNotFoundError for an unknown id.
+        """
 
     def find_build(self, recipe_key: str) -> Artifact | None:
         """Return the finished artifact of exactly this build, or None."""

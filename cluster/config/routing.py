@@ -295,6 +295,11 @@ class RouterArgs(Config):
     max_ongoing_requests: int = Field(
         default=256, ge=1, description="In-flight requests of the router."
     )
+    artifacts: dict[str, str] = Field(
+        default={},
+        description="NAME@ID of the artifacts that the models serve, by model; `headrace up` "
+        "writes it. Empty: those of the deployments.",
+    )
     store: str | None = Field(
         default=None,
         description="Store of calibrated thresholds; null: HEADRACE_STORE, else ~/.headrace/store.",

@@ -16,6 +16,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
 
 from cluster.artifact.served import BoundModel
+from cluster.artifact.store import default_store
 from cluster.config.base import parse, read_yaml
 from cluster.config.routing import RouterArgs
 from cluster.config.serving import ModelArgs
@@ -113,7 +114,12 @@ def pin_artifacts(config: dict[str, Any], artifacts: Mapping[str, BoundModel]) -
     """
     applications = []
     for application in config["applications"]:
-        if builder_of(application["import_path"]) == MODEL:
+        builder = builder_of(application["import_path"])
+        if builder == ROUTER:
+            references = {name: model.reference for name, model in artifacts.items()}
+            args = {"store": default_store(), **application["args"], "artifacts": references}
+            application = {**application, "args": args}
+        if builder == MODEL:
             args = application["args"]
             model = artifacts[args["name"]]
             args = {**args, "artifact": model.reference, "store": model.args.store}

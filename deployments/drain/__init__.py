@@ -1,4 +1,4 @@
-"""Take this node out of service before it stops: ``python -m deployments.drain`` on it.
+"""Take this node out of service before it stops: ``python -P -m deployments.drain`` on it.
 
     this node drains → Serve starts replicas on other nodes, then sends no requests to those here
                      → replicas on other nodes move their shards away from here

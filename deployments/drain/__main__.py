@@ -1,4 +1,4 @@
-"""``python -m deployments.drain``: attempts until one is final, or the deadline passes.
+"""``python -P -m deployments.drain``: attempts until one is final, or the deadline passes.
 
 A Ray process that cannot reach the head waits forever, or Ray ends it. So each attempt is a
 process, and after an attempt that did not reach the head another one starts.

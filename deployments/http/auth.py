@@ -16,18 +16,21 @@ from __future__ import annotations
 
 import hmac
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import orjson
 from starlette.datastructures import Headers
+from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.config.clients import Client
+from cluster.errors import ConfigError
 from cluster.protocol.metadata import error_body
 from deployments.http.headers import API_KEY, LENT_BODY, ROUTER_KEY
-from deployments.http.keys import Keys, configured
+from deployments.http.keys import FILE_VARIABLE, Keys, configured
 from deployments.http.quotas import Quotas
 from deployments.ray.session import session_directory, shared_secret
 
@@ -35,10 +38,16 @@ _ROUTER_SECRET = b"headrace-router-key"
 _LENT_BODY = LENT_BODY.encode()
 _ADMISSION = "headrace.admission"
 _QUOTAS = "headrace-quotas"
-_PROTOCOL = "/v2"
 
-_OPEN = frozenset({"/v2/health/live", "/v2/health/ready", "/-/healthz"})
-"""Paths that need no key: probes, and the health check that HAProxy sends to replicas."""
+SERVE_PROBES = frozenset({"/-/healthz"})
+"""Path of Serve, by which HAProxy finds replicas healthy."""
+
+PROBES = SERVE_PROBES | {"/v2/health/live", "/v2/health/ready"}
+"""Paths that need no key."""
+
+_NAMED = re.compile(r"/v2/(?:models|shadow)/([^/]+)(?:/|$)")
+_SERVER = re.compile(r"/v2/?$|/v2/models/?$|/v2/health/|/docs$|/openapi\.json$|/-/routes/?$")
+"""Paths of the server itself in Serve's proxy."""
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that run no inference, and do not count against a quota."""
@@ -76,15 +85,23 @@ class Admission:
 
     def refusal(self, name: str) -> Refusal | None:
         """Check the client's models and count a request for inference; None: admitted."""
+        if self.client is None:
+            return None
+        if (refusal := self.foreign_to(name)) is not None:
+            return refusal
+        return None if self.method in _READING else self.over_quota()
+
+    def foreign_to(self, name: str) -> Refusal | None:
+        """Check the client's models alone; None: its key opens this one."""
         client = self.client
-        if client is None:
+        if client is None or any(fnmatchcase(name, pattern) for pattern in client.models):
             return None
-        if not any(fnmatchcase(name, pattern) for pattern in client.models):
-            return Refusal(403, f"the key of {client.name} gives no access to {name:.80}")
-        if self.method in _READING:
-            return None
-        wait_s = self.quotas.take(client)
-        if wait_s == 0:
+        return Refusal(403, f"the key of {client.name} gives no access to {name:.80}")
+
+    def over_quota(self) -> Refusal | None:
+        """Count a request; None: it is within the quota."""
+        client = self.client
+        if client is None or (wait_s := self.quotas.take(client)) == 0:
             return None
         return Refusal(
             429,
@@ -114,7 +131,7 @@ class Authenticator:
         secret = headers.get(ROUTER_KEY)
         if secret is not None and hmac.compare_digest(secret.encode(), self._router_key):
             return Admission(None, self._quotas, scope["method"])
-        self._keys.refresh()
+        self._keys.refresh_soon()
         challenge = {"www-authenticate": "Bearer"}
         key = _key(headers)
         if key is None:
@@ -144,10 +161,22 @@ Rule = Callable[[Scope, Admission], Refusal | None]
 class ApiKeys:
     """ASGI middleware that authenticates requests, and admits them by a rule."""
 
-    def __init__(self, app: ASGIApp, authenticator: Authenticator, rule: Rule) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        authenticator: Authenticator,
+        rule: Rule,
+        *,
+        probes: frozenset[str] = PROBES,
+        hands_over: bool = True,
+    ) -> None:
+        """``probes``: paths that need no key. ``hands_over``: whether the application gets the
+        admission; Serve's proxy cannot take it along to another process."""
         self._app = app
         self._authenticator = authenticator
         self._rule = rule
+        self._probes = probes
+        self._hands_over = hands_over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -156,7 +185,7 @@ class ApiKeys:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        if scope["path"] in _OPEN:
+        if scope["path"] in self._probes and scope["method"] in _READING:
             await self._app(scope, receive, send)
             return
         # A request through Serve's own proxy reaches the application without the middleware.
@@ -170,17 +199,50 @@ class ApiKeys:
         headers = scope["headers"]
         if admission.client is not None:  # only a router may name memory to read
             headers = [header for header in headers if header[0] != _LENT_BODY]
-        await self._app({**scope, "headers": headers, _ADMISSION: admission}, receive, send)
+        admitted = {**scope, "headers": headers}
+        if self._hands_over:
+            admitted[_ADMISSION] = admission
+        await self._app(admitted, receive, send)
 
 
-def door(app: ASGIApp, name: str | None) -> ASGIApp:
+class _Doors:
+    """Doors of this process: a replica without one runs somebody else's application."""
+
+    count = 0
+
+
+def door(app: ASGIApp, name: str | None, has_keys: bool) -> ASGIApp:
     """Put a door in front of one application of Headrace, if the server has API keys.
 
+    ``has_keys``: whether the server had keys where the application was built. ConfigError if this
+    node has none, or the other way round: a server is not closed on some of its nodes.
     ``name``: the model's name, for all paths of the application. None: the application calls
     :func:`refusal_for` for each of its routes, and every client may use its other paths.
     """
     keys = authenticator()
-    return app if keys is None else ApiKeys(app, keys, any_client if name is None else only(name))
+    if (keys is not None) != has_keys:
+        raise ConfigError(
+            f"API keys: this node has {'some' if keys else 'none'}, the node that built the "
+            f"application has {'some' if has_keys else 'none'}; set {FILE_VARIABLE} alike where "
+            "`ray start` runs, on every node"
+        )
+    if keys is None:
+        return app
+    _Doors.count += 1
+    return ApiKeys(app, keys, any_client if name is None else only(name))
+
+
+def middleware(keys: Authenticator, application: str | None) -> Middleware:
+    """Return the middleware of this process.
+
+    ``application``: name of the replica's application; None in Serve's own proxy.
+    """
+    if application is None:
+        return Middleware(ApiKeys, authenticator=keys, rule=in_proxy, hands_over=False)
+    if _Doors.count:
+        return Middleware(ApiKeys, authenticator=keys, rule=any_client)
+    # Which of its methods compute is unknown, so each request counts.
+    return Middleware(ApiKeys, authenticator=keys, rule=foreign(application), probes=SERVE_PROBES)
 
 
 def any_client(scope: Scope, admission: Admission) -> None:
@@ -192,15 +254,24 @@ def only(name: str) -> Rule:
     return lambda scope, admission: admission.refusal(name)
 
 
-def below_protocol(scope: Scope, admission: Admission) -> Refusal | None:
-    """Admit to the protocol's paths, whose applications have doors; others need a key for all.
+def foreign(application: str) -> Rule:
+    """Admit clients whose key is for an application that is not ours, and count every request."""
+    return lambda scope, admission: admission.foreign_to(application) or admission.over_quota()
 
-    For Serve's own proxy, in which no application's name is known.
+
+def in_proxy(scope: Scope, admission: Admission) -> Refusal | None:
+    """Admit a request in Serve's own proxy, which knows no application's name.
+
+    To a model's or route's paths with a key for that name, and to the server's own; behind them a
+    door counts. All other paths need a key for all, and count here.
     """
-    client = admission.client
-    if client is None or scope["path"].startswith(_PROTOCOL) or "*" in client.models:
+    if match := _NAMED.match(scope["path"]):
+        return admission.foreign_to(match[1])
+    if _SERVER.match(scope["path"]):
         return None
-    return Refusal(403, f"the key of {client.name} gives no access to this path")
+    if admission.client is not None and "*" not in admission.client.models:
+        return Refusal(403, f"the key of {admission.client.name} gives no access to this path")
+    return admission.over_quota()
 
 
 def _key(headers: Headers) -> str | None:

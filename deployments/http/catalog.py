@@ -111,9 +111,13 @@ class ModelIndex:
 class Catalog:
     """Deployment class of the catalog: one small replica without a model."""
 
+    def __init__(self, has_keys: bool = False) -> None:
+        """``has_keys``: whether the server has API keys."""
+        self._has_keys = has_keys
+
     def __serve_build_asgi_app__(self) -> ASGIApp:
         app = FastAPI(title="Headrace", version=__version__, responses=openapi.ERRORS)
         add_server_paths(app, "", ModelIndex().served)
         app.add_middleware(BarePrefix)
         answer_errors(app, lambda outcome: None)
-        return auth.door(app, None)
+        return auth.door(app, None, self._has_keys)

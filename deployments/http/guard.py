@@ -30,19 +30,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.http import headers
-from deployments.http.auth import (
-    ApiKeys,
-    Rule,
-    any_client,
-    authenticator,
-    below_protocol,
-    only,
-)
+from deployments.http import auth, headers
+from deployments.http.auth import authenticator
 from deployments.http.body_rate import BodyRate
 from deployments.http.deadline import DEADLINE, Deadline
 from deployments.http.request_timer import RequestTimer
-from deployments.ray.replica_context import BUILT_IN, foreign_application
+from deployments.ray.replica_context import application_name
 from deployments.ray.time_limits import MAX_REQUEST_TIMEOUT_S, max_request_timeout_s
 
 _DEADLINE = headers.DEADLINE.encode()
@@ -65,15 +58,7 @@ def middlewares() -> list[Middleware]:
     keys = authenticator()
     if keys is None:
         return [guard]
-    return [Middleware(ApiKeys, authenticator=keys, rule=_rule()), guard]
-
-
-def _rule() -> Rule:
-    """Return the admission rule of this process; our applications have their own doors."""
-    application = foreign_application()
-    if application is BUILT_IN:
-        return any_client
-    return below_protocol if application is None else only(application)
+    return [auth.middleware(keys, application_name()), guard]
 
 
 class RequestGuard:

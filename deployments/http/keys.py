@@ -9,9 +9,9 @@ and Serve's status.
 
 from __future__ import annotations
 
-import hmac
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from hashlib import sha256
@@ -44,14 +44,25 @@ class Keys:
         self._set(read())
 
     def _set(self, clients: Clients) -> None:
-        self._clients = clients.clients
+        self._clients = {client.digest: client for client in clients.clients}
+
+    def refresh_soon(self) -> None:
+        """Check the file in a thread, if that is due: reading it must hold up no request."""
+        if not self._is_due():
+            return
+        self._checked = time.monotonic()
+        threading.Thread(target=self._check, daemon=True).start()
 
     def refresh(self) -> None:
         """Read a changed file again; an unreadable file leaves the keys unchanged."""
-        now = time.monotonic()
-        if now - self._checked < CHECK_INTERVAL_S:
-            return
-        self._checked = now
+        if self._is_due():
+            self._checked = time.monotonic()
+            self._check()
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._checked >= CHECK_INTERVAL_S
+
+    def _check(self) -> None:
         try:
             version = self._modified()
             if version != self._version:
@@ -64,13 +75,8 @@ class Keys:
                 logger.error("the API keys are unchanged: %s", error)
 
     def find(self, key: str) -> Client | None:
-        """Return the client of a key. The time depends on the key's length only."""
-        digest = sha256(key.encode()).digest()
-        match = None
-        for client in self._clients:
-            if hmac.compare_digest(client.digest, digest):
-                match = client
-        return match
+        """Return the client of a key, looked up by the key's sha256, which nobody can choose."""
+        return self._clients.get(sha256(key.encode()).digest())
 
 
 def configured() -> Keys | None:

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.errors import UnknownModelError
-from cluster.protocol.metadata import model_config, model_metadata
+from cluster.protocol.metadata import error_body, model_config, model_metadata
 from cluster.protocol.predict import MAX_TOP_K
 from cluster.tensors import TensorSpec
 from deployments.http import openapi
@@ -28,6 +28,10 @@ TopK = Annotated[
     int | None,
     Query(alias="top_k", ge=1, le=MAX_TOP_K, description="Number of labels; overrides the body."),
 ]
+
+
+MODELS = "/v2/models/"
+"""Path of a model or route, followed by its name."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,28 @@ def _predict(
         return await answer(request, k)
 
     return predict
+
+
+class AtPrefix:
+    """Answers 404 unless the application is mounted where clients, routers and HAProxy expect it.
+
+    Serve applies a changed ``route_prefix`` without building the application again.
+    """
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        root = scope.get("root_path", "")
+        if scope["type"] == "http" and not root.endswith(self._prefix):
+            message = (
+                f"this application has the route_prefix {root or '/'!r:.80}, expected "
+                f"{self._prefix!r}; deploy it there"
+            )
+            await json_response(error_body(message), 404)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 class BarePrefix:

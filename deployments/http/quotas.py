@@ -70,7 +70,9 @@ class Quotas:
                 self._claim_slot()
             file = self._open(key)
             try:
-                os.ftruncate(file, SLOTS * _SLOT.itemsize)  # new bytes are zero, old ones stay
+                # New bytes are zero, old ones stay. On a full disk this is an error; a hole in the
+                # file would end the process at its first write.
+                os.posix_fallocate(file, 0, SLOTS * _SLOT.itemsize)
                 self._counters[key] = np.frombuffer(mmap.mmap(file, 0), _SLOT)
             finally:
                 os.close(file)

@@ -94,8 +94,8 @@ def drain_time(obj: Object) -> Iterator[str]:
         if "workerGroupSpecs" in path and not ray_container(group).get("lifecycle"):
             yield (
                 f"{pod}.containers[0].lifecycle: required field is missing; add "
-                "preStop: {exec: {command: [python, -m, deployments.drain]}}, which moves replicas "
-                "to other pods"
+                "preStop: {exec: {command: [python, -P, -m, deployments.drain]}}, which moves "
+                "replicas to other pods"
             )
         if seconds < drain_s + _RAY_STOP_S:
             yield (

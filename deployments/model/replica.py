@@ -29,7 +29,7 @@ from cluster.program import node
 from cluster.program import program as programs
 from cluster.runtime.batcher import Batcher
 from deployments.http import auth
-from deployments.http.paths import ModelApp
+from deployments.http.paths import MODELS, AtPrefix, ModelApp
 from deployments.model.endpoint import of_model
 from deployments.model.health import Health
 from deployments.model.infer import Model
@@ -72,8 +72,14 @@ def choose_program(artifact: Artifact) -> programs.Choice:
 class ModelReplica:
     """Deployment class of a model; Serve makes one per replica."""
 
-    def __init__(self, bound: BoundModel, layout: str | None = None) -> None:
-        """``layout``: key of the layout that the replica runs; None: the whole program."""
+    def __init__(
+        self, bound: BoundModel, layout: str | None = None, has_keys: bool = False
+    ) -> None:
+        """``layout``: key of the layout that the replica runs; None: the whole program.
+
+        ``has_keys``: whether the server has API keys.
+        """
+        self._has_keys = has_keys
         started = time.perf_counter()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         args = bound.args
@@ -144,7 +150,8 @@ class ModelReplica:
         """Accept the deployment's ``user_config``: facts for operators, which change nothing."""
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return auth.door(ModelApp(of_model(self._model)), self._model.name)
+        app = AtPrefix(ModelApp(of_model(self._model)), MODELS + self._model.name)
+        return auth.door(app, self._model.name, self._has_keys)
 
     async def check_health(self) -> None:
         """Check the replica, as :meth:`Health.check` does; Serve replaces it after three errors."""

@@ -15,6 +15,8 @@ from ray.serve.schema import TargetGroup
 
 def serve_details() -> dict[str, Any] | None:
     """Return Serve's details, as ``GET /api/serve/applications/`` does; None without Serve."""
+    if not ray.is_initialized():
+        return None  # Serve's client would start or join a cluster
     client = _get_global_client(raise_if_no_controller_running=False)
     return None if client is None else client.get_serve_details()
 

@@ -58,10 +58,6 @@ class Deployed:
         """Name of the model in URLs."""
         return self.args.name
 
-    def bound(self) -> BoundModel:
-        """Bind the model to its deployment's artifact; if not deployed, to the one of its args."""
-        return bind(self.args, self.artifact)
-
 
 def plan_routes(args: RouterArgs, models: Sequence[Deployed]) -> RoutingPlan:
     """Plan the routes of a router over those models.
@@ -70,7 +66,11 @@ def plan_routes(args: RouterArgs, models: Sequence[Deployed]) -> RoutingPlan:
     unreadable artifact, SourceError for a function that cannot be imported.
     """
     targets = {target.target for route in args.routes for target in route.all_targets}
-    bound = {model.name: model.bound() for model in models if model.name in targets}
+    bound = {
+        model.name: bind(model.args, args.artifacts.get(model.name) or model.artifact)
+        for model in models
+        if model.name in targets
+    }
     served = {name: _served(model) for name, model in bound.items()}
     route_contracts = contracts(
         args.routes,

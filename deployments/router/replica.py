@@ -23,7 +23,7 @@ from deployments.http import auth, keys, openapi
 from deployments.http.catalog import ModelIndex, Served, add_server_paths
 from deployments.http.errors import answer_errors, json_response
 from deployments.http.headers import ROUTER_KEY
-from deployments.http.paths import BarePrefix, Endpoint, ModelApp
+from deployments.http.paths import MODELS, BarePrefix, Endpoint, ModelApp
 from deployments.router import plan as routing_plan
 from deployments.router.comparison import Background
 from deployments.router.endpoint import RouteEndpoint
@@ -32,11 +32,9 @@ from deployments.router.nodes.build import RouteNode, route_nodes
 from deployments.router.nodes.shadow import ShadowNode
 from deployments.router.plan import RoutingPlan
 from deployments.router.replica_table import Replicas
-from deployments.router.versions import Versions
+from deployments.router.versions import Planned, Versions
 
 logger = logging.getLogger("ray.serve")
-
-MODELS = "/v2/models/"
 
 START_S = 10.0
 """Time that a new router waits for the addresses of the models' replicas, in seconds."""
@@ -45,12 +43,13 @@ START_S = 10.0
 class RouterReplica:
     """Deployment class of a router."""
 
-    def __init__(self, plan: RoutingPlan) -> None:
-        self._plan = plan
+    def __init__(self, plan: RoutingPlan, has_keys: bool = False) -> None:
+        """``has_keys``: whether the server has API keys."""
+        self._has_keys = has_keys
         self._app = RouterApp(plan)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return auth.door(self._app, None)
+        return auth.door(self._app, None, self._has_keys)
 
     async def check_health(self) -> None:
         """Start the router at Serve's first check, in the loop of the requests; then check it."""
@@ -85,7 +84,7 @@ class RouterApp:
             self._thresholds,
             self._replicas,
             Client(),
-            Versions(versions, self._replan),
+            Versions(versions, self._plan.thresholds, self._replan, self._thresholds.update),
             self._background,
         )
         version = hashlib.sha256(repr(self._plan).encode()).hexdigest()[:12]
@@ -109,23 +108,26 @@ class RouterApp:
                 return
         await self._paths(scope, receive, send)
 
-    async def _replan(self, model: str) -> str | None:
-        """Plan for the models that are deployed now; return the reason, for clients, if it fails.
+    async def _replan(self, model: str, version: str) -> Planned:
+        """Plan for the models that are deployed now; with the reason, for clients, if it fails.
 
         The error itself is for operators: it names directories and other models.
         """
+        args = self._plan.args.model_copy(update={"artifacts": {}})  # those of the build
         try:
             plan = await asyncio.to_thread(
-                lambda: routing_plan.plan_routes(self._plan.args, routing_plan.deployed_models())
+                lambda: routing_plan.plan_routes(args, routing_plan.deployed_models())
             )
         except HeadraceError as error:
             logger.error("the routes cannot use the artifact that %s serves now: %s", model, error)
-            return "the routes cannot use it, for the reason in the router's log"
+            reason = "the routes cannot use it, for the reason in the router's log"
+            return Planned(reason, may_change=True)
         before, now = self._plan.models[model].contract, plan.models[model].contract
         if replace(now, max_items=None) != replace(before, max_items=None):
-            return "its inputs, outputs or labels differ from those of the plan"
-        self._thresholds.update(plan.thresholds)
-        return None
+            return Planned("its inputs, outputs or labels differ from those of the plan")
+        if plan.models[model].version != version:
+            return Planned("it is being replaced", may_change=True)
+        return Planned(None, thresholds=plan.thresholds)
 
     def _endpoint(self, served: RouteNode, version: str) -> Endpoint:
         contract, limits = served.node.contract, self._plan.args.limits

@@ -20,6 +20,7 @@ from cluster.config.serving import ModelArgs
 from cluster.errors import PlanError
 from cluster.parallel.devices import Device, parse_devices, this_machine
 from cluster.parallel.plan import ShardPlan, plan
+from deployments.ray.names import version_of
 
 DEVICES_VARIABLE = "HEADRACE_DEVICES"
 """Environment variable with the devices of a cluster that scales on demand.
@@ -38,6 +39,18 @@ other node."""
 
 OFF_HEAD = {"label_selector": NOT_THE_HEAD}
 """The same selector as ``ray_actor_options``."""
+
+_ARTIFACT = "headrace.io/not-artifact"
+
+
+def nodes_for(model: BoundModel) -> dict[str, str]:
+    """Return the label selector of the nodes that may serve a model: all but the head.
+
+    Serve replaces replicas whose options differ, and does not know what they are bound to. A
+    condition that every node meets, with the artifact's id in it, makes another artifact another
+    option: replicas of one deployment never differ in what they serve.
+    """
+    return {**NOT_THE_HEAD, _ARTIFACT: f"!{version_of(model.artifact_id)}"}
 
 
 @dataclass(frozen=True)

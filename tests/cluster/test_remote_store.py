@@ -71,6 +71,16 @@ def test_other_node_fetches_artifact_once(
     assert again.file("programs/cpu-x86.pt2").read_bytes() == b"program"
 
 
+def test_manifest_is_read_without_other_files(
+    reader: RemoteStore, artifact_id: str, tmp_path: Path
+) -> None:
+    """Plans and routers need no weights."""
+    assert reader.manifest(artifact_id).name == "digits"
+    assert cached_files(tmp_path) == []
+    fetched = reader.fetch(artifact_id).manifest
+    assert reader.manifest(artifact_id) == fetched
+
+
 def test_fetch_writes_artifact_only(reader: RemoteStore, artifact_id: str, tmp_path: Path) -> None:
     reader.open("digits")
     files = ("manifest.json", "programs/cpu-x86.pt2", "weights.safetensors")

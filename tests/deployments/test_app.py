@@ -42,3 +42,11 @@ def test_head_group_has_no_devices(
 
     assert [each.target for each in devices] == [target] * 4
     assert {each.node for each in devices} == {0, 1}
+
+
+def test_another_artifact_is_another_actor_option() -> None:
+    """Serve replaces replicas whose options differ, and compares nothing else of a model."""
+    bound = [SimpleNamespace(artifact_id=digit * 64) for digit in "ab"]
+    first, second = (placement.nodes_for(model) for model in bound)  # type: ignore[arg-type]
+    assert first != second
+    assert all(value.startswith("!") for value in (*first.values(), *second.values()))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.errors import SourceError
+from cluster.factory import IMPORT_PATH, find_factory
 from headrace import command
 
 ROOT = Path(command.__file__).parents[1]
@@ -81,3 +83,16 @@ def test_job_runs_beside_packages_of_both_names(folder: Path) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "artifact" in done.stdout
     assert not (folder / "ran").exists()
+
+
+def test_users_module_with_installed_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packages come first, so the user's own would be passed over silently."""
+    (tmp_path / "colorsys.py").write_text("def net(num_classes): ...")
+    (tmp_path / "mine_alone.py").write_text("def net(num_classes): ...")
+    monkeypatch.setenv(IMPORT_PATH, str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert find_factory("mine_alone:net")
+    with pytest.raises(SourceError, match=r"`import colorsys` finds .*; give your module another"):
+        find_factory("colorsys:net")

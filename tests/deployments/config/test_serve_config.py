@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -168,3 +169,15 @@ def test_builders_reject_same_args_as_check() -> None:
 def test_check_rejects_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read: No such file"):
         serve_config.check(tmp_path / "absent.yaml")
+
+
+def test_pinned_config_names_artifacts_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a rebuilt artifact is another deployment of both."""
+    monkeypatch.setenv("HEADRACE_STORE", "/store")
+    bound: Any = SimpleNamespace(reference="digits@1", args=SimpleNamespace(store="/store"))
+    config = serve_config.pin_artifacts({"applications": [ROUTER, model()]}, {"digits": bound})
+    router, digits = config["applications"]
+    assert router["args"]["artifacts"] == {"digits": "digits@1"}
+    assert router["args"]["store"] == "/store"
+    assert (digits["args"]["artifact"], digits["args"]["store"]) == ("digits@1", "/store")
+    assert serve_config.check_content(config, "pinned").router is not None

@@ -7,6 +7,7 @@ import hmac
 import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import traceback
@@ -19,6 +20,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
+from support.wait import until
 
 from cluster.config.clients import Client
 from cluster.errors import ConfigError
@@ -29,7 +31,10 @@ from deployments.http.auth import (
     Authenticator,
     Rule,
     any_client,
-    below_protocol,
+    door,
+    foreign,
+    in_proxy,
+    middleware,
     only,
 )
 from deployments.http.keys import FILE_VARIABLE, VARIABLE, Keys, configured
@@ -153,13 +158,49 @@ def test_server_paths_are_for_every_client(ask: Door) -> None:
 def test_proxy_refuses_other_paths_without_key_for_all(ask: Door) -> None:
     """A foreign application has no door behind Serve's own proxy."""
     for key, status in ((NIGHT, 403), (WEB, 200)):
-        assert ask("/theirs", rule=below_protocol, x_api_key=key)[0] == status
-        assert ask("/v2/models/digits", rule=below_protocol, x_api_key=key)[0] == 200
+        for path in ("/theirs", "/v2-secret/run", "/v2beta", "/v2/theirs", "/v2/models/theirs/run"):
+            assert ask(path, rule=in_proxy, x_api_key=key)[0] == status, path
+        for path in ("/v2/models/digits", "/v2/models/digits/infer", "/v2", "/v2/models"):
+            assert ask(path, rule=in_proxy, x_api_key=key)[0] == 200, path
+    assert [ask("/theirs", rule=in_proxy, x_api_key=SLOW)[0] for _ in range(3)] == [200, 200, 429]
+
+
+def test_proxy_passes_a_scope_that_it_can_pickle(keys: Keys, tmp_path: Path) -> None:
+    """Serve's proxy sends the scope to a replica in another process."""
+    scopes: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+
+    door = middleware(Authenticator(keys, Quotas(tmp_path / "quotas"), ROUTER), None)
+    headers = [(b"x-api-key", WEB.encode())]
+    scope = {"type": "http", "method": "POST", "path": INFER, "headers": headers}
+    asyncio.run(door.cls(app, **door.kwargs)(scope, None, None))  # type: ignore[arg-type]
+    assert pickle.loads(pickle.dumps(scopes[0]))["headers"] == headers
+
+
+def test_foreign_application_needs_key_for_its_name(ask: Door) -> None:
+    for name, status in (("digits", 200), ("theirs", 403)):
+        assert ask("/any", rule=foreign(name), x_api_key=NIGHT)[0] == status
+    statuses = [ask("/any", "GET", rule=foreign("theirs"), x_api_key=SLOW)[0] for _ in range(3)]
+    assert statuses == [200, 200, 429]  # a GET of theirs may compute
+
+
+def test_application_refuses_node_without_its_keys(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    monkeypatch.delenv(FILE_VARIABLE)
+    with pytest.raises(ConfigError, match="this node has none, the node that built the"):
+        door(app, "digits", has_keys=True)
+    assert door(app, "digits", has_keys=False) is app
 
 
 def test_probes_need_no_key(ask: Door) -> None:
     for path in ("/v2/health/live", "/v2/health/ready", "/-/healthz"):
         assert ask(path, "GET")[0] == 200
+        assert ask(path, "POST")[0] == 401  # a probe computes nothing
 
 
 def test_quota_counts_every_request_that_computes(ask: Door) -> None:
@@ -185,7 +226,7 @@ def test_lent_body_header_is_removed_from_client_requests(ask: Door) -> None:
 
 
 def test_client_cannot_derive_router_key(ask: Door, keys: Keys) -> None:
-    digests = b"".join(sorted(client.digest for client in keys._clients))
+    digests = b"".join(sorted(client.digest for client in keys._clients.values()))
     for key in (b"headrace router", sha256(ROUTER.encode()).digest(), WEB.encode()):
         guess = hmac.new(digests, key, sha256).hexdigest()
         assert ask(INFER, x_headrace_router=guess)[0] == 401
@@ -198,7 +239,7 @@ def test_changed_key_file_is_read_again_unless_broken(
     new = "another-key-0123456789"
     file.write_text(yaml.safe_dump({"clients": [{"name": "web", "key": new}]}))
     os.utime(file, (1, 1))
-    assert ask(INFER, x_api_key=WEB)[0] == 401
+    until(lambda: ask(INFER, x_api_key=WEB)[0] == 401)
     assert ask(INFER, x_api_key=new)[0] == 200
     file.write_text("clients: [")
     os.utime(file, (2, 2))

@@ -20,7 +20,7 @@ from deployments.http import keys
 from deployments.http.catalog import Served, add_server_paths
 from deployments.http.errors import INTERNAL, LOST, answer_errors
 from deployments.http.guard import middlewares
-from deployments.http.paths import Endpoint, ModelApp
+from deployments.http.paths import AtPrefix, Endpoint, ModelApp
 
 SECRET = "/secret/path.py"
 MODEL = "/v2/models/m"
@@ -145,3 +145,26 @@ def test_4xx_has_message_of_error(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = ask(model(RequestError("input 'x' is given twice")), monkeypatch, f"{MODEL}/infer")
     assert (sent.status, sent.body) == (400, {"error": "input 'x' is given twice"})
     assert len(sent.ids) == 1
+
+
+PREFIXES = [("/v2/models/m", 200), ("/api/v2/models/m", 200), ("/m", 404), ("", 404)]
+
+
+@pytest.mark.parametrize(("root_path", "status"), PREFIXES)
+def test_model_answers_at_its_own_prefix_alone(root_path: str, status: int) -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    path = f"{root_path}/ready"
+    scope = {"type": "http", "method": "GET", "path": path, "root_path": root_path, "headers": []}
+    scope["query_string"] = b""
+    app = AtPrefix(model(RuntimeError("not called")), "/v2/models/m")
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == status
+    if status == 404:
+        assert "expected '/v2/models/m'" in json.loads(sent[1]["body"])["error"]

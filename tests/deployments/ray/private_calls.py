@@ -10,7 +10,7 @@ import ray
 
 from deployments.ray import nodes
 from deployments.ray.controller import TargetGroups, serve_details
-from deployments.ray.replica_context import foreign_application
+from deployments.ray.replica_context import application_name
 from deployments.ray.session import session_directory, shared_secret
 
 
@@ -37,7 +37,7 @@ def main() -> None:
         "this_node": nodes.this_node(),
         "staying": sorted(nodes.staying()),
         "draining": sorted(nodes.draining()),
-        "foreign_application": foreign_application(),
+        "application_name": application_name(),
     }
     print(json.dumps(facts, default=str))
 

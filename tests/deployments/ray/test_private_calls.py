@@ -94,7 +94,7 @@ def test_gcs_knows_nodes_that_stay(facts: dict[str, Any]) -> None:
 
 
 def test_driver_is_no_replica(facts: dict[str, Any]) -> None:
-    assert facts["foreign_application"] is None
+    assert facts["application_name"] is None
 
 
 @pytest.mark.parametrize("name", sorted({*serving_environment(), *network_environment()} - OURS))

@@ -16,7 +16,7 @@ from cluster.tensors import TensorSpec
 from deployments.router.call import Call, Items
 from deployments.router.model_client import Client, ModelNode, ServedModel
 from deployments.router.replica_table import Replicas
-from deployments.router.versions import Versions
+from deployments.router.versions import Planned, Thresholds, Versions
 
 SPEC = TensorSpec(name="x", datatype="FP32", shape=(-1, 2))
 CONTRACT = Contract((SPEC,), (SPEC,), (), Scores.NONE, None)
@@ -59,17 +59,20 @@ class StubbedModel:
         self.replanned: list[str] = []
         self.refusal: str | None = None
         """Reason to reject the answers of a new version; None: they are used."""
+        self.may_change = False
+        self.applied: list[Thresholds] = []
+        """Thresholds that the router took over, in order."""
         self.model = ModelNode(
             ServedModel("m", "1", PREFIX, CONTRACT, None),
             replicas,
             client,
-            Versions({"m": "1"}, self._replan),
+            Versions({"m": "1"}, {"c": (0.1,)}, self._replan, self.applied.append),
         )
 
-    async def _replan(self, model: str) -> str | None:
+    async def _replan(self, model: str, version: str) -> Planned:
         self.replanned.append(model)
         await asyncio.sleep(0.01)
-        return self.refusal
+        return Planned(self.refusal, {"c": (0.2,)}, may_change=self.may_change)
 
     def at(self, *addresses: str) -> None:
         """List these replicas, as Serve does."""

@@ -34,7 +34,7 @@ def replan_error(monkeypatch: pytest.MonkeyPatch, models: list[dict[str, Any]]) 
     )
 
     async def ask() -> None:
-        await Versions({"one": "old"}, RouterApp(plan)._replan).require("one", "new")
+        await Versions({"one": "old"}, {}, RouterApp(plan)._replan, print).require("one", "new")
 
     with pytest.raises(NoAnswerError) as error:
         asyncio.run(ask())

@@ -9,6 +9,7 @@ from aiohttp import web
 from stub_replica import Handler, StubbedModel, echo, replica, stubbed_model
 
 from cluster.protocol.infer import HEADER_LENGTH
+from deployments.router import versions
 from deployments.router.call import NoAnswerError
 
 
@@ -63,5 +64,36 @@ def test_replan_takes_no_longer_than_deadline() -> None:
                     await node.ask()
             await node.ask()
             assert set(node.replanned) == {"m"}
+
+    asyncio.run(run())
+
+
+def test_rollback_applies_earlier_thresholds() -> None:
+    """The answers of a version are judged by the thresholds that were found with it."""
+
+    async def run() -> StubbedModel:
+        async with stubbed_model() as node:
+            for version in ("1", "2", "2", "1", "2"):
+                async with replica(of_version(version)) as port:
+                    node.at(f"127.0.0.1:{port}")
+                    await node.ask()
+            return node
+
+    node = asyncio.run(run())
+    assert node.applied == [{"c": (0.2,)}, {"c": (0.1,)}, {"c": (0.2,)}]
+    assert node.replanned == ["m"]
+
+
+def test_transient_failure_is_planned_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "RETRY_S", 0.0)
+
+    async def run() -> None:
+        async with replica(of_version("2")) as port, stubbed_model() as node:
+            node.at(f"127.0.0.1:{port}")
+            node.refusal, node.may_change = "the store is out of reach", True
+            with pytest.raises(NoAnswerError):
+                await node.ask()
+            node.refusal = None
+            await node.ask()
 
     asyncio.run(run())
