@@ -176,7 +176,7 @@ def test_pod_of_replicas_drains_before_it_stops(overlays: dict[str, Objects], na
     for path, group in found:
         pod = pod_spec(group)
         command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-        assert command == ["python", "-m", drain.__name__], path
+        assert command == ["python", "-P", "-m", drain.__name__], path
         assert pod["terminationGracePeriodSeconds"] > time_limits.node_drain_s({})
 
 
