@@ -1,4 +1,4 @@
-"""A cluster that asks for keys, and tells a collector of OpenTelemetry what it does."""
+"""Cluster that requires API keys and exports its spans to an OpenTelemetry collector."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROUTES: list[dict[str, Any]] = [
 TRACING = {
     "enabled": True,
     "exporter_import_path": "deployments.http.tracing:otlp",
-    "sampling_ratio": 0.0,  # beside those whose client asks for it
+    "sampling_ratio": 0.0,  # clients request sampling for single traces
 }
 
 
@@ -44,19 +44,19 @@ def _name(span: Span) -> str:
 
 @dataclass
 class Collector:
-    """What a collector was sent, over OTLP in HTTP."""
+    """Spans that a collector received over OTLP in HTTP."""
 
     spans: list[Span] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def of(self, trace_id: str, enough: set[str], within_s: float = 30) -> dict[str, list[Span]]:
-        """The spans of a trace by name, as soon as there is one of each name of ``enough``.
+        """Return the spans of a trace by name, once there is one of each name in ``enough``.
 
-        Serve's own of a replica is found as ``"replica APPLICATION"``. Each process sends what it
-        has when it likes to: a test that looks at a span names it.
+        Serve's span of a replica is named ``"replica APPLICATION"``. Each process exports on its
+        own schedule: a test lists every span that it checks in ``enough``.
         """
 
-        def found() -> dict[str, list[Span]]:
+        def received() -> dict[str, list[Span]]:
             by_name: dict[str, list[Span]] = {}
             for span in self.spans:
                 if span.trace_id.hex() == trace_id:
@@ -64,13 +64,13 @@ class Collector:
             return by_name
 
         with self.changed:
-            assert self.changed.wait_for(lambda: enough <= set(found()), within_s), found()
-            return found()
+            assert self.changed.wait_for(lambda: enough <= set(received()), within_s), received()
+            return received()
 
 
 @dataclass(frozen=True)
 class Closed:
-    """The cluster, its keys in a file, and its collector."""
+    """Cluster with its file of keys and its collector."""
 
     cluster: LocalCluster
     keys: Path
@@ -84,17 +84,17 @@ class Closed:
 
 @pytest.fixture(scope="session")
 def collector() -> Iterator[tuple[Collector, int]]:
-    found = Collector()
+    received = Collector()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             sent = ExportTraceServiceRequest()
             sent.ParseFromString(self.rfile.read(int(self.headers["content-length"])))
-            with found.changed:
-                for each in sent.resource_spans:
-                    for scope in each.scope_spans:
-                        found.spans.extend(scope.spans)
-                found.changed.notify_all()
+            with received.changed:
+                for resource in sent.resource_spans:
+                    for scope in resource.scope_spans:
+                        received.spans.extend(scope.spans)
+                received.changed.notify_all()
             self.send_response(200)
             self.send_header("content-length", "0")
             self.end_headers()
@@ -106,7 +106,7 @@ def collector() -> Iterator[tuple[Collector, int]]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield found, server.server_port
+        yield received, server.server_port
     finally:
         server.shutdown()
         thread.join()
@@ -142,7 +142,7 @@ def closed(
 
 @pytest.fixture(scope="session")
 def body() -> bytes:
-    """An infer request of one item."""
+    """Return the JSON body of an infer request of one item."""
     data = np.random.default_rng(0).uniform(-1, 1, 256).tolist()
     tensor = {"name": "input", "datatype": "FP32", "shape": [1, 1, 16, 16], "data": data}
     return json.dumps({"inputs": [tensor]}).encode()

@@ -1,4 +1,4 @@
-"""Who has a key of the closed server."""
+"""API keys and clients of the closed cluster."""
 
 KEYS = {
     "all": "a-key-for-everything",

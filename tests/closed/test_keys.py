@@ -1,4 +1,4 @@
-"""A closed server lets in who has a key, at every door, and nobody else."""
+"""Access with API keys, at every path and port of a cluster."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def key(client: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("target", ["one", "cut", "mean", "nested"])
-def test_models_and_routes_answer_who_has_a_key(closed, body: bytes, target: str) -> None:
+def test_models_and_routes_require_a_key(closed, body: bytes, target: str) -> None:
     url = f"{closed.models}/{target}/infer"
     assert ask(url, body, key("all")).status == 200
     assert ask(url, body, {**JSON, "x-api-key": KEYS["all"]}).status == 200
@@ -50,7 +50,7 @@ def test_models_and_routes_answer_who_has_a_key(closed, body: bytes, target: str
 
 
 @pytest.mark.parametrize("path", CLUSTER_PATHS)
-def test_the_servers_own_paths_ask_for_a_key_too(closed, path: str) -> None:
+def test_cluster_paths_require_a_key(closed, path: str) -> None:
     assert ask(f"{closed.cluster.http}{path}").status == 401
     assert ask(f"{closed.cluster.http}{path}", headers=key("all")).status == 200
 
@@ -58,44 +58,46 @@ def test_the_servers_own_paths_ask_for_a_key_too(closed, path: str) -> None:
 @pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready"])
 def test_probes_need_no_key(closed, path: str) -> None:
     answer = ask(f"{closed.cluster.http}{path}")
-    assert (answer.status, len(answer.json)) == (200, 1)  # yes, and no names
+    assert (answer.status, len(answer.json)) == (200, 1)  # no names in the answer
 
 
-def test_a_replicas_own_port_asks_for_a_key_too(closed) -> None:
-    """Past HAProxy, as other machines could where no NetworkPolicy keeps them out."""
-    found = sockets(closed.cluster)
-    own = [s.port for s in found if s.process.startswith(REPLICA) and s.port in REPLICA_PORTS]
-    for port in (*own, closed.cluster.record.fallback_port):
+def test_replica_ports_require_a_key(closed) -> None:
+    """Past HAProxy, as from another machine without a NetworkPolicy."""
+    ports = [
+        s.port
+        for s in sockets(closed.cluster)
+        if s.process.startswith(REPLICA) and s.port in REPLICA_PORTS
+    ]
+    for port in (*ports, closed.cluster.record.fallback_port):
         url = f"http://127.0.0.1:{port}"
         for path in ("/-/routes", "/-/routes/", "/v2", "/v2/models/one", "/v2/models/one/infer"):
             assert ask(f"{url}{path}").status == 401, (port, path)
         assert ask(f"{url}/-/healthz").status == 200
-    assert len(own) == 3
+    assert len(ports) == 3
 
 
-def test_a_key_for_a_route_opens_it_and_not_the_models_behind_it(closed, body: bytes) -> None:
+def test_key_of_a_route_gives_no_access_to_its_models(closed, body: bytes) -> None:
     assert ask(f"{closed.models}/mean/infer", body, key("routes")).status == 200
     for other in ("one", "cut", "nested"):
         answer = ask(f"{closed.models}/{other}/infer", body, key("routes"))
-        assert (answer.status, answer.error) == (
-            403, f"the key of routes gives no access to {other}",
-        )  # fmt: skip
+        assert answer.status == 403
+        assert answer.error == f"the key of routes gives no access to {other}"
     shadow = ask(f"{closed.cluster.http}/v2/shadow/watched", headers=key("routes"))
     assert shadow.status == 403
 
 
-def test_a_quota_is_one_for_all_models_and_routes(closed, body: bytes) -> None:
+def test_quota_is_shared_by_all_models_and_routes(closed, body: bytes) -> None:
     targets = ["one", "mean", "cut", "one", "nested"]
-    answers = [ask(f"{closed.models}/{each}/infer", body, key("slow")) for each in targets]
+    answers = [ask(f"{closed.models}/{target}/infer", body, key("slow")) for target in targets]
     assert [answer.status for answer in answers] == [200, 200, 200, 429, 429]
     for refused in answers[3:]:
         assert refused.error.startswith("slow may send 0.01 requests per second; retry after ")
         assert 1 <= int(refused.headers["retry-after"]) <= 100
-    # What is no inference costs nothing.
+    # Only inference counts against the quota.
     assert ask(f"{closed.models}/one", headers=key("slow")).status == 200
 
 
-def test_a_client_of_the_protocol_sends_its_key_as_a_header(closed) -> None:
+def test_triton_client_sends_its_key_as_a_header(closed) -> None:
     client = triton.InferenceServerClient(f"127.0.0.1:{closed.cluster.record.http_port}")
     try:
         headers = {"Authorization": f"Bearer {KEYS['all']}"}
@@ -107,14 +109,14 @@ def test_a_client_of_the_protocol_sends_its_key_as_a_header(closed) -> None:
         client.close()
 
 
-def test_a_changed_file_counts_at_once_and_a_broken_one_not_at_all(closed, body: bytes) -> None:
+def test_changed_key_file_applies_and_invalid_one_does_not(closed, body: bytes) -> None:
     url = f"{closed.models}/mean/infer"
 
-    def status(of: str) -> int:
-        return ask(url, body, {**JSON, "x-api-key": of}).status
+    def status(api_key: str) -> int:
+        return ask(url, body, {**JSON, "x-api-key": api_key}).status
 
-    def wait_for(wanted: int, of: str) -> None:
-        until(lambda: status(of) == wanted)
+    def wait_for(expected: int, api_key: str) -> None:
+        until(lambda: status(api_key) == expected)
 
     def write(content: Any) -> None:
         closed.keys.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
@@ -133,9 +135,7 @@ def test_a_changed_file_counts_at_once_and_a_broken_one_not_at_all(closed, body:
     assert status(KEYS["all"]) == 200
 
 
-def test_keys_that_cannot_be_read_keep_new_replicas_from_opening(
-    closed, body: bytes, tmp_path: Path
-) -> None:
+def test_invalid_key_file_stops_new_replicas(closed, body: bytes, tmp_path: Path) -> None:
     more = copy.deepcopy(closed.config)
     (one, *_) = more["applications"]
     another = copy.deepcopy(one) | {"name": "another", "route_prefix": "/v2/models/another"}
@@ -158,7 +158,7 @@ def test_keys_that_cannot_be_read_keep_new_replicas_from_opening(
 
 
 def test_model_at_another_route_prefix_is_refused(closed, tmp_path: Path) -> None:
-    """A plain ``serve deploy``, which passes none of the checks of ``headrace up``."""
+    """Deployed by plain ``serve deploy``, which runs no check of ``headrace up``."""
     more = copy.deepcopy(closed.config)
     moved = copy.deepcopy(more["applications"][0]) | {"name": "moved", "route_prefix": "/digits"}
     moved["args"]["name"] = "moved"

@@ -1,4 +1,4 @@
-"""A collector hears of a request what it went through, in every process, as one trace."""
+"""Spans of a request from every process, as one trace."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from support.http_client import ask
 PHASES = {"preprocess", "queue", "compute", "encode"}
 
 
-def asked(closed, body: bytes, path: str, sampled: bool = True) -> tuple[str, str]:
-    """Ask with a trace of the client's; the ids of that trace and of the client's span."""
+def send_traced(closed, body: bytes, path: str, sampled: bool = True) -> tuple[str, str]:
+    """Send a request within a client's trace; return the ids of the trace and the client's span."""
     trace_id, span_id = secrets.token_hex(16), secrets.token_hex(8)
     headers = {
         "Content-Type": "application/json",
@@ -25,14 +25,15 @@ def asked(closed, body: bytes, path: str, sampled: bool = True) -> tuple[str, st
 
 
 def inside(inner: Span, outer: Span) -> bool:
+    """Return whether the inner span lies within the time of the outer one."""
     return (
         outer.start_time_unix_nano <= inner.start_time_unix_nano
         and inner.end_time_unix_nano <= outer.end_time_unix_nano
     )
 
 
-def test_a_model_tells_where_its_time_went(closed, body: bytes) -> None:
-    trace_id, span_id = asked(closed, body, "one/infer")
+def test_model_trace_has_one_span_per_phase(closed, body: bytes) -> None:
+    trace_id, span_id = send_traced(closed, body, "one/infer")
     spans = closed.collector.of(trace_id, PHASES | {"replica one"})
     (whole,) = spans["replica one"]
     assert whole.parent_span_id.hex() == span_id
@@ -45,37 +46,37 @@ def test_a_model_tells_where_its_time_went(closed, body: bytes) -> None:
         at = span.end_time_unix_nano
 
 
-def test_a_route_is_one_trace_with_the_models_that_it_asked(closed, body: bytes) -> None:
-    trace_id, span_id = asked(closed, body, "nested/infer")
-    own = {"ask one", "ask cut", "ingress", "combine"}
-    spans = closed.collector.of(trace_id, own | {"replica router", "replica cut"})
+def test_route_and_its_models_share_one_trace(closed, body: bytes) -> None:
+    trace_id, span_id = send_traced(closed, body, "nested/infer")
+    router_spans = {"ask one", "ask cut", "ingress", "combine"}
+    spans = closed.collector.of(trace_id, router_spans | {"replica router", "replica cut"})
     (router,) = spans["replica router"]
     assert router.parent_span_id.hex() == span_id
     assert len(spans["ask one"]) == 2  # by the cascade, then by the ensemble inside it
-    for name in own:
+    for name in router_spans:
         for span in spans[name]:
             assert span.parent_span_id == router.span_id
             assert inside(span, router)
-    (asking,) = spans["ask cut"]
-    assert asking.kind == Span.SPAN_KIND_CLIENT
+    (call,) = spans["ask cut"]
+    assert call.kind == Span.SPAN_KIND_CLIENT
     (model,) = spans["replica cut"]
-    assert model.parent_span_id == asking.span_id
+    assert model.parent_span_id == call.span_id
     # It ends a little later: Serve closes it once the answer has been sent.
-    assert asking.start_time_unix_nano <= model.start_time_unix_nano < asking.end_time_unix_nano
+    assert call.start_time_unix_nano <= model.start_time_unix_nano < call.end_time_unix_nano
 
 
-def test_a_model_in_stages_tells_what_each_took(closed, body: bytes) -> None:
-    trace_id, _ = asked(closed, body, "cut/infer")
+def test_compute_span_has_the_time_of_each_stage(closed, body: bytes) -> None:
+    trace_id, _ = send_traced(closed, body, "cut/infer")
     (compute,) = closed.collector.of(trace_id, PHASES)["compute"]
-    parts = {each.key: each.value.double_value for each in compute.attributes}
+    parts = {item.key: item.value.double_value for item in compute.attributes}
     assert set(parts) == {"headrace.compute.stage-0.ms", "headrace.compute.stage-1.ms"}
-    took_ms = (compute.end_time_unix_nano - compute.start_time_unix_nano) / 1e6
-    assert 0 < sum(parts.values()) < took_ms
+    compute_ms = (compute.end_time_unix_nano - compute.start_time_unix_nano) / 1e6
+    assert 0 < sum(parts.values()) < compute_ms
 
 
 @pytest.mark.parametrize("path", ["one/infer", "mean/infer"])
-def test_a_trace_that_its_client_does_not_want_is_not_told(closed, body: bytes, path: str) -> None:
-    unwanted, _ = asked(closed, body, path, sampled=False)
-    wanted, _ = asked(closed, body, path)
-    closed.collector.of(wanted, PHASES)
-    assert closed.collector.of(unwanted, set()) == {}
+def test_unsampled_trace_is_not_exported(closed, body: bytes, path: str) -> None:
+    unsampled, _ = send_traced(closed, body, path, sampled=False)
+    sampled, _ = send_traced(closed, body, path)
+    closed.collector.of(sampled, PHASES)
+    assert closed.collector.of(unsampled, set()) == {}

@@ -1,4 +1,4 @@
-"""A head as KubeRay starts one, and manifests as `headrace k8s render` writes them."""
+"""Head as KubeRay starts it, with manifests from `headrace k8s render`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from deployments.cli.main import main
 from deployments.local import ports
 
 SERVE_PORT = 8000
-"""A config of KubeRay's names no port: Serve takes its own."""
+"""Serve's default port: KubeRay's config names none."""
 
 
 @pytest.fixture(scope="package")
 def serve_config(int8_artifact_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What the RayService for ``tiny-int8`` puts to a head, with this machine's store."""
+    """Return the ``serveConfigV2`` of a RayService for ``tiny-int8`` in this machine's store."""
     if shutil.which("kubectl") is None and shutil.which("kustomize") is None:
         pytest.skip("neither kubectl nor kustomize is installed")
     manifests = tmp_path_factory.mktemp("manifests")

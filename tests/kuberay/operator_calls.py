@@ -1,8 +1,8 @@
-"""What KubeRay's operator and its job submitter say to a head, said again over real HTTP.
+"""Requests of KubeRay's operator and job submitter to a head, sent over real HTTP.
 
 RayService   PUT  /api/serve/applications/                        serveConfigV2 as JSON
              GET  /api/serve/applications/?api_type=declarative   polled
-RayJob       `ray job status ID` or, where there is no such job, `ray job submit`; then its log
+RayJob       `ray job status ID` or, for an unknown id, `ray job submit`; then its log
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _APPLICATIONS = "/api/serve/applications/"
 
 @dataclass
 class Operator:
-    """A controller that keeps a RayService's config on a head."""
+    """Controller that keeps the config of a RayService on a head."""
 
     cluster: LocalCluster
 
@@ -37,14 +37,14 @@ class Operator:
         return {"x-ray-authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
     def put(self, serve_config: str) -> Answer:
-        """Send a ``serveConfigV2``, YAML as it stands in the manifest."""
+        """Send a ``serveConfigV2``, YAML as in the manifest."""
         body = json.dumps(yaml.safe_load(serve_config)).encode()
         return ask(
             self.cluster.dashboard + _APPLICATIONS, body, self._headers, method="PUT", timeout_s=120
         )
 
     def poll(self) -> dict[str, Any]:
-        """Application → what the operator reads of it."""
+        """Return the status that the operator reads, by application."""
         url = f"{self.cluster.dashboard}{_APPLICATIONS}?api_type=declarative"
         answer = ask(url, headers=self._headers)
         assert answer.status == 200, answer
@@ -59,21 +59,21 @@ class Operator:
 
     def wait_until_running(self, names: set[str]) -> None:
         self.wait(
-            lambda found: (
-                names <= set(found) and all(found[name]["status"] == "RUNNING" for name in names)
+            lambda status: (
+                names <= set(status) and all(status[name]["status"] == "RUNNING" for name in names)
             )
         )
 
 
 @dataclass
 class Submitter:
-    """The pod that submits a RayJob: the same script each time it is started."""
+    """Pod that submits a RayJob: the same script at every start."""
 
     cluster: LocalCluster
     environment: dict[str, str]
 
     def run(self, submission_id: str, entrypoint: list[str], timeout_s: float) -> str:
-        """Submit, unless the id is known, and follow to the end; returns the job's log."""
+        """Submit unless the id is known, follow to the end and return the job's log."""
         if self._ray("status", submission_id, check=False).returncode != 0:
             self.submit(submission_id, entrypoint)
         return self._ray("logs", "--follow", submission_id, timeout_s=timeout_s).stdout
@@ -104,7 +104,7 @@ class Submitter:
 
 
 def service_config(manifests: Path) -> str:
-    """``serveConfigV2`` of the RayService among rendered manifests."""
+    """Return the ``serveConfigV2`` of the RayService among rendered manifests."""
     for path in manifests.glob("*.yaml"):
         document = yaml.safe_load(path.read_text())
         if isinstance(document, dict) and document.get("kind") == "RayService":

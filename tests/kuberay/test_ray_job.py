@@ -1,4 +1,4 @@
-"""A RayJob whose submitter is started twice, and whose cluster is: one artifact."""
+"""RayJob with a submitter that starts twice: one artifact."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cluster.artifact.local import LocalStore
 
 @pytest.mark.slow
 @pytest.mark.fault("a compression job's submitter is started twice, or the job")
-def test_one_submission_id_gives_one_run_and_the_same_job_again_the_same_artifact(
+def test_restarted_submitter_and_repeated_job_give_one_artifact(
     operator: Operator, tiny_recipe, tmp_path: Path
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
-    made = tiny_recipe("tiny-job", None, programs=[{"kinds": ["exported"]}])
-    text = made.model_dump(mode="json", exclude_unset=True)
+    config = tiny_recipe("tiny-job", None, programs=[{"kinds": ["exported"]}])
+    text = config.model_dump(mode="json", exclude_unset=True)
     recipe.write_text(yaml.safe_dump(text))
     store = tmp_path / "store"
     submitter = Submitter(
@@ -34,15 +34,15 @@ def test_one_submission_id_gives_one_run_and_the_same_job_again_the_same_artifac
     assert "SUCCEEDED" in submitter.status("headrace-compression-x7k2p").upper(), first
     (artifact,) = (store / "artifacts").iterdir()
 
-    # The submitter's pod is started again, after an eviction say: it finds the job and its log.
+    # The submitter's pod starts again, for example after an eviction: it follows the same job.
     again = submitter.run("headrace-compression-x7k2p", entrypoint, timeout_s=60)
-    assert _said(again) == _said(first) != []
-    # Were it to submit all the same, Ray would refuse.
+    assert _job_lines(again) == _job_lines(first) != []
+    # Ray refuses a second submission of the same id.
     refused = submitter.submit("headrace-compression-x7k2p", entrypoint, check=False)
     assert refused.returncode != 0
     assert "already exists" in refused.stdout + refused.stderr
 
-    # Another id, as after the RayJob was deleted and applied again: the build is found.
+    # Another id, as for a RayJob deleted and applied again: the earlier build is reused.
     submitter.run("headrace-compression-q9d4m", entrypoint, timeout_s=120)
     assert "SUCCEEDED" in submitter.status("headrace-compression-q9d4m").upper()
     assert list((store / "artifacts").iterdir()) == [artifact]
@@ -50,7 +50,7 @@ def test_one_submission_id_gives_one_run_and_the_same_job_again_the_same_artifac
 
 
 @pytest.mark.slow
-def test_a_submitter_without_the_token_submits_nothing(operator: Operator) -> None:
+def test_job_api_refuses_requests_without_token(operator: Operator) -> None:
     url = f"{operator.cluster.dashboard}/api/jobs/"
     wrong = {"x-ray-authorization": "Bearer " + "0" * 64}
     for headers, status in [({}, 401), (wrong, 403)]:
@@ -60,6 +60,6 @@ def test_a_submitter_without_the_token_submits_nothing(operator: Operator) -> No
     assert ask(url, headers=right).json == []
 
 
-def _said(log: str) -> list[str]:
-    """What the job said, without the words of `ray job logs` around it, which tell the time."""
+def _job_lines(log: str) -> list[str]:
+    """Return the job's lines of a log, without those of `ray job logs`, which hold the time."""
     return [line for line in log.splitlines() if "SUCC" not in line and "INFO" not in line]

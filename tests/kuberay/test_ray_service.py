@@ -1,4 +1,4 @@
-"""A RayService's life as its operator drives it: put, polled, wrong, lost and put again."""
+"""Lifecycle of a RayService as its operator drives it: put, polled, refused, lost, put again."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ URL = "http://127.0.0.1:8000/v2/models/tiny"
 
 @pytest.mark.slow
 @pytest.mark.fault("a config that Serve refuses")
-def test_a_rendered_service_is_put_runs_and_survives_a_wrong_one(
-    operator: Operator, serve_config: str
-) -> None:
-    names = {each["name"] for each in yaml.safe_load(serve_config)["applications"]}
-    assert operator.poll() == {}  # as the operator finds a new head
+def test_rendered_service_survives_a_refused_config(operator: Operator, serve_config: str) -> None:
+    names = {application["name"] for application in yaml.safe_load(serve_config)["applications"]}
+    assert operator.poll() == {}  # as on a new head
 
     assert operator.put(serve_config).status == 200
     operator.wait_until_running(names)
@@ -34,12 +32,12 @@ def test_a_rendered_service_is_put_runs_and_survives_a_wrong_one(
     refused = operator.put(yaml.safe_dump(wrong))
     assert refused.status == 400, refused
     assert b"import_path" in refused.body
-    # What runs goes on, and is not started anew, before anything else is put.
+    # The running replicas continue; a refused config restarts none.
     answer = ask(URL)
     assert answer.status == 200, answer
     assert _replica_ids(operator) == before
 
-    # The operator puts what it has again and again: nothing may be restarted by that.
+    # The operator puts the same config repeatedly: that restarts no replica.
     assert operator.put(serve_config).status == 200
     operator.wait_until_running(names)
     assert _replica_ids(operator) == before
@@ -48,7 +46,7 @@ def test_a_rendered_service_is_put_runs_and_survives_a_wrong_one(
 
 @pytest.mark.slow
 @pytest.mark.fault("a model that cannot be built, beside others")
-def test_what_cannot_be_built_is_told_in_the_status_and_the_rest_runs(
+def test_failed_application_is_in_status_and_others_run(
     operator: Operator, serve_config: str
 ) -> None:
     config = yaml.safe_load(serve_config)
@@ -60,11 +58,11 @@ def test_what_cannot_be_built_is_told_in_the_status_and_the_rest_runs(
             "args": {"name": "missing", "artifact": "missing", "unknown_setting": 1},
         }
     )
-    assert operator.put(yaml.safe_dump(config)).status == 200  # Serve sees it only when it builds
+    assert operator.put(yaml.safe_dump(config)).status == 200  # Serve notices only while it builds
     operator.wait(
-        lambda found: (
-            found.get("missing", {}).get("status") == "DEPLOY_FAILED"
-            and found["tiny"]["status"] == "RUNNING"
+        lambda status: (
+            status.get("missing", {}).get("status") == "DEPLOY_FAILED"
+            and status["tiny"]["status"] == "RUNNING"
         )
     )
     message = operator.poll()["missing"]["message"]
@@ -75,16 +73,14 @@ def test_what_cannot_be_built_is_told_in_the_status_and_the_rest_runs(
 
 @pytest.mark.slow
 @pytest.mark.fault("the head is lost without its storage")
-def test_after_the_head_is_lost_the_config_is_put_again(
-    operator: Operator, serve_config: str
-) -> None:
-    names = {each["name"] for each in yaml.safe_load(serve_config)["applications"]}
+def test_config_is_put_again_after_head_loss(operator: Operator, serve_config: str) -> None:
+    names = {application["name"] for application in yaml.safe_load(serve_config)["applications"]}
     operator.put(serve_config)
     operator.wait_until_running(names)
 
     record = operator.cluster.record
     for process in processes.find(record.cluster_id, record.run_dir):
-        with contextlib.suppress(ProcessLookupError):  # whom one before has taken along
+        with contextlib.suppress(ProcessLookupError):  # ended with an earlier one
             os.kill(process.pid, signal.SIGKILL)
     operator.cluster = LocalCluster.start(
         http_port=record.http_port,
@@ -92,7 +88,7 @@ def test_after_the_head_is_lost_the_config_is_put_again(
         num_cpus=4,
         state_dir=record.state_dir,
     )
-    assert operator.poll() == {}  # an empty head is how the operator knows
+    assert operator.poll() == {}  # by which the operator detects a new head
     assert operator.put(serve_config).status == 200
     operator.wait_until_running(names)
     assert ask(URL).status == 200
