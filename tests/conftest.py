@@ -1,4 +1,8 @@
-"""What tests of several rooms share: real artifacts, built once, and small made-up ones."""
+"""Fixtures of several rooms: real artifacts, built once, and small invented ones.
+
+tiny_recipe ─→ golden (cache) ─→ *_artifact_store ─→ *_artifact
+finished ────→ a directory like a finished build, with invented bytes
+"""
 
 from __future__ import annotations
 
@@ -76,9 +80,10 @@ looked_up = LookedUp
 
 @pytest.fixture(scope="session")
 def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyRecipe]:
-    """Makes recipes that train a factory of ``headrace_tiny`` on the digits for one epoch.
+    """Yield a function that makes recipes: train a factory of ``headrace_tiny`` for one epoch.
 
-    ``recipe(name, scheme, model="convolutional", **fields)``; scheme None quantizes nothing.
+    ``recipe(name, scheme, model="convolutional", **fields)``; the data are the digits; scheme
+    None quantizes nothing.
     """
     folder = tmp_path_factory.mktemp("tiny-models")
     (folder / "headrace_tiny.py").write_text(TINY_MODULE)
@@ -110,7 +115,7 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyRecipe
 
 @pytest.fixture(scope="session")
 def golden(tiny_recipe: TinyRecipe) -> Golden:
-    """``golden(store, name, scheme, **fields)``: a tiny recipe's artifact, from the cache."""
+    """Return ``golden(store, name, scheme, **fields)``: copies a tiny recipe's cached artifact."""
 
     def put(store: Path, name: str, scheme: str | None, **fields: object) -> None:
         copy_into(store, tiny_recipe(name, scheme, **fields), TINY_MODULE)
@@ -120,7 +125,7 @@ def golden(tiny_recipe: TinyRecipe) -> Golden:
 
 @pytest.fixture(scope="session")
 def int8_artifact_store(tmp_path_factory: pytest.TempPathFactory, golden: Golden) -> Path:
-    """A store with the artifact ``tiny-int8``: a small image classifier in static int8."""
+    """Return a store with the artifact ``tiny-int8``: a small image classifier in static int8."""
     root = tmp_path_factory.mktemp("store")
     golden(root, "tiny-int8", "static_int8", programs=[{}])
     return root
@@ -128,16 +133,14 @@ def int8_artifact_store(tmp_path_factory: pytest.TempPathFactory, golden: Golden
 
 @pytest.fixture(scope="session")
 def bf16_artifact_store(int8_artifact_store: Path, golden: Golden) -> Path:
-    """The same store, with ``tiny-bf16`` beside ``tiny-int8``: the same model in bfloat16,
-    as AOTInductor compiles it."""
+    """Return the same store with ``tiny-bf16`` too: the model in bfloat16, by AOTInductor."""
     golden(int8_artifact_store, "tiny-bf16", "bf16")
     return int8_artifact_store
 
 
 @pytest.fixture(scope="session")
 def cut_artifact_store(tmp_path_factory: pytest.TempPathFactory, golden: Golden) -> Path:
-    """A store with the artifact ``tiny-cut``: the small classifier in float32, whole and as two
-    pipeline stages."""
+    """Return a store with ``tiny-cut``: the classifier in float32, whole and in two stages."""
     root = tmp_path_factory.mktemp("cut-store")
     golden(root, "tiny-cut", None, programs=[{"kinds": ["openvino"]}], parallel=[{"pipeline": 2}])
     return root
@@ -145,9 +148,9 @@ def cut_artifact_store(tmp_path_factory: pytest.TempPathFactory, golden: Golden)
 
 @pytest.fixture(scope="session")
 def finished() -> Finished:
-    """Fills a directory as a job would leave it, with made-up bytes; returns the manifest.
+    """Return a function that fills a directory as a job does; it returns the manifest's bytes.
 
-    ``finished(directory, name="m", key="0" * 64, files={...})``
+    ``finished(directory, name="m", key="0" * 64, files={...})``; the contents are invented.
     """
 
     def fill(
@@ -203,10 +206,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many tests broke something, and how many of them passed."""
+    """Print the number of fault tests, and how many of them failed."""
     stats = terminalreporter.stats
     passed, failed = (
-        sum("fault" in each.keywords for each in stats.get(outcome, ()) if each.when == "call")
+        sum("fault" in phase.keywords for phase in stats.get(outcome, ()) if phase.when == "call")
         for outcome in ("passed", "failed")
     )
     if passed + failed:

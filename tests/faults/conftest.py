@@ -1,4 +1,8 @@
-"""A cluster to break: short deadlines, and configs written as the tests need them."""
+"""Cluster for fault tests: short deadlines, and Serve configs of the tests' models.
+
+signing_key ─→ cluster (trusts the key) ─→ test breaks something ─→ nothing_is_left checks
+write_config ─→ Serve config ───────────────↗
+"""
 
 from __future__ import annotations
 
@@ -20,12 +24,12 @@ from deployments.ray.time_limits import MAX_REQUEST_TIMEOUT_VARIABLE
 WriteConfig = Callable[..., Path]
 
 MAX_REQUEST_TIMEOUT_S = 2
-"""So that what is never answered is given up soon, by HAProxy 5 s later."""
+"""Deadline in seconds. Short, so that an unanswered request ends soon, by HAProxy 5 s later."""
 
 
 @pytest.fixture(scope="package")
 def signing_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A private key; its public key lies alone in the directory ``trusted`` beside it."""
+    """Return a private key; its directory ``trusted`` holds only the public key."""
     directory = tmp_path_factory.mktemp("keys")
     key = directory / "key.pem"
     (directory / "trusted").mkdir()
@@ -49,20 +53,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, signing_key: Path) -> Iter
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(cluster: LocalCluster) -> Iterator[None]:
-    """After every test: no process, actor or placement group that serves nobody."""
+    """Check after every test that no process, actor or placement group is orphaned."""
     yield
     wait_for_nothing_left(lambda: _left(cluster))
 
 
 def _left(cluster: LocalCluster) -> list[str]:
-    found = processes.find(cluster.record.cluster_id, cluster.record.run_dir)
-    running = [read_process(each.pid, "here") for each in found]
+    handles = processes.find(cluster.record.cluster_id, cluster.record.run_dir)
+    running = [read_process(handle.pid, "here") for handle in handles]
     actors = [row | {"node": "here"} for row in _listed(cluster, "actors")]
     return left_behind(
         rest.Dashboard(cluster.dashboard, cluster.record.token_path).applications(),
         actors,
         _listed(cluster, "placement_groups"),
-        [each for each in running if each is not None],
+        [process for process in running if process is not None],
     )
 
 
@@ -75,7 +79,7 @@ def _listed(cluster: LocalCluster, kind: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def write_config(tmp_path: Path) -> WriteConfig:
-    """Writes a Serve config with the models of the given args; returns its path."""
+    """Return ``write(*models)``, which writes a Serve config of these args and returns its path."""
 
     def write(*models: dict[str, Any]) -> Path:
         return serve_config.write(tmp_path, *(serve_config.model(**args) for args in models))

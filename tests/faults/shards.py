@@ -1,4 +1,7 @@
-"""What tests that break shards share: which run, a steady load, and what it was answered."""
+"""Process ids of shards, and a steady load that records every request.
+
+Load ── clients, no pause ──→ URL ──→ SentRequest(status, times, body) in `requests`
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,13 @@ SHARD = b"ray::ShardActor"
 
 
 def shard_pids(cluster: LocalCluster) -> list[int]:
-    """The processes of all shards."""
-    found = processes.find(cluster.record.cluster_id, cluster.record.run_dir)
-    return sorted(process.pid for process in found if _is_shard(process.pid))
+    """Return the process ids of all shards, sorted."""
+    running = processes.find(cluster.record.cluster_id, cluster.record.run_dir)
+    return sorted(process.pid for process in running if _is_shard(process.pid))
 
 
 def shard_at(cluster: LocalCluster, stage: int) -> int:
-    """The process of a shard of that stage, as `headrace inspect --replicas` names it."""
+    """Return the process id of a shard of a stage, from `headrace inspect --replicas`."""
     done = subprocess.run(
         [sys.executable, "-m", "deployments.cli.main", "inspect", "--replicas", "--json"],
         env={**os.environ, **cluster.environment(), "HOME": str(cluster.record.state_dir)},
@@ -44,20 +47,20 @@ def shard_at(cluster: LocalCluster, stage: int) -> int:
 def _is_shard(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(SHARD)
-    except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+    except (FileNotFoundError, ProcessLookupError):  # it has ended since
         return False
 
 
 def request_body(item_shape: tuple[int, ...], scale: float = 1.0) -> bytes:
-    """An infer request of one item, its values within ``scale``."""
+    """Return an infer request of one item with values in [-scale, scale)."""
     data = np.random.default_rng(0).uniform(-scale, scale, (1, *item_shape)).astype(np.float32)
     tensor = {"name": "input", "datatype": "FP32", "shape": [1, *item_shape]}
     return json.dumps({"inputs": [{**tensor, "data": data.ravel().tolist()}]}).encode()
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request of the load, on the monotonic clock; status None: no answer came."""
+class SentRequest:
+    """Request of the load, in seconds of the monotonic clock; status None: no answer."""
 
     started: float
     ended: float
@@ -68,16 +71,16 @@ class Asked:
 
 @dataclass
 class Load:
-    """Clients that ask without a pause, each on connections of its own, until the block ends."""
+    """Clients that send requests without a pause until the block ends, each on a new connection."""
 
     url: str
     body: bytes
     clients: int = 4
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[SentRequest] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(self.clients)]
+        self._threads = [threading.Thread(target=self._send) for _ in range(self.clients)]
         for thread in self._threads:
             thread.start()
         return self
@@ -87,7 +90,7 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def _ask(self) -> None:
+    def _send(self) -> None:
         headers = {"Content-Type": "application/json"}
         while not self._over.is_set():
             started = time.monotonic()
@@ -100,7 +103,7 @@ class Load:
                     answer.body,
                 )
             except (OSError, HTTPException):
-                pass  # status None says it
-            self.asked.append(Asked(started, time.monotonic(), status, retry, body))
+                pass  # recorded as status None
+            self.requests.append(SentRequest(started, time.monotonic(), status, retry, body))
             if status != 200:
                 time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Artifacts that must not be served: changed on disk, made for another CPU, or not there."""
+"""Artifacts that must not be served: changed on disk, compiled for another CPU, or absent."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from deployments.local import LocalCluster
 from deployments.local.rest import Dashboard
 
 
-def copied(store: Path, to: Path) -> Path:
-    """A copy of the store; returns the directory of its artifact ``tiny-int8``."""
+def copy_store(store: Path, to: Path) -> Path:
+    """Copy the store; return the directory of the copy's artifact ``tiny-int8``."""
     shutil.copytree(store, to)
     return LocalStore(to).open("tiny-int8").path
 
@@ -32,8 +32,8 @@ def flip_a_byte(file: Path) -> None:
     file.write_bytes(data)
 
 
-def for_another_cpu(artifact: Path) -> None:
-    """Change what the artifact says it needs, and its id with it: nothing is corrupt."""
+def require_another_cpu(artifact: Path) -> None:
+    """Change the CPU features that the artifact requires, and its id: its hashes stay valid."""
     manifest = json.loads((artifact / MANIFEST).read_text())
     for program in manifest["programs"]:
         program["cpu_features"] += ["avx1024", "amx_fp4"]
@@ -45,7 +45,7 @@ def for_another_cpu(artifact: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.fault("a file or the manifest of an artifact is changed")
-def test_none_of_them_is_served_and_each_says_why(
+def test_bad_artifact_is_not_served_and_reason_is_reported(
     cluster: LocalCluster,
     int8_artifact_store: Path,
     write_config: Callable[..., Path],
@@ -54,13 +54,13 @@ def test_none_of_them_is_served_and_each_says_why(
     manifest = LocalStore(int8_artifact_store).open("tiny-int8").manifest
     fastest = {entry.key: entry for entry in manifest.programs}
     loaded = fastest[f"cpu-x86/{manifest.fastest['cpu-x86']}"].file
-    changed = copied(int8_artifact_store, tmp_path / "changed")
+    changed = copy_store(int8_artifact_store, tmp_path / "changed")
     right = sha256((changed / loaded).read_bytes()).hexdigest()
     flip_a_byte(changed / loaded)
     wrong = sha256((changed / loaded).read_bytes()).hexdigest()
-    forged = copied(int8_artifact_store, tmp_path / "forged")
+    forged = copy_store(int8_artifact_store, tmp_path / "forged")
     (forged / MANIFEST).write_bytes((forged / MANIFEST).read_bytes() + b" ")
-    for_another_cpu(copied(int8_artifact_store, tmp_path / "foreign"))
+    require_another_cpu(copy_store(int8_artifact_store, tmp_path / "foreign"))
     expected = {
         "changed": f"{changed / loaded}: sha256 is {wrong}, the manifest names {right}",
         "forged": f"{forged / MANIFEST}: sha256 is ",
@@ -77,19 +77,20 @@ def test_none_of_them_is_served_and_each_says_why(
     with pytest.raises(ClusterError, match="failed:"):
         cluster.deploy(write_config(*models, absent, wrong_args), timeout_s=WITHIN_S)
 
-    said = wait_for_failures(cluster, len(expected))
+    details = wait_for_failures(cluster, len(expected))
     for name, message in expected.items():
-        assert message in said[name], (name, said[name])
-    assert re.search(r"names there: [\w, -]*tiny-int8", said["absent"])
+        assert message in details[name], (name, details[name])
+    assert re.search(r"names there: [\w, -]*tiny-int8", details["absent"])
 
 
 def wait_for_failures(cluster: LocalCluster, count: int) -> dict[str, str]:
-    """Return Serve's details of each application, once that many have failed."""
+    """Wait until ``count`` applications have failed; return Serve's details of each, as JSON."""
     dashboard = Dashboard(cluster.record.dashboard, cluster.record.token_path)
 
     def statuses() -> list[str]:
-        return [details["status"] for details in dashboard.applications().values()]
+        return [application["status"] for application in dashboard.applications().values()]
 
     # A deployment fails after its replicas have failed three times, with a backoff in between.
     until(lambda: statuses().count("DEPLOY_FAILED") == count, statuses)
-    return {name: json.dumps(details) for name, details in dashboard.applications().items()}
+    applications = dashboard.applications()
+    return {name: json.dumps(application) for name, application in applications.items()}

@@ -1,4 +1,4 @@
-"""A replica that dies or hangs: others' answers stay clean, none hangs, and it is replaced."""
+"""Replica that dies or hangs: no client hangs, errors show no internals, and it is replaced."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def url(cluster: LocalCluster, int8_artifact_store: Path, write_config: Callable
     args = {"name": "tiny", "artifact": "tiny-int8", "store": str(int8_artifact_store)}
     cluster.deploy(write_config(args), timeout_s=WITHIN_S)
     url = f"{cluster.http}/v2/models/tiny"
-    # Serve says RUNNING until its health check notices that a test before this one killed.
+    # Serve reports RUNNING until its health check fails for a replica killed by an earlier test.
     until(lambda: metadata(url) == 200)
     return url
 
@@ -37,10 +37,10 @@ def replica_pid(cluster: LocalCluster) -> int:
 
 
 def metadata(url: str) -> int | None:
-    """The status a replica answers with, or what stands for one while there is none.
+    """Return the status of a metadata request; None if the connection closed without an answer.
 
-    None: the connection was closed without an answer. HAProxy does that with a request that
-    went to the replica on a connection used before and died with it: the client's to repeat.
+    HAProxy closes it for a request that it had sent to the replica on a reused connection, if
+    the replica died with it. Retrying is then up to the client.
     """
     started = time.monotonic()
     try:
@@ -57,7 +57,7 @@ def metadata(url: str) -> int | None:
 
 
 @pytest.mark.fault("a replica is killed")
-def test_a_killed_replica_is_replaced(
+def test_killed_replica_is_replaced(
     cluster: LocalCluster, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     killed = replica_pid(cluster)
@@ -79,12 +79,12 @@ def test_a_killed_replica_is_replaced(
             f"\n  replaced {time.monotonic() - started:.1f} s after the kill, answers {dict(seen)}"
         )
     assert replica_pid(cluster) != killed
-    assert seen[None] <= 1, "only what was with the replica when it died may go unanswered"
+    assert seen[None] <= 1, "only a request in flight at the killed replica may stay unanswered"
 
 
 @pytest.mark.slow
 @pytest.mark.fault("a replica freezes")
-def test_a_frozen_replica_makes_no_client_wait_for_ever_and_is_replaced(
+def test_frozen_replica_blocks_no_client_and_is_replaced(
     cluster: LocalCluster, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     frozen = replica_pid(cluster)
@@ -96,7 +96,7 @@ def test_a_frozen_replica_makes_no_client_wait_for_ever_and_is_replaced(
         seen[metadata(url)] += 1
         return seen[200] > 0
 
-    # Three health checks without an answer find it out.
+    # Serve replaces it after three health checks without an answer.
     until(answers_again, lambda: seen)
     with capsys.disabled():
         print(

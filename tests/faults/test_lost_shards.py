@@ -1,6 +1,6 @@
-"""A shard that is killed or frozen: its replica fails whole and quickly, and is replaced.
+"""Shard that is killed or frozen: its whole replica fails quickly, and is replaced.
 
-Also what must not end a replica, and what a replica waits for that does not start.
+Also errors that must not end a replica, and the reasons for which a replica does not start.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from deployments.http.errors import INTERNAL
 from deployments.local import LocalCluster
 
 FAILED_WITHIN_S = 5.0
-"""How long a request that was in flight may wait for its 503."""
+"""Bound in seconds for the 503 of an in-flight request."""
 
 ITEM = (1, 16, 16)
 CUT = {"pipeline": 2, "tensor": 1}
@@ -41,7 +41,7 @@ FROZEN = pytest.mark.fault("a shard freezes")
 
 
 def cut_args(store: Path, **changes: object) -> dict[str, object]:
-    """Of a model ``cut``, whose artifact is tiny-cut."""
+    """Return the args of the model ``cut``, whose artifact is tiny-cut."""
     args = {"name": "cut", "artifact": "tiny-cut", "store": str(store), "parallel": CUT}
     return args | changes
 
@@ -50,7 +50,7 @@ def cut_args(store: Path, **changes: object) -> dict[str, object]:
 def deploy(
     cluster: LocalCluster, cut_artifact_store: Path, write_config: WriteConfig
 ) -> Callable[..., str]:
-    """``deploy(replicas=1, **parallel)`` → the URL for infer, once all shards serve."""
+    """Return ``deploy(replicas=1, **parallel)`` → the URL for infer, once all shards serve."""
 
     def deployed(replicas: int = 1, **parallel: object) -> str:
         args = cut_args(cut_artifact_store, replicas=replicas, parallel={**CUT, **parallel})
@@ -67,20 +67,23 @@ def answers(url: str) -> bool:
 
 
 def check_failed_requests(load: Load, hit: float) -> Counter[int | None]:
-    """Each got its answer soon, and it was 503 with Retry-After while there were shards to lose."""
-    seen = Counter(each.status for each in load.asked)
-    in_flight = [each for each in load.asked if each.started <= hit <= each.ended]
-    assert in_flight, "the shard was hit between requests"
-    for each in in_flight:
-        assert each.ended - hit < FAILED_WITHIN_S, each
-    for each in load.asked:
-        if each.status == 503 and b"this replica" in each.body:
-            assert each.retry_after == "1", each
-        if each.status not in (200, None):
-            assert b"Traceback" not in each.body
-            assert b"/" not in each.body.replace(b"text/plain", b"")
+    """Check that in-flight requests ended in time, with 503 and Retry-After; return the statuses.
+
+    ``hit``: time of the fault, in seconds of the monotonic clock.
+    """
+    seen = Counter(request.status for request in load.requests)
+    in_flight = [request for request in load.requests if request.started <= hit <= request.ended]
+    assert in_flight, "no request was in flight when the shard was hit"
+    for request in in_flight:
+        assert request.ended - hit < FAILED_WITHIN_S, request
+    for request in load.requests:
+        if request.status == 503 and b"this replica" in request.body:
+            assert request.retry_after == "1", request
+        if request.status not in (200, None):
+            assert b"Traceback" not in request.body
+            assert b"/" not in request.body.replace(b"text/plain", b"")
     assert seen[503] >= 1, seen
-    # What reaches the replica in the moment it ends is closed by HAProxy without an answer.
+    # HAProxy closes a request that arrives while the replica ends, without an answer.
     assert seen[None] <= load.clients, seen
     return seen
 
@@ -94,7 +97,7 @@ def check_failed_requests(load: Load, hit: float) -> Counter[int | None]:
         pytest.param(signal.SIGSTOP, 0, id="frozen-0", marks=[pytest.mark.slow, FROZEN]),
     ],
 )
-def test_a_lost_shard_fails_its_replica_at_once_and_all_of_it_is_replaced(
+def test_lost_shard_fails_its_replica_quickly_and_it_is_replaced(
     cluster: LocalCluster,
     deploy: Callable[..., str],
     how: signal.Signals,
@@ -109,19 +112,21 @@ def test_a_lost_shard_fails_its_replica_at_once_and_all_of_it_is_replaced(
         hit = time.monotonic()
         os.kill(target, how)
         until(lambda: not set(before) & set(shard_pids(cluster)))
-        until(lambda: any(a.status == 200 and a.started > hit + 1 for a in load.asked))
+        until(lambda: any(a.status == 200 and a.started > hit + 1 for a in load.requests))
     seen = check_failed_requests(load, hit)
-    recovered = min(a.ended for a in load.asked if a.status == 200 and a.started > hit + 1) - hit
+    recovered = min(a.ended for a in load.requests if a.status == 200 and a.started > hit + 1) - hit
     with capsys.disabled():
         print(f"\n  answers again {recovered:.1f} s after the shard was hit, statuses {dict(seen)}")
     assert len(shard_pids(cluster)) == 2
     for pid in before:
-        assert not Path(f"/proc/{pid}").exists(), "a shard of the lost replica is left"
+        assert not Path(f"/proc/{pid}").exists(), "a shard of the failed replica still runs"
 
 
 @pytest.mark.slow
 @pytest.mark.fault("a shard of one of two replicas is killed")
-def test_other_replicas_go_on_answering(cluster: LocalCluster, deploy: Callable[..., str]) -> None:
+def test_other_replicas_answer_while_shard_is_unavailable(
+    cluster: LocalCluster, deploy: Callable[..., str]
+) -> None:
     url = deploy(replicas=2)
     before = shard_pids(cluster)
     with Load(url, request_body(ITEM)) as load:
@@ -130,14 +135,14 @@ def test_other_replicas_go_on_answering(cluster: LocalCluster, deploy: Callable[
         os.kill(before[0], signal.SIGKILL)
         time.sleep(4)
     check_failed_requests(load, hit)
-    after = [each for each in load.asked if each.started > hit + 1.5]
+    after = [request for request in load.requests if request.started > hit + 1.5]
     assert after
-    assert {each.status for each in after} == {200}
+    assert {request.status for request in after} == {200}
 
 
 @pytest.mark.slow
 @pytest.mark.fault("a shard is killed while it starts")
-def test_a_shard_killed_while_it_starts_is_no_obstacle(
+def test_deploy_succeeds_when_starting_shard_is_killed(
     cluster: LocalCluster, deploy: Callable[..., str]
 ) -> None:
     killed: list[int] = []
@@ -154,7 +159,7 @@ def test_a_shard_killed_while_it_starts_is_no_obstacle(
     thread = threading.Thread(target=kill_the_first)
     thread.start()
     try:
-        url = deploy(max_inflight=2)  # another config: all replicas are started anew
+        url = deploy(max_inflight=2)  # another config: all replicas are restarted
     finally:
         over.set()
         thread.join()
@@ -163,7 +168,7 @@ def test_a_shard_killed_while_it_starts_is_no_obstacle(
 
 
 @pytest.mark.slow
-def test_nothing_is_left_of_a_model_that_is_no_longer_served(
+def test_removed_model_leaves_no_shards(
     cluster: LocalCluster,
     deploy: Callable[..., str],
     cut_artifact_store: Path,
@@ -172,19 +177,22 @@ def test_nothing_is_left_of_a_model_that_is_no_longer_served(
     deploy()
     whole = {"name": "whole", "artifact": "tiny-cut", "store": str(cut_artifact_store)}
     cluster.deploy(write_config(whole), timeout_s=120)
-    until(lambda: not shard_pids(cluster))  # fails after its time
+    until(lambda: not shard_pids(cluster))  # AssertionError after the bound
     assert shard_pids(cluster) == []
 
 
 @pytest.mark.slow
 @pytest.mark.fault("an item makes a shard raise")
-def test_an_item_that_a_shard_refuses_fails_alone(
+def test_item_that_shard_rejects_fails_alone(
     cluster: LocalCluster, write_config: WriteConfig, tmp_path: Path, tiny_recipe
 ) -> None:
     recipe = tiny_recipe(
-        "tiny-looked-up", None, model="looked_up", programs=[{"kinds": ["exported"]}],
+        "tiny-looked-up",
+        None,
+        model="looked_up",
+        programs=[{"kinds": ["exported"]}],
         parallel=[{"pipeline": 2}],
-    )  # fmt: skip
+    )
     assert job.run(recipe, LocalStore(tmp_path), print).artifact is not None
     args = cut_args(tmp_path, artifact="tiny-looked-up", batching={"max_wait_ms": 300})
     cluster.deploy(write_config(args), timeout_s=120)
@@ -197,11 +205,11 @@ def test_an_item_that_a_shard_refuses_fails_alone(
         answers = list(
             pool.map(lambda body: ask(url, body, headers), [good] * 4 + [bad] + [good] * 3)
         )
-    assert [each.status for each in answers] == [200] * 4 + [500] + [200] * 3
+    assert [answer.status for answer in answers] == [200] * 4 + [500] + [200] * 3
     assert answers[4].error == INTERNAL
-    for each in answers[:4] + answers[5:]:
-        np.testing.assert_allclose(outputs(each.body), alone, rtol=1e-5, atol=1e-5)
-    assert shard_pids(cluster) == before, "a refused item must not cost a replica its shards"
+    for answer in answers[:4] + answers[5:]:
+        np.testing.assert_allclose(outputs(answer.body), alone, rtol=1e-5, atol=1e-5)
+    assert shard_pids(cluster) == before, "a rejected item must not end the replica's shards"
 
 
 def outputs(body: bytes) -> list[float]:
@@ -211,22 +219,26 @@ def outputs(body: bytes) -> list[float]:
 
 
 @pytest.mark.slow
-def test_replicas_of_a_group_come_and_go_with_the_load(
+def test_sharded_replicas_scale_with_load(
     cluster: LocalCluster, cut_artifact_store: Path, write_config: WriteConfig
 ) -> None:
     scaling = {
-        "min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 2,
-        "upscale_delay_s": 1, "downscale_delay_s": 3, "look_back_period_s": 2,
+        "min_replicas": 1,
+        "max_replicas": 2,
+        "target_ongoing_requests": 2,
+        "upscale_delay_s": 1,
+        "downscale_delay_s": 3,
+        "look_back_period_s": 2,
         "metrics_interval_s": 1,
-    }  # fmt: skip
+    }
     cluster.deploy(write_config(cut_args(cut_artifact_store, autoscaling=scaling)), timeout_s=120)
     url = f"{cluster.http}/v2/models/cut/infer"
     first = set(shard_pids(cluster))
     assert len(first) == 2
     with Load(url, request_body(ITEM), clients=16) as load:
         until(lambda: len(shard_pids(cluster)) == 4)
-        time.sleep(3)  # the second group answers, too
-    assert {each.status for each in load.asked} == {200}
+        time.sleep(3)  # the second group answers as well
+    assert {request.status for request in load.requests} == {200}
     assert first < set(shard_pids(cluster))
     until(lambda: len(shard_pids(cluster)) == 2)
     assert answers(url)
@@ -234,7 +246,7 @@ def test_replicas_of_a_group_come_and_go_with_the_load(
 
 @pytest.mark.slow
 @pytest.mark.fault("a replica finds no room")
-def test_a_replica_without_room_says_which_bundle_lacks_what(
+def test_inspect_names_bundle_and_missing_resource(
     cluster: LocalCluster, cut_artifact_store: Path, write_config: WriteConfig
 ) -> None:
     # 6 CPUs hold three replicas of two shards.

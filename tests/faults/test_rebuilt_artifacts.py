@@ -1,4 +1,4 @@
-"""A rebuild under the name of an artifact that is served: one deployment, one artifact."""
+"""Rebuild under the name of a served artifact: one deployment serves one artifact."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REQUESTS = 60
 
 @pytest.fixture
 def store(tmp_path: Path, int8_artifact_store: Path) -> LocalStore:
-    """A store of this test alone, whose newest ``tiny-int8`` it may replace."""
+    """Return a copy of the store, in which the test may replace the newest ``tiny-int8``."""
     shutil.copytree(int8_artifact_store, tmp_path / "store")
     return LocalStore(tmp_path / "store")
 
@@ -77,7 +77,7 @@ def test_new_replica_serves_the_bound_artifact_after_rebuild(
     until(lambda: ask(f"{cluster.http}/v2/models/tiny").status == 200)
     assert served(cluster) == {first}
 
-    # As `headrace up` deploys it: the same file is another deployment now, and upgrades.
+    # As `headrace up` deploys it: the same file now binds the new artifact, so Serve upgrades.
     model = bind(ModelArgs.model_validate(args))
     raw = yaml.safe_load(config.read_text())
     cluster.deploy_config(

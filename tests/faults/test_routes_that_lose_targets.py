@@ -1,4 +1,4 @@
-"""Routes whose targets are killed, frozen, replaced or slow, and clients that leave."""
+"""Routes whose targets are killed, frozen, replaced or slow, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -39,8 +39,10 @@ Deploy = Callable[..., str]
 
 @pytest.fixture
 def deploy(cluster: LocalCluster, int8_artifact_store: Path, tmp_path: Path) -> Deploy:
-    """``deploy(**of_two)`` → the URL of all models: ``two`` has two replicas, ``one`` has one, and
-    ``slow`` waits a second for batch mates before it computes."""
+    """Return ``deploy(**of_two)`` → the URL of all models; ``of_two``: more args of ``two``.
+
+    ``two`` has two replicas, ``one`` has one. ``slow`` waits a second for a full batch.
+    """
 
     def deployed(**of_two: Any) -> str:
         models: dict[str, dict[str, Any]] = {
@@ -56,7 +58,7 @@ def deploy(cluster: LocalCluster, int8_artifact_store: Path, tmp_path: Path) -> 
         config = serve_config.write(tmp_path, *applications, serve_config.router(ROUTES))
         cluster.deploy(config, timeout_s=WITHIN_S)
         url = f"{cluster.http}/v2/models"
-        # Serve says RUNNING until it notices what a test before this one broke.
+        # Serve reports RUNNING until it notices the fault of an earlier test.
         until(lambda: all(len(replicas(cluster, m)) == 1 + (m == "two") for m in models))
         until(lambda: answered(url, "all") and answered(url, "idle"))
         return url
@@ -65,21 +67,21 @@ def deploy(cluster: LocalCluster, int8_artifact_store: Path, tmp_path: Path) -> 
 
 
 def replicas(cluster: LocalCluster, app: str) -> list[int]:
-    """The processes of an application's replicas."""
-    found = []
+    """Return the process ids of an application's replicas, sorted."""
+    pids = []
     for process in processes.find(cluster.record.cluster_id, cluster.record.run_dir):
         try:
             line = Path(f"/proc/{process.pid}/cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+        except (FileNotFoundError, ProcessLookupError):  # it has ended since
             continue
         if line.startswith(f"ray::ServeReplica:{app}:".encode()):
-            found.append(process.pid)
-    return sorted(found)
+            pids.append(process.pid)
+    return sorted(pids)
 
 
 def infer(url: str, route: str, **headers: str) -> Answer:
-    given = {name.replace("_", "-"): value for name, value in headers.items()}
-    return ask(f"{url}/{route}/infer", request_body(ITEM), {**JSON, **given})
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return ask(f"{url}/{route}/infer", request_body(ITEM), {**JSON, **named})
 
 
 def answered(url: str, route: str) -> bool:
@@ -89,7 +91,7 @@ def answered(url: str, route: str) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.fault("a target of a route is killed")
-def test_a_killed_target_leaves_the_others_and_comes_back(
+def test_killed_target_is_replaced_while_others_answer(
     cluster: LocalCluster, deploy: Deploy
 ) -> None:
     url = deploy()
@@ -98,43 +100,41 @@ def test_a_killed_target_leaves_the_others_and_comes_back(
         time.sleep(0.3)
         os.kill(killed, signal.SIGKILL)
         time.sleep(1.0)
-        # What needs both waits for the replica, or says which target is missing.
+        # The route that requires both waits for the replica, or names the missing target.
         strict = infer(url, "all", x_request_timeout_seconds="0.5")
         until(lambda: answered(url, "all"))
         time.sleep(0.3)
-    assert Counter(each.status for each in load.asked).keys() == {200}
-    partial = [json.loads(each.body).get("parameters", {}) for each in load.asked]
-    said = [each["branch.one.reason"] for each in partial if each.get("partial")]
-    assert said, "nobody noticed that a target was gone"
-    assert all("one" in reason for reason in said)
-    assert "partial" not in partial[-1]
+    assert Counter(request.status for request in load.requests).keys() == {200}
+    parameters = [json.loads(request.body).get("parameters", {}) for request in load.requests]
+    reasons = [answer["branch.one.reason"] for answer in parameters if answer.get("partial")]
+    assert reasons, "no answer was partial while the target was unavailable"
+    assert all("one" in reason for reason in reasons)
+    assert "partial" not in parameters[-1]
     assert strict.status in (503, 504)
-    named = {branch["target"]: branch["outcome"] for branch in strict.json["branches"]}
-    assert named["one"] in ("failed", "late")
-    assert max(each.ended - each.started for each in load.asked) < 2
+    outcomes = {branch["target"]: branch["outcome"] for branch in strict.json["branches"]}
+    assert outcomes["one"] in ("failed", "late")
+    assert max(request.ended - request.started for request in load.requests) < 2
 
 
 @pytest.mark.slow
 @pytest.mark.fault("a replica behind a route freezes")
-def test_a_frozen_replica_is_hedged_and_then_left_alone(
-    cluster: LocalCluster, deploy: Deploy
-) -> None:
+def test_frozen_replica_is_hedged_and_then_avoided(cluster: LocalCluster, deploy: Deploy) -> None:
     url = deploy()
-    for _ in range(60):  # so that there is a percentile, and a budget
+    for _ in range(60):  # fills the percentile and the budget
         assert infer(url, "hedged").status == 200
     frozen = replicas(cluster, "two")[0]
     os.kill(frozen, signal.SIGSTOP)
     try:
-        took = []
+        durations_s = []
         for _ in range(40):
             started = time.monotonic()
             assert infer(url, "hedged").status == 200
-            took.append(time.monotonic() - started)
+            durations_s.append(time.monotonic() - started)
     finally:
         os.kill(frozen, signal.SIGCONT)
-    assert max(took) < 1, took
-    # One or two find out; the others do not ask it any more.
-    assert sum(each > 0.2 for each in took) <= 2, took
+    assert max(durations_s) < 1, durations_s
+    # One or two requests reach it; later ones avoid it.
+    assert sum(duration_s > 0.2 for duration_s in durations_s) <= 2, durations_s
 
 
 @pytest.mark.fault("a model behind a route is replaced")
@@ -146,7 +146,7 @@ def test_a_frozen_replica_is_hedged_and_then_left_alone(
         pytest.param("all", marks=pytest.mark.slow),
     ],
 )
-def test_a_model_is_replaced_under_load_without_a_failed_request(
+def test_model_replacement_under_load_fails_no_request(
     cluster: LocalCluster,
     deploy: Deploy,
     bf16_artifact_store: Path,
@@ -157,29 +157,29 @@ def test_a_model_is_replaced_under_load_without_a_failed_request(
     before = set(replicas(cluster, "two"))
     with Load(f"{url}/{route}/infer", request_body(ITEM), clients=4) as load:
         time.sleep(0.5)
-        # The same model in another precision, which the router was not deployed for.
+        # The same model in another precision, unknown to the router when it was deployed.
         assert (bf16_artifact_store / "names" / "tiny-bf16").exists()
         deploy(artifact="tiny-bf16")
         until(lambda: not before & set(replicas(cluster, "two")))
         time.sleep(0.5)
-    seen = Counter(each.status for each in load.asked)
+    seen = Counter(request.status for request in load.requests)
     with capsys.disabled():
         print(f"\n  replaced under load: {dict(seen)}")
-    assert seen.keys() == {200}, [each for each in load.asked if each.status != 200][:3]
+    assert seen.keys() == {200}, [request for request in load.requests if request.status != 200][:3]
     assert seen[200] > 100
 
 
 @pytest.mark.slow
 @pytest.mark.fault("a client leaves a route amid its request")
-def test_a_client_that_leaves_cancels_its_branches(cluster: LocalCluster, deploy: Deploy) -> None:
+def test_disconnected_client_cancels_its_branches(cluster: LocalCluster, deploy: Deploy) -> None:
     url = deploy()
     (slow,) = replicas(cluster, "slow")
-    assert answered(url, "idle")  # the router keeps this connection for the next request
+    assert answered(url, "idle")  # the router reuses this connection
     before = connections(slow)
     assert before > 0
     body = request_body(ITEM)
     with Raw(cluster.record.http_port) as client:
-        # In one piece: HAProxy 2.8 does not notice that a client has gone whose body came later.
+        # One piece: HAProxy 2.8 misses the disconnect of a client whose body arrived later.
         client.send(
             b"POST /v2/models/idle/infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             + f"Content-Length: {len(body)}\r\n\r\n".encode()
@@ -189,12 +189,12 @@ def test_a_client_that_leaves_cancels_its_branches(cluster: LocalCluster, deploy
         client.abort()
         started = time.monotonic()
         until(lambda: connections(slow) < before)
-    # It would have computed after a whole second, and the connection been kept for four.
+    # Without the cancellation it would compute after a second, and stay connected for four.
     assert time.monotonic() - started < 0.7
 
 
 @pytest.mark.fault("a target of a route answers too late")
-def test_a_deadline_of_the_clients_is_a_504_with_all_branches(
+def test_client_deadline_returns_504_with_all_branches(
     cluster: LocalCluster, deploy: Deploy
 ) -> None:
     url = deploy()
@@ -203,15 +203,16 @@ def test_a_deadline_of_the_clients_is_a_504_with_all_branches(
     )
     assert answer.status == 504, answer
     assert answer.json["error"].startswith("too few answers: slow: ")
-    named = {branch["target"]: branch for branch in answer.json["branches"]}
-    assert {name: branch["outcome"] for name, branch in named.items()} == {
-        "two": "ok", "slow": "late",
-    }  # fmt: skip
-    assert named["slow"]["ms"] > 300
+    branches = {branch["target"]: branch for branch in answer.json["branches"]}
+    assert {name: branch["outcome"] for name, branch in branches.items()} == {
+        "two": "ok",
+        "slow": "late",
+    }
+    assert branches["slow"]["ms"] > 300
 
 
 @pytest.mark.slow
-def test_a_quorum_cancels_its_stragglers(cluster: LocalCluster, deploy: Deploy) -> None:
+def test_quorum_cancels_late_branches(cluster: LocalCluster, deploy: Deploy) -> None:
     url = deploy()
     (slow,) = replicas(cluster, "slow")
     assert answered(url, "idle")
@@ -223,11 +224,11 @@ def test_a_quorum_cancels_its_stragglers(cluster: LocalCluster, deploy: Deploy) 
 
 
 def connections(pid: int) -> int:
-    """Open connections to a replica's HTTP port, one of 30000 to 31000."""
+    """Return the number of open connections to a replica's HTTP port, one of 30000 to 31000."""
     sockets = set()
-    for each in Path(f"/proc/{pid}/fd").iterdir():
+    for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
-            sockets.add(os.readlink(each))
+            sockets.add(os.readlink(link))
     count = 0
     for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
@@ -238,7 +239,7 @@ def connections(pid: int) -> int:
 
 
 @pytest.mark.slow
-def test_a_route_that_does_not_fit_is_refused_and_the_others_go_on(
+def test_invalid_route_is_rejected_and_old_routes_still_answer(
     cluster: LocalCluster, deploy: Deploy, tmp_path: Path
 ) -> None:
     url = deploy()
@@ -248,26 +249,28 @@ def test_a_route_that_does_not_fit_is_refused_and_the_others_go_on(
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(Exception, match=r"route lost: no model or route is called 'nobody'"):
         cluster.deploy(tmp_path / "wrong.yaml", timeout_s=WITHIN_S)
-    # What ran runs on, the router's old routes among it.
+    # Models and the router's old routes still answer.
     assert infer(url, "all").status == 200
     assert infer(url, "two").status == 200
 
 
 @pytest.mark.slow
-def test_ten_thousand_requests_leave_nothing(cluster: LocalCluster, deploy: Deploy) -> None:
+def test_ten_thousand_requests_leak_no_memory_and_no_files(
+    cluster: LocalCluster, deploy: Deploy
+) -> None:
     url = deploy()
     (router,) = replicas(cluster, "router")
 
-    def load(seconds: float) -> int:
-        with Load(f"{url}/all/infer", request_body(ITEM), clients=8) as asked:
+    def send_load(seconds: float) -> int:
+        with Load(f"{url}/all/infer", request_body(ITEM), clients=8) as load:
             time.sleep(seconds)
-        assert {each.status for each in asked.asked} == {200}
-        return len(asked.asked)
+        assert {request.status for request in load.requests} == {200}
+        return len(load.requests)
 
-    count = load(10)  # what grows once has grown
+    count = send_load(10)  # caches and pools reach their size
     rss, files = resident(router), len(list(Path(f"/proc/{router}/fd").iterdir()))
     while count < 12_000:
-        count += load(10)
+        count += send_load(10)
     time.sleep(6)  # idle connections end
     assert resident(router) - rss < 8 * 2**20
     assert len(list(Path(f"/proc/{router}/fd").iterdir())) <= files + 4

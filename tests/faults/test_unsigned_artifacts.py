@@ -1,4 +1,4 @@
-"""A model that must be signed: refused with the reason until a trusted key has signed it."""
+"""Model that requires a signature: rejected with the reason until a trusted key has signed it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deployments.local import LocalCluster
 
 @pytest.mark.slow
 @pytest.mark.fault("an artifact is not signed")
-def test_only_what_a_trusted_key_has_signed_is_served(
+def test_artifact_is_served_only_if_signed_by_trusted_key(
     cluster: LocalCluster,
     signing_key: Path,
     cut_artifact_store: Path,
@@ -36,8 +36,8 @@ def test_only_what_a_trusted_key_has_signed_is_served(
     for name in ("whole", "cut"):
         assert ask(f"{cluster.http}/v2/models/{name}").status != 200
 
-    made = signature.sign(artifact_id, signature.read_private_key(signing_key))
-    store.keep_signature(artifact_id, made.key_id, made.content)
+    signature_file = signature.sign(artifact_id, signature.read_private_key(signing_key))
+    store.keep_signature(artifact_id, signature_file.key_id, signature_file.content)
     cluster.deploy(config, timeout_s=60)
     for name in ("whole", "cut"):
         assert ask(f"{cluster.http}/v2/models/{name}").status == 200

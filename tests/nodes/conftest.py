@@ -1,4 +1,7 @@
-"""A head and three nodes with addresses of their own, and what they serve."""
+"""Head and three nodes with separate addresses, and the applications that they serve.
+
+cluster ─→ first_start_s ─→ served ─→ test ─→ nothing_is_left checks
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def cluster(
     if (reason := missing()) is not None:
         pytest.skip(reason)
     with pytest.MonkeyPatch.context() as patch:
-        # A minute by default, for which a request to a silent node would be waited for.
+        # The default is a minute; a request to a silent node lasts that long.
         patch.setenv(MAX_REQUEST_TIMEOUT_VARIABLE, "10")
         with Nodes(tmp_path_factory.mktemp("nodes")) as started:
             for _ in range(NODES):
@@ -36,7 +39,7 @@ def cluster(
 
 @pytest.fixture(scope="package")
 def first_start_s(cluster: Nodes, bf16_artifact_store: Path, cut_artifact_store: Path) -> float:
-    """How long it takes this machine, which nobody asks for anything else, to start it all."""
+    """Return the seconds until all applications serve on this machine, without any load."""
     started = time.monotonic()
     Served(cluster, bf16_artifact_store, cut_artifact_store).deploy()
     return time.monotonic() - started
@@ -46,15 +49,15 @@ def first_start_s(cluster: Nodes, bf16_artifact_store: Path, cut_artifact_store:
 def served(
     cluster: Nodes, first_start_s: float, bf16_artifact_store: Path, cut_artifact_store: Path
 ) -> Served:
-    """Three nodes; ``tiny`` on two of them, ``cut`` in two stages on different ones."""
+    """Return three nodes; ``tiny`` on two of them, ``cut`` in two stages on different ones."""
     if not cluster.head.runs:
         cluster.start_head()
     cluster.wait(cluster.alive, "the head knows no node", 30)
     for node in cluster.running:
         node.host.mend()
-        if node.host.address not in cluster.alive():  # given up, and about to end by itself
+        if node.host.address not in cluster.alive():  # declared dead, about to end by itself
             node.kill()
-    # Not later, in a test: of a node that was killed the head hears by waiting.
+    # Before the test: the head notices a killed node only after a timeout.
     addresses = {node.host.address for node in cluster.running}
     cluster.wait(lambda: set(cluster.alive()) == addresses, "the head knows others", 30)
     for _ in range(NODES - len(cluster.running)):
@@ -66,11 +69,13 @@ def served(
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(cluster: Nodes) -> Iterator[None]:
-    """After every test: no process, actor or placement group that serves nobody, and no shard that
-    is away from its replica's placement group."""
+    """Check after every test for orphaned processes, actors and placement groups.
+
+    Each shard must also be in its replica's placement group.
+    """
     yield
 
-    def left() -> list[str]:
+    def orphans() -> list[str]:
         cluster.keep_head()
         homes = {row["node_id"]: row["node_ip"] for row in cluster.listed("nodes")}
         actors = [row | {"node": homes.get(row["node_id"])} for row in cluster.listed("actors")]
@@ -81,7 +86,7 @@ def nothing_is_left(cluster: Nodes) -> Iterator[None]:
             cluster.processes(),
         )
 
-    wait_for_nothing_left(left)
+    wait_for_nothing_left(orphans)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

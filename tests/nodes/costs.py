@@ -1,4 +1,8 @@
-"""What the processes of a node cost, as the kernel counts it."""
+"""CPU time and memory of a node's processes, from /proc.
+
+processes(node, command, ...) ─→ Process ─→ cpu_s, ports
+                                    └──────→ memory_bytes
+"""
 
 from __future__ import annotations
 
@@ -15,15 +19,14 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Process:
-    """One process of a node."""
+    """Process of a node."""
 
     pid: int
     command: str
 
     @property
     def cpu_s(self) -> float:
-        """Seconds of a core that it has used so far, with those of its children that have ended;
-        0 if it has ended itself."""
+        """CPU time so far in seconds, including its ended children; 0 if it has ended."""
         try:
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
@@ -32,7 +35,7 @@ class Process:
 
     @property
     def ports(self) -> list[int]:
-        """The TCP ports that it listens on."""
+        """TCP ports on which it listens."""
         table = Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]
         rows = [line.split() for line in table]
         listening = {row[9]: int(row[1].partition(":")[2], 16) for row in rows if row[3] == "0A"}
@@ -41,9 +44,11 @@ class Process:
 
 
 def memory_bytes(processes: Iterable[Process]) -> int:
-    """What these processes need where nobody else runs: pages of their own, and each page of a
-    file once, though the other nodes here have it mapped, too."""
-    own = 0
+    """Return the bytes that these processes need on a machine without others.
+
+    That is their private pages, and each page of a file once, although other nodes here map it too.
+    """
+    private = 0
     of_files: dict[tuple[str, ...], int] = {}
     for process in processes:
         try:
@@ -61,18 +66,18 @@ def memory_bytes(processes: Iterable[Process]) -> int:
                 resident = int(value.split()[0]) * 1024
             elif name == "Anonymous":
                 anonymous = int(value.split()[0]) * 1024
-                own += anonymous if mapping[2] != "0" else resident
+                private += anonymous if mapping[2] != "0" else resident
                 if mapping[2] != "0":
                     of_files[mapping] = max(of_files.get(mapping, 0), resident - anonymous)
-    return own + sum(of_files.values())
+    return private + sum(of_files.values())
 
 
 def processes(node: Node, *commands: str) -> list[Process]:
-    """A node's processes whose command line has one of these in it; all if none is given."""
+    """Return a node's processes whose command line contains one of ``commands``; all without."""
     return [
-        each
-        for each in _all(node)
-        if not commands or any(command in each.command for command in commands)
+        process
+        for process in _all(node)
+        if not commands or any(command in process.command for command in commands)
     ]
 
 
@@ -85,4 +90,4 @@ def _all(node: Node) -> Iterator[Process]:
                 command = (path / "cmdline").read_bytes().replace(b"\0", b" ")
                 yield Process(int(path.name), command.decode(errors="replace"))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # it has ended meanwhile, or is nobody's to look at
+            continue  # it has ended since, or is not readable

@@ -1,4 +1,7 @@
-"""What the tests of several nodes measured, beside what was asked for: printed at their end."""
+"""Measurements of the tests of several nodes beside their goals, printed at the end of a run.
+
+measured(what, value, goal) ─→ table() ─→ terminal summary
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ _LINES: list[str] = []
 
 
 def measured(what: str, value: object, goal: str = "") -> None:
-    """One line of the table that a run ends with."""
+    """Add a line to the table."""
     _LINES.append(f"{what:<60} {value!s:<20} {goal}")
 
 
 def table() -> list[str]:
+    """Return the lines of the table with a header; empty without measurements."""
     return [f"{'measured over several nodes':<60} {'here':<20} goal", *_LINES] if _LINES else []

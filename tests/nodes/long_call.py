@@ -1,4 +1,4 @@
-"""An actor on the node of that address sleeps for a minute; what it answers is printed."""
+"""Call an actor on the node of an address; it sleeps for a minute; print its answer."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Hosts on this machine: network namespaces on a bridge, each with an address of its own.
+"""Hosts on this machine: network namespaces on a bridge, each with its address.
 
     Network ── bridge (a namespace too) ── veth ── Host 10.77.0.2, 10.77.0.3, ...
 
-Nothing is added to the machine's own network, so nothing here can reach past the bridge. What a
-link loses is decided by the kernel's packet filter inside the host (`tc netem` would do, but not
-every kernel has it): a host that is cut off sends and receives nothing, and nobody is told.
+Nothing is added to the machine's network, so nothing here can reach past the bridge. The kernel's
+packet filter inside the host drops packets; `tc netem` could too, but some kernels lack it. A host
+that is cut off sends and receives nothing, and no connection is reset.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FILTER = "table inet lab"
 
 
 def missing() -> str | None:
-    """What this machine lacks for such a network, as a sentence; None if nothing."""
+    """Return the reason for which this machine cannot have such a network; None if it can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     for command in ("ip", "nft", "unshare", "nsenter", "setpriv"):
@@ -49,16 +49,16 @@ class Host:
     """A network namespace with one address on the bridge."""
 
     name: str
-    """Of the namespace."""
+    """Name of the namespace."""
     address: str
 
     def call(self, function: Callable[..., T], *args: Any, **named: Any) -> T:
-        """``function(...)`` in a thread whose sockets are this host's; raises what it raises."""
+        """Call ``function(...)`` in a thread whose sockets are this host's; raise its errors."""
         with ThreadPoolExecutor(1, initializer=self.enter) as thread:
             return thread.submit(function, *args, **named).result()
 
     def enter(self) -> None:
-        """Make the sockets that this thread opens from now on this host's."""
+        """Move this thread into the host: sockets opened later belong to it."""
         libc = ctypes.CDLL(None, use_errno=True)
         with Path(f"/run/netns/{self.name}").open() as namespace:
             if libc.setns(namespace.fileno(), _CLONE_NEWNET) != 0:
@@ -71,19 +71,19 @@ class Host:
 
     @property
     def processes(self) -> list[int]:
-        """The ids of those that run on it."""
+        """Ids of the processes on the host."""
         return [int(pid) for pid in _run("ip", "netns", "pids", self.name).split()]
 
     def lose(self, percent: int) -> None:
-        """Lose that share of the packets that arrive from other hosts; 0: lose none any more."""
+        """Drop that percentage of the packets from other hosts; 0 disables it."""
         self._filter(f"numgen random mod 100 < {percent} drop" if percent else "", "")
 
     def cut(self) -> None:
-        """Lose every packet, both ways, from now on: the cable is out, no connection is reset."""
+        """Drop every packet in both directions: no connection is reset."""
         self._filter("drop", "drop")
 
     def mend(self) -> None:
-        """Lose none again."""
+        """Drop no packets any more."""
         self._filter("", "")
 
     def _filter(self, arriving: str, leaving: str) -> None:
@@ -95,14 +95,14 @@ class Host:
             )
             if rule
         ]
-        # Added first, because only what exists can be deleted.
+        # Added first, because deleting an absent table is an error.
         text = f"{_FILTER} {{}}\ndelete {_FILTER}\n{_FILTER} {{\n{''.join(chains)}}}"
         _run("ip", "netns", "exec", self.name, "nft", "-f", "-", text=text)
 
 
 @dataclass
 class Network:
-    """Use as a context manager: every namespace is removed at its end."""
+    """Context manager of the hosts; removes every namespace at its end."""
 
     hosts: list[Host] = field(default_factory=list)
 
@@ -120,12 +120,12 @@ class Network:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with ExitStack() as after:  # each, whatever became of those before it
+        with ExitStack() as after:  # runs each one, also after errors
             for name in [*(host.name for host in self.hosts), self._bridge]:
-                after.callback(_run, "ip", "netns", "del", name)  # and its end of the cable
+                after.callback(_run, "ip", "netns", "del", name)  # with its end of the cable
 
     def add(self) -> Host:
-        """One more host, reachable from all others."""
+        """Add a host, reachable from all others."""
         number = len(self.hosts) + 1
         host = Host(f"{self._prefix}h{number}", f"10.77.0.{number}")
         _run("ip", "netns", "add", host.name)
@@ -146,11 +146,11 @@ class Network:
 
 
 def _sweep() -> None:
-    """Remove the namespaces of runs that were killed; their processes went with them."""
+    """Remove the namespaces of killed runs, whose processes have ended."""
     for line in _run("ip", "netns", "list").splitlines():
         name = line.split()[0]
-        found = re.fullmatch(rf"{_PREFIX}(\d+)[a-z]\w*", name)
-        if found and not Path(f"/proc/{found[1]}").exists():
+        match = re.fullmatch(rf"{_PREFIX}(\d+)[a-z]\w*", name)
+        if match and not Path(f"/proc/{match[1]}").exists():
             _run("ip", "netns", "del", name)
 
 

@@ -1,8 +1,11 @@
-"""Ray on several hosts: a head that computes nothing, and nodes, each a `ray start` of its own.
+"""Ray on several hosts: a head without CPUs, and nodes; each is one `ray start`.
 
-A node runs in namespaces of its own for processes, mounts and network, as a machine does: its
-temporary files and shared memory are its own, and killing its first process ends all of it at
-once, without a word to anybody.
+    Nodes ── Network ─┬ client: drives and sends requests
+                      ├ head: `ray start --head`, storage in a directory
+                      └ node, node, ...: `ray start --address`
+
+A node has its own namespaces for processes, mounts and network, as a machine does, and so its own
+temporary files and shared memory. Killing its first process ends all its processes at once.
 """
 
 from __future__ import annotations
@@ -30,37 +33,37 @@ from deployments.ray.environment import network_environment, serving_environment
 
 GCS_PORT, DASHBOARD_PORT, HTTP_PORT = 6379, 8265, 8000
 
-_OWN = Path("/mnt")
-"""Where a node has its own files: a short path, for a socket's may have about 100 bytes."""
+_NODE_FILES = Path("/mnt")
+"""Directory of a node's files; short, because a socket's path may have about 100 bytes."""
 
 NODE_BACK_S = 15
-"""Goal: all replicas run again so long after a node was lost, in seconds."""
+"""Goal in seconds: all replicas run again this long after the loss of a node."""
 
 _START_S = 270
-"""Bound for a head or a node that starts: three times what the slowest known machine needed. One
-that has ended is started again at once."""
+"""Bound in seconds for the start of a head or a node: three times the slowest known machine. One
+that has ended is restarted at once."""
 
 _KILLED_S = 30
 _MOST_STARTS = 8
-"""Of the head, in all tests together, each of which may kill it once."""
+"""Bound for starts of the head in all tests together; each test may kill it once."""
 _POLL_S = 0.25
 
 
 @dataclass
 class Node:
-    """A `ray start --block` on a host."""
+    """Process `ray start --block` on a host."""
 
     host: Host
     process: subprocess.Popen[bytes]
     log: Path
 
     def kill(self) -> None:
-        """End every process of the node at once. Its kernel lives, and resets its connections."""
+        """End every process of the node at once. The kernel resets its connections."""
         self.process.kill()
         self.process.wait()
         deadline = time.monotonic() + _KILLED_S
-        while left := self.host.processes:  # the kernel ends those of a namespace after its first
-            assert time.monotonic() < deadline, f"{self.host.address} still runs {left}"
+        while pids := self.host.processes:  # the kernel ends a namespace after its first process
+            assert time.monotonic() < deadline, f"{self.host.address} still runs {pids}"
             time.sleep(0.02)
 
     @property
@@ -74,7 +77,7 @@ class Node:
 
 @dataclass
 class Nodes:
-    """The cluster; use as a context manager."""
+    """Context manager of the cluster."""
 
     directory: Path
 
@@ -94,22 +97,19 @@ class Nodes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with ExitStack() as after:  # each, whatever became of those before it
+        with ExitStack() as after:  # runs each one, also after errors
             after.callback(self.network.__exit__)
             after.callback(self._require_ended, self.client)
             for node in self.nodes:
                 after.callback(node.kill)
 
     def _require_ended(self, host: Host) -> None:
-        assert not host.processes, f"processes are left on {host.address}: {host.processes}"
+        assert not host.processes, f"processes still run on {host.address}: {host.processes}"
 
     # ------------------------------------------------------------------------------- the nodes
 
     def start_head(self) -> float:
-        """Start the head, or start it again with what its storage holds; wait until it answers.
-
-        Returns the seconds that took.
-        """
+        """Start the head from its storage; return the seconds until it answers."""
         self._launch_head()
         return self.wait(self._head_answers, "the dashboard does not answer", _START_S)
 
@@ -118,9 +118,9 @@ class Nodes:
         return self.client.call(self.dashboard.is_reached)
 
     def keep_head(self) -> None:
-        """Start the head again if it has ended by itself, as Kubernetes would."""
+        """Restart the head if it has ended by itself, as Kubernetes would."""
         if not self.head.runs:
-            assert self.head_starts < _MOST_STARTS, f"the head ends and ends: {self.head.log_end}"
+            assert self.head_starts < _MOST_STARTS, f"the head ends repeatedly: {self.head.log_end}"
             self._launch_head()
 
     def _launch_head(self) -> None:
@@ -129,7 +129,7 @@ class Nodes:
         self.head = self._start(
             self.head_host,
             *("--head", f"--port={GCS_PORT}", "--dashboard-host=0.0.0.0", "--num-cpus=0"),
-            f"--temp-dir={_OWN / 'ray'}",
+            f"--temp-dir={_NODE_FILES / 'ray'}",
             "--labels=ray.io/node-group=headgroup",
             RAY_gcs_storage="rocksdb",
             RAY_gcs_storage_path=str(storage),
@@ -142,7 +142,7 @@ class Nodes:
 
         def joined() -> bool:
             nonlocal node
-            if not node.runs:  # Ray gives one up whose agent needs 15 s to start
+            if not node.runs:  # Ray ends a node whose agent needs over 15 s to start
                 node = self._start_node(host, cpus)
             return host.address in self.alive()
 
@@ -155,37 +155,37 @@ class Nodes:
         )
 
     def alive(self) -> list[str]:
-        """Addresses of the nodes that the head takes for alive, itself excepted."""
+        """Return the addresses of the nodes that the head lists as alive, without the head."""
         rows = self.listed("nodes")
         return [r["node_ip"] for r in rows if r["state"] == "ALIVE" and not r["is_head_node"]]
 
     def listed(self, kind: str) -> list[dict[str, Any]]:
-        """The rows of Ray's state API: ``nodes``, ``actors``, ``placement_groups``."""
+        """Return rows of Ray's state API: ``nodes``, ``actors`` or ``placement_groups``."""
         answer = self.ask_head(f"/api/v0/{kind}?limit=10000&detail=1")
         rows: list[dict[str, Any]] = answer["data"]["result"]["result"]
         return rows
 
     def processes(self) -> list[Process]:
-        """Those that run on the hosts, the client's excepted, whoever started them."""
+        """Return all processes on the hosts, except the client's."""
         hosts = {node.host.name: node.host for node in self.nodes}.values()
-        found = [read_process(pid, host.address) for host in hosts for pid in host.processes]
-        return [each for each in found if each is not None]
+        running = [read_process(pid, host.address) for host in hosts for pid in host.processes]
+        return [process for process in running if process is not None]
 
     @property
     def head_starts(self) -> int:
-        """How often the head was started, by :meth:`keep_head` too."""
+        """Number of starts of the head, including those by :meth:`keep_head`."""
         return sum(node.host is self.head_host for node in self.nodes)
 
     @property
     def running(self) -> list[Node]:
-        """The nodes that have not been killed, the head excepted."""
+        """Running nodes, without the head."""
         return [node for node in self.nodes if node.runs and node.host is not self.head_host]
 
     def node_at(self, address: str) -> Node:
         return next(node for node in self.running if node.host.address == address)
 
     def run_on(self, node: Node, *command: str) -> subprocess.CompletedProcess[str]:
-        """A command on a node, among its processes and with its files."""
+        """Run a command on a node, among its processes and with its files."""
         first = Path(f"/proc/{node.process.pid}/task/{node.process.pid}/children").read_text()
         inside = ["nsenter", f"--target={first.strip()}", "--net", "--mount", "--pid"]
         return subprocess.run(
@@ -197,12 +197,12 @@ class Nodes:
         )
 
     def _start(self, host: Host, *arguments: str, **variables: str) -> Node:
-        own = self.directory / host.name
+        files = self.directory / host.name
         for name in ("ray", "tmp", "haproxy"):
-            (own / name).mkdir(parents=True, exist_ok=True)
-        log = own / f"start-{len(self.nodes)}.log"
-        mounts = f'mount --bind {own} {_OWN} && mount -t tmpfs tmpfs /dev/shm && exec "$@"'
-        # However this process ends, the node ends with it.
+            (files / name).mkdir(parents=True, exist_ok=True)
+        log = files / f"start-{len(self.nodes)}.log"
+        mounts = f'mount --bind {files} {_NODE_FILES} && mount -t tmpfs tmpfs /dev/shm && exec "$@"'
+        # The node ends with this process, also when it is killed.
         command = ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", host.name]
         command += ["unshare", "-mpf", "--kill-child", "--mount-proc"]
         command += ["sh", "-c", mounts, "node"]
@@ -223,13 +223,13 @@ class Nodes:
         return node
 
     def _environment(self) -> dict[str, str]:
-        haproxy = _OWN / "haproxy"
+        haproxy = _NODE_FILES / "haproxy"
         common = serving_environment() | network_environment()
         return (
             os.environ
             | common
             | {
-                "TMPDIR": str(_OWN / "tmp"),
+                "TMPDIR": str(_NODE_FILES / "tmp"),
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN_PATH": str(self.token_path),
                 "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
@@ -237,9 +237,9 @@ class Nodes:
                 "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
                 "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
                 "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
-                # Every node's HAProxy reloads without the replica meanwhile; 30 s, Serve's
-                # own, would be waited out. One that is later finds the port closed, waits a second,
-                # tries one other replica, and if that has ended, too, answers with 503.
+                # Every node's HAProxy reloads without the replica in this time; Serve's default of
+                # 30 s is always waited out. A later HAProxy finds the port closed, waits a second
+                # and tries one other replica; if that has ended too, it answers with 503.
                 "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
             }
         )
@@ -251,7 +251,7 @@ class Nodes:
         return rest.Dashboard(f"http://{self.head_host.address}:{DASHBOARD_PORT}", self.token_path)
 
     def ask_head(self, path: str) -> Any:
-        """The JSON that the dashboard answers a GET with."""
+        """Return the JSON with which the dashboard answers a GET."""
         request = urllib.request.Request(self.dashboard.url + path)
         request.add_header("Authorization", f"Bearer {self.token_path.read_text()}")
         answer = self.client.call(rest.send, request, 20)
@@ -259,7 +259,7 @@ class Nodes:
         return json.loads(answer.text)
 
     def client_environment(self) -> dict[str, str]:
-        """What `ray`, `serve` and `headrace` need to reach the head from the client's host."""
+        """Return variables with which `ray`, `serve` and `headrace` reach the head."""
         return self._environment() | {
             "RAY_ADDRESS": f"{self.head_host.address}:{GCS_PORT}",
             "RAY_API_SERVER_ADDRESS": self.dashboard.url,
@@ -267,7 +267,7 @@ class Nodes:
         }
 
     def run(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-        """``python -m ARGUMENTS`` on the client's host."""
+        """Run ``python -m ARGUMENTS`` on the client's host."""
         return subprocess.run(
             ["ip", "netns", "exec", self.client.name, sys.executable, "-P", "-m", *arguments],
             env=self.client_environment(),
@@ -277,7 +277,7 @@ class Nodes:
         )
 
     def wait(self, ready: Callable[[], Any], otherwise: str, timeout_s: float) -> float:
-        """Ask until it is so; returns the seconds that took."""
+        """Poll ``ready`` until it is true; return the seconds. AssertionError with all logs."""
         started = time.monotonic()
         reason = ""
         while time.monotonic() - started < timeout_s:
@@ -286,7 +286,7 @@ class Nodes:
                     return time.monotonic() - started
                 reason = ""
             except (OSError, HTTPException, ClusterError, AssertionError, LookupError) as error:
-                reason = f": {error}"  # who does not answer yet may be still starting
+                reason = f": {error}"  # it may still be starting
                 self.keep_head()
             time.sleep(_POLL_S)
         logs = [

@@ -1,4 +1,8 @@
-"""What the nodes serve: ``tiny`` whole on two of them, ``cut`` in two stages on different ones."""
+"""Applications of the nodes: ``tiny`` whole on two, ``cut`` in two stages on different ones.
+
+client ─→ HAProxy of a node ─┬→ replicas of tiny
+                             └→ replica of cut ─→ shard 0, shard 1
+"""
 
 from __future__ import annotations
 
@@ -18,17 +22,17 @@ from support.serve_config import model
 ITEM_SHAPE = (1, 16, 16)
 
 STATS_PORT = 8404
-"""Of HAProxy, on every node that serves."""
+"""Port of HAProxy's statistics, on every node that serves."""
 
 REPLICA_PORTS = range(30000, 31000)
-"""Where replicas listen for HAProxies."""
+"""Ports on which replicas listen for HAProxy."""
 
 Replica = dict[str, Any]
 
 
 @dataclass
 class Served:
-    """The cluster's two applications, as a client and as Serve sees them."""
+    """View of the cluster's two applications, from a client and from Serve."""
 
     cluster: Nodes
     store: Path
@@ -42,7 +46,7 @@ class Served:
         surge_percent: int = 0,
         with_cut: bool = True,
     ) -> None:
-        """PUT both applications and wait until clients are answered on the replicas' nodes."""
+        """PUT both applications; wait until the replicas' nodes answer clients."""
         batching = {"max_batch_size": 4}
         tiny = model("tiny", artifact, self.store, replicas=replicas, batching=batching)
         tiny["deployments"] = [
@@ -63,23 +67,25 @@ class Served:
         self.wait_for(replicas)
 
     def wait_for(self, replicas: int, *, timeout_s: float = 120) -> float:
-        """Until :meth:`is_whole`; the seconds it took."""
+        """Wait until :meth:`is_whole`; return the seconds."""
         return self.cluster.wait(
             lambda: self.is_whole(replicas), f"not all of {replicas} replicas run", timeout_s
         )
 
     def is_whole(self, replicas: int) -> bool:
-        """Whether all applications run, with so many replicas of ``tiny``, and all are reached."""
-        found = self.statuses()
+        """Return whether all applications run and answer, with ``replicas`` replicas of tiny."""
+        statuses = self.statuses()
         return (
-            set(found.values()) == {"RUNNING"}
+            set(statuses.values()) == {"RUNNING"}
             and self.tiny_is_whole(replicas)
-            and ("cut" not in found or all(map(self._answers_cut, self.homes("cut"))))
+            and ("cut" not in statuses or all(map(self._answers_cut, self.homes("cut"))))
         )
 
     def tiny_is_whole(self, replicas: int) -> bool:
-        """Whether so many replicas of ``tiny``, and no others, are on living nodes, and each of
-        their HAProxies answers and has all of them to send requests to."""
+        """Return whether exactly ``replicas`` replicas of ``tiny`` run, all on living nodes.
+
+        The HAProxy of each such node must also answer, and know all replicas.
+        """
         homes = self.homes("tiny")
         return (
             len(homes) == replicas == len(self.replicas("tiny"))
@@ -95,22 +101,22 @@ class Served:
         return {name: details["status"] for name, details in self.applications().items()}
 
     def replicas(self, application: str) -> list[Replica]:
-        """Serve's word on every replica of an application, in whatever state."""
+        """Return Serve's details of every replica of an application, in any state."""
         deployments = self.applications()[application]["deployments"].values()
         return [replica for deployment in deployments for replica in deployment["replicas"]]
 
     def homes(self, application: str) -> list[str]:
-        """The addresses of the nodes where its replicas run."""
-        found = self.replicas(application)
-        return [replica["node_ip"] for replica in found if replica["state"] == "RUNNING"]
+        """Return the addresses of the nodes of its running replicas."""
+        replicas = self.replicas(application)
+        return [replica["node_ip"] for replica in replicas if replica["state"] == "RUNNING"]
 
     def replica_ids(self, application: str) -> set[str]:
-        """Those of its replicas that run."""
-        found = self.replicas(application)
-        return {replica["replica_id"] for replica in found if replica["state"] == "RUNNING"}
+        """Return the ids of its running replicas."""
+        replicas = self.replicas(application)
+        return {replica["replica_id"] for replica in replicas if replica["state"] == "RUNNING"}
 
     def answers(self, address: str, model: str) -> bool:
-        """Whether a model is ready there; a node that nobody hears is not waited for."""
+        """Return whether a model is ready there; an unreachable node raises OSError within 2 s."""
         return self.ask(address, f"/v2/models/{model}/ready", timeout_s=2).status == 200
 
     def _answers_cut(self, address: str) -> bool:
@@ -119,13 +125,13 @@ class Served:
     def ask(
         self, address: str, path: str, *request: Any, port: int = HTTP_PORT, timeout_s: float = 20
     ) -> Answer:
-        """A request from the client's host to a node."""
+        """Send a request from the client's host to a node."""
         url = f"http://{address}:{port}{path}"
         return self.cluster.client.call(ask, url, *request, timeout_s=timeout_s)
 
     def ask_replica(self, replica: Replica, path: str) -> Answer:
-        """A request to one replica of ``tiny`` and no other, past every HAProxy."""
-        for port in REPLICA_PORTS[:20]:  # from the first on, as they were started
+        """Send a request to one replica of ``tiny``, bypassing HAProxy."""
+        for port in REPLICA_PORTS[:20]:  # replicas take ports in the order of their start
             with contextlib.suppress(ConnectionError):
                 answer = self.ask(replica["node_ip"], path, port=port)
                 if answer.status == 200:
@@ -133,8 +139,8 @@ class Served:
         raise LookupError(replica)
 
     def requests_by_server(self, entry: str) -> dict[str, int]:
-        """How many requests for ``tiny`` the HAProxy of a node has sent to each replica so far."""
-        host = self.cluster.node_at(entry).host  # on loopback, there alone
+        """Return the number of requests for ``tiny`` that a node's HAProxy sent to each replica."""
+        host = self.cluster.node_at(entry).host  # its statistics are on loopback only
         text = host.call(ask, f"http://127.0.0.1:{STATS_PORT}/stats;csv").body.decode()
         return {
             server["svname"]: int(server["stot"])
@@ -145,8 +151,8 @@ class Served:
         }
 
     def spread_cut(self) -> list[str]:
-        """See to it that the two shards of ``cut`` are on different nodes; their addresses."""
-        if len(set(self.shard_homes())) == 1:  # as when fewer nodes were there: placed once more
+        """Place the two shards of ``cut`` on different nodes; return their addresses."""
+        if len(set(self.shard_homes())) == 1:  # placed while there were fewer nodes
             self.deploy(with_cut=False)
             self.deploy()
         first, second = self.shard_homes()
@@ -154,13 +160,13 @@ class Served:
         return [first, second]
 
     def is_cut_at_home(self) -> bool:
-        """Whether both shards of ``cut`` run, and no move of any shard is under way."""
+        """Return whether both shards of ``cut`` run, and no shard is moving."""
         groups = self.cluster.listed("placement_groups")
         moves = [row for row in groups if "#move-" in row["name"] and row["state"] != "REMOVED"]
         return not moves and len(self.shard_homes()) == 2
 
     def shard_homes(self) -> list[str]:
-        """The addresses of the nodes where the shards of ``cut`` are, by stage."""
+        """Return the addresses of the nodes of the shards of ``cut``, by stage."""
         done = self.cluster.run("deployments.cli.main", "inspect", "--replicas", "--json")
         assert done.returncode == 0, done.stderr
         address = {node["node_id"][:12]: node["node_ip"] for node in self.cluster.listed("nodes")}
@@ -168,7 +174,7 @@ class Served:
         return [address[shard["node"]] for shard in shards]
 
     def load(self, model: str, *addresses: str, clients: int = 2, keep: bool = True) -> SteadyLoad:
-        """Clients of a model by way of these nodes, until the block ends."""
+        """Return a context manager: clients of a model through these nodes."""
         array = np.random.default_rng(0).standard_normal((1, *ITEM_SHAPE)).astype(np.float32)
         body, headers = binary_request("input", array)
         path = f"/v2/models/{model}/infer"

@@ -1,4 +1,7 @@
-"""Clients on a host that ask without a pause until the block ends, and what they were answered."""
+"""Clients on a host that send requests until the block ends, and a record of every request.
+
+SteadyLoad ── clients of each address ─→ HAProxy of the node ─→ SentRequest in `requests`
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,11 @@ _NICE = 10
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request, on the monotonic clock; status None: no whole answer came, and why."""
+class SentRequest:
+    """One request, in seconds of the monotonic clock.
+
+    ``status`` None: no complete answer, for the ``reason``.
+    """
 
     address: str
     started: float
@@ -32,10 +38,10 @@ class Asked:
 
 @dataclass
 class SteadyLoad:
-    """``clients`` of each of ``addresses``, which take what the nodes leave of the CPUs: real ones
-    have machines of their own.
+    """Load of ``clients`` clients per address, with lower CPU priority than the nodes.
 
-    ``keep``: on connections that are kept, as a pool has them; else each request has its own.
+    Real clients have their own machines. ``keep``: reuse connections, as a pool does; else each
+    request has a new one.
     """
 
     host: Host
@@ -46,12 +52,12 @@ class SteadyLoad:
     clients: int = 2
     keep: bool = True
     pause_s: float = 0.02
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[SentRequest] = field(default_factory=list)
 
     def __enter__(self) -> SteadyLoad:
         self._over = threading.Event()
         self._threads = [
-            threading.Thread(target=self._ask, args=[address])
+            threading.Thread(target=self._send, args=[address])
             for address in self.addresses
             for _ in range(self.clients)
         ]
@@ -64,7 +70,7 @@ class SteadyLoad:
         for thread in self._threads:
             thread.join()
 
-    def _ask(self, address: str) -> None:
+    def _send(self, address: str) -> None:
         self.host.enter()
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         connection = http.client.HTTPConnection(address, HTTP_PORT, timeout=_TIMEOUT_S)
@@ -81,30 +87,31 @@ class SteadyLoad:
                 connection.close()
             if not self.keep:
                 connection.close()
-            self.asked.append(Asked(address, started, time.monotonic(), status, reason, body))
+            request = SentRequest(address, started, time.monotonic(), status, reason, body)
+            self.requests.append(request)
             time.sleep(self.pause_s)
         connection.close()
 
     @property
-    def failed(self) -> list[Asked]:
-        return [asked for asked in self.asked if asked.status != 200]
+    def failed(self) -> list[SentRequest]:
+        return [request for request in self.requests if request.status != 200]
 
     @property
     def failures(self) -> str:
-        return f"{len(self.failed)} of {len(self.asked)}"
+        return f"{len(self.failed)} of {len(self.requests)}"
 
-    def told(self) -> str:
-        """How many requests had which outcome, for a test's message."""
-        outcomes = Counter((asked.status, asked.reason[:160]) for asked in self.failed)
-        slowest = max((asked.ended - asked.started for asked in self.asked), default=0)
+    def summary(self) -> str:
+        """Return the number of requests with each outcome, for a test's message."""
+        outcomes = Counter((request.status, request.reason[:160]) for request in self.failed)
+        slowest = max((request.ended - request.started for request in self.requests), default=0)
         return (
-            f"{len(self.asked)} requests, {len(self.failed)} failed, slowest {slowest:.2f} s"
+            f"{len(self.requests)} requests, {len(self.failed)} failed, slowest {slowest:.2f} s"
             + "".join(f"\n  {count} × {outcome}" for outcome, count in outcomes.items())
         )
 
 
 def binary_request(name: str, array: np.ndarray) -> tuple[bytes, dict[str, str]]:
-    """Body and headers of an infer request with one float32 input, for a binary answer."""
+    """Return body and headers of an infer request: one float32 input, binary answer."""
     tensor = {
         "name": name,
         "datatype": "FP32",

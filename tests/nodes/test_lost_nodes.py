@@ -1,4 +1,4 @@
-"""A node that is gone at once, or that nobody hears any more: the others answer on."""
+"""Node that is killed or unreachable: the other nodes still answer."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ REPLICA_BACK_S = 5
 
 @pytest.mark.parametrize("retried", [False, True])
 @pytest.mark.fault("a replica is killed")
-def test_a_killed_replica_fails_at_most_what_it_had_and_is_replaced(
+def test_killed_replica_fails_only_its_requests_and_is_replaced(
     served: Served, first_start_s: float, retried: bool
 ) -> None:
-    """HAProxy asks once more where a connection is new; on a kept one it closes the client's."""
+    """HAProxy retries on a new connection; on a reused one it closes the client's."""
     entry, other = served.homes("tiny")
     clients, before = 4, served.replica_ids("tiny")
     with served.load("tiny", entry, clients=clients, keep=not retried) as load:
@@ -37,23 +37,23 @@ def test_a_killed_replica_fails_at_most_what_it_had_and_is_replaced(
         )
         seconds = time.monotonic() - started
         served.wait_for(2)
-    how = "each on a connection of its own" if retried else "on kept connections"
+    connections = "each on a connection of its own" if retried else "on kept connections"
     goal = 0 if retried else clients
-    measured(f"a replica is killed: requests failed, {how}", load.failures, f"≤ {goal}")
+    measured(f"a replica is killed: requests failed, {connections}", load.failures, f"≤ {goal}")
     measured(
         "... another one runs, and every HAProxy knows it",
         f"{seconds:.1f} s",
         f"≤ {REPLICA_BACK_S} s",
     )
-    # No second attempt where the client has the beginning of the answer already.
-    begun = [asked for asked in load.failed if asked.reason.startswith("IncompleteRead")]
-    assert len(load.failed) - len(begun) <= goal, load.told()
-    assert len(load.failed) <= clients, load.told()
-    assert seconds <= REPLICA_BACK_S + first_start_s  # which depends on the machine
+    # HAProxy cannot retry once the client has the beginning of the answer.
+    partial = [request for request in load.failed if request.reason.startswith("IncompleteRead")]
+    assert len(load.failed) - len(partial) <= goal, load.summary()
+    assert len(load.failed) <= clients, load.summary()
+    assert seconds <= REPLICA_BACK_S + first_start_s  # the first start depends on the machine
 
 
 @pytest.mark.fault("all processes of a node are killed")
-def test_a_killed_node_fails_what_it_had_in_flight_and_is_made_up_for(
+def test_killed_node_fails_only_in_flight_and_is_replaced(
     served: Served, first_start_s: float
 ) -> None:
     entry, other = served.homes("tiny")
@@ -62,21 +62,21 @@ def test_a_killed_node_fails_what_it_had_in_flight_and_is_made_up_for(
         time.sleep(1)
         served.cluster.node_at(other).kill()
         seconds = served.wait_for(2, timeout_s=60)
-    assert len(load.failed) <= clients, load.told()
+    assert len(load.failed) <= clients, load.summary()
     assert other not in served.homes("tiny")
     measured(
         "all processes of a node are killed: requests failed", len(load.failed), f"≤ {clients}"
     )
     measured("... both applications whole again", f"{seconds:.1f} s", f"≤ {NODE_BACK_S} s")
-    assert seconds <= NODE_BACK_S + first_start_s  # which depends on the machine
+    assert seconds <= NODE_BACK_S + first_start_s  # the first start depends on the machine
 
 
 @pytest.mark.slow
 @pytest.mark.fault("a node's link is cut, no reset")
-def test_a_node_whose_link_is_cut_is_given_up_and_does_not_come_back_as_a_ghost(
+def test_node_with_cut_link_is_replaced_and_ends_when_mended(
     served: Served, first_start_s: float
 ) -> None:
-    """No connection is closed: only silence tells. What was on its way there waits in vain."""
+    """No connection is closed: only timeouts detect the fault. In-flight requests there fail."""
     entry, other = served.homes("tiny")
     node = served.cluster.node_at(other)
     clients = 6
@@ -85,27 +85,29 @@ def test_a_node_whose_link_is_cut_is_given_up_and_does_not_come_back_as_a_ghost(
         cut_at = time.monotonic()
         node.host.cut()
         wait = served.cluster.wait
-        given_up_s = wait(lambda: other not in served.cluster.alive(), "it is not given up", 60)
-        tiny_s = given_up_s + wait(lambda: served.tiny_is_whole(2), "tiny is not whole", 60)
+        declared_dead_s = wait(
+            lambda: other not in served.cluster.alive(), "still listed as alive", 60
+        )
+        tiny_s = declared_dead_s + wait(lambda: served.tiny_is_whole(2), "tiny is not whole", 60)
         seconds = tiny_s + served.wait_for(2)
         node.host.mend()
-        # Its raylet hears that it was declared dead and ends, with all that it had started.
-        served.cluster.wait(lambda: not node.runs, "the node goes on by itself", 60)
-    # Those that HAProxy had sent there by then, whose clients ask nothing else meanwhile.
-    assert len(load.failed) <= clients, load.told()
-    assert all(asked.started < cut_at + 5 for asked in load.failed), load.told()
+        # Its raylet learns that it was declared dead, and ends with all its processes.
+        served.cluster.wait(lambda: not node.runs, "the node still runs", 60)
+    # Requests that HAProxy had sent there; their clients send no others in that time.
+    assert len(load.failed) <= clients, load.summary()
+    assert all(request.started < cut_at + 5 for request in load.failed), load.summary()
     assert other not in served.cluster.alive()
     measured("a node's link is cut: requests failed", len(load.failed), f"≤ {clients}")
-    measured("... the head gives it up", f"{given_up_s:.1f} s")
+    measured("... the head gives it up", f"{declared_dead_s:.1f} s")
     measured("... the model of two replicas whole again", f"{tiny_s:.1f} s", f"≤ {NODE_BACK_S} s")
     measured("... the model in two stages, too", f"{seconds:.1f} s", f"≤ {NODE_BACK_S} s")
-    assert given_up_s <= NODE_BACK_S
-    assert seconds <= NODE_BACK_S + first_start_s  # which depends on the machine
+    assert declared_dead_s <= NODE_BACK_S
+    assert seconds <= NODE_BACK_S + first_start_s  # the first start depends on the machine
 
 
 @pytest.mark.slow
-def test_a_call_between_nodes_may_take_a_minute(cluster: Nodes) -> None:
-    """What ends calls to a silent node must not end those that wait for an answer."""
+def test_call_between_nodes_may_take_a_minute(cluster: Nodes) -> None:
+    """The timeout of calls to a silent node must not end calls that wait for an answer."""
     first, second = cluster.running[:2]
     calling = Path(__file__).with_name("long_call.py")
     done = cluster.run_on(first, sys.executable, str(calling), second.host.address)
@@ -115,7 +117,7 @@ def test_a_call_between_nodes_may_take_a_minute(cluster: Nodes) -> None:
 
 @pytest.mark.slow
 @pytest.mark.fault("30 % of packets lost, one way")
-def test_a_link_that_loses_a_third_of_its_packets_fails_no_request(served: Served) -> None:
+def test_link_with_packet_loss_fails_no_request(served: Served) -> None:
     entry, other = served.homes("tiny")
     lossy = served.cluster.node_at(other).host
     with served.load("tiny", entry, clients=4) as load:
@@ -125,19 +127,19 @@ def test_a_link_that_loses_a_third_of_its_packets_fails_no_request(served: Serve
         after = served.requests_by_server(entry)
         lossy.mend()
     assert all(after[server] > before[server] + 10 for server in before), (before, after)
-    slowest = max(asked.ended - asked.started for asked in load.asked)
-    assert not load.failed, load.told()
-    assert len(load.asked) > 100
+    slowest = max(request.ended - request.started for request in load.requests)
+    assert not load.failed, load.summary()
+    assert len(load.requests) > 100
     measured("30 % of packets lost one way: requests failed", len(load.failed), "0")
     measured("... slowest request", f"{slowest:.1f} s")
 
 
 @pytest.mark.slow
 @pytest.mark.fault("30 % of packets lost between two stages of a model")
-def test_stages_that_a_lossy_link_parts_go_on(served: Served) -> None:
+def test_stages_answer_over_lossy_link(served: Served) -> None:
     homes = served.spread_cut()
     (entry,) = served.homes("cut")
-    # The link of a shard that is not where the replica's own process is.
+    # The link of a shard that is on another node than its replica's process.
     apart = next(home for home in homes if home != entry)
     lossy = served.cluster.node_at(apart).host
     with served.load("cut", entry) as load:
@@ -145,11 +147,11 @@ def test_stages_that_a_lossy_link_parts_go_on(served: Served) -> None:
         time.sleep(10)
         lossy.mend()
         time.sleep(1)
-    # A shard that is silent for `failure_timeout_s` takes its replica with it: 503, ask again. What
-    # is on its way there when its process ends has HAProxy's 502.
-    failed = Counter(asked.status for asked in load.failed)
-    assert failed[502] <= load.clients, load.told()
-    assert set(failed) <= {502, 503}, load.told()
-    assert len(load.asked) - len(load.failed) > 20, load.told()
+    # A shard that is silent for `failure_timeout_s` ends its replica: 503, to be retried. A request
+    # in flight to its process gets HAProxy's 502.
+    failed = Counter(request.status for request in load.failed)
+    assert failed[502] <= load.clients, load.summary()
+    assert set(failed) <= {502, 503}, load.summary()
+    assert len(load.requests) - len(load.failed) > 20, load.summary()
     measured("30 % lost between two stages: failed, of all", load.failures)
     served.wait_for(2, timeout_s=60)

@@ -1,4 +1,4 @@
-"""Several nodes as one cluster: stages apart, a store they share, a node that joins."""
+"""Several nodes as one cluster: stages on different nodes, a shared store, a node that joins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cluster.artifact.local import LocalStore
 from cluster.program.program import load
 
 
-def test_stages_on_different_nodes_compute_what_the_whole_model_does(served: Served) -> None:
+def test_stages_on_different_nodes_equal_whole_model(served: Served) -> None:
     served.spread_cut()
     (home,) = served.homes("cut")
     whole = load(LocalStore(served.cut_store).open("tiny-cut"), compute_threads=1)
@@ -29,7 +29,7 @@ def test_stages_on_different_nodes_compute_what_the_whole_model_does(served: Ser
 
 
 @pytest.mark.slow
-def test_every_node_answers_from_the_one_store(served: Served) -> None:
+def test_nodes_serve_same_artifact_from_shared_store(served: Served) -> None:
     served.deploy(replicas=3)
     replicas = served.replicas("tiny")
     assert len({replica["node_ip"] for replica in replicas}) == 3
@@ -38,7 +38,7 @@ def test_every_node_answers_from_the_one_store(served: Served) -> None:
 
 
 @pytest.mark.slow
-def test_load_spreads_to_a_node_that_joins(served: Served) -> None:
+def test_load_spreads_to_joined_node(served: Served) -> None:
     entry = served.homes("tiny")[0]
     started = time.monotonic()
     joined = served.cluster.add()
@@ -46,15 +46,17 @@ def test_load_spreads_to_a_node_that_joins(served: Served) -> None:
     with served.load("tiny", entry, clients=8) as load:
         served.deploy(replicas=4)  # one on each node, so also on the new one
         served.cluster.wait(
-            lambda: len(served.requests_by_server(entry)) == 4, "HAProxy knows not all", 20
+            lambda: len(served.requests_by_server(entry)) == 4,
+            "HAProxy does not know all replicas",
+            20,
         )
         before = served.requests_by_server(entry)
         time.sleep(4)
         after = served.requests_by_server(entry)
-    assert not load.failed, load.told()
+    assert not load.failed, load.summary()
     assert joined.host.address in served.homes("tiny")
     gained = [after[server] - before[server] for server in before]
-    # A quarter each, were all nodes alike.
+    # A quarter each, if all nodes were equally fast.
     assert min(gained) > 0.1 * sum(gained), gained
     measured("a node joins: `ray start` to known to the head", f"{joining_s:.1f} s")
     measured("... least share of the requests, of four", f"{min(gained) / sum(gained):.0%}", "25 %")

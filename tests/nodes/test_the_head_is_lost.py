@@ -1,7 +1,7 @@
-"""The head dies and comes back with what its storage holds; requests do not notice.
+"""Head that is killed and restarts from its storage; no request fails.
 
-The last of these tests, on purpose: Ray 2.60's GCS ends by itself when, after it has come back, a
-node is lost that has a part of a placement group from before, and comes back once more then.
+These tests run last on purpose. After a restart, Ray 2.60's GCS ends by itself if it loses a node
+with a part of an older placement group, and has to be restarted again.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from served_nodes import Served
 
 HEAD_BACK_S = 60
 HEAD_BACK_STARTS = 10
-"""On a slow machine: in starts of a head that nobody uses, of which this one, beside clients and
-models on the same cores, may need two."""
+"""Bound on a slow machine, in times of an idle head's start. Beside clients and models on the same
+cores the head may need two starts."""
 
 
 @pytest.mark.fault("the head is killed, and started again")
-def test_traffic_goes_on_without_a_head_and_the_head_recovers(served: Served) -> None:
+def test_requests_succeed_without_head_and_head_recovers(served: Served) -> None:
     homes = served.homes("tiny")
     (cut_home,) = served.homes("cut")
     before = {replica["actor_id"] for replica in served.replicas("tiny")}
@@ -37,15 +37,15 @@ def test_traffic_goes_on_without_a_head_and_the_head_recovers(served: Served) ->
         started = time.monotonic()
         starts = served.cluster.head_starts
         served.cluster.start_head()
-        served.cluster.wait(back, "not all is back", back_s)
+        served.cluster.wait(back, "not all applications are whole", back_s)
         seconds = time.monotonic() - started
         starts = served.cluster.head_starts - starts
-        time.sleep(3)  # its controller looks after the replicas again
-        told = served.cluster.run("ray.serve.scripts", "status")
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.count("status: RUNNING") == 2, told.stdout
-    assert not load.failed, load.told()
-    assert not cut_load.failed, cut_load.told()
+        time.sleep(3)  # its controller manages the replicas again
+        status = served.cluster.run("ray.serve.scripts", "status")
+    assert status.returncode == 0, status.stderr
+    assert status.stdout.count("status: RUNNING") == 2, status.stdout
+    assert not load.failed, load.summary()
+    assert not cut_load.failed, cut_load.summary()
     assert {replica["actor_id"] for replica in served.replicas("tiny")} == before
     measured("the head is killed: requests failed", load.failures, "0")
     measured("... of a model in stages on two nodes", cut_load.failures, "0")
@@ -57,7 +57,7 @@ def test_traffic_goes_on_without_a_head_and_the_head_recovers(served: Served) ->
 
 
 @pytest.mark.slow
-def test_a_recovered_head_takes_a_new_config(served: Served) -> None:
+def test_recovered_head_accepts_new_config(served: Served) -> None:
     served.cluster.head.kill()
     served.cluster.start_head()
     served.wait_for(2)

@@ -1,4 +1,7 @@
-"""A Ray cluster on this machine, started on free ports and stopped whole."""
+"""Ray cluster on this machine, started on free ports and stopped with all its processes.
+
+running(state_dir) ─→ start ─→ LocalCluster ─→ block ─→ stop
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def running(
     """Run a cluster inside the block.
 
     ``environment``: variables that all its processes inherit. ``prepend_path``: a directory from
-    which they import modules, too.
+    which they can import modules.
     """
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():

@@ -3,8 +3,8 @@
     recipe, versions, CPU → key ─→ cached? ──────────────────────────→ copied into the run's store
                                      └ no: lock → build aside → rename ─┘
 
-An edit of the source builds nothing again: tests of serving need a real artifact, not the newest
-one. Tests of the build itself make their own (tests/cluster/compression).
+An edit of the source rebuilds nothing: tests of serving need a real artifact, not the newest one.
+Tests of builds build their artifacts themselves (tests/cluster/compression).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _cached(recipe: Recipe, models: str, build: Build) -> Path:
         if not final.is_dir():
             _remove_unused(cache)
             aside = final.with_suffix(".building")
-            shutil.rmtree(aside, ignore_errors=True)  # of a run that was interrupted
+            shutil.rmtree(aside, ignore_errors=True)  # from an interrupted run
             aside.mkdir()
             build(recipe, aside)
             aside.rename(final)
@@ -79,8 +79,8 @@ def _directory() -> Path:
 
 
 def _key(recipe: Recipe, models: str) -> str:
-    """Everything that decides whether an artifact from before can be served, but no source."""
-    decides = {
+    """Return a key of everything except source that determines whether an artifact is usable."""
+    facts = {
         "schema": SCHEMA_VERSION,
         "recipe": recipe.model_dump(mode="json"),
         "models": models,
@@ -89,7 +89,7 @@ def _key(recipe: Recipe, models: str) -> str:
         "cpu": [node.cpu_name(), *sorted(node.cpu_features())],
         "targets": node.targets(),
     }
-    text = json.dumps(decides, sort_keys=True)
+    text = json.dumps(facts, sort_keys=True)
     return f"{recipe.name}-{sha256(text.encode()).hexdigest()[:24]}"
 
 

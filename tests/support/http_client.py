@@ -1,7 +1,7 @@
-"""A small HTTP client for tests: whole answers, or raw bytes where a real client would refuse.
+"""Small HTTP client for tests: whole answers, or raw bytes that a real client would not send.
 
 ask(url, body, headers) → Answer        any status, never an exception for one
-Raw(port) → send bytes, read what comes → Answer
+Raw(port) → send bytes → read an Answer
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True)
 class Answer:
-    """One HTTP answer; header names in lower case."""
+    """HTTP answer; header names in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -29,7 +29,7 @@ class Answer:
 
     @property
     def error(self) -> str:
-        """The sentence of a JSON error, after checking that it is one and nothing else."""
+        """Message of a JSON error; AssertionError if the body is anything else."""
         assert self.headers["content-type"] == "application/json", self
         document = self.json
         assert list(document) == ["error"], document
@@ -47,7 +47,7 @@ def ask(
     method: str | None = None,
     timeout_s: float = 20,
 ) -> Answer:
-    """One request on a connection of its own; POST if there is a body."""
+    """Send a request on a new connection; POST if there is a body."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=timeout_s)
     target = parts.path + (f"?{parts.query}" if parts.query else "")
@@ -61,7 +61,7 @@ def ask(
 
 
 class Raw:
-    """A bare connection to a port of this machine."""
+    """Bare TCP connection to a port of this machine."""
 
     def __init__(self, port: int, timeout_s: float = 20, *, host: str = "127.0.0.1") -> None:
         """``host``: an address of this machine."""
@@ -89,7 +89,7 @@ class Raw:
         return _read(response)
 
     def abort(self) -> None:
-        """Leave with a reset, as a client that crashes does."""
+        """Close with a reset, as a client that crashes does."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         self.socket.close()
 

@@ -1,7 +1,7 @@
-"""What a fault may leave behind: who serves nobody, room held for nobody, shards not at home.
+"""Orphans after a fault: processes, actors, placement groups, shards outside their group.
 
 Serve: its replicas ────────────┐
-GCS: actors, placement groups ──┼→ left_behind → a sentence for each that does not fit
+GCS: actors, placement groups ──┼→ left_behind → a sentence for each orphan
 kernel: processes ──────────────┘
 """
 
@@ -26,7 +26,7 @@ _OF_ACTORS = r"ray::(ServeReplica|ShardActor|HAProxyManager|ServeController)\b"
 
 @dataclass(frozen=True)
 class Process:
-    """One process of a cluster; ``pid`` and ``parent`` as its node counts them."""
+    """Process of a cluster; ``pid`` and ``parent`` in its node's namespace."""
 
     node: str
     pid: int
@@ -44,12 +44,12 @@ def read_process(pid: int, node: str) -> Process | None:
             parent, command = process.ppid(), " ".join(process.cmdline())
     except psutil.NoSuchProcess:
         return None
-    # The last argument ends with a space too: patterns match whole arguments.
+    # The last argument also ends with a space: patterns match whole arguments.
     return Process(node, pid=_inner(pid), parent=_inner(parent), command=f"{command} ")
 
 
 def _inner(pid: int) -> int:
-    """Return a process's id in its innermost namespace, which psutil does not know."""
+    """Return a process's id in its innermost namespace, which psutil does not report."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("NSpid:"):
@@ -63,11 +63,11 @@ def left_behind(
     groups: Iterable[dict[str, Any]],
     processes: Iterable[Process],
 ) -> list[str]:
-    """A sentence for each process, actor and placement group that belongs to nobody, or to a move
-    of shards that is not over: whoever looks next would find one of them twice.
+    """Return a sentence for each orphaned process, actor and placement group.
 
-    ``applications``: Serve's details. ``actors``: rows of Ray's state API, each with the ``node``
-    that its processes have.
+    Those of an unfinished move of shards count too, because a later move would see them twice.
+    ``applications``: Serve's details. ``actors``: rows of Ray's state API, each with a ``node``,
+    as in ``processes``.
     """
     alive = [actor for actor in actors if actor["state"] == "ALIVE"]
     homes = {(actor["node"], actor["pid"]): actor["class_name"] for actor in alive}
@@ -78,7 +78,7 @@ def left_behind(
         for replica in deployment["replicas"]
     ]
     replicas = {replica["replica_id"] for replica in served}
-    # While Serve builds an application anew, or could not, it does not name what runs on of it.
+    # While Serve rebuilds an application, or after it failed to, its running replicas are unlisted.
     unnamed = {name for name, details in applications.items() if not details["deployments"]}
     judged = [actor for actor in alive if _application(actor) not in unnamed]
     held = [group for group in groups if _application(group) not in unnamed]
@@ -90,9 +90,9 @@ def left_behind(
 
 
 def _application(row: dict[str, Any]) -> str | None:
-    """Whose replica an actor or a group is of, as its name begins; None if of none."""
-    found = re.search(r"SERVE_REPLICA::([^#]+)#", row["name"] or "")
-    return None if found is None else found[1]
+    """Return the application in the name of an actor or group; None if it is no replica's."""
+    match = re.search(r"SERVE_REPLICA::([^#]+)#", row["name"] or "")
+    return None if match is None else match[1]
 
 
 def _orphaned_processes(
@@ -142,7 +142,7 @@ def _held_room(
 def wait_for_nothing_left(
     look: Callable[[], list[str]], *, within_s: float = WITHIN_S, poll_s: float = 0.5
 ) -> None:
-    """Wait until ``look`` finds nothing; AssertionError with the last findings."""
+    """Wait until ``look`` returns nothing; AssertionError with its last findings."""
     remains: list[str] = ["not looked at yet"]
 
     def nothing() -> bool:

@@ -1,4 +1,7 @@
-"""Which TCP ports the processes of a local cluster listen on, and which of them beyond loopback."""
+"""Listening TCP ports of a local cluster's processes, on loopback and beyond.
+
+/proc/PID/fd, /proc/PID/net/tcp ─→ listening(pid) ─→ sockets(cluster) ─→ assertion
+"""
 
 from __future__ import annotations
 
@@ -12,49 +15,51 @@ REPLICA = "ray::ServeReplica:"
 
 @dataclass(frozen=True)
 class Socket:
-    """One listening TCP socket, and whose it is."""
+    """Listening TCP socket and its process."""
 
     process: str
-    """What the process calls itself, at most 15 characters of it where it says nothing."""
+    """Title of the process; without one, its name of at most 15 characters."""
     pid: int
     port: int
     loopback: bool
 
 
 def listening(pid: int) -> list[tuple[bool, int]]:
-    """Whether each listening TCP socket of a process is on loopback, and its port."""
+    """Return (on loopback, port) of each listening TCP socket of a process on this machine."""
     links = set(processes.open_files(pid))
-    found = []
+    ports = []
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and f"socket:[{fields[9]}]" in links:
                 address, _, port = fields[1].partition(":")
-                # Four bytes at a time, each in this machine's order; IPv4 is mapped into IPv6.
+                # Words of four bytes in this machine's byte order; IPv4 is mapped into IPv6.
                 words = bytes.fromhex(address)
                 last = words[-4:][::-1]
                 loopback = last[0] == 127 or address == "00000000000000000000000001000000"
-                found.append((loopback, int(port, 16)))
-    return found
+                ports.append((loopback, int(port, 16)))
+    return ports
 
 
 def sockets(cluster: LocalCluster) -> list[Socket]:
-    """Those of all processes of a cluster."""
-    found = processes.find(cluster.record.cluster_id, cluster.record.run_dir)
+    """Return the listening sockets of all processes of a cluster."""
+    running = processes.find(cluster.record.cluster_id, cluster.record.run_dir)
     return [
         Socket(_name(process), process.pid, port, loopback)
-        for process in found
+        for process in running
         for loopback, port in listening(process.pid)
     ]
 
 
 def assert_only_replicas_listen_beyond_loopback(cluster: LocalCluster) -> list[int]:
-    """Each replica with one port, where Serve takes calls of other deployments, for which it has
-    no address setting, and nothing else; the pids of the replicas."""
-    everywhere = [each for each in sockets(cluster) if not each.loopback]
-    found = processes.find(cluster.record.cluster_id, cluster.record.run_dir)
-    replicas = sorted(process.pid for process in found if _name(process).startswith(REPLICA))
-    assert sorted(each.pid for each in everywhere) == replicas, everywhere
+    """Check that only replicas listen beyond loopback, on one port each; return their pids.
+
+    On that port Serve takes calls of other deployments; it has no setting for the address.
+    """
+    everywhere = [socket for socket in sockets(cluster) if not socket.loopback]
+    running = processes.find(cluster.record.cluster_id, cluster.record.run_dir)
+    replicas = sorted(process.pid for process in running if _name(process).startswith(REPLICA))
+    assert sorted(socket.pid for socket in everywhere) == replicas, everywhere
     return replicas
 
 

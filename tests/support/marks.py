@@ -1,4 +1,4 @@
-"""Tests that need more than a process: by which fixtures they are known, and their time."""
+"""Fixtures of tests that start a cluster or build an artifact, and the time limit of such tests."""
 
 from __future__ import annotations
 

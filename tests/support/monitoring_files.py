@@ -1,7 +1,7 @@
 """Files of k8s/monitoring, read as Grafana, Prometheus and its operator read them.
 
 dashboard → queries with their variables filled in
-rules     → expressions, and their series: a silent alert must still read series that exist
+rules     → expressions, and their series: an alert that does not fire must still read real series
 runbooks  → queries and commands
 """
 
@@ -42,7 +42,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def panels() -> list[dict[str, Any]]:
-    """Return all panels except the rows, which have no queries."""
+    """Return all panels except rows, because rows have no queries."""
     return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
 
 
@@ -114,14 +114,14 @@ def rules(kind: str) -> dict[str, dict[str, Any]]:
 
 
 def without_comparisons(expr: str) -> str:
-    """Return an alert's expression without its comparisons, which make it silent."""
+    """Return an alert's expression without its comparisons, so that it has values."""
     return re.sub(rf"\s*(?:==|!=|>=|<=|>|<)\s*{_NUMBER}", "", expr)
 
 
 def rings_by_absence(expr: str) -> bool:
     """Return whether an alert's expression has a value only while some series is absent.
 
-    ``unless`` alone does not decide it: it may exclude a series of the past.
+    ``unless`` alone does not show it: it may exclude an older series.
     """
     return "absent(" in expr
 

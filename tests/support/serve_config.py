@@ -13,19 +13,19 @@ Application = dict[str, Any]
 
 def model(name: str, artifact: str, store: Path | str | None = None, **args: Any) -> Application:
     """Return the application of one model; ``store``: the default one if None."""
-    given = {"name": name, "artifact": artifact, **args}
+    model_args = {"name": name, "artifact": artifact, **args}
     if store is not None:
-        given["store"] = str(store)
+        model_args["store"] = str(store)
     return {
         "name": name,
         "route_prefix": f"/v2/models/{name}",
         "import_path": "deployments.app:model",
-        "args": given,
+        "args": model_args,
     }
 
 
 def router(routes: Sequence[dict[str, Any]], **args: Any) -> Application:
-    """Return the application that answers for these routes."""
+    """Return the application of a router with these routes."""
     return {
         "name": "router",
         "route_prefix": "/",
@@ -35,7 +35,7 @@ def router(routes: Sequence[dict[str, Any]], **args: Any) -> Application:
 
 
 def write(directory: Path, *applications: Application, **fields: Any) -> Path:
-    """Write ``serve.yaml`` into a directory; returns its path. ``fields``: of the whole config."""
+    """Write ``serve.yaml`` into a directory; return its path. ``fields``: of the whole config."""
     path = directory / "serve.yaml"
     config = {**fields, "applications": list(applications)}
     path.write_text(yaml.safe_dump(config, sort_keys=False))

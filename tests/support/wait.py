@@ -1,8 +1,8 @@
 """Conditions that are polled until they hold, within a bound for a slow and busy machine.
 
-condition → true: its value
-    │ └ false, or an error of `passing`: look again
-    └ `within_s` is over → AssertionError, with the state at the end
+condition → true: return its value
+    │ └ false, or an error of `passing`: poll again
+    └ after `within_s` → AssertionError with the last state
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 WITHIN_S = 180
-"""Default bound in seconds: three times what the slowest known machine needed."""
+"""Default bound in seconds: three times the slowest known machine's time."""
 
 SOON_S = 15
-"""Bound in seconds of what takes tenths of a second on an idle machine, and the timeout of 30 s, or
-for ever, where it goes wrong."""
+"""Bound in seconds of a condition that takes tenths of a second on an idle machine. A failure takes
+a timeout of 30 s, or forever."""
 
 POLL_S = 0.1
 
@@ -33,8 +33,8 @@ def until(
 ) -> T:
     """Poll ``condition`` until its value is true; return that value.
 
-    ``otherwise``: message of the AssertionError after ``within_s`` seconds, or a function of the
-    state to show. ``passing``: errors that count as false, as while a process starts.
+    ``otherwise``: message of the AssertionError after ``within_s`` seconds, or a function that
+    returns the state to show. ``passing``: errors that count as false, as while a process starts.
     """
     deadline = time.monotonic() + within_s
     while True:
