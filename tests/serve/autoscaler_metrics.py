@@ -1,5 +1,7 @@
-"""What an autoscaler's container has Prometheus read, by Ray's own reporter: a local cluster has no
-autoscaler, whose work is to ask Kubernetes for pods."""
+"""Metrics of an autoscaler's container, from Ray's reporter.
+
+A local cluster has no autoscaler: it requests pods from Kubernetes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ GROUP = "cpu"
 
 @contextlib.contextmanager
 def autoscaler_metrics() -> Iterator[str]:
-    """``HOST:PORT`` that tells of a group with a pod that runs and one that was asked for."""
+    """Yield ``HOST:PORT`` with metrics of a group with a running pod and a requested one."""
     metrics = AutoscalerPrometheusMetrics(session_name="session")
     group = NodeTypeConfig(GROUP, min_worker_nodes=1, max_worker_nodes=2, resources={"CPU": 2})
     pods = [

@@ -1,4 +1,4 @@
-"""One real cluster for all tests of serving: three models and a router, behind HAProxy."""
+"""Real cluster for all tests of serving: three models and a router, behind HAProxy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BODY_BYTES, JSON_BYTES = 2**20, 2**17
 
 @dataclass(frozen=True)
 class Served:
-    """The cluster, and the artifact it serves: as ``tiny``, and with small limits as ``tight``.
+    """Cluster and its artifact, served as ``tiny`` and, with small limits, as ``tight``.
 
     A third model, ``cut``, runs as two pipeline stages.
     """
@@ -42,15 +42,15 @@ class Served:
     cluster: LocalCluster
     artifact: Artifact
     program: Program
-    """The artifact's program in this process: what the served one must agree with."""
+    """The artifact's program in this process, the reference for the served one."""
 
     cut_artifact: Artifact
 
     threshold: float
-    """Of the routes' cascades: `tiny` is surer than that of half of all random inputs."""
+    """Confidence threshold of the cascades: `tiny` exceeds it for half of all random inputs."""
 
     started_at: float
-    """When it was deployed, on the monotonic clock."""
+    """Time of the deployment, on the monotonic clock."""
 
     body_bytes: int = BODY_BYTES
     json_bytes: int = JSON_BYTES
@@ -86,16 +86,16 @@ class Served:
         return spec
 
     def random_input(self, rows: int, seed: int = 0) -> np.ndarray:
-        """Float32 ``[rows, ...]`` that the model takes."""
+        """Return a random float32 ``[rows, ...]`` input of the model."""
         return _random(self.input, rows, seed)
 
     def run(self, array: np.ndarray) -> np.ndarray:
-        """Logits ``[rows, classes]``, computed in this process."""
+        """Return logits ``[rows, classes]``, computed in this process."""
         (logits,) = self.program.run([np.ascontiguousarray(array)])
         return logits
 
     def binary(self, array: np.ndarray) -> tuple[bytes, dict[str, str]]:
-        """Body and headers of a binary request for binary logits."""
+        """Return body and headers of a binary request for binary logits."""
         tensor = {
             "name": self.input.name,
             "datatype": self.input.datatype,
@@ -107,20 +107,20 @@ class Served:
         return text + array.tobytes(), {"Inference-Header-Content-Length": str(len(text))}
 
     def logits(self, answer: Answer) -> np.ndarray:
-        """The logits of a binary answer."""
+        """Return the logits of a binary answer."""
         assert answer.status == 200, answer
         length = int(answer.headers["inference-header-content-length"])
         shape = json.loads(answer.body[:length])["outputs"][0]["shape"]
         return np.frombuffer(answer.body[length:], self.output.dtype).reshape(shape)
 
     def assert_answers(self) -> None:
-        """A plain request gets the right answer: the server goes on."""
+        """Check that a plain request gets the right answer."""
         array = self.random_input(1, seed=1)
-        got = self.logits(ask(f"{self.tiny}/infer", *self.binary(array)))
-        np.testing.assert_array_equal(got, self.run(array))
+        logits = self.logits(ask(f"{self.tiny}/infer", *self.binary(array)))
+        np.testing.assert_array_equal(logits, self.run(array))
 
     def replica_pid(self, model: str) -> int:
-        """The process that serves ``model``."""
+        """Return the process that serves ``model``."""
         record = self.cluster.record
         for process in processes.find(record.cluster_id, record.run_dir):
             line = Path(f"/proc/{process.pid}/cmdline").read_bytes()
@@ -129,13 +129,13 @@ class Served:
         raise AssertionError(f"no replica of {model} runs")
 
     def memory(self, model: str) -> AbstractContextManager[Memory]:
-        """Watches the memory of the replica of ``model``."""
+        """Measure the memory of the replica of ``model``."""
         return _watched(self.replica_pid(model))
 
 
 @dataclass
 class Memory:
-    """How far a process's memory grew above where it stood, at its highest, in bytes."""
+    """Peak growth of a process's memory, in bytes."""
 
     grown_bytes: int = 0
 
@@ -143,7 +143,7 @@ class Memory:
 @contextmanager
 def _watched(pid: int) -> Iterator[Memory]:
     status, memory = Path(f"/proc/{pid}/status"), Memory()
-    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the highest so far is what it is now
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets the peak to the present size
     before = _kib(status.read_text(), "VmRSS")
     yield memory
     memory.grown_bytes = (_kib(status.read_text(), "VmHWM") - before) * 1024
@@ -172,7 +172,7 @@ def served(
 
 
 def _middling(program: Program, spec: TensorSpec) -> float:
-    """What the program thinks of the likeliest label, in the middle of random inputs."""
+    """Return the median confidence of the program over random inputs."""
     items = _random(spec, 64, 0)
     logits = np.concatenate([program.run([item[None]])[0] for item in items])
     return round(float(np.median(probabilities(logits).max(axis=1))), 6)
@@ -197,7 +197,7 @@ def _applications(store: Path, cut_store: Path, threshold: float) -> list[dict[s
 
 @pytest.fixture(scope="session")
 def held_out(served: Served) -> Samples:
-    """The digits that the artifact was not trained with, as PNG files."""
+    """Digits outside the training set of the artifact, as PNG files."""
     recipe = served.artifact.manifest.recipe
     return load_data(DataSource.model_validate(recipe["data"]), recipe["seed"]).test
 

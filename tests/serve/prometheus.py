@@ -1,4 +1,4 @@
-"""What Ray's Prometheus endpoint tells of one model, read as Prometheus reads it."""
+"""Metrics of one model, read from Ray's Prometheus endpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Metrics = dict[tuple[str, str], float]
 
 
 def read_metrics(served, model: str = "tiny") -> Metrics:
-    """(series, its ``outcome`` or ``le`` tag) → value, from where Prometheus is told to look."""
+    """Return (series, its ``outcome`` or ``le`` tag) → value, from the targets of Prometheus."""
     return {
         (series, tags.get("outcome") or tags.get("le", "")): value
         for series, tags, value in _lines(served)
@@ -27,7 +27,7 @@ def read_metrics(served, model: str = "tiny") -> Metrics:
 def labelled(
     served, of: dict[str, str], series: str, names: tuple[str, ...]
 ) -> dict[tuple[str, ...], float]:
-    """The values of one series of a model or route by its other tags, as soon as there are any."""
+    """Return the values of one series of a model or route by its other tags, once it exists."""
 
     def values() -> dict[tuple[str, ...], float]:
         return {
@@ -52,8 +52,10 @@ def _lines(served) -> Iterator[tuple[str, dict[str, str], float]]:
 
 
 def wait_for(served, ready: Callable[[Metrics], bool]) -> Metrics:
-    """Return the metrics of ``tiny`` once they are ``ready``: Ray exports them every 10 s, twice on
-    the way."""
+    """Return the metrics of ``tiny`` once they are ``ready``.
+
+    Ray exports them every 10 s, in two hops.
+    """
 
     def exported() -> Metrics | None:
         metrics = read_metrics(served)

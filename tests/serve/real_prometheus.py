@@ -1,13 +1,13 @@
-"""A real Prometheus that scrapes a local cluster as the operator would have it scrape a pod.
+"""Real Prometheus that scrapes a local cluster like a pod behind a PodMonitor.
 
 PodMonitor ─┐  selector, port names, paths, podTargetLabels, metricRelabelings: the PodMonitor's
             ├→ scrape config → prometheus → /api/v1
 local ports ┘  addresses and the interval: this machine's, which has no pods to discover
 
-The operator turns a PodMonitor into relabelings over what Kubernetes says of pods
+The operator turns a PodMonitor into relabelings over the metadata of pods
 (``__meta_kubernetes_…``). The same relabelings are written here, and the local cluster's ports
-are listed with the labels that its head's pod would have: a selector, a port name or a label that
-is wrong in the PodMonitor leaves Prometheus without a target.
+are listed with the labels of a head's pod: a wrong selector, port name or label in the PodMonitor
+leaves Prometheus without a target.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from support.wait import until
 from deployments.local import ports
 
 INTERVAL = "2s"
-"""Of scraping and of the rules, instead of the 15 s of a real cluster."""
+"""Interval of scraping and of the rules, instead of the 15 s of a real cluster."""
 
 _STOP_S = 10
 
@@ -44,7 +44,7 @@ Labels = dict[str, str]
 
 @dataclass(frozen=True)
 class Pod:
-    """What Kubernetes would tell of a pod: its labels, and port name → ``HOST:PORT``."""
+    """Metadata of a pod: its labels, and port name → ``HOST:PORT``."""
 
     name: str
     labels: Labels
@@ -52,7 +52,7 @@ class Pod:
 
 
 def scrape_configs(monitor: dict[str, Any], pods: Iterable[Pod]) -> list[dict[str, Any]]:
-    """The scrape config of each endpoint of a PodMonitor, as the operator writes them."""
+    """Return the scrape config of each endpoint of a PodMonitor, as the operator writes it."""
     namespace, name = "headrace", monitor["metadata"]["name"]
     discovered = [
         {
@@ -82,8 +82,8 @@ def scrape_configs(monitor: dict[str, Any], pods: Iterable[Pod]) -> list[dict[st
                 _copy("__meta_kubernetes_namespace", "namespace"),
                 _copy("__meta_kubernetes_pod_name", "pod"),
                 *(
-                    _copy(f"__meta_kubernetes_pod_label_{_label(each)}", _label(each))
-                    for each in spec.get("podTargetLabels", [])
+                    _copy(f"__meta_kubernetes_pod_label_{_label(key)}", _label(key))
+                    for key in spec.get("podTargetLabels", [])
                 ),
                 {"target_label": "job", "replacement": f"{namespace}/{name}"},
                 {"target_label": "endpoint", "replacement": endpoint["port"]},
@@ -98,13 +98,13 @@ def scrape_configs(monitor: dict[str, Any], pods: Iterable[Pod]) -> list[dict[st
 def _selected(selector: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for key, value in selector.get("matchLabels", {}).items():
         yield _keep(f"__meta_kubernetes_pod_label_{_label(key)}", re.escape(value))
-    for each in selector.get("matchExpressions", []):
-        label = f"__meta_kubernetes_pod_label_{_label(each['key'])}"
-        if each["operator"] == "Exists":
+    for rule in selector.get("matchExpressions", []):
+        label = f"__meta_kubernetes_pod_label_{_label(rule['key'])}"
+        if rule["operator"] == "Exists":
             yield _keep(label.replace("_pod_label_", "_pod_labelpresent_"), "true")
         else:
-            assert each["operator"] == "In", each
-            yield _keep(label, "|".join(map(re.escape, each["values"])))
+            assert rule["operator"] == "In", rule
+            yield _keep(label, "|".join(map(re.escape, rule["values"])))
 
 
 def _label(key: str) -> str:
@@ -125,14 +125,14 @@ def _snake(relabeling: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Prometheus:
-    """A running Prometheus and the process that it is."""
+    """Running Prometheus with its process."""
 
     url: str
     process: subprocess.Popen[bytes]
     folder: Path
 
     def get(self, path: str, **parameters: str) -> Any:
-        """``data`` of an answer of its API; AssertionError with its reason if it refuses."""
+        """Return ``data`` of an answer of its API; AssertionError with its reason if it refuses."""
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         try:
             with urllib.request.urlopen(url, timeout=20) as answer:
@@ -141,38 +141,40 @@ class Prometheus:
             raise AssertionError(f"{parameters}: {error.read().decode()}") from error
 
     def values(self, expr: str) -> list[float]:
-        """The numbers that an expression gives now."""
+        """Return the present values of an expression."""
         data = self.get("query", query=expr)
         if data["resultType"] == "scalar":
             return [float(data["result"][1])]
-        return [float(each["value"][1]) for each in data["result"]]
+        return [float(sample["value"][1]) for sample in data["result"]]
 
     def answers(self, expr: str) -> bool:
-        """Whether an expression gives at least one number: 0 / 0 is none."""
+        """Return whether an expression gives at least one finite number; 0 / 0 is not one."""
         return any(map(math.isfinite, self.values(expr)))
 
     def without_data(self, queries: Iterable[Query], within_s: float) -> list[Query]:
-        """The queries that give nothing within that time."""
+        """Return the queries without data after ``within_s``."""
         deadline = time.monotonic() + within_s
-        left = list(queries)
-        assert left
+        pending = list(queries)
+        assert pending
         while True:
-            left = [each for each in left if not self.answers(each.expr)]
-            if not left or time.monotonic() > deadline:
-                return left
+            pending = [query for query in pending if not self.answers(query.expr)]
+            if not pending or time.monotonic() > deadline:
+                return pending
             time.sleep(1)
 
 
 @contextlib.contextmanager
 def prometheus(pods: Iterable[Pod]) -> Iterator[Prometheus]:
-    """Prometheus with all of k8s/monitoring, ended with its data whatever happens."""
+    """Start Prometheus with all of k8s/monitoring; stop it and delete its data at the end."""
     with tempfile.TemporaryDirectory(prefix="prometheus-") as name:
         folder = Path(name)
         config = {
             "global": {"evaluation_interval": INTERVAL},
             "rule_files": [str(path) for path in rule_files(folder)],
             "scrape_configs": [
-                each for one in objects("PodMonitor") for each in scrape_configs(one, pods)
+                scrape
+                for monitor in objects("PodMonitor")
+                for scrape in scrape_configs(monitor, pods)
             ],
         }
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config, sort_keys=False))

@@ -1,4 +1,4 @@
-"""The routes of the tests' router, over `tiny` (int8), `cut` (float32, two shards) and `tight`."""
+"""Routes of the tests' router, over `tiny` (int8), `cut` (float32, two shards) and `tight`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-NO_TIME_S = 1e-6  # so little that no model can answer within it
+NO_TIME_S = 1e-6  # no model can answer within it
 
 
 def routes(threshold: float) -> list[dict[str, Any]]:
-    """``threshold``: of the cascades, so that `tiny` is sure of some random inputs, not of all."""
+    """Return all routes; ``threshold`` lets `tiny` answer some random inputs of a cascade."""
     cascade = {"kind": "cascade", "thresholds": threshold}
     return [
         *ROUTES,
@@ -66,8 +66,14 @@ ROUTES: list[dict[str, Any]] = [
         "targets": ["tiny", {"target": "cut", "timeout_s": NO_TIME_S}],
         "thresholds": 1.0,
     },
-    {"name": "either", "kind": "hedge", "target": "tiny", "backup": "cut", "after_ms": 0,
-     "budget": 1.0},
+    {
+        "name": "either",
+        "kind": "hedge",
+        "target": "tiny",
+        "backup": "cut",
+        "after_ms": 0,
+        "budget": 1.0,
+    },
     {"name": "watched", "kind": "shadow", "target": "tiny", "shadow": "cut"},
     {"name": "half", "kind": "canary", "target": "tiny", "candidate": "cut", "share": 0.5},
     {
@@ -79,7 +85,7 @@ ROUTES: list[dict[str, Any]] = [
         "window": 10,
         "min_requests": 5,
     },
-    {  # the same, for the tests of its metrics
+    {  # like doomed, for the tests of its metrics
         "name": "gone-back",
         "kind": "canary",
         "target": "tiny",
@@ -90,10 +96,10 @@ ROUTES: list[dict[str, Any]] = [
     },
     {"name": "spread", "kind": "scatter", "target": "tiny", "part_items": 3},
     {"name": "kept", "kind": "hedge", "target": "tiny", "cache_bytes": 100_000},
-]  # fmt: skip
+]
 
 
 def stacked(answers: Sequence[Sequence[np.ndarray]], weights: Sequence[float]) -> list[np.ndarray]:
-    """What the route `joined` combines with: both logits times their weights, side by side."""
+    """Return both logits times their weights, side by side: the combiner of `joined`."""
     scaled = [np.float32(w) * outputs[0] for outputs, w in zip(answers, weights, strict=True)]
     return [np.stack(scaled, axis=1)]

@@ -1,4 +1,4 @@
-"""What a client gets wrong: a 4xx that says what was expected, as JSON, and the server goes on."""
+"""Faulty requests of clients: each gets a JSON 4xx with the expectation; the server continues."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ WEBP = {"Content-Type": "image/webp"}
 
 
 @pytest.fixture(autouse=True)
-def goes_on(served):
+def continues(served):
     yield
     served.assert_answers()
 
 
 def json_request(served, change: Change) -> bytes:
-    """A good request of one item, changed."""
+    """Return a valid request of one item after ``change``."""
     array = served.random_input(1)
     tensor: dict[str, Any] = {
         "name": served.input.name,
@@ -61,8 +61,8 @@ def json_request(served, change: Change) -> bytes:
         (lambda t: t.pop("data"), r"needs either data or parameters.binary_data_size"),
         (lambda t: t.update(parameters={"binary_data_size": 4}), r"got both"),
     ],
-)  # fmt: skip
-def test_a_wrong_tensor(served, change: Change, expected: str) -> None:
+)
+def test_wrong_tensor_is_refused(served, change: Change, expected: str) -> None:
     answer = ask(f"{served.tiny}/infer", json_request(served, change), JSON)
     assert answer.status == 400
     assert re.search(expected, answer.error), answer.error
@@ -79,13 +79,13 @@ def test_a_wrong_tensor(served, change: Change, expected: str) -> None:
         (b'{"inputs": ' + b"[" * 5000 + b"]" * 5000 + b"}", "the JSON part cannot be parsed"),
     ],
 )
-def test_a_body_that_is_no_request(served, body: bytes, expected: str) -> None:
+def test_body_without_request_is_refused(served, body: bytes, expected: str) -> None:
     answer = ask(f"{served.tiny}/infer", body, JSON)
     assert answer.status == 400
     assert expected in answer.error
 
 
-def test_binary_tensors_of_another_length(served) -> None:
+def test_binary_tensor_of_wrong_length_is_refused(served) -> None:
     body, headers = served.binary(served.random_input(2))
     for wrong, expected in (
         (body[:-1], "bytes are left after the JSON"),
@@ -100,13 +100,13 @@ def test_binary_tensors_of_another_length(served) -> None:
         assert expected in answer.error
 
 
-def test_more_items_than_a_batch(served) -> None:
+def test_more_items_than_a_batch_are_refused(served) -> None:
     answer = ask(f"{served.tiny}/infer", *served.binary(served.random_input(9)))
     assert answer.status == 400
     assert "holds 9 items, this model takes at most 8" in answer.error
 
 
-def test_json_and_body_over_their_limits(served) -> None:
+def test_json_and_body_over_their_limits_are_refused(served) -> None:
     large = json.dumps({"id": "x" * served.json_bytes}).encode()
     answer = ask(f"{served.tight}/infer", large, JSON)
     assert answer.status == 413
@@ -117,7 +117,7 @@ def test_json_and_body_over_their_limits(served) -> None:
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A PNG whose header gives that size and whose pixels end at once."""
+    """Return a PNG with that size in its header and too few pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -131,7 +131,7 @@ def png_claiming(width: int, height: int) -> bytes:
     )
 
 
-def test_an_image_that_claims_to_be_huge_costs_nothing(served) -> None:
+def test_image_with_huge_claimed_size_uses_no_memory(served) -> None:
     with served.memory("tiny") as memory:
         for _ in range(3):
             answer = ask(f"{served.tiny}/predict", png_claiming(60000, 60000), PNG)
@@ -140,8 +140,8 @@ def test_an_image_that_claims_to_be_huge_costs_nothing(served) -> None:
     assert memory.grown_bytes < 20e6
 
 
-def test_images_that_are_small_as_files_and_large_as_pixels_wait_for_each_other(served) -> None:
-    """Within the limit, 40 bytes each; to decode one of them takes 16 bytes per pixel."""
+def test_large_images_in_small_files_are_decoded_in_turn(served) -> None:
+    """Images within the limit, 40 bytes each; decoding one takes 16 bytes per pixel."""
     file = BytesIO()
     Image.new("RGBA", (4000, 4000), (1, 2, 3, 128)).save(file, "WEBP", lossless=True, method=0)
     assert len(file.getvalue()) < 100
@@ -150,8 +150,8 @@ def test_images_that_are_small_as_files_and_large_as_pixels_wait_for_each_other(
         sent = [
             pool.submit(ask, f"{served.tiny}/predict", file.getvalue(), WEBP) for _ in range(12)
         ]
-        served.assert_answers()  # others go on meanwhile
-        assert [each.result().status for each in sent] == [200] * 12
+        served.assert_answers()  # other requests continue meanwhile
+        assert [answer.result().status for answer in sent] == [200] * 12
     assert memory.grown_bytes < 1.25 * LARGE_AT_ONCE * one
 
 
@@ -170,7 +170,7 @@ def test_images_that_are_small_as_files_and_large_as_pixels_wait_for_each_other(
         (b'{"inputs": [1], "top_k": true}', JSON, 400, "top_k must be an integer in 1..1000"),
     ],
 )
-def test_a_wrong_prediction(
+def test_wrong_prediction_request_is_refused(
     served, body: bytes, headers: dict[str, str], status: int, expected: str
 ) -> None:
     answer = ask(f"{served.tiny}/predict", body, headers)
@@ -178,16 +178,16 @@ def test_a_wrong_prediction(
     assert expected in answer.error
 
 
-def test_base64_in_json_with_a_prefix_says_so(served) -> None:
+def test_base64_with_data_prefix_is_refused(served) -> None:
     image = "data:image/png;base64," + base64.b64encode(png_claiming(8, 8)).decode()
     answer = ask(f"{served.tiny}/predict", json.dumps({"image": image}).encode(), JSON)
     assert answer.status == 400
     assert "data: prefix" in answer.error
 
 
-@pytest.mark.parametrize("given", ["0", "1001", "many", "-3", "1e2", ""])
-def test_top_k_out_of_range(served, pngs: list[bytes], given: str) -> None:
-    answer = ask(f"{served.tiny}/predict?top_k={given}", pngs[0], PNG)
+@pytest.mark.parametrize("top_k", ["0", "1001", "many", "-3", "1e2", ""])
+def test_top_k_out_of_range_is_refused(served, pngs: list[bytes], top_k: str) -> None:
+    answer = ask(f"{served.tiny}/predict?top_k={top_k}", pngs[0], PNG)
     assert answer.status == 400
     assert answer.error.startswith("top_k: Input should be")
 
@@ -213,7 +213,9 @@ def test_top_k_out_of_range(served, pngs: list[bytes], given: str) -> None:
         ("PUT", "/health/live", 405, "use GET"),
     ],
 )
-def test_a_wrong_path_or_method(served, method: str, path: str, status: int, expected: str) -> None:
+def test_wrong_path_or_method_is_refused(
+    served, method: str, path: str, status: int, expected: str
+) -> None:
     answer = ask(served.url + path, method=method)
     assert answer.status == status
     assert expected in answer.error
@@ -221,7 +223,7 @@ def test_a_wrong_path_or_method(served, method: str, path: str, status: int, exp
         assert answer.headers["allow"] == expected.removeprefix("use ")
 
 
-def test_wrong_media_types_of_infer(served) -> None:
+def test_wrong_media_type_of_infer_is_refused(served) -> None:
     answer = ask(f"{served.tiny}/infer", b"x", PNG)
     assert answer.status == 415
     assert "send image files to /predict" in answer.error
@@ -231,7 +233,7 @@ def test_wrong_media_types_of_infer(served) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v2/models/tiny/infer", "/v2"])
-def test_a_header_that_is_not_utf8(served, path: str) -> None:
+def test_header_without_utf8_is_refused(served, path: str) -> None:
     line = f"GET {path} HTTP/1.1\r\nHost: x\r\nX-Note: \xff\xfe\r\n\r\n".encode("latin-1")
     with Raw(served.port) as raw:
         raw.send(line)

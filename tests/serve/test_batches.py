@@ -1,4 +1,4 @@
-"""Requests under way at once join into batches, and what is wrong with one harms no other."""
+"""Concurrent requests share batches; a bad one affects no other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prometheus import requests, wait_for
 from support.http_client import Answer, ask
 
 
-def test_concurrent_requests_share_batches_and_bad_ones_harm_nobody(served) -> None:
+def test_concurrent_requests_share_batches_with_bad_ones(served) -> None:
     arrays = [served.random_input(1, seed=seed) for seed in range(200)]
     bodies = [served.binary(array) for array in arrays]
     for index in range(0, len(bodies), 4):  # every fourth is cut short
@@ -37,7 +37,7 @@ def test_concurrent_requests_share_batches_and_bad_ones_harm_nobody(served) -> N
     assert requests(metrics, "ok") - batches > 20  # a batch counts once
 
 
-def test_more_requests_than_a_replica_holds_wait_for_their_turn(served) -> None:
+def test_requests_over_replica_capacity_are_queued(served) -> None:
     array = served.random_input(1)
     request = served.binary(array)
     with ThreadPoolExecutor(100) as pool:

@@ -1,4 +1,4 @@
-"""The ``headrace`` command as people run it: processes, exit statuses, and nothing left behind."""
+"""The ``headrace`` command as a process: exit statuses, output, and a clean machine afterwards."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ SOON_S = 60
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A home directory of its own: what is in it afterwards, the command has left there."""
+    """Empty home directory: its later content comes from the command."""
     return tmp_path / "home"
 
 
 @pytest.fixture
 def headrace(home: Path, int8_artifact_store: Path) -> Headrace:
-    """Runs ``headrace ARGUMENTS`` to its end, with that home and the store of the tests."""
+    """Function that runs ``headrace ARGUMENTS`` with that home and the store of the tests."""
     home.mkdir()
 
     def run(
         *arguments: object, timeout_s: float = SOON_S, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        given = {"HOME": str(home), "HEADRACE_STORE": str(int8_artifact_store), **environment}
+        changed = {"HOME": str(home), "HEADRACE_STORE": str(int8_artifact_store), **environment}
         inherited = {name: v for name, v in os.environ.items() if not name.startswith("RAY_")}
         return subprocess.run(
             [str(Path(sys.executable).with_name("headrace")), *map(str, arguments)],
-            env=inherited | given,
+            env=inherited | changed,
             capture_output=True,
             text=True,
             timeout=timeout_s,
@@ -78,7 +78,7 @@ def test_inspect_prints_the_artifact(headrace: Headrace, int8_artifact_store: Pa
         assert document == artifact.manifest.model_dump(mode="json")
 
 
-def test_signing_and_who_has_signed(
+def test_inspect_shows_signers_and_up_requires_signature(
     headrace: Headrace, int8_artifact_store: Path, tmp_path: Path
 ) -> None:
     store, key, trusted = tmp_path / "store", tmp_path / "key.pem", tmp_path / "trusted"
@@ -94,12 +94,12 @@ def test_signing_and_who_has_signed(
     assert signed.returncode == 0, signed.stderr
     signer, export = re.findall(r"signed by ([0-9a-f]{32});.*\n  (openssl .*)", signed.stdout)[0]
     subprocess.run(export.replace("TRUSTED", str(trusted)).split(), check=True)
-    for environment, worth in (
+    for environment, trust in (
         ({}, "not trusted here"),
         ({"HEADRACE_TRUSTED_KEYS": str(trusted)}, "trusted"),
     ):
         shown = headrace("inspect", "tiny-int8", "--store", store, **environment)
-        assert f"signed     {signer} ({worth})\n" in shown.stdout, shown
+        assert f"signed     {signer} ({trust})\n" in shown.stdout, shown
     config = serve_config.write(
         tmp_path, serve_config.model("m", "tiny-int8", require_signature=True)
     )
@@ -111,7 +111,7 @@ def test_signing_and_who_has_signed(
     assert "HEADRACE_TRUSTED_KEYS is not set" in up.stderr
 
 
-def test_inspect_of_what_is_not_there(headrace: Headrace) -> None:
+def test_inspect_names_the_artifacts_if_one_is_unknown(headrace: Headrace) -> None:
     done = headrace("inspect", "tiny-int9")
     assert done.returncode == 1
     assert "no artifact 'tiny-int9'" in done.stderr
@@ -127,7 +127,7 @@ def test_inspect_of_what_is_not_there(headrace: Headrace) -> None:
         ({"model": {"source": "resnet18"}}, "model.source: 'resnet18' is not one of"),
     ],
 )
-def test_a_wrong_recipe_is_told_before_a_cluster_starts(
+def test_invalid_recipe_is_reported_before_a_cluster_starts(
     headrace: Headrace, home: Path, tmp_path: Path, change: dict[str, object], expected: str
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
@@ -142,7 +142,7 @@ def test_a_wrong_recipe_is_told_before_a_cluster_starts(
     assert list(home.iterdir()) == []
 
 
-def test_a_missing_compiler_is_told_before_a_cluster_starts(
+def test_missing_compiler_is_reported_before_a_cluster_starts(
     headrace: Headrace, home: Path, tmp_path: Path
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
@@ -153,7 +153,7 @@ def test_a_missing_compiler_is_told_before_a_cluster_starts(
     assert list(home.iterdir()) == []
 
 
-def test_a_wrong_serve_config_is_told_before_a_cluster_starts(
+def test_invalid_config_is_reported_before_a_cluster_starts(
     headrace: Headrace, home: Path, tmp_path: Path
 ) -> None:
     config = write_config(tmp_path, port=8000, batching={"max_batch_size": 0})
@@ -164,7 +164,7 @@ def test_a_wrong_serve_config_is_told_before_a_cluster_starts(
     assert list(home.iterdir()) == []
 
 
-def test_a_cut_that_cannot_be_placed_is_told_before_a_cluster_starts(
+def test_unplaceable_cut_is_reported_before_a_cluster_starts(
     headrace: Headrace, home: Path, tmp_path: Path, cut_artifact_store: Path
 ) -> None:
     model = {"artifact": "tiny-cut", "store": str(cut_artifact_store)}
@@ -214,7 +214,7 @@ def test_up_serves_and_down_leaves_nothing(headrace: Headrace, home: Path, tmp_p
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_up_stops_the_cluster_it_started_for_a_config_that_fails(
+def test_up_stops_its_cluster_after_a_failed_config(
     headrace: Headrace, home: Path, tmp_path: Path
 ) -> None:
     holder = ports.holder(DASHBOARD_PORT)
@@ -224,7 +224,7 @@ def test_up_stops_the_cluster_it_started_for_a_config_that_fails(
     try:
         config = write_config(tmp_path, port)
         raw = yaml.safe_load(config.read_text())
-        # Not one of ours, so that Serve alone finds out.
+        # An unknown builder: only Serve notices that the import fails.
         raw["applications"].append(
             {"name": "other", "route_prefix": "/other", "import_path": "headrace_nowhere:app"}
         )
@@ -241,23 +241,23 @@ def test_up_stops_the_cluster_it_started_for_a_config_that_fails(
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
 )
-def test_a_compress_that_is_ended_leaves_nothing(
+def test_interrupted_compress_leaves_nothing(
     headrace: Headrace, home: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     before = _headrace_directories()
     process = _start_compress(home, tmp_path)
     _wait_for_record(home)
     process.send_signal(number)
-    _, said = process.communicate(timeout=WITHIN_S)
-    assert process.returncode == 130, said
-    assert said.endswith("headrace: interrupted\n")
+    _, errors = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 130, errors
+    assert errors.endswith("headrace: interrupted\n")
     assert list((home / ".headrace" / "jobs").iterdir()) == []
     assert _headrace_directories() <= before
 
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_down_stops_what_a_killed_compress_left(
+def test_down_stops_the_cluster_of_a_killed_compress(
     headrace: Headrace, home: Path, tmp_path: Path
 ) -> None:
     before = _headrace_directories()
@@ -274,7 +274,7 @@ def test_down_stops_what_a_killed_compress_left(
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_compress_finds_an_earlier_build(
+def test_compress_reuses_an_earlier_build(
     headrace: Headrace, tmp_path: Path, tiny_recipe: Callable[..., Recipe]
 ) -> None:
     path, store = tmp_path / "recipe.yaml", tmp_path / "store"
@@ -291,7 +291,7 @@ def test_compress_finds_an_earlier_build(
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_the_demo(headrace: Headrace, home: Path, tmp_path: Path) -> None:
+def test_demo_serves_with_measured_accuracy(headrace: Headrace, home: Path, tmp_path: Path) -> None:
     for port in (DASHBOARD_PORT, HTTP_PORT):
         if (holder := ports.holder(port)) is not None:
             pytest.skip(f"`headrace demo` needs port {port}, which {holder} holds")
@@ -301,10 +301,10 @@ def test_the_demo(headrace: Headrace, home: Path, tmp_path: Path) -> None:
     done = headrace("demo", "--json", figures, timeout_s=600, HEADRACE_STORE=store)
     assert done.returncode == 0, done
     assert "stopped cleanly" in done.stdout
-    found = json.loads(figures.read_text())
-    evaluated = found["artifacts"]["digits-int8"]["measured"]
+    demo = json.loads(figures.read_text())
+    evaluated = demo["artifacts"]["digits-int8"]["measured"]
     assert evaluated["accuracy"] > 0.95
-    for served in found["served"].values():
+    for served in demo["served"].values():
         assert served["accuracy"] == evaluated["accuracy"]
     assert ports.holder(HTTP_PORT) is None
     assert _headrace_directories() <= before
@@ -312,7 +312,7 @@ def test_the_demo(headrace: Headrace, home: Path, tmp_path: Path) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_a_build_that_the_gate_rejects(
+def test_compress_exits_with_3_if_the_gate_rejects(
     headrace: Headrace, home: Path, tmp_path: Path, tiny_recipe: Callable[..., object]
 ) -> None:
     damage = {"kind": "prune", "method": "magnitude", "ratio": 0.97}
@@ -362,5 +362,5 @@ def _wait_for_record(home: Path) -> None:
 
 
 def _headrace_directories() -> set[str]:
-    """What clusters keep in /tmp while they run."""
+    """Return the directories of running clusters in /tmp."""
     return {path.name for path in Path("/tmp").glob("headrace-*")}

@@ -1,4 +1,4 @@
-"""Clients that lie about a body, never end it, leave amid a request, or set odd deadlines."""
+"""Clients with false lengths, endless bodies, early disconnects or odd deadlines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deployments.ray.haproxy import BUFFER_BYTES
 
 HUGE = 10 * 2**30
 BEGUN = bytes(BUFFER_BYTES)
-"""So much of a body HAProxy waits for; the rest it passes on as it comes."""
+"""Part of a body that HAProxy buffers; it streams the rest."""
 
 
 def post(path: str, *headers: str) -> bytes:
@@ -24,7 +24,7 @@ def post(path: str, *headers: str) -> bytes:
 
 
 @pytest.mark.parametrize("path", ["infer", "predict"])
-def test_a_huge_length_is_refused_before_the_body_comes(served, path: str) -> None:
+def test_huge_length_is_refused_before_the_body(served, path: str) -> None:
     started = time.monotonic()
     with Raw(served.port) as raw:
         raw.send(
@@ -43,29 +43,29 @@ def test_a_huge_length_is_refused_before_the_body_comes(served, path: str) -> No
 
 
 def send_without_end(port: int) -> int:
-    """Send chunks until the server takes no more; returns the number of bytes sent."""
+    """Send chunks until the server accepts no more; return the number of bytes sent."""
     chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
     sent = 0
     with Raw(port, timeout_s=5) as raw:
         raw.send(post("/v2/models/tight/infer", "Transfer-Encoding: chunked"))
-        with contextlib.suppress(OSError):  # the connection is closed, or takes nothing any more
+        with contextlib.suppress(OSError):  # the connection is closed or blocked
             while sent < 2**28:
                 raw.send(chunk)
                 sent += len(chunk)
     return sent
 
 
-def test_a_body_without_end_is_cut_off(served) -> None:
-    send_without_end(served.port)  # the first request of a kind sets up what stays
+def test_endless_body_is_cut_off(served) -> None:
+    send_without_end(served.port)  # the first request of a kind allocates memory that stays
     with served.memory("tight") as memory:
         sent = [send_without_end(served.port) for _ in range(3)]
-    assert max(sent) < 2**27, "it was taken in without end"
+    assert max(sent) < 2**27, "the server read the whole body"
     assert memory.grown_bytes < 20e6
     served.assert_answers()
 
 
-def test_an_ordinary_client_hears_that_its_body_is_too_large(served) -> None:
-    # It looks for the answer after it has sent everything, so that must have been taken.
+def test_blocking_client_gets_413_for_a_large_body(served) -> None:
+    # It reads the answer after it has sent everything, so the server must read it all.
     for _ in range(10):
         answer = ask(f"{served.tight}/infer", bytes(8 * served.body_bytes))
         assert answer.status == 413
@@ -73,7 +73,7 @@ def test_an_ordinary_client_hears_that_its_body_is_too_large(served) -> None:
     served.assert_answers()
 
 
-def test_the_answer_to_a_chunked_body_over_the_limit(served) -> None:
+def test_chunked_body_over_the_limit_gets_413(served) -> None:
     with Raw(served.port) as raw:
         raw.send(post("/v2/models/tight/infer", "Transfer-Encoding: chunked"))
         for _ in range(17):  # 64 KiB over the limit of 1 MiB, then silence
@@ -83,7 +83,7 @@ def test_the_answer_to_a_chunked_body_over_the_limit(served) -> None:
     assert answer.error == f"the body exceeds {served.body_bytes} bytes, the limit of this model"
 
 
-def test_claimed_bytes_cost_no_memory(served) -> None:
+def test_claimed_bytes_use_no_memory(served) -> None:
     connections = [Raw(served.port) for _ in range(12)]
     with served.memory("tiny") as memory:
         for raw in connections:
@@ -95,7 +95,7 @@ def test_claimed_bytes_cost_no_memory(served) -> None:
     assert memory.grown_bytes < 40e6
 
 
-def test_clients_that_leave_do_not_stop_the_others(served) -> None:
+def test_disconnecting_clients_do_not_affect_others(served) -> None:
     body, headers = served.binary(served.random_input(256))
     assert len(body) > 2 * len(BEGUN)
     (length,) = headers.items()
@@ -108,7 +108,7 @@ def test_clients_that_leave_do_not_stop_the_others(served) -> None:
         raw = Raw(served.port)
         raw.send(head, body[: len(body) // 2] if number % 2 else body)
         if number % 4 == 0:
-            time.sleep(0.002)  # amid the computation, on most machines
+            time.sleep(0.002)  # during the computation, on most machines
         raw.abort()
         if number % 10 == 0:
             served.assert_answers()
@@ -117,7 +117,7 @@ def test_clients_that_leave_do_not_stop_the_others(served) -> None:
     wait_for(served, lambda m: requests(m, "cancelled") >= requests(before, "cancelled") + 20)
 
 
-def test_a_deadline_passes(served) -> None:
+def test_incomplete_body_gets_408_at_its_deadline(served) -> None:
     length = f"Content-Length: {2 * len(BEGUN)}"
     late = post("/v2/models/tiny/infer", length, "X-Request-Timeout-Seconds: 0.001")
     for _ in range(5):
@@ -131,8 +131,8 @@ def test_a_deadline_passes(served) -> None:
     served.assert_answers()
 
 
-def test_bodies_that_stall_do_not_stop_a_replica(served) -> None:
-    """More of them than it takes requests at a time, each as far as HAProxy waits for."""
+def test_stalled_bodies_do_not_block_a_replica(served) -> None:
+    """More stalled bodies than a replica's concurrency, each past HAProxy's buffer."""
 
     def stall(number: int) -> Answer:
         chunked = number % 2 == 0
@@ -154,9 +154,9 @@ def test_bodies_that_stall_do_not_stop_a_replica(served) -> None:
         body, headers = served.binary(served.random_input(1))
         answer = ask(f"{served.tight}/infer", body, headers, timeout_s=40)
         waited = time.monotonic() - started
-        refused = [each.result() for each in stalled]
+        refused = [answer.result() for answer in stalled]
     assert answer.status == 200
-    # Those in front of it had their patience, those in the queue a second each time.
+    # Bodies ahead of it used the stall timeout, those in the queue a second each.
     assert waited < STALL_TIMEOUT_S + 10
     for refusal in refused:
         assert refusal.status == 408
@@ -166,8 +166,8 @@ def test_bodies_that_stall_do_not_stop_a_replica(served) -> None:
     served.assert_answers()
 
 
-@pytest.mark.parametrize("given", ["0", "nan", "-1", "inf", "soon", "1e999", ""])
-def test_a_deadline_that_is_none_changes_nothing(served, given: str) -> None:
+@pytest.mark.parametrize("timeout", ["0", "nan", "-1", "inf", "soon", "1e999", ""])
+def test_invalid_deadline_changes_nothing(served, timeout: str) -> None:
     body, headers = served.binary(served.random_input(1))
-    answer = ask(f"{served.tiny}/infer", body, {**headers, "X-Request-Timeout-Seconds": given})
+    answer = ask(f"{served.tiny}/infer", body, {**headers, "X-Request-Timeout-Seconds": timeout})
     assert answer.status == 200

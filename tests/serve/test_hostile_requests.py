@@ -1,7 +1,7 @@
-"""Requests made to break something: each is refused with a 4xx that shows nothing of the server.
+"""Hostile requests: each is refused with a 4xx that reveals nothing of the server.
 
-One table, so that they can be counted. What ordinary clients get wrong is in
-``test_bad_requests.py``; clients that stall, leave or never end are in ``test_hostile_clients.py``.
+One table, so that they can be counted. Mistakes of ordinary clients are in
+``test_bad_requests.py``; stalled and disconnected clients are in ``test_hostile_clients.py``.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ SHOWS_THE_SERVER = re.compile(
 
 @dataclass(frozen=True)
 class Bad:
-    """One request as its bytes, and what must come back."""
+    """Request as bytes, with the expected status."""
 
-    what: str
+    name: str
     sent: bytes
     status: int
 
@@ -88,84 +88,131 @@ CASES = [
     Bad("1e400", infer(GOOD.replace(b"0.0", b"1e400", 1)), 400),
     Bad("10^400 items", infer(GOOD.replace(b"[1, 1", b"[1" + b"0" * 400 + b", 1")), 400),
     Bad("NaN", infer(GOOD.replace(b"0.0", b"NaN", 1)), 400),
-    Bad("duplicate keys, the last one bad",
-        infer(GOOD.replace(b'"datatype"', b'"shape": [1, 1, 16, 16], "shape": [2], "datatype"')
-              .replace(b', "shape": [1, 1, 16, 16], "data"', b', "data"')), 400),
+    Bad(
+        "duplicate keys, the last one bad",
+        infer(
+            GOOD.replace(
+                b'"datatype"', b'"shape": [1, 1, 16, 16], "shape": [2], "datatype"'
+            ).replace(b', "shape": [1, 1, 16, 16], "data"', b', "data"')
+        ),
+        400,
+    ),
     Bad("half a surrogate", infer(tensor(name="\ud800")), 400),
     Bad("a pickle", infer(PICKLE), 400),
     Bad("a URL for a tensor", infer(tensor(data="http://elsewhere.example/x")), 400),
-    Bad("shared memory",
-        infer(tensor(data=None, parameters={"shared_memory_region": "/etc/passwd"})), 400),
-    Bad("binary bytes that are not there",
-        infer(tensor(data=None, parameters={"binary_data_size": 1024})), 400),
+    Bad(
+        "shared memory",
+        infer(tensor(data=None, parameters={"shared_memory_region": "/etc/passwd"})),
+        400,
+    ),
+    Bad(
+        "missing binary bytes",
+        infer(tensor(data=None, parameters={"binary_data_size": 1024})),
+        400,
+    ),
     Bad("a negative size", infer(tensor(data=None, parameters={"binary_data_size": -1})), 400),
-    Bad("a JSON length beyond the body",
-        infer(GOOD, "Inference-Header-Content-Length: 99999999999999999999"), 400),
+    Bad(
+        "a JSON length beyond the body",
+        infer(GOOD, "Inference-Header-Content-Length: 99999999999999999999"),
+        400,
+    ),
     # images and texts
     Bad("an image by URL", predict(b'{"image": "http://elsewhere.example/a.png"}'), 400),
     Bad("an image by path", predict(b'{"image": "file:///etc/passwd"}'), 400),
-    Bad("an SVG that includes a file", predict(
-        b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
-        "image/svg+xml"), 415),
-    Bad("PostScript", predict(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image/png"),
-        400),
+    Bad(
+        "an SVG that includes a file",
+        predict(
+            b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
+            "image/svg+xml",
+        ),
+        415,
+    ),
+    Bad(
+        "PostScript",
+        predict(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image/png"),
+        400,
+    ),
     # smuggling
-    Bad("Content-Length and Transfer-Encoding",
+    Bad(
+        "Content-Length and Transfer-Encoding",
         http("POST", INFER, "Transfer-Encoding: chunked", body=b"0\r\n\r\nGET /v2 HTTP/1.1\r\n"),
-        400),
+        400,
+    ),
     Bad("two lengths", http("POST", INFER, "Content-Length: 1", body=b"ab"), 400),
     Bad("a list of lengths", http("POST", INFER, "Content-Length: 2, 3", length=False), 400),
     Bad("a length with a sign", http("POST", INFER, "Content-Length: +2", length=False), 400),
     Bad("a negative length", http("POST", INFER, "Content-Length: -1", length=False), 400),
-    Bad("a space before the colon",
-        http("POST", INFER, "Transfer-Encoding : chunked", body=b"0\r\n\r\n"), 400),
-    Bad("an encoding nobody knows",
-        http("POST", INFER, "Transfer-Encoding: xchunked", body=b"0\r\n\r\n"), 400),
+    Bad(
+        "a space before the colon",
+        http("POST", INFER, "Transfer-Encoding : chunked", body=b"0\r\n\r\n"),
+        400,
+    ),
+    Bad(
+        "an unknown encoding",
+        http("POST", INFER, "Transfer-Encoding: xchunked", body=b"0\r\n\r\n"),
+        400,
+    ),
     Bad("a NUL in a header", http("GET", "/v2", "X-Note: a\0b"), 400),
-    Bad("a carriage return within a header", b"GET /v2 HTTP/1.1\r\nHost: x\r\nX: \rY: z\r\n\r\n",
-        400),
-    Bad("chunks that end with bare line feeds", http("POST", INFER, "Transfer-Encoding: chunked",
-        length=False) + b"2\n{}\n0\n\n", 400),
-    Bad("chunked twice", http("POST", INFER, "Transfer-Encoding: chunked, chunked",
-        length=False) + b"0\r\n\r\n", 400),
+    Bad(
+        "a carriage return within a header",
+        b"GET /v2 HTTP/1.1\r\nHost: x\r\nX: \rY: z\r\n\r\n",
+        400,
+    ),
+    Bad(
+        "chunks that end with bare line feeds",
+        http("POST", INFER, "Transfer-Encoding: chunked", length=False) + b"2\n{}\n0\n\n",
+        400,
+    ),
+    Bad(
+        "chunked twice",
+        http("POST", INFER, "Transfer-Encoding: chunked, chunked", length=False) + b"0\r\n\r\n",
+        400,
+    ),
     Bad("two hosts", http("GET", "/v2", "Host: y"), 400),
     Bad("HTTP/2 with prior knowledge", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9), 400),
-    Bad("a chunk size that is none", http("POST", INFER, "Transfer-Encoding: chunked",
-        length=False) + b"zz\r\n\r\n", 400),
-    Bad("a chunk size that overflows", http("POST", INFER, "Transfer-Encoding: chunked",
-        length=False) + b"fffffffffffffffff\r\n\r\n", 400),
+    Bad(
+        "an invalid chunk size",
+        http("POST", INFER, "Transfer-Encoding: chunked", length=False) + b"zz\r\n\r\n",
+        400,
+    ),
+    Bad(
+        "a chunk size that overflows",
+        http("POST", INFER, "Transfer-Encoding: chunked", length=False)
+        + b"fffffffffffffffff\r\n\r\n",
+        400,
+    ),
     Bad("a header of 128 KB", http("GET", "/v2", "X-Large: " + "x" * 2**17), 400),
     Bad("5,000 headers", http("GET", "/v2", *(f"X-{n}: 1" for n in range(5000))), 400),
     Bad("a path of 128 KB", http("GET", "/v2/" + "x" * 2**17), 400),
-    Bad("a version of HTTP that is none", b"GET /v2 HTTP/x.y\r\nHost: x\r\n\r\n", 400),
+    Bad("an invalid version of HTTP", b"GET /v2 HTTP/x.y\r\nHost: x\r\n\r\n", 400),
     Bad("a method of odd characters", b"G(E)T /v2 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
     Bad("TRACE", http("TRACE", "/v2"), 405),
     Bad("CONNECT", http("CONNECT", "elsewhere.example:443"), 400),
     Bad("a compressed body", infer(b"\x1f\x8b" + bytes(100), "Content-Encoding: gzip"), 415),
-    Bad("a lent body of nobody", infer(b"", "x-headrace-body: /etc/passwd"), 412),
-]  # fmt: skip
+    Bad("a body reference from a client", infer(b"", "x-headrace-body: /etc/passwd"), 412),
+]
 
 
-def test_nothing_of_it_listens_beyond_loopback_but_the_replicas(served) -> None:
-    """With a router and a model in two stages; what each is: tests/deployments."""
+def test_only_replicas_listen_beyond_loopback_with_routes(served) -> None:
+    """With a router and a model in two stages; tests/deployments checks each port."""
     assert len(assert_only_replicas_listen_beyond_loopback(served.cluster)) == 4
 
 
-def test_they_are_at_least_forty(capsys: pytest.CaptureFixture[str]) -> None:
-    assert len({case.what for case in CASES}) == len(CASES)
+def test_hostile_requests_are_at_least_forty(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len({case.name for case in CASES}) == len(CASES)
     with capsys.disabled():
         print(f"\n{len(CASES)} bad requests", end="")
     assert len(CASES) >= 40
 
 
 @pytest.fixture(autouse=True)
-def goes_on(served):
+def continues(served):
     yield
     served.assert_answers()
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
-def test_a_bad_request_is_refused_and_shows_nothing(served, case: Bad) -> None:
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_hostile_request_is_refused_and_reveals_nothing(served, case: Bad) -> None:
     pid = served.replica_pid("tiny")
     with Raw(served.port) as raw:
         raw.send(case.sent)
@@ -175,7 +222,7 @@ def test_a_bad_request_is_refused_and_shows_nothing(served, case: Bad) -> None:
     assert served.replica_pid("tiny") == pid
 
 
-def test_the_second_of_two_smuggled_requests_is_not_answered(served) -> None:
+def test_smuggled_request_is_not_answered(served) -> None:
     smuggled = b"0\r\n\r\nGET /v2/health/live HTTP/1.1\r\nHost: x\r\nX-Smuggled: 1\r\n\r\n"
     with Raw(served.port, timeout_s=3) as raw:
         raw.send(http("POST", INFER, "Transfer-Encoding: chunked", body=smuggled))
@@ -195,24 +242,24 @@ def test_the_second_of_two_smuggled_requests_is_not_answered(served) -> None:
     ],
     ids=["bare line feeds", "one bare line feed", "a header over two lines"],
 )
-def test_line_ends_that_readers_take_differently_are_put_right(served, sent: bytes) -> None:
-    # HAProxy writes every request anew: who reads behind it finds one form of each.
+def test_ambiguous_line_ends_are_normalized(served, sent: bytes) -> None:
+    # HAProxy rewrites every request, so that replicas read one form only.
     with Raw(served.port) as raw:
         raw.send(sent)
         assert raw.answer().status == 200
-        raw.send(http("GET", "/v2/health/live"))  # nothing of the first was left for a second
+        raw.send(http("GET", "/v2/health/live"))  # no rest of the first request remains
         assert raw.answer().json == {"live": True}
 
 
-def test_an_upgrade_to_http2_is_not_taken_up(served) -> None:
+def test_upgrade_to_http2_is_ignored(served) -> None:
     upgrade = "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"
     with Raw(served.port) as raw:
         raw.send(http("GET", "/v2/health/live", *upgrade))
         assert raw.answer().json == {"live": True}
 
 
-def test_duplicate_keys_mean_the_last_one_everywhere(served) -> None:
-    # Who checks the first and who computes with the last would be two: here it is one parser.
+def test_last_of_duplicate_keys_counts(served) -> None:
+    # One parser serves checks and computation: both use the last value.
     array = served.random_input(1)
     twice = json.dumps({"name": "input", "datatype": "FP32", "shape": [1, 1, 16, 16]})[:-1]
     data = json.dumps(array.ravel().tolist())
@@ -226,7 +273,7 @@ def one_byte_chunks(body: bytes) -> bytes:
     return b"".join(b"1\r\n" + bytes([byte]) + b"\r\n" for byte in body) + b"0\r\n\r\n"
 
 
-def test_a_body_in_chunks_of_one_byte_is_a_body(served) -> None:
+def test_body_in_chunks_of_one_byte_is_accepted(served) -> None:
     array = served.random_input(1)
     body, headers = served.binary(array)
     with Raw(served.port) as raw:
@@ -239,7 +286,7 @@ def test_a_body_in_chunks_of_one_byte_is_a_body(served) -> None:
     assert served.logits(answer) == pytest.approx(served.run(array))
 
 
-def test_a_body_over_the_limit_in_chunks_of_one_byte_costs_no_memory(served) -> None:
+def test_oversized_body_in_chunks_of_one_byte_uses_no_memory(served) -> None:
     head = http("POST", "/v2/models/tight/infer", "Transfer-Encoding: chunked", length=False)
     with served.memory("tight") as memory, Raw(served.port) as raw:
         raw.send(head, one_byte_chunks(bytes(served.body_bytes + 1)))
@@ -250,14 +297,14 @@ def test_a_body_over_the_limit_in_chunks_of_one_byte_costs_no_memory(served) -> 
 
 @pytest.fixture
 def bait() -> Iterator[socket.socket]:
-    """A port of this machine that records who connects: nobody is to."""
+    """Port of this machine that records connections: none is expected."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         yield server
 
 
-def test_no_request_makes_the_server_connect_anywhere(served, bait: socket.socket) -> None:
-    """What looks like a URL, anywhere in a request, is a name that nobody has."""
+def test_url_in_a_request_causes_no_connection(served, bait: socket.socket) -> None:
+    """A URL anywhere in a request is treated as an unknown name."""
     port = bait.getsockname()[1]
     for scheme in ("http://", "https://", "ftp://", "//"):
         url = f"{scheme}127.0.0.1:{port}/m"
@@ -275,4 +322,4 @@ def test_no_request_makes_the_server_connect_anywhere(served, bait: socket.socke
     with pytest.raises(BlockingIOError):
         bait.accept()
     socket.create_connection(("127.0.0.1", port)).close()
-    bait.accept()  # it would have been noticed
+    bait.accept()  # a connection is detected

@@ -1,8 +1,7 @@
-"""A real Prometheus beside the cluster: every query of the dashboard, of the alerts and of their
-runbooks finds what it asks for.
+"""Real Prometheus beside the cluster: queries of dashboard, alerts and runbooks return data.
 
-All models and routes are asked all the time, one of them twice the same, so that every kind of
-outcome is there: a rate needs a series that changes, or has at least been seen twice.
+Steady traffic calls all models and routes, with repeated inputs for the cache, so that every
+outcome occurs: a rate needs a series that changes, or at least two samples.
 """
 
 from __future__ import annotations
@@ -49,24 +48,24 @@ HEAD = {"ray.io/cluster": "here", "ray.io/node-type": "head"}
 PAUSE_S = 0.5
 
 WITHIN_S = 120
-"""Ray exports every 10 s, and a rate needs two of them: 20 s where nothing else runs."""
+"""Ray exports every 10 s, and a rate needs two exports: 20 s on an idle machine."""
 
 
 @pytest.fixture(scope="module")
 def traffic(served) -> Iterator[None]:
-    """Requests for all models and routes, until the tests of this file are done."""
-    asked_by_others = "doomed"  # whose first requests are what its own test is about
-    names = ["tiny", "tight", "cut", *(each["name"] for each in routes(served.threshold))]
-    names.remove(asked_by_others)
+    """Send requests to all models and routes until the tests of this file are done."""
+    reserved = "doomed"  # its first requests belong to another test
+    names = ["tiny", "tight", "cut", *(route["name"] for route in routes(served.threshold))]
+    names.remove(reserved)
     ended = threading.Event()
 
     def send() -> None:
-        asked = 0
+        rounds = 0
         while not ended.wait(PAUSE_S):
-            asked += 1
+            rounds += 1
             for name in names:
-                # Every second time what was asked before: `kept` has that answer.
-                body = served.binary(served.random_input(4, seed=asked // 2))
+                # Every second round repeats an input: `kept` has that answer in its cache.
+                body = served.binary(served.random_input(4, seed=rounds // 2))
                 with contextlib.suppress(OSError, HTTPException):
                     ask(f"{served.url}/models/{name}/infer", *body)
 
@@ -79,7 +78,7 @@ def traffic(served) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def watched(served, traffic: None) -> Iterator[Prometheus]:
-    """Prometheus, scraping the cluster as if it were the head's pod."""
+    """Prometheus that scrapes the cluster as the head's pod."""
     with autoscaler_metrics() as autoscaler:
         pod = Pod("head", HEAD, {**_ports(served), "as-metrics": autoscaler})
         with prometheus([pod]) as running:
@@ -87,20 +86,20 @@ def watched(served, traffic: None) -> Iterator[Prometheus]:
 
 
 def _ports(served) -> dict[str, str]:
-    """The cluster's ports by the names that they have in a pod."""
+    """Return the cluster's ports by their names in a pod."""
     ray_dir = served.cluster.record.ray_dir
     listed = json.loads((ray_dir / "prom_metrics_service_discovery.json").read_text())
     addresses = [address for group in listed for address in group["targets"]]
-    (dashboard,) = [each for each in addresses if _says(each, "ray_dashboard_")]
-    (agent,) = [each for each in addresses if each != dashboard]
+    (dashboard,) = [address for address in addresses if _exports(address, "ray_dashboard_")]
+    (agent,) = [address for address in addresses if address != dashboard]
     return {"metrics": agent, "dash-metrics": dashboard}
 
 
-def _says(address: str, text: str) -> bool:
+def _exports(address: str, text: str) -> bool:
     return text in ask(f"http://{address}/metrics").body.decode()
 
 
-def test_the_pod_monitor_finds_every_port_of_the_pod(watched: Prometheus) -> None:
+def test_pod_monitor_selects_every_port_of_the_pod(watched: Prometheus) -> None:
     assert not watched.without_data([Query("up", "sum(up) == 3")], WITHIN_S)
     targets = watched.get("targets")["activeTargets"]
     endpoints = {target["labels"]["endpoint"] for target in targets}
@@ -111,7 +110,7 @@ def test_the_pod_monitor_finds_every_port_of_the_pod(watched: Prometheus) -> Non
         assert (labels["ray_io_cluster"], labels["ray_io_node_type"]) == ("here", "head")
 
 
-def test_a_pod_of_no_ray_cluster_is_left_alone(served) -> None:
+def test_pod_of_no_ray_cluster_is_ignored(served) -> None:
     pod = Pod("other", {"app": "other"}, _ports(served))
     with prometheus([pod]) as alone:
         assert alone.get("targets")["activeTargets"] == []
@@ -128,13 +127,14 @@ def test_every_query_of_the_dashboard_returns_data(watched: Prometheus) -> None:
     assert values["model"] == ["cut", "tight", "tiny"]
     missing = watched.without_data(panel_queries(values, RATE_INTERVAL), WITHIN_S)
     assert not missing
-    # What the PodMonitor drops is not there either.
+    # The series that the PodMonitor drops are absent.
     assert not watched.values('count({__name__=~"ray_grpc_server_.+"})')
     assert not watched.values('count({otel_scope_name!=""} or {SessionName!=""})')
-    # The same with one model and one route chosen, whose names go into other queries alone.
+    # The same with one model and one route selected: their names change the queries.
     one = {**values, "model": ["cut"], "route": ["kept"]}
-    of_one = [each for each in panel_queries(one, RATE_INTERVAL) if "Cache" in each.where]
-    of_one += [each for each in panel_queries(one, RATE_INTERVAL) if "phase" in each.where]
+    queries = panel_queries(one, RATE_INTERVAL)
+    of_one = [query for query in queries if "Cache" in query.where]
+    of_one += [query for query in queries if "phase" in query.where]
     assert of_one
     assert not watched.without_data(of_one, WITHIN_S)
 
@@ -147,15 +147,15 @@ def test_docs_name_every_metric_that_prometheus_has(watched: Prometheus) -> None
     assert {re.sub("_(bucket|count|sum)$", "", name) for name in exported} == named
 
 
-def test_every_alert_looks_at_something(watched: Prometheus) -> None:
-    """Each series it reads is there, and so is what it compares with a number.
+def test_every_alert_reads_existing_series(watched: Prometheus) -> None:
+    """Its series exist, and each side of its comparisons has a value.
 
-    One that rings when something is not there has nothing else to look at.
+    An alert on absent series has no other data to read.
     """
     queries = []
     for name, rule in {**rules("alert"), **rules("record")}.items():
         assert selectors(rule["expr"]), name
-        queries += [Query(name, each) for each in selectors(rule["expr"])]
+        queries += [Query(name, selector) for selector in selectors(rule["expr"])]
         if rings_by_absence(rule["expr"]):
             assert not watched.values(rule["expr"]), name
         else:
@@ -165,14 +165,14 @@ def test_every_alert_looks_at_something(watched: Prometheus) -> None:
     assert not watched.without_data(queries, WITHIN_S)
 
 
-def test_processes_are_told_apart(watched: Prometheus) -> None:
-    """Counters of one that has ended stay; the rules know by this label which they are."""
+def test_counters_are_labelled_by_process(watched: Prometheus) -> None:
+    """Counters of an ended process stay; the rules recognize them by this label."""
     for series in ("ray_headrace_stage_seconds_total", "ray_headrace_canary_returns_total"):
         assert not watched.without_data([Query(series, f'{series}{{WorkerId!=""}}')], WITHIN_S)
         assert not watched.values(f'{series}{{WorkerId=""}}')
 
 
-def test_prometheus_finds_no_fault_with_the_rules_and_the_right_alert_rings(
+def test_rules_are_healthy_and_expected_alert_fires(
     watched: Prometheus,
 ) -> None:
     returned = 'ALERTS{alertname="HeadraceCanaryReturned", alertstate="firing", route="gone-back"}'
@@ -184,19 +184,24 @@ def test_prometheus_finds_no_fault_with_the_rules_and_the_right_alert_rings(
             if rule["type"] == "alerting":
                 evaluated.add(rule["name"])
     assert evaluated == rules("alert").keys()
-    for alert in watched.get("alerts")["alerts"]:  # what it says can be filled in
+    for alert in watched.get("alerts")["alerts"]:  # its template renders
         assert "<error" not in alert["annotations"]["summary"]
     healthy = {
-        "HeadraceNoReplica", "HeadraceReplicasMissing", "HeadraceReplicaRestarting",
-        "HeadraceModelLoadSlow", "HeadraceHeadDown", "HeadraceMetricsAbsent", "HeadraceNodeSilent",
+        "HeadraceNoReplica",
+        "HeadraceReplicasMissing",
+        "HeadraceReplicaRestarting",
+        "HeadraceModelLoadSlow",
+        "HeadraceHeadDown",
+        "HeadraceMetricsAbsent",
+        "HeadraceNodeSilent",
         "HeadraceTrafficStopped",
-    }  # fmt: skip
-    rang = f'count_over_time(ALERTS{{alertname=~"{"|".join(healthy)}", alertstate="firing"}}[1h])'
-    assert watched.values(rang) == []
-    # Recorded series and the counters under them are looked at a moment apart: an alert may start
-    # to wait when traffic starts. It must not go on.
-    waits = [Query(name, f'absent(ALERTS{{alertname="{name}"}})') for name in healthy]
-    assert not watched.without_data(waits, WITHIN_S)
+    }
+    fired = f'count_over_time(ALERTS{{alertname=~"{"|".join(healthy)}", alertstate="firing"}}[1h])'
+    assert watched.values(fired) == []
+    # Recorded series and their counters are read a moment apart: an alert may become pending
+    # when traffic starts. It must not stay so.
+    inactive = [Query(name, f'absent(ALERTS{{alertname="{name}"}})') for name in healthy]
+    assert not watched.without_data(inactive, WITHIN_S)
 
 
 def test_every_query_of_the_runbooks_returns_data(watched: Prometheus) -> None:
@@ -207,33 +212,37 @@ def test_every_query_of_the_runbooks_returns_data(watched: Prometheus) -> None:
 def test_every_command_of_the_runbooks_runs(served) -> None:
     commands = {query.expr for query in blocks("sh")}
     assert commands
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where `ray` and `serve` are
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # with `ray` and `serve`
     client = {**os.environ, **served.cluster.environment(), "PATH": path}
     for command in sorted(commands):
         here = command.replace("http://localhost:8000", served.cluster.http)
         here = here.replace("ROUTE", "watched")
         ended = subprocess.run(
-            ["bash", "-c", here], env=client, capture_output=True, text=True, timeout=60,
+            ["bash", "-c", here],
+            env=client,
+            capture_output=True,
+            text=True,
+            timeout=60,
             check=False,
-        )  # fmt: skip
+        )
         assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
 
 
 @pytest.mark.slow
-def test_a_replica_that_ends_is_missed_and_the_next_one_seen(served, watched: Prometheus) -> None:
+def test_metrics_show_the_replaced_replica(served, watched: Prometheus) -> None:
     tight = '{deployment="model-tight"}'
     os.kill(served.replica_pid("tight"), signal.SIGKILL)
-    seen = [
+    replaced = [
         Query("another one", f"headrace:replicas_seen:count15m{tight} > 1"),
         Query("the first is gone", f"count(ray_serve_deployment_replica_healthy{tight} == 0)"),
     ]
-    assert not watched.without_data(seen, WITHIN_S)
+    assert not watched.without_data(replaced, WITHIN_S)
     back = Query("ready again", f"headrace:replicas_ready{tight} == 1")
     assert not watched.without_data([back], WITHIN_S)
     until(lambda: ask(f"{served.tight}/ready").status == 200)
 
 
-def test_prometheus_ends_with_its_data_whatever_happens() -> None:
+def test_prometheus_ends_with_its_data_after_an_error() -> None:
     folder: list[Path] = []
     processes: list[subprocess.Popen[bytes]] = []
 

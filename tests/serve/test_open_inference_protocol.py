@@ -1,4 +1,4 @@
-"""The Open Inference Protocol as NVIDIA's own client, unchanged, speaks it."""
+"""Open Inference Protocol with NVIDIA's unchanged client."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def client(served) -> Iterator[triton.InferenceServerClient]:
 
 
 def tensor(served, array: np.ndarray, *, binary: bool = True) -> triton.InferInput:
-    given = triton.InferInput(served.input.name, list(array.shape), served.input.datatype)
-    given.set_data_from_numpy(array, binary_data=binary)
-    return given
+    tensor = triton.InferInput(served.input.name, list(array.shape), served.input.datatype)
+    tensor.set_data_from_numpy(array, binary_data=binary)
+    return tensor
 
 
-def test_health_and_metadata(served, client) -> None:
+def test_client_reads_health_and_metadata(served, client) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("tiny")
@@ -45,7 +45,7 @@ def test_health_and_metadata(served, client) -> None:
     assert client.get_model_metadata("tiny", served.version) == metadata
 
 
-def test_the_index_lists_models_and_routes(served) -> None:
+def test_index_lists_models_and_routes(served) -> None:
     names = sorted(["cut", "tight", "tiny", *(route["name"] for route in routes(0.5))])
     models = {"models": [{"name": name, "ready": True} for name in names]}
     assert ask(f"{served.url}/models").json == models
@@ -57,7 +57,7 @@ def test_the_index_lists_models_and_routes(served) -> None:
 @pytest.mark.parametrize("rows", [1, 3, 8])
 @pytest.mark.parametrize("binary_input", [True, False])
 @pytest.mark.parametrize("binary_output", [True, False])
-def test_logits_are_those_of_the_program(
+def test_logits_equal_those_of_the_program(
     served, client, rows: int, binary_input: bool, binary_output: bool
 ) -> None:
     array = served.random_input(rows, seed=rows)
@@ -75,52 +75,52 @@ def test_logits_are_those_of_the_program(
     assert (answer["model_name"], answer["model_version"]) == ("tiny", served.version)
 
 
-def test_without_requested_outputs_all_come(served, client) -> None:
+def test_all_outputs_are_returned_by_default(served, client) -> None:
     array = served.random_input(2)
     result = client.infer("tiny", [tensor(served, array)])
     np.testing.assert_array_equal(result.as_numpy(served.output.name), served.run(array))
 
 
-def test_requests_under_way_at_once_keep_their_answers_apart(served, client) -> None:
+def test_concurrent_requests_get_their_answers(served, client) -> None:
     arrays = [served.random_input(1, seed=seed) for seed in range(40)]
-    waiting = [client.async_infer("tiny", [tensor(served, array)]) for array in arrays]
-    answers = [request.get_result().as_numpy(served.output.name) for request in waiting]
+    pending = [client.async_infer("tiny", [tensor(served, array)]) for array in arrays]
+    answers = [request.get_result().as_numpy(served.output.name) for request in pending]
     for array, answer in zip(arrays, answers, strict=True):
-        # A row computed beside others may differ in the last bits, by another order of sums.
+        # In a batch, another order of sums may change the last bits.
         np.testing.assert_allclose(answer, served.run(array), rtol=1e-4, atol=1e-4)
 
 
-def test_a_raw_binary_request(served) -> None:
+def test_raw_binary_request_gets_logits(served) -> None:
     array = served.random_input(2)
     answer = ask(f"{served.tiny}/infer", array.tobytes(), {"Inference-Header-Content-Length": "0"})
     np.testing.assert_array_equal(served.logits(answer), served.run(array))
 
 
-def test_json_by_hand(served) -> None:
+def test_handwritten_json_gets_json_logits(served) -> None:
     array = served.random_input(1)
-    given = {
+    tensor = {
         "name": served.input.name,
         "datatype": "FP32",
         "shape": list(array.shape),
         "data": array.tolist(),
     }
-    answer = ask(f"{served.tiny}/infer", json.dumps({"inputs": [given]}).encode())
+    answer = ask(f"{served.tiny}/infer", json.dumps({"inputs": [tensor]}).encode())
     assert answer.headers["content-type"] == "application/json"
     (output,) = answer.json["outputs"]
     assert output["shape"] == [1, len(served.artifact.manifest.labels)]
-    got = np.array(output["data"], np.float32).reshape(output["shape"])
-    np.testing.assert_array_equal(got, served.run(array))
+    logits = np.array(output["data"], np.float32).reshape(output["shape"])
+    np.testing.assert_array_equal(logits, served.run(array))
 
 
-def test_what_the_client_asks_wrongly_it_is_told(served, client) -> None:
+def test_client_gets_the_reason_of_a_refusal(served, client) -> None:
     array = tensor(served, served.random_input(1))
     with pytest.raises(InferenceServerException, match=r"\[404\] model tiny has no version '9'"):
         client.infer("tiny", [array], model_version="9")
     with pytest.raises(InferenceServerException, match=r"\[404\] no model 'nobody' is served"):
         client.infer("nobody", [array])
-    wanted = [triton.InferRequestedOutput(name) for name in (served.output.name, "boxes")]
+    outputs = [triton.InferRequestedOutput(name) for name in (served.output.name, "boxes")]
     with pytest.raises(InferenceServerException, match=r"\[400\] no output is named 'boxes'"):
-        client.infer("tiny", [array], outputs=wanted)
+        client.infer("tiny", [array], outputs=outputs)
     with pytest.raises(InferenceServerException, match=r"\[415\] Content-Encoding is 'gzip'"):
         client.infer("tiny", [array], request_compression_algorithm="gzip")
     served.assert_answers()

@@ -1,4 +1,4 @@
-"""POST /predict, for people: image files with curl, JSON by hand, and the page that explains it."""
+"""POST /predict: image files with curl, handwritten JSON, and its OpenAPI page."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_curl_sends_an_image_file(served, pngs: list[bytes], tmp_path: Path) -> 
     )
 
 
-def test_every_form_of_one_image_gets_one_answer(served, pngs: list[bytes]) -> None:
+def test_every_form_of_an_image_gets_the_same_answer(served, pngs: list[bytes]) -> None:
     url = f"{served.tiny}/predict"
     expected = ask(url, pngs[3], PNG).json
     assert len(expected["predictions"]) == 5
@@ -52,17 +52,17 @@ def test_every_form_of_one_image_gets_one_answer(served, pngs: list[bytes]) -> N
     assert versioned.json == expected
 
 
-def test_top_k_of_the_url_holds_for_json_too(served, pngs: list[bytes]) -> None:
+def test_top_k_of_the_url_applies_to_json(served, pngs: list[bytes]) -> None:
     encoded = base64.b64encode(pngs[0]).decode()
     body = json.dumps({"image": encoded, "top_k": 2}).encode()
     assert len(ask(f"{served.tiny}/predict", body, JSON).json["predictions"]) == 2
     assert len(ask(f"{served.tiny}/predict?top_k=1", body, JSON).json["predictions"]) == 1
 
 
-def test_accuracy_as_served_is_the_program_s(served, held_out, pngs: list[bytes]) -> None:
+def test_served_accuracy_equals_that_of_the_program(served, held_out, pngs: list[bytes]) -> None:
     labels = served.artifact.manifest.labels
     truth = [labels[label] for label in held_out.labels]
-    # What is right in this process, what is right as served: the same images, one by one.
+    # The same images in this process and as served, one by one.
     here = [labels[int(logits_of(served, png).argmax())] for png in pngs]
     there = [
         ask(f"{served.tiny}/predict?top_k=1", png, PNG).json["predictions"][0]["label"]
@@ -74,7 +74,7 @@ def test_accuracy_as_served_is_the_program_s(served, held_out, pngs: list[bytes]
     assert right / len(truth) == measured.accuracy
 
 
-def test_the_openapi_page_says_where_and_what(served) -> None:
+def test_openapi_page_describes_every_path(served) -> None:
     page = ask(f"{served.tiny}/docs")
     assert page.headers["content-type"].startswith("text/html")
     assert b"'/v2/models/tiny/openapi.json'" in page.body
@@ -82,7 +82,7 @@ def test_the_openapi_page_says_where_and_what(served) -> None:
     assert document["servers"] == [{"url": "/v2/models/tiny"}]
     for path, method in (("/infer", "post"), ("/predict", "post"), ("/ready", "get"), ("/", "get")):
         described = document["paths"][path][method]
-        # Every error is one JSON object; FastAPI's own 422 is none that anybody gets.
+        # Every error is one JSON object; FastAPI's 422 never occurs.
         assert "422" not in described["responses"]
         assert described["responses"]["4XX"]["content"]["application/json"]["schema"]["required"]
     assert "/versions/{version}/infer" in document["paths"]

@@ -1,4 +1,4 @@
-"""What the README shows is true: its YAML is valid and in use, its Python and commands run."""
+"""Examples of the README: its YAML is valid and in use, its Python and commands run."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ COMMANDS = re.findall(r"^(?:\.venv/bin/)?headrace (.+)$", README, re.MULTILINE)
     ("shown", "file"),
     [(RECIPE, "recipes/digits-int8.yaml"), (SERVE, "configs/digits.yaml")],
 )
-def test_the_yaml_shown_is_the_file_it_names(shown: str, file: str) -> None:
+def test_yaml_of_readme_equals_its_file(shown: str, file: str) -> None:
     assert yaml.safe_load(shown) == yaml.safe_load((ROOT / "deployments" / file).read_text())
 
 
-def test_the_router_shown_is_the_one_that_comes_with_headrace() -> None:
+def test_router_of_readme_equals_the_packaged_one() -> None:
     config = yaml.safe_load((ROOT / "deployments/configs/digits-routes.yaml").read_text())
     assert yaml.safe_load(ROUTER) == config["applications"][:1]
 
@@ -49,24 +49,24 @@ def test_clients_of_the_security_page_are_valid() -> None:
 
 
 @pytest.mark.parametrize("shown", [RECIPE, OWN_MODEL])
-def test_the_recipes_are_valid(shown: str) -> None:
+def test_recipes_of_readme_are_valid(shown: str) -> None:
     raw = yaml.safe_load(shown)
     assert parse(raw, Recipe, "README").name == raw["name"]
 
 
-def test_the_serve_config_is_valid(tmp_path: Path) -> None:
+def test_serve_config_of_readme_is_valid(tmp_path: Path) -> None:
     config = tmp_path / "serve.yaml"
     config.write_text(SERVE)
     assert [model.name for model in serve_config.check(config).models] == ["digits"]
 
 
-def test_the_commands_exist() -> None:
+def test_commands_of_readme_exist() -> None:
     assert len(COMMANDS) >= 4
     for command in COMMANDS:
         parser().parse_args(shlex.split(command, comments=True))
 
 
-def test_the_python_client_runs(served, capsys):
+def test_python_client_of_readme_runs(served, capsys):
     code = PYTHON.replace("127.0.0.1:8000", f"127.0.0.1:{served.port}").replace("digits", "tiny")
     exec(compile(code, "README.md", "exec"), {})
     assert re.fullmatch(r"\[\d\]\n", capsys.readouterr().out)

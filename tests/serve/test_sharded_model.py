@@ -1,4 +1,4 @@
-"""A model on two shards: the contract of a whole one, the same answers, and where its time goes."""
+"""Model on two shards: contract and answers of a whole one, and its times by stage."""
 
 from __future__ import annotations
 
@@ -43,36 +43,36 @@ def random_input(served, rows: int, seed: int = 0) -> np.ndarray:
 
 
 def infer(client: triton.InferenceServerClient, array: np.ndarray) -> np.ndarray:
-    given = triton.InferInput("input", list(array.shape), "FP32")
-    given.set_data_from_numpy(array)
-    return client.infer("cut", [given]).as_numpy("logits")
+    tensor = triton.InferInput("input", list(array.shape), "FP32")
+    tensor.set_data_from_numpy(array)
+    return client.infer("cut", [tensor]).as_numpy("logits")
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8])
-def test_answers_are_those_of_the_whole_program_to_the_bit(served, client, whole, rows) -> None:
+def test_answers_equal_the_whole_program_bit_for_bit(served, client, whole, rows) -> None:
     array = random_input(served, rows)
     np.testing.assert_array_equal(infer(client, array), whole.run([array])[0])
 
 
-def test_many_requests_at_once_are_told_apart(served, whole) -> None:
+def test_concurrent_requests_of_shards_get_their_answers(served, whole) -> None:
     arrays = [random_input(served, 1 + seed % 5, seed) for seed in range(60)]
 
-    def asked(some: list[np.ndarray]) -> list[np.ndarray]:
-        own = triton.InferenceServerClient(f"127.0.0.1:{served.port}")  # one thread's alone
+    def infer_all(some: list[np.ndarray]) -> list[np.ndarray]:
+        client = triton.InferenceServerClient(f"127.0.0.1:{served.port}")  # one per thread
         try:
-            return [infer(own, array) for array in some]
+            return [infer(client, array) for array in some]
         finally:
-            own.close()
+            client.close()
 
     with ThreadPoolExecutor(12) as pool:
-        parts = list(pool.map(asked, [arrays[first::12] for first in range(12)]))
+        parts = list(pool.map(infer_all, [arrays[first::12] for first in range(12)]))
     answers = [parts[index % 12][index // 12] for index in range(60)]
     for array, answer in zip(arrays, answers, strict=True):
         # Batches form by chance, and OpenVINO's sums depend on the batch in the last bit.
         np.testing.assert_allclose(answer, whole.run([array])[0], rtol=1e-5, atol=1e-5)
 
 
-def test_it_has_the_paths_and_the_refusals_of_any_model(served, client) -> None:
+def test_sharded_model_has_paths_and_refusals_of_any_model(served, client) -> None:
     assert client.is_model_ready("cut")
     metadata = client.get_model_metadata("cut")
     assert metadata["platform"] == "headrace_openvino"
@@ -85,7 +85,7 @@ def test_it_has_the_paths_and_the_refusals_of_any_model(served, client) -> None:
     assert wrong.error
 
 
-def test_clients_that_go_away_leave_the_pipeline_to_others(served, client) -> None:
+def test_disconnected_clients_do_not_block_the_pipeline(served, client) -> None:
     body = json.dumps(
         {
             "inputs": [
@@ -103,14 +103,14 @@ def test_clients_that_go_away_leave_the_pipeline_to_others(served, client) -> No
         f"Content-Length: {len(body)}\r\n\r\n"
     ).encode()
     for _ in range(100):
-        with socket.create_connection(("127.0.0.1", served.port)) as gone:
-            gone.sendall(head + body)
+        with socket.create_connection(("127.0.0.1", served.port)) as connection:
+            connection.sendall(head + body)
     started = time.monotonic()
     infer(client, random_input(served, 1))
     assert time.monotonic() - started < 10
 
 
-def test_the_time_of_every_stage_is_exported(served, client) -> None:
+def test_time_of_every_stage_is_exported(served, client) -> None:
     for _ in range(20):
         infer(client, random_input(served, 1))
     seconds = labelled(
@@ -118,7 +118,9 @@ def test_the_time_of_every_stage_is_exported(served, client) -> None:
     )
     for stage in ("0", "1"):
         assert seconds[stage, "compute"] > 0
-        assert seconds[stage, "wait"] > seconds[stage, "compute"], "it was idle most of the time"
+        assert seconds[stage, "wait"] > seconds[stage, "compute"], (
+            "the stage was idle most of the time"
+        )
         assert seconds[stage, "transfer"] > 0
         assert seconds[stage, "bubble"] <= seconds[stage, "wait"]
 
@@ -129,11 +131,11 @@ def test_the_time_of_every_stage_is_exported(served, client) -> None:
     until(lambda: min(batches()["0",], batches()["1",]) >= 20, batches, poll_s=0.5)
 
 
-def test_inspect_shows_which_shard_sits_where(served) -> None:
-    # A process of its own, whose Ray reads the cluster's token from its environment.
+def test_inspect_shows_the_process_of_each_shard(served) -> None:
+    # A separate process, whose Ray reads the cluster's token from its environment.
     environment = {**os.environ, **served.cluster.environment(), "HOME": "/nonexistent"}
 
-    def said(*arguments: str) -> str:
+    def inspect(*arguments: str) -> str:
         command = [sys.executable, "-m", "deployments.cli.main", "inspect", "--replicas"]
         done = subprocess.run(
             [*command, *arguments], env=environment, capture_output=True, text=True, check=False
@@ -141,9 +143,9 @@ def test_inspect_shows_which_shard_sits_where(served) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    found = json.loads(said("cut", "--json"))
-    assert found["waiting"] == []
-    seats = found["shards"]
+    replica = json.loads(inspect("cut", "--json"))
+    assert replica["waiting"] == []
+    seats = replica["shards"]
     assert [(seat["stage"], seat["tp_rank"]) for seat in seats] == [(0, 0), (1, 0)]
     record = served.cluster.record
     shards = {
@@ -152,5 +154,5 @@ def test_inspect_shows_which_shard_sits_where(served) -> None:
         if Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"ray::ShardActor")
     }
     assert {seat["pid"] for seat in seats} == shards
-    assert "tp_rank" in said()
-    assert "nothing served is cut" in said("tiny")
+    assert "tp_rank" in inspect()
+    assert "nothing served is cut" in inspect("tiny")
