@@ -171,7 +171,7 @@ def serving(**fields: Any) -> dict[str, Any]:
         ({"name": "a b"}, ["name", "'a b'"]),
     ],
 )
-def test_recipe_errors_name_path_value_and_what_is_allowed(
+def test_recipe_error_names_path_value_and_allowed_values(
     fields: dict[str, Any], parts: list[str]
 ) -> None:
     message = refusal(Recipe, recipe(**fields))
@@ -192,7 +192,7 @@ def test_recipe_errors_name_path_value_and_what_is_allowed(
         ({"replicas": "two"}, ["replicas", "integer", "given: 'two'"]),
     ],
 )
-def test_serving_errors_name_path_value_and_what_is_allowed(
+def test_serving_error_names_path_value_and_allowed_values(
     fields: dict[str, Any], parts: list[str]
 ) -> None:
     message = refusal(ModelArgs, serving(**fields))
@@ -228,7 +228,7 @@ ADAMW = {"optimizer": "adamw", "momentum": 0.5}
         ),
     ],
 )
-def test_a_field_without_effect_is_refused_and_its_default_is_not(
+def test_field_without_effect_is_rejected(
     step: dict[str, Any], field: str, where: str, users: str
 ) -> None:
     message = refusal(Recipe, recipe(steps=[step]))
@@ -247,7 +247,7 @@ def test_a_field_without_effect_is_refused_and_its_default_is_not(
         {"kind": "distill", "losses": [{"name": "kl", "temperature": 2}, {"name": "mse"}]},
     ],
 )
-def test_a_recipe_that_was_written_out_in_full_is_read_again(step: dict[str, Any]) -> None:
+def test_dumped_recipe_parses_to_same_recipe(step: dict[str, Any]) -> None:
     read = parse(recipe(steps=[step]), Recipe, "it.yaml")
     assert parse(read.model_dump(mode="json"), Recipe, "it.yaml") == read
     assert Recipe.model_validate_json(read.model_dump_json()) == read
@@ -257,7 +257,7 @@ def gate_of(**fields: Any) -> Gate:
     return parse(recipe(**fields), Recipe, "it.yaml").gate
 
 
-def test_gate_names_the_limits_left_to_their_defaults() -> None:
+def test_gate_names_limits_with_default_values() -> None:
     usual = ("max_accuracy_drop", "min_agreement", "min_speedup", "max_size_share")
     assert gate_of().defaults == usual
     # Naming a limit is a choice, also where it has the default's value.
@@ -268,7 +268,7 @@ def test_gate_names_the_limits_left_to_their_defaults() -> None:
     assert gate_of(gate={"max_bytes": 9}).defaults == usual
 
 
-def test_gate_keeps_its_defaults_through_storage() -> None:
+def test_gate_keeps_default_names_through_storage() -> None:
     stored = gate_of(gate={"min_speedup": 1.0}).model_dump(mode="json")
     assert gate_of(gate=stored).defaults == ("max_accuracy_drop", "min_agreement", "max_size_share")
     # A limit that is changed in what was stored is none of them.
@@ -296,7 +296,7 @@ INT8 = {"kind": "quantize", "scheme": "static_int8"}
         ([INT8 | {"training": {"epochs": 1}}], None),
     ],
 )
-def test_agreement_has_no_default_where_training_follows(
+def test_agreement_has_no_default_if_training_follows(
     steps: list[dict[str, Any]], limit: float | None
 ) -> None:
     read = parse(recipe(steps=steps), Recipe, "it.yaml")
@@ -306,7 +306,7 @@ def test_agreement_has_no_default_where_training_follows(
     assert chosen.limits_for().min_agreement == 0.9
 
 
-def test_agreement_has_no_default_where_a_search_trained() -> None:
+def test_agreement_has_no_default_if_search_trains() -> None:
     read = parse(recipe(search={}), Recipe, "it.yaml")
     (trained,) = parse(recipe(steps=[DISTILL]), Recipe, "it.yaml").steps
     assert read.limits_for().min_agreement == 0.9
@@ -314,31 +314,31 @@ def test_agreement_has_no_default_where_a_search_trained() -> None:
 
 
 @pytest.mark.parametrize("kind", [{}, {"kind": "distill"}])
-def test_a_misspelt_field_of_the_recovery_is_one_line(kind: dict[str, Any]) -> None:
+def test_misspelt_field_of_recovery_is_one_line(kind: dict[str, Any]) -> None:
     raw = recipe(search={"space": {"recovery": {**kind, "epohcs": 1}}})
     assert len(refusal(Recipe, raw).splitlines()) == 1
 
 
-def test_a_search_leaves_room_for_the_names_of_its_front() -> None:
+def test_search_name_leaves_room_for_front_suffix() -> None:
     read = parse(recipe(name=54 * "n", search={}), Recipe, "it.yaml")
     parse(recipe(name=f"{read.name}.front-15"), Recipe, "it.yaml")  # of 5 ratios × 3 schemes
     parse(recipe(name=63 * "n"), Recipe, "it.yaml")
 
 
-def test_every_problem_has_a_line_of_its_own() -> None:
+def test_every_error_has_its_line() -> None:
     message = refusal(ModelArgs, serving(replicas=0, compute_threads=0))
     assert [line.split(": ")[1] for line in message.splitlines()] == ["compute_threads", "replicas"]
 
 
-def test_what_is_not_a_mapping_is_refused() -> None:
+def test_list_instead_of_mapping_is_rejected() -> None:
     assert "expected a mapping of fields, got list" in refusal(Recipe, [1])
 
 
-def test_a_missing_field_is_named() -> None:
+def test_missing_field_is_named() -> None:
     assert "it.yaml: model: Field required" in refusal(Recipe, {"name": "digits"})
 
 
-def test_file_errors_name_the_file(tmp_path: Path) -> None:
+def test_file_error_names_file(tmp_path: Path) -> None:
     missing, broken = tmp_path / "none.yaml", tmp_path / "broken.yaml"
     broken.write_text("name: [unclosed")
     with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file"):
@@ -347,7 +347,7 @@ def test_file_errors_name_the_file(tmp_path: Path) -> None:
         load(broken, Recipe)
 
 
-def test_a_recipe_is_read_from_yaml_with_its_defaults(tmp_path: Path) -> None:
+def test_recipe_loads_from_yaml_with_defaults(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(
         "name: digits\nmodel: {source: 'torchvision:resnet18'}\n"
@@ -359,7 +359,7 @@ def test_a_recipe_is_read_from_yaml_with_its_defaults(tmp_path: Path) -> None:
     assert [program.target for program in read.programs] == ["cpu-x86"]
 
 
-def test_a_replica_holds_four_batches_at_least_sixteen() -> None:
+def test_replica_holds_four_batches_or_sixteen_requests() -> None:
     assert parse(serving(), ModelArgs, "it.yaml").ongoing_requests == 32
     small = serving(batching={"max_batch_size": 2})
     assert parse(small, ModelArgs, "it.yaml").ongoing_requests == 16
@@ -367,7 +367,7 @@ def test_a_replica_holds_four_batches_at_least_sixteen() -> None:
     assert parse(given, ModelArgs, "it.yaml").ongoing_requests == 9
 
 
-def test_paths_of_a_recipe_are_those_beside_its_file_or_of_a_variable(
+def test_paths_resolve_beside_recipe_or_from_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "net.safetensors").touch()
@@ -398,7 +398,7 @@ def test_paths_of_a_recipe_are_those_beside_its_file_or_of_a_variable(
     assert located(hub, tmp_path) == hub
 
 
-def test_a_variable_that_is_not_set_is_named_with_its_field(
+def test_unset_variable_is_named_with_field(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HEADRACE_DATA", raising=False)
@@ -407,7 +407,7 @@ def test_a_variable_that_is_not_set_is_named_with_its_field(
         located(read, tmp_path)
 
 
-def test_the_baseline_is_the_teacher_that_is_to_be_replaced() -> None:
+def test_baseline_is_teacher_before_other_compression() -> None:
     teacher = {"source": "torchvision:resnet50"}
     distill = {"kind": "distill", "teacher": {"model": teacher}}
     train, prune = {"kind": "train"}, PRUNE | {"ratio": 0.5}
@@ -424,7 +424,7 @@ def test_the_baseline_is_the_teacher_that_is_to_be_replaced() -> None:
         assert read.baseline_source.source == expected["source"]
 
 
-def test_a_teacher_that_says_nothing_of_its_inputs_takes_the_students() -> None:
+def test_teacher_without_inputs_uses_those_of_student() -> None:
     image = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
     teacher = {"source": "python:nets:large", "weights": "large.safetensors"}
     distill = {"kind": "distill", "teacher": {"model": teacher}}

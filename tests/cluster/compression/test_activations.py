@@ -33,7 +33,7 @@ FORMULAS: dict[str, Callable[[float], float]] = {
 
 
 @pytest.mark.parametrize("name", get_args(Activation))
-def test_each_name_of_the_config_computes_its_formula_and_is_recognised(name: Activation) -> None:
+def test_activation_computes_formula_and_is_recognized(name: Activation) -> None:
     made = ACTIVATIONS[name]()
     points = [-7.0, -2.0, -0.5, 0.0, 0.3, 1.5, 7.0]
     expected = torch.tensor([FORMULAS[name](x) for x in points])
@@ -41,7 +41,7 @@ def test_each_name_of_the_config_computes_its_formula_and_is_recognised(name: Ac
     assert name_of(made) == name
 
 
-def test_every_module_of_that_kind_is_replaced_everywhere_but_in_what_is_spared() -> None:
+def test_all_activations_except_spared_are_replaced() -> None:
     module = mobilenet_v3_small(num_classes=10).eval()
     before = sum(isinstance(part, nn.Hardswish) for part in module.modules())
     names = substitute(module, "hardswish", "relu", ["features.0.*", "classifier.*"])
@@ -51,7 +51,7 @@ def test_every_module_of_that_kind_is_replaced_everywhere_but_in_what_is_spared(
     assert any(isinstance(part, nn.Hardsigmoid) for part in module.modules())
 
 
-def test_the_step_leaves_the_given_model_alone_and_says_what_it_did(bench: Callable) -> None:
+def test_step_keeps_input_model_and_reports_replacements(bench: Callable) -> None:
     made = bench()
     step = ReplaceActivation(kind="replace_activation", old="relu", new="hardswish")
     work = replace(made.work, step, made.job)
@@ -62,7 +62,7 @@ def test_the_step_leaves_the_given_model_alone_and_says_what_it_did(bench: Calla
     assert not work.module.training
 
 
-def test_a_module_that_stands_in_two_places_may_be_spared_in_one() -> None:
+def test_shared_module_can_be_spared_in_one_place() -> None:
     shared = nn.ReLU()
     module = nn.Sequential(shared, nn.Linear(2, 2), shared)
     assert substitute(module, "relu", "tanh", ["0"]) == ("2",)
@@ -70,19 +70,19 @@ def test_a_module_that_stands_in_two_places_may_be_spared_in_one() -> None:
     assert isinstance(module[2], nn.Tanh)
 
 
-def test_transformers_own_classes_are_known() -> None:
+def test_activation_classes_of_transformers_are_recognized() -> None:
     from transformers.activations import ACT2FN
 
     known = {"gelu": "gelu", "gelu_new": "gelu_tanh", "silu": "silu", "mish": "mish"}
     assert {key: name_of(ACT2FN[key]) for key in known} == known
 
 
-def test_without_such_a_module_the_ones_there_are_are_named() -> None:
+def test_missing_activation_names_present_activations() -> None:
     module = nn.Sequential(nn.ReLU(), nn.ReLU(), nn.Tanh())
     with pytest.raises(CompressionError, match=r"computes silu; .* relu \(2\), tanh \(1\)\. .*mak"):
         substitute(module, "silu", "relu")
 
 
-def test_sparing_all_is_refused() -> None:
+def test_sparing_all_activations_is_rejected() -> None:
     with pytest.raises(CompressionError, match=r"spare keeps all 1 modules that compute relu"):
         substitute(nn.Sequential(nn.ReLU()), "relu", "tanh", ["*"])

@@ -110,7 +110,7 @@ def below(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
-def test_the_best_is_published_last_and_names_the_whole_front(
+def test_best_model_is_published_last_and_names_front(
     searched: Searched, tmp_path: Path, clock: Clock
 ) -> None:
     store = Store(tmp_path)
@@ -128,9 +128,7 @@ def test_the_best_is_published_last_and_names_the_whole_front(
     assert below(tmp_path / "kept") == set()
 
 
-def test_a_job_killed_among_the_front_builds_the_rest_of_it(
-    searched: Searched, tmp_path: Path
-) -> None:
+def test_killed_job_resumes_rest_of_front(searched: Searched, tmp_path: Path) -> None:
     killed = Store(tmp_path, until=1)
     with pytest.raises(KeyboardInterrupt):
         job.run(searched(), killed, lambda line: None)
@@ -144,7 +142,7 @@ def test_a_job_killed_among_the_front_builds_the_rest_of_it(
     assert len(names(best)) == 3
 
 
-def test_a_model_of_the_front_that_fails_leaves_the_best(
+def test_failed_model_of_front_keeps_best_model(
     searched: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build = Trial.build
@@ -163,7 +161,7 @@ def test_a_model_of_the_front_that_fails_leaves_the_best(
     assert f"{LARGEST} cannot be published: RuntimeError: no kernel" in lines
 
 
-def test_a_model_of_the_front_that_kills_every_job_does_not_keep_the_best_back(
+def test_model_of_front_that_kills_jobs_is_skipped_for_best(
     searched: Searched, tmp_path: Path
 ) -> None:
     for _ in range(front.MAX_BUILDS):

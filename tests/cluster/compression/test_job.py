@@ -32,7 +32,7 @@ def below(folder: Path) -> list[str]:
     ("fixture", "operators"),
     [("int8_artifact", 3), pytest.param("bf16_artifact", 4, marks=pytest.mark.slow)],
 )
-def test_the_artifact_says_what_was_built_and_measured(
+def test_artifact_records_build_and_measurements(
     request: pytest.FixtureRequest, fixture: str, operators: int
 ) -> None:
     artifact: Artifact = request.getfixturevalue(fixture)
@@ -84,7 +84,7 @@ def test_the_artifact_says_what_was_built_and_measured(
 
 
 @pytest.mark.slow
-def test_the_weights_are_stored_in_the_bits_they_compute_with(
+def test_weights_are_stored_in_computing_precision(
     int8_artifact: Artifact, bf16_artifact: Artifact
 ) -> None:
     int8 = load_file(int8_artifact.file("weights.safetensors"))
@@ -99,20 +99,20 @@ def test_the_weights_are_stored_in_the_bits_they_compute_with(
 
 
 @pytest.mark.slow
-def test_recipes_that_begin_alike_train_once(bf16_artifact_store: Path) -> None:
+def test_recipes_with_equal_first_steps_train_once(bf16_artifact_store: Path) -> None:
     logs = {n: (bf16_artifact_store / f"tiny-{n}.log").read_text() for n in ("int8", "bf16")}
     assert "epoch 1/1" in logs["int8"]
     assert "cached result" in logs["bf16"]
     assert "epoch 1/1" not in logs["bf16"]
 
 
-def test_the_log_shows_both_models_side_by_side(int8_artifact_store: Path) -> None:
+def test_log_shows_both_models_side_by_side(int8_artifact_store: Path) -> None:
     log = (int8_artifact_store / "tiny-int8.log").read_text()
     for text in ("baseline (eager float32)", "95 % CI", "p50/p99", "items/s", "max_accuracy_drop"):
         assert text in log
 
 
-def test_the_same_recipe_is_not_built_twice(
+def test_same_recipe_is_not_built_twice(
     int8_artifact_store: Path, int8_artifact: Artifact, tiny_recipe: TinyRecipe
 ) -> None:
     lines: list[str] = []
@@ -128,13 +128,11 @@ def test_the_same_recipe_is_not_built_twice(
     assert lines == [f"artifact {int8_artifact.id} already exists: this recipe was built before"]
 
 
-def test_a_finished_job_leaves_no_workspace(int8_artifact_store: Path) -> None:
+def test_finished_job_leaves_no_workspace(int8_artifact_store: Path) -> None:
     assert below(int8_artifact_store / "building") == []
 
 
-def test_a_rejected_build_leaves_its_report_and_nothing_to_serve(
-    tiny_recipe: TinyRecipe, tmp_path: Path
-) -> None:
+def test_rejected_build_leaves_only_its_report(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     lines: list[str] = []
     gate, programs = {"max_bytes": 1000}, [{"kinds": ["exported"]}]
     recipe = tiny_recipe("too-large", "bf16", "linear", gate=gate, programs=programs)
@@ -154,9 +152,7 @@ def test_a_rejected_build_leaves_its_report_and_nothing_to_serve(
         assert below(tmp_path / "store" / folder) == []
 
 
-def test_gate_of_a_recipe_without_one_rejects_damage(
-    tiny_recipe: TinyRecipe, tmp_path: Path
-) -> None:
+def test_default_gate_rejects_damaged_model(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     """Nearly all weights become zero, and no training repairs it."""
     damage = {"kind": "prune", "method": "magnitude", "ratio": 0.97}
     lines: list[str] = []
@@ -186,7 +182,7 @@ def test_gate_of_a_recipe_without_one_rejects_damage(
 
 
 @pytest.mark.parametrize("compiler", ["/nowhere/g++", "no-such-compiler"])
-def test_a_missing_compiler_is_named_before_anything_starts(
+def test_missing_compiler_is_named_before_start(
     tiny_recipe: TinyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str
 ) -> None:
     monkeypatch.setenv("CXX", compiler)
@@ -199,7 +195,7 @@ def test_a_missing_compiler_is_named_before_anything_starts(
     assert not (tmp_path / "store").exists()
 
 
-def test_missing_python_headers_are_named_with_their_package(
+def test_missing_python_headers_are_named_with_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert Path(native_runner.compiler()).is_file()

@@ -55,7 +55,7 @@ def below(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.fault("a compression job is killed while it compiles")
-def test_a_job_killed_while_it_compiles_leaves_nothing_and_two_later_ones_build_once(
+def test_killed_job_leaves_nothing_and_later_jobs_build_once(
     tiny_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     recipe = tiny_recipe("digits", "bf16", "linear")

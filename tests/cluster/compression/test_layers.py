@@ -16,13 +16,13 @@ def module() -> torch.nn.Module:
     return nn.ModuleDict({"layer1": block, "layer2": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
 
 
-def test_patterns_choose_layers_in_the_order_of_the_module(module: nn.Module) -> None:
+def test_patterns_select_layers_in_module_order(module: nn.Module) -> None:
     assert matching(module, ("layer2", "layer1.*"), "keep") == ("layer1.0", "layer1.1", "layer2")
     assert matching(module, ("layer?",), "keep") == ("layer1", "layer2")
     assert matching(module, (), "keep") == ()
 
 
-def test_a_pattern_without_a_layer_names_the_near_ones(module: nn.Module) -> None:
+def test_pattern_without_layer_names_similar_layers(module: nn.Module) -> None:
     with pytest.raises(CompressionError, match=r"^steps\[1\]\.keep: no layer is called 'layer3'"):
         matching(module, ("layer1", "layer3"), "steps[1].keep")
     with pytest.raises(CompressionError, match="near it: layer2, layer1"):

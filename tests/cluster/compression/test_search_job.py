@@ -36,7 +36,7 @@ def recipe(tiny_recipe: Callable[..., Recipe]) -> Recipe:
 
 
 @pytest.mark.slow
-def test_what_the_gate_refuses_leaves_its_place_to_the_next(recipe: Recipe, tmp_path: Path) -> None:
+def test_model_rejected_by_gate_is_replaced_by_next(recipe: Recipe, tmp_path: Path) -> None:
     store, lines = LocalStore(tmp_path / "store"), list[str]()
     outcome = job.run(recipe, store, lines.append)
     assert outcome.artifact is not None

@@ -37,7 +37,7 @@ def without(module: nn.Module) -> Callable:
     return disturb
 
 
-def test_a_layer_that_is_lost_costs_its_share_and_an_unchanged_one_nothing(trained) -> None:
+def test_sensitivity_of_unchanged_layer_is_zero(trained) -> None:
     module = trained.work.module
     before = copy.deepcopy(module.state_dict())
     lost = without(module)
@@ -53,7 +53,7 @@ def test_a_layer_that_is_lost_costs_its_share_and_an_unchanged_one_nothing(train
     assert "not_judged" not in trained.job.details
 
 
-def test_a_slow_model_is_judged_by_fewer_samples(trained, monkeypatch) -> None:
+def test_slow_model_is_measured_with_fewer_samples(trained, monkeypatch) -> None:
     counts = []
     run = module_under_test.outputs_of
     monkeypatch.setattr(
@@ -68,7 +68,7 @@ def test_a_slow_model_is_judged_by_fewer_samples(trained, monkeypatch) -> None:
     assert counts == [len(trained.job.validation)] * 2 + [32] * 2
 
 
-def test_many_layers_are_spread_evenly_from_the_first_to_the_last() -> None:
+def test_measured_layers_are_spread_evenly() -> None:
     names = [str(number) for number in range(161)]
     chosen = spread(names)
     assert len(chosen) == len(set(chosen)) == 40
@@ -76,7 +76,7 @@ def test_many_layers_are_spread_evenly_from_the_first_to_the_last() -> None:
     assert spread(names[:7]) == names[:7]
 
 
-def test_layers_that_are_not_judged_are_named(trained, monkeypatch) -> None:
+def test_unmeasured_layers_are_named(trained, monkeypatch) -> None:
     monkeypatch.setattr(module_under_test, "MOST_LAYERS", 2)
     module = trained.work.module
     trained.lines.clear()
@@ -85,6 +85,6 @@ def test_layers_that_are_not_judged_are_named(trained, monkeypatch) -> None:
     assert trained.lines[0] == "sensitivity of 2 of 3 layers, evenly spread; not measured: 3"
 
 
-def test_no_layers_no_runs(trained) -> None:
+def test_sensitivity_without_layers_runs_nothing(trained) -> None:
     disturb = without(trained.work.module)
     assert sensitivity(trained.work.module, [], disturb, trained.job) == {}

@@ -31,7 +31,7 @@ def test_cached_training_gives_the_same_weights(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a file of tensors", None])
-def test_a_damaged_file_is_made_again(bench: Bench, tmp_path: Path, damage: bytes | None) -> None:
+def test_damaged_cache_file_is_rebuilt(bench: Bench, tmp_path: Path, damage: bytes | None) -> None:
     first, second, third = bench(), bench(), bench()
     made, records = steps.run_cached(first.work, (), [TRAIN], first.job)
     (file,) = (tmp_path / "store" / "steps").iterdir()
@@ -74,7 +74,7 @@ def test_other_settings_or_identity_train_again(bench: Bench, tmp_path: Path) ->
     assert len(list((tmp_path / "store" / "steps").iterdir())) == len(cases)
 
 
-def test_a_model_without_training_is_left_as_it_is(bench: Bench, tmp_path: Path) -> None:
+def test_model_without_training_is_unchanged(bench: Bench, tmp_path: Path) -> None:
     made = bench()
     assert steps.run_cached(made.work, (), [], made.job) == (made.work, ())
     assert not (tmp_path / "store").exists()
@@ -105,7 +105,7 @@ def test_steps_before_a_quantize_step_leave_float_weights() -> None:
     assert steps.float_steps([quantize, TRAIN]) == 0
 
 
-def test_only_the_training_at_the_beginning_makes_the_baseline() -> None:
+def test_baseline_contains_only_initial_training() -> None:
     quantize = Quantize(kind="quantize", scheme="bf16")
     assert steps.leading_training([]) == 0
     assert steps.leading_training([quantize]) == 0
@@ -113,7 +113,7 @@ def test_only_the_training_at_the_beginning_makes_the_baseline() -> None:
     assert steps.leading_training([TRAIN, quantize, TRAIN]) == 1
 
 
-def test_every_step_says_what_it_cost_and_gained(bench: Bench, tmp_path: Path) -> None:
+def test_every_step_reports_cost_and_gain(bench: Bench, tmp_path: Path) -> None:
     made = bench()
     prune = Prune(kind="prune", method="structured", ratio=0.5, round_to=4)
     taken = [TRAIN, prune, TRAIN, Quantize(kind="quantize", scheme="bf16")]

@@ -82,7 +82,7 @@ def answers_by(fate: Fate, called_s: float, moment: float) -> bool:
 
 
 @given(data=st.data())
-def test_gather_calls_each_once_and_stops_when_decided(data: st.DataObject) -> None:
+def test_gather_calls_each_target_once_and_stops_when_decided(data: st.DataObject) -> None:
     chosen = data.draw(st.lists(fates, min_size=1, max_size=6))
     enough = data.draw(st.integers(1, len(chosen)))
     least = data.draw(st.integers(1, enough))
@@ -121,7 +121,7 @@ def test_gather_calls_each_once_and_stops_when_decided(data: st.DataObject) -> N
     allowed=st.booleans(),
     deadline_s=st.floats(0.001, 12),
 )
-def test_hedge_calls_the_second_within_its_budget_only(
+def test_hedge_calls_second_only_within_budget(
     first: Fate, second: Fate, after_s: float, allowed: bool, deadline_s: float
 ) -> None:
     policy = HedgePolicy(after_s, allowed)
@@ -145,23 +145,23 @@ def test_hedge_calls_the_second_within_its_budget_only(
         assert played.took_s <= deadline_s
 
 
-def test_a_hedge_whose_budget_runs_out_waits_for_the_first() -> None:
+def test_hedge_without_budget_waits_for_first() -> None:
     fates = [Fate(5.0, answers=True), Fate(1.0, answers=True)]
     assert play(lambda now: HedgePolicy(0.1, allowed=False), fates, 10).took_s == 5.0
     assert play(lambda now: HedgePolicy(0.1, allowed=True), fates, 10).took_s == pytest.approx(1.1)
 
 
-def test_a_quorum_does_not_wait_for_stragglers() -> None:
+def test_quorum_does_not_wait_for_late_branches() -> None:
     fates = [Fate(1.0, True), Fate(NEVER, True), Fate(2.0, True)]
     assert play(lambda now: GatherPolicy(2, 2), fates, 10).took_s == 2.0
 
 
-def test_it_ends_as_soon_as_too_few_are_left() -> None:
+def test_quorum_ends_when_too_few_branches_remain() -> None:
     fates = [Fate(0.5, False), Fate(NEVER, True), Fate(0.7, False)]
     assert play(lambda now: GatherPolicy(2, 2), fates, 10).took_s == 0.7
 
 
-def test_a_late_branch_is_given_up_while_the_others_go_on() -> None:
+def test_late_branch_is_cancelled_while_others_continue() -> None:
     fates = [Fate(5.0, True, timeout_s=1.0), Fate(3.0, True)]
     played = play(lambda now: GatherPolicy(2, 1), fates, 10)
     assert [branch.ended for branch in played.branches] == [Ended.LATE, Ended.ANSWERED]

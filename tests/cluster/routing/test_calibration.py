@@ -23,7 +23,7 @@ def made_up(seed: int, samples: int = 200, targets: int = 2) -> tuple[list[np.nd
     return scores, labels
 
 
-def test_figures_by_hand() -> None:
+def test_figures_equal_hand_computation() -> None:
     small = np.float32([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.8, 0.2]])
     large = np.float32([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9], [0.2, 0.8]])
     found = figures([small, large], np.array([0, 1, 1, 1]), 0.75, [1.0, 4.0])
@@ -35,7 +35,7 @@ def test_figures_by_hand() -> None:
 
 
 @given(seed=st.integers(0, 200), wanted=st.floats(0.5, 1.0), targets=st.integers(2, 3))
-def test_no_smaller_threshold_reaches_the_goal(seed: int, wanted: float, targets: int) -> None:
+def test_no_smaller_threshold_reaches_goal(seed: int, wanted: float, targets: int) -> None:
     scores, labels = made_up(seed, 60, targets)
     costs = [1.0] * targets
     for goal, reaches in (
@@ -53,7 +53,7 @@ def test_no_smaller_threshold_reaches_the_goal(seed: int, wanted: float, targets
                 assert not reaches(figures(scores, labels, smaller, costs))
 
 
-def test_a_goal_that_no_threshold_reaches_is_refused_with_what_is() -> None:
+def test_unreachable_goal_is_rejected_with_best_value() -> None:
     # The small one is certain, and wrong: at no threshold in 0..1 does it hand on.
     small, large = np.float32([[1.0, 0.0]] * 4), np.float32([[0.0, 1.0]] * 4)
     with pytest.raises(ConfigError, match=r"no threshold reaches agreement ≥ 0.9: at 1, agreement"):

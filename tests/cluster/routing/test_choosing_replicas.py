@@ -25,14 +25,14 @@ def serve(replicas: dict[str, tuple[Replica, float]], seconds: float, every: flo
     return asked
 
 
-def test_a_slow_replica_is_asked_rarely_but_not_never() -> None:
+def test_slow_replica_is_chosen_rarely_but_not_never() -> None:
     replicas = {name: (Replica(name), took) for name, took in (("fast", 0.01), ("slow", 0.1))}
     asked = serve(replicas, seconds=120, every=0.02)
     share = asked.count("slow") / len(asked)
     assert 0 < share < 0.01
 
 
-def test_a_replica_that_has_recovered_is_asked_again() -> None:
+def test_recovered_replica_is_chosen_again() -> None:
     first, second = Replica("first"), Replica("second")
     first.took(0.01, 0)
     second.took(0.5, 0)
@@ -44,7 +44,7 @@ def test_a_replica_that_has_recovered_is_asked_again() -> None:
     assert choose([first, second], 60.0) is second or second.latency_s(60.0) < 0.02
 
 
-def test_the_one_with_less_to_do_is_asked() -> None:
+def test_replica_with_fewer_requests_is_chosen() -> None:
     busy, idle = Replica("busy"), Replica("idle")
     for replica in (busy, idle):
         replica.took(0.01, 0)
@@ -55,7 +55,7 @@ def test_the_one_with_less_to_do_is_asked() -> None:
     assert choose([], 0) is None
 
 
-def test_new_replicas_share_what_comes_before_anything_is_known() -> None:
+def test_new_replicas_share_first_requests_equally() -> None:
     replicas = [Replica(str(number)) for number in range(3)]
     for _ in range(9):
         chosen = choose(replicas, 0)
@@ -64,7 +64,7 @@ def test_new_replicas_share_what_comes_before_anything_is_known() -> None:
     assert [replica.ongoing for replica in replicas] == [3, 3, 3]
 
 
-def test_giving_up_teaches_that_it_is_slow_but_never_that_it_is_fast() -> None:
+def test_cancelled_call_never_lowers_latency() -> None:
     replica = Replica("one")
     replica.took(0.1, 0)
     replica.waited(0.01, 0)
@@ -73,7 +73,7 @@ def test_giving_up_teaches_that_it_is_slow_but_never_that_it_is_fast() -> None:
     assert replica.latency_s(0) == 2.0
 
 
-def test_an_id_always_takes_the_same_side_and_sides_have_their_share() -> None:
+def test_id_always_takes_same_side_with_configured_share() -> None:
     ids = [f"request-{number}" for number in range(5000)]
     chosen = {one for one in ids if takes_part(one, 0.2, "canary m")}
     assert 0.17 < len(chosen) / len(ids) < 0.23
@@ -87,9 +87,7 @@ def test_an_id_always_takes_the_same_side_and_sides_have_their_share() -> None:
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=300), st.sampled_from([0.0, 0.05, 0.5]))
-def test_a_canary_is_judged_by_its_last_requests_and_for_good(
-    outcomes: list[bool], limit: float
-) -> None:
+def test_canary_verdict_covers_window_and_is_final(outcomes: list[bool], limit: float) -> None:
     judge = Judge(limit, None, window=50, min_requests=10)
     worst = False
     for count in range(1, len(outcomes) + 1):
@@ -99,7 +97,7 @@ def test_a_canary_is_judged_by_its_last_requests_and_for_good(
         assert (judge.verdict is not None) == worst
 
 
-def test_a_canary_that_answers_differently_is_judged_by_items() -> None:
+def test_canary_disagreement_is_counted_in_items() -> None:
     judge = Judge(1.0, 0.1, window=50, min_requests=3)
     judge.compared(10, 5)
     judge.compared(10, 0)
@@ -112,7 +110,7 @@ def test_a_canary_that_answers_differently_is_judged_by_items() -> None:
     assert unlimited.verdict is None
 
 
-def test_answers_are_found_by_content_alone() -> None:
+def test_cache_key_depends_on_content_only() -> None:
     one = np.arange(6, dtype=np.float32).reshape(2, 3)
     assert content_key([one]) == content_key([np.asfortranarray(one)])
     others = [one + 1, one.reshape(3, 2), one.astype(np.float64), one.view(np.int32)]
@@ -120,7 +118,7 @@ def test_answers_are_found_by_content_alone() -> None:
     assert content_key([one, one]) != content_key([one])
 
 
-def test_the_cache_stays_within_its_bytes_and_drops_what_was_used_longest_ago() -> None:
+def test_cache_stays_within_bytes_and_evicts_least_recent() -> None:
     answers = AnswerCache(capacity_bytes=100)
     kept = [np.full(10, value, np.float32) for value in range(4)]  # 40 bytes each
     answers.put(0, b"a", [kept[0]])
@@ -136,7 +134,7 @@ def test_the_cache_stays_within_its_bytes_and_drops_what_was_used_longest_ago() 
     assert answers.bytes == 80
 
 
-def test_the_cache_forgets_when_the_models_are_others() -> None:
+def test_cache_is_cleared_when_models_change() -> None:
     answers = AnswerCache(capacity_bytes=100)
     answers.put(0, b"a", [np.zeros(4, np.float32)])
     assert answers.get(1, b"a") is None
@@ -146,7 +144,7 @@ def test_the_cache_forgets_when_the_models_are_others() -> None:
     assert answers.get(1, b"a") is None
 
 
-def test_one_that_fails_fast_is_left_alone() -> None:
+def test_replica_that_fails_fast_is_avoided() -> None:
     broken, sound = Replica("broken"), Replica("sound")
     asked = []
     for step in range(200):
@@ -161,7 +159,7 @@ def test_one_that_fails_fast_is_left_alone() -> None:
     assert asked.count("broken") == 1
 
 
-def test_a_new_replica_gets_one_request_until_it_has_answered() -> None:
+def test_new_replica_gets_one_request_until_it_answers() -> None:
     new, known = Replica("new"), Replica("known")
     known.took(0.005, 0.0)
     asked = []

@@ -49,7 +49,7 @@ def routed(*routes: dict[str, Any]) -> dict[str, Contract]:
     return contracts(args.routes, models, set(MODELS))
 
 
-def test_an_ensemble_answers_probabilities_and_takes_what_the_smallest_takes() -> None:
+def test_ensemble_returns_probabilities_with_smallest_batch() -> None:
     (found,) = routed({"name": "r", "kind": "ensemble", "targets": ["small", "large"]}).values()
     assert found.inputs == (IMAGE,)
     assert [(o.name, o.datatype, o.shape) for o in found.outputs] == [
@@ -59,7 +59,7 @@ def test_an_ensemble_answers_probabilities_and_takes_what_the_smallest_takes() -
     assert found.max_items == 4
 
 
-def test_a_cascade_of_an_ensemble() -> None:
+def test_cascade_accepts_ensemble_as_target() -> None:
     found = routed(
         {"name": "r", "kind": "cascade", "targets": ["small", "both"], "thresholds": 0.9},
         {"name": "both", "kind": "ensemble", "targets": ["small", "large"]},
@@ -68,7 +68,7 @@ def test_a_cascade_of_an_ensemble() -> None:
     assert found["r"].scores is Scores.PROBABILITIES
 
 
-def test_tasks_join_inputs_and_name_outputs() -> None:
+def test_multi_task_joins_inputs_and_names_outputs() -> None:
     tasks = {"class": "small", "embed": "encoder", "head": "head"}
     (found,) = routed({"name": "r", "kind": "multi_task", "tasks": tasks}).values()
     assert [spec.name for spec in found.inputs] == ["input", "vector"]
@@ -76,19 +76,19 @@ def test_tasks_join_inputs_and_name_outputs() -> None:
 
 
 @pytest.mark.parametrize("last", ["head", "other_head"])
-def test_a_chain_feeds_by_name_or_the_only_output_to_the_only_input(last: str) -> None:
+def test_chain_feeds_by_name_or_only_tensor(last: str) -> None:
     (found,) = routed({"name": "r", "kind": "chain", "targets": ["encoder", last]}).values()
     assert (found.inputs, found.outputs) == ((IMAGE,), (LOGITS,))
     assert found.max_items == 8
     assert found.scores is Scores.LOGITS
 
 
-def test_a_scatter_takes_any_number_of_items() -> None:
+def test_scatter_accepts_any_number_of_items() -> None:
     (found,) = routed({"name": "r", "kind": "scatter", "target": "small"}).values()
     assert found == replace(CLASSIFIER, max_items=None)
 
 
-def test_a_function_of_the_users_says_what_it_returns() -> None:
+def test_user_function_declares_its_outputs() -> None:
     (found,) = routed(
         {
             "name": "r",
@@ -190,14 +190,14 @@ PAIR = {"kind": "ensemble", "targets": ["small", "large"]}
         ),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_routes_name(
+def test_invalid_route_is_rejected_with_its_name(
     routes: list[dict[str, Any]], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         routed(*routes)
 
 
-def test_no_route_keeps_answers_of_a_canary() -> None:
+def test_route_to_canary_cannot_have_cache() -> None:
     canary = {
         "name": "new",
         "kind": "canary",

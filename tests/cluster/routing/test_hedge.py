@@ -20,7 +20,9 @@ def test_remaining_time_is_never_negative(deadline: float, now: float) -> None:
 
 
 @given(started=moments, whole=st.floats(-10, 100), own=st.none() | st.floats(0.001, 100))
-def test_a_route_ends_before_its_request(started: float, whole: float, own: float | None) -> None:
+def test_route_deadline_is_before_request_deadline(
+    started: float, whole: float, own: float | None
+) -> None:
     given_deadline = started + whole
     deadline = own_deadline(started, given_deadline, own)
     assert deadline >= started
@@ -32,7 +34,7 @@ def test_a_route_ends_before_its_request(started: float, whole: float, own: floa
 
 
 @given(st.lists(st.booleans(), max_size=300), st.floats(0, 1))
-def test_second_requests_never_exceed_their_share(wanted: list[bool], share: float) -> None:
+def test_second_requests_never_exceed_share(wanted: list[bool], share: float) -> None:
     budget, made = HedgeBudget(share), 0
     for count, wants in enumerate(wanted, start=1):
         budget.earn()
@@ -52,7 +54,7 @@ def test_budget_of_five_percent_hedges_each_twentieth_request() -> None:
     assert made == 100
 
 
-def test_budget_saves_up_a_limited_number() -> None:
+def test_budget_accumulates_limited_number() -> None:
     budget = HedgeBudget(1.0)
     for _ in range(100):
         budget.earn()
@@ -63,7 +65,7 @@ def test_budget_saves_up_a_limited_number() -> None:
         budget.spend()
 
 
-def test_the_percentile_is_of_the_last_answers() -> None:
+def test_percentile_covers_last_answers() -> None:
     latencies = Latencies()
     for _ in range(MIN_LATENCIES - 1):
         latencies.add(9.0)

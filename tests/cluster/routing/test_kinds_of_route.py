@@ -13,25 +13,25 @@ from cluster.routing.scatter import parts
 from cluster.routing.shadow import Agreement, Compared
 
 
-def test_probabilities_are_the_softmax_and_do_not_overflow() -> None:
+def test_probabilities_equal_softmax_without_overflow() -> None:
     logits = np.array([[0.0, np.log(3.0)], [1000.0, 1000.0]])
     found = probabilities(logits)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, [[0.25, 0.75], [0.5, 0.5]], rtol=1e-6)
 
 
-def test_the_mean_counts_by_weight() -> None:
+def test_mean_is_weighted() -> None:
     first, second = np.float32([[1.0, 0.0]]), np.float32([[0.2, 0.8]])
     np.testing.assert_allclose(mean([first, second], [3, 1]), [[0.8, 0.2]], rtol=1e-6)
 
 
-def test_a_vote_goes_to_the_majority_by_weight() -> None:
+def test_vote_selects_weighted_majority() -> None:
     a, b, c = np.float32([[0.9, 0.1]]), np.float32([[0.4, 0.6]]), np.float32([[0.4, 0.6]])
     np.testing.assert_allclose(vote([a, b, c], [1, 1, 1]), [[1 / 3, 2 / 3]], atol=1e-5)
     np.testing.assert_allclose(vote([a, b, c], [3, 1, 1]), [[0.6, 0.4]], atol=1e-5)
 
 
-def test_of_equal_votes_the_likelier_wins() -> None:
+def test_tied_vote_selects_likelier_class() -> None:
     unsure, sure = np.float32([[0.51, 0.49]]), np.float32([[0.1, 0.9]])
     for order in ([unsure, sure], [sure, unsure]):
         found = vote(order, [1, 1])
@@ -40,7 +40,7 @@ def test_of_equal_votes_the_likelier_wins() -> None:
 
 
 @given(st.integers(1, 5), st.integers(2, 6), st.integers(0, 99))
-def test_combined_distributions_are_distributions(count: int, classes: int, seed: int) -> None:
+def test_combined_probabilities_sum_to_one(count: int, classes: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     answers = [random.dirichlet(np.ones(classes), size=3).astype(np.float32) for _ in range(count)]
     weights = list(random.uniform(0.1, 5, count))
@@ -50,7 +50,7 @@ def test_combined_distributions_are_distributions(count: int, classes: int, seed
         np.testing.assert_allclose(combined.sum(axis=1), 1, rtol=1e-5)
 
 
-def test_only_the_unsure_go_on() -> None:
+def test_cascade_forwards_only_uncertain_items() -> None:
     scores = np.float32([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [np.nan, np.nan]])
     np.testing.assert_array_equal(going_on(scores, 0.8), [1, 3])
     np.testing.assert_array_equal(going_on(scores, 0.0), [3])
@@ -58,7 +58,7 @@ def test_only_the_unsure_go_on() -> None:
 
 
 @given(st.integers(1, 500), st.integers(1, 64))
-def test_parts_are_few_equal_and_in_order(items: int, most: int) -> None:
+def test_parts_are_few_equal_and_ordered(items: int, most: int) -> None:
     cuts = parts(items, most)
     sizes = [cut.stop - cut.start for cut in cuts]
     assert np.concatenate([np.arange(items)[cut] for cut in cuts]).tolist() == list(range(items))
@@ -67,7 +67,7 @@ def test_parts_are_few_equal_and_in_order(items: int, most: int) -> None:
     assert len(cuts) == -(-items // most)
 
 
-def test_agreement_and_drift() -> None:
+def test_shadow_reports_agreement_and_drift() -> None:
     live = np.float32([[0.9, 0.1], [0.4, 0.6]])
     other = np.float32([[0.7, 0.3], [0.6, 0.4]])
     agreement = Agreement()

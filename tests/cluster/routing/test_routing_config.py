@@ -16,7 +16,7 @@ def route(**fields: Any) -> Any:
     return found
 
 
-def test_a_target_is_its_name_or_more() -> None:
+def test_target_is_name_or_mapping() -> None:
     found = route(kind="ensemble", targets=["a", {"target": "b", "weight": 2, "timeout_s": 0.05}])
     assert isinstance(found, Ensemble)
     assert [(t.target, t.weight, t.timeout_s) for t in found.targets] == [
@@ -25,7 +25,7 @@ def test_a_target_is_its_name_or_more() -> None:
     ]
 
 
-def test_one_threshold_stands_for_all() -> None:
+def test_single_threshold_applies_to_all_targets() -> None:
     found = route(kind="cascade", targets=["a", "b", "c"], thresholds=0.9)
     assert isinstance(found, Cascade)
     assert found.thresholds == (0.9, 0.9)
@@ -85,7 +85,7 @@ CASCADE = {"kind": "cascade", "targets": ["a", "b"]}
         ({**ENSEMBLE, "cache_bytes": -1}, "cache_bytes"),
     ],
 )
-def test_a_wrong_route_is_refused_with_its_place(fields: dict[str, Any], message: str) -> None:
+def test_wrong_route_is_rejected_with_its_path(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         route(**fields)
 
@@ -117,15 +117,13 @@ def test_a_wrong_route_is_refused_with_its_place(fields: dict[str, Any], message
         ),
     ],
 )
-def test_one_sentence_names_the_route_and_the_path_as_written(
-    fields: dict[str, Any], said: str
-) -> None:
+def test_error_names_route_and_path_as_written(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse({"routes": [{"name": "both", "kind": "ensemble", **fields}]}, RouterArgs, "args")
     assert str(error.value) == f"args: {said}"
 
 
-def test_names_of_routes_differ_and_there_is_one() -> None:
+def test_route_names_are_unique_and_one_is_required() -> None:
     twice = [{"name": "r", **ENSEMBLE}, {"name": "r", **CASCADE, "thresholds": 0.5}]
     with pytest.raises(ConfigError, match="duplicate routes r"):
         parse({"routes": twice}, RouterArgs, "args")

@@ -15,7 +15,7 @@ from deployments.jobs import compress as job
 from deployments.local import ports
 
 
-def test_given_address_overrides_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_address_argument_overrides_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     given, first, second = (f"http://127.0.0.1:{port}" for port in ports.free_ports(3))
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", first)
     monkeypatch.setenv("RAY_ADDRESS", second)

@@ -17,7 +17,7 @@ def convolutional() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5))
 
 
-def test_the_size_of_a_model_counts_what_it_holds_and_computes() -> None:
+def test_size_counts_parameters_bytes_and_macs() -> None:
     module = convolutional()
     with torch.no_grad():
         module[3].weight[:, :200] = 0
@@ -29,7 +29,7 @@ def test_the_size_of_a_model_counts_what_it_holds_and_computes() -> None:
     assert found.macs == 8 * 8 * 4 * 3 * 9 + 256 * 5  # zeros are multiplied too
 
 
-def test_bytes_are_those_of_the_stored_tensors() -> None:
+def test_weight_bytes_are_those_of_stored_tensors() -> None:
     stored = {"weight": torch.zeros(10, 10, dtype=torch.int8), "scale": torch.zeros(10)}
     found = size_of(convolutional(), IMAGE, stored, macs=7)
     assert found.weight_bytes == 100 + 40
@@ -37,7 +37,7 @@ def test_bytes_are_those_of_the_stored_tensors() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_attention_counts_all_its_products(training: bool) -> None:
+def test_macs_of_attention_include_all_products(training: bool) -> None:
     # The fused kernels are unknown to the counter: in eval mode a whole block would be missing.
     block = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.5, batch_first=True)
     block.train(training)
@@ -48,7 +48,7 @@ def test_attention_counts_all_its_products(training: bool) -> None:
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-def test_counting_leaves_batch_normalization_alone() -> None:
+def test_counting_keeps_batch_normalization_unchanged() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
     module[0].eval()
     macs_of(module, IMAGE)
@@ -56,7 +56,7 @@ def test_counting_leaves_batch_normalization_alone() -> None:
     assert [each.training for each in module] == [False, True]
 
 
-def test_a_model_that_fails_is_left_as_it_was() -> None:
+def test_failed_count_restores_module() -> None:
     module = nn.Linear(7, 2).train()
     with pytest.raises(RuntimeError):
         macs_of(module, IMAGE)
@@ -64,7 +64,7 @@ def test_a_model_that_fails_is_left_as_it_was() -> None:
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-def test_sizes_by_layer_follow_the_layers_names() -> None:
+def test_layer_sizes_follow_layer_names() -> None:
     before = {
         "stem.weight": torch.zeros(10),
         "stem.bias": torch.zeros(2),
@@ -90,7 +90,7 @@ def test_sizes_by_layer_follow_the_layers_names() -> None:
     )
 
 
-def test_a_layer_is_the_innermost_one_above_the_tensor() -> None:
+def test_tensor_belongs_to_innermost_layer() -> None:
     before = {"block.weight": torch.zeros(1), "block.conv.weight": torch.zeros(2)}
     after = {"block.conv.weight.scale": torch.zeros(3), "block.weight.scale": torch.zeros(4)}
     assert [(each.name, each.bytes) for each in layer_sizes(before, after)] == [

@@ -73,7 +73,7 @@ def gone(pids: list[int]) -> bool:
     return False
 
 
-def test_what_it_measures_is_passed_on_and_the_rest_is_not(play: Play) -> None:
+def test_only_progress_lines_are_forwarded(play: Play) -> None:
     lines: list[str] = []
     script = """
 print("a warning", flush=True)
@@ -87,7 +87,7 @@ answer(static=[1, 8])
 
 @pytest.mark.parametrize("hang", ["time.sleep(300)", "os.close(1); os.close(2); time.sleep(300)"])
 @pytest.mark.fault("a program hangs in its evaluation")
-def test_a_program_that_hangs_fails_and_leaves_no_orphan(
+def test_hanging_program_fails_and_leaves_no_orphan(
     play: Play, monkeypatch: pytest.MonkeyPatch, hang: str
 ) -> None:
     monkeypatch.setattr(fresh_process, "SILENCE_S", 2.0)
@@ -102,7 +102,7 @@ def test_a_program_that_hangs_fails_and_leaves_no_orphan(
     assert gone(pids)
 
 
-def test_a_child_that_holds_the_output_delays_nothing_and_does_not_stay(play: Play) -> None:
+def test_child_with_open_output_delays_nothing_and_is_ended(play: Play) -> None:
     lines: list[str] = []
     started = time.monotonic()
     assert play(f"{WITH_CHILD}\nanswer(static=[4])", lines) == ProgramResult(static=(4,))
@@ -110,7 +110,7 @@ def test_a_child_that_holds_the_output_delays_nothing_and_does_not_stay(play: Pl
     assert gone([int(pid) for pid in lines[0].split()[1:]])
 
 
-def test_bytes_that_are_no_text_are_passed_on_as_well_as_can_be(play: Play) -> None:
+def test_invalid_utf8_is_forwarded_with_replacements(play: Play) -> None:
     lines: list[str] = []
     script = """
 os.write(1, b"measure  \\xff\\n")
@@ -121,7 +121,7 @@ answer()
     assert lines == ["measure  \N{REPLACEMENT CHARACTER}", "measure  done"]
 
 
-def test_a_slow_program_that_says_how_far_it_is_does_not_hang(
+def test_slow_program_that_reports_progress_is_not_killed(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fresh_process, "SILENCE_S", 2.0)
@@ -136,7 +136,7 @@ answer()
     assert len(lines) == 10
 
 
-def test_an_interrupted_job_ends_the_process_it_waits_for(
+def test_interrupted_job_ends_its_measuring_process(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pids: list[int] = []
@@ -152,7 +152,7 @@ def test_an_interrupted_job_ends_the_process_it_waits_for(
     assert gone(pids)
 
 
-def test_a_killed_job_takes_the_process_with_it() -> None:
+def test_killed_job_ends_its_measuring_process() -> None:
     child = """
 import os, time
 from cluster.compression.evaluation import one_program
@@ -187,7 +187,7 @@ time.sleep(300)
         (f"os.kill(os.getpid(), {int(signal.SIGSEGV)})", "its process was killed by SIGSEGV"),
     ],
 )
-def test_what_nobody_foresaw_is_the_programs_failure(play: Play, script: str, reason: str) -> None:
+def test_unexpected_exit_is_failure_of_program(play: Play, script: str, reason: str) -> None:
     lines: list[str] = []
     assert reason in play(script, lines).failed
     if "KeyError" in script:  # where it was raised is in the log
@@ -195,7 +195,7 @@ def test_what_nobody_foresaw_is_the_programs_failure(play: Play, script: str, re
 
 
 @pytest.mark.parametrize("script", ["raise KeyError('x')", "os._exit(7)", "time.sleep(300)"])
-def test_without_a_program_it_is_the_evaluation_that_cannot_run(
+def test_unexpected_exit_of_baseline_fails_evaluation(
     play: Play, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     monkeypatch.setattr(fresh_process, "SILENCE_S", 2.0)
@@ -203,11 +203,11 @@ def test_without_a_program_it_is_the_evaluation_that_cannot_run(
         play(script, [], program=None)
 
 
-def test_what_it_says_is_not_the_programs_fault_ends_the_evaluation(play: Play) -> None:
+def test_exit_with_cannot_run_fails_evaluation(play: Play) -> None:
     script = f"print('the data is gone', flush=True); sys.exit({CANNOT_RUN})"
     with pytest.raises(CompressionError, match=r"could not be evaluated[^*]*the data is gone"):
         play(script, [])
 
 
-def test_the_limit_is_far_beyond_what_a_process_is_silent_for() -> None:
+def test_silence_limit_far_exceeds_progress_interval() -> None:
     assert fresh_process.SILENCE_S >= 10 * PROGRESS_INTERVAL_S

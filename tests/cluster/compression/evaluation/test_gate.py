@@ -62,7 +62,7 @@ def judged(gate: dict[str, Any], found: Evaluated, **fields: Any) -> dict[str, C
 ALL = {"max_bytes": 5_000_000}
 
 
-def test_a_good_build_passes_every_limit() -> None:
+def test_good_build_passes_every_limit() -> None:
     checks = judged(ALL, evaluated())
     assert list(checks) == [
         "loads",
@@ -157,7 +157,7 @@ def test_a_good_build_passes_every_limit() -> None:
         ),
     ],
 )
-def test_a_refusal_says_the_numbers_and_the_setting(
+def test_rejection_names_numbers_and_setting(
     gate: dict[str, Any], found: Evaluated, name: str, sentence: str
 ) -> None:
     checks = judged(gate, found)
@@ -184,7 +184,7 @@ def test_a_refusal_says_the_numbers_and_the_setting(
         ({"max_bytes": 999_999}, False),
     ],
 )
-def test_a_limit_is_met_exactly(gate: dict[str, Any], passed: bool) -> None:
+def test_value_equal_to_limit_passes(gate: dict[str, Any], passed: bool) -> None:
     (name,) = gate
     assert judged(gate, evaluated())[name].passed == passed
 
@@ -201,31 +201,31 @@ def test_gate_rejects_fallen_model_by_default() -> None:
 
 
 @pytest.mark.parametrize("limit", DEFAULTED)
-def test_null_disables_that_limit_alone(limit: str) -> None:
+def test_null_disables_only_its_limit(limit: str) -> None:
     checks = judged({limit: None}, only(FALLEN))
     rest = [name for name in DEFAULTED if name != limit]
     assert [name for name, each in checks.items() if not each.passed] == rest
     assert limit not in checks
 
 
-def test_gate_checks_only_loading_where_all_limits_are_null() -> None:
+def test_gate_checks_only_loading_if_all_limits_are_null() -> None:
     off = dict.fromkeys(DEFAULTED)
     assert list(judged(off, only(FALLEN), wants_quantized=False)) == ["loads"]
 
 
-def test_checks_tell_defaults_from_limits_of_the_recipe() -> None:
+def test_checks_mark_limits_with_default_values() -> None:
     checks = judged({"max_accuracy_drop": 0.02, "max_bytes": 5_000_000}, evaluated())
     assert [name for name, each in checks.items() if each.default] == DEFAULTED[1:]
 
 
-def test_speedup_below_one_is_the_limit_of_every_batch_size() -> None:
+def test_speedup_limit_below_one_applies_to_each_batch_size() -> None:
     slow_later = only(measured((0.0, 0.01), ms=4.0, later_ms=35.0))
     assert not judged({}, slow_later)["min_speedup"].passed
     assert judged({"min_speedup": 0.9}, slow_later)["min_speedup"].passed
     assert not judged({"min_speedup": 0.95}, slow_later)["min_speedup"].passed
 
 
-def test_program_of_other_answers_gives_way_to_one_that_agrees() -> None:
+def test_program_with_low_agreement_is_excluded() -> None:
     other = measured((0.0, 0.01), 1.0, alike=(0.8, 0.78))
     found = evaluated(programs={"cpu-x86/openvino": other, "cpu-x86/aoti": SLOWER})
     kept = admitted(Gate(), found, **GIVEN)
@@ -233,7 +233,7 @@ def test_program_of_other_answers_gives_way_to_one_that_agrees() -> None:
     assert "gate.min_agreement" in kept.left_out["cpu-x86/openvino"]
 
 
-def test_quantizing_nothing_is_refused_only_where_it_was_asked_for() -> None:
+def test_gate_rejects_zero_quantized_operators_if_requested() -> None:
     nothing = evaluated(operators={"cpu-x86/aoti": 0, "cpu-x86/eager": 5})
     refused = judged({}, nothing)["quantized_operators"]
     assert not refused.passed
@@ -243,7 +243,7 @@ def test_quantizing_nothing_is_refused_only_where_it_was_asked_for() -> None:
     assert "quantized_operators" not in judged({}, nothing, wants_quantized=False)
 
 
-def test_a_target_without_a_working_program_is_refused_with_every_reason() -> None:
+def test_gate_names_every_reason_if_no_program_of_target_works() -> None:
     found = evaluated(
         failed={
             "cuda-sm90/aoti": "nvcc is missing:\n  " + "x" * 10_000,
@@ -262,14 +262,14 @@ def test_a_target_without_a_working_program_is_refused_with_every_reason() -> No
     assert len(refused.reason) < 600
 
 
-def test_no_program_at_all_is_refused() -> None:
+def test_gate_rejects_build_without_programs() -> None:
     found = evaluated(programs={})
     refused = judged({}, found)["loads"]
     assert not refused.passed
     assert "no program was built" in refused.reason
 
 
-def test_every_target_is_judged_by_its_own_fastest_program() -> None:
+def test_gate_checks_fastest_program_of_each_target() -> None:
     found = evaluated(
         programs={
             "cpu-x86/aoti": measured((0.01, 0.01), 20.0),
@@ -288,7 +288,7 @@ def test_every_target_is_judged_by_its_own_fastest_program() -> None:
     assert operators == [7, 4]
 
 
-def test_every_target_is_compared_with_its_own_baseline() -> None:
+def test_gate_compares_each_target_with_its_baseline() -> None:
     found = evaluated(
         programs={
             "cpu-x86/aoti": measured((0.0, 0.0), 4.0),
@@ -311,14 +311,14 @@ def test_every_target_is_compared_with_its_own_baseline() -> None:
     }
 
 
-def test_where_nothing_works_the_baseline_is_the_one_measured_alone() -> None:
+def test_baseline_measured_alone_is_used_without_programs() -> None:
     alone = measured(None, 3.0)
     assert evaluated(programs={}, alone=alone).baseline == alone
     with pytest.raises(ValueError, match="neither a program nor the baseline"):
         _ = evaluated(programs={}).baseline
 
 
-def test_a_program_over_the_accuracy_budget_gives_way_to_one_within_it() -> None:
+def test_program_over_accuracy_budget_is_excluded() -> None:
     good, slower = measured((0.0, 0.01), 4.0), measured((0.0, 0.01), 6.0)
     lossy = measured((0.05, 0.06), 1.0)
     found = evaluated(
@@ -353,7 +353,7 @@ SLOWER = measured((0.0, 0.01), 6.0, size=2_000_000)
         ({"min_speedup": 1.2}, measured((0.0, 0.01), 7.0, later_ms=1.0), "min_speedup"),
     ],
 )
-def test_a_program_that_breaks_any_limit_gives_way_to_one_that_keeps_all(
+def test_program_over_any_limit_is_excluded(
     gate: dict[str, Any], fastest: Measurement, setting: str
 ) -> None:
     found = evaluated(programs={"cpu-x86/openvino": fastest, "cpu-x86/aoti": SLOWER})
@@ -364,7 +364,7 @@ def test_a_program_that_breaks_any_limit_gives_way_to_one_that_keeps_all(
     assert all(each.passed for each in judged(gate, kept).values())
 
 
-def test_a_program_that_breaks_several_limits_says_all_of_them() -> None:
+def test_excluded_program_names_all_exceeded_limits() -> None:
     bad = measured((0.05, 0.06), 9.0)
     found = evaluated(programs={"cpu-x86/openvino": bad, "cpu-x86/aoti": SLOWER})
     why = admitted(Gate(), found, **GIVEN).left_out["cpu-x86/openvino"]
@@ -372,21 +372,21 @@ def test_a_program_that_breaks_several_limits_says_all_of_them() -> None:
     assert "gate.min_speedup" in why
 
 
-def test_a_program_that_quantized_nothing_gives_way_only_where_it_was_to() -> None:
+def test_unquantized_program_is_excluded_only_if_requested() -> None:
     programs = {"cpu-x86/openvino": measured((0.0, 0.01), 1.0), "cpu-x86/aoti": SLOWER}
     found = evaluated(programs=programs, operators={"cpu-x86/openvino": 0, "cpu-x86/aoti": 3})
     assert admitted(Gate(), found, **GIVEN).fastest == {"cpu-x86": "aoti"}
     assert admitted(Gate(), found, **GIVEN | {"wants_quantized": False}) == found
 
 
-def test_a_good_program_of_one_target_does_not_admit_another_targets() -> None:
+def test_admission_is_decided_for_each_target_separately() -> None:
     found = evaluated(programs={"cpu-x86/aoti": SLOWER, "cuda-sm90/aoti": measured((0.5, 0.5), 1)})
     kept = admitted(Gate(), found, **GIVEN)
     assert kept == found
     assert not all(each.passed for each in check(Gate(), kept, **GIVEN))
 
 
-def test_where_all_programs_are_over_the_budget_the_gate_refuses() -> None:
+def test_gate_rejects_if_all_programs_are_over_budget() -> None:
     lossy = measured((0.05, 0.06), 1.0)
     found = only(lossy)
     assert admitted(Gate(), found, **GIVEN) == found
@@ -394,7 +394,7 @@ def test_where_all_programs_are_over_the_budget_the_gate_refuses() -> None:
     assert admitted(Gate(max_accuracy_drop=None), found, **GIVEN) == found
 
 
-def test_the_program_that_takes_over_is_fastest_over_all_batches() -> None:
+def test_admitted_program_is_fastest_over_all_batches() -> None:
     found = evaluated(
         programs={
             "cpu-x86/aoti": measured((0.0, 0.0), 2.0, later_ms=50),
@@ -406,7 +406,7 @@ def test_the_program_that_takes_over_is_fastest_over_all_batches() -> None:
     assert admitted(Gate(), found, **GIVEN).fastest == {"cpu-x86": "eager"}
 
 
-def test_a_program_measured_without_its_drop_is_a_mistake() -> None:
+def test_gate_raises_for_program_without_drop_or_agreement() -> None:
     with pytest.raises(ValueError, match="cpu-x86/aoti was measured without its drop"):
         judged({}, only(measured(None, 1.0)))
     with pytest.raises(ValueError, match="cpu-x86/aoti was measured without its agreement"):

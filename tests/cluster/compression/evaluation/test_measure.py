@@ -14,7 +14,7 @@ Bench = Callable[..., Any]
 
 
 @pytest.mark.parametrize("count", [None, 50, 10**6])
-def test_outputs_come_in_the_samples_order(bench: Bench, count: int | None) -> None:
+def test_outputs_have_order_of_samples(bench: Bench, count: int | None) -> None:
     samples = bench().test
     total = min(count or len(samples), len(samples))
     images, labels = samples.batch(range(total))
@@ -31,12 +31,12 @@ def test_outputs_come_in_the_samples_order(bench: Bench, count: int | None) -> N
     assert max(sizes) <= 32
 
 
-def test_no_samples_have_no_outputs(bench: Bench) -> None:
+def test_outputs_require_at_least_one_sample(bench: Bench) -> None:
     with pytest.raises(ValueError, match="at least one sample"):
         outputs_of(lambda arrays: arrays[0], bench().test, 0)
 
 
-def test_models_are_timed_in_turn_at_every_batch_size(bench: Bench) -> None:
+def test_models_are_timed_alternately_at_each_batch_size(bench: Bench) -> None:
     calls: list[tuple[str, int]] = []
     runs = {name: lambda arrays, name=name: calls.append((name, len(arrays[0]))) for name in "ab"}
     found = latencies(runs, bench().test, (1, 8), 5, lambda line: None)

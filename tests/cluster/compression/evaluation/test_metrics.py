@@ -24,7 +24,7 @@ def test_accuracy_scores_the_largest_logit() -> None:
     assert metrics.accuracy(outputs, LABELS, outputs).tolist() == [1, 1, 0, 0]
 
 
-def test_an_output_that_is_not_finite_is_never_right() -> None:
+def test_non_finite_output_scores_zero() -> None:
     outputs = np.eye(3, dtype=np.float32)[LABELS]
     outputs[0, 0], outputs[1, 0] = np.nan, np.inf
     for name in ("accuracy", "cosine", "ranking"):
@@ -42,12 +42,12 @@ def test_cosine_compares_directions() -> None:
     assert scores == pytest.approx([1, math.sqrt(0.5), 0, 1, 0])
 
 
-def test_cosine_refuses_embeddings_of_two_sizes() -> None:
+def test_cosine_rejects_embeddings_of_different_sizes() -> None:
     with pytest.raises(SourceError, match=r"\[4, 3\] and \[4, 2\].*use ranking"):
         metrics.cosine(embeddings(4, 3), LABELS, embeddings(4, 2))
 
 
-def test_ranking_is_spearmans_correlation_of_the_similarities() -> None:
+def test_ranking_equals_spearman_correlation_of_similarities() -> None:
     baseline = embeddings(40, 8)
     outputs = baseline + 0.7 * embeddings(40, 8, seed=1)
     outputs[5] = outputs[6]  # ties
@@ -69,7 +69,7 @@ def test_ranking_ignores_scale_rotation_and_size() -> None:
     assert unrelated.mean() < 0.2
 
 
-def test_ranking_of_many_samples_ranks_the_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranking_of_many_samples_uses_first_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "CANDIDATES", 20)
     baseline = embeddings(50, 8)
     outputs = baseline.copy()
@@ -79,7 +79,7 @@ def test_ranking_of_many_samples_ranks_the_first_ones(monkeypatch: pytest.Monkey
     assert scores[20:].mean() < 0.5
 
 
-def test_ranking_needs_an_order() -> None:
+def test_ranking_requires_three_samples() -> None:
     with pytest.raises(SourceError, match=r"3 samples or more, got 2.*evaluation\.samples"):
         metrics.ranking(embeddings(2, 4), LABELS[:2], embeddings(2, 4))
 
@@ -103,7 +103,7 @@ def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("user_module")
-def test_a_users_function_is_a_metric() -> None:
+def test_user_function_is_metric() -> None:
     outputs = np.array([[0.2], [0.9], [7], [-1]], np.float32)
     scores = metrics.metric("python:headrace_user_metrics:confidence")(outputs, LABELS, outputs)
     assert scores == pytest.approx([0.2, 0.9, 1, 0])
@@ -123,14 +123,14 @@ def test_a_users_function_is_a_metric() -> None:
         ("broken", r"raised KeyError: 'threshold'"),
     ],
 )
-def test_a_users_metric_is_checked(function: str, message: str) -> None:
+def test_invalid_scores_of_user_metric_are_rejected(function: str, message: str) -> None:
     name = f"python:headrace_user_metrics:{function}"
     with pytest.raises(SourceError, match=f"{name} {message}"):
         metrics.metric(name)(np.zeros((4, 2), np.float32), LABELS, np.zeros((4, 2), np.float32))
 
 
 @pytest.mark.parametrize("name", ["f1", "python:no_such_module_here:f"])
-def test_an_unknown_metric_is_refused(name: str) -> None:
+def test_unknown_metric_is_rejected(name: str) -> None:
     with pytest.raises(SourceError, match=r"accuracy, cosine, ranking|no module"):
         metrics.metric(name)
 
@@ -145,7 +145,7 @@ def test_an_unknown_metric_is_refused(name: str) -> None:
         (1, 2, 0.0945, 0.9055),
     ],
 )
-def test_the_interval_of_counts_is_wilsons(right: int, total: int, low: float, high: float) -> None:
+def test_interval_of_counts_equals_wilson(right: int, total: int, low: float, high: float) -> None:
     scores = np.array([1.0] * right + [0.0] * (total - right))
     found = metrics.mean_score(scores)
     assert found == metrics.wilson(right, total)
@@ -158,7 +158,7 @@ def test_the_interval_of_counts_is_wilsons(right: int, total: int, low: float, h
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 6, 30, 1000])
-def test_the_interval_of_degrees_is_students(count: int) -> None:
+def test_interval_of_real_scores_equals_student(count: int) -> None:
     scores = np.random.default_rng(0).uniform(0.6, 0.8, count)
     found = metrics.mean_score(scores)
     low, high = np.clip(
@@ -173,18 +173,18 @@ def test_the_interval_of_degrees_is_students(count: int) -> None:
 
 
 @pytest.mark.parametrize("probability", [0.5, 0.9, 0.975, 0.999])
-def test_students_quantile_is_right_for_every_number_of_samples(probability: float) -> None:
+def test_student_quantile_equals_scipy_for_all_sizes(probability: float) -> None:
     for freedom in (*range(1, 40), 100, 10_000):
         found = metrics._student(probability, freedom)
         assert found == pytest.approx(scipy.stats.t.ppf(probability, freedom), rel=1e-6, abs=1e-9)
 
 
-def test_one_score_says_nothing_of_the_spread() -> None:
+def test_interval_of_single_score_is_unbounded() -> None:
     found = metrics.mean_score(np.array([0.7]))
     assert (found.value, found.low, found.high, found.samples) == (0.7, 0, 1, 1)
 
 
-def test_no_scores_have_no_mean() -> None:
+def test_mean_requires_at_least_one_score() -> None:
     with pytest.raises(ValueError, match="at least one score"):
         metrics.mean_score(np.array([]))
 
@@ -196,7 +196,7 @@ def paired(both: int, lost: int, gained: int, neither: int) -> tuple[np.ndarray,
     return before, after
 
 
-def test_the_bound_of_lost_answers_is_agresti_and_mins() -> None:
+def test_drop_bound_of_counts_equals_agresti_min() -> None:
     found = metrics.drop(*paired(794, 86, 150, 570), 0.975)
     # b' = 86.5, c' = 150.5, N' = 1602: (-64 + 1.96·sqrt(237 - 64²/1602))/1602.
     assert found.mean == pytest.approx(-0.04)
@@ -204,14 +204,14 @@ def test_the_bound_of_lost_answers_is_agresti_and_mins() -> None:
     assert found.confidence == 0.975
 
 
-def test_unchanged_answers_still_leave_a_doubt_that_samples_remove() -> None:
+def test_drop_bound_of_equal_answers_shrinks_with_samples() -> None:
     few, many = (metrics.drop(*paired(n, 0, 0, n // 10), 0.95) for n in (100, 10_000))
     assert few.mean == many.mean == 0
     assert 0.01 < few.upper < 0.02
     assert 0 < many.upper < 0.0002
 
 
-def test_the_bound_holds_as_often_as_it_says() -> None:
+def test_drop_bound_holds_with_its_confidence() -> None:
     random = np.random.default_rng(0)
     right, lost, gained = 0.9, 0.03, 0.02  # the true drop is 0.01
     held = []
@@ -223,7 +223,7 @@ def test_the_bound_holds_as_often_as_it_says() -> None:
     assert 0.93 < np.mean(held) < 0.99
 
 
-def test_pairing_makes_the_bound_tighter_than_two_intervals() -> None:
+def test_paired_bound_is_tighter_than_two_intervals() -> None:
     before, after = paired(850, 20, 15, 115)
     found = metrics.drop(before, after, 0.95)
     apart = metrics.mean_score(before).high - metrics.mean_score(after).low
@@ -231,12 +231,12 @@ def test_pairing_makes_the_bound_tighter_than_two_intervals() -> None:
     assert found.mean < found.upper < 0.4 * apart
 
 
-def test_the_bound_is_never_below_the_drop() -> None:
+def test_drop_bound_is_never_below_drop() -> None:
     found = metrics.drop(*paired(5, 4, 0, 0), 0.5)
     assert found.upper == found.mean == pytest.approx(4 / 9)
 
 
-def test_the_bound_of_degrees_is_students() -> None:
+def test_drop_bound_of_real_scores_equals_student() -> None:
     random = np.random.default_rng(0)
     before = random.uniform(0.8, 1, 50)
     after = before - random.uniform(0, 0.1, 50)
@@ -247,7 +247,7 @@ def test_the_bound_of_degrees_is_students() -> None:
 
 
 @pytest.mark.parametrize("name", ["cosine", "ranking"])
-def test_a_model_agrees_with_itself_without_a_doubt(name: str) -> None:
+def test_drop_bound_of_identical_scores_is_zero(name: str) -> None:
     # Were these counted like right answers, 50 samples would cost the baseline 3 points.
     outputs = embeddings(50, 8)
     scores = metrics.metric(name)(outputs, np.zeros(50), outputs)
@@ -255,6 +255,6 @@ def test_a_model_agrees_with_itself_without_a_doubt(name: str) -> None:
     assert metrics.mean_score(scores).low == pytest.approx(1, abs=1e-9)
 
 
-def test_a_drop_needs_the_same_samples() -> None:
+def test_drop_requires_same_samples() -> None:
     with pytest.raises(ValueError, match="same samples"):
         metrics.drop(np.ones(3), np.ones(4), 0.95)

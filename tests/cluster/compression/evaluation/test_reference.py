@@ -21,7 +21,7 @@ def recorded(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_program_gets_the_recorded_inputs_and_agrees(recorded: Path) -> None:
+def test_program_receives_recorded_inputs_and_passes(recorded: Path) -> None:
     seen: list[np.ndarray] = []
 
     def run(arrays: list[np.ndarray]) -> np.ndarray:
@@ -36,18 +36,18 @@ def test_the_program_gets_the_recorded_inputs_and_agrees(recorded: Path) -> None
 @pytest.mark.parametrize(
     "answer", [np.roll(LOGITS, 1, axis=1), np.zeros_like(LOGITS), np.full_like(LOGITS, np.nan)]
 )
-def test_another_models_answers_are_refused(recorded: Path, answer: np.ndarray) -> None:
+def test_answers_of_another_model_are_rejected(recorded: Path, answer: np.ndarray) -> None:
     with pytest.raises(CompressionError, match="does not compute the model"):
         reference.check(lambda _: answer, recorded)
 
 
-def test_a_constant_added_to_all_classes_is_no_spread() -> None:
+def test_difference_ignores_constant_added_to_logits() -> None:
     far = LOGITS + np.float32(1000)
     assert reference.difference(far, far) == 0
     assert reference.difference(np.roll(far, 1, axis=1), far) > 1
 
 
-def test_batches_of_one_size_are_filled_up_and_each_is_compared(recorded: Path) -> None:
+def test_fixed_batches_are_padded_and_each_is_compared(recorded: Path) -> None:
     sizes: list[int] = []
 
     def run(arrays: list[np.ndarray]) -> np.ndarray:

@@ -30,7 +30,7 @@ def evaluated(made: Assembled, lines: list[str]) -> Evaluated:
 
 
 @pytest.mark.slow
-def test_all_kinds_compute_the_model_and_the_fastest_wins(bench: Bench, assemble: Assemble) -> None:
+def test_all_kinds_compute_model_and_fastest_is_chosen(bench: Bench, assemble: Assemble) -> None:
     made = bench()
     assembled = assemble(made, "exported", "eager", "openvino", batches=(1, 3))
     found = evaluated(assembled, made.lines)
@@ -54,9 +54,7 @@ def test_all_kinds_compute_the_model_and_the_fastest_wins(bench: Bench, assemble
 
 
 @pytest.mark.slow
-def test_a_program_that_computes_another_model_fails_and_the_rest_is_measured(
-    bench: Bench, assemble: Assemble
-) -> None:
+def test_wrong_program_fails_and_others_are_measured(bench: Bench, assemble: Assemble) -> None:
     made = bench()
     assembled = assemble(made, "exported", "eager")
     torch.manual_seed(99)
@@ -81,9 +79,7 @@ def test_a_program_that_computes_another_model_fails_and_the_rest_is_measured(
 
 
 @pytest.mark.slow
-def test_when_no_program_works_the_baseline_is_still_measured(
-    bench: Bench, assemble: Assemble
-) -> None:
+def test_baseline_is_measured_if_no_program_works(bench: Bench, assemble: Assemble) -> None:
     made = bench()
     assembled = assemble(made, "exported")
     (assembled.artifact.path / "programs/cpu-x86.exported.pt2").write_bytes(b"not a graph")
@@ -95,7 +91,7 @@ def test_when_no_program_works_the_baseline_is_still_measured(
     assert found.baseline.samples == len(made.test)
 
 
-def test_an_evaluation_that_cannot_run_is_no_failure_of_the_program(
+def test_broken_baseline_fails_evaluation_and_no_program(
     bench: Bench, assemble: Assemble, tmp_path: Path
 ) -> None:
     made = bench()
@@ -105,9 +101,7 @@ def test_an_evaluation_that_cannot_run_is_no_failure_of_the_program(
         evaluated(assembled, made.lines)
 
 
-def test_an_eager_program_needs_no_more_of_the_recipe_than_the_model(
-    bench: Bench, assemble: Assemble
-) -> None:
+def test_eager_program_loads_with_unknown_recipe_steps(bench: Bench, assemble: Assemble) -> None:
     """A search gives every scheme its calibration, which a recipe of today may not say."""
     made = bench()
     artifact = assemble(made, "eager").artifact
@@ -121,7 +115,7 @@ def test_an_eager_program_needs_no_more_of_the_recipe_than_the_model(
 
 
 @pytest.mark.slow
-def test_aoti_has_static_shapes_that_compute_the_model(bench: Bench, assemble: Assemble) -> None:
+def test_aoti_static_shapes_compute_model(bench: Bench, assemble: Assemble) -> None:
     made = bench()
     assembled = assemble(made, "aoti", batches=(1, 3))
     artifact = assembled.artifact
@@ -160,7 +154,7 @@ def curve(*p50_ms: float) -> tuple[Latency, ...]:
         (curve(11.0, 21.0), 1e9, ()),
     ],
 )
-def test_static_shapes_are_kept_where_they_gain_and_fit(
+def test_static_shapes_are_kept_if_faster_and_within_limit(
     bench: Bench, static: tuple[Latency, ...], limit: float, kept: tuple[int, ...]
 ) -> None:
     entry = _entry("a.pt2", {1: "b.pt2", 3: "c.pt2"})
@@ -185,7 +179,7 @@ def _entry(file: str, static: dict[int, str]) -> Any:
     )
 
 
-def test_the_fastest_of_a_target_is_fastest_over_all_batches() -> None:
+def test_fastest_program_of_target_counts_all_batches() -> None:
     def measured(*p50_ms: float) -> Measurement:
         return Measurement(
             accuracy=1,
@@ -207,14 +201,14 @@ def test_the_fastest_of_a_target_is_fastest_over_all_batches() -> None:
     assert programs["cpu-x86/aoti"].typical_ms == pytest.approx(4.0)
 
 
-def test_a_kind_asked_for_by_name_must_build(bench: Bench, assemble: Assemble) -> None:
+def test_named_kind_must_build(bench: Bench, assemble: Assemble) -> None:
     made = bench()
     work = quantized(made.work, "static_int8")
     with pytest.raises(CompressionError, match=r"cpu-x86/eager cannot be built.*static_int8"):
         assemble(made, "eager", work=work)
 
 
-def test_a_kind_that_competes_may_fail_with_a_reason(
+def test_default_kind_may_fail_with_reason(
     bench: Bench, assemble: Assemble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: object) -> str:
@@ -231,7 +225,7 @@ def test_a_kind_that_competes_may_fail_with_a_reason(
     assert "compile  no aoti for cpu-x86: not this one" in made.lines
 
 
-def test_a_gpu_program_needs_a_gpu(bench: Bench) -> None:
+def test_gpu_program_requires_gpu(bench: Bench) -> None:
     made = bench()
     if torch.cuda.is_available():
         pytest.skip("this machine has one")

@@ -58,7 +58,7 @@ FOR_CONVOLUTIONS = ("bf16", "fp16", "static_int8")
         ("weight_only_int4", 0.2),
     ],
 )
-def test_it_computes_the_model(
+def test_openvino_program_computes_model(
     bench: Bench, assemble: Assemble, scheme: str | None, difference: float
 ) -> None:
     made = bench()
@@ -128,7 +128,7 @@ def unquantized(graph: Any) -> list[str]:
         (("depthwise", "head"), ["GroupConvolution", "MatMul"]),
     ],
 )
-def test_layers_that_keep_their_precision_are_not_quantized(
+def test_layers_with_kept_precision_are_not_quantized(
     bench: Bench, assemble: Assemble, kept: tuple[str, ...], float_operators: list[str]
 ) -> None:
     made = bench()
@@ -150,7 +150,7 @@ class Unweighted(torch.nn.Module):
 
 
 @pytest.mark.parametrize("scheme", ["static_int8", "dynamic_int8", "weight_only_int4", "bf16"])
-def test_a_program_that_quantizes_nothing_is_refused(
+def test_program_without_quantized_operators_is_rejected(
     bench: Bench, assemble: Assemble, scheme: str
 ) -> None:
     made = bench()
@@ -159,9 +159,7 @@ def test_a_program_that_quantizes_nothing_is_refused(
         assemble(made, "openvino", work=work)
 
 
-def test_a_layer_that_cannot_be_found_is_not_quantized_unnoticed(
-    bench: Bench, assemble: Assemble
-) -> None:
+def test_unknown_kept_layer_is_rejected(bench: Bench, assemble: Assemble) -> None:
     made = bench()
     work = quantized(made.work, "static_int8", ("gone",))
     with pytest.raises(CompressionError, match="layer 'gone' must keep its precision"):
@@ -169,7 +167,7 @@ def test_a_layer_that_cannot_be_found_is_not_quantized_unnoticed(
 
 
 @pytest.mark.parametrize("calibration", ["minmax", "histogram", "percentile"])
-def test_every_calibration_has_its_estimator(
+def test_every_calibration_builds_accurate_program(
     bench: Bench, assemble: Assemble, calibration: str
 ) -> None:
     made = bench()
@@ -178,9 +176,7 @@ def test_every_calibration_has_its_estimator(
     assert reference.check(run_of(found.artifact), found.expected) < 0.15
 
 
-def test_what_was_trained_with_rounding_is_calibrated_anew(
-    bench: Bench, assemble: Assemble
-) -> None:
+def test_model_trained_with_rounding_is_recalibrated(bench: Bench, assemble: Assemble) -> None:
     made = bench()
     training = {"epochs": 1, "updates": 5}
     work = quantized(made.work, "static_int8", training=training, calibration_samples=40)
@@ -192,7 +188,7 @@ def test_what_was_trained_with_rounding_is_calibrated_anew(
     ("scheme", "target", "message"),
     [("float8", "cpu-x86", "no scheme float8"), ("bf16", "cuda-sm90", "not for cuda-sm90")],
 )
-def test_what_openvino_does_not_run_is_refused(
+def test_openvino_rejects_unsupported_scheme_and_target(
     bench: Bench, scheme: str, target: str, message: str
 ) -> None:
     made = bench()
@@ -206,7 +202,7 @@ class TwoInputs(torch.nn.Module):
         return alpha * 2 - mike.float()
 
 
-def test_inputs_are_told_apart_and_unused_ones_ignored(tmp_path: Path, bench: Bench) -> None:
+def test_inputs_are_matched_by_name_and_unused_are_ignored(tmp_path: Path, bench: Bench) -> None:
     specs = tuple(
         TensorSpec(name=name, datatype=datatype, shape=(-1, 3))
         for name, datatype in (("first", "FP32"), ("second", "FP32"), ("third", "INT64"))
@@ -234,9 +230,7 @@ def test_inputs_are_told_apart_and_unused_ones_ignored(tmp_path: Path, bench: Be
     np.testing.assert_array_equal(loaded.run(given)[0], np.full((2, 3), 13, np.float32))
 
 
-def test_results_outlive_the_next_run_and_inputs_are_not_kept(
-    bench: Bench, assemble: Assemble
-) -> None:
+def test_results_survive_next_run_and_inputs_are_released(bench: Bench, assemble: Assemble) -> None:
     made = bench()
     loaded = program.load(assemble(made, "openvino", batches=(1, 8)).artifact, 1)
     images = made.test.batch(range(16))[0][0]
@@ -249,7 +243,9 @@ def test_results_outlive_the_next_run_and_inputs_are_not_kept(
 
 
 @pytest.mark.parametrize("suffix", [".xml", ".bin"])
-def test_changed_files_are_never_loaded(bench: Bench, assemble: Assemble, suffix: str) -> None:
+def test_changed_program_files_are_not_loaded(
+    bench: Bench, assemble: Assemble, suffix: str
+) -> None:
     artifact = assemble(bench(), "openvino").artifact
     with (artifact.path / "programs" / f"cpu-x86{suffix}").open("ab") as file:
         file.write(b" ")
@@ -257,22 +253,20 @@ def test_changed_files_are_never_loaded(bench: Bench, assemble: Assemble, suffix
         program.load(artifact, 1)
 
 
-def test_broken_files_with_the_right_hash_are_a_program_error(
-    bench: Bench, assemble: Assemble
-) -> None:
+def test_broken_file_with_valid_hash_raises_program_error(bench: Bench, assemble: Assemble) -> None:
     artifact = assemble(bench(), "openvino").artifact
     (artifact.path / "programs" / "cpu-x86.xml").write_text("<net/>")
     with pytest.raises(ProgramError, match="OpenVINO cannot load it"):
         program.load(write(artifact.path, artifact.manifest), 1)
 
 
-def test_wrong_inputs_are_refused(bench: Bench, assemble: Assemble) -> None:
+def test_wrong_input_dtype_is_rejected(bench: Bench, assemble: Assemble) -> None:
     loaded = program.load(assemble(bench(), "openvino").artifact, 1)
     with pytest.raises(ProgramError, match=r"takes input float32\[-1, 1, 16, 16\].*got float64"):
         loaded.run([np.zeros((2, 1, 16, 16))])
 
 
-def test_without_the_extra_it_is_not_built_by_itself_and_missed_by_name(
+def test_openvino_is_skipped_by_default_and_required_by_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert requirements.kinds_of(ProgramBuild()) == ("aoti", "openvino")

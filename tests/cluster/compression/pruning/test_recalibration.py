@@ -12,7 +12,7 @@ from torch import nn
 from cluster.compression.pruning.recalibration import recalibrate
 
 
-def test_statistics_become_those_of_the_samples(tmp_path: Path) -> None:
+def test_statistics_equal_those_of_samples(tmp_path: Path) -> None:
     job = models.job_for(models.IMAGES, [], tmp_path)
     module = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(768, 10)).eval()
     module[0].running_mean.fill_(7)
@@ -25,7 +25,7 @@ def test_statistics_become_those_of_the_samples(tmp_path: Path) -> None:
     assert not any(part.training for part in module.modules())
 
 
-def test_none_wanted_changes_nothing(tmp_path: Path) -> None:
+def test_recalibration_of_zero_samples_changes_nothing(tmp_path: Path) -> None:
     job = models.job_for(models.IMAGES, [], tmp_path)
     module = models.seeded(models.padded)
     before = copy.deepcopy(module.state_dict())
@@ -33,6 +33,6 @@ def test_none_wanted_changes_nothing(tmp_path: Path) -> None:
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
 
-def test_a_model_without_batch_normalization_is_not_run(tmp_path: Path) -> None:
+def test_model_without_batch_normalization_is_not_run(tmp_path: Path) -> None:
     job = models.job_for(models.IMAGES, [], tmp_path)
     assert recalibrate(models.Reversed(), 100, job) == 0

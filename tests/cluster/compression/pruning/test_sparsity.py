@@ -18,7 +18,7 @@ def _zeros(layer: nn.Module) -> float:
     return float((layer.weight == 0).float().mean())
 
 
-def test_global_magnitude_zeroes_the_smallest_weights_of_all_layers(tmp_path: Path) -> None:
+def test_global_magnitude_zeroes_smallest_weights_of_model(tmp_path: Path) -> None:
     original = models.seeded(models.padded)
     with torch.no_grad():
         original.conv1.weight *= 0.01
@@ -33,7 +33,7 @@ def test_global_magnitude_zeroes_the_smallest_weights_of_all_layers(tmp_path: Pa
     assert torch.equal(kept[kept != 0], original.conv2.weight[kept != 0])
 
 
-def test_local_magnitude_zeroes_the_ratio_of_each_layer_but_the_spared(tmp_path: Path) -> None:
+def test_local_magnitude_zeroes_ratio_of_each_unspared_layer(tmp_path: Path) -> None:
     result = models.pruned(
         models.seeded(models.padded),
         tmp_path,
@@ -48,7 +48,7 @@ def test_local_magnitude_zeroes_the_ratio_of_each_layer_but_the_spared(tmp_path:
     copy.deepcopy(module)  # no mask is left behind
 
 
-def test_zeros_outlast_the_recovery_in_which_the_other_weights_learn(tmp_path: Path) -> None:
+def test_recovery_keeps_zeros_and_trains_other_weights(tmp_path: Path) -> None:
     result = models.pruned(
         models.seeded(models.padded),
         tmp_path,
@@ -63,7 +63,7 @@ def test_zeros_outlast_the_recovery_in_which_the_other_weights_learn(tmp_path: P
     assert not torch.equal(result.work.module.fc.weight, result.before.fc.weight)
 
 
-def test_two_of_every_four_inputs_are_zero_and_the_larger_two_are_left(tmp_path: Path) -> None:
+def test_semi_structured_keeps_two_largest_of_four_weights(tmp_path: Path) -> None:
     original = models.seeded(models.padded)
     result = models.pruned(original, tmp_path, method="semi_structured")
     assert result.details["sparsity"] == {"conv1": 0.5, "conv2": 0.5}  # the stem has 3 inputs
@@ -74,12 +74,12 @@ def test_two_of_every_four_inputs_are_zero_and_the_larger_two_are_left(tmp_path:
     assert any("CUDA" in line for line in result.lines)
 
 
-def test_of_equal_weights_exactly_two_are_left() -> None:
+def test_semi_structured_keeps_two_of_equal_weights() -> None:
     assert two_of_four(torch.ones(3, 8, 2, 2)).sum(dim=1).unique().tolist() == [4.0]
     assert two_of_four(torch.tensor([[1.0, -3.0, 2.0, 0.5]])).tolist() == [[0, 1, 1, 0]]
 
 
-def test_attention_projections_count_as_linear_layers(tmp_path: Path) -> None:
+def test_attention_projections_are_pruned_as_linear_layers(tmp_path: Path) -> None:
     result = models.pruned(
         models.vision_transformer(), tmp_path, method="magnitude", ratio=0.5, scope="local"
     )
@@ -112,7 +112,7 @@ def test_attention_projections_count_as_linear_layers(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_model_without_such_weights_is_refused(
+def test_sparsity_rejects_model_without_suitable_weights(
     model: nn.Module, fields: dict, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(CompressionError, match=message):

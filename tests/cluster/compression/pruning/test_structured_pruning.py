@@ -27,9 +27,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple, str]] = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_pruned_model_is_smaller_and_rebuilds_bit_exact_from_its_weights(
-    name: str, tmp_path: Path
-) -> None:
+def test_pruned_model_is_smaller_and_rebuilds_bit_exact(name: str, tmp_path: Path) -> None:
     make, inputs, metric = MODELS[name]
     torch.manual_seed(0)
     original = models.seeded(make)
@@ -48,7 +46,7 @@ def test_a_pruned_model_is_smaller_and_rebuilds_bit_exact_from_its_weights(
 
 
 @pytest.mark.slow
-def test_a_mobilenet_with_squeeze_and_excitation_rebuilds_bit_exact(tmp_path: Path) -> None:
+def test_pruned_mobilenet_with_squeeze_rebuilds_bit_exact(tmp_path: Path) -> None:
     from torchvision.models import mobilenet_v3_small
 
     result = models.pruned(mobilenet_v3_small(num_classes=10), tmp_path, ratio=0.4)
@@ -60,7 +58,7 @@ def test_a_mobilenet_with_squeeze_and_excitation_rebuilds_bit_exact(tmp_path: Pa
     assert result.work.module.classifier[3].out_features == 10
 
 
-def test_a_padded_shortcut_becomes_a_convolution_that_changes_nothing(tmp_path: Path) -> None:
+def test_padded_shortcut_becomes_equivalent_convolution(tmp_path: Path) -> None:
     from cluster.compression.pruning.shortcuts import replace_padded_shortcuts
 
     original = models.seeded(models.padded)
@@ -72,7 +70,7 @@ def test_a_padded_shortcut_becomes_a_convolution_that_changes_nothing(tmp_path: 
         assert torch.equal(replaced(*example), original(*example))
 
 
-def test_a_module_that_only_looks_like_a_padded_shortcut_stays(tmp_path: Path) -> None:
+def test_module_similar_to_padded_shortcut_is_unchanged(tmp_path: Path) -> None:
     from cluster.compression.pruning.shortcuts import replace_padded_shortcuts
 
     class Doubled(nn.Module):
@@ -83,7 +81,7 @@ def test_a_module_that_only_looks_like_a_padded_shortcut_stays(tmp_path: Path) -
     assert replace_padded_shortcuts(model, tuple(models.example())) == ()
 
 
-def test_the_selection_matrix_is_not_trained_and_other_frozen_weights_stay_frozen(
+def test_selection_matrix_and_frozen_weights_are_not_trained(
     tmp_path: Path,
 ) -> None:
     original = models.seeded(models.padded)
@@ -95,7 +93,7 @@ def test_the_selection_matrix_is_not_trained_and_other_frozen_weights_stay_froze
 
 
 @pytest.mark.parametrize("make", [models.inline, models.Reversed])
-def test_a_forward_that_moves_channels_by_its_own_code_is_refused(
+def test_forward_that_moves_channels_is_rejected(
     make: Callable[[], nn.Module], tmp_path: Path
 ) -> None:
     original = models.seeded(make)
@@ -105,19 +103,19 @@ def test_a_forward_that_moves_channels_by_its_own_code_is_refused(
     assert all(torch.equal(before[key], value) for key, value in original.state_dict().items())
 
 
-def test_a_channel_shuffle_is_refused_by_the_name_of_its_layer(tmp_path: Path) -> None:
+def test_channel_shuffle_is_rejected_with_layer_name(tmp_path: Path) -> None:
     from torchvision.models import shufflenet_v2_x0_5
 
     with pytest.raises(CompressionError, match=r"at stage4\.1\.branch2\.6 \(ZeroDivisionError"):
         models.pruned(shufflenet_v2_x0_5(num_classes=10), tmp_path, ratio=0.4)
 
 
-def test_what_moves_channels_can_be_spared(tmp_path: Path) -> None:
+def test_layer_that_moves_channels_can_be_spared(tmp_path: Path) -> None:
     result = models.pruned(models.seeded(models.Reversed), tmp_path, ratio=0.5, spare=["first"])
     assert result.details["pruned"] == {"second": [32, 16]}
 
 
-def test_whole_heads_go_and_an_embedding_keeps_its_size(tmp_path: Path) -> None:
+def test_pruning_removes_whole_heads_and_keeps_embedding_size(tmp_path: Path) -> None:
     result = models.pruned(
         models.Embedding(), tmp_path, models.TOKENS, "cosine", ratio=0.5, scope="local"
     )
@@ -130,7 +128,7 @@ def test_whole_heads_go_and_an_embedding_keeps_its_size(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("iterations", [1, 3])
 @pytest.mark.parametrize("importance", ["magnitude", "taylor", "bn"])
-def test_a_local_ratio_is_met_by_every_importance_in_any_number_of_parts(
+def test_local_ratio_is_met_for_any_importance_and_iterations(
     importance: str, iterations: int, tmp_path: Path
 ) -> None:
     result = models.pruned(
@@ -149,14 +147,14 @@ def test_a_local_ratio_is_met_by_every_importance_in_any_number_of_parts(
     }
 
 
-def test_a_speedup_is_met_in_multiply_accumulates(tmp_path: Path) -> None:
+def test_speedup_is_met_in_multiply_accumulates(tmp_path: Path) -> None:
     original = models.seeded(models.padded)
     result = models.pruned(original, tmp_path, speedup=2.0, iterations=2, round_to=2)
     full, left = (macs_of(each, models.IMAGES) for each in (original, result.work.module))
     assert 2.0 <= full / left < 2.6
 
 
-def test_the_least_important_channels_go(tmp_path: Path) -> None:
+def test_least_important_channels_are_pruned(tmp_path: Path) -> None:
     original = models.Reversed().eval()
     with torch.no_grad():
         original.second.weight[::2] *= 10
@@ -166,7 +164,7 @@ def test_the_least_important_channels_go(tmp_path: Path) -> None:
     assert torch.equal(result.work.module.second.weight, kept)
 
 
-def test_every_layer_keeps_channels_however_little_they_weigh(tmp_path: Path) -> None:
+def test_every_layer_keeps_channels_with_tiny_weights(tmp_path: Path) -> None:
     original = models.seeded(models.Concatenated)
     with torch.no_grad():
         original.left.weight[0] *= 100  # all others are below the threshold beside it
@@ -175,7 +173,7 @@ def test_every_layer_keeps_channels_however_little_they_weigh(tmp_path: Path) ->
     assert torch.equal(result.work.module.left.weight[0], original.left.weight[0])
 
 
-def test_each_iteration_recovers_after_statistics_were_recalibrated(
+def test_each_iteration_recalibrates_before_recovery(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cluster.compression.pruning import structured
@@ -196,7 +194,7 @@ def test_each_iteration_recovers_after_statistics_were_recalibrated(
     assert result.work.module.bn1.running_mean.shape == (16,)
 
 
-def test_recovery_trains_what_is_left(tmp_path: Path) -> None:
+def test_recovery_trains_remaining_channels(tmp_path: Path) -> None:
     fields = {"ratio": 0.5, "scope": "local"}
     alone = models.pruned(models.seeded(models.padded), tmp_path / "a", **fields)
     trained = models.pruned(
@@ -207,7 +205,7 @@ def test_recovery_trains_what_is_left(tmp_path: Path) -> None:
     assert not trained.work.module.training
 
 
-def test_sensitivity_is_the_drop_when_one_layer_alone_is_pruned(tmp_path: Path) -> None:
+def test_sensitivity_is_drop_of_pruning_one_layer(tmp_path: Path) -> None:
     result = models.pruned(models.seeded(models.padded), tmp_path, ratio=0.5)
     assert set(result.details["sensitivity"]) == {"stem", "conv1", "conv2"}
     assert all(-1 <= drop <= 1 for drop in result.details["sensitivity"].values())
@@ -227,14 +225,14 @@ def test_sensitivity_is_the_drop_when_one_layer_alone_is_pruned(tmp_path: Path) 
         (lambda: nn.Sequential(nn.Flatten(), nn.Softmax(1)), {}, r"no convolution or linear"),
     ],
 )
-def test_what_cannot_be_pruned_is_refused_with_the_reason(
+def test_unprunable_model_is_rejected_with_reason(
     make: Callable[[], nn.Module], fields: dict, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(CompressionError, match=message):
         models.pruned(models.seeded(make), tmp_path, **({"ratio": 0.5} | fields))
 
 
-def test_taylor_needs_classes(tmp_path: Path) -> None:
+def test_taylor_importance_requires_classes(tmp_path: Path) -> None:
     with pytest.raises(CompressionError, match=r"returns embeddings.*use importance magnitude"):
         models.pruned(
             models.Embedding(), tmp_path, models.TOKENS, "cosine", ratio=0.5, importance="taylor"

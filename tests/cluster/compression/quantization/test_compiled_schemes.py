@@ -43,7 +43,7 @@ def convolutions() -> nn.Module:
 # Half a minute each: the compiler's.
 @pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "keep"), CASES)
-def test_the_compiled_program_answers_as_the_module_does(
+def test_compiled_program_answers_like_module(
     bench: Bench, tmp_path: Path, scheme: str, keep: tuple[str, ...]
 ) -> None:
     from torch._inductor import aoti_compile_and_package, aoti_load_package

@@ -65,13 +65,13 @@ def test_named_layers_stay_in_bfloat16(
     assert result.quantized_operators == 4 - len(kept)
 
 
-def test_a_pattern_that_matches_nothing_is_refused_with_the_near_names(bench: Bench) -> None:
+def test_pattern_without_match_is_rejected_with_similar_names(bench: Bench) -> None:
     made = bench(model="linear")
     with pytest.raises(CompressionError, match=r"quantize.keep: no layer is called 'haed'.*head"):
         quantize(blocks(made), step(keep=["haed"]), made.job)
 
 
-def test_a_pattern_that_matches_only_what_is_never_quantized_is_refused(bench: Bench) -> None:
+def test_pattern_of_unquantizable_layers_is_rejected(bench: Bench) -> None:
     made = bench(model="linear")
     with pytest.raises(CompressionError, match=r"'first.1' matches first.1, none of which"):
         quantize(blocks(made), step(keep=["first.1"]), made.job)
@@ -92,7 +92,7 @@ class OneFineLayer(nn.Module):
         return logits
 
 
-def test_the_most_sensitive_layer_is_found_and_kept(bench: Bench) -> None:
+def test_most_sensitive_layer_keeps_precision(bench: Bench) -> None:
     made = bench(model="linear")
     module = OneFineLayer()
     training = Train(kind="train", epochs=2)
@@ -110,7 +110,7 @@ def test_the_most_sensitive_layer_is_found_and_kept(bench: Bench) -> None:
     assert result.quantized_operators == 2
 
 
-def test_more_layers_than_are_judged_cannot_be_kept(
+def test_keeping_more_layers_than_measured_is_rejected(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = bench(model="linear")
@@ -135,7 +135,7 @@ class Attention(nn.Module):
         return logits
 
 
-def test_the_projection_inside_an_attention_layer_is_neither_judged_nor_kept(bench: Bench) -> None:
+def test_projection_inside_attention_is_not_a_candidate(bench: Bench) -> None:
     made = bench(model="linear")
     work = Work.of(Attention().eval(), made.work.inputs)
     result = quantize(
@@ -147,7 +147,7 @@ def test_the_projection_inside_an_attention_layer_is_neither_judged_nor_kept(ben
     assert result.quantized_operators == 1
 
 
-def test_a_wrong_name_is_told_before_anything_is_trained(bench: Bench) -> None:
+def test_unknown_layer_name_is_rejected_before_training(bench: Bench) -> None:
     made = bench(model="linear")
     with pytest.raises(CompressionError, match="no layer is called 'haed'; near it: head"):
         quantize(blocks(made), step(keep=["haed"], training={"updates": 2}), made.job)

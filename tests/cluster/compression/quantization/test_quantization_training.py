@@ -28,7 +28,7 @@ DYNAMIC = Rounding(weight="int8", input="token")
 @pytest.mark.parametrize(
     ("weight", "levels", "error"), [("int8", 255, 0.5 / 127), ("int4", 16, 0.5 / 15 * 2)]
 )
-def test_weights_take_the_values_of_their_integers(weight: Any, levels: int, error: float) -> None:
+def test_rounded_weights_equal_dequantized_integers(weight: Any, levels: int, error: float) -> None:
     torch.manual_seed(0)
     full = torch.randn(6, 128)
     rounded = rounded_weight(full, Rounding(weight=weight, input=None))
@@ -37,7 +37,7 @@ def test_weights_take_the_values_of_their_integers(weight: Any, levels: int, err
     assert not torch.equal(rounded, full)
 
 
-def test_float8_keeps_three_bits_of_the_mantissa() -> None:
+def test_float8_rounds_to_three_mantissa_bits() -> None:
     full = torch.rand(4, 64) + 0.5
     rounded = rounded_weight(full, Rounding(weight="float8", input=None))
     assert 0 < float(((rounded - full).abs() / full).max()) <= 2**-4 + 1e-6
@@ -48,7 +48,7 @@ def test_float8_keeps_three_bits_of_the_mantissa() -> None:
     ("layer", "shape"),
     [(nn.Linear(8, 4), (3, 5, 8)), (nn.Conv2d(4, 6, 3, stride=2, groups=2), (2, 4, 9, 9))],
 )
-def test_a_rounded_layer_is_near_its_own_and_passes_gradients(
+def test_rounded_layer_approximates_layer_and_has_gradients(
     rounding: Rounding, layer: nn.Module, shape: tuple[int, ...]
 ) -> None:
     torch.manual_seed(0)
@@ -63,7 +63,7 @@ def test_a_rounded_layer_is_near_its_own_and_passes_gradients(
     assert float(rounded.layer.weight.grad.norm()) > 0
 
 
-def test_the_range_of_an_input_is_a_moving_average() -> None:
+def test_input_range_is_moving_average() -> None:
     layer = FakeQuantized(nn.Linear(2, 2), STATIC).train()
     layer(torch.tensor([[1.0, -1.0]]))
     layer(torch.tensor([[3.0, -1.0]]))
@@ -72,7 +72,7 @@ def test_the_range_of_an_input_is_a_moving_average() -> None:
     assert (float(layer.low), float(layer.high)) == pytest.approx((-1, 1.02))
 
 
-def test_afterwards_the_module_has_its_own_layers_again() -> None:
+def test_original_layers_are_restored_after_training() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     layers = [*module]
 
@@ -92,7 +92,7 @@ def test_afterwards_the_module_has_its_own_layers_again() -> None:
     ("scheme", "precision"),
     [("static_int8", "float32"), ("static_int8", "bf16"), ("dynamic_int8", "float32")],
 )
-def test_training_makes_a_better_quantized_model(bench: Bench, scheme: str, precision: str) -> None:
+def test_training_improves_quantized_model(bench: Bench, scheme: str, precision: str) -> None:
     made = bench()
     labels = torch.from_numpy(made.test.batch(range(200))[1])
     asked = torch.from_numpy(made.test.batch(range(200))[0][0])

@@ -48,7 +48,7 @@ def linear_layers() -> nn.Module:
         ("fp16", 0.5, 0.002),
     ],
 )
-def test_a_scheme_answers_nearly_the_same_with_fewer_bytes(
+def test_scheme_keeps_answers_with_fewer_bytes(
     bench: Bench, scheme: str, share: float, error: float
 ) -> None:
     made = bench(model="linear")
@@ -70,7 +70,7 @@ def test_a_scheme_answers_nearly_the_same_with_fewer_bytes(
 
 
 @pytest.mark.parametrize("scheme", [name for name in SCHEMES if name != "float8"])
-def test_the_float_module_stays_what_it_was(bench: Bench, scheme: str) -> None:
+def test_quantization_keeps_float_module_unchanged(bench: Bench, scheme: str) -> None:
     made = bench(model="linear")
     work = using(made, linear_layers())
     before = copy.deepcopy(work.module)
@@ -86,7 +86,7 @@ def test_the_float_module_stays_what_it_was(bench: Bench, scheme: str) -> None:
         torch.testing.assert_close(left(asked), before(asked), rtol=0, atol=0)
 
 
-def test_a_dynamic_answer_does_not_depend_on_the_rest_of_its_batch(bench: Bench) -> None:
+def test_dynamic_answer_is_independent_of_other_items(bench: Bench) -> None:
     made = bench(model="linear")
     result = quantize(using(made, linear_layers()), step("dynamic_int8"), made.job)
     asked = images(made, 2)
@@ -96,7 +96,7 @@ def test_a_dynamic_answer_does_not_depend_on_the_rest_of_its_batch(bench: Bench)
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
-def test_torchao_tensors_are_stored_by_their_layers_names(bench: Bench) -> None:
+def test_torchao_tensors_are_stored_by_layer_name(bench: Bench) -> None:
     made = bench(model="linear")
     result = quantize(using(made, linear_layers()), step("dynamic_int8"), made.job)
     weights = result.weights()
@@ -123,7 +123,7 @@ ONE_CHANNEL = nn.Sequential(nn.Conv2d(1, 10, 16), nn.Flatten())
         ("weight_only_int4", nn.Sequential(nn.Flatten(), nn.Linear(256, 10)), "1 Linear"),
     ],
 )
-def test_a_scheme_that_changes_no_operator_is_refused(
+def test_scheme_that_changes_no_operator_is_rejected(
     bench: Bench, scheme: str, module: nn.Module, has: str
 ) -> None:
     made = bench(model="linear")
@@ -135,13 +135,13 @@ def test_a_scheme_that_changes_no_operator_is_refused(
     assert has in message
 
 
-def test_keeping_every_layer_leaves_nothing_to_quantize(bench: Bench) -> None:
+def test_keeping_every_layer_is_rejected(bench: Bench) -> None:
     made = bench(model="linear")
     with pytest.raises(CompressionError, match="and 2 layers are kept in bfloat16"):
         quantize(using(made, linear_layers()), step("dynamic_int8", keep=["*"]), made.job)
 
 
-def test_float8_is_refused_without_the_gpu_it_needs(bench: Bench) -> None:
+def test_float8_is_rejected_without_suitable_gpu(bench: Bench) -> None:
     cpu = bench(model="linear")
     with pytest.raises(CompressionError, match=r"8\.9 or more, and the recipe's targets are cpu"):
         quantize(using(cpu, linear_layers()), step("float8"), cpu.job)
@@ -152,7 +152,7 @@ def test_float8_is_refused_without_the_gpu_it_needs(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["static_int8", "weight_only_int4"])
-def test_a_scheme_of_cpu_kernels_is_refused_for_a_gpu(bench: Bench, scheme: str) -> None:
+def test_scheme_of_cpu_kernels_is_rejected_for_gpu(bench: Bench, scheme: str) -> None:
     made = bench(model="linear", programs=[{"target": "cuda-sm90"}])
     with pytest.raises(CompressionError, match="for CPUs, and the recipe's targets are cuda-sm90"):
         quantize(using(made, linear_layers()), step(scheme), made.job)
@@ -175,7 +175,7 @@ class FixedBatch(Branching):
 
 
 @pytest.mark.parametrize("module", [Branching(), FixedBatch()])
-def test_a_model_that_is_not_one_graph_is_refused(bench: Bench, module: nn.Module) -> None:
+def test_model_with_graph_break_is_rejected(bench: Bench, module: nn.Module) -> None:
     made = bench()
     with pytest.raises(CompressionError, match="cannot be exported as one graph"):
         quantize(using(made, module), step("static_int8"), made.job)

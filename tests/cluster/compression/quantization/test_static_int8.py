@@ -29,7 +29,7 @@ def images(made: Any, count: int) -> torch.Tensor:
     return torch.from_numpy(made.test.batch(range(count))[0][0])
 
 
-def test_int8_weights_are_integers_and_bit_for_bit_the_same_when_restored(bench: Bench) -> None:
+def test_int8_weights_are_integers_and_restore_bit_exact(bench: Bench) -> None:
     made, other = bench(), bench()
     with torch.no_grad():  # the architecture is all that restoring takes from a module
         for parameter in other.work.module.parameters():
@@ -50,7 +50,7 @@ def test_int8_weights_are_integers_and_bit_for_bit_the_same_when_restored(bench:
         torch.testing.assert_close(restored(asked), quantized.module(asked), rtol=0, atol=0)
 
 
-def test_a_graph_with_kept_layers_is_restored_bit_for_bit(bench: Bench) -> None:
+def test_graph_with_kept_layers_restores_bit_exact(bench: Bench) -> None:
     made = bench()
     fresh = copy.deepcopy(made.work.module)
     quantized = quantize(made.work, step(keep=["3"], calibration="minmax"), made.job)
@@ -69,13 +69,13 @@ def test_a_graph_with_kept_layers_is_restored_bit_for_bit(bench: Bench) -> None:
         assert found.dtype == torch.float32
 
 
-def test_restoring_another_models_tensors_is_refused(bench: Bench) -> None:
+def test_restoring_tensors_of_another_model_is_rejected(bench: Bench) -> None:
     made = bench()
     with pytest.raises(CompressionError, match="the saved tensors lack"):
         restore_int8(made.work.module, made.work.inputs, {"0.bias": torch.zeros(8)})
 
 
-def test_restoring_with_other_layers_kept_is_refused(bench: Bench) -> None:
+def test_restoring_with_other_kept_layers_is_rejected(bench: Bench) -> None:
     made = bench(model="linear")
     module = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10)).eval()
     work = Work.of(module, made.work.inputs)
@@ -84,7 +84,7 @@ def test_restoring_with_other_layers_kept_is_refused(bench: Bench) -> None:
         restore_int8(module, made.work.inputs, tensors)
 
 
-def test_calibration_takes_as_many_samples_as_told(bench: Bench) -> None:
+def test_calibration_uses_configured_number_of_samples(bench: Bench) -> None:
     made = bench(model="linear")
     seen: list[int] = []
     taken = made.job.train.batch
@@ -96,7 +96,7 @@ def test_calibration_takes_as_many_samples_as_told(bench: Bench) -> None:
 # ---------------------------------------------------------------------------- ranges
 
 
-def test_ranges_are_those_of_the_samples_by_readable_names(bench: Bench) -> None:
+def test_ranges_of_samples_have_readable_names(bench: Bench) -> None:
     made = bench()
     quantize(made.work, step(calibration="minmax", calibration_samples=64), made.job)
     ranges = made.job.details["ranges"]
@@ -107,7 +107,7 @@ def test_ranges_are_those_of_the_samples_by_readable_names(bench: Bench) -> None
     assert ranges["2 relu"] == pytest.approx([0, highest], rel=1e-4)
 
 
-def test_a_percentile_leaves_the_largest_values_outside(bench: Bench) -> None:
+def test_percentile_range_excludes_largest_values(bench: Bench) -> None:
     found = {}
     for percentile in (100, 99.9, 80):
         made = bench()
@@ -121,7 +121,7 @@ def test_a_percentile_leaves_the_largest_values_outside(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("percentile", [60, 95, 99.9])
-def test_the_percentile_range_holds_that_share_of_the_values(percentile: float) -> None:
+def test_percentile_range_contains_its_share_of_values(percentile: float) -> None:
     torch.manual_seed(0)
     observer = PercentileObserver(percentile=percentile, dtype=torch.uint8)
     batches = [torch.randn(20_000) * size for size in (1, 3, 0.5)]  # the range grows on the way
@@ -136,7 +136,7 @@ def test_the_percentile_range_holds_that_share_of_the_values(percentile: float) 
     )
 
 
-def test_a_percentile_of_one_value_is_that_value() -> None:
+def test_percentile_of_single_value_is_that_value() -> None:
     observer = PercentileObserver(percentile=99, dtype=torch.uint8)
     observer(torch.full((10,), 2.5))
     assert [float(end) for end in observer.range()] == [2.5, 2.5]

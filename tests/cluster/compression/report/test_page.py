@@ -343,7 +343,7 @@ def test_tables_align_numbers_right_and_names_left(record: BuildRecord) -> None:
     )
 
 
-def test_template_with_an_unknown_name_raises(tmp_path: Path) -> None:
+def test_template_with_unknown_name_raises(tmp_path: Path) -> None:
     strict = environment(tmp_path)
     (tmp_path / "page.html.j2").write_text("{{ view.titel }}{{ name }}")
     with pytest.raises(UndefinedError, match="titel"):

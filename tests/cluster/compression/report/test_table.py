@@ -20,7 +20,7 @@ def evaluated(record: BuildRecord) -> Evaluated:
     )
 
 
-def test_the_table_shows_all_programs_beside_the_baseline(record: BuildRecord) -> None:
+def test_table_shows_all_programs_beside_baseline(record: BuildRecord) -> None:
     lines = table_of("resnet56", evaluated(record)).splitlines()
     assert lines[0].split()[0] == "resnet56"
     assert "batch 1 p50/p99" in lines[0]
@@ -50,7 +50,7 @@ def test_the_table_shows_all_programs_beside_the_baseline(record: BuildRecord) -
     assert len(lines) == 8
 
 
-def test_programs_stand_beside_the_baseline_of_their_target(record: BuildRecord) -> None:
+def test_table_shows_programs_beside_baseline_of_target(record: BuildRecord) -> None:
     cpu, gpu = (
         record.baseline,
         record.programs["cpu-x86/openvino"].model_copy(update={"drop": None}),
@@ -70,14 +70,14 @@ def test_programs_stand_beside_the_baseline_of_their_target(record: BuildRecord)
     assert [row.split()[-1] for row in rows] == ["1.00×", "1.00×", "4.48×", "0.648×"]
 
 
-def test_one_batch_size_has_one_column(record: BuildRecord) -> None:
+def test_table_has_one_column_per_batch_size(record: BuildRecord) -> None:
     single = record.baseline.model_copy(update={"latency": record.baseline.latency[:1]})
     names, cells = header(single), row("b", single, single)
     assert len(names) == len(cells)
     assert sum("p50" in name for name in names) == 1
 
 
-def test_columns_are_as_wide_as_their_widest_cell() -> None:
+def test_columns_have_width_of_widest_cell() -> None:
     assert table([("a", "long cell"), ("bb", "x")], ("", "h")).splitlines() == [
         "    h",
         "──  ─────────",
@@ -86,7 +86,7 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
     ]
 
 
-def test_the_gate_speaks_in_sentences(record: BuildRecord) -> None:
+def test_gate_prints_sentences(record: BuildRecord) -> None:
     refused = record.checks[2].model_copy(update={"passed": False, "default": True})
     lines = gate_lines([record.checks[0], refused])
     assert lines == [
@@ -95,7 +95,7 @@ def test_the_gate_speaks_in_sentences(record: BuildRecord) -> None:
     ]
 
 
-def test_limits_are_on_one_line_with_defaults_marked() -> None:
+def test_limits_share_one_line_with_marked_defaults() -> None:
     gate = Gate(max_accuracy_drop=0.01, min_speedup=None)
     assert limits(gate.model_dump(mode="json")) == (
         "max_accuracy_drop 0.01, min_agreement 0.9 (default), min_speedup off, "
@@ -104,7 +104,7 @@ def test_limits_are_on_one_line_with_defaults_marked() -> None:
 
 
 @pytest.mark.parametrize("defaults", [None, 7, "min_speedup", [["x"]]])
-def test_limits_of_a_foreign_manifest_are_shown_as_they_are(defaults: object) -> None:
+def test_limits_of_foreign_manifest_are_shown_verbatim(defaults: object) -> None:
     assert limits({"min_speedup": {"a": 1}, "defaults": defaults}) == "min_speedup {'a': 1}"
 
 

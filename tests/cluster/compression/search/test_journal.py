@@ -39,14 +39,14 @@ def begun(folder: Path, *results: TrialResult, key: str = "k") -> Journal:
     return journal
 
 
-def test_results_come_back_as_they_were(tmp_path: Path) -> None:
+def test_journal_restores_results_unchanged(tmp_path: Path) -> None:
     failed = TrialResult(number=2, stage="proxy", steps=(), failed="no\nprogram")
     begun(tmp_path / "search", RESULT, failed)
     assert Journal(tmp_path / "search", "k").results == (RESULT, failed)
 
 
 @pytest.mark.parametrize("torn", [b'{"number":2,"stage"', b"\x00\xff", b'{"number":2}\n{"num'])
-def test_a_torn_line_is_cut_off_and_the_next_one_is_whole(tmp_path: Path, torn: bytes) -> None:
+def test_torn_line_is_truncated_and_next_line_is_complete(tmp_path: Path, torn: bytes) -> None:
     begun(tmp_path / "search", RESULT)
     with (tmp_path / "search" / JOURNAL).open("ab") as stream:
         stream.write(torn)
@@ -57,14 +57,14 @@ def test_a_torn_line_is_cut_off_and_the_next_one_is_whole(tmp_path: Path, torn: 
     assert Journal(tmp_path / "search", "k").results == (RESULT, second)
 
 
-def test_a_journal_of_another_search_goes_away_with_its_weights(tmp_path: Path) -> None:
+def test_journal_of_another_search_is_removed_with_weights(tmp_path: Path) -> None:
     begun(tmp_path / "search", RESULT)
     (tmp_path / "search" / "0123.safetensors").touch()
     assert Journal(tmp_path / "search", "other").results == ()
     assert [path.name for path in (tmp_path / "search").iterdir()] == [JOURNAL]
 
 
-def test_a_result_whose_weights_are_gone_is_not_taken(tmp_path: Path) -> None:
+def test_result_without_weights_is_ignored(tmp_path: Path) -> None:
     pruned = RESULT.model_copy(update={"number": 2, "weights": "0123.safetensors"})
     begun(tmp_path / "search", RESULT, pruned)
     assert Journal(tmp_path / "search", "k").results == (RESULT,)
@@ -78,7 +78,7 @@ def test_key_depends_on_names_shapes_and_values() -> None:
     assert key_of({"w": torch.ones(2, 1)}) != key
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "search").write_text("a file in the way")
     with pytest.raises(CompressionError, match="search's journal cannot be written"):
         Journal(tmp_path / "search", "k")
@@ -102,7 +102,7 @@ search.run(recipe.search, Work.of(job.model.module, job.model.inputs), job)
 
 
 @pytest.mark.slow
-def test_a_search_goes_on_where_a_killed_one_stood(bench: Callable, tmp_path: Path) -> None:
+def test_search_resumes_after_killed_search(bench: Callable, tmp_path: Path) -> None:
     given = bench(
         search={
             "space": {

@@ -8,7 +8,7 @@ import random
 from cluster.compression.search.result import Point, pareto_front
 
 
-def test_the_front_is_what_nothing_beats_in_everything() -> None:
+def test_front_contains_all_nondominated_points() -> None:
     points = [
         (0.90, 10.0, 100.0),  # the most accurate
         (0.85, 5.0, 50.0),
@@ -20,21 +20,21 @@ def test_the_front_is_what_nothing_beats_in_everything() -> None:
     assert pareto_front(points) == {0, 1, 3, 5}
 
 
-def test_equal_points_stand_together() -> None:
+def test_equal_points_are_all_on_front() -> None:
     assert pareto_front([(0.9, 1.0, 1.0), (0.9, 1.0, 1.0), (0.8, 1.0, 1.0)]) == {0, 1}
 
 
-def test_one_point_is_a_front_and_none_is_none() -> None:
+def test_front_of_one_point_or_none() -> None:
     assert pareto_front([(0.1, 9.0, 9.0)]) == {0}
     assert pareto_front([]) == set()
 
 
-def test_what_was_not_measured_is_not_on_the_front() -> None:
+def test_unmeasured_points_are_not_on_front() -> None:
     points = [(math.nan, 1.0, 1.0), (0.9, math.inf, 1.0), (0.5, 5.0, 5.0), (0.4, 5.0, 5.0)]
     assert pareto_front(points) == {2}
 
 
-def test_every_point_off_the_front_is_beaten_by_one_on_it() -> None:
+def test_front_dominates_all_other_points() -> None:
     drawn = random.Random(0)
     points: list[Point] = [
         (drawn.randint(0, 9) / 10, drawn.randint(1, 9), drawn.randint(1, 9)) for _ in range(300)

@@ -36,7 +36,7 @@ def run(bench: Any, **job: object) -> SearchResult:
     return search.run(bench.recipe.search, bench.work, replace(bench.job, **job))
 
 
-def test_it_returns_feasible_models_that_are_built_again_as_they_were_measured(
+def test_search_returns_feasible_models_that_rebuild_as_measured(
     ready: Callable,
 ) -> None:
     bench = ready()
@@ -72,7 +72,7 @@ def test_it_returns_feasible_models_that_are_built_again_as_they_were_measured(
 
 
 @pytest.mark.slow
-def test_a_second_run_takes_every_result_from_the_journal(ready: Callable) -> None:
+def test_second_run_reads_all_results_from_journal(ready: Callable) -> None:
     bench = ready({"space": {"schemes": ["none"]}})
     first = run(bench)
     assert first.resumed == 0
@@ -90,7 +90,7 @@ def test_a_second_run_takes_every_result_from_the_journal(ready: Callable) -> No
 
 
 @pytest.mark.slow
-def test_the_contributions_of_the_steps_add_up_to_the_trial(ready: Callable) -> None:
+def test_contributions_of_steps_add_up_to_trial(ready: Callable) -> None:
     bench = ready()
     found = run(bench)
     assert any(len(each.steps) == 3 for each in found.feasible)
@@ -104,7 +104,7 @@ def test_the_contributions_of_the_steps_add_up_to_the_trial(ready: Callable) -> 
         assert len(record.contributions) == len(each.steps)
 
 
-def test_no_trial_starts_after_the_time_budget(ready: Callable) -> None:
+def test_no_trial_starts_after_time_budget(ready: Callable) -> None:
     bench = ready({"time_budget_s": 1e-6})
     found = run(bench)
     assert [each.number for each in found.feasible] == [0]
@@ -136,7 +136,7 @@ class Losing(InProcess):
                 yield Finished(index, function(task))
 
 
-def test_a_lost_trial_is_tried_once_more_and_then_failed(ready: Callable) -> None:
+def test_lost_trial_is_retried_once_then_fails(ready: Callable) -> None:
     bench = ready({"space": {"prune": None, "schemes": ["none", "bf16", "fp16"]}})
     found = run(bench, launcher=Losing({1: 1, 2: 2}))
     record = found.record(0, {})
@@ -167,7 +167,7 @@ def raising(error: BaseException, cause: BaseException | None = None) -> Callabl
         (CompressionError("the scheme does not fit the model"), False),
     ],
 )
-def test_a_trial_knows_whether_it_failed_by_itself(
+def test_trial_reports_whether_its_failure_may_pass(
     error: Exception, passing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task: Any = SimpleNamespace(number=1, stage="full", steps=(), not_after=float("inf"))
@@ -180,7 +180,7 @@ def test_a_trial_knows_whether_it_failed_by_itself(
 
 
 @pytest.mark.slow
-def test_a_trial_that_a_full_disk_failed_is_tried_again_by_the_next_job(
+def test_trial_failed_by_full_disk_is_retried_by_next_job(
     ready: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = ready({"space": {"prune": None, "schemes": ["none", "bf16", "float8"]}})
@@ -200,7 +200,7 @@ def test_a_trial_that_a_full_disk_failed_is_tried_again_by_the_next_job(
     assert again.record(0, {}).trials[0].score is not None
 
 
-def test_a_scheme_that_cannot_be_made_is_a_failed_trial_with_its_reason(ready: Callable) -> None:
+def test_unsupported_scheme_is_failed_trial_with_reason(ready: Callable) -> None:
     bench = ready({"space": {"prune": None, "schemes": ["none", "float8"]}})
     found = run(bench)
     (failed,) = found.record(0, {}).trials
@@ -210,13 +210,13 @@ def test_a_scheme_that_cannot_be_made_is_a_failed_trial_with_its_reason(ready: C
 
 
 @pytest.mark.slow
-def test_an_uncompressed_model_that_cannot_be_measured_ends_the_search(ready: Callable) -> None:
+def test_unmeasurable_uncompressed_model_ends_search(ready: Callable) -> None:
     bench = ready()
     with pytest.raises(CompressionError, match=r"cannot measure .* model: .*signal 9"):
         run(bench, launcher=Losing({0: 2}))
 
 
-def test_a_limit_that_few_samples_cannot_show_is_named(ready: Callable) -> None:
+def test_limit_that_needs_more_samples_is_named(ready: Callable) -> None:
     bench = ready(gate={"max_accuracy_drop": 0.0001})
     found = run(bench)
     assert [each.number for each in found.feasible] == [0]
@@ -225,7 +225,7 @@ def test_a_limit_that_few_samples_cannot_show_is_named(ready: Callable) -> None:
 
 
 @pytest.mark.slow
-def test_sensitive_layers_found_once_are_named_for_all(ready: Callable) -> None:
+def test_sensitive_layers_are_measured_once_for_all_trials(ready: Callable) -> None:
     bench = ready(
         {
             "space": {
@@ -258,9 +258,7 @@ def test_sensitive_layers_found_once_are_named_for_all(ready: Callable) -> None:
         ),
     ],
 )
-def test_a_space_that_cannot_be_searched_is_refused(
-    bench: Callable, space: dict, message: str
-) -> None:
+def test_invalid_space_is_rejected(bench: Callable, space: dict, message: str) -> None:
     given = bench(search={"space": space})
     with pytest.raises(CompressionError, match=message):
         search.run(given.recipe.search, given.work, given.job)

@@ -11,7 +11,7 @@ from cluster.config.search import PruneSpace, SearchSpace
 from cluster.config.steps import Distill, Prune, Quantize, Recovery, Train
 
 
-def test_every_choice_is_combined_with_every_other_once() -> None:
+def test_space_contains_each_combination_once() -> None:
     within = SearchSpace(
         prune=PruneSpace(ratios=(0.5, 0.2)),
         schemes=("none", "static_int8", "bf16"),
@@ -27,7 +27,7 @@ def test_every_choice_is_combined_with_every_other_once() -> None:
     assert UNCOMPRESSED not in found
 
 
-def test_a_space_without_pruning_has_one_combination_for_each_scheme() -> None:
+def test_space_without_pruning_has_one_combination_per_scheme() -> None:
     found = space.combinations(SearchSpace(prune=None, schemes=("none", "bf16")))
     assert found == (Combination(1, None, Leaf("bf16", 0)),)
 
@@ -35,7 +35,7 @@ def test_a_space_without_pruning_has_one_combination_for_each_scheme() -> None:
 HALF = Combination(1, 0.5, Leaf("static_int8", 2))
 
 
-def test_structured_pruning_and_its_recovery_are_two_steps() -> None:
+def test_structured_pruning_and_recovery_are_two_steps() -> None:
     within = SearchSpace(
         recovery=Recovery(epochs=3, learning_rate=0.5), prune=PruneSpace(round_to=4)
     )
@@ -48,13 +48,13 @@ def test_structured_pruning_and_its_recovery_are_two_steps() -> None:
     assert space.float_steps(within, UNCOMPRESSED, within.recovery) == ()
 
 
-def test_distillation_recovers_too() -> None:
+def test_distillation_is_a_recovery() -> None:
     within = SearchSpace(recovery=Distill(kind="distill", epochs=2))
     _, recovery = space.float_steps(within, HALF, within.recovery)
     assert recovery == within.recovery
 
 
-def test_zeros_are_recovered_inside_the_step_that_keeps_them() -> None:
+def test_recovery_of_zeros_is_part_of_prune_step() -> None:
     within = SearchSpace(prune=PruneSpace(method="magnitude"))
     (prune,) = space.float_steps(within, HALF, within.recovery)
     assert isinstance(prune, Prune)
@@ -62,7 +62,7 @@ def test_zeros_are_recovered_inside_the_step_that_keeps_them() -> None:
     assert prune.importance == Prune(kind="prune", method="magnitude", ratio=0.5).importance
 
 
-def test_layers_to_keep_are_named_once_they_are_known() -> None:
+def test_kept_layers_are_named_after_measurement() -> None:
     within = SearchSpace()
     unknown = space.quantize_step(within, HALF.leaf)
     assert isinstance(unknown, Quantize)
@@ -81,15 +81,13 @@ def test_layers_to_keep_are_named_once_they_are_known() -> None:
         (Distill(kind="distill", epochs=1, batch_size=64), 1),
     ],
 )
-def test_a_part_of_the_recovery_is_a_share_of_its_updates(
-    recovery: Recovery | Distill, updates: int
-) -> None:
+def test_partial_recovery_is_share_of_updates(recovery: Recovery | Distill, updates: int) -> None:
     part = space.part_of(recovery, 1 / 3, 100)
     assert part.updates == updates
     assert part.model_copy(update={"updates": recovery.updates}) == recovery
 
 
-def test_a_combination_reads_as_steps_of_a_recipe() -> None:
+def test_combination_is_valid_as_recipe_steps() -> None:
     within = SearchSpace()
     quantize = space.quantize_step(within, HALF.leaf)
     made = (*space.float_steps(within, HALF, within.recovery), quantize)

@@ -88,7 +88,7 @@ def best(standing: Standing) -> tuple[float | None, str]:
     return combination.ratio, combination.leaf.scheme
 
 
-def test_it_finds_the_best_feasible_combination_and_trains_few() -> None:
+def test_strategy_finds_best_feasible_with_few_trainings() -> None:
     standing, log = search()
     assert best(standing) == (0.4, "static_int8")
     # After a part of the recovery 0.6 and 0.8 are far beyond, and 0.2 is slower than 0.4.
@@ -96,7 +96,7 @@ def test_it_finds_the_best_feasible_combination_and_trains_few() -> None:
     assert trained(log) == {0.4}
 
 
-def test_the_uncompressed_model_is_first_then_schemes_then_proxies() -> None:
+def test_trial_order_is_uncompressed_schemes_proxies() -> None:
     _, log = search()
     assert log[0] == (None, "none", "full")
     assert log[1:3] == [(None, "static_int8", "full"), (None, "bf16", "full")]
@@ -110,7 +110,7 @@ def test_equal_results_give_equal_decisions() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 3, 7, 15, 18, 19])
-def test_it_goes_on_as_it_would_have_from_any_part_of_its_results(cut: int) -> None:
+def test_strategy_resumes_identically_from_partial_results(cut: int) -> None:
     standing, log = search()
     known = dict(list(standing.results.items())[:cut])
     resumed, rest = search(known=known)
@@ -118,7 +118,7 @@ def test_it_goes_on_as_it_would_have_from_any_part_of_its_results(cut: int) -> N
     assert set(log[cut:]) >= set(rest)
 
 
-def test_larger_ratios_of_a_scheme_are_given_up_after_an_infeasible_one() -> None:
+def test_ratios_above_infeasible_one_are_skipped() -> None:
     def collapsing(combination: Combination, stage: Stage) -> TrialResult:
         drop = 0.02 if combination.ratio else 0.0
         if stage == "proxy":
@@ -136,7 +136,7 @@ def test_larger_ratios_of_a_scheme_are_given_up_after_an_infeasible_one() -> Non
     assert reasons["none"].startswith("by trial ")  # int8 has shown what the ratio costs
 
 
-def test_a_combination_that_is_no_faster_than_a_feasible_one_is_never_trained() -> None:
+def test_combination_slower_than_feasible_one_is_not_trained() -> None:
     def pruned_slower(combination: Combination, stage: Stage) -> TrialResult:
         made = made_up(combination, stage)
         if combination.pruned:
@@ -150,7 +150,7 @@ def test_a_combination_that_is_no_faster_than_a_feasible_one_is_never_trained() 
     assert standing.verdict(slow) == f"trial {standing.best.number} is feasible and faster"
 
 
-def test_a_scheme_that_alone_is_over_the_budget_is_not_combined_with_pruning() -> None:
+def test_scheme_over_budget_is_not_combined_with_pruning() -> None:
     def bad_int8(combination: Combination, stage: Stage) -> TrialResult:
         made = made_up(combination, stage)
         if combination.leaf.scheme == "static_int8":
@@ -166,7 +166,7 @@ def test_a_scheme_that_alone_is_over_the_budget_is_not_combined_with_pruning() -
     assert standing.verdict(pruned) == "static_int8 alone drops 0.0500, over the budget"
 
 
-def test_a_failed_combination_is_passed_over() -> None:
+def test_failed_combination_is_skipped() -> None:
     def failing(combination: Combination, stage: Stage) -> TrialResult:
         made = made_up(combination, stage)
         if combination.leaf.scheme == "static_int8":
@@ -179,7 +179,7 @@ def test_a_failed_combination_is_passed_over() -> None:
     assert {standing.verdict(each) for each in failed} == {"quantized none"}
 
 
-def test_a_failed_part_of_the_recovery_is_not_tried_for_ever() -> None:
+def test_failed_partial_recovery_is_not_retried_forever() -> None:
     def failing(combination: Combination, stage: Stage) -> TrialResult:
         made = made_up(combination, stage)
         return made.model_copy(update={"failed": "NaN"}) if stage == "partial" else made
@@ -189,7 +189,7 @@ def test_a_failed_part_of_the_recovery_is_not_tried_for_ever() -> None:
     assert standing.best is not None
 
 
-def test_without_a_budget_the_fastest_is_trained_and_nothing_else() -> None:
+def test_only_fastest_is_trained_without_budget() -> None:
     standing, log = search(wanted=goal(budget=None))
     assert best(standing) == (0.8, "static_int8")
     assert [entry for entry in log if entry[2] != "proxy" and entry[0]] == [
@@ -197,7 +197,7 @@ def test_without_a_budget_the_fastest_is_trained_and_nothing_else() -> None:
     ]
 
 
-def test_ratios_that_guess_before_recovery_come_last() -> None:
+def test_ratios_with_chance_accuracy_come_last() -> None:
     def guessing(combination: Combination, stage: Stage) -> TrialResult:
         made = made_up(combination, stage)
         if stage == "proxy" and combination.ratio in (0.6, 0.8):
@@ -210,7 +210,7 @@ def test_ratios_that_guess_before_recovery_come_last() -> None:
     assert 0.8 not in recovered  # 0.6 is over the budget, so nothing larger can be within it
 
 
-def test_bytes_are_minimized_when_they_are_the_objective() -> None:
+def test_objective_bytes_minimizes_bytes() -> None:
     def heavy_bf16(combination: Combination, stage: Stage) -> TrialResult:
         made = made_up(combination, stage)
         size = 100 if combination.leaf.scheme == "bf16" else 200
@@ -220,7 +220,7 @@ def test_bytes_are_minimized_when_they_are_the_objective() -> None:
     assert best(standing) == (0.4, "bf16")
 
 
-def test_no_more_combinations_than_allowed_are_tried_in_full() -> None:
+def test_full_trials_stay_within_their_limit() -> None:
     standing, log = search(wanted=goal(max_trials=3))
     full = [entry for entry in log if entry[2] == "full"]
     assert len(full) == 3 + 1  # and the uncompressed model
@@ -229,7 +229,7 @@ def test_no_more_combinations_than_allowed_are_tried_in_full() -> None:
     assert one == [(None, "none", "full"), (None, "static_int8", "full")]
 
 
-def test_side_by_side_it_divides_the_ratios() -> None:
+def test_parallel_trials_divide_ratios() -> None:
     def all_good(combination: Combination, stage: Stage) -> TrialResult:
         return result(
             combination,
@@ -254,7 +254,7 @@ def test_side_by_side_it_divides_the_ratios() -> None:
     assert best(Standing(combinations, results, wanted)) == (0.8, "static_int8")
 
 
-def test_a_winner_with_a_part_of_the_recovery_gets_all_of_it() -> None:
+def test_winner_with_partial_recovery_gets_full_recovery() -> None:
     def quick(combination: Combination, stage: Stage) -> TrialResult:
         drop = {"proxy": 0.3, "partial": 0.005, "full": 0.001}[stage]
         if combination.ratio == 0.8:
@@ -272,14 +272,14 @@ def test_a_winner_with_a_part_of_the_recovery_gets_all_of_it() -> None:
     assert standing.best.stage == "full"
 
 
-def test_nothing_is_trained_if_not_even_the_unchanged_model_is_within() -> None:
+def test_nothing_is_trained_if_uncompressed_model_is_infeasible() -> None:
     standing, log = search(wanted=goal(budget=0.0005))
     assert log == [(None, "none", "full")]
     assert standing.best is None
     assert standing.verdict(standing.combinations[0]).startswith("not even the uncompressed model")
 
 
-def test_the_combination_that_keeps_most_layers_finds_the_sensitive_ones() -> None:
+def test_combination_with_most_kept_layers_measures_sensitivity() -> None:
     within = SearchSpace(prune=None, schemes=("static_int8", "bf16"), keep_most_sensitive=(0, 4, 2))
     combinations = space.combinations(within)
     # bf16 has no layers to keep, so it stands there once.
@@ -294,7 +294,7 @@ def test_the_combination_that_keeps_most_layers_finds_the_sensitive_ones() -> No
     assert [each.number for each in first] == [3, 4]
 
 
-def test_in_a_hurry_no_proxy_is_begun() -> None:
+def test_no_proxy_starts_near_time_limit() -> None:
     standing, _ = search(wanted=goal(max_trials=3))
     known = {key: value for key, value in standing.results.items() if value.stage == "full"}
     known = {key: known[key] for key in list(known)[:3]}

@@ -45,7 +45,7 @@ def random_input(artifact: Artifact, rows: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["cut", pytest.param("exported", marks=pytest.mark.slow)])
-def test_the_shards_answer_as_the_whole_program_to_the_bit(
+def test_shards_answer_bit_exact_like_whole_program(
     name: str, request: pytest.FixtureRequest
 ) -> None:
     artifact: Artifact = request.getfixturevalue(name)
@@ -71,7 +71,7 @@ def require_same(artifact: Artifact, cut: Run, whole: Run) -> None:
 
 
 @pytest.mark.slow
-def test_each_shard_has_its_own_part_of_the_tensors(exported: Artifact) -> None:
+def test_each_shard_has_its_part_of_tensors(exported: Artifact) -> None:
     whole = load_file(exported.path / WEIGHTS)
     for layout in exported.manifest.layouts:
         parts = [load_file(exported.file(shard.weights)) for shard in layout.shards]
@@ -85,7 +85,7 @@ def _size(tensors: dict[str, np.ndarray]) -> int:
     return sum(tensor.size for tensor in tensors.values())
 
 
-def test_what_was_measured_stands_in_the_manifest(cut: Artifact) -> None:
+def test_manifest_contains_layout_measurements(cut: Artifact) -> None:
     (layout,) = cut.manifest.layouts
     assert (layout.key, len(layout.shards)) == ("cpu-x86/openvino/pp2.tp1", 2)
     assert all(ms > 0 for ms in layout.stage_ms(1))
@@ -99,7 +99,7 @@ def test_what_was_measured_stands_in_the_manifest(cut: Artifact) -> None:
     cut.verify()
 
 
-def test_more_stages_than_places_are_refused_before_training(tmp_path: Path, tiny_recipe) -> None:
+def test_too_many_stages_are_rejected_before_training(tmp_path: Path, tiny_recipe) -> None:
     lines: list[str] = []
     with pytest.raises(PlanError, match=r"parallel\[0\]: pipeline=40 needs 39 cuts.*at most \d"):
         job.run(
@@ -110,8 +110,6 @@ def test_more_stages_than_places_are_refused_before_training(tmp_path: Path, tin
     assert not [line for line in lines if line.startswith(("train", "epoch"))]
 
 
-def test_slices_of_a_model_without_a_plan_are_refused_before_training(
-    tmp_path: Path, tiny_recipe
-) -> None:
+def test_slices_without_plan_are_rejected_before_training(tmp_path: Path, tiny_recipe) -> None:
     with pytest.raises(PlanError, match=r"parallel\[0\]: no built-in plan for tensor slices"):
         job.run(tiny_recipe("no-plan", None, parallel=[{"tensor": 2}]), LocalStore(tmp_path), print)

@@ -63,7 +63,7 @@ LOSSES = [
         pytest.param(LOSSES[3], "bf16", marks=pytest.mark.slow),
     ],
 )
-def test_a_damaged_student_comes_nearer_to_the_baseline(
+def test_distillation_moves_damaged_student_to_baseline(
     bench: Bench, losses: list, precision: str
 ) -> None:
     made = trained(bench)
@@ -81,9 +81,7 @@ def test_a_damaged_student_comes_nearer_to_the_baseline(
     assert student.weights().keys() == pickle.loads(original).state_dict().keys()
 
 
-def test_a_model_with_weights_teaches_and_its_layers_are_projected(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_model_with_weights_teaches_with_projected_layers(bench: Bench, tmp_path: Path) -> None:
     large = trained(bench)
     save_file(large.work.weights(), tmp_path / "large.safetensors")
     made = bench(data=DATA, model="linear")
@@ -144,7 +142,7 @@ class _Store:
         return self._artifact
 
 
-def test_an_artifact_teaches_by_its_program(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_artifact_teaches_with_its_program(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     large = trained(bench)
     offered: list[list[str]] = []
 
@@ -167,7 +165,7 @@ def test_an_artifact_teaches_by_its_program(bench: Bench, monkeypatch: pytest.Mo
         distill(made.work, step(teacher={"artifact": "large"}, losses=[layers]), job)
 
 
-def test_a_program_does_not_travel_to_another_process() -> None:
+def test_pickled_teacher_excludes_its_program() -> None:
     here = ProgramTeacher(_Store(), "large")
     here._program = lambda: None  # type: ignore[assignment]
     assert pickle.loads(pickle.dumps(here))._program is None
@@ -188,7 +186,7 @@ def test_a_program_does_not_travel_to_another_process() -> None:
         ({"labels": tuple("1023456789")}, r"class 0 is '1' for the teacher .* but '0' in the data"),
     ],
 )
-def test_a_teacher_that_does_not_fit_is_refused_before_training(
+def test_unsuitable_teacher_is_rejected_before_training(
     bench: Bench, fields: dict, message: str
 ) -> None:
     made = bench(data=DATA, model="linear")
@@ -198,7 +196,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_training(
     assert made.lines == []
 
 
-def test_a_model_of_other_classes_or_without_weights_is_no_teacher(bench: Bench) -> None:
+def test_teacher_with_other_classes_or_no_weights_is_rejected(bench: Bench) -> None:
     made = bench(data=DATA, model="linear")
     five = {"source": "python:headrace_tiny:linear", "num_classes": 5}
     with pytest.raises(SourceError, match="num_classes=5, but the data has 10 labels"):
@@ -216,9 +214,7 @@ def test_a_model_of_other_classes_or_without_weights_is_no_teacher(bench: Bench)
         ("*", "1", r"losses\[0\]\.student_layer: '\*' matches 2 layers \(0, 1\); name one"),
     ],
 )
-def test_layers_that_do_not_exist_are_named(
-    bench: Bench, student: str, teacher: str, message: str
-) -> None:
+def test_unknown_layers_are_named(bench: Bench, student: str, teacher: str, message: str) -> None:
     made = bench(data=DATA, model="linear")
     layers = {"name": "feature_mse", "student_layer": student, "teacher_layer": teacher}
     with pytest.raises(CompressionError, match=message):
@@ -234,7 +230,7 @@ def test_layers_that_do_not_exist_are_named(
         ((2, 16), (2, 16), torch.nn.Identity),
     ],
 )
-def test_features_of_different_sizes_are_projected_and_pooled(
+def test_features_of_different_sizes_are_projected(
     student: tuple, teacher: tuple, projection: type
 ) -> None:
     here, there = torch.rand(student), torch.rand(teacher)
@@ -249,7 +245,7 @@ def test_features_of_different_sizes_are_projected_and_pooled(
     assert match(here, there).item() < first / 4
 
 
-def test_features_of_equal_size_are_compared_as_they_are() -> None:
+def test_features_of_equal_size_are_compared_directly() -> None:
     here, there = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
     expected = ((here - there) ** 2).mean()
     torch.testing.assert_close(FeatureMatch(here, there, "a and b")(here, there), expected)
@@ -257,7 +253,7 @@ def test_features_of_equal_size_are_compared_as_they_are() -> None:
         FeatureMatch(here, torch.rand(2, 3), "a and b")
 
 
-def test_a_captured_feature_is_not_changed_by_what_follows_in_place() -> None:
+def test_captured_feature_survives_later_in_place_operation() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(inplace=True))
     inputs = torch.randn(8, 4)
     with captured(module, ["0"]) as features:

@@ -82,7 +82,7 @@ def start(folder: Path, mode: str, optimizer: str) -> subprocess.Popen:
 
 @pytest.mark.slow
 @pytest.mark.fault("a compression job is killed amid its training")
-def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_killed_training_resumes_to_same_result(tmp_path: Path) -> None:
     optimizer = "adamw"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
@@ -117,7 +117,7 @@ def files(made: Any) -> list[str]:
     return sorted(path.name for path in made.job.checkpoints.iterdir())
 
 
-def test_a_finished_training_is_not_done_again(bench: Bench) -> None:
+def test_finished_training_is_not_repeated(bench: Bench) -> None:
     made, again = small(bench), small(bench)
     step = Train(kind="train", epochs=2)
     wanted = train(made.work, step, made.job).weights()
@@ -127,7 +127,7 @@ def test_a_finished_training_is_not_done_again(bench: Bench) -> None:
     assert again.job.details == made.job.details
 
 
-def test_an_interrupted_training_with_momentum_goes_on_the_same(
+def test_interrupted_training_with_momentum_resumes_same(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the process that goes on was given more CPUs: their number changes sums."""
@@ -154,7 +154,7 @@ def test_an_interrupted_training_with_momentum_goes_on_the_same(
 
 
 @pytest.mark.parametrize("change", ["step", "weights", "damaged"])
-def test_a_checkpoint_of_another_training_is_not_taken(bench: Bench, change: str) -> None:
+def test_checkpoint_of_another_training_is_ignored(bench: Bench, change: str) -> None:
     made, again = small(bench), small(bench)
     train(made.work, Train(kind="train", epochs=2), made.job)
     step = Train(kind="train", epochs=2)
@@ -170,7 +170,7 @@ def test_a_checkpoint_of_another_training_is_not_taken(bench: Bench, change: str
     assert len(again.job.details["losses"]) == 2
 
 
-def test_each_recovery_of_one_step_has_a_checkpoint_of_its_own(bench: Bench) -> None:
+def test_each_recovery_of_step_has_its_checkpoint(bench: Bench) -> None:
     made = small(bench)
     for _ in range(2):
         recover(made.work.module, Recovery(epochs=1), made.job, made.work.inputs)
@@ -183,7 +183,7 @@ def test_each_recovery_of_one_step_has_a_checkpoint_of_its_own(bench: Bench) -> 
 
 
 @pytest.mark.parametrize("learning_rate", [1e30, 1e38])
-def test_a_diverging_training_keeps_the_weights_it_had(bench: Bench, learning_rate: float) -> None:
+def test_diverging_training_keeps_initial_weights(bench: Bench, learning_rate: float) -> None:
     made = small(bench)
     before = made.work.weights()
     step = Train(kind="train", epochs=3, learning_rate=learning_rate, warmup_share=0)
@@ -199,7 +199,7 @@ def test_a_diverging_training_keeps_the_weights_it_had(bench: Bench, learning_ra
     assert files(made) == []
 
 
-def test_what_diverges_later_goes_back_to_the_last_epoch(
+def test_later_divergence_restores_last_epoch(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = small(bench)
@@ -224,7 +224,7 @@ def test_what_diverges_later_goes_back_to_the_last_epoch(
         torch.testing.assert_close(tensor, kept.module[f"module.{name}"], rtol=0, atol=0)
 
 
-def test_weights_spoilt_by_the_very_last_update_are_not_handed_on(bench: Bench) -> None:
+def test_weights_damaged_by_last_update_are_not_returned(bench: Bench) -> None:
     made = small(bench)
     before = made.work.weights()
     step = Train(
@@ -243,7 +243,7 @@ def test_weights_spoilt_by_the_very_last_update_are_not_handed_on(bench: Bench) 
 
 
 @pytest.mark.fault("the disk is full while a training is kept")
-def test_a_full_disk_is_told_and_leaves_no_half_file(
+def test_full_disk_is_reported_and_leaves_no_partial_file(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = small(bench)
@@ -266,7 +266,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_file(
     assert kept.epochs == 1
 
 
-def test_what_cannot_be_shared_or_augmented_is_refused_before_training(bench: Bench) -> None:
+def test_invalid_sharing_or_augmentation_is_rejected_early(bench: Bench) -> None:
     made = small(bench)
     with pytest.raises(CompressionError, match="batch_size=2 cannot be shared by processes=4"):
         train(made.work, Train(kind="train", batch_size=2, processes=4), made.job)
@@ -289,7 +289,7 @@ class _Tokens:
         return [np.zeros((len(indices), 8), np.int64)], np.zeros(len(indices), np.int64)
 
 
-def test_a_partial_file_of_a_killed_process_is_removed(bench: Bench) -> None:
+def test_partial_file_of_killed_process_is_removed(bench: Bench) -> None:
     made = small(bench)
     train(made.work, Train(kind="train", epochs=1), made.job)
     (name,) = files(made)

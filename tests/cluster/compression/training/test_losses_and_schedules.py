@@ -20,7 +20,7 @@ from cluster.config.steps import Train
 from cluster.errors import CompressionError
 
 
-def test_losses_with_labels_are_what_their_formulas_say() -> None:
+def test_losses_with_labels_equal_formulas() -> None:
     logits, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
     right = [math.exp(2) / (math.exp(2) + 1), 1 / (1 + math.e)]
     entropy = -sum(math.log(share) for share in right) / 2
@@ -30,7 +30,7 @@ def test_losses_with_labels_are_what_their_formulas_say() -> None:
     assert brier(logits, labels).item() == pytest.approx(squares)
 
 
-def test_losses_between_outputs_are_what_their_formulas_say() -> None:
+def test_losses_between_outputs_equal_formulas() -> None:
     student = torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.5, 0.0]])
     teacher = torch.tensor([[3.0, 0.0, 1.0], [0.0, 2.0, 0.0]])
     p, q = (teacher / 2).softmax(1), (student / 2).softmax(1)
@@ -41,7 +41,7 @@ def test_losses_between_outputs_are_what_their_formulas_say() -> None:
     torch.testing.assert_close(logit_error(student, teacher, 2.0), squares)
 
 
-def test_the_gradient_of_the_soft_targets_keeps_its_size_with_the_temperature() -> None:
+def test_soft_target_gradient_is_independent_of_temperature() -> None:
     def size(temperature: float) -> float:
         student = torch.tensor([[1.0, 0.0, -1.0]], requires_grad=True)
         soft_targets(student, torch.tensor([[-1.0, 0.0, 1.0]]), temperature).backward()
@@ -55,7 +55,7 @@ def test_the_gradient_of_the_soft_targets_keeps_its_size_with_the_temperature() 
 @pytest.mark.parametrize(
     ("schedule", "middle", "last"), [("cosine", 0.5, 0.0), ("linear", 0.5, 0.0), ("constant", 1, 1)]
 )
-def test_the_learning_rate_warms_up_and_follows_its_schedule(
+def test_learning_rate_warms_up_and_follows_schedule(
     schedule: str, middle: float, last: float
 ) -> None:
     step = Train(kind="train", learning_rate=2.0, warmup_share=0.1, schedule=schedule)
@@ -69,7 +69,7 @@ def test_the_learning_rate_warms_up_and_follows_its_schedule(
     assert learning_rate(none, 0, 1) == 2
 
 
-def test_optimizers_step_as_their_formulas_say() -> None:
+def test_optimizer_steps_equal_formulas() -> None:
     def stepped(name: str, gradients: list[float], **settings: float) -> float:
         weight = torch.nn.Parameter(torch.tensor([1.0]))
         step = Train(kind="train", optimizer=name, learning_rate=0.1, **settings)
@@ -91,7 +91,7 @@ def images(count: int = 64) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(count, 3, 16, 24)).astype(np.float32)
 
 
-def test_flip_mirrors_half_of_the_images() -> None:
+def test_flip_mirrors_half_of_images() -> None:
     given = images()
     draws = np.random.default_rng(1).random((64, 2))
     flipped = flip(given, draws)
@@ -101,7 +101,7 @@ def test_flip_mirrors_half_of_the_images() -> None:
     np.testing.assert_array_equal(flipped[~turned], given[~turned])
 
 
-def test_crop_shifts_by_at_most_an_eighth_and_fills_with_zeros() -> None:
+def test_crop_shifts_at_most_an_eighth_and_fills_with_zeros() -> None:
     given = images(3)
     # The middle, the far corner (2 rows down, 3 columns right), the near one.
     draws = np.array([[0.5, 0.5], [0.999, 0.999], [0.0, 0.0]])
@@ -113,7 +113,7 @@ def test_crop_shifts_by_at_most_an_eighth_and_fills_with_zeros() -> None:
     np.testing.assert_array_equal(shifted[2, :, 2:, 3:], given[2, :, :-2, :-3])
 
 
-def test_augmentations_follow_each_other_and_change_each_image_by_its_own_draws() -> None:
+def test_augmentations_run_in_order_with_draws_per_image() -> None:
     given = images()
     draws = np.random.default_rng(1).random((64, 2, 2))
     (whole,) = augment([given], ("flip", "crop"), draws)

@@ -23,20 +23,18 @@ from cluster.compression.training.peers import Peers
         (["", ""], "gloo"),
     ],
 )
-def test_nccl_only_joins_processes_that_each_have_a_gpu_of_their_own(
-    gpus: list[str], backend: str
-) -> None:
+def test_nccl_is_used_only_with_one_gpu_per_process(gpus: list[str], backend: str) -> None:
     assert backend_for(gpus) == backend
 
 
-def test_processes_without_a_gpu_each_leave_the_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gloo_processes_do_not_use_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Peers().on_gpus
     for backend, expected in (("nccl", True), ("gloo", False)):
         monkeypatch.setattr(distributed, "get_backend", lambda backend=backend: backend)
         assert Peers(0, 2).on_gpus is expected
 
 
-def test_a_gpu_is_told_by_its_id_and_a_traced_graph_takes_none(
+def test_gpu_is_named_by_id_and_traced_graph_uses_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = SimpleNamespace(uuid="GPU-1")

@@ -30,7 +30,7 @@ def share_right(module: torch.nn.Module, samples: Any) -> float:
         pytest.param("mse", "adamw", 0.003, "constant", "float32", marks=pytest.mark.slow),
     ],
 )
-def test_a_model_learns(
+def test_training_improves_accuracy(
     bench: Bench, loss: str, optimizer: str, learning_rate: float, schedule: str, precision: str
 ) -> None:
     made = bench()
@@ -63,7 +63,7 @@ def test_a_model_learns(
     assert second < first
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_gives_others(bench: Bench) -> None:
+def test_weights_depend_only_on_seed(bench: Bench) -> None:
     def weights(seed: int) -> torch.Tensor:
         made = bench(model="linear", seed=seed)
         torch.nn.init.zeros_(made.work.module[1].weight)
@@ -74,9 +74,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(bench: Be
 
 
 @pytest.mark.parametrize(("limit", "batch_size", "updates"), [(10, 8, 1), (6, 1, 5), (2, 64, 1)])
-def test_no_batch_size_is_left_untrained(
-    bench: Bench, limit: int, batch_size: int, updates: int
-) -> None:
+def test_every_batch_size_trains(bench: Bench, limit: int, batch_size: int, updates: int) -> None:
     # One sample of each limit is held back for validation.
     made = bench(model="linear", data={"source": "digits", "limit": limit})
     before = made.work.weights()
@@ -85,14 +83,14 @@ def test_no_batch_size_is_left_untrained(
     assert not torch.equal(made.work.weights()["1.weight"], before["1.weight"])
 
 
-def test_a_single_sample_left_over_does_not_stop_batch_normalization(bench: Bench) -> None:
+def test_last_batch_of_one_sample_trains_batch_normalization(bench: Bench) -> None:
     made = bench(data={"source": "digits", "limit": 19})  # 17 to train on
     assert len(made.job.train) % 8 == 1
     trained = train(made.work, Train(kind="train", epochs=1, batch_size=8), made.job)
     assert all(torch.isfinite(tensor).all() for tensor in trained.weights().values())
 
 
-def test_a_number_of_updates_ends_the_training_within_an_epoch(bench: Bench) -> None:
+def test_number_of_updates_ends_training_within_epoch(bench: Bench) -> None:
     made = bench(model="linear")
     train(made.work, Train(kind="train", epochs=9, updates=25), made.job)
     assert " 25/25 " in made.lines[-1]
@@ -101,7 +99,7 @@ def test_a_number_of_updates_ends_the_training_within_an_epoch(bench: Bench) -> 
     assert f"epoch {epochs}/{epochs}" in made.lines[-1]
 
 
-def test_recovery_repairs_a_damaged_model_in_place(bench: Bench) -> None:
+def test_recovery_repairs_damaged_model_in_place(bench: Bench) -> None:
     made = bench()
     train(made.work, Train(kind="train", epochs=2), made.job)
     whole = share_right(made.work.module, made.test)
