@@ -1,4 +1,4 @@
-"""The rooms and who may import whom. A new room is one line in ``MAY_IMPORT``."""
+"""Rules of imports between the rooms. A new room is one entry in ``MAY_IMPORT``."""
 
 from __future__ import annotations
 
@@ -120,23 +120,29 @@ DEPLOYMENTS_MAY_IMPORT: dict[str, set[str]] = {
     "recipes": set(),
 }
 
-# The same for the modules of `headrace`: its own, and rooms of the two packages below it. The
-# package itself imports each module when one of its names is first used.
+# The same for the modules of `headrace`, with its own modules and rooms of the two packages below.
+# The package itself imports a module at the first use of one of its names.
 HEADRACE_MAY_IMPORT: dict[str, set[str]] = {
     "headrace.packages": set(),
     "headrace.command": {"headrace.packages", "deployments.cli"},
     "headrace.sources": {"cluster.config", "cluster.errors"},
     "headrace.compression": {
-        "headrace.sources", "cluster.artifact", "cluster.config", "cluster.factory",
+        "headrace.sources",
+        "cluster.artifact",
+        "cluster.config",
+        "cluster.factory",
         "cluster.errors",
     },
     "headrace.model": {
-        "cluster.artifact", "cluster.program", "cluster.protocol", "cluster.tensors",
+        "cluster.artifact",
+        "cluster.program",
+        "cluster.protocol",
+        "cluster.tensors",
         "cluster.errors",
     },
     "headrace.planning": {"cluster.artifact", "cluster.parallel"},
     "headrace.serve": {"headrace.packages", "deployments.app", "cluster.config"},
-}  # fmt: skip
+}
 
 # Names that are private to Ray; only the room `deployments/ray` may use them, so that the next
 # release of Ray is checked in one place, by its contract tests.
@@ -149,7 +155,7 @@ PRIVATE_TO_RAY = (
     "ray.serve.context",
 )
 
-# The same for `benchmarks`: the harness, what several benchmarks share, and each benchmark alone.
+# The same for `benchmarks`: the harness, shared rooms, and one room per benchmark.
 _SHARED = {"load", "contenders", "servers", "artifacts", "harness"}
 BENCHMARKS_MAY_IMPORT: dict[str, set[str]] = {
     "harness": set(),
@@ -164,8 +170,8 @@ BENCHMARKS_MAY_IMPORT: dict[str, set[str]] = {
     "router": _SHARED,
 }
 
-# Modules that a serving replica imports, directly or not, must not import these: they cost it
-# seconds of start and hundreds of megabytes.
+# No module on the import path of a serving replica may import these: they cost seconds of start
+# and hundreds of megabytes.
 HEAVY = {
     "torch",
     "torchvision",
@@ -196,19 +202,19 @@ MODULES = dict(modules())
 
 @cache
 def imports(module: str, *, at_import: bool) -> frozenset[str]:
-    """What a module imports: names of our own modules in full, others by their first part.
+    """Return the imports of a module: our modules by full name, others by their first part.
 
-    ``at_import``: only what is imported with it, not inside its functions.
+    ``at_import`` leaves out imports inside functions.
     """
     tree = ast.parse(MODULES[module].read_text())
-    found = set()
+    names = set()
     for node in _at_import(tree) if at_import else ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            named = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in MODULES else node.module for name in named}
-    return frozenset(name if name in MODULES else name.partition(".")[0] for name in found)
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in MODULES else node.module for name in members}
+    return frozenset(name if name in MODULES else name.partition(".")[0] for name in names)
 
 
 def _at_import(node: ast.AST) -> Iterator[ast.AST]:
@@ -231,7 +237,7 @@ CLUSTER = sorted(name for name in MODULES if name.startswith("cluster."))
 
 
 @pytest.mark.parametrize("module", CLUSTER)
-def test_a_room_imports_only_the_rooms_below_it(module: str) -> None:
+def test_cluster_room_imports_only_rooms_below(module: str) -> None:
     ours = {name for name in imports(module, at_import=False) if name.startswith("cluster.")}
     allowed = MAY_IMPORT[room(module)] | {room(module)}
     wrong = sorted(name for name in ours if room(name) not in allowed)
@@ -242,10 +248,10 @@ COMPRESSION = [name for name in CLUSTER if name.startswith("cluster.compression.
 
 
 @pytest.mark.parametrize("module", COMPRESSION)
-def test_a_room_of_compression_imports_only_the_rooms_below_it(module: str) -> None:
+def test_compression_room_imports_only_rooms_below(module: str) -> None:
     ours = {n for n in imports(module, at_import=False) if n.startswith("cluster.compression.")}
-    own = module.split(".")[2]
-    allowed = COMPRESSION_MAY_IMPORT[own] | {own}
+    part = module.split(".")[2]
+    allowed = COMPRESSION_MAY_IMPORT[part] | {part}
     wrong = sorted(name for name in ours if name.split(".")[2] not in allowed)
     assert not wrong, f"{module} imports {wrong}; its room may import {sorted(allowed)}"
 
@@ -265,7 +271,7 @@ HEADRACE = sorted(name for name in MODULES if name.startswith("headrace."))
 
 
 @pytest.mark.parametrize("module", HEADRACE)
-def test_face_imports_only_what_it_shows(module: str) -> None:
+def test_headrace_module_imports_only_its_rooms(module: str) -> None:
     ours = {name for name in imports(module, at_import=False) if name in MODULES}
     rooms = {".".join(name.split(".")[:2]) for name in ours}
     wrong = sorted(rooms - HEADRACE_MAY_IMPORT[module])
@@ -273,7 +279,7 @@ def test_face_imports_only_what_it_shows(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", [*CLUSTER, *DEPLOYMENTS])
-def test_nothing_below_imports_the_face(module: str) -> None:
+def test_lower_packages_do_not_import_headrace(module: str) -> None:
     ours = imports(module, at_import=False)
     assert not [name for name in ours if name.partition(".")[0] == "headrace"]
 
@@ -304,12 +310,12 @@ def test_only_ray_room_uses_private_names_of_ray(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", CLUSTER)
-def test_the_library_knows_no_ray_and_no_deployment(module: str) -> None:
+def test_cluster_imports_neither_ray_nor_deployments(module: str) -> None:
     assert not imports(module, at_import=False) & {"ray", "deployments", "fastapi", "starlette"}
     assert not [name for name in imports(module, at_import=False) if name.startswith("deployments")]
 
 
-def test_every_room_has_its_line_here() -> None:
+def test_every_room_has_a_rule() -> None:
     rooms = {room(module) for module in CLUSTER}
     assert rooms == set(MAY_IMPORT)
     assert {room(module) for module in DEPLOYMENTS} == set(DEPLOYMENTS_MAY_IMPORT)
@@ -318,8 +324,8 @@ def test_every_room_has_its_line_here() -> None:
     assert {module.split(".")[2] for module in COMPRESSION} == set(COMPRESSION_MAY_IMPORT)
 
 
-def test_no_import_goes_in_a_circle() -> None:
-    # Imports inside functions count: one that hides a circle does not remove it.
+def test_imports_have_no_cycles() -> None:
+    # Imports inside functions count: hiding a cycle does not remove it.
     done: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:
@@ -327,7 +333,7 @@ def test_no_import_goes_in_a_circle() -> None:
         if module in done:
             return
         for other in sorted(imports(module, at_import=False)):
-            # A package's __init__ gathers its own modules; that is no circle.
+            # A package's __init__ imports its modules; that is no cycle.
             if other in MODULES and not module.startswith(f"{other}."):
                 visit(other, (*path, module))
         done.add(module)
@@ -336,7 +342,7 @@ def test_no_import_goes_in_a_circle() -> None:
         visit(module, ())
 
 
-def test_a_replica_never_imports_what_only_compression_needs() -> None:
+def test_replica_imports_no_heavy_package() -> None:
     seen: set[str] = set()
     todo = [(name, name) for name in REPLICA]
     while todo:
@@ -349,31 +355,33 @@ def test_a_replica_never_imports_what_only_compression_needs() -> None:
             assert other not in HEAVY, f"{path} → {other}"
             if other in MODULES:
                 todo.append((other, f"{path} → {other}"))
-    assert "cluster.runtime.batcher" in seen  # the walk goes all the way
+    assert "cluster.runtime.batcher" in seen  # the walk is complete
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_a_file_has_one_role(module: str) -> None:
+def test_module_is_short_and_clearly_named(module: str) -> None:
     lines = len(MODULES[module].read_text().splitlines())
-    assert lines <= MAX_LINES, f"{module} has {lines} lines: which second role is in it?"
+    assert lines <= MAX_LINES, (
+        f"{module} has {lines} lines, at most {MAX_LINES}; move its second role out"
+    )
     for part in module.split("."):
-        assert not UNCLEAR.search(part), f"{module}: {part!r} says nothing about its role"
+        assert not UNCLEAR.search(part), f"{module}: {part!r} does not name a role"
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_a_module_says_what_it_is_for(module: str) -> None:
+def test_module_has_docstring_and_clear_class_names(module: str) -> None:
     tree = ast.parse(MODULES[module].read_text())
     assert ast.get_docstring(tree), f"{module} has no docstring"
-    named = [
+    unclear = [
         node.name
         for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef)
         and UNCLEAR.search(re.sub(r"(?<!^)(?=[A-Z])", "_", node.name).lower())
     ]
-    assert not named, f"{module}: {named} say nothing about their role"
+    assert not unclear, f"{module}: {unclear} do not name a role"
 
 
-def test_every_module_of_tests_has_a_name_of_its_own() -> None:
-    """By which pytest imports it, whatever its folder; one run of `pytest` imports all of them."""
+def test_modules_of_tests_have_unique_names() -> None:
+    """One run imports all of them by their file names alone."""
     names = Counter(path.name for path in ROOT.glob("tests/**/test_*.py"))
     assert [name for name, count in names.items() if count > 1] == []

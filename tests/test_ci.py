@@ -38,13 +38,13 @@ def test_workflow_command_exists(command: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_ci_script_runs_the_checks_and_the_tests() -> None:
+def test_ci_script_runs_checks_and_tests() -> None:
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
     assert {"make check", "make test"} <= set(lines)
 
 
 def test_folder_with_cluster_tests_is_run_alone() -> None:
-    """`make test` runs the others beside each other, and would leave such tests out."""
+    """`make test` runs the other folders in parallel, without tests of clusters."""
     starts = re.compile(
         rf"@pytest\.mark\.cluster\b|^def (?:{'|'.join(CLUSTER_FIXTURES)})\(", re.MULTILINE
     )

@@ -1,4 +1,4 @@
-"""The cache of artifacts for tests of serving: one build, whoever asks, whatever is interrupted."""
+"""Cache of artifacts for tests of serving: one build, also for concurrent and interrupted calls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TinyRecipe = Callable[..., Recipe]
 
 
 class Builder:
-    """Writes a file instead of an artifact; ``fails`` times it is interrupted half-way."""
+    """Builder of a file in place of an artifact; its first ``fails`` builds are interrupted."""
 
     def __init__(self, fails: int = 0) -> None:
         self.fails = fails
@@ -81,7 +81,7 @@ def test_unused_golden_artifact_is_removed(
 ) -> None:
     builder = Builder()
     golden.copy_into(tmp_path / "one", tiny_recipe("one", None), "", builder)
-    (entry,) = (each for each in cache.iterdir() if each.is_dir())
+    (entry,) = (path for path in cache.iterdir() if path.is_dir())
     long_ago = time.time() - golden.UNUSED_S - 1
     os.utime(entry, (long_ago, long_ago))
     golden.copy_into(tmp_path / "two", tiny_recipe("two", None), "", builder)

@@ -1,4 +1,4 @@
-"""What the tests of faults would find, were anything left behind."""
+"""Check for leftovers after a fault: processes, actors and placement groups without a replica."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ APPLICATIONS = {
 
 def actor(pid: int, class_name: str, name: str, actor_id: str, group: str = "g1") -> dict:
     return {
-        "node": "n", "pid": pid, "class_name": class_name, "name": name, "actor_id": actor_id,
-        "state": "ALIVE", "placement_group_id": group,
-    }  # fmt: skip
+        "node": "n",
+        "pid": pid,
+        "class_name": class_name,
+        "name": name,
+        "actor_id": actor_id,
+        "state": "ALIVE",
+        "placement_group_id": group,
+    }
 
 
 ACTORS = [
@@ -39,12 +44,12 @@ MOVED = moved_shards(REPLICA, 1)
 GROUPS = [{"name": REPLICA, "state": "CREATED", "placement_group_id": "g1"}]
 
 
-def test_what_serves_is_not_left_behind() -> None:
+def test_serving_processes_are_no_leftovers() -> None:
     assert left_behind(APPLICATIONS, ACTORS, GROUPS, PROCESSES) == []
 
 
 @pytest.mark.parametrize(
-    ("actors", "groups", "processes", "said"),
+    ("actors", "groups", "processes", "message"),
     [
         (ACTORS[1:], GROUPS, PROCESSES, "'ray::ServeReplica:tiny:model-tiny': no living actor"),
         (ACTORS, GROUPS, [Process("n", 20, 1, "ray::ShardActor ")], "no living actor"),
@@ -52,38 +57,64 @@ def test_what_serves_is_not_left_behind() -> None:
         (ACTORS, GROUPS, [Process("n", 20, 1, "ray::HAProxyManager ")], "no living actor"),
         (ACTORS, GROUPS, [Process("n", 20, 1, "ray::ServeController.run ")], "no living actor"),
         (ACTORS, GROUPS, [Process("n", 13, 1, "/bin/haproxy -db ")], "whose manager is gone"),
-        ([actor(30, "ServeReplica:tiny:model-tiny", REPLICA, "a9")], GROUPS, [],
-         "that Serve does not know"),
-        ([actor(31, "ShardActor", REPLICA[:-1] + "9#stage-0.rank-0", "a8")], GROUPS, [],
-         "a shard of a replica that is gone"),
-        ([*ACTORS, actor(32, "ShardActor", f"{REPLICA}#stage-0.rank-0.move-1", "a7")], [], [],
-         "another one is the same shard"),
+        (
+            [actor(30, "ServeReplica:tiny:model-tiny", REPLICA, "a9")],
+            GROUPS,
+            [],
+            "that Serve does not know",
+        ),
+        (
+            [actor(31, "ShardActor", REPLICA[:-1] + "9#stage-0.rank-0", "a8")],
+            GROUPS,
+            [],
+            "a shard of a replica that is gone",
+        ),
+        (
+            [*ACTORS, actor(32, "ShardActor", f"{REPLICA}#stage-0.rank-0.move-1", "a7")],
+            [],
+            [],
+            "another one is the same shard",
+        ),
         (ACTORS, [{"name": REPLICA + "x", "state": "PENDING"}], [], "a replica that is gone"),
-        (ACTORS, [{"name": MOVED, "state": "CREATED", "placement_group_id": "g2"}], [],
-         "nothing of its replica runs in it"),
-        ([*ACTORS, actor(33, "ShardActor", f"{REPLICA}#stage-1.rank-0.move-1", "a7", group="g2")],
-         [{"name": MOVED, "state": "CREATED", "placement_group_id": "g2"}], [],
-         "a move of its shards is not over"),
-        (ACTORS, [*GROUPS, {"name": MOVED, "state": "PENDING", "placement_group_id": "g2"}], [],
-         "a move of its shards is not over"),
+        (
+            ACTORS,
+            [{"name": MOVED, "state": "CREATED", "placement_group_id": "g2"}],
+            [],
+            "nothing of its replica runs in it",
+        ),
+        (
+            [
+                *ACTORS,
+                actor(33, "ShardActor", f"{REPLICA}#stage-1.rank-0.move-1", "a7", group="g2"),
+            ],
+            [{"name": MOVED, "state": "CREATED", "placement_group_id": "g2"}],
+            [],
+            "a move of its shards is not over",
+        ),
+        (
+            ACTORS,
+            [*GROUPS, {"name": MOVED, "state": "PENDING", "placement_group_id": "g2"}],
+            [],
+            "a move of its shards is not over",
+        ),
     ],
-)  # fmt: skip
-def test_what_belongs_to_nobody_is_named(actors, groups, processes, said: str) -> None:
-    (found,) = left_behind(APPLICATIONS, actors, groups, processes)
-    assert said in found
+)
+def test_leftover_is_named(actors, groups, processes, message: str) -> None:
+    (leftover,) = left_behind(APPLICATIONS, actors, groups, processes)
+    assert message in leftover
 
 
-def test_what_serve_does_not_name_now_is_not_judged() -> None:
+def test_deployment_without_status_is_not_checked() -> None:
     unnamed = {"tiny": {"deployments": {}}}
     assert left_behind(unnamed, ACTORS, GROUPS, PROCESSES) == []
 
 
-def test_a_group_that_was_removed_holds_nothing() -> None:
+def test_removed_group_is_no_leftover() -> None:
     removed = [{"name": REPLICA + "x", "state": "REMOVED"}]
     assert left_behind(APPLICATIONS, ACTORS, removed, PROCESSES) == []
 
 
-def test_who_does_not_answer_yet_is_asked_again() -> None:
+def test_failed_query_is_repeated() -> None:
     answers = iter([ClusterError("not yet"), ["an orphan"], []])
 
     def look() -> list[str]:
@@ -96,6 +127,6 @@ def test_who_does_not_answer_yet_is_asked_again() -> None:
     assert list(answers) == []
 
 
-def test_what_stays_is_told() -> None:
+def test_persistent_leftover_is_reported() -> None:
     with pytest.raises(AssertionError, match="left behind:\nan orphan"):
         wait_for_nothing_left(lambda: ["an orphan"], within_s=0)

@@ -1,4 +1,4 @@
-"""docs/operations.md names tests and files that are there, every fault, and numbers that add up."""
+"""References, faults and numbers of docs/operations.md."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXT = (ROOT / "docs" / "operations.md").read_text()
 FEWEST_FAULTS = 25
 
 
-def test_every_test_and_file_it_names_is_there() -> None:
+def test_named_tests_and_files_exist() -> None:
     named = set(re.findall(r"`((?:tests|deployments|k8s)/[\w./-]+)`", TEXT))
     assert len(named) > 10
     assert not [name for name in sorted(named) if not (ROOT / name).exists()]
@@ -24,19 +24,19 @@ def test_every_test_and_file_it_names_is_there() -> None:
 
 
 def faults() -> dict[str, set[str]]:
-    """What breaks → the test files that break it, as their marks say."""
-    found: dict[str, set[str]] = {}
+    """Return fault → test files with its mark."""
+    files: dict[str, set[str]] = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.fault":
-                (what,) = node.args
-                assert isinstance(what, ast.Constant)
-                found.setdefault(what.value, set()).add(str(path.relative_to(ROOT)))
-    return found
+                (fault,) = node.args
+                assert isinstance(fault, ast.Constant)
+                files.setdefault(fault.value, set()).add(str(path.relative_to(ROOT)))
+    return files
 
 
 def failures() -> dict[str, str]:
-    """First cell → file of the table of failures."""
+    """Return first cell → test of the table of failures."""
     section = TEXT.partition("## What failures look like")[2].partition("\n## ")[0]
     rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| ")]
     shown: dict[str, str] = {}
@@ -48,19 +48,19 @@ def failures() -> dict[str, str]:
     return shown
 
 
-def test_nothing_is_left_to_be_filled_in() -> None:
+def test_manual_has_no_placeholders() -> None:
     assert not re.findall(r"@[A-Z]+@", TEXT)
 
 
-def test_every_fault_that_a_test_makes_has_its_line() -> None:
+def test_every_tested_fault_is_in_the_table() -> None:
     shown = failures()
     assert len(faults()) >= FEWEST_FAULTS
-    for what, files in faults().items():
-        assert what in shown, f"no line for {what!r} in docs/operations.md"
-        assert any(f"`{file}`" in shown[what] for file in files), (what, files, shown[what])
+    for fault, files in faults().items():
+        assert fault in shown, f"no line for {fault!r} in docs/operations.md"
+        assert any(f"`{file}`" in shown[fault] for file in files), (fault, files, shown[fault])
 
 
-def test_the_times_it_names_are_those_of_the_code() -> None:
+def test_times_of_the_manual_equal_the_code() -> None:
     assert f"has found no room elsewhere within {DRAIN_START_S:.0f} s" in TEXT
     assert f"the longest request ({MAX_REQUEST_TIMEOUT_S:.0f})" in TEXT
     (stop_s,) = re.findall(r"^TimeoutStopSec=(\d+)$", TEXT, re.MULTILINE)
@@ -68,11 +68,11 @@ def test_the_times_it_names_are_those_of_the_code() -> None:
 
 
 def _figure(pattern: str) -> float:
-    (found,) = re.findall(pattern, TEXT)
-    return float(found.replace(",", ""))
+    (figure,) = re.findall(pattern, TEXT)
+    return float(figure.replace(",", ""))
 
 
-def test_the_capacity_is_what_the_measured_figures_make_of_it() -> None:
+def test_capacity_table_follows_measured_figures() -> None:
     node_mib = _figure(r"\| a node's [^|]*\| (\d+) MiB")
     request_ms = _figure(r"\| a request of 1 KB[^|]*\| ([\d.]+) ms;")
     haproxy_ms = _figure(r"\| a request of 1 KB[^|]*\| [\d.]+ ms; ([\d.]+) ms")
@@ -88,8 +88,8 @@ def test_the_capacity_is_what_the_measured_figures_make_of_it() -> None:
 
         def near(prefix: str, value: float, row: dict[str, str] = row) -> None:
             (cell,) = [text for name, text in row.items() if name.startswith(prefix)]
-            found = float(re.findall(r"[\d.]+", cell)[-1])
-            assert abs(found - value) <= max(0.02 * value, 0.05), (prefix, cell, value)
+            number = float(re.findall(r"[\d.]+", cell)[-1])
+            assert abs(number - value) <= max(0.02 * value, 0.05), (prefix, cell, value)
 
         near("replicas", replicas)
         near("requests/s", 0.66 * replicas / request_ms * 1e3)
@@ -101,7 +101,7 @@ def test_the_capacity_is_what_the_measured_figures_make_of_it() -> None:
         near("… that each replica answers", count / 5 * check_ms / 1e3 * 100)
 
 
-def test_the_unit_has_what_systemd_reads() -> None:
+def test_systemd_unit_is_valid() -> None:
     (unit,) = re.findall(r"^```ini\n(.*?)^```", TEXT, re.M | re.S)
     assert {"[Unit]", "[Service]", "[Install]"} <= set(unit.splitlines())
     assert "KillMode=control-group" in unit
@@ -109,6 +109,6 @@ def test_the_unit_has_what_systemd_reads() -> None:
         assert not line or re.match(r"[#\[]|\w+=", line), line
 
 
-def test_its_configs_are_yaml() -> None:
+def test_configs_of_the_manual_are_yaml() -> None:
     for block in re.findall(r"^```yaml\n(.*?)^```", TEXT, re.M | re.S):
         assert yaml.safe_load(block)

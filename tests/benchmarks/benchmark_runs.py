@@ -1,4 +1,4 @@
-"""Runs of made-up benchmarks, for the tests of their tables."""
+"""Runs of synthetic benchmarks, for the tests of their tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small HTTP server whose answers a test chooses."""
+"""Small HTTP server with answers from the test."""
 
 from __future__ import annotations
 

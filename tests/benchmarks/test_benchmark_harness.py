@@ -41,7 +41,7 @@ def test_each_round_begins_with_another_turn() -> None:
     assert failures == {}
 
 
-def test_a_failed_optional_turn_is_left_out_afterwards() -> None:
+def test_failed_optional_turn_is_skipped_afterwards() -> None:
     order: list[str] = []
 
     def failing() -> list[Reading]:
@@ -55,7 +55,7 @@ def test_a_failed_optional_turn_is_left_out_afterwards() -> None:
     assert len(measured) == 3
 
 
-def test_a_failed_required_turn_ends_the_rounds() -> None:
+def test_failed_required_turn_ends_the_rounds() -> None:
     def failing() -> list[Reading]:
         raise BenchmarkError("the server ended")
 
@@ -126,7 +126,7 @@ def test_quick_run_misses_no_goal() -> None:
     assert text.startswith("**A quick run")
 
 
-def test_report_names_what_is_not_measured() -> None:
+def test_report_names_missing_measurements() -> None:
     run = runs.run("bench", case(failures={"peer": "not installed\nin detail"}))
     text = report(run.model_copy(update={"failures": {"other": "no GPU"}}), "", ())
     assert text.endswith("Not measured: other: no GPU\n\nNot measured: case, peer: not installed\n")

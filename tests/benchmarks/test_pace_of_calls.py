@@ -20,7 +20,7 @@ def test_rate_leaves_out_the_start_and_the_end() -> None:
 
 def test_several_calls_are_in_flight_at_once() -> None:
     rate = pace.items_per_s(lambda: time.sleep(0.02), items=3, in_flight=4, seconds=0.3)
-    assert 150 < rate <= 650  # 4 × 3 items in 20 ms each; 150 is what one thread alone gives
+    assert 150 < rate <= 650  # 4 × 3 items in 20 ms each; one thread alone reaches 150
 
 
 def test_error_of_a_call_is_raised() -> None:

@@ -1,4 +1,4 @@
-"""Facts of a process equal those that it was started with."""
+"""Facts of a process, equal to those of its start."""
 
 from __future__ import annotations
 

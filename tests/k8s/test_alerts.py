@@ -37,7 +37,7 @@ def test_every_alert_has_a_case() -> None:
 
 @promtool.needed
 @pytest.mark.parametrize("name", CASES)
-def test_alert_rings_on_its_series_and_not_on_near_ones(name: str, tmp_path: Path) -> None:
+def test_alert_fires_on_its_series_only(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     rings = [
         (series, [{"exp_labels": {**labels, "severity": case.severity}}])

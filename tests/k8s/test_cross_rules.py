@@ -29,7 +29,7 @@ def of_kind(objects: Objects, kind: str) -> dict[str, Any]:
         ("cpu-dev", 1, None),
     ],
 )
-def test_overlay_budget_lets_a_drain_take_one_pod(
+def test_overlay_budget_allows_a_drain_of_one_pod(
     overlays: dict[str, Objects], name: str, replicas: int, least: int | None
 ) -> None:
     service = of_kind(overlays[name], "RayService")["spec"]

@@ -106,7 +106,7 @@ def test_only_the_compression_image_has_a_compiler(tmp_path: Path) -> None:
     assert run(purge, tmp_path).stdout == ""  # and nothing where there is none
 
 
-def test_haproxy_is_installed_where_manifests_expect_it(tmp_path: Path) -> None:
+def test_haproxy_is_at_the_path_of_the_manifests(tmp_path: Path) -> None:
     step = STAGES["serving"].all("RUN")[0]
     assert "/usr/local/bin/headrace-haproxy" in step
     for _ in range(2):  # and a second time, as where the base's Python is there

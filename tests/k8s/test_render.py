@@ -157,7 +157,7 @@ def test_ha_overlay_refuses_image_without_digest(
         ),
     ],
 )
-def test_message_names_what_is_wrong_with_an_overlay(
+def test_message_names_the_wrong_field_of_an_overlay(
     headrace: Headrace, store: Path, tmp_path: Path, patch: dict[str, Any], message: str
 ) -> None:
     ran = headrace(
