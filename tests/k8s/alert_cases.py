@@ -1,4 +1,4 @@
-"""Synthetic series per alert: some on which it rings, and similar ones on which it does not.
+"""Synthetic series per alert: some that fire it, and similar ones that do not.
 
 Values are in promtool's notation, one sample per 15 s: ``5x80`` stays at 5 for 20 minutes,
 ``0+3x80`` is a counter of 0.2 per second, ``_`` is no sample.
@@ -21,9 +21,9 @@ def of_others(series: Series) -> Series:
 
 @dataclass(frozen=True)
 class Case:
-    """Series → values on which an alert rings or is silent, and its labels besides severity."""
+    """Series → values that fire an alert or do not, and its labels besides severity."""
 
-    rings: Series
+    firing: Series
     silent: tuple[Series, ...]
     labels: dict[str, str] = field(default_factory=dict)
     at: str = "18m"
@@ -31,7 +31,7 @@ class Case:
     every: str = "15s"
     """Interval of samples and of rule evaluation."""
     more: tuple[tuple[Series, dict[str, str]], ...] = ()
-    """Further series on which it rings, with its labels."""
+    """Further series that fire it, with its labels."""
 
 
 APPLICATION = {"ray_io_cluster": "c", "application": "a"}
@@ -98,14 +98,14 @@ def _shares(first: str, second: str, used: int) -> Series:
     return {_series(first, POD): f"{used}x80", _series(second, POD): f"{rest}x80"}
 
 
-WANTED = _series("ray_serve_autoscaling_target_replicas", DEPLOYMENT)
+TARGET = _series("ray_serve_autoscaling_target_replicas", DEPLOYMENT)
 HEALTHY, OTHER = _replica(1), _replica(2)
 ONGOING = _series("ray_serve_replica_processing_queries", DEPLOYMENT, replica="r1")
 LOADED = _series("ray_headrace_model_load_s", MODEL)
 UP = _series("up", POD, endpoint="metrics")
 GCS = _series("ray_gcs_actors_count", {"ray_io_cluster": "c"}, State="Created")
 DISK = _series("ray_node_disk_utilization_percentage", POD)
-OF_A_JOB = [each.replace('"c"', '"job"') for each in (UP, GCS)]
+OF_A_JOB = [series.replace('"c"', '"job"') for series in (UP, GCS)]
 MEMORY = ("ray_node_mem_used", "ray_node_mem_total")
 STORE = ("ray_object_store_used_memory", "ray_object_store_available_memory")
 LATENCY = "ray_serve_http_request_latency_ms_bucket"
@@ -114,12 +114,12 @@ QUEUE = "ray_headrace_queue_wait_ms_bucket"
 CASES = {
     "HeadraceNoReplica": Case(
         # An outage that has lasted for over two hours.
-        {WANTED: "2x150", HEALTHY: "1x10 _x140"},
+        {TARGET: "2x150", HEALTHY: "1x10 _x140"},
         (
-            {WANTED: "2x150", HEALTHY: "1x150"},
-            {WANTED: "0x150", HEALTHY: "1x10 _x140"},
-            # A new cluster, in which none has been ready yet.
-            {WANTED: "_x140 2x10", HEALTHY: "_x145 0x5"},
+            {TARGET: "2x150", HEALTHY: "1x150"},
+            {TARGET: "0x150", HEALTHY: "1x10 _x140"},
+            # A new cluster, without a ready replica so far.
+            {TARGET: "_x140 2x10", HEALTHY: "_x145 0x5"},
         ),
         DEPLOYMENT,
         at="149m",
@@ -127,31 +127,31 @@ CASES = {
         every="1m",
     ),
     "HeadraceReplicasMissing": Case(
-        {WANTED: "2x80", HEALTHY: "1x80"},
+        {TARGET: "2x80", HEALTHY: "1x80"},
         (
-            {WANTED: "2x80", HEALTHY: "1x80", OTHER: "1x80"},
-            # A replica that comes within five minutes, such as in a rolling upgrade.
-            {WANTED: "2x80", HEALTHY: "1x80", OTHER: "_x56 1x24"},
+            {TARGET: "2x80", HEALTHY: "1x80", OTHER: "1x80"},
+            # A replica that starts within five minutes, such as in a rolling upgrade.
+            {TARGET: "2x80", HEALTHY: "1x80", OTHER: "_x56 1x24"},
         ),
         DEPLOYMENT,
         more=(
-            # None has ever been ready.
-            ({WANTED: "2x80"}, DEPLOYMENT),
+            # No replica has been ready yet.
+            ({TARGET: "2x80"}, DEPLOYMENT),
             # One replica, as two controllers report it, of which the first has ended.
-            ({WANTED: "2x80", _replica(1, "old"): "1x80", _replica(1, "new"): "1x80"}, DEPLOYMENT),
+            ({TARGET: "2x80", _replica(1, "old"): "1x80", _replica(1, "new"): "1x80"}, DEPLOYMENT),
         ),
     ),
     "HeadraceReplicaRestarting": Case(
-        # One after the other, none of which ever gets ready.
-        {WANTED: "1x80"} | {_replica(n): f"_x{20 + 10 * n} 0x5" for n in range(5)},
+        # Replicas in turn that never become ready.
+        {TARGET: "1x80"} | {_replica(n): f"_x{20 + 10 * n} 0x5" for n in range(5)},
         (
-            {WANTED: "1x80"} | {_replica(n): f"_x{20 + 10 * n} 0x5" for n in range(4)},
+            {TARGET: "1x80"} | {_replica(n): f"_x{20 + 10 * n} 0x5" for n in range(4)},
             # A rolling upgrade of ten.
-            {WANTED: "10x80"}
+            {TARGET: "10x80"}
             | {_replica(n): "1x40" for n in range(10)}
             | {_replica(n): "_x40 1x40" for n in range(10, 20)},
-            # A controller that is started again and again beside two replicas.
-            {WANTED: "2x80"} | {_replica(n % 2, f"w{n // 2}"): "1x80" for n in range(10)},
+            # A controller that restarts repeatedly beside two replicas.
+            {TARGET: "2x80"} | {_replica(n % 2, f"w{n // 2}"): "1x80" for n in range(10)},
         ),
         DEPLOYMENT,
     ),
@@ -161,7 +161,7 @@ CASES = {
         (
             {_status(200): "0+995x80", _status(500): "0+5x80"},
             {_status(200): "0+50x80", _status(400): "0+50x80"},
-            # One request in a quarter of a minute, and it fails: too few to wake anybody.
+            # One request in a quarter of a minute, and it fails: too few to page.
             {_status(500): "0+1x80"},
         ),
         APPLICATION,
@@ -191,10 +191,10 @@ CASES = {
         MODEL,
     ),
     "HeadraceQueueGrowing": Case(
-        {WANTED: "1x200", HEALTHY: "1x200", ONGOING: "1x120 40x80"},
+        {TARGET: "1x200", HEALTHY: "1x200", ONGOING: "1x120 40x80"},
         (
-            {WANTED: "1x200", HEALTHY: "1x200", ONGOING: "40x200"},
-            {WANTED: "1x200", HEALTHY: "1x200", ONGOING: "1x120 8x80"},
+            {TARGET: "1x200", HEALTHY: "1x200", ONGOING: "40x200"},
+            {TARGET: "1x200", HEALTHY: "1x200", ONGOING: "1x120 8x80"},
         ),
         DEPLOYMENT,
         at="42m",
@@ -210,7 +210,7 @@ CASES = {
         (_stages(13.5, 12), _stages(1.35, 0.45)),
         MODEL,
         at="30m",
-        # Beside what two replicas have left that ended before.
+        # With stale series of two ended replicas.
         more=(
             (
                 _stages(13.5, 4.5)
@@ -232,7 +232,7 @@ CASES = {
         {_compared("yes"): "0+95x80", _compared("no"): "0+5x80"},
         (
             {_compared("yes"): "0+99x80", _compared("no"): "0+1x80"},
-            # Forty items are too few to tell.
+            # Forty items are too few for a verdict.
             {_compared("yes"): "0x20 20x60", _compared("no"): "0x20 20x60"},
         ),
         ROUTE,
@@ -247,7 +247,7 @@ CASES = {
         more=(({_returns("w1"): "1x250", _returns("w2"): "_x200 1x50"}, ROUTE),),
     ),
     "HeadraceHeadDown": Case(
-        # That of a job's cluster answers.
+        # The head of a job's cluster answers.
         {UP: "1x80", GCS: "1x20", OF_A_JOB[0]: "1x80", OF_A_JOB[1]: "1x80"},
         (
             {UP: "1x80", GCS: "1x80"},

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_artifacts import layout, publish
+from synthetic_artifacts import layout, publish
 
 from deployments.cli.main import main
 from deployments.kubernetes import overlay
@@ -19,7 +19,7 @@ Objects = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Ran:
+class Result:
     """Exit status and output of a command."""
 
     status: int
@@ -27,7 +27,7 @@ class Ran:
     err: str
 
 
-Headrace = Callable[..., Ran]
+Headrace = Callable[..., Result]
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,7 @@ def overlays(kustomize: None) -> dict[str, Objects]:
 
 @pytest.fixture(scope="session")
 def crds() -> Path:
-    """KubeRay's CRDs, as its release has them."""
+    """KubeRay's CRDs, as in its release."""
     beside = Path(__file__).parents[3] / "shared" / "crds"
     folder = Path(os.environ.get("HEADRACE_CRDS", beside))
     if not folder.is_dir():
@@ -57,8 +57,10 @@ def crds() -> Path:
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with ``plain`` and ``cut`` for CPUs, and for H100s ``large``, in eight stages, and
-    ``twelve``, in twelve."""
+    """Store with ``plain`` and ``cut`` for CPUs, and for H100s ``large`` and ``twelve``.
+
+    ``large`` has eight stages, ``twelve`` has twelve.
+    """
     root = tmp_path_factory.mktemp("k8s-store")
     publish(root, "plain", "cpu-x86")
     publish(root, "cut", "cpu-x86", layout("cpu-x86", 2, 1))
@@ -71,10 +73,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def headrace(capsys: pytest.CaptureFixture[str]) -> Headrace:
     """Callable that runs a `headrace` command in this process."""
 
-    def run(*arguments: object) -> Ran:
-        status = main([str(each) for each in arguments])
+    def run(*arguments: object) -> Result:
+        status = main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
-        return Ran(status, captured.out, captured.err)
+        return Result(status, captured.out, captured.err)
 
     return run
 
@@ -84,10 +86,10 @@ def plan(headrace: Headrace, store: Path, tmp_path: Path) -> Callable[..., Path]
     """``plan(artifact, *arguments)``: the file of ``headrace plan --json``."""
 
     def write(artifact: str, *arguments: str) -> Path:
-        made = headrace("plan", artifact, "--store", store, "--json", *arguments)
-        assert made.status == 0, made.err
+        result = headrace("plan", artifact, "--store", store, "--json", *arguments)
+        assert result.status == 0, result.err
         path = tmp_path / f"{artifact}-plan.json"
-        path.write_text(made.out)
+        path.write_text(result.out)
         return path
 
     return write

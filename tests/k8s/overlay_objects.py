@@ -12,8 +12,8 @@ from deployments.kubernetes.pods import groups, pod_spec
 
 Objects = list[dict[str, Any]]
 
-# Made by the cluster's operator beforehand, or by Kubernetes itself: k8s/README.md lists them.
-MADE_BEFOREHAND = {
+# Objects from the cluster's operator or from Kubernetes: k8s/README.md lists them.
+EXTERNAL = {
     "headrace-ray-token",
     "headrace-api-keys",
     "headrace-trusted-keys",

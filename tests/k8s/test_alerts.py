@@ -1,4 +1,4 @@
-"""Alerts of k8s/monitoring, evaluated by promtool: the series that make them ring, their texts.
+"""Alerts of k8s/monitoring, evaluated by promtool: the series that fire them, and their texts.
 
 tests/serve/test_monitoring.py checks beside a running cluster that their series exist.
 """
@@ -39,20 +39,20 @@ def test_every_alert_has_a_case() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_alert_fires_on_its_series_only(name: str, tmp_path: Path) -> None:
     case = CASES[name]
-    rings = [
+    firing = [
         (series, [{"exp_labels": {**labels, "severity": case.severity}}])
-        for series, labels in ((case.rings, case.labels), *case.more)
+        for series, labels in ((case.firing, case.labels), *case.more)
     ]
     assert case.silent
     silent = list(case.silent)
-    if not rings_by_absence(ALERTS[name]["expr"]):  # the series of others must not ring it
-        silent.append(of_others(case.rings))
+    if not rings_by_absence(ALERTS[name]["expr"]):  # the series of others must not fire it
+        silent.append(of_others(case.firing))
     tests = [
         {
             **promtool.unit(series, case.every),
             "alert_rule_test": [{"eval_time": case.at, "alertname": name, "exp_alerts": expected}],
         }
-        for series, expected in [*rings, *((series, []) for series in silent)]
+        for series, expected in [*firing, *((series, []) for series in silent)]
     ]
     promtool.try_out(tests, tmp_path, case.every)
 
@@ -88,7 +88,7 @@ def test_recorded_series_are_exactly_those_in_use() -> None:
 
 def test_rules_and_panels_read_only_our_monitors_series() -> None:
     for query in expressions():
-        if query.where in runbooks():  # an operator sees the job of the answer
+        if query.where in runbooks():  # the answer shows an operator the job
             continue
         for series in selectors(query.expr):
             if not series.startswith(("headrace:", "ALERTS{")):

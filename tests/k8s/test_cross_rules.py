@@ -82,14 +82,15 @@ def model(args: dict[str, Any], **options: Any) -> dict[str, Any]:
     ("application", "pods"),
     [
         (model({}), 1),
-        (model({"replicas": 3}), 1),  # nothing keeps them apart
+        (model({"replicas": 3}), 1),  # they may share a pod
         (model({"replicas": 3}, max_replicas_per_node=1), 3),
         (model({"replicas": 3}, max_replicas_per_node=2), 2),
-        (model({"replicas": 3, "parallel": {"pipeline": 2}}), 3),  # each fills its pods
+        (model({"replicas": 3, "parallel": {"pipeline": 2}}), 3),  # a replica fills its pods
         (model({"autoscaling": {"max_replicas": 4}}, max_replicas_per_node=1), 1),
         (model({"autoscaling": {"min_replicas": 2}}, max_replicas_per_node=1), 2),
         (model({"autoscaling": {"min_replicas": 0}}, max_replicas_per_node=1), 0),
-        (model({"replicas": 3}, num_replicas=2, max_replicas_per_node=1), 2),  # these count
+        # Options of the deployment take precedence.
+        (model({"replicas": 3}, num_replicas=2, max_replicas_per_node=1), 2),
         (model({}, autoscaling_config={"min_replicas": 4}, max_replicas_per_node=1), 4),
         (model({"replicas": 2}, num_replicas="auto", max_replicas_per_node=1), 1),
         ({"import_path": "deployments.app:catalog", "name": "server"}, 1),

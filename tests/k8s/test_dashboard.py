@@ -14,7 +14,7 @@ import yaml
 from alert_cases import JOB
 from support.monitoring_files import expressions, filled_in, panel, panel_queries, variables
 
-CHOSEN = {"cluster": ["c"], "application": ["a"]}
+SELECTED = {"cluster": ["c"], "application": ["a"]}
 
 
 @promtool.needed
@@ -57,13 +57,13 @@ def test_error_panels_show_a_number_at_both_extremes(tmp_path: Path) -> None:
 def _expected(shown: dict[str, Any], labels: str, value: float) -> dict[str, Any]:
     (target,) = shown["targets"]
     return {
-        "expr": filled_in(target["expr"], CHOSEN, "1m"),
+        "expr": filled_in(target["expr"], SELECTED, "1m"),
         "eval_time": "18m",
         "exp_samples": [{"labels": labels, "value": value}],
     }
 
 
 def test_variables_are_filled_in_as_grafana_does() -> None:
-    chosen = {"model": ["a.b", "c"], "route": ["r"]}
+    selected = {"model": ["a.b", "c"], "route": ["r"]}
     expr = 'rate(x{model=~"$model", route=~"$route"}[$__rate_interval])'
-    assert filled_in(expr, chosen, "1m") == 'rate(x{model=~"(a\\\\.b|c)", route=~"r"}[1m])'
+    assert filled_in(expr, selected, "1m") == 'rate(x{model=~"(a\\\\.b|c)", route=~"r"}[1m])'

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from overlay_objects import MADE_BEFOREHAND, NAMES, PARTS, Objects
+from overlay_objects import EXTERNAL, NAMES, PARTS, Objects
 
 from deployments.cli.main import parser
 from deployments.kubernetes import overlay, validate
@@ -42,13 +42,13 @@ def test_job_has_the_recipe_of_the_readme(overlays: dict[str, Objects]) -> None:
 def test_ingress_leads_to_the_service_of_kuberay() -> None:
     root = overlay.k8s_dir()
     objects = overlay.build(root / "overlays" / "cpu-dev", [root / "components" / "ingress"])
-    (ingress,) = [each for each in objects if each["kind"] == "Ingress"]
-    (service,) = [each for each in objects if each["kind"] == "RayService"]
+    (ingress,) = [obj for obj in objects if obj["kind"] == "Ingress"]
+    (service,) = [obj for obj in objects if obj["kind"] == "RayService"]
     (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
     backend = path["backend"]["service"]
     assert backend["name"] == f"{service['metadata']['name']}-serve-svc"
     assert backend["port"]["number"] == validate.SERVE_PORT
-    assert ingress["spec"]["tls"][0]["secretName"] in MADE_BEFOREHAND
+    assert ingress["spec"]["tls"][0]["secretName"] in EXTERNAL
 
 
 def test_readme_commands_parse() -> None:

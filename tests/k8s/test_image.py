@@ -12,7 +12,7 @@ from pathlib import Path
 import dockerfile
 import pytest
 import yaml
-from made_artifacts import publish
+from synthetic_artifacts import publish
 
 ROOT = Path(__file__).parents[2]
 BEFORE, STAGES = dockerfile.stages(ROOT / "k8s" / "Dockerfile")
@@ -20,7 +20,7 @@ DIGEST = "rayproject/ray@sha256:" + "0123456789abcdef" * 4
 
 
 def run(step: str, path: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    """One RUN step, in the shell that the Dockerfile names."""
+    """Run one RUN step in the shell of the Dockerfile."""
     environment = {"PATH": str(path) if path is not None else os.environ["PATH"], **variables}
     return subprocess.run(
         [*dockerfile.shell(STAGES), step], env=environment, capture_output=True, text=True
@@ -31,11 +31,11 @@ def test_base_is_an_argument_without_default() -> None:
     assert BEFORE == ["ARG RAY_IMAGE"]
     assert STAGES["base"].base == "${RAY_IMAGE}"
     assert [stage.base for stage in STAGES.values()][1:] == ["base", "base", *["installed"] * 2]
-    assert list(STAGES)[-1] == "serving"  # what a build without --target gives
+    assert list(STAGES)[-1] == "serving"  # the default target of a build
 
 
 @pytest.mark.parametrize(
-    ("image", "taken"),
+    ("image", "accepted"),
     [
         (DIGEST, True),
         ("", False),
@@ -45,12 +45,12 @@ def test_base_is_an_argument_without_default() -> None:
         ("@sha256:" + "0" * 64, False),
     ],
 )
-def test_base_without_digest_is_refused(image: str, taken: bool) -> None:
+def test_base_without_digest_is_refused(image: str, accepted: bool) -> None:
     instruction, step = STAGES["base"].steps[2]
     assert instruction == "RUN"
     done = run(step, RAY_IMAGE=image)
-    assert (done.returncode == 0) is taken
-    assert taken or f"RAY_IMAGE={image} has no digest; give NAME@sha256:" in done.stderr
+    assert (done.returncode == 0) is accepted
+    assert accepted or f"RAY_IMAGE={image} has no digest; give NAME@sha256:" in done.stderr
 
 
 def test_base_with_old_python_is_refused(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_only_the_compression_image_has_a_compiler(tmp_path: Path) -> None:
     done = run(check, tmp_path)
     assert done.returncode == 1
     assert "the serving image has g++" in done.stderr
-    # What goes: exactly the compilers among the packages.
+    # It purges exactly the compilers among the packages.
     packages = "bash cpp cpp-13 g++ g++-13 g++-13-x86-64-linux-gnu gcc gcc-13 gcc-13-base libgcc-s1"
     (tmp_path / "dpkg-query").write_text(f"#!{tmp_path}/bash\nprintf '%s\\n' {packages}\n")
     (tmp_path / "apt-get").write_text(f'#!{tmp_path}/bash\necho "$@"\n')
@@ -103,13 +103,13 @@ def test_only_the_compression_image_has_a_compiler(tmp_path: Path) -> None:
         "purge --yes --auto-remove cpp cpp-13 g++ g++-13 g++-13-x86-64-linux-gnu gcc gcc-13\n"
     )
     (tmp_path / "dpkg-query").write_text(f"#!{tmp_path}/bash\necho bash\n")
-    assert run(purge, tmp_path).stdout == ""  # and nothing where there is none
+    assert run(purge, tmp_path).stdout == ""  # nothing to purge
 
 
 def test_haproxy_is_at_the_path_of_the_manifests(tmp_path: Path) -> None:
     step = STAGES["serving"].all("RUN")[0]
     assert "/usr/local/bin/headrace-haproxy" in step
-    for _ in range(2):  # and a second time, as where the base's Python is there
+    for _ in range(2):  # the second time, the file exists
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         done = run(step.replace("/usr/local/bin", str(tmp_path)), PATH=path)
         assert done.returncode == 0, done.stderr
@@ -119,7 +119,7 @@ def test_haproxy_is_at_the_path_of_the_manifests(tmp_path: Path) -> None:
 def test_dockerfile_accepts_an_index_and_names_none() -> None:
     steps = STAGES["installed"].steps
     before = steps[: [instruction for instruction, _ in steps].index("RUN")]
-    assert ("ARG", "PIP_EXTRA_INDEX_URL=") in before  # an empty one is none to pip
+    assert ("ARG", "PIP_EXTRA_INDEX_URL=") in before  # pip ignores an empty one
     assert "://" not in (ROOT / "k8s" / "Dockerfile").read_text()
 
 
@@ -131,7 +131,7 @@ def test_images_do_not_run_as_root() -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, by the Dockerfile's own COPY and RUN steps."""
+    """Wheel, built by the COPY and RUN steps of the Dockerfile."""
     pytest.importorskip("hatchling", reason="hatchling is not installed: nothing builds the wheel")
     root = tmp_path_factory.mktemp("image")
     for step in STAGES["wheel"].all("COPY"):
@@ -145,21 +145,21 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 target.mkdir(exist_ok=True)
                 shutil.copy(ROOT / source, target)
     (step,) = STAGES["wheel"].all("RUN")
-    # What a build would fetch for it is installed here.
+    # The build's own requirements are installed here.
     step = step.replace(" --no-deps", " --no-deps --no-build-isolation")
     step = step.replace("/tmp/wheels", f"{root}/wheels").replace("/src", f"{root}/src")
     done = run(step, HOME=str(root), PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert done.returncode == 0, done.stdout + done.stderr
-    (built,) = (root / "wheels").glob("*.whl")
-    return built
+    (path,) = (root / "wheels").glob("*.whl")
+    return path
 
 
 def test_build_copies_exactly_the_allowed_files(wheel: Path) -> None:
     allowed = (ROOT / "k8s" / "Dockerfile.dockerignore").read_text().split()
     copied = [word for step in STAGES["wheel"].all("COPY") for word in step.split()[:-1]]
-    assert {f"!{each}" for each in copied} == {each for each in allowed if each.startswith("!")}
+    assert {f"!{path}" for path in copied} == {line for line in allowed if line.startswith("!")}
     names = zipfile.ZipFile(wheel).namelist()
-    for wanted in (
+    for file in (
         "deployments/app.py",
         "headrace/command.py",
         "deployments/configs/digits.yaml",
@@ -170,14 +170,14 @@ def test_build_copies_exactly_the_allowed_files(wheel: Path) -> None:
         "cluster/compression/report/templates/page.html.j2",
         "cluster/compression/report/templates/page.css",
     ):
-        assert wanted in names
+        assert file in names
 
 
 def test_installed_wheel_renders(wheel: Path, tmp_path: Path) -> None:
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed")
     site = tmp_path / "site"
-    zipfile.ZipFile(wheel).extractall(site)  # what `pip install --no-deps --target` does
+    zipfile.ZipFile(wheel).extractall(site)  # as by `pip install --no-deps --target`
     publish(tmp_path / "store", "plain", "cpu-x86")
     code = (
         "import sys, deployments; from deployments.cli.main import main; "
@@ -206,5 +206,5 @@ def test_installed_wheel_renders(wheel: Path, tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    kinds = [each["kind"] for each in yaml.safe_load_all(done.stdout)]
+    kinds = [obj["kind"] for obj in yaml.safe_load_all(done.stdout)]
     assert "RayService" in kinds

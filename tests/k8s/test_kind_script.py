@@ -18,8 +18,10 @@ TOOLS = ("docker", "git", "kind", "helm", "kubectl")
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
-    """Each writes its arguments into ``log``. kubectl keeps the overlay that it is given and knows
-    a job from when it was applied until it is deleted."""
+    """Stubs of the tools, each of which logs its arguments into ``log``.
+
+    kubectl stores the applied overlay, and knows a job until it is deleted.
+    """
     for tool in TOOLS:
         (tmp_path / tool).write_text(
             "#!/bin/bash\n"
@@ -78,7 +80,7 @@ def test_script_runs_its_steps_in_order(tools: Path) -> None:
     assert (SCRIPT.parent / "Dockerfile").is_file()
 
 
-def jobs_made(tools: Path) -> int:
+def applied_jobs(tools: Path) -> int:
     return (tools / "log").read_text().count("--selector app.kubernetes.io/component=compression")
 
 
@@ -86,12 +88,12 @@ def test_second_run_keeps_the_job(tools: Path) -> None:
     for _ in range(2):
         done = start(tools)
         assert done.returncode == 0, done.stderr
-    assert jobs_made(tools) == 1
+    assert applied_jobs(tools) == 1
     assert (tools / "log").read_text().count("wait rayservice/headrace") == 2
-    # Not of this recipe any more.
+    # The job of another recipe.
     (tools / "job").write_text("0123456789abcdef\n")
     assert start(tools).returncode == 0
-    assert jobs_made(tools) == 2
+    assert applied_jobs(tools) == 2
 
 
 @pytest.mark.parametrize("status", ["Failed", "ValidationFailed"])
@@ -104,7 +106,7 @@ def test_failed_job_ends_the_run_and_is_replaced_next_time(
     assert "the compression job failed: kubectl --namespace headrace describe" in done.stderr
     assert "wait rayservice" not in (tools / "log").read_text()
     assert start(tools).returncode == 1
-    assert jobs_made(tools) == 2
+    assert applied_jobs(tools) == 2
     assert "delete rayjob headrace-compression" in (tools / "log").read_text()
 
 
@@ -121,18 +123,18 @@ def test_missing_tool_is_named(tools: Path) -> None:
 def test_written_overlay_builds(tools: Path) -> None:
     assert start(tools).returncode == 0
     whole = yaml.safe_load((tools / "applied.yaml").read_text())
-    made = tools / "made"
-    made.mkdir()
-    base = os.path.relpath(overlay.k8s_dir() / "overlays" / "cpu-dev", made.resolve())
+    folder = tools / "overlay"
+    folder.mkdir()
+    base = os.path.relpath(overlay.k8s_dir() / "overlays" / "cpu-dev", folder.resolve())
     assert whole["resources"] == ["../k8s/overlays/cpu-dev"]
-    (made / "kustomization.yaml").write_text(yaml.safe_dump(whole | {"resources": [base]}))
-    objects = overlay.build(made)
-    assert all(each["metadata"]["namespace"] == "headrace" for each in objects)
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(whole | {"resources": [base]}))
+    objects = overlay.build(folder)
+    assert all(obj["metadata"]["namespace"] == "headrace" for obj in objects)
     text = yaml.safe_dump_all(objects)
     assert "image: headrace-serving:dev" in text
     assert "image: headrace-compression:dev" in text
-    # Applied apart: everything else, the job, what serves.
-    (job,) = [each for each in objects if each["kind"] == "RayJob"]
+    # Applied in turn: everything else, the job, the service.
+    (job,) = [obj for obj in objects if obj["kind"] == "RayJob"]
     assert job["metadata"]["labels"]["app.kubernetes.io/component"] == "compression"
     assert job["spec"]["suspend"] is False
     serving = [
@@ -140,4 +142,4 @@ def test_written_overlay_builds(tools: Path) -> None:
         for o in objects
         if o["metadata"]["labels"].get("app.kubernetes.io/component") == "serving"
     ]
-    assert [each["kind"] for each in serving] == ["RayService"]
+    assert [obj["kind"] for obj in serving] == ["RayService"]

@@ -31,36 +31,36 @@ def test_monitor_has_the_name_that_rules_select() -> None:
 
 def test_port_names_are_valid_in_kubernetes() -> None:
     (monitor,) = objects("PodMonitor")
-    ports = [each["port"] for each in monitor["spec"]["podMetricsEndpoints"]]
+    ports = [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]]
     assert ports == [AGENT, AUTOSCALER, DASHBOARD]
     for port in ports:
         assert re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])", port)
 
 
 def test_every_pod_has_the_scraped_ports(overlays: dict[str, list[Any]]) -> None:
-    looked_at = set()
+    checked = set()
     for name, rendered in overlays.items():
         for cluster in _clusters(rendered):
-            looked_at.add(name)
+            checked.add(name)
             head = _ports(cluster["headGroupSpec"])
             assert {AGENT, DASHBOARD} <= head, name
-            # The autoscaler runs beside the head, and answers at a port of the pod's.
+            # The autoscaler runs beside the head, and answers at a port of the pod.
             assert (AUTOSCALER in head) == cluster.get("enableInTreeAutoscaling", False), name
             for group in cluster["workerGroupSpecs"]:
                 assert AGENT in _ports(group), f"{name}: {group['groupName']}"
-    assert looked_at == overlays.keys()
+    assert checked == overlays.keys()
 
 
 def _clusters(rendered: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     fields = {"RayService": "rayClusterConfig", "RayJob": "rayClusterSpec"}
-    for each in rendered:
-        if each["kind"] in fields:
-            yield each["spec"][fields[each["kind"]]]
+    for obj in rendered:
+        if obj["kind"] in fields:
+            yield obj["spec"][fields[obj["kind"]]]
 
 
 def _ports(group: dict[str, Any]) -> set[str]:
     containers = group["template"]["spec"]["containers"]
-    return {port["name"] for each in containers for port in each.get("ports", [])}
+    return {port["name"] for container in containers for port in container.get("ports", [])}
 
 
 # ------------------------------------------------------------------ with kustomize
@@ -68,39 +68,39 @@ def _ports(group: dict[str, Any]) -> set[str]:
 
 def test_kustomize_builds_rules_monitor_and_dashboard(kustomize: None) -> None:
     rendered = overlay.build(MONITORING)
-    assert {each["metadata"]["namespace"] for each in rendered} == {"headrace"}
-    assert Counter((each["apiVersion"], each["kind"]) for each in rendered) == {
+    assert {obj["metadata"]["namespace"] for obj in rendered} == {"headrace"}
+    assert Counter((obj["apiVersion"], obj["kind"]) for obj in rendered) == {
         ("v1", "ConfigMap"): 1,
         (OPERATOR, "PodMonitor"): 1,
         (OPERATOR, "PrometheusRule"): 2,
     }
-    (config,) = [each for each in rendered if each["kind"] == "ConfigMap"]
+    (config,) = [obj for obj in rendered if obj["kind"] == "ConfigMap"]
     assert config["metadata"]["name"] == "headrace-dashboard"
     assert config["metadata"]["labels"] == {"grafana_dashboard": "1"}
     assert json.loads(config["data"]["headrace.json"]) == dashboard()
 
     (links,) = objects("ConfigMap")
     base = links["data"]["runbooks"]
-    for each in rendered:
-        for group in each["spec"]["groups"] if each["kind"] == "PrometheusRule" else ():
+    for obj in rendered:
+        for group in obj["spec"]["groups"] if obj["kind"] == "PrometheusRule" else ():
             for rule in group["rules"]:
                 if "alert" in rule:
                     written = rules("alert")[rule["alert"]]["annotations"]["runbook_url"]
-                    read_on = rule["annotations"]["runbook_url"]
-                    assert read_on == f"{base}#{written.partition('#')[2]}"
+                    link = rule["annotations"]["runbook_url"]
+                    assert link == f"{base}#{written.partition('#')[2]}"
 
 
 def test_overlay_of_the_readme_builds(kustomize: None, tmp_path: Path) -> None:
     text = (ROOT / "k8s" / "README.md").read_text()
     (shown,) = re.findall(r"^```yaml\n# kustomization\.yaml\n(.*?)^```", text, re.M | re.S)
     (tmp_path / "monitoring").symlink_to(MONITORING)
-    own = tmp_path / "own"
-    own.mkdir()
-    (own / "kustomization.yaml").write_text(shown.replace("k8s/monitoring", "../monitoring"))
-    rendered = overlay.build(own)
-    for each in rendered:
-        assert each["metadata"]["labels"]["release"] == "kube-prometheus-stack"
-    (monitor,) = [each for each in rendered if each["kind"] == "PodMonitor"]
+    folder = tmp_path / "overlay"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(shown.replace("k8s/monitoring", "../monitoring"))
+    rendered = overlay.build(folder)
+    for obj in rendered:
+        assert obj["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+    (monitor,) = [obj for obj in rendered if obj["kind"] == "PodMonitor"]
     assert monitor["spec"]["namespaceSelector"] == {"matchNames": ["team-a", "team-b"]}
 
 
@@ -114,7 +114,7 @@ def manual() -> str:
 
 @pytest.fixture(scope="module")
 def config(manual: str) -> str:
-    """The prometheus.yml of the manual."""
+    """Text of the manual's prometheus.yml."""
     block = r"^```yaml\n# /etc/prometheus/prometheus\.yml\n(.*?)^```"
     (shown,) = re.findall(block, manual, re.M | re.S)
     return shown
@@ -127,11 +127,11 @@ def test_manual_prometheus_sets_the_labels_of_the_rules(config: str) -> None:
     (agent, _, _) = monitor["spec"]["podMetricsEndpoints"]
     assert scrape["metric_relabel_configs"] == agent["metricRelabelings"][:1]
     endpoints = {"8080": AGENT, "44227": DASHBOARD}
-    for each in scrape["static_configs"]:
-        (target,) = each["targets"]
+    for group in scrape["static_configs"]:
+        (target,) = group["targets"]
         host, _, port = target.partition(":")
-        assert each["labels"].keys() == {"ray_io_cluster", "pod", "endpoint"}
-        assert (each["labels"]["pod"], each["labels"]["endpoint"]) == (host, endpoints[port])
+        assert group["labels"].keys() == {"ray_io_cluster", "pod", "endpoint"}
+        assert (group["labels"]["pod"], group["labels"]["endpoint"]) == (host, endpoints[port])
 
 
 @promtool.needed

@@ -15,11 +15,11 @@ pytestmark = pytest.mark.usefixtures("kustomize")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_selector_matches_pods(overlays: dict[str, Objects], name: str) -> None:
     objects = overlays[name]
-    labels = [each for each, _ in all_pods(objects)]
-    assert all(each["app.kubernetes.io/part-of"] == "headrace" for each in labels)
+    labels = [pod_labels for pod_labels, _ in all_pods(objects)]
+    assert all(pod_labels["app.kubernetes.io/part-of"] == "headrace" for pod_labels in labels)
 
     def selected(selector: dict[str, Any]) -> list[dict[str, str]]:
-        return [each for each in (*labels, *OTHERS) if selects(selector, each)]
+        return [pod for pod in (*labels, *OTHERS) if selects(selector, pod)]
 
     for obj in objects:
         if obj["kind"] == "NetworkPolicy":
@@ -28,43 +28,44 @@ def test_every_selector_matches_pods(overlays: dict[str, Objects], name: str) ->
             assert selected(obj["spec"]["selector"])
     for obj in objects:
         for _, pod in pods(obj) if obj["kind"] == "RayService" else ():
-            for each in pod.get("topologySpreadConstraints", ()):
-                assert selected(each["labelSelector"])
+            for constraint in pod.get("topologySpreadConstraints", ()):
+                assert selected(constraint["labelSelector"])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_both_ends_of_a_flow_allow_it(overlays: dict[str, Objects], name: str) -> None:
     """A flow is between pods of the namespace, ours and foreign ones."""
-    policies = [each["spec"] for each in overlays[name] if each["kind"] == "NetworkPolicy"]
-    pods = [*(each for each, _ in all_pods(overlays[name])), *OTHERS]
+    policies = [obj["spec"] for obj in overlays[name] if obj["kind"] == "NetworkPolicy"]
+    pods = [*(labels for labels, _ in all_pods(overlays[name])), *OTHERS]
     ends = {"ingress": ("from", "egress"), "egress": ("to", "ingress")}
     flows = {"ingress": 0, "egress": 0}
 
-    def lets(pod: dict[str, str], way: str, peer: dict[str, str], port: int | None) -> bool:
-        own = [each for each in policies if selects(each["podSelector"], pod)]
-        if not any(way.title() in each["policyTypes"] for each in own):
+    def allows(pod: dict[str, str], direction: str, peer: dict[str, str], port: int | None) -> bool:
+        selecting = [policy for policy in policies if selects(policy["podSelector"], pod)]
+        if not any(direction.title() in policy["policyTypes"] for policy in selecting):
             return True
+        side = ends[direction][0]
         return any(
-            (ends[way][0] not in rule or any(is_peer(each, peer) for each in rule[ends[way][0]]))
-            and ("ports" not in rule or port in [each["port"] for each in rule["ports"]])
-            for each in own
-            for rule in each.get(way, ())
+            (side not in rule or any(is_peer(end, peer) for end in rule[side]))
+            and ("ports" not in rule or port in [entry["port"] for entry in rule["ports"]])
+            for policy in selecting
+            for rule in policy.get(direction, ())
         )
 
     def is_peer(peer: dict[str, Any], pod: dict[str, str]) -> bool:
         return "namespaceSelector" not in peer and selects(peer["podSelector"], pod)
 
     for policy in policies:
-        for way, (side, other) in ends.items():
-            for rule in policy.get(way, ()):
-                ports = [each["port"] for each in rule.get("ports", ())] or [None]
+        for direction, (side, other) in ends.items():
+            for rule in policy.get(direction, ()):
+                ports = [entry["port"] for entry in rule.get("ports", ())] or [None]
                 for pod in pods:
                     for peer in pods:
                         if selects(policy["podSelector"], pod) and any(
-                            is_peer(each, peer) for each in rule.get(side, ())
+                            is_peer(end, peer) for end in rule.get(side, ())
                         ):
-                            flows[way] += 1
-                            assert all(lets(peer, other, pod, port) for port in ports), rule
+                            flows[direction] += 1
+                            assert all(allows(peer, other, pod, port) for port in ports), rule
     assert flows["ingress"] > 5
     assert flows["egress"] > 5
 
@@ -82,7 +83,7 @@ def test_policies_open_only_ports_of_containers(overlays: dict[str, Objects], na
                 assert peer == {"podSelector": {"matchLabels": selector}}
                 continue
             assert rule["from"]
-            if any(selects(obj["spec"]["podSelector"], each) for each in OTHERS):
+            if any(selects(obj["spec"]["podSelector"], pod) for pod in OTHERS):
                 continue
             named = {
                 port["containerPort"]
@@ -94,7 +95,7 @@ def test_policies_open_only_ports_of_containers(overlays: dict[str, Objects], na
             for port in rule["ports"]:
                 assert port["port"] in named, obj["metadata"]["name"]
                 open_to.setdefault(port["port"], set()).add(obj["metadata"]["name"])
-    # HAProxy's statistics and metrics, replicas, GCS, Ray client: to nobody.
+    # HAProxy's statistics and metrics, replicas, GCS, Ray client: open to no peer.
     gateway = {"gateway"} if name == "incremental-upgrade" else set()
     assert open_to == {
         8000: {"requests"} | gateway,
@@ -116,5 +117,5 @@ def test_only_the_head_reaches_the_kubernetes_api(overlays: dict[str, Objects], 
         for labels, _ in all_pods(overlays[name])
         if selects(policy["spec"]["podSelector"], labels)
     ]
-    assert [each["app.kubernetes.io/instance"] for each in reached] == ["serving"]
-    assert [each["app.kubernetes.io/component"] for each in reached] == ["head"]
+    assert [labels["app.kubernetes.io/instance"] for labels in reached] == ["serving"]
+    assert [labels["app.kubernetes.io/component"] for labels in reached] == ["head"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from overlay_objects import MADE_BEFOREHAND, NAMES, PARTS, Objects, all_pods, pods, with_digests
+from overlay_objects import EXTERNAL, NAMES, PARTS, Objects, all_pods, pods, with_digests
 from ray.serve.schema import ServeDeploySchema
 
 from deployments import app, drain
@@ -29,9 +29,9 @@ def test_overlays_and_components_are_the_listed_ones(overlays: dict[str, Objects
 def test_overlay_has_no_problems(overlays: dict[str, Objects], name: str) -> None:
     objects = with_digests(overlays[name])
     assert validate.problems(objects) == []
-    strange = {schemas.kind_key(each) for each in objects if not schemas.has_schema(each)}
-    assert all("kueue.x-k8s.io/" in each for each in strange)
-    assert not strange or name == "kueue"
+    unchecked = {schemas.kind_key(obj) for obj in objects if not schemas.has_schema(obj)}
+    assert all("kueue.x-k8s.io/" in kind for kind in unchecked)
+    assert not unchecked or name == "kueue"
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -70,7 +70,7 @@ def test_core_kinds_match_the_schemas_of_kubernetes(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_serve_accepts_the_serve_config(overlays: dict[str, Objects], name: str) -> None:
-    (service,) = [each for each in overlays[name] if each["kind"] == "RayService"]
+    (service,) = [obj for obj in overlays[name] if obj["kind"] == "RayService"]
     config = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
     for application in config.applications:
         module, _, builder = application.import_path.partition(":")
@@ -82,13 +82,15 @@ def test_pods_have_the_environment_of_a_local_cluster(
     overlays: dict[str, Objects], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HEADRACE_MAX_REQUEST_TIMEOUT_S", raising=False)
-    (service,) = [each for each in overlays[name] if each["kind"] == "RayService"]
+    (service,) = [obj for obj in overlays[name] if obj["kind"] == "RayService"]
     for path, group in groups(service):
-        given = {each["name"]: each["value"] for each in pod_spec(group)["containers"][0]["env"]}
-        for own in ("HOME", "XDG_CACHE_HOME", "HEADRACE_TRUSTED_KEYS"):
-            del given[own]
+        environment = {
+            entry["name"]: entry["value"] for entry in pod_spec(group)["containers"][0]["env"]
+        }
+        for variable in ("HOME", "XDG_CACHE_HOME", "HEADRACE_TRUSTED_KEYS"):
+            del environment[variable]
         program = {"RAY_SERVE_HAPROXY_BINARY_PATH": "/usr/local/bin/headrace-haproxy"}
-        assert given == serving_environment() | network_environment() | program, path
+        assert environment == serving_environment() | network_environment() | program, path
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -104,7 +106,7 @@ def test_images_are_those_of_the_dockerfile(overlays: dict[str, Objects], name: 
 @pytest.mark.parametrize("name", NAMES)
 def test_references_exist_or_are_documented(overlays: dict[str, Objects], name: str) -> None:
     objects = overlays[name]
-    there = {(each["kind"], each["metadata"]["name"]) for each in objects}
+    rendered = {(obj["kind"], obj["metadata"]["name"]) for obj in objects}
     documented = (overlay.k8s_dir() / "README.md").read_text()
     named: set[tuple[str, str]] = set()
 
@@ -123,32 +125,34 @@ def test_references_exist_or_are_documented(overlays: dict[str, Objects], name: 
                     named.add((kind, value[key][field]))
             if "serviceAccountName" in value:
                 named.add(("ServiceAccount", value["serviceAccountName"]))
-            for each in value.values():
-                walk(each)
+            for nested in value.values():
+                walk(nested)
         elif isinstance(value, list):
-            for each in value:
-                walk(each)
+            for nested in value:
+                walk(nested)
 
     for obj in objects:
         if obj["kind"].startswith("Ray"):
             walk(obj)
     assert ("Secret", "headrace-ray-token") in named
-    for kind, each in named - there:
-        assert each in MADE_BEFOREHAND, f"{kind} {each} is nowhere"
-        assert each == "kube-root-ca.crt" or each in documented, each
+    for kind, reference in named - rendered:
+        assert reference in EXTERNAL, f"{kind} {reference} does not exist"
+        assert reference == "kube-root-ca.crt" or reference in documented, reference
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_mount_has_a_volume(overlays: dict[str, Objects], name: str) -> None:
     for obj in overlays[name]:
         for labels, pod in pods(obj) if obj["kind"].startswith("Ray") else ():
-            volumes = {each["name"] for each in pod["volumes"]}
+            volumes = {volume["name"] for volume in pod["volumes"]}
             for container in pod["containers"]:
-                assert {each["name"] for each in container["volumeMounts"]} <= volumes, labels
+                assert {mount["name"] for mount in container["volumeMounts"]} <= volumes, labels
         if obj["kind"] == "RayService":
             head = pod_spec(next(groups(obj))[1])
-            mounted = obj["spec"]["rayClusterConfig"]["autoscalerOptions"]["volumeMounts"]
-            assert {each["name"] for each in mounted} <= {each["name"] for each in head["volumes"]}
+            mounts = obj["spec"]["rayClusterConfig"]["autoscalerOptions"]["volumeMounts"]
+            assert {mount["name"] for mount in mounts} <= {
+                volume["name"] for volume in head["volumes"]
+            }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -161,8 +165,8 @@ def test_only_the_autoscaler_has_a_kubernetes_token(
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not pod.get("hostNetwork")
         for container in pod["containers"]:
-            assert "kube-api" not in {each["name"] for each in container["volumeMounts"]}
-            assert {"/tmp"} <= {each["mountPath"] for each in container["volumeMounts"]}
+            assert "kube-api" not in {mount["name"] for mount in container["volumeMounts"]}
+            assert {"/tmp"} <= {mount["mountPath"] for mount in container["volumeMounts"]}
     for obj in overlays[name]:
         if obj["kind"] == "ServiceAccount":
             assert obj["automountServiceAccountToken"] is False
@@ -171,9 +175,9 @@ def test_only_the_autoscaler_has_a_kubernetes_token(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pod_of_replicas_drains_before_it_stops(overlays: dict[str, Objects], name: str) -> None:
-    (service,) = [each for each in overlays[name] if each["kind"] == "RayService"]
-    _, *found = groups(service)
-    for path, group in found:
+    (service,) = [obj for obj in overlays[name] if obj["kind"] == "RayService"]
+    _, *workers = groups(service)
+    for path, group in workers:
         pod = pod_spec(group)
         command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
         assert command == ["python", "-P", "-m", drain.__name__], path
@@ -185,9 +189,9 @@ def test_spread_counts_usable_nodes_of_the_same_cluster(
     overlays: dict[str, Objects], name: str
 ) -> None:
     """A cordoned node, or the other cluster of an upgrade, must not block a pod."""
-    (service,) = [each for each in overlays[name] if each["kind"] == "RayService"]
-    _, *found = groups(service)
-    for _, group in found:
+    (service,) = [obj for obj in overlays[name] if obj["kind"] == "RayService"]
+    _, *workers = groups(service)
+    for _, group in workers:
         hosts, zones = pod_spec(group)["topologySpreadConstraints"]
         assert hosts["topologyKey"] == "kubernetes.io/hostname"
         strict = "DoNotSchedule" if name.startswith("ha/") else "ScheduleAnyway"
@@ -195,19 +199,21 @@ def test_spread_counts_usable_nodes_of_the_same_cluster(
             strict,
             "ScheduleAnyway",
         )
-        for each in (hosts, zones):
-            assert each["nodeTaintsPolicy"] == "Honor"
-            assert each["matchLabelKeys"] == ["ray.io/cluster"]
+        for constraint in (hosts, zones):
+            assert constraint["nodeTaintsPolicy"] == "Honor"
+            assert constraint["matchLabelKeys"] == ["ray.io/cluster"]
 
 
 @pytest.mark.parametrize("name", ["ha/redis", "ha/rocksdb"])
 def test_ha_evicts_pods_of_a_lost_node_after_20_s(overlays: dict[str, Objects], name: str) -> None:
-    (service,) = [each for each in overlays[name] if each["kind"] == "RayService"]
+    (service,) = [obj for obj in overlays[name] if obj["kind"] == "RayService"]
     for path, group in groups(service):
-        tolerated = {each["key"]: each for each in pod_spec(group)["tolerations"]}
+        tolerations = {entry["key"]: entry for entry in pod_spec(group)["tolerations"]}
         for reason in ("unreachable", "not-ready"):
-            each = tolerated[f"node.kubernetes.io/{reason}"]
-            assert (each["effect"], each["tolerationSeconds"]) == ("NoExecute", 20), path
+            toleration = tolerations[f"node.kubernetes.io/{reason}"]
+            assert (toleration["effect"], toleration["tolerationSeconds"]) == ("NoExecute", 20), (
+                path
+            )
 
 
 def test_catalog_has_the_name_that_serve_configs_use() -> None:
@@ -216,10 +222,10 @@ def test_catalog_has_the_name_that_serve_configs_use() -> None:
 
 
 def test_gpu_groups_select_and_tolerate_their_nodes(overlays: dict[str, Objects]) -> None:
-    (service,) = [each for each in overlays["gpu"] if each["kind"] == "RayService"]
-    _, *found = groups(service)
+    (service,) = [obj for obj in overlays["gpu"] if obj["kind"] == "RayService"]
+    _, *workers = groups(service)
     targets = {}
-    for _, group in found:
+    for _, group in workers:
         pod = pod_spec(group)
         assert pod["tolerations"] == [
             {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}

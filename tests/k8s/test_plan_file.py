@@ -1,4 +1,4 @@
-"""Invalid plan files, and those of another artifact: refused with the field, given and expected."""
+"""Invalid plan files, and those of another artifact: refused with field, value and expectation."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_artifacts import MIB, edited, layout, publish
 from manifests import DIGEST
+from synthetic_artifacts import MIB, edited, layout, publish
 
 from cluster.artifact.local import LocalStore
 
@@ -23,7 +23,7 @@ def refused(headrace: Callable[..., Any], store: Path) -> Refused:
     """Render with a plan for ``cut``, check the refusal, and return its message."""
 
     def render(path: Path) -> str:
-        ran = headrace(
+        result = headrace(
             "k8s",
             "render",
             "--model",
@@ -35,9 +35,9 @@ def refused(headrace: Callable[..., Any], store: Path) -> Refused:
             "--plan",
             path,
         )
-        assert (ran.status, ran.out) == (2, "")
-        assert ran.err.startswith(f"headrace: --plan {path}: ")
-        return str(ran.err)
+        assert (result.status, result.out) == (2, "")
+        assert result.err.startswith(f"headrace: --plan {path}: ")
+        return str(result.err)
 
     return render
 
@@ -154,29 +154,30 @@ def test_plan_of_another_model_is_refused(
     assert other.status == 2
     assert "the plan is for cut, expected plain; run `headrace plan plain --json >" in other.err
     unbuilt = edited(plan_file, tmp_path / "unbuilt.json", built=False)
-    ran = headrace(*arguments, unbuilt, "--model", "cut", "--store", store)
-    assert ran.status == 2
-    assert "the plan's cut is not built; add `parallel: [{pipeline: 2, tensor: 1}]`" in ran.err
-    ran = headrace(*arguments, tmp_path / "none.json", "--model", "cut", "--store", store)
-    assert (ran.status, "cannot be read: No such file" in ran.err) == (2, True)
+    result = headrace(*arguments, unbuilt, "--model", "cut", "--store", store)
+    assert result.status == 2
+    assert "the plan's cut is not built; add `parallel: [{pipeline: 2, tensor: 1}]`" in result.err
+    result = headrace(*arguments, tmp_path / "none.json", "--model", "cut", "--store", store)
+    assert (result.status, "cannot be read: No such file" in result.err) == (2, True)
 
 
 def test_plan_of_another_build_is_refused(
     headrace: Callable[..., Any], store: Path, plan: Callable[..., Path], tmp_path: Path
 ) -> None:
-    again = tmp_path / "other-store"
-    publish(again, "cut", "cpu-x86", layout("cpu-x86", 2, 1, weight_bytes=41 * MIB))  # the same cut
-    publish(again, "plain", "cpu-x86", size_bytes=81 * MIB)
+    rebuilt = tmp_path / "other-store"
+    # The same cut with other weights.
+    publish(rebuilt, "cut", "cpu-x86", layout("cpu-x86", 2, 1, weight_bytes=41 * MIB))
+    publish(rebuilt, "plain", "cpu-x86", size_bytes=81 * MIB)
     cut = plan("cut", "--devices", "2xcpu-x86", "--pipeline", "2")
     whole = plan("plain", "--devices", "1xcpu-x86")
     for name, path in (("cut", cut), ("plain", whole)):
         arguments = ("k8s", "render", "--image", DIGEST, "--plan", path, "--model", name)
-        ran = headrace(*arguments, "--store", store)
-        assert ran.status == 0, ran.err
-        ran = headrace(*arguments, "--store", again)
-        assert ran.status == 2
-        ids = [str(LocalStore(root).open(name).id)[:12] for root in (store, again)]
+        result = headrace(*arguments, "--store", store)
+        assert result.status == 0, result.err
+        result = headrace(*arguments, "--store", rebuilt)
+        assert result.status == 2
+        ids = [str(LocalStore(root).open(name).id)[:12] for root in (store, rebuilt)]
         assert (
             f"the plan is for another build of {name}: artifact {ids[0]}, expected {ids[1]}; "
-            f"run `headrace plan {name} --json > {path}`" in ran.err
+            f"run `headrace plan {name} --json > {path}`" in result.err
         )

@@ -1,4 +1,4 @@
-"""Label selectors over the labels of pods, with the meaning that Kubernetes gives them."""
+"""Label selectors over the labels of pods, with the semantics of Kubernetes."""
 
 from __future__ import annotations
 

@@ -25,29 +25,29 @@ REAL_TIME = {"target_ongoing_requests": 8, "upscale_delay_s": 2, "metrics_interv
 
 
 def test_render_without_plan_pins_the_artifact(headrace: Headrace, store: Path) -> None:
-    ran = headrace("k8s", "render", "--model", "plain", "--store", store, "--image", DIGEST)
-    assert ran.status == 0, ran.err
-    objects = list(yaml.safe_load_all(ran.out))
+    result = headrace("k8s", "render", "--model", "plain", "--store", store, "--image", DIGEST)
+    assert result.status == 0, result.err
+    objects = list(yaml.safe_load_all(result.out))
     assert validate.problems(objects) == []
-    assert "\n  serveConfigV2: |\n    applications:\n" in ran.out  # readable
-    spec = service(ran.out)
+    assert "\n  serveConfigV2: |\n    applications:\n" in result.out  # readable
+    spec = service(result.out)
     assert model(spec)["route_prefix"] == "/v2/models/plain"
     args = model(spec)["args"]
-    assert args["artifact"] == LocalStore(store).open("plain").id  # by id: a name may move on
+    assert args["artifact"] == LocalStore(store).open("plain").id  # by id: a name may change
     assert args["autoscaling"] == {"min_replicas": 1, "max_replicas": 2, **REAL_TIME}
     assert "require_signature" not in args
     assert "deployments" not in applications(spec)[0]  # one pod, one catalog
     config = spec["rayClusterConfig"]
     for group in (config["headGroupSpec"], *config["workerGroupSpecs"]):
         assert group["template"]["spec"]["containers"][0]["image"] == DIGEST
-    assert not [each for each in objects if each["kind"] == "RayJob"]
+    assert not [obj for obj in objects if obj["kind"] == "RayJob"]
 
 
 def test_plan_sets_pod_size_and_cut(
     headrace: Headrace, store: Path, plan: Plan, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    ran = headrace(
+    result = headrace(
         "k8s",
         "render",
         "--model",
@@ -64,28 +64,28 @@ def test_plan_sets_pod_size_and_cut(
         "--plan",
         plan("cut", "--devices", "2xcpu-x86", "--pipeline", "2", "--batch", "4"),
     )
-    assert ran.status == 0, ran.err
-    assert f"`kubectl --namespace NAMESPACE apply -k {out}`" in ran.out
+    assert result.status == 0, result.err
+    assert f"`kubectl --namespace NAMESPACE apply -k {out}`" in result.out
     spec = yaml.safe_load((out / "rayservice.headrace.yaml").read_text())["spec"]
     args = model(spec)["args"]
     assert args["name"] == "two"
     assert args["parallel"] == {"pipeline": 2, "tensor": 1, "placement": "PACK"}
     assert args["batching"] == {"max_batch_size": 4}
-    assert args["autoscaling"]["target_ongoing_requests"] == 8  # of a pipeline's two batches
+    assert args["autoscaling"]["target_ongoing_requests"] == 8  # two batches of a pipeline
     assert args["require_signature"] is True
     group = group_of(spec)
     assert group["rayStartParams"]["num-cpus"] == "2"
     assert group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "2"
     env = {e["name"]: e["value"] for e in group["template"]["spec"]["containers"][0]["env"]}
-    assert env["HEADRACE_DEVICES"] == "2xcpu-x86@2"  # what two pods have
+    assert env["HEADRACE_DEVICES"] == "2xcpu-x86@2"  # the devices of two pods
     # kustomize builds the written files into the same objects.
-    again = overlay.build(out)
-    assert validate.problems(again) == []
-    assert service(yaml.safe_dump_all(again)) == spec
+    rebuilt = overlay.build(out)
+    assert validate.problems(rebuilt) == []
+    assert service(yaml.safe_dump_all(rebuilt)) == spec
 
 
 def test_require_signature_mounts_the_trusted_keys(headrace: Headrace, store: Path) -> None:
-    ran = headrace(
+    result = headrace(
         "k8s",
         "render",
         "--model",
@@ -96,13 +96,13 @@ def test_require_signature_mounts_the_trusted_keys(headrace: Headrace, store: Pa
         DIGEST,
         "--require-signature",
     )
-    assert ran.status == 0, ran.err
-    spec = service(ran.out)
+    assert result.status == 0, result.err
+    spec = service(result.out)
     assert model(spec)["args"]["require_signature"] is True
     pod = group_of(spec)["template"]["spec"]
     (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "trusted-keys"]
-    (volume,) = [each for each in pod["volumes"] if each["name"] == "trusted-keys"]
-    env = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "trusted-keys"]
+    env = {entry["name"]: entry["value"] for entry in pod["containers"][0]["env"]}
     assert env["HEADRACE_TRUSTED_KEYS"] == mount["mountPath"]
     assert volume["secret"]["secretName"] == "headrace-trusted-keys"
 
@@ -111,8 +111,8 @@ def test_autoscaling_is_as_the_manual_recommends(headrace: Headrace, store: Path
     manual = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     (written,) = re.findall(r"`args\.autoscaling: (\{.+?\})`", manual)
     recommended = yaml.safe_load(written) | {"min_replicas": 1, "max_replicas": 2}
-    ran = headrace("k8s", "render", "--model", "plain", "--store", store, "--image", DIGEST)
-    assert model(service(ran.out))["args"]["autoscaling"] == recommended
+    result = headrace("k8s", "render", "--model", "plain", "--store", store, "--image", DIGEST)
+    assert model(service(result.out))["args"]["autoscaling"] == recommended
 
 
 @pytest.mark.parametrize("name", ["ha/redis", "ha/rocksdb"])
@@ -160,7 +160,7 @@ def test_ha_overlay_refuses_image_without_digest(
 def test_message_names_the_wrong_field_of_an_overlay(
     headrace: Headrace, store: Path, tmp_path: Path, patch: dict[str, Any], message: str
 ) -> None:
-    ran = headrace(
+    result = headrace(
         "k8s",
         "render",
         "--model",
@@ -174,8 +174,8 @@ def test_message_names_the_wrong_field_of_an_overlay(
         "--out",
         tmp_path / "out",
     )
-    assert ran.status == 2
-    assert message in ran.err
+    assert result.status == 2
+    assert message in result.err
     assert not (tmp_path / "out").exists()
 
 
@@ -200,9 +200,9 @@ def test_message_names_the_wrong_field_of_an_overlay(
     ],
 )
 def test_invalid_image_reference_is_refused(headrace: Headrace, store: Path, image: str) -> None:
-    ran = headrace("k8s", "render", "--model", "plain", "--store", store, f"--image={image}")
-    assert ran.status == 2
-    assert f"--image {image!r:.160}: not a valid image reference; give NAME@sha256:" in ran.err
+    result = headrace("k8s", "render", "--model", "plain", "--store", store, f"--image={image}")
+    assert result.status == 2
+    assert f"--image {image!r:.160}: not a valid image reference; give NAME@sha256:" in result.err
 
 
 @pytest.mark.parametrize(
@@ -216,32 +216,34 @@ def test_invalid_image_reference_is_refused(headrace: Headrace, store: Path, ima
     ],
 )
 def test_valid_image_reference_is_accepted(headrace: Headrace, store: Path, image: str) -> None:
-    ran = headrace("k8s", "render", "--model", "plain", "--store", store, "--image", image)
-    assert ran.status == 0, ran.err
+    result = headrace("k8s", "render", "--model", "plain", "--store", store, "--image", image)
+    assert result.status == 0, result.err
 
 
 def test_unknown_names_and_paths_are_refused(
     headrace: Headrace, store: Path, tmp_path: Path
 ) -> None:
     arguments = ("k8s", "render", "--store", store, "--image", DIGEST, "--model")
-    ran = headrace(*arguments, "nothing")
-    assert ran.status == 1
-    assert "'nothing'" in ran.err
-    ran = headrace(*arguments, "plain", "--overlay", "hugh")
-    assert ran.status == 2
-    assert "--overlay hugh: neither an overlay nor a directory with a kustomization.yaml" in ran.err
-    assert "cpu-dev, gpu, ha/redis, ha/rocksdb, incremental-upgrade, kueue" in ran.err
+    result = headrace(*arguments, "nothing")
+    assert result.status == 1
+    assert "'nothing'" in result.err
+    result = headrace(*arguments, "plain", "--overlay", "hugh")
+    assert result.status == 2
+    assert (
+        "--overlay hugh: neither an overlay nor a directory with a kustomization.yaml" in result.err
+    )
+    assert "cpu-dev, gpu, ha/redis, ha/rocksdb, incremental-upgrade, kueue" in result.err
     for name, message in (("no/name", "(given: 'no/name')"), ("", "names must be nonempty")):
-        ran = headrace(*arguments, "plain", "--name", name)
-        assert ran.status == 2
-        assert message in ran.err
+        result = headrace(*arguments, "plain", "--name", name)
+        assert result.status == 2
+        assert message in result.err
     (tmp_path / "file").write_text("")
-    ran = headrace(*arguments, "plain", "--out", tmp_path / "file" / "out")
-    assert ran.status == 2
-    assert f"--out {tmp_path / 'file' / 'out'}: cannot be written: Not a directory" in ran.err
-    ran = headrace(*arguments, "plain", "--out", "a\0b")
-    assert ran.status == 2
-    assert "cannot be written: embedded null byte; give a writable directory" in ran.err
+    result = headrace(*arguments, "plain", "--out", tmp_path / "file" / "out")
+    assert result.status == 2
+    assert f"--out {tmp_path / 'file' / 'out'}: cannot be written: Not a directory" in result.err
+    result = headrace(*arguments, "plain", "--out", "a\0b")
+    assert result.status == 2
+    assert "cannot be written: embedded null byte; give a writable directory" in result.err
 
 
 def test_render_needs_kubectl_or_kustomize(
@@ -250,12 +252,12 @@ def test_render_needs_kubectl_or_kustomize(
     arguments = ("k8s", "render", "--model", "plain", "--store", store, "--image", DIGEST)
     kubectl = shutil.which("kubectl")
     monkeypatch.setenv("PATH", str(tmp_path))
-    ran = headrace(*arguments)
-    assert ran.status == 2
-    assert "neither kubectl nor kustomize is on the PATH" in ran.err
+    result = headrace(*arguments)
+    assert result.status == 2
+    assert "neither kubectl nor kustomize is on the PATH" in result.err
     if kubectl is None:
         pytest.skip("kubectl is not installed: the other name is not tried")
-    # The other tool does it as well: kustomize build DIR is kubectl kustomize DIR.
+    # The other tool is equivalent: kustomize build DIR is kubectl kustomize DIR.
     tool = tmp_path / "kustomize"
     tool.write_text(f'#!/bin/sh\ntest "$1" = build && exec {kubectl} kustomize "$2"\n')
     tool.chmod(0o755)
@@ -266,7 +268,7 @@ def test_message_includes_refusal_of_kustomize(
     headrace: Headrace, store: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "kustomization.yaml").write_text("resources: [../nowhere]\n")
-    ran = headrace(
+    result = headrace(
         "k8s",
         "render",
         "--model",
@@ -278,7 +280,7 @@ def test_message_includes_refusal_of_kustomize(
         "--overlay",
         tmp_path,
     )
-    assert ran.status == 2
-    assert ": refused by kubectl kustomize: " in ran.err
-    assert "nowhere" in ran.err
+    assert result.status == 2
+    assert ": refused by kubectl kustomize: " in result.err
+    assert "nowhere" in result.err
     assert subprocess.run(["kubectl", "kustomize", tmp_path], capture_output=True).returncode

@@ -23,13 +23,13 @@ def test_bucket_replaces_the_claim(headrace: Headrace, store: Path) -> None:
     uri = "s3://models/store"
     # The manifest is read from the directory, not from the bucket.
     directory = LocalStore(store).open("plain").path
-    ran = headrace("k8s", "render", "--model", directory, "--store", uri, "--image", DIGEST)
-    assert ran.status == 0, ran.err
-    objects = list(yaml.safe_load_all(ran.out))
+    result = headrace("k8s", "render", "--model", directory, "--store", uri, "--image", DIGEST)
+    assert result.status == 0, result.err
+    objects = list(yaml.safe_load_all(result.out))
     assert not [obj for obj in objects if obj["kind"] == "PersistentVolumeClaim"]
     (settings,) = [o for o in objects if o["metadata"]["name"] == "headrace-store"]
     assert settings["data"]["HEADRACE_STORE"] == uri
-    assert "persistentVolumeClaim" not in ran.out
+    assert "persistentVolumeClaim" not in result.out
     assert [o for o in objects if o["metadata"]["name"] == "object-store"]
 
 
@@ -48,11 +48,11 @@ def test_store_out_of_reach_of_pods_is_refused(
     headrace: Headrace, store: Path, uri: str, message: str
 ) -> None:
     directory = LocalStore(store).open("plain").path
-    ran = headrace("k8s", "render", "--model", directory, "--store", uri, "--image", DIGEST)
-    assert ran.status == 2
-    assert uri in ran.err
-    assert message in ran.err
-    assert ran.out == ""
+    result = headrace("k8s", "render", "--model", directory, "--store", uri, "--image", DIGEST)
+    assert result.status == 2
+    assert uri in result.err
+    assert message in result.err
+    assert result.out == ""
 
 
 def test_loader_has_the_image_and_needs_the_claim(
@@ -64,16 +64,16 @@ def test_loader_has_the_image_and_needs_the_claim(
     kustomization_yaml = yaml.safe_load(kustomization.read_text())
     kustomization.write_text(yaml.safe_dump({**kustomization_yaml, "components": ["../loader"]}))
     arguments = ("k8s", "render", "--image", DIGEST, "--overlay", mine, "--model")
-    ran = headrace(*arguments, "plain", "--store", store)
-    assert ran.status == 0, ran.err
-    (job,) = [o for o in yaml.safe_load_all(ran.out) if o["kind"] == "Job"]
+    result = headrace(*arguments, "plain", "--store", store)
+    assert result.status == 0, result.err
+    (job,) = [o for o in yaml.safe_load_all(result.out) if o["kind"] == "Job"]
     assert job["spec"]["template"]["spec"]["containers"][0]["image"] == DIGEST
-    assert "image: headrace-" not in ran.out
+    assert "image: headrace-" not in result.out
     # A bucket replaces the claim that the loader fills.
     directory = LocalStore(store).open("plain").path
-    ran = headrace(*arguments, directory, "--store", "s3://models/store")
-    assert ran.status == 2
+    result = headrace(*arguments, directory, "--store", "s3://models/store")
+    assert result.status == 2
     assert (
         "Job/headrace-loader: spec.template.spec.volumes[0]: claim headrace-artifacts does not"
-        in ran.err
+        in result.err
     )

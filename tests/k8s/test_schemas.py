@@ -1,4 +1,4 @@
-"""Schemas: equal to those of the CRDs, and refusals as clear as the API server's."""
+"""Schemas: equal to those of the CRDs, and refusals that name field and expectation."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from made_artifacts import edited
 from manifests import DIGEST, GROUP, applications, budgets, group_of, model, patched, service
+from synthetic_artifacts import edited
 
 from cluster.errors import ConfigError
 from deployments.kubernetes.sizes import quantity
@@ -21,12 +21,12 @@ Headrace = Callable[..., Any]
 
 def test_budget_is_all_replicas_but_one(headrace: Headrace, store: Path, plan: Plan) -> None:
     arguments = ("k8s", "render", "--store", store, "--image", DIGEST, "--model")
-    ran = headrace(*arguments, "plain", "--overlay", "ha/rocksdb")
-    assert ran.status == 0, ran.err
-    assert budgets(ran.out) == {"headrace-replicas": 2}
-    assert "PodDisruptionBudget" not in ran.err
+    result = headrace(*arguments, "plain", "--overlay", "ha/rocksdb")
+    assert result.status == 0, result.err
+    assert budgets(result.out) == {"headrace-replicas": 2}
+    assert "PodDisruptionBudget" not in result.err
     # Each of the three replicas has its own pod: a pod without a replica is never ready.
-    catalog, application = applications(service(ran.out))
+    catalog, application = applications(service(result.out))
     assert application["args"]["autoscaling"]["min_replicas"] == 3
     assert application["deployments"] == [{"name": "model-plain", "max_replicas_per_node": 1}]
     assert catalog["deployments"] == [
@@ -34,11 +34,11 @@ def test_budget_is_all_replicas_but_one(headrace: Headrace, store: Path, plan: P
     ]
     # Two spread shards need two pods: the overlay's three pods hold one replica.
     spread = plan("cut", "--devices", "1xcpu-x86@2", "--pipeline", "2", "--placement", "SPREAD")
-    ran = headrace(*arguments, "cut", "--overlay", "ha/rocksdb", "--plan", spread)
-    assert ran.status == 0, ran.err
-    assert budgets(ran.out) == {}
-    assert "PodDisruptionBudget/headrace-replicas is left out: with one replica" in ran.err
-    assert "or delete it where it has been applied" in ran.err
+    result = headrace(*arguments, "cut", "--overlay", "ha/rocksdb", "--plan", spread)
+    assert result.status == 0, result.err
+    assert budgets(result.out) == {}
+    assert "PodDisruptionBudget/headrace-replicas is left out: with one replica" in result.err
+    assert "or delete it where it has been applied" in result.err
 
 
 def test_budget_counts_replicas_not_pods(
@@ -52,7 +52,7 @@ def test_budget_counts_replicas_not_pods(
         ),
     )
     spread = plan("cut", "--devices", "1xcpu-x86@2", "--pipeline", "2", "--placement", "SPREAD")
-    ran = headrace(
+    result = headrace(
         "k8s",
         "render",
         "--store",
@@ -66,11 +66,11 @@ def test_budget_counts_replicas_not_pods(
         "--overlay",
         mine,
     )
-    assert ran.status == 0, ran.err
-    spec = service(ran.out)
+    assert result.status == 0, result.err
+    spec = service(result.out)
     assert group_of(spec)["replicas"] == 6
     assert model(spec)["args"]["autoscaling"]["min_replicas"] == 3
-    assert budgets(ran.out) == {"headrace-replicas": 2}  # only three of six pods are ever ready
+    assert budgets(result.out) == {"headrace-replicas": 2}  # only three of six pods are ever ready
 
 
 def test_budget_of_other_pods_is_unchanged(headrace: Headrace, store: Path, tmp_path: Path) -> None:
@@ -98,15 +98,15 @@ def test_budget_of_other_pods_is_unchanged(headrace: Headrace, store: Path, tmp_
     kustomization = mine / "kustomization.yaml"
     whole = yaml.safe_load(kustomization.read_text())
     kustomization.write_text(yaml.safe_dump({**whole, "resources": ["../base", "more.yaml"]}))
-    ran = headrace(
+    result = headrace(
         "k8s", "render", "--store", store, "--image", DIGEST, "--model", "plain", "--overlay", mine
     )
-    assert ran.status == 0, ran.err
-    assert budgets(ran.out) == {"headrace-replicas": 2, "gateway": 5, "nodes": 2}
+    assert result.status == 0, result.err
+    assert budgets(result.out) == {"headrace-replicas": 2, "gateway": 5, "nodes": 2}
 
 
 def test_incremental_upgrade_starts_with_fewer_pods(headrace: Headrace, store: Path) -> None:
-    ran = headrace(
+    result = headrace(
         "k8s",
         "render",
         "--store",
@@ -118,16 +118,16 @@ def test_incremental_upgrade_starts_with_fewer_pods(headrace: Headrace, store: P
         "--overlay",
         "incremental-upgrade",
     )
-    assert ran.status == 0, ran.err
-    spec = service(ran.out)
+    assert result.status == 0, result.err
+    spec = service(result.out)
     group = group_of(spec)
     assert (group["minReplicas"], group["replicas"], group["maxReplicas"]) == (1, 2, 8)
     assert model(spec)["args"]["autoscaling"]["min_replicas"] == 2
-    assert budgets(ran.out) == {"headrace-replicas": 1}
+    assert budgets(result.out) == {"headrace-replicas": 1}
 
 
 def test_plan_selects_group_with_its_gpus(headrace: Headrace, store: Path, plan: Plan) -> None:
-    ran = headrace(
+    result = headrace(
         "k8s",
         "render",
         "--model",
@@ -141,8 +141,8 @@ def test_plan_selects_group_with_its_gpus(headrace: Headrace, store: Path, plan:
         "--plan",
         plan("large", "--devices", "8xcuda-sm90", "--pipeline", "8"),
     )
-    assert ran.status == 0, ran.err
-    spec = service(ran.out)
+    assert result.status == 0, result.err
+    spec = service(result.out)
     group = group_of(spec)  # not the group of L4s
     assert group["groupName"] == "h100"
     assert group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 8
@@ -150,7 +150,7 @@ def test_plan_selects_group_with_its_gpus(headrace: Headrace, store: Path, plan:
 
 
 def test_pod_has_only_the_gpus_of_its_replica(headrace: Headrace, store: Path) -> None:
-    ran = headrace(
+    result = headrace(
         "k8s",
         "render",
         "--model",
@@ -162,7 +162,7 @@ def test_pod_has_only_the_gpus_of_its_replica(headrace: Headrace, store: Path) -
         "--overlay",
         "gpu",
     )
-    spec = service(ran.out)
+    spec = service(result.out)
     (deployment,) = model(spec)["deployments"]
     assert deployment["ray_actor_options"] == {"num_cpus": 1, "num_gpus": 1}
     assert deployment["name"] == "model-large"
@@ -179,7 +179,7 @@ def test_pods_of_a_replica_share_its_gpus_evenly(
     headrace: Headrace, store: Path, plan: Plan
 ) -> None:
     twelve = plan("twelve", "--devices", "8xcuda-sm90@2", "--pipeline", "12")
-    ran = headrace(
+    result = headrace(
         "k8s",
         "render",
         "--model",
@@ -193,28 +193,28 @@ def test_pods_of_a_replica_share_its_gpus_evenly(
         "--plan",
         twelve,
     )
-    assert ran.status == 0, ran.err
-    group = group_of(service(ran.out))
+    assert result.status == 0, result.err
+    group = group_of(service(result.out))
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert (group["minReplicas"], limits["nvidia.com/gpu"], limits["cpu"]) == (2, 6, "24000m")
 
 
 @pytest.mark.parametrize(
-    ("left_out", "pods"), [(("minReplicas",), (0, 2)), (("minReplicas", "replicas"), (0, 1))]
+    ("missing", "pods"), [(("minReplicas",), (0, 2)), (("minReplicas", "replicas"), (0, 1))]
 )
 def test_group_without_min_replicas_is_sized(
     headrace: Headrace,
     store: Path,
     tmp_path: Path,
-    left_out: tuple[str, ...],
+    missing: tuple[str, ...],
     pods: tuple[int, int],
 ) -> None:
-    mine = patched(tmp_path, *({"op": "remove", "path": f"{GROUP}/{each}"} for each in left_out))
-    ran = headrace(
+    mine = patched(tmp_path, *({"op": "remove", "path": f"{GROUP}/{field}"} for field in missing))
+    result = headrace(
         "k8s", "render", "--model", "plain", "--store", store, "--image", DIGEST, "--overlay", mine
     )
-    assert ran.status == 0, ran.err
-    spec = service(ran.out)
+    assert result.status == 0, result.err
+    spec = service(result.out)
     group = group_of(spec)
     assert (group["minReplicas"], group["replicas"]) == pods
     assert model(spec)["args"]["autoscaling"]["min_replicas"] == pods[1]
@@ -225,28 +225,30 @@ def test_plan_with_too_many_gpus_is_refused(
 ) -> None:
     arguments = ("k8s", "render", "--model", "large", "--store", store, "--image", DIGEST)
     many = plan("large", "--devices", "8xcuda-sm90@4", "--pipeline", "8", "--tensor", "4")
-    ran = headrace(*arguments, "--overlay", "gpu", "--plan", many)
-    assert ran.status == 2
+    result = headrace(*arguments, "--overlay", "gpu", "--plan", many)
+    assert result.status == 2
     assert (
         "group h100: the plan needs 32 GPUs for a replica, the group has at most 2 pods of 8 GPUs, "
-        "16 together; raise its maxReplicas" in ran.err
+        "16 together; raise its maxReplicas" in result.err
     )
     packed = edited(many, tmp_path / "packed.json", placement="STRICT_PACK")
-    ran = headrace(*arguments, "--overlay", "gpu", "--plan", packed)
-    assert ran.status == 2
-    assert "needs 32 GPUs for a replica on one node (STRICT_PACK), a pod has 8" in ran.err
-    ran = headrace(*arguments)
-    assert ran.status == 2
-    assert "large has programs for cuda-sm90, the overlay's groups are cpu-x86 (cpu-x86)" in ran.err
+    result = headrace(*arguments, "--overlay", "gpu", "--plan", packed)
+    assert result.status == 2
+    assert "needs 32 GPUs for a replica on one node (STRICT_PACK), a pod has 8" in result.err
+    result = headrace(*arguments)
+    assert result.status == 2
+    assert (
+        "large has programs for cuda-sm90, the overlay's groups are cpu-x86 (cpu-x86)" in result.err
+    )
 
 
 def test_spread_shards_have_a_pod_each(headrace: Headrace, store: Path, plan: Plan) -> None:
     spread = plan("cut", "--devices", "1xcpu-x86@2", "--pipeline", "2", "--placement", "SPREAD")
-    ran = headrace(
+    result = headrace(
         "k8s", "render", "--model", "cut", "--store", store, "--image", DIGEST, "--plan", spread
     )
-    assert ran.status == 0, ran.err
-    group = group_of(service(ran.out))
+    assert result.status == 0, result.err
+    group = group_of(service(result.out))
     assert (group["minReplicas"], group["maxReplicas"]) == (2, 2)
     assert group["rayStartParams"]["num-cpus"] == "1"
 
@@ -290,11 +292,11 @@ def test_sufficient_memory_keeps_its_unit(headrace: Headrace, store: Path, tmp_p
         mine = patched(
             tmp_path / text,
             *(
-                {"op": "replace", "path": f"{limits}/{each}/memory", "value": text}
-                for each in ("requests", "limits")
+                {"op": "replace", "path": f"{limits}/{field}/memory", "value": text}
+                for field in ("requests", "limits")
             ),
         )
-        ran = headrace(
+        result = headrace(
             "k8s",
             "render",
             "--model",
@@ -306,6 +308,6 @@ def test_sufficient_memory_keeps_its_unit(headrace: Headrace, store: Path, tmp_p
             "--overlay",
             mine,
         )
-        assert ran.status == 0, ran.err
-        pod = group_of(service(ran.out))["template"]["spec"]
+        assert result.status == 0, result.err
+        pod = group_of(service(result.out))["template"]["spec"]
         assert pod["containers"][0]["resources"]["limits"]["memory"] == text

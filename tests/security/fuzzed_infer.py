@@ -30,7 +30,7 @@ NO_LENGTH = 0xFFFF
 
 
 def one_input(data: bytes) -> None:
-    """Decode one body, for a model with three inputs and for one with one."""
+    """Decode one body, for models with three inputs and with one."""
     length, body = int.from_bytes(data[:2], "big"), data[2:]
     for inputs in (INPUTS, ONE):
         try:

@@ -51,7 +51,8 @@ class Touch:
 
 
 @pytest.fixture
-def ran(tmp_path: Path) -> Path:
+def marker(tmp_path: Path) -> Path:
+    """File that forged code creates."""
     return tmp_path / "ran"
 
 
@@ -84,10 +85,10 @@ def graph(network: torch.nn.Module) -> bytes:
 
 
 @pytest.fixture
-def forged_graph(graph: bytes, ran: Path) -> bytes:
+def forged_graph(graph: bytes, marker: Path) -> bytes:
     """The program with code in its sample inputs, which are a pickle."""
     code, content = io.BytesIO(), io.BytesIO()
-    torch.save(((Touch(ran),), {}), code)
+    torch.save(((Touch(marker),), {}), code)
     with zipfile.ZipFile(io.BytesIO(graph)) as old, zipfile.ZipFile(content, "w") as new:
         names = old.namelist()
         assert [name for name in names if name.endswith("sample_inputs/model.pt")]
@@ -98,12 +99,12 @@ def forged_graph(graph: bytes, ran: Path) -> bytes:
 
 
 @pytest.fixture
-def forged_weights(ran: Path) -> bytes:
+def forged_weights(marker: Path) -> bytes:
     """Code in place of weights."""
-    code = pickle.dumps(Touch(ran))
+    code = pickle.dumps(Touch(marker))
     pickle.loads(code)
-    assert ran.exists()  # the code would run
-    ran.unlink()
+    assert marker.exists()  # the code would run
+    marker.unlink()
     return code
 
 
@@ -173,7 +174,7 @@ def test_signed_program_computes(store: LocalStore, network: torch.nn.Module, ki
 
 
 def test_replaced_program_is_not_read(
-    store: LocalStore, graph: bytes, forged_graph: bytes, ran: Path
+    store: LocalStore, graph: bytes, forged_graph: bytes, marker: Path
 ) -> None:
     (open_served(args(store)).path / GRAPH).write_bytes(forged_graph)
     actual, expected = sha256(forged_graph).hexdigest(), sha256(graph).hexdigest()
@@ -181,21 +182,21 @@ def test_replaced_program_is_not_read(
         ArtifactCorruptError, match=f"sha256 is {actual}, the manifest names {expected}"
     ):
         load(store, "exported")
-    assert not ran.exists()
+    assert not marker.exists()
 
 
 def test_forged_program_would_run_without_hash_check(
-    store: LocalStore, forged_graph: bytes, ran: Path, monkeypatch: pytest.MonkeyPatch
+    store: LocalStore, forged_graph: bytes, marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (open_served(args(store)).path / GRAPH).write_bytes(forged_graph)
     monkeypatch.setattr(artifact_module, "check_file", lambda path, entry, location: None)
     with suppress(ProgramError):  # PyTorch's error comes too late
         load(store, "exported")
-    assert ran.exists()
+    assert marker.exists()
 
 
 def test_weights_with_code_are_not_read(
-    store: LocalStore, forged_weights: bytes, ran: Path, monkeypatch: pytest.MonkeyPatch
+    store: LocalStore, forged_weights: bytes, marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (open_served(args(store)).path / WEIGHTS).write_bytes(forged_weights)
     with pytest.raises(
@@ -206,7 +207,7 @@ def test_weights_with_code_are_not_read(
     monkeypatch.setattr(artifact_module, "check_file", lambda path, entry, location: None)
     with pytest.raises(ProgramError, match="cannot be read as safetensors"):
         load(store, "eager")
-    assert not ran.exists()
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize(("kind", "file"), [("exported", GRAPH), ("eager", WEIGHTS)])
@@ -244,7 +245,7 @@ def load_in_shard(model: ModelArgs) -> None:
 
 
 def test_forged_artifact_under_signed_name_is_refused(
-    store: LocalStore, forged_graph: bytes, ran: Path
+    store: LocalStore, forged_graph: bytes, marker: Path
 ) -> None:
     """A writer of the store can make everything consistent except the signature."""
     signed = store.open("digits")
@@ -270,8 +271,8 @@ def test_forged_artifact_under_signed_name_is_refused(
         for load_served in (open_served, load_in_replica, load_in_shard):
             with pytest.raises(ArtifactUntrustedError, match=reason):
                 load_served(args(store))
-    assert not ran.exists()
+    assert not marker.exists()
     # Without the signature check, the code would run.
     with suppress(ProgramError):
         programs.load_entry(open_served(unsigned), entry_of("exported", GRAPH), 1)
-    assert ran.exists()
+    assert marker.exists()

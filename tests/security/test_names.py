@@ -68,7 +68,7 @@ CONFIGS: dict[str, Callable[[str], object]] = {
     "client": lambda name: parse({"name": name, "key": "k" * 16}, Client, "keys"),
 }
 
-TOUCHING = {
+FILE_EVENTS = {
     "open",
     "os.listdir",
     "os.scandir",
@@ -85,7 +85,7 @@ _watched: list[tuple[str, Any]] | None = None
 
 
 def _watch(event: str, details: Any) -> None:
-    if _watched is not None and (event.startswith("socket.") or event in TOUCHING):
+    if _watched is not None and (event.startswith("socket.") or event in FILE_EVENTS):
         _watched.append((event, details))
 
 
@@ -125,14 +125,14 @@ def test_recipe_rejects_name_in_form_of_id(name: str) -> None:
 def baited(
     request: pytest.FixtureRequest, tmp_path: Path, finished: Finished
 ) -> Callable[[str], ArtifactStore]:
-    """Store with one artifact, whose id is planted at every path that a name could lead to."""
+    """Store with one artifact, whose id is planted at every path that a name could reach."""
     root = tmp_path / "in" / "store"
     local = LocalStore(root)
     with local.building("a" * 64) as directory:
         finished(directory / "artifact", name="digits")
         artifact_id = str(local.publish(directory / "artifact").id)
 
-    def lay(ref: str) -> ArtifactStore:
+    def plant(ref: str) -> ArtifactStore:
         for path in (root / "names" / ref, f"{root}/names/{ref}"):
             with suppress(OSError, ValueError):  # impossible paths need no bait
                 bait = Path(os.path.realpath(path))
@@ -141,12 +141,12 @@ def baited(
                     bait.write_text(artifact_id)
         return local if request.param == "local" else RemoteStore.at(root.as_uri(), root / "cache")
 
-    return lay
+    return plant
 
 
 def outside(watched: list[tuple[str, Any]], root: Path) -> list[str]:
     """Return accessed paths outside ``root``, after resolution of links and dots."""
-    paths = [os.path.realpath(details[0]) for event, details in watched if event in TOUCHING]
+    paths = [os.path.realpath(details[0]) for event, details in watched if event in FILE_EVENTS]
     return [path for path in paths if not Path(path).is_relative_to(root)]
 
 

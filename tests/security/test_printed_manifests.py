@@ -1,4 +1,4 @@
-"""Printed manifests: untrusted texts are escaped, and cannot forge lines of output."""
+"""Printed manifests: escaped untrusted texts, without forged lines of output."""
 
 from __future__ import annotations
 
@@ -90,14 +90,14 @@ def publish(tmp_path: Path, finished: Finished) -> Callable[[dict[str, Any]], st
     template = tmp_path / "template"
     finished(template)
 
-    def put(manifest: dict[str, Any]) -> str:
+    def write(manifest: dict[str, Any]) -> str:
         raw = json.dumps(manifest).encode()
         folder = tmp_path / "store" / "artifacts" / content_id(raw)
         shutil.copytree(template, folder)
         (folder / MANIFEST).write_bytes(raw)
         return content_id(raw)
 
-    return put
+    return write
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Disabled telemetry: of OpenVINO, at import, and of Ray, from a cluster's head."""
+"""Disabled telemetry of OpenVINO, at import, and of Ray, on a cluster's head."""
 
 from __future__ import annotations
 

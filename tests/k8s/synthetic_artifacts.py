@@ -19,7 +19,7 @@ OUTPUT = TensorSpec(name="logits", datatype="FP32", shape=(-1, 10))
 LATENCY = (Latency(batch=1, p50_ms=8, p99_ms=9), Latency(batch=8, p50_ms=64, p99_ms=70))
 
 
-def _entry(file: str, target: str, takes: tuple[TensorSpec, ...] | None = None) -> ProgramEntry:
+def _entry(file: str, target: str, inputs: tuple[TensorSpec, ...] | None = None) -> ProgramEntry:
     return ProgramEntry(
         kind="aoti",
         target=target,
@@ -28,7 +28,7 @@ def _entry(file: str, target: str, takes: tuple[TensorSpec, ...] | None = None) 
         torch_version="2",
         native_runner=None,
         python_abi=None,
-        inputs=takes,
+        inputs=inputs,
     )
 
 
@@ -68,9 +68,9 @@ def publish(
     key = f"{abs(hash((name, target, len(layouts)))):064x}"
     with store.building(key) as room:
         entries = [_entry("programs/whole.pt2", target)]
-        entries += [shard.program for each in layouts for shard in each.shards]
+        entries += [shard.program for layout in layouts for shard in layout.shards]
         files = {"weights.safetensors", *(entry.file for entry in entries)}
-        files |= {shard.weights for each in layouts for shard in each.shards}
+        files |= {shard.weights for layout in layouts for shard in layout.shards}
         for file in files:
             (room / file).parent.mkdir(parents=True, exist_ok=True)
             (room / file).write_bytes(file.encode())
