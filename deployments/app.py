@@ -35,6 +35,7 @@ from deployments.ray.names import (
     ARTIFACT,
     CATALOG_DEPLOYMENT,
     MODEL_DEPLOYMENT_PREFIX,
+    MODELS_PATH,
     ROUTER_DEPLOYMENT,
 )
 from deployments.ray.time_limits import replica_stop_s
@@ -52,7 +53,7 @@ def model(args: dict[str, Any]) -> Application:
     """
     has_keys = keys.configured() is not None
     checked = serve_config.model_args(args, "args")
-    prefix = serve_config.ROUTE + checked.name
+    prefix = MODELS_PATH + checked.name
     require_route_prefix(serve_details(), serve_config.MODEL, checked.name, prefix)
     bound = bind(checked)  # the one place that resolves the artifact's name
     scale: dict[str, Any] = (

@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fingerprint": set(),
     "factory": {"errors", "fingerprint"},
     "tensors": set(),
+    "text_table": set(),
     "config": {"tensors", "errors"},
     "preprocess": {"config", "errors"},
     "artifact": {"config", "tensors", "errors"},
@@ -45,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "progress",
         "fingerprint",
         "factory",
+        "text_table",
     },
 }
 
@@ -106,7 +108,7 @@ COMPRESSION_MAY_IMPORT: dict[str, set[str]] = {
 # The same for `deployments`, whose rooms may import all of `cluster`.
 DEPLOYMENTS_MAY_IMPORT: dict[str, set[str]] = {
     "ray": set(),
-    "config": set(),
+    "config": {"ray"},
     "http": {"ray"},
     "shards": {"ray"},
     "model": {"shards", "http", "ray"},

@@ -13,6 +13,6 @@ cascade.py       items that continue to a larger model
 calibration.py   threshold of a cascade that keeps an accuracy goal
 hedge.py         when to send a second request
 shadow.py        two versions compared
-canary.py        old version or new
+canary.py        verdict on a new version       sampling.py  a share of the requests
 scatter.py       a batch split over replicas
 """

@@ -1,24 +1,11 @@
-"""Canary: which version answers a request, and when the new one has proved worse.
+"""Canary: the verdict on a new version, from the outcomes of its requests.
 
-request id → version     the same id, the same version, on every router
 outcomes → Judge → verdict: the reason to return to the old version, or None
 """
 
 from __future__ import annotations
 
 from collections import deque
-from hashlib import blake2b
-
-_BITS = 64
-
-
-def takes_part(request_id: str, share: float, salt: str) -> bool:
-    """Return whether a request belongs to the ``share`` of all request ids.
-
-    ``salt`` makes choices for different purposes independent of each other.
-    """
-    digest = blake2b(request_id.encode(), digest_size=_BITS // 8, key=salt.encode()[:64]).digest()
-    return int.from_bytes(digest) < share * 2**_BITS
 
 
 class Judge:

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cluster.artifact.served import bind
-from cluster.compression.report.table import table
 from cluster.config.base import parse
 from cluster.config.routing import Cascade, Route
 from cluster.config.sources import DataSource
 from cluster.errors import ConfigError
 from cluster.progress import to_stdout
 from cluster.routing.calibration import Calibration, Goal
+from cluster.text_table import table
 from deployments.cli.arguments import share
 from deployments.config import serve_config
 from deployments.jobs.calibrate import calibrate

@@ -18,10 +18,11 @@ from cluster.artifact.artifact import Artifact
 from cluster.artifact.lookup import absolute
 from cluster.artifact.store import default_store, open_store
 from cluster.compression.programs import requirements
-from cluster.compression.report.table import BASELINE, header, row, table
+from cluster.compression.report.table import BASELINE, header, row
 from cluster.data import load_data
 from cluster.errors import CompressionError, ConfigError
 from cluster.program import node
+from cluster.text_table import table
 from deployments.cli import compress
 from deployments.cli.demo_client import Served, ask
 from deployments.jobs import compress as exit_status

@@ -15,8 +15,9 @@ from cluster.artifact.manifest import Manifest, Measurement
 from cluster.artifact.printable import printable
 from cluster.artifact.served import trusted_directory
 from cluster.artifact.store import open_store
-from cluster.compression.report.table import BASELINE, header, limits, row, table
+from cluster.compression.report.table import BASELINE, header, limits, row
 from cluster.errors import ConfigError
+from cluster.text_table import table
 from deployments.cli import replicas
 from deployments.cli.arguments import add_json, add_store
 from deployments.cli.served import dashboard, served_models
@@ -90,7 +91,7 @@ def served_as(artifact: Artifact) -> list[str]:
         elif model.artifact == artifact.manifest.name:
             lines.append(
                 f"served     as {model.model}: another build, {model.id[:12]}; "
-                f"newest of its name: {model.verdict}"
+                f"up to date: {model.verdict}"
             )
     return lines
 

@@ -8,9 +8,9 @@ from dataclasses import asdict
 
 from cluster.artifact.layout import name_of
 from cluster.artifact.lookup import open_artifact
-from cluster.compression.report.table import table
 from cluster.parallel.devices import cores_of_this_machine, parse_devices, size_text
 from cluster.parallel.plan import Placement, ShardPlan, plan
+from cluster.text_table import table
 from deployments.cli.arguments import add_json, add_store, count
 
 _BAR = 24

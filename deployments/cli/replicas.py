@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
-from cluster.compression.report.table import table
 from cluster.errors import ClusterError
+from cluster.text_table import table
 from deployments.cli.served import dashboard, served_models
-from deployments.local import LocalCluster
 from deployments.ray.names import ShardName, parse_replica, parse_shard_actor
 from deployments.shards.vacancy import Allocation, Node, pending_reason
 
@@ -48,7 +47,6 @@ def show(model: str | None, as_json: bool) -> int:
     Of the local cluster, else of RAY_ADDRESS's. ClusterError if neither answers.
     """
     served = [row for row in served_models(dashboard()) if model in (None, row.model)]
-    _reach_cluster()
     seats = [seat for seat in _seats() if model in (None, seat.shard.model)]
     waiting = [replica for replica in _waiting() if model in (None, replica.model)]
     if as_json:
@@ -62,25 +60,15 @@ def show(model: str | None, as_json: bool) -> int:
         return 0
     if served:
         lines = [(row.model, row.artifact, row.id[:12], row.verdict) for row in served]
-        print(table(lines, ("model", "artifact", "id", "newest of its name")))
+        print(table(lines, ("model", "artifact", "id", "up to date")))
     if seats:
         rows = [(*map(str, astuple(seat.shard)), seat.node, str(seat.pid)) for seat in seats]
         print(table(rows, ("model", "replica", "stage", "tp_rank", "node", "process")))
     for replica in waiting:
         print(f"{replica.model}, replica {replica.replica}, waits: {replica.lacks}")
     if not seats and not waiting:
-        print(f"no shard runs{f' for model {model}' if model else ''}: nothing served is cut")
+        print(f"{'' if model is None else f'model {model}: '}no shards, no waiting replicas")
     return 0
-
-
-def _reach_cluster() -> None:
-    running = LocalCluster.running()
-    if running is not None:
-        os.environ.update(running.environment())
-    elif "RAY_ADDRESS" not in os.environ:
-        raise ClusterError(
-            "no local cluster is running, and RAY_ADDRESS names no other; `headrace up` starts one"
-        )
 
 
 def _seats() -> list[ShardSeat]:

@@ -1,4 +1,4 @@
-"""The artifacts that a cluster serves, and whether their names mean other artifacts by now.
+"""Artifacts that a cluster serves, and whether a newer build has the same name.
 
 Serve's details → each model's args and the artifact it was bound to → its store → ServedArtifact
 """
@@ -13,9 +13,10 @@ from cluster.artifact.store import open_store
 from cluster.errors import ArtifactError, ClusterError, ConfigError
 from deployments.local import LocalCluster
 from deployments.local.rest import Dashboard
+from deployments.ray.dashboard import dashboard_url
 from deployments.router.plan import deployed_model
 
-_API_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS")
+_ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 _TOKEN_PATH = "~/.ray/auth_token"
 
 
@@ -36,30 +37,31 @@ class ServedArtifact:
 
     @property
     def verdict(self) -> str:
-        """``yes``, ``unknown``, or the newer id with the command that deploys it."""
+        """Return ``yes``, ``unknown``, or the newest id with the command that deploys it."""
         if self.newest_id is None:
-            return "unknown: its store cannot be read here"
+            return "unknown: this machine cannot read its store"
         if not self.moved_on:
             return "yes"
-        return f"no, {self.newest_id[:12]} is: deploy it with `headrace up CONFIG`"
+        return f"no: the newest is {self.newest_id[:12]}; run `headrace up CONFIG`"
 
 
 def dashboard() -> Dashboard:
-    """Return the dashboard of the local cluster, else of the cluster that the environment names.
+    """Return the dashboard of the local cluster, else of the one that the environment names.
 
-    ClusterError without either.
+    Sets this process's environment, so that Ray's clients use the same cluster. ClusterError
+    without a cluster.
     """
     running = LocalCluster.running()
     if running is not None:
+        os.environ.update(running.environment())
         return Dashboard(running.dashboard, running.record.token_path)
-    for variable in _API_VARIABLES:
-        if url := os.environ.get(variable):
-            token = os.environ.get("RAY_AUTH_TOKEN_PATH") or _TOKEN_PATH
-            return Dashboard(url, Path(token).expanduser())
-    raise ClusterError(
-        f"no local cluster is running, and {' or '.join(_API_VARIABLES)} names no other; "
-        "`headrace up` starts one"
-    )
+    if not any(os.environ.get(variable) for variable in _ADDRESSES):
+        raise ClusterError(
+            f"no local cluster is running, and {' or '.join(_ADDRESSES)} is not set; run "
+            "`headrace up`, or set it"
+        )
+    token = os.environ.get("RAY_AUTH_TOKEN_PATH") or _TOKEN_PATH
+    return Dashboard(dashboard_url(), Path(token).expanduser())
 
 
 def served_models(dashboard: Dashboard) -> list[ServedArtifact]:

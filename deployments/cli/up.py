@@ -15,7 +15,7 @@ from deployments.config.serve_config import ServeConfig
 from deployments.http import keys
 from deployments.local import LocalCluster, permissions
 from deployments.local.cluster import HTTP_PORT
-from deployments.ray.names import version_of
+from deployments.ray.names import MODELS_PATH, version_of
 from deployments.router import plan
 from deployments.router.plan import Deployed
 from deployments.shards import placement
@@ -77,9 +77,9 @@ def up(config: Path | None) -> int:
             raise
     for model in models:
         artifact = f"{model.manifest.name}@{version_of(model.artifact_id)}"
-        print(f"{model.name:<20} {cluster.http}{serve_config.ROUTE}{model.name}  {artifact}")
+        print(f"{model.name:<20} {cluster.http}{MODELS_PATH}{model.name}  {artifact}")
     for route in checked.router.routes if checked is not None and checked.router else ():
-        print(f"{route.name:<20} {cluster.http}{serve_config.ROUTE}{route.name}")
+        print(f"{route.name:<20} {cluster.http}{MODELS_PATH}{route.name}")
     print(f"{'dashboard':<20} {cluster.dashboard}")
     print("\nFor `ray`, `serve` and jobs in this shell:")
     for name, value in cluster.environment().items():

@@ -21,6 +21,7 @@ from cluster.config.base import parse, read_yaml
 from cluster.config.routing import RouterArgs
 from cluster.config.serving import ModelArgs
 from cluster.errors import ConfigError
+from deployments.ray.names import MODELS_PATH
 
 BUILDER_MODULES = ("deployments.app", "headrace.serve")
 """Modules with the builders for ``import_path``; both have the same builders."""
@@ -28,7 +29,6 @@ BUILDER_MODULES = ("deployments.app", "headrace.serve")
 MODEL = "deployments.app:model"
 CATALOG = "deployments.app:catalog"
 ROUTER = "deployments.app:router"
-ROUTE = "/v2/models/"
 CATALOG_ROUTE = "/v2"
 ROUTER_ROUTE = "/"
 
@@ -162,9 +162,9 @@ def _require_known_fields(fields: dict[str, Any], kind: type[BaseModel], where: 
 def _model(application: dict[str, Any], where: str) -> ModelArgs:
     args = model_args(application.get("args") or {}, f"{where}.args")
     route = application.get("route_prefix", "/")
-    if route != ROUTE + args.name:
+    if route != MODELS_PATH + args.name:
         raise ConfigError(
-            f"{where}.route_prefix: must be {ROUTE}{args.name} for a model named {args.name} "
+            f"{where}.route_prefix: must be {MODELS_PATH}{args.name} for a model named {args.name} "
             f"(given: {route!r})"
         )
     return args

@@ -185,7 +185,7 @@ class ApiKeys:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        if scope["path"] in self._probes and scope["method"] in _READING:
+        if self._is_probe(scope):
             await self._app(scope, receive, send)
             return
         # A request through Serve's own proxy reaches the application without the middleware.
@@ -203,6 +203,11 @@ class ApiKeys:
         if self._hands_over:
             admitted[_ADMISSION] = admission
         await self._app(admitted, receive, send)
+
+    def _is_probe(self, scope: Scope) -> bool:
+        path, root = scope["path"], scope.get("root_path", "")
+        paths = {path, path.removeprefix(root)}  # ``http_options.root_path`` comes before Serve's
+        return not paths.isdisjoint(self._probes) and scope["method"] in _READING
 
 
 class _Doors:

@@ -99,12 +99,14 @@ class ModelIndex:
     def __init__(self) -> None:
         self._models: list[Served] = []
         self._updated_at = -STATUS_AGE_S
+        self._updating = asyncio.Lock()
 
     async def served(self) -> list[Served]:
         """Return the models, sorted by name."""
-        if time.monotonic() - self._updated_at >= STATUS_AGE_S:
-            self._models = served_models(await asyncio.to_thread(serve.status))
-            self._updated_at = time.monotonic()
+        async with self._updating:  # however many probes wait, the controller has one request
+            if time.monotonic() - self._updated_at >= STATUS_AGE_S:
+                self._models = served_models(await asyncio.to_thread(serve.status))
+                self._updated_at = time.monotonic()
         return self._models
 
 

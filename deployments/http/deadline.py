@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DEADLINE = "headrace.deadline"
+DEADLINE_KEY = "headrace.deadline"
 """Key of the ASGI scope under which the application finds its :class:`Deadline`."""
 
 ANSWER_GRACE_S = 1.0

@@ -33,7 +33,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deployments.http import auth, headers
 from deployments.http.auth import authenticator
 from deployments.http.body_rate import BodyRate
-from deployments.http.deadline import DEADLINE, Deadline
+from deployments.http.deadline import DEADLINE_KEY, Deadline
 from deployments.http.request_timer import RequestTimer
 from deployments.ray.replica_context import application_name
 from deployments.ray.time_limits import MAX_REQUEST_TIMEOUT_S, max_request_timeout_s
@@ -108,7 +108,7 @@ class RequestGuard:
             return
         scope["headers"] = [*forwarded, *_SERVE_CHECKS_DISABLED]
         started = time.monotonic()
-        scope[DEADLINE] = deadline = Deadline(started + timeout_s)
+        scope[DEADLINE_KEY] = deadline = Deadline(started + timeout_s)
         rate = BodyRate(started)
         answer = _Answer(send, request_id.decode(), timeout_s)
         client = _Client(receive, answer, rate)

@@ -30,10 +30,6 @@ TopK = Annotated[
 ]
 
 
-MODELS = "/v2/models/"
-"""Path of a model or route, followed by its name."""
-
-
 @dataclass(frozen=True)
 class Endpoint:
     """Metadata of a model or route, and the functions that answer its paths."""

@@ -13,7 +13,7 @@ from typing import Any
 from cluster.config.serving import Batching
 from deployments.config import serve_config
 from deployments.kubernetes.plan_file import Plan
-from deployments.ray.names import MODEL_DEPLOYMENT_PREFIX, ROUTER_DEPLOYMENT
+from deployments.ray.names import MODEL_DEPLOYMENT_PREFIX, MODELS_PATH, ROUTER_DEPLOYMENT
 
 Object = dict[str, Any]
 
@@ -49,7 +49,7 @@ def config_of(model: ServedModel) -> Object:
         catalog["deployments"] = [{"name": CATALOG_DEPLOYMENT, "num_replicas": 2, **_APART}]
     application: Object = {
         "name": model.name,
-        "route_prefix": serve_config.ROUTE + model.name,
+        "route_prefix": MODELS_PATH + model.name,
         "import_path": serve_config.MODEL,
         "args": _args(model),
     }

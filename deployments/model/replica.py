@@ -29,12 +29,12 @@ from cluster.program import node
 from cluster.program import program as programs
 from cluster.runtime.batcher import Batcher
 from deployments.http import auth
-from deployments.http.paths import MODELS, AtPrefix, ModelApp
+from deployments.http.paths import AtPrefix, ModelApp
 from deployments.model.endpoint import of_model
 from deployments.model.health import Health
 from deployments.model.infer import Model
 from deployments.model.metrics import ModelMetrics, StageMetrics
-from deployments.ray.names import version_of
+from deployments.ray.names import MODELS_PATH, version_of
 from deployments.shards.program import ShardedProgram
 
 logger = logging.getLogger("ray.serve")
@@ -150,7 +150,7 @@ class ModelReplica:
         """Accept the deployment's ``user_config``: facts for operators, which change nothing."""
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        app = AtPrefix(ModelApp(of_model(self._model)), MODELS + self._model.name)
+        app = AtPrefix(ModelApp(of_model(self._model)), MODELS_PATH + self._model.name)
         return auth.door(app, self._model.name, self._has_keys)
 
     async def check_health(self) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+MODELS_PATH = "/v2/models/"
+"""Path of a model or route, followed by its name; a model's route prefix."""
+
 MODEL_DEPLOYMENT_PREFIX = "model-"
 """Prefix of a model's deployment, before the model's name."""
 

@@ -26,7 +26,7 @@ from cluster.routing.answer_cache import content_key
 from cluster.routing.deadline import own_deadline
 from deployments.http import tracing
 from deployments.http.body import read_body
-from deployments.http.deadline import DEADLINE, Deadline
+from deployments.http.deadline import DEADLINE_KEY, Deadline
 from deployments.http.errors import RETRY_AFTER_S, json_response
 from deployments.http.headers import PRIORITY, REQUEST_ID, SERVER_TIMING, TRACE_CONTEXT
 from deployments.http.request import priority_of, require_tensors
@@ -83,7 +83,7 @@ class RouteEndpoint:
         return response
 
     def _call(self, request: Request, decoded: InferRequest, started: float) -> Call:
-        deadline = request.scope.get(DEADLINE) or Deadline(started + MAX_REQUEST_TIMEOUT_S)
+        deadline = request.scope.get(DEADLINE_KEY) or Deadline(started + MAX_REQUEST_TIMEOUT_S)
         # The route itself answers at the deadline, with the replies that it has by then.
         deadline.enforced_by_application = True
         headers = {name: request.headers[name] for name in FORWARDED if name in request.headers}

@@ -23,7 +23,7 @@ from cluster.factory import find_factory
 from cluster.routing.contracts import Contract, Scores, contracts
 from deployments.config import serve_config
 from deployments.ray.controller import serve_details
-from deployments.ray.names import ARGS, ARTIFACT, MODEL_DEPLOYMENT_PREFIX, version_of
+from deployments.ray.names import ARGS, ARTIFACT, MODEL_DEPLOYMENT_PREFIX, MODELS_PATH, version_of
 from deployments.router.model_client import ServedModel
 from deployments.router.thresholds import Targets, calibrated_thresholds
 
@@ -142,7 +142,7 @@ def _served(model: BoundModel) -> ServedModel:
     return ServedModel(
         name=model.name,
         version=version_of(model.artifact_id),
-        route_prefix=serve_config.ROUTE + model.name,
+        route_prefix=MODELS_PATH + model.name,
         contract=_contract(model.manifest, args.batching.max_batch_size),
         capacity=None if queued < 0 else args.ongoing_requests + queued,
     )

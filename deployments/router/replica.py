@@ -23,7 +23,8 @@ from deployments.http import auth, keys, openapi
 from deployments.http.catalog import ModelIndex, Served, add_server_paths
 from deployments.http.errors import answer_errors, json_response
 from deployments.http.headers import ROUTER_KEY
-from deployments.http.paths import MODELS, BarePrefix, Endpoint, ModelApp
+from deployments.http.paths import BarePrefix, Endpoint, ModelApp
+from deployments.ray.names import MODELS_PATH
 from deployments.router import plan as routing_plan
 from deployments.router.comparison import Background
 from deployments.router.endpoint import RouteEndpoint
@@ -97,7 +98,7 @@ class RouterApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope.get("path", "")
         root: str = scope.get("root_path", "")
-        prefix = root + MODELS
+        prefix = root + MODELS_PATH
         if scope["type"] == "http" and path.startswith(prefix):
             name = path[len(prefix) :].partition("/")[0]
             if (app := self._apps.get(name)) is not None:

@@ -155,4 +155,4 @@ def test_inspect_shows_the_process_of_each_shard(served) -> None:
     }
     assert {seat["pid"] for seat in seats} == shards
     assert "tp_rank" in inspect()
-    assert "nothing served is cut" in inspect("tiny")
+    assert "model tiny: no shards, no waiting replicas" in inspect("tiny")

@@ -12,6 +12,7 @@ from cluster.compression.evaluation.evaluate import Evaluated
 from cluster.compression.figures import size, times
 from cluster.compression.record import CheckRecord
 from cluster.config.recipe import LIMITS
+from cluster.text_table import table
 
 BASELINE = "baseline (eager float32)"
 """Name of the first row."""
@@ -76,17 +77,6 @@ def row(name: str, measured: Measurement, baseline: Measurement) -> tuple[str, .
         f"{max(entry.items_per_s for entry in measured.latency):.0f}",
         size(measured.size_bytes),
         times(baseline.at_batch(1).p50_ms / measured.at_batch(1).p50_ms),
-    )
-
-
-def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
-    """Return rows under a header, with aligned columns."""
-    lines = [list(header), *map(list, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    lines.insert(1, ["─" * width for width in widths])
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
     )
 
 

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 
 from cluster.config.routing import Canary
-from cluster.routing.canary import Judge, takes_part
+from cluster.routing.canary import Judge
 from cluster.routing.contracts import Contract, Scores
+from cluster.routing.sampling import takes_part
 from cluster.routing.shadow import Compared
 from deployments.router.call import Call, Items, NoAnswerError, Node, Reply, Report
 from deployments.router.comparison import Background, comparison_call, with_report

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 
 from cluster.config.routing import Shadow
-from cluster.routing.canary import takes_part
 from cluster.routing.contracts import Contract
+from cluster.routing.sampling import takes_part
 from cluster.routing.shadow import Agreement, Compared
 from deployments.router.call import Call, Items, NoAnswerError, Node, Reply
 from deployments.router.comparison import Background, comparison_call, with_report

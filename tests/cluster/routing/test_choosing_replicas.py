@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.routing.answer_cache import AnswerCache, content_key
-from cluster.routing.canary import Judge, takes_part
+from cluster.routing.canary import Judge
 from cluster.routing.replicas import Replica, choose
+from cluster.routing.sampling import takes_part
 
 
 def serve(replicas: dict[str, tuple[Replica, float]], seconds: float, every: float) -> list[str]:

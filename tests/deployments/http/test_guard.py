@@ -175,7 +175,7 @@ def test_deadline_during_answer_ends_it() -> None:
 
 async def enforce(scope: Scope, receive: Receive, send: Send) -> float:
     """Act as an app that enforces the deadline; return the seconds until then."""
-    request_deadline = scope[deadline.DEADLINE]
+    request_deadline = scope[deadline.DEADLINE_KEY]
     request_deadline.enforced_by_application = True
     return float(request_deadline.at - time.monotonic())
 

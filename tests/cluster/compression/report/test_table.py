@@ -7,8 +7,9 @@ import pytest
 from cluster.artifact.manifest import Agreement
 from cluster.compression.evaluation.evaluate import Evaluated
 from cluster.compression.record import BuildRecord
-from cluster.compression.report.table import gate_lines, header, limits, row, table, table_of
+from cluster.compression.report.table import gate_lines, header, limits, row, table_of
 from cluster.config.recipe import Gate
+from cluster.text_table import table
 
 
 def evaluated(record: BuildRecord) -> Evaluated:
