@@ -1,10 +1,10 @@
-"""What each route takes and gives, worked out from the models behind it, before any is deployed.
+"""Contract of each route: inputs, outputs and labels, derived from its targets before deployment.
 
     models' contracts ─┐
-    routes            ─┴→ each after the targets it asks → its contract, or a ConfigError
+    routes            ─┴→ each after its targets → its contract, or a ConfigError
 
-A contract is what the Open Inference Protocol calls a model's metadata, and what is needed beside
-it to put answers together: labels, and whether the first output tells them apart.
+A contract is a model's metadata of the Open Inference Protocol, and the labels and the meaning of
+the first output, which a combination of answers needs.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def contracts(
     ``models``: contracts of the models that routes call. ``served``: names of all served models.
 
     ConfigError, naming the route, for an unknown target, a cycle, a route with the name of a model,
-    and targets that do not fit together.
+    and incompatible targets.
     """
     by_name = {route.name: route for route in routes}
     resolved: dict[str, Contract] = {}
@@ -70,7 +70,7 @@ def contracts(
     def resolve(name: str, path: tuple[str, ...]) -> Contract:
         if name in path:
             cycle = " → ".join([*path[path.index(name) :], name])
-            raise ConfigError(f"route {path[-1]}: it calls itself: {cycle}; break the cycle")
+            raise ConfigError(f"route {path[-1]}: cycle {cycle}; remove one of these targets")
         if name in resolved:
             return resolved[name]
         route = by_name.get(name)
@@ -91,8 +91,8 @@ def contracts(
         canaries = [inner for inner in _below(route, by_name) if isinstance(inner, Canary)]
         if route.cache_bytes and canaries:
             raise ConfigError(
-                f"route {route.name}: cache_bytes keeps answers of the canary {canaries[0].name} "
-                "beyond its return to the old version; remove cache_bytes"
+                f"route {route.name}: cache_bytes would serve answers of the canary "
+                f"{canaries[0].name} after its return to the old version; remove cache_bytes"
             )
     return resolved
 
@@ -227,7 +227,7 @@ _CONTRACTS: dict[type, Callable[[Any, list[Contract]], Contract]] = {
 }
 
 
-# ---------------------------------------------------------------------- what they share
+# ---------------------------------------------------------------------- checks of several kinds
 
 
 def _distribution(route: Route, targets: list[Contract], same: Contract) -> Contract:

@@ -1,4 +1,4 @@
-"""``headrace calibrate``: the threshold of a cascade, found on labelled samples and kept."""
+"""``headrace calibrate``: the threshold of a cascade, calibration on labelled samples and kept."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ def store_thresholds(
     routes = {route.name: route for route in checked.router.routes} if checked.router else {}
     cascade = routes.get(name)
     if not isinstance(cascade, Cascade):
-        cascades = [each.name for each in routes.values() if isinstance(each, Cascade)]
+        cascades = [route.name for route in routes.values() if isinstance(route, Cascade)]
         raise ConfigError(
-            f"{config}: no cascade is called {name!r}; there are: {', '.join(cascades) or 'none'}"
+            f"{config}: no cascade named {name!r}; cascades: {', '.join(cascades) or 'none'}"
         )
     store = checked.router.store if checked.router else None
     permissions.require_writable(store)  # before hours of work, not after
     targets = set(reached(cascade, routes))
     models = {model.name: bind(model) for model in checked.models if model.name in targets}
-    found = calibrate(
+    calibration = calibrate(
         cascade,
         Targets(routes, models),
         Goal(agreement, max_accuracy_drop),
@@ -70,7 +70,7 @@ def store_thresholds(
         store,
         to_stdout,
     )
-    print(described(cascade, found))
+    print(described(cascade, calibration))
     return 0
 
 
@@ -82,21 +82,28 @@ def reached(route: Route, routes: Mapping[str, Route]) -> Iterator[str]:
             yield from reached(routes[target.target], routes)
 
 
-def described(cascade: Cascade, found: Calibration) -> str:
-    """What was found, for people."""
+def described(cascade: Cascade, calibration: Calibration) -> str:
+    """What was calibration, for people."""
     names = [target.target for target in cascade.targets]
     rows = []
-    for title, figures in (("chosen on", found.chosen_on), ("held out", found.held_out)):
+    for title, figures in (
+        ("chosen on", calibration.chosen_on),
+        ("held out", calibration.held_out),
+    ):
         alone = [f"{accuracy:.2%}" for accuracy in figures.target_accuracy]
         escalated = " ".join(f"{share:.1%}" for share in figures.asked[1:])
         rows.append(
             (
-                f"{title}, {figures.samples} samples", *alone, f"{figures.accuracy:.2%}",
-                f"{figures.agreement:.2%}", escalated, f"{1 / figures.cost:.2f}×",
+                f"{title}, {figures.samples} samples",
+                *alone,
+                f"{figures.accuracy:.2%}",
+                f"{figures.agreement:.2%}",
+                escalated,
+                f"{1 / figures.cost:.2f}×",
             )
-        )  # fmt: skip
-    header = ("", *names, cascade.name, "agreement", "goes on", f"items/s to {names[-1]}")
+        )
+    header = ("", *names, cascade.name, "agreement", "escalated", f"items/s to {names[-1]}")
     return (
-        f"{cascade.name}  {found.goal}: threshold {found.thresholds[0]:.6g}, kept in the store\n\n"
+        f"{cascade.name}  {calibration.goal}: threshold {calibration.thresholds[0]:.6g}, stored\n\n"
         f"{table(rows, header)}"
     )

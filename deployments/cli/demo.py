@@ -24,7 +24,7 @@ from cluster.errors import CompressionError, ConfigError
 from cluster.program import node
 from cluster.text_table import table
 from deployments.cli import compress
-from deployments.cli.demo_client import Served, ask
+from deployments.cli.demo_client import Requests, ask
 from deployments.jobs import compress as exit_status
 from deployments.local import LocalCluster
 
@@ -97,7 +97,7 @@ def _table(artifacts: list[Artifact]) -> str:
     return table(rows, header(baseline))
 
 
-def _ask(cluster: LocalCluster, artifact: Artifact) -> tuple[dict[int, Served], Path]:
+def _ask(cluster: LocalCluster, artifact: Artifact) -> tuple[dict[int, Requests], Path]:
     """Send the held-out digits at each number of connections; also keep one as a file.
 
     CompressionError if the answers are not those of the evaluated artifact.
@@ -125,9 +125,13 @@ def _ask(cluster: LocalCluster, artifact: Artifact) -> tuple[dict[int, Served], 
 
 
 def _conclude(
-    cluster: LocalCluster, artifacts: list[Artifact], served: dict[int, Served], sample: Path,
-    keep: bool, took: float,
-) -> None:  # fmt: skip
+    cluster: LocalCluster,
+    artifacts: list[Artifact],
+    served: dict[int, Requests],
+    sample: Path,
+    keep: bool,
+    took: float,
+) -> None:
     evaluated = artifacts[-1].manifest.winner(TARGET)
     one = next(iter(served.values()))
     print(
@@ -150,7 +154,7 @@ def _conclude(
     print("Stop it with `headrace down`.")
 
 
-def _figures(artifacts: list[Artifact], served: dict[int, Served], took: float) -> dict[str, Any]:
+def _figures(artifacts: list[Artifact], served: dict[int, Requests], took: float) -> dict[str, Any]:
     return {
         "machine": {"cpu": node.cpu_name(), "torch": node.torch_version()},
         "seconds": round(took, 1),

@@ -16,8 +16,8 @@ from cluster.errors import ClusterError
 
 
 @dataclass(frozen=True)
-class Served:
-    """How a set of requests went."""
+class Requests:
+    """Result of a set of requests."""
 
     right: int
     requests: int
@@ -31,13 +31,13 @@ class Served:
         return self.right / self.requests
 
 
-def ask(url: str, images: Sequence[bytes], labels: Sequence[str], connections: int) -> Served:
+def ask(url: str, images: Sequence[bytes], labels: Sequence[str], connections: int) -> Requests:
     """POST every PNG in ``images`` to ``url`` and compare the first label of each answer.
 
-    ``connections``: requests under way at once, each connection kept open. ClusterError with the
-    server's words if a request is not answered.
+    ``connections``: concurrent requests, each on a connection of its own. ClusterError with the
+    server's message if a request fails.
     """
-    left = iter(range(len(images)))
+    pending = iter(range(len(images)))
     lock = threading.Lock()
     seconds = np.zeros(len(images))
     answers = [""] * len(images)
@@ -48,7 +48,7 @@ def ask(url: str, images: Sequence[bytes], labels: Sequence[str], connections: i
         connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=60)
         while not problems:
             with lock:
-                index = next(left, None)
+                index = next(pending, None)
             if index is None:
                 break
             started = time.perf_counter()
@@ -79,4 +79,4 @@ def ask(url: str, images: Sequence[bytes], labels: Sequence[str], connections: i
         raise ClusterError(problems[0])
     p50, p99 = np.percentile(seconds * 1e3, [50, 99])
     right = sum(answer == label for answer, label in zip(answers, labels, strict=True))
-    return Served(right, len(images), float(p50), float(p99), len(images) / took)
+    return Requests(right, len(images), float(p50), float(p99), len(images) / took)

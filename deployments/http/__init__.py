@@ -1,1 +1,1 @@
-"""What stands between HAProxy and an application: guard, keys, headers, bodies, error shape."""
+"""HTTP layer between HAProxy and an application: guard, keys, headers, bodies, error shape."""

@@ -1,1 +1,1 @@
-"""What a build found, as data, as a table, and as a page."""
+"""Result of a build, as data, as a table, and as a page."""

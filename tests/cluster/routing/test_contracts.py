@@ -117,9 +117,9 @@ PAIR = {"kind": "ensemble", "targets": ["small", "large"]}
                 {"name": "b", "kind": "chain", "targets": ["c", "small"]},
                 {"name": "c", "kind": "hedge", "target": "b"},
             ],
-            "route c: it calls itself: b → c → b; break the cycle",
+            "route c: cycle b → c → b; remove one of these targets",
         ),
-        ([{"name": "r", "kind": "hedge", "target": "r"}], "route r: it calls itself: r → r"),
+        ([{"name": "r", "kind": "hedge", "target": "r"}], "route r: cycle r → r"),
         ([{**PAIR, "name": "small"}], "route small: a served model has the same name"),
         (
             [{"name": "r", "kind": "ensemble", "targets": ["small", "grey"]}],
