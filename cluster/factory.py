@@ -80,20 +80,18 @@ def _extend_import_path() -> None:
 def _require_users_own(path: str, module_name: str) -> None:
     """Raise SourceError if an installed package was imported in place of a user's module."""
     top = module_name.partition(".")[0]
-    spec = sys.modules[top].__spec__
-    folders = [*(spec.submodule_search_locations or ())] if spec else []
-    origin = getattr(sys.modules[top], "__file__", None) or next(iter(folders), "a built-in module")
-    for folder in _import_path():
-        users = [Path(folder, f"{top}.py"), Path(folder, top)]
-        file = next((file for file in users if file.exists()), None)
-        if file is None:
-            continue
-        if not Path(origin).resolve().is_relative_to(Path(folder).resolve()):
-            raise SourceError(
-                f"python:{path}: `import {top}` finds {origin} before {file}; give your module "
-                "another name"
-            )
+    origin = getattr(sys.modules[top], "__file__", None)
+    if origin is None:  # a folder without __init__.py may extend over several places
         return
+    for folder in map(Path, _import_path()):
+        for file in (folder / f"{top}.py", folder / top / "__init__.py"):
+            if file.exists():
+                if file.resolve() != Path(origin).resolve():
+                    raise SourceError(
+                        f"python:{path}: `import {top}` finds {origin} before {file}; give your "
+                        "module another name"
+                    )
+                return
 
 
 def _is_public(name: str, value: object) -> bool:
