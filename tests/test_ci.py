@@ -59,7 +59,7 @@ def test_folder_with_cluster_tests_is_run_alone() -> None:
 
 @pytest.fixture
 def commands(tmp_path: Path) -> Path:
-    """A PATH directory with a shell, stubs of all commands, and an apt-get that logs its calls."""
+    """PATH directory with a shell, stubs of all commands, and an apt-get that logs its calls."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("bash", "env", "cat"):

@@ -1,4 +1,4 @@
-"""The environments: each dependency of pyproject.toml is pinned, with hashes, from no named index.
+"""Environments: each dependency of pyproject.toml is pinned, with hashes, from no named index.
 
 pyproject.toml ── make lock ──> requirements/{dev,demo,uv}.txt
 """
@@ -24,7 +24,7 @@ GROUPS = {"dev": ("build",), "demo": ("build",), "uv": ("uv",)}
 
 
 def _expanded(extra: str) -> Iterator[Requirement]:
-    """Yield the requirements of ``extra``, those of its own extras among them."""
+    """Yield the requirements of ``extra``, with those of its nested extras."""
     for text in PYPROJECT["project"]["optional-dependencies"][extra]:
         requirement = Requirement(text)
         if requirement.name == PYPROJECT["project"]["name"]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tritonclient.http as triton
 import yaml
-from let_in import CLIENTS, KEYS
+from client_keys import CLIENTS, KEYS
 from support.http_client import ask
 from support.listening import REPLICA, sockets
 from support.wait import WITHIN_S, until

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 
 import pytest
-from let_in import KEYS
+from client_keys import KEYS
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support.http_client import ask
 

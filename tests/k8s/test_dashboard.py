@@ -1,4 +1,4 @@
-"""The dashboard of k8s/monitoring: queries that Prometheus accepts, and numbers after a failure.
+"""Dashboard of k8s/monitoring: queries that Prometheus accepts, and numbers after a failure.
 
 tests/serve/test_monitoring.py runs its queries beside a running cluster.
 """

@@ -145,7 +145,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 target.mkdir(exist_ok=True)
                 shutil.copy(ROOT / source, target)
     (step,) = STAGES["wheel"].all("RUN")
-    # The build's own requirements are installed here.
+    # The requirements of the build are installed here.
     step = step.replace(" --no-deps", " --no-deps --no-build-isolation")
     step = step.replace("/tmp/wheels", f"{root}/wheels").replace("/src", f"{root}/src")
     done = run(step, HOME=str(root), PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")

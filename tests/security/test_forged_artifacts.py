@@ -76,7 +76,7 @@ def network() -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def graph(network: torch.nn.Module) -> bytes:
-    """The network as an ``exported`` program."""
+    """Network as an ``exported`` program."""
     content = io.BytesIO()
     batch = torch.export.Dim("batch", min=1, max=64)
     sample = (torch.zeros(2, 1, 16, 16),)
@@ -86,7 +86,7 @@ def graph(network: torch.nn.Module) -> bytes:
 
 @pytest.fixture
 def forged_graph(graph: bytes, marker: Path) -> bytes:
-    """The program with code in its sample inputs, which are a pickle."""
+    """Program with code in its sample inputs, which are a pickle."""
     code, content = io.BytesIO(), io.BytesIO()
     torch.save(((Touch(marker),), {}), code)
     with zipfile.ZipFile(io.BytesIO(graph)) as old, zipfile.ZipFile(content, "w") as new:

@@ -1,4 +1,4 @@
-"""The ``headrace`` command as a process: exit statuses, output, and a clean machine afterwards."""
+"""Command ``headrace`` as a process: exit statuses, output, and a clean machine afterwards."""
 
 from __future__ import annotations
 

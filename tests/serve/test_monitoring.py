@@ -148,7 +148,7 @@ def test_docs_name_every_metric_that_prometheus_has(watched: Prometheus) -> None
 
 
 def test_every_alert_reads_existing_series(watched: Prometheus) -> None:
-    """Its series exist, and each side of its comparisons has a value.
+    """Series of an alert exist, and each side of its comparisons has a value.
 
     An alert on absent series has no other data to read.
     """

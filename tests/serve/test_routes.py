@@ -100,8 +100,8 @@ def test_ensemble_votes_or_calls_a_function(served, tiny, cut, exact) -> None:
     votes = [tiny(array), cut(array), tiny(array)]
     np.testing.assert_allclose(voted, vote(votes, [1, 1, 1]), **CLOSE)
     joined = outputs(infer(served, "joined", array))["stacked"]
-    wanted = np.stack([served.run(array), 2 * exact.run([array])[0]], axis=1)
-    np.testing.assert_allclose(joined, wanted, rtol=1e-3, atol=1e-3)
+    expected = np.stack([served.run(array), 2 * exact.run([array])[0]], axis=1)
+    np.testing.assert_allclose(joined, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_tasks_answer_by_name(served, exact) -> None:
@@ -237,8 +237,8 @@ def test_failing_canary_returns_without_failed_requests(served) -> None:
 def test_large_batch_is_scattered_and_joined_in_order(served) -> None:
     array = served.random_input(50, seed=9)
     answer = infer(served, "spread", array)
-    wanted = np.concatenate([served.run(array[start : start + 8]) for start in range(0, 50, 8)])
-    np.testing.assert_allclose(outputs(answer)["logits"], wanted, rtol=1e-3, atol=1e-3)
+    expected = np.concatenate([served.run(array[start : start + 8]) for start in range(0, 50, 8)])
+    np.testing.assert_allclose(outputs(answer)["logits"], expected, rtol=1e-3, atol=1e-3)
     assert parameters(answer)["parts"] == 17
     refused = infer(served, "mean", array)
     assert refused.status == 400
@@ -314,8 +314,8 @@ def test_two_hundred_concurrent_requests_are_answered(served, tiny, cut) -> None
     with ThreadPoolExecutor(200) as pool:
         answers = list(pool.map(lambda array: infer(served, "mean", array), arrays))
     for array, answer in zip(arrays, answers, strict=True):
-        wanted = mean([tiny(array), cut(array)], [1, 3])
-        np.testing.assert_allclose(outputs(answer)["probabilities"], wanted, **CLOSE)
+        expected = mean([tiny(array), cut(array)], [1, 3])
+        np.testing.assert_allclose(outputs(answer)["probabilities"], expected, **CLOSE)
 
 
 def test_metrics_count_by_route_branch_and_outcome(served) -> None:
