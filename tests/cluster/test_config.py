@@ -1,4 +1,4 @@
-"""Config errors name the file, the YAML path, the value given and what is allowed."""
+"""Errors of configs: file, YAML path, value and allowed values."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def test_gate_names_limits_with_default_values() -> None:
 def test_gate_keeps_default_names_through_storage() -> None:
     stored = gate_of(gate={"min_speedup": 1.0}).model_dump(mode="json")
     assert gate_of(gate=stored).defaults == ("max_accuracy_drop", "min_agreement", "max_size_share")
-    # A limit that is changed in what was stored is none of them.
+    # A limit that is changed in the stored form is not a default.
     assert gate_of(gate=stored | {"max_size_share": None}).defaults == (
         "max_accuracy_drop",
         "min_agreement",
@@ -363,8 +363,8 @@ def test_replica_holds_four_batches_or_sixteen_requests() -> None:
     assert parse(serving(), ModelArgs, "it.yaml").ongoing_requests == 32
     small = serving(batching={"max_batch_size": 2})
     assert parse(small, ModelArgs, "it.yaml").ongoing_requests == 16
-    given = serving(max_ongoing_requests=9)
-    assert parse(given, ModelArgs, "it.yaml").ongoing_requests == 9
+    explicit = serving(max_ongoing_requests=9)
+    assert parse(explicit, ModelArgs, "it.yaml").ongoing_requests == 9
 
 
 def test_paths_resolve_beside_recipe_or_from_variable(
@@ -374,7 +374,7 @@ def test_paths_resolve_beside_recipe_or_from_variable(
     (tmp_path / "encoder").mkdir()
     monkeypatch.setenv("HEADRACE_DATA", "/somewhere")
     teacher = {"source": "python:nets:large", "weights": "$HEADRACE_DATA/large.safetensors"}
-    found = located(
+    resolved = located(
         parse(
             recipe(
                 model={"source": "hf:encoder", "weights": "net.safetensors"},
@@ -389,11 +389,11 @@ def test_paths_resolve_beside_recipe_or_from_variable(
         ),
         tmp_path,
     )
-    assert found.model.source == f"hf:{tmp_path}/encoder"
-    assert found.model.weights == f"{tmp_path}/net.safetensors"
-    assert found.data.source == "safetensors:/somewhere/train.safetensors"
-    assert found.data.test_source == f"imagefolder:{tmp_path}/photos"
-    assert found.baseline_source.weights == "/somewhere/large.safetensors"
+    assert resolved.model.source == f"hf:{tmp_path}/encoder"
+    assert resolved.model.weights == f"{tmp_path}/net.safetensors"
+    assert resolved.data.source == "safetensors:/somewhere/train.safetensors"
+    assert resolved.data.test_source == f"imagefolder:{tmp_path}/photos"
+    assert resolved.baseline_source.weights == "/somewhere/large.safetensors"
     hub = parse(recipe(model={**MODEL, "weights": "IMAGENET1K_V1"}), Recipe, "it.yaml")
     assert located(hub, tmp_path) == hub
 

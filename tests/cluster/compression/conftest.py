@@ -21,7 +21,7 @@ from cluster.data import PreparedSamples
 
 @dataclass(frozen=True)
 class Bench:
-    """A freshly built model of a recipe, before its first step."""
+    """Freshly built model of a recipe, before its first step."""
 
     recipe: Recipe
     work: Work
@@ -32,7 +32,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tiny_recipe: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Bench]:
-    """``bench(scheme, model="convolutional", **fields)``, fields being the recipe's."""
+    """Return ``bench(scheme, model="convolutional", **fields)``; ``fields``: of the recipe."""
     return _bench(tiny_recipe, tmp_path)
 
 
@@ -40,7 +40,7 @@ def bench(tiny_recipe: Callable[..., Recipe], tmp_path: Path) -> Callable[..., B
 def trained_weights(
     tiny_recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, torch.Tensor]:
-    """The state of ``bench()``'s model after four epochs, trained once."""
+    """Return the state of ``bench()``'s model after four epochs, trained once."""
     bench = _bench(tiny_recipe, tmp_path_factory.mktemp("trained"))()
     train(bench.work, Train(kind="train", epochs=4), bench.job)
     return bench.work.module.state_dict()
@@ -75,7 +75,7 @@ def _bench(tiny_recipe: Callable[..., Recipe], tmp_path: Path) -> Callable[..., 
 def int8_artifact_store(
     tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Callable[..., Recipe]
 ) -> Path:
-    """Those of tests of serving, built by this source: the build itself is under test."""
+    """Return the store of serving tests, but built from this source, because builds are tested."""
     root = tmp_path_factory.mktemp("built-store")
     build(tiny_recipe("tiny-int8", "static_int8", programs=[{}]), root)
     return root

@@ -1,4 +1,4 @@
-"""Replacing activation functions by name."""
+"""Replacement of activation functions by name."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def test_all_activations_except_spared_are_replaced() -> None:
     module = mobilenet_v3_small(num_classes=10).eval()
     before = sum(isinstance(part, nn.Hardswish) for part in module.modules())
     names = substitute(module, "hardswish", "relu", ["features.0.*", "classifier.*"])
-    kept = [name for name, part in module.named_modules() if isinstance(part, nn.Hardswish)]
-    assert kept == ["features.0.2", "classifier.1"]
+    spared = [name for name, part in module.named_modules() if isinstance(part, nn.Hardswish)]
+    assert spared == ["features.0.2", "classifier.1"]
     assert len(names) == before - 2
     assert any(isinstance(part, nn.Hardsigmoid) for part in module.modules())
 

@@ -1,4 +1,4 @@
-"""Numbers have three digits and a unit; scales hold what they show."""
+"""Figures: numbers of three digits with a unit; scales that contain their values."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Artifacts of a job with a search, in their order, and what it resumes from after a kill.
+"""Artifacts of a job with a search, in their order, and its resumption after a kill.
 
-The trials and their programs are real; what fresh processes would measure of them is made up.
+The trials and their programs are real; the measurements of fresh processes are simulated.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ GATE = {
 }
 EVALUATION_S = 10.0
 LARGEST = "found.front-0"
-"""The uncompressed model: the largest, and so never the best by bytes."""
+"""Name of the uncompressed model: the largest, so never the best by bytes."""
 
 Searched = Callable[..., Recipe]
 
 
 @pytest.fixture
 def searched(tiny_recipe: Callable[..., Recipe]) -> Searched:
-    """``searched(search={}, gate={})``: a recipe that finds three models, all on the front."""
+    """Return ``searched(search={}, gate={})``: a recipe with three models, all on the front."""
 
     def make(search: dict | None = None, gate: dict | None = None) -> Recipe:
         return tiny_recipe(
@@ -57,12 +57,12 @@ def searched(tiny_recipe: Callable[..., Recipe]) -> Searched:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A simulated clock: every evaluation takes ten seconds, and every model is on the front."""
+    """Return a simulated clock: an evaluation takes ten seconds, every model is on the front."""
     now = [0.0]
 
     def evaluate(workspace: Path, recipe: Recipe, *rest: object) -> Evaluated:
         now[0] += EVALUATION_S
-        found = Measurement(
+        measurement = Measurement(
             accuracy=0.9,
             accuracy_low=0.8,
             accuracy_high=0.95,
@@ -73,7 +73,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         )
         (entry,) = Artifact.read(workspace).manifest.programs
         key = entry.key
-        return Evaluated(baselines={key: found}, programs={key: found}, operators={key: 1})
+        return Evaluated(
+            baselines={key: measurement}, programs={key: measurement}, operators={key: 1}
+        )
 
     monkeypatch.setattr(packaging.evaluate, "run", evaluate)
     monkeypatch.setattr(search_result, "pareto_front", lambda points: set(range(len(points))))
@@ -81,7 +83,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class Store(LocalStore):
-    """Says what is published, and is killed before it publishes the last of so many."""
+    """Store that records its publications, and simulates a kill before the last of a number."""
 
     def __init__(self, root: Path, until: int = 9) -> None:
         super().__init__(root)
@@ -102,8 +104,8 @@ def report(artifact: Artifact | None) -> Any:
 
 
 def names(report: Any) -> set[str]:
-    found = report["search"]
-    return {each["artifact"] for each in (found["baseline"], *found["trials"])} - {None}
+    search = report["search"]
+    return {trial["artifact"] for trial in (search["baseline"], *search["trials"])} - {None}
 
 
 def below(folder: Path) -> set[str]:
@@ -147,10 +149,10 @@ def test_failed_model_of_front_keeps_best_model(
 ) -> None:
     build = Trial.build
 
-    def fails(trial: Trial, *given: Any) -> Any:
+    def fails(trial: Trial, *arguments: Any) -> Any:
         if trial.number == 0:
             raise RuntimeError("no kernel")
-        return build(trial, *given)
+        return build(trial, *arguments)
 
     monkeypatch.setattr(Trial, "build", fails)
     store, lines = Store(tmp_path), list[str]()

@@ -1,4 +1,4 @@
-"""The job turns a recipe into a measured artifact, or a refusal that leaves its report."""
+"""Compression job: a recipe becomes a measured artifact, or a rejection with a report."""
 
 from __future__ import annotations
 
@@ -52,27 +52,27 @@ def test_artifact_records_build_and_measurements(
     assert manifest.programs[0].torch_version == node.torch_version()
     assert set(manifest.programs[0].cpu_features) == node.cpu_features()
 
-    found, baseline = manifest.measured["cpu-x86/aoti"], manifest.baseline
+    measurement, baseline = manifest.measured["cpu-x86/aoti"], manifest.baseline
     assert baseline is not None
-    assert found.samples == baseline.samples == 359
+    assert measurement.samples == baseline.samples == 359
     assert baseline.accuracy > 0.75
-    assert found.accuracy > 0.75
+    assert measurement.accuracy > 0.75
     assert [entry.key for entry in manifest.programs] == list(manifest.measured)
     assert manifest.fastest.keys() == {"cpu-x86"}
     for entry in manifest.programs:
         loaded = sum(manifest.files[name].size_bytes for name in set(entry.loaded_files))
         assert manifest.measured[entry.key].size_bytes == loaded
-    assert found.drop is not None
-    assert found.drop.mean == pytest.approx(baseline.accuracy - found.accuracy)
-    assert found.drop.upper > found.drop.mean
-    for each in (found, baseline):
-        assert each.accuracy_low < each.accuracy < each.accuracy_high
-        assert [entry.batch for entry in each.latency] == [1]
+    assert measurement.drop is not None
+    assert measurement.drop.mean == pytest.approx(baseline.accuracy - measurement.accuracy)
+    assert measurement.drop.upper > measurement.drop.mean
+    for measured in (measurement, baseline):
+        assert measured.accuracy_low < measured.accuracy < measured.accuracy_high
+        assert [entry.batch for entry in measured.latency] == [1]
 
     report = json.loads(artifact.file("report.json").read_bytes())
     assert report["accepted"] is True
     assert report["quantized_operators"] == manifest.quantized_operators
-    assert report["programs"]["cpu-x86/aoti"]["accuracy"] == found.accuracy
+    assert report["programs"]["cpu-x86/aoti"]["accuracy"] == measurement.accuracy
     assert report["baseline"]["accuracy"] == baseline.accuracy
     assert report["fastest"] == manifest.fastest["cpu-x86"]
     assert [step["kind"] for step in report["steps"]][-1] == "quantize"
@@ -144,7 +144,7 @@ def test_rejected_build_leaves_only_its_report(tiny_recipe: TinyRecipe, tmp_path
     assert lines[-1] == f"rejected by the gate; the report is {where}"
     report = json.loads(where.read_bytes())
     assert report["accepted"] is False
-    failed = {each["name"]: each for each in report["checks"] if not each["passed"]}
+    failed = {check["name"]: check for check in report["checks"] if not check["passed"]}
     measured = report["programs"]["cpu-x86/exported"]["size_bytes"]
     assert failed["max_bytes"]["measured"] == measured > 1000
     assert any("max_bytes" in line and "FAILED" in line for line in lines)
@@ -153,7 +153,7 @@ def test_rejected_build_leaves_only_its_report(tiny_recipe: TinyRecipe, tmp_path
 
 
 def test_default_gate_rejects_damaged_model(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
-    """Nearly all weights become zero, and no training repairs it."""
+    """Check that the default gate rejects a model with nearly all weights zero, untrained."""
     damage = {"kind": "prune", "method": "magnitude", "ratio": 0.97}
     lines: list[str] = []
     recipe = tiny_recipe(
@@ -167,7 +167,7 @@ def test_default_gate_rejects_damaged_model(tiny_recipe: TinyRecipe, tmp_path: P
     assert outcome.artifact is None
     (page, file) = below(tmp_path / "store" / "rejected")
     report = json.loads((tmp_path / "store" / "rejected" / file).read_bytes())
-    checks = {each["name"]: each for each in report["checks"]}
+    checks = {check["name"]: check for check in report["checks"]}
     for name in ("max_accuracy_drop", "min_agreement"):
         assert checks[name]["default"]
         assert not checks[name]["passed"]

@@ -1,4 +1,4 @@
-"""Jobs that are killed, or run beside each other, leave one whole artifact or none."""
+"""Jobs that are killed or concurrent leave one whole artifact or none."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ job.run(recipe, LocalStore(Path(sys.argv[2])), lambda line: print(line, flush=Tr
 
 @contextmanager
 def running(recipe: Recipe, store: LocalStore, temporary: Path) -> Iterator[subprocess.Popen[str]]:
-    """A job in a process group of its own, which is gone in the end whatever it started."""
+    """Run a job in a new process group, which is killed at the end of the block."""
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, recipe.model_dump_json(), str(store.root)],
         stdout=subprocess.PIPE,
@@ -75,17 +75,17 @@ def test_killed_job_leaves_nothing_and_later_jobs_build_once(
     for folder in ("artifacts", "names", "builds", "rejected"):
         assert below(store.root / folder) == []
     left = below(store.root / "building")
-    assert len(left) == 2  # the workspace and its lock, which nobody holds any more
+    assert len(left) == 2  # the workspace and its free lock
     with running(recipe, store, temporary) as one, running(recipe, store, temporary) as two:
         logs = [process.communicate()[0] for process in (one, two)]
         assert (one.returncode, two.returncode) == (0, 0)
-    # The training was finished before the kill, so nobody trains again.
+    # The training was finished before the kill, so no job repeats it.
     assert not any("epoch" in log for log in logs)
-    built, found = sorted(logs, key=len, reverse=True)
+    built, reused = sorted(logs, key=len, reverse=True)
     assert "compile" in built
     (artifact_id,) = below(store.root / "artifacts")
     assert built.splitlines()[-1] == f"artifact {artifact_id}"
-    assert found.startswith(f"artifact {artifact_id} already exists")
+    assert reused.startswith(f"artifact {artifact_id} already exists")
     store.open("digits").verify()
     assert below(store.root / "building") == []
     assert below(temporary) == [cache.name]

@@ -1,4 +1,4 @@
-"""Layer names of a recipe match as in a shell, and one that matches nothing says what is near."""
+"""Layer patterns of a recipe: shell wildcards; one without a match names similar layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recipe with a search: the best that passes the gate under its name, the front beside it."""
+"""Job with a search: the best model that passes the gate has the name; others are its front."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SEARCH = {
 
 @pytest.fixture
 def recipe(tiny_recipe: Callable[..., Recipe]) -> Recipe:
-    """The uncompressed program has 300 kB and is over the gate's limit, whatever its speed."""
+    """Return a recipe whose uncompressed program of 300 kB exceeds the gate's limit."""
     gate = {
         "max_accuracy_drop": 0.2,
         "min_speedup": None,

@@ -24,15 +24,15 @@ def trained(bench: Callable, trained_weights: dict[str, torch.Tensor]):
 
 
 def without(module: nn.Module) -> Callable:
-    """Disturbs a layer of ``module`` by weights of zero."""
+    """Return a function that sets a layer's weights of ``module`` to zero inside a block."""
 
     @contextmanager
     def disturb(layer: str) -> Iterator[None]:
         weight = module.get_submodule(layer).weight.data
-        kept = weight.clone()
+        original = weight.clone()
         weight.zero_()
         yield
-        weight.copy_(kept)
+        weight.copy_(original)
 
     return disturb
 

@@ -1,4 +1,4 @@
-"""Steps run in order and say what they cost; recipes that begin alike train once."""
+"""Steps of a recipe: order, reported costs, and cached training of equal first steps."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def test_cached_training_gives_the_same_weights(bench: Bench) -> None:
 @pytest.mark.parametrize("damage", [b"", b"not a file of tensors", None])
 def test_damaged_cache_file_is_rebuilt(bench: Bench, tmp_path: Path, damage: bytes | None) -> None:
     first, second, third = bench(), bench(), bench()
-    made, records = steps.run_cached(first.work, (), [TRAIN], first.job)
+    initial, records = steps.run_cached(first.work, (), [TRAIN], first.job)
     (file,) = (tmp_path / "store" / "steps").iterdir()
     if damage is None:
-        save_file(made.weights(), file, {"records": "no JSON"})
+        save_file(initial.weights(), file, {"records": "no JSON"})
     else:
         file.write_bytes(damage)
     again, others = steps.run_cached(second.work, (), [TRAIN], second.job)
     assert second.lines[0].startswith(f"train    train: repeated, because {file} is damaged")
-    assert [each.kind for each in others] == [each.kind for each in records]
-    torch.testing.assert_close(again.weights(), made.weights(), rtol=0, atol=0)
+    assert [record.kind for record in others] == [record.kind for record in records]
+    torch.testing.assert_close(again.weights(), initial.weights(), rtol=0, atol=0)
     steps.run_cached(third.work, (), [TRAIN], third.job)
     assert third.lines == [ALREADY]
 
@@ -53,11 +53,11 @@ def test_other_metric_or_baseline_trains_again(bench: Bench) -> None:
     measured = one.job.recipe.evaluation.model_copy(update={"metrics": ("cosine",)})
     source = one.job.recipe.model.model_copy(update={"num_classes": 10})
     for changed in ({"evaluation": measured}, {"model": source}):
-        made = bench(model="linear")
-        recipe = made.job.recipe.model_copy(update=changed)
-        job = replace(made.job, recipe=recipe)
-        steps.run_cached(made.work, (), [TRAIN], job)
-        assert ALREADY not in made.lines
+        initial = bench(model="linear")
+        recipe = initial.job.recipe.model_copy(update=changed)
+        job = replace(initial.job, recipe=recipe)
+        steps.run_cached(initial.work, (), [TRAIN], job)
+        assert ALREADY not in initial.lines
 
 
 def test_other_settings_or_identity_train_again(bench: Bench, tmp_path: Path) -> None:
@@ -67,16 +67,16 @@ def test_other_settings_or_identity_train_again(bench: Bench, tmp_path: Path) ->
         ([Train(kind="train", epochs=1, learning_rate=0.01)], "origin"),
         ([TRAIN, TRAIN], "origin"),
     ]
-    for taken, origin in cases:
-        made = bench(model="linear")
-        steps.run_cached(made.work, (), taken, replace(made.job, identity=origin))
-        assert ALREADY not in made.lines
+    for chain, origin in cases:
+        initial = bench(model="linear")
+        steps.run_cached(initial.work, (), chain, replace(initial.job, identity=origin))
+        assert ALREADY not in initial.lines
     assert len(list((tmp_path / "store" / "steps").iterdir())) == len(cases)
 
 
 def test_model_without_training_is_unchanged(bench: Bench, tmp_path: Path) -> None:
-    made = bench()
-    assert steps.run_cached(made.work, (), [], made.job) == (made.work, ())
+    initial = bench()
+    assert steps.run_cached(initial.work, (), [], initial.job) == (initial.work, ())
     assert not (tmp_path / "store").exists()
 
 
@@ -84,13 +84,13 @@ def test_pruning_and_replaced_activations_are_cached(bench: Bench) -> None:
     prune = Prune(kind="prune", method="structured", ratio=0.5, round_to=4)
     gelu = ReplaceActivation(kind="replace_activation", old="relu", new="gelu")
     first, second = bench(), bench()
-    made, records = steps.run_cached(first.work, [TRAIN], [prune, gelu], first.job)
+    initial, records = steps.run_cached(first.work, [TRAIN], [prune, gelu], first.job)
     loaded, again = steps.run_cached(second.work, [TRAIN], [prune, gelu], second.job)
     expected = "prune    prune structured 0.5, relu → gelu: cached result"
     assert second.lines[0].startswith(expected)
-    torch.testing.assert_close(loaded.weights(), made.weights(), rtol=0, atol=0)
-    asked = torch.from_numpy(first.test.batch(range(9))[0][0])
-    torch.testing.assert_close(loaded.module(asked), made.module(asked), rtol=0, atol=0)
+    torch.testing.assert_close(loaded.weights(), initial.weights(), rtol=0, atol=0)
+    images = torch.from_numpy(first.test.batch(range(9))[0][0])
+    torch.testing.assert_close(loaded.module(images), initial.module(images), rtol=0, atol=0)
     assert again == records
     third = bench()
     steps.run_cached(third.work, [], [prune, gelu], third.job)
@@ -114,10 +114,10 @@ def test_baseline_contains_only_initial_training() -> None:
 
 
 def test_every_step_reports_cost_and_gain(bench: Bench, tmp_path: Path) -> None:
-    made = bench()
+    initial = bench()
     prune = Prune(kind="prune", method="structured", ratio=0.5, round_to=4)
-    taken = [TRAIN, prune, TRAIN, Quantize(kind="quantize", scheme="bf16")]
-    work, records = steps.run(made.work, taken, made.job)
+    chain = [TRAIN, prune, TRAIN, Quantize(kind="quantize", scheme="bf16")]
+    work, records = steps.run(initial.work, chain, initial.job)
     assert [record.title for record in records] == [
         "train",
         "prune structured 0.5",
@@ -134,8 +134,8 @@ def test_every_step_reports_cost_and_gain(bench: Bench, tmp_path: Path) -> None:
     assert quantized.size_after.weight_bytes < 0.6 * quantized.size_before.weight_bytes
     assert work.quantized_operators == 4
     assert all(record.seconds > 0 for record in records)
-    # Each step has a place of its own for what must survive a kill.
-    assert sorted(path.name for path in made.job.checkpoints.iterdir()) == [
+    # Each step has a directory for files that must survive a kill.
+    assert sorted(path.name for path in initial.job.checkpoints.iterdir()) == [
         "0-train",
         "1-prune",
         "2-train",

@@ -1,4 +1,4 @@
-"""Whom to ask and when it is done, over any order of answers, failures and time."""
+"""Policies of branches: calls and completion, for any order of answers, failures and times."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEVER = math.inf
 
 @dataclass
 class Fate:
-    """What a branch does once it is asked: after so long it answers, or fails."""
+    """Behaviour of a called branch: it answers or fails after a time in seconds."""
 
     after_s: float
     answers: bool
@@ -25,41 +25,41 @@ class Fate:
 
 
 @dataclass
-class Played:
-    """A request played to its end on a clock of its own."""
+class Outcome:
+    """Request that was simulated to its end on a virtual clock."""
 
     branches: list[Branch]
-    took_s: float
-    asked: list[int] = field(default_factory=list)
+    duration_s: float
+    called: list[int] = field(default_factory=list)
     steps: int = 0
 
 
-def play(policy: Callable[[float], Policy], fates: list[Fate], deadline_s: float) -> Played:
-    """Do what the policy says until it is done; time jumps to the next thing that happens."""
+def play(policy: Callable[[float], Policy], fates: list[Fate], deadline_s: float) -> Outcome:
+    """Simulate a policy to its end; the clock jumps to the next event."""
     branches = [Branch(timeout_s=fate.timeout_s) for fate in fates]
-    played = Played(branches, 0.0)
+    outcome = Outcome(branches, 0.0)
     now = 0.0
     while True:
-        played.steps += 1
-        assert played.steps < 1000, "it never ends"
+        outcome.steps += 1
+        assert outcome.steps < 1000, "the policy does not end"
         step: Step = policy(now).step(branches, now, deadline_s)
         for index in step.late:
             assert branches[index].pending
             branches[index] = replace(branches[index], ended=Ended.LATE)
         if step.done:
-            played.took_s = now
-            return played
+            outcome.duration_s = now
+            return outcome
         for index in step.call:
-            assert branches[index].called_s is None, f"branch {index} is asked twice"
+            assert branches[index].called_s is None, f"branch {index} is called twice"
             branches[index] = replace(branches[index], called_s=now)
-            played.asked.append(index)
+            outcome.called.append(index)
         events = {
             index: branch.called_s + fates[index].after_s
             for index, branch in enumerate(branches)
             if branch.pending and branch.called_s is not None
         }
         following = min([*events.values(), step.next_check_s])
-        assert following < NEVER, "nothing will ever happen, and nobody looks again"
+        assert following < NEVER, "neither an event nor a check is pending"
         assert following >= now
         now = following
         for index, at in events.items():
@@ -89,20 +89,20 @@ def test_gather_calls_each_target_once_and_stops_when_decided(data: st.DataObjec
     deadline_s = data.draw(st.floats(0.001, 12))
     policy = GatherPolicy(enough, least)
 
-    played = play(lambda now: policy, chosen, deadline_s)
+    outcome = play(lambda now: policy, chosen, deadline_s)
 
-    assert played.asked == list(range(len(chosen)))
-    assert played.took_s <= deadline_s
+    assert outcome.called == list(range(len(chosen)))
+    assert outcome.duration_s <= deadline_s
     in_time = sorted(f.after_s for f in chosen if answers_by(f, 0, deadline_s))
-    ended = [branch.ended for branch in played.branches]
+    ended = [branch.ended for branch in outcome.branches]
     answered = ended.count(Ended.ANSWERED)
-    # Exactly those have answered that could until it was done.
-    assert answered == sum(after <= played.took_s for after in in_time)
+    # Exactly the branches in time have answered.
+    assert answered == sum(after <= outcome.duration_s for after in in_time)
     if len(in_time) >= enough:
-        assert played.took_s == in_time[enough - 1]
-        assert policy.enough_answered(played.branches)
+        assert outcome.duration_s == in_time[enough - 1]
+        assert policy.enough_answered(outcome.branches)
     else:
-        # Not before the last that could have mattered has ended, one way or another.
+        # It ends only once no pending branch can change the result.
         ends = sorted(min(f.after_s, f.timeout_s, deadline_s) for f in chosen)
         lost = [
             min(f.after_s, f.timeout_s, deadline_s)
@@ -110,8 +110,8 @@ def test_gather_calls_each_target_once_and_stops_when_decided(data: st.DataObjec
             if not answers_by(f, 0, deadline_s)
         ]
         hopeless = sorted(lost)[len(chosen) - least] if len(lost) > len(chosen) - least else NEVER
-        assert played.took_s == pytest.approx(min(ends[-1], hopeless, deadline_s))
-        assert policy.enough_answered(played.branches) == (answered >= least)
+        assert outcome.duration_s == pytest.approx(min(ends[-1], hopeless, deadline_s))
+        assert policy.enough_answered(outcome.branches) == (answered >= least)
 
 
 @given(
@@ -126,43 +126,45 @@ def test_hedge_calls_second_only_within_budget(
 ) -> None:
     policy = HedgePolicy(after_s, allowed)
 
-    played = play(lambda now: policy, [first, second], deadline_s)
+    outcome = play(lambda now: policy, [first, second], deadline_s)
 
     first_ends = min(first.after_s, first.timeout_s)
-    if 1 in played.asked:
+    if 1 in outcome.called:
         assert allowed
-        called_s = played.branches[1].called_s
+        called_s = outcome.branches[1].called_s
         assert called_s is not None
         assert called_s == min(first_ends, after_s)
-    elif allowed and played.took_s < deadline_s:
-        assert played.branches[0].ended is Ended.ANSWERED
-        assert first_ends <= after_s or played.took_s == 0
-    winners = [b for b in played.branches if b.ended is Ended.ANSWERED]
-    if policy.enough_answered(played.branches):
+    elif allowed and outcome.duration_s < deadline_s:
+        assert outcome.branches[0].ended is Ended.ANSWERED
+        assert first_ends <= after_s or outcome.duration_s == 0
+    winners = [b for b in outcome.branches if b.ended is Ended.ANSWERED]
+    if policy.enough_answered(outcome.branches):
         assert winners
     else:
         assert not winners
-        assert played.took_s <= deadline_s
+        assert outcome.duration_s <= deadline_s
 
 
 def test_hedge_without_budget_waits_for_first() -> None:
     fates = [Fate(5.0, answers=True), Fate(1.0, answers=True)]
-    assert play(lambda now: HedgePolicy(0.1, allowed=False), fates, 10).took_s == 5.0
-    assert play(lambda now: HedgePolicy(0.1, allowed=True), fates, 10).took_s == pytest.approx(1.1)
+    assert play(lambda now: HedgePolicy(0.1, allowed=False), fates, 10).duration_s == 5.0
+    assert play(lambda now: HedgePolicy(0.1, allowed=True), fates, 10).duration_s == pytest.approx(
+        1.1
+    )
 
 
 def test_quorum_does_not_wait_for_late_branches() -> None:
     fates = [Fate(1.0, True), Fate(NEVER, True), Fate(2.0, True)]
-    assert play(lambda now: GatherPolicy(2, 2), fates, 10).took_s == 2.0
+    assert play(lambda now: GatherPolicy(2, 2), fates, 10).duration_s == 2.0
 
 
 def test_quorum_ends_when_too_few_branches_remain() -> None:
     fates = [Fate(0.5, False), Fate(NEVER, True), Fate(0.7, False)]
-    assert play(lambda now: GatherPolicy(2, 2), fates, 10).took_s == 0.7
+    assert play(lambda now: GatherPolicy(2, 2), fates, 10).duration_s == 0.7
 
 
 def test_late_branch_is_cancelled_while_others_continue() -> None:
     fates = [Fate(5.0, True, timeout_s=1.0), Fate(3.0, True)]
-    played = play(lambda now: GatherPolicy(2, 1), fates, 10)
-    assert [branch.ended for branch in played.branches] == [Ended.LATE, Ended.ANSWERED]
-    assert played.took_s == 3.0
+    outcome = play(lambda now: GatherPolicy(2, 1), fates, 10)
+    assert [branch.ended for branch in outcome.branches] == [Ended.LATE, Ended.ANSWERED]
+    assert outcome.duration_s == 3.0

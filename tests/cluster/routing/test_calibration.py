@@ -1,4 +1,4 @@
-"""The smallest threshold that keeps what is wanted, against trying them all."""
+"""Smallest threshold that reaches a goal, compared with an exhaustive search."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from cluster.errors import ConfigError
 from cluster.routing.calibration import Goal, figures, smallest_threshold
 
 
-def made_up(seed: int, samples: int = 200, targets: int = 2) -> tuple[list[np.ndarray], np.ndarray]:
-    """Targets that get better, and are surer where they are right."""
+def random_scores(
+    seed: int, samples: int = 200, targets: int = 2
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return random scores of targets that improve, more confident if right, and the labels."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, 3, samples)
     scores = []
@@ -26,17 +28,17 @@ def made_up(seed: int, samples: int = 200, targets: int = 2) -> tuple[list[np.nd
 def test_figures_equal_hand_computation() -> None:
     small = np.float32([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.8, 0.2]])
     large = np.float32([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9], [0.2, 0.8]])
-    found = figures([small, large], np.array([0, 1, 1, 1]), 0.75, [1.0, 4.0])
-    assert found.asked == (1.0, 0.5)  # 0.6 and 0.7 go on
-    assert found.accuracy == 0.75  # the last is surely wrong
-    assert found.agreement == 0.75
-    assert found.target_accuracy == (0.5, 1.0)
-    assert found.cost == (1 + 0.5 * 4) / 4
+    result = figures([small, large], np.array([0, 1, 1, 1]), 0.75, [1.0, 4.0])
+    assert result.asked == (1.0, 0.5)  # 0.6 and 0.7 are forwarded
+    assert result.accuracy == 0.75  # the last is wrong with confidence
+    assert result.agreement == 0.75
+    assert result.target_accuracy == (0.5, 1.0)
+    assert result.cost == (1 + 0.5 * 4) / 4
 
 
 @given(seed=st.integers(0, 200), wanted=st.floats(0.5, 1.0), targets=st.integers(2, 3))
 def test_no_smaller_threshold_reaches_goal(seed: int, wanted: float, targets: int) -> None:
-    scores, labels = made_up(seed, 60, targets)
+    scores, labels = random_scores(seed, 60, targets)
     costs = [1.0] * targets
     for goal, reaches in (
         (Goal(agreement=wanted), lambda f: f.agreement >= wanted),
@@ -45,16 +47,16 @@ def test_no_smaller_threshold_reaches_goal(seed: int, wanted: float, targets: in
             lambda f: f.accuracy >= f.target_accuracy[-1] - (1 - wanted),
         ),
     ):
-        found = smallest_threshold(scores, labels, goal, costs)
-        assert reaches(figures(scores, labels, found, costs))
-        confidences = np.unique([each.max(axis=1) for each in scores[:-1]])
-        for smaller in [0.0, *confidences[confidences < np.float32(found)].tolist()]:
-            if smaller < found:
+        result = smallest_threshold(scores, labels, goal, costs)
+        assert reaches(figures(scores, labels, result, costs))
+        confidences = np.unique([target_scores.max(axis=1) for target_scores in scores[:-1]])
+        for smaller in [0.0, *confidences[confidences < np.float32(result)].tolist()]:
+            if smaller < result:
                 assert not reaches(figures(scores, labels, smaller, costs))
 
 
 def test_unreachable_goal_is_rejected_with_best_value() -> None:
-    # The small one is certain, and wrong: at no threshold in 0..1 does it hand on.
+    # The small target is certain and wrong: no threshold in 0..1 forwards its items.
     small, large = np.float32([[1.0, 0.0]] * 4), np.float32([[0.0, 1.0]] * 4)
     with pytest.raises(ConfigError, match=r"no threshold reaches agreement ≥ 0.9: at 1, agreement"):
         smallest_threshold([small, large], np.array([1, 1, 1, 1]), Goal(agreement=0.9), [1, 1])

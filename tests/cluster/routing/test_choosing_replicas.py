@@ -1,4 +1,4 @@
-"""Which replica is asked, which version, and what is kept."""
+"""Choice of replicas, share and verdict of a canary, and the cache of answers."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from cluster.routing.sampling import takes_part
 
 
 def serve(replicas: dict[str, tuple[Replica, float]], seconds: float, every: float) -> list[str]:
-    """Requests one after the other for so long; each replica takes its own time."""
-    asked, now = [], 0.0
+    """Simulate sequential requests for ``seconds``; return the address chosen for each."""
+    addresses, now = [], 0.0
     while now < seconds:
         chosen = choose([replica for replica, _ in replicas.values()], now)
         assert chosen is not None
         took = replicas[chosen.address][1]
         chosen.took(took, now + took)
-        asked.append(chosen.address)
+        addresses.append(chosen.address)
         now += max(every, took)
-    return asked
+    return addresses
 
 
 def test_slow_replica_is_chosen_rarely_but_not_never() -> None:
     replicas = {name: (Replica(name), took) for name, took in (("fast", 0.01), ("slow", 0.1))}
-    asked = serve(replicas, seconds=120, every=0.02)
-    share = asked.count("slow") / len(asked)
+    addresses = serve(replicas, seconds=120, every=0.02)
+    share = addresses.count("slow") / len(addresses)
     assert 0 < share < 0.01
 
 
@@ -79,7 +79,7 @@ def test_id_always_takes_same_side_with_configured_share() -> None:
     chosen = {one for one in ids if takes_part(one, 0.2, "canary m")}
     assert 0.17 < len(chosen) / len(ids) < 0.23
     assert chosen == {one for one in ids if takes_part(one, 0.2, "canary m")}
-    # A larger share keeps those that were in; another purpose chooses anew.
+    # A larger share contains the smaller one; another purpose selects independently.
     assert chosen < {one for one in ids if takes_part(one, 0.3, "canary m")}
     other = {one for one in ids if takes_part(one, 0.2, "compare m")}
     assert 0.1 < len(chosen & other) / len(chosen) < 0.3
@@ -102,7 +102,7 @@ def test_canary_disagreement_is_counted_in_items() -> None:
     judge = Judge(1.0, 0.1, window=50, min_requests=3)
     judge.compared(10, 5)
     judge.compared(10, 0)
-    assert judge.verdict is None  # too few to say
+    assert judge.verdict is None  # too few requests
     judge.compared(10, 0)
     assert judge.verdict is not None
     assert "5 of the last 30 items" in judge.verdict
@@ -115,23 +115,23 @@ def test_cache_key_depends_on_content_only() -> None:
     one = np.arange(6, dtype=np.float32).reshape(2, 3)
     assert content_key([one]) == content_key([np.asfortranarray(one)])
     others = [one + 1, one.reshape(3, 2), one.astype(np.float64), one.view(np.int32)]
-    assert len({content_key([each]) for each in [one, *others]}) == 5
+    assert len({content_key([array]) for array in [one, *others]}) == 5
     assert content_key([one, one]) != content_key([one])
 
 
 def test_cache_stays_within_bytes_and_evicts_least_recent() -> None:
     answers = AnswerCache(capacity_bytes=100)
-    kept = [np.full(10, value, np.float32) for value in range(4)]  # 40 bytes each
-    answers.put(0, b"a", [kept[0]])
-    answers.put(0, b"b", [kept[1]])
+    arrays = [np.full(10, value, np.float32) for value in range(4)]  # 40 bytes each
+    answers.put(0, b"a", [arrays[0]])
+    answers.put(0, b"b", [arrays[1]])
     assert answers.get(0, b"a") is not None  # now b is the oldest
-    answers.put(0, b"c", [kept[2]])
+    answers.put(0, b"c", [arrays[2]])
     assert answers.bytes == 80
     assert answers.get(0, b"b") is None
-    np.testing.assert_array_equal((answers.get(0, b"a") or ())[0], kept[0])
+    np.testing.assert_array_equal((answers.get(0, b"a") or ())[0], arrays[0])
     answers.put(0, b"huge", [np.zeros(1000, np.float32)])
     assert answers.get(0, b"huge") is None
-    answers.put(0, b"a", [kept[3]])
+    answers.put(0, b"a", [arrays[3]])
     assert answers.bytes == 80
 
 
@@ -140,36 +140,36 @@ def test_cache_is_cleared_when_models_change() -> None:
     answers.put(0, b"a", [np.zeros(4, np.float32)])
     assert answers.get(1, b"a") is None
     assert answers.bytes == 0
-    # Asked before the models changed, answered after.
+    # Requested before the models changed, answered after.
     answers.put(0, b"a", [np.zeros(4, np.float32)])
     assert answers.get(1, b"a") is None
 
 
 def test_replica_that_fails_fast_is_avoided() -> None:
     broken, sound = Replica("broken"), Replica("sound")
-    asked = []
+    addresses = []
     for step in range(200):
         now = step / 100
         chosen = choose([broken, sound], now)
         assert chosen is not None
-        asked.append(chosen.address)
+        addresses.append(chosen.address)
         if chosen is broken:
             chosen.failed(now)
         else:
             chosen.took(0.01, now)
-    assert asked.count("broken") == 1
+    assert addresses.count("broken") == 1
 
 
 def test_new_replica_gets_one_request_until_it_answers() -> None:
     new, known = Replica("new"), Replica("known")
     known.took(0.005, 0.0)
-    asked = []
+    addresses = []
     for _ in range(100):
         chosen = choose([new, known], 0.1)
         assert chosen is not None
         chosen.ongoing += 1
-        asked.append(chosen.address)
-    assert asked.count("new") == 1
+        addresses.append(chosen.address)
+    assert addresses.count("new") == 1
     new.ongoing -= 1
     new.took(0.005, 0.1)
     assert choose([new, known], 0.1) is new

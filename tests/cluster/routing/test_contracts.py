@@ -1,4 +1,4 @@
-"""What a route takes and gives, and every route that cannot be deployed."""
+"""Contracts of routes: inputs, outputs and labels, and every rejected route."""
 
 from __future__ import annotations
 
@@ -42,54 +42,62 @@ MODELS = {
 }
 
 
-def routed(*routes: dict[str, Any]) -> dict[str, Contract]:
+def contracts_of(*routes: dict[str, Any]) -> dict[str, Contract]:
     args = parse({"routes": list(routes)}, RouterArgs, "args")
-    asked = {target.target for route in args.routes for target in route.all_targets}
-    models = {name: MODELS[name] for name in asked & MODELS.keys()}
+    target_names = {target.target for route in args.routes for target in route.all_targets}
+    models = {name: MODELS[name] for name in target_names & MODELS.keys()}
     return contracts(args.routes, models, set(MODELS))
 
 
 def test_ensemble_returns_probabilities_with_smallest_batch() -> None:
-    (found,) = routed({"name": "r", "kind": "ensemble", "targets": ["small", "large"]}).values()
-    assert found.inputs == (IMAGE,)
-    assert [(o.name, o.datatype, o.shape) for o in found.outputs] == [
+    (contract,) = contracts_of(
+        {"name": "r", "kind": "ensemble", "targets": ["small", "large"]}
+    ).values()
+    assert contract.inputs == (IMAGE,)
+    assert [(o.name, o.datatype, o.shape) for o in contract.outputs] == [
         ("probabilities", "FP32", (-1, 2))
     ]
-    assert found.labels == ("no", "yes")
-    assert found.max_items == 4
+    assert contract.labels == ("no", "yes")
+    assert contract.max_items == 4
 
 
 def test_cascade_accepts_ensemble_as_target() -> None:
-    found = routed(
+    contract = contracts_of(
         {"name": "r", "kind": "cascade", "targets": ["small", "both"], "thresholds": 0.9},
         {"name": "both", "kind": "ensemble", "targets": ["small", "large"]},
     )
-    assert found["r"].outputs == found["both"].outputs
-    assert found["r"].scores is Scores.PROBABILITIES
+    assert contract["r"].outputs == contract["both"].outputs
+    assert contract["r"].scores is Scores.PROBABILITIES
 
 
 def test_multi_task_joins_inputs_and_names_outputs() -> None:
     tasks = {"class": "small", "embed": "encoder", "head": "head"}
-    (found,) = routed({"name": "r", "kind": "multi_task", "tasks": tasks}).values()
-    assert [spec.name for spec in found.inputs] == ["input", "vector"]
-    assert [spec.name for spec in found.outputs] == ["class.logits", "embed.vector", "head.logits"]
+    (contract,) = contracts_of({"name": "r", "kind": "multi_task", "tasks": tasks}).values()
+    assert [spec.name for spec in contract.inputs] == ["input", "vector"]
+    assert [spec.name for spec in contract.outputs] == [
+        "class.logits",
+        "embed.vector",
+        "head.logits",
+    ]
 
 
 @pytest.mark.parametrize("last", ["head", "other_head"])
 def test_chain_feeds_by_name_or_only_tensor(last: str) -> None:
-    (found,) = routed({"name": "r", "kind": "chain", "targets": ["encoder", last]}).values()
-    assert (found.inputs, found.outputs) == ((IMAGE,), (LOGITS,))
-    assert found.max_items == 8
-    assert found.scores is Scores.LOGITS
+    (contract,) = contracts_of(
+        {"name": "r", "kind": "chain", "targets": ["encoder", last]}
+    ).values()
+    assert (contract.inputs, contract.outputs) == ((IMAGE,), (LOGITS,))
+    assert contract.max_items == 8
+    assert contract.scores is Scores.LOGITS
 
 
 def test_scatter_accepts_any_number_of_items() -> None:
-    (found,) = routed({"name": "r", "kind": "scatter", "target": "small"}).values()
-    assert found == replace(CLASSIFIER, max_items=None)
+    (contract,) = contracts_of({"name": "r", "kind": "scatter", "target": "small"}).values()
+    assert contract == replace(CLASSIFIER, max_items=None)
 
 
 def test_user_function_declares_its_outputs() -> None:
-    (found,) = routed(
+    (contract,) = contracts_of(
         {
             "name": "r",
             "kind": "ensemble",
@@ -98,7 +106,7 @@ def test_user_function_declares_its_outputs() -> None:
             "outputs": [VECTOR.model_dump()],
         }
     ).values()
-    assert (found.outputs, found.scores) == ((VECTOR,), Scores.NONE)
+    assert (contract.outputs, contract.scores) == ((VECTOR,), Scores.NONE)
 
 
 PAIR = {"kind": "ensemble", "targets": ["small", "large"]}
@@ -194,7 +202,7 @@ def test_invalid_route_is_rejected_with_its_name(
     routes: list[dict[str, Any]], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        routed(*routes)
+        contracts_of(*routes)
 
 
 def test_route_to_canary_cannot_have_cache() -> None:
@@ -206,7 +214,7 @@ def test_route_to_canary_cannot_have_cache() -> None:
         "share": 0.1,
     }
     above = {"name": "above", "kind": "scatter", "target": "new"}
-    routed(canary, above)
+    contracts_of(canary, above)
     for routes in (({**canary, "cache_bytes": 1},), (canary, {**above, "cache_bytes": 1})):
         with pytest.raises(ConfigError, match=r"route (new|above): cache_bytes .* canary new"):
-            routed(*routes)
+            contracts_of(*routes)

@@ -19,39 +19,41 @@ def test_remaining_time_is_never_negative(deadline: float, now: float) -> None:
     assert left_s(deadline, now) == max(0, deadline - now)
 
 
-@given(started=moments, whole=st.floats(-10, 100), own=st.none() | st.floats(0.001, 100))
+@given(
+    started=moments, whole=st.floats(-10, 100), route_timeout_s=st.none() | st.floats(0.001, 100)
+)
 def test_route_deadline_is_before_request_deadline(
-    started: float, whole: float, own: float | None
+    started: float, whole: float, route_timeout_s: float | None
 ) -> None:
-    given_deadline = started + whole
-    deadline = own_deadline(started, given_deadline, own)
+    request_deadline = started + whole
+    deadline = own_deadline(started, request_deadline, route_timeout_s)
     assert deadline >= started
-    assert deadline <= max(started, given_deadline)
-    if own is not None:
-        assert deadline <= started + own
-    elif given_deadline - started > 0.02:
-        assert given_deadline - deadline == pytest.approx(0.005, abs=1e-6)
+    assert deadline <= max(started, request_deadline)
+    if route_timeout_s is not None:
+        assert deadline <= started + route_timeout_s
+    elif request_deadline - started > 0.02:
+        assert request_deadline - deadline == pytest.approx(0.005, abs=1e-6)
 
 
 @given(st.lists(st.booleans(), max_size=300), st.floats(0, 1))
 def test_second_requests_never_exceed_share(wanted: list[bool], share: float) -> None:
-    budget, made = HedgeBudget(share), 0
+    budget, second_requests = HedgeBudget(share), 0
     for count, wants in enumerate(wanted, start=1):
         budget.earn()
         if wants and budget.allows:
             budget.spend()
-            made += 1
-        assert made <= share * count + 1e-6
+            second_requests += 1
+        assert second_requests <= share * count + 1e-6
 
 
 def test_budget_of_five_percent_hedges_each_twentieth_request() -> None:
-    budget, made = HedgeBudget(0.05), 0
+    budget, second_requests = HedgeBudget(0.05), 0
     for _ in range(2000):
         budget.earn()
         if budget.allows:
             budget.spend()
-            made += 1
-    assert made == 100
+            second_requests += 1
+    assert second_requests == 100
 
 
 def test_budget_accumulates_limited_number() -> None:

@@ -1,4 +1,4 @@
-"""Probabilities, votes, cascades, parts, agreement: against plain arithmetic."""
+"""Probabilities, votes, cascades, parts and agreement, compared with plain arithmetic."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cluster.routing.shadow import Agreement, Compared
 
 def test_probabilities_equal_softmax_without_overflow() -> None:
     logits = np.array([[0.0, np.log(3.0)], [1000.0, 1000.0]])
-    found = probabilities(logits)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, [[0.25, 0.75], [0.5, 0.5]], rtol=1e-6)
+    result = probabilities(logits)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, [[0.25, 0.75], [0.5, 0.5]], rtol=1e-6)
 
 
 def test_mean_is_weighted() -> None:
@@ -34,9 +34,9 @@ def test_vote_selects_weighted_majority() -> None:
 def test_tied_vote_selects_likelier_class() -> None:
     unsure, sure = np.float32([[0.51, 0.49]]), np.float32([[0.1, 0.9]])
     for order in ([unsure, sure], [sure, unsure]):
-        found = vote(order, [1, 1])
-        assert found.argmax() == 1
-        np.testing.assert_allclose(found, [[0.5, 0.5]], atol=1e-5)
+        result = vote(order, [1, 1])
+        assert result.argmax() == 1
+        np.testing.assert_allclose(result, [[0.5, 0.5]], atol=1e-5)
 
 
 @given(st.integers(1, 5), st.integers(2, 6), st.integers(0, 99))
@@ -72,9 +72,9 @@ def test_shadow_reports_agreement_and_drift() -> None:
     other = np.float32([[0.7, 0.3], [0.6, 0.4]])
     agreement = Agreement()
     assert agreement.summary()["agreement"] is None
-    found = Compared.of(live, other)
-    assert (found.items, found.agreeing) == (2, 1)
-    agreement.add(found, live_s=0.010, shadow_s=0.004)
+    result = Compared.of(live, other)
+    assert (result.items, result.agreeing) == (2, 1)
+    agreement.add(result, live_s=0.010, shadow_s=0.004)
     summary = agreement.summary()
     assert summary["agreement"] == 0.5
     assert summary["mean_drift"] == pytest.approx(0.2)

@@ -1,4 +1,4 @@
-"""Routes as operators write them, and each way they can be wrong."""
+"""Configuration of routes, and every error in it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from cluster.errors import ConfigError
 
 
 def route(**fields: Any) -> Any:
-    (found,) = parse({"routes": [{"name": "r", **fields}]}, RouterArgs, "args").routes
-    return found
+    (parsed,) = parse({"routes": [{"name": "r", **fields}]}, RouterArgs, "args").routes
+    return parsed
 
 
 def test_target_is_name_or_mapping() -> None:
-    found = route(kind="ensemble", targets=["a", {"target": "b", "weight": 2, "timeout_s": 0.05}])
-    assert isinstance(found, Ensemble)
-    assert [(t.target, t.weight, t.timeout_s) for t in found.targets] == [
+    parsed = route(kind="ensemble", targets=["a", {"target": "b", "weight": 2, "timeout_s": 0.05}])
+    assert isinstance(parsed, Ensemble)
+    assert [(t.target, t.weight, t.timeout_s) for t in parsed.targets] == [
         ("a", 1.0, None),
         ("b", 2.0, 0.05),
     ]
 
 
 def test_single_threshold_applies_to_all_targets() -> None:
-    found = route(kind="cascade", targets=["a", "b", "c"], thresholds=0.9)
-    assert isinstance(found, Cascade)
-    assert found.thresholds == (0.9, 0.9)
+    parsed = route(kind="cascade", targets=["a", "b", "c"], thresholds=0.9)
+    assert isinstance(parsed, Cascade)
+    assert parsed.thresholds == (0.9, 0.9)
     assert route(kind="cascade", targets=["a", "b"], thresholds="calibrated").thresholds == (
         "calibrated"
     )
@@ -91,7 +91,7 @@ def test_wrong_route_is_rejected_with_its_path(fields: dict[str, Any], message: 
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         (
             {"targets": ["a", {"target": "b", "weight": "heavy"}]},
@@ -117,10 +117,10 @@ def test_wrong_route_is_rejected_with_its_path(fields: dict[str, Any], message: 
         ),
     ],
 )
-def test_error_names_route_and_path_as_written(fields: dict[str, Any], said: str) -> None:
+def test_error_names_route_and_path_as_written(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse({"routes": [{"name": "both", "kind": "ensemble", **fields}]}, RouterArgs, "args")
-    assert str(error.value) == f"args: {said}"
+    assert str(error.value) == f"args: {message}"
 
 
 def test_route_names_are_unique_and_one_is_required() -> None:

@@ -1,4 +1,4 @@
-"""Where ``headrace compress`` sends its job, and what it makes of a cluster that goes away."""
+"""Job of ``headrace compress``: its address, and errors of an unavailable cluster."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from deployments.local import ports
 
 
 def test_address_argument_overrides_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    given, first, second = (f"http://127.0.0.1:{port}" for port in ports.free_ports(3))
+    address, first, second = (f"http://127.0.0.1:{port}" for port in ports.free_ports(3))
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", first)
     monkeypatch.setenv("RAY_ADDRESS", second)
     recipe = Recipe.model_validate({"name": "any", "model": {"source": "torchvision:resnet18"}})
-    with pytest.raises(ClusterError, match=f"at address: {given}"):
-        compress.submit(recipe, Path(), "/store", given)
+    with pytest.raises(ClusterError, match=f"at address: {address}"):
+        compress.submit(recipe, Path(), "/store", address)
 
 
 class BrokenLog:
-    """A client whose log breaks off, and that then tells ``outcomes`` when asked."""
+    """Client whose log breaks off, and which then returns ``outcomes`` in order."""
 
     def __init__(self, *outcomes: JobDetails | Exception) -> None:
         self._outcomes = iter(outcomes)
@@ -64,7 +64,7 @@ def test_unavailable_cluster_is_reported_with_job(capfd: pytest.CaptureFixture[s
 def test_job_accepts_recipe_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # As KubeRay's RayJob does: the store is the environment's, paths are taken from the file's.
+    # As in KubeRay's RayJob: the store is a variable's, paths are relative to the file.
     monkeypatch.setenv("HEADRACE_STORE", "/store")
     (tmp_path / "mine.safetensors").touch()
     path = tmp_path / "recipe.yaml"

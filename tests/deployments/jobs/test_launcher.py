@@ -1,6 +1,6 @@
-"""The launcher on a real Ray cluster of 4 CPUs: gangs, tasks, deaths, and data-parallel training.
+"""Launcher on a real Ray cluster of 4 CPUs: gangs, tasks, deaths, data-parallel training.
 
-Drivers run in processes of their own, as the compression job does.
+Drivers run in separate processes, as the compression job does.
 """
 
 from __future__ import annotations
@@ -179,9 +179,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def drive(cluster: LocalCluster, home: Path, tmp_path: Path) -> Drive:
-    """Runs a script as a Ray job with PYTHONPATH in its environment; returns the JSON it prints.
+    """Return a function that runs a script as a Ray job and returns its JSON answer.
 
-    The script finds ``folder``, an empty directory.
+    PYTHONPATH is in the job's environment; ``folder`` is an empty directory for the script.
     """
 
     def run(script: str, **variables: str) -> Any:
@@ -230,12 +230,12 @@ answer["joined"] = ray.is_initialized()
         + ANSWER,
         HEADRACE_TEST_WORD="inherited",
     )
-    assert [each["twice"] for each in answer["four"]] == [0, 2, 4, 6]
-    assert len({each["pid"] for each in answer["four"]}) == 4
-    assert [(each["cpus"], each["threads"]) for each in answer["two"]] == [(2, 2)] * 2
-    assert [(each["cpus"], each["threads"]) for each in answer["again"]] == [(2, 2)] * 2
-    assert [(each["cpus"], each["threads"]) for each in answer["four"]] == [(1, 1)] * 4
-    assert {each["word"] for each in answer["four"]} == {"inherited"}
+    assert [process["twice"] for process in answer["four"]] == [0, 2, 4, 6]
+    assert len({process["pid"] for process in answer["four"]}) == 4
+    assert [(process["cpus"], process["threads"]) for process in answer["two"]] == [(2, 2)] * 2
+    assert [(process["cpus"], process["threads"]) for process in answer["again"]] == [(2, 2)] * 2
+    assert [(process["cpus"], process["threads"]) for process in answer["four"]] == [(1, 1)] * 4
+    assert {process["word"] for process in answer["four"]} == {"inherited"}
     assert answer["address"] == "127.0.0.1"
     kind, message = answer["many"]
     assert kind == "CompressionError"
@@ -370,8 +370,8 @@ with RayLauncher() as launcher:
     # Both gangs computed with as many threads: one and two threads end 3e-8 apart here.
     assert answer["far"] == 0
     assert answer["losses"][0] == pytest.approx(answer["losses"][1], abs=1e-6)
-    told = next(line for line in answer["lines"] if "lost a process" in line)
-    assert "process 2 of 2 died" in told
-    assert told.endswith("checkpoint, retry 1 of 3")
+    retry_line = next(line for line in answer["lines"] if "lost a process" in line)
+    assert "process 2 of 2 died" in retry_line
+    assert retry_line.endswith("checkpoint, retry 1 of 3")
     assert any("resumes after epoch 1 of 3" in line for line in answer["lines"])
     assert answer["left"] == [0, 4]

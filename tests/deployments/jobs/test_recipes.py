@@ -1,4 +1,4 @@
-"""The recipes that come with the code: they are valid, and what they name is there."""
+"""Recipes of this repository: they are valid, and their references exist."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ REAL_MODELS = {
 
 @pytest.fixture
 def _beside_the_recipes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """``python:`` sources are imported from the recipes' folder, as in their jobs."""
+    """Import ``python:`` sources from the recipes' folder, as their jobs do."""
     monkeypatch.syspath_prepend(FOLDER)
     yield
     for name in ("cifar_resnet", "texts"):
@@ -62,7 +62,7 @@ def test_recipe_is_valid_and_documented(file: Path) -> None:
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
     assert recipe.name == file.stem
     header = re.match(r"(#.*\n)+", file.read_text())
-    assert header, "a comment on top says what the recipe shows"
+    assert header, "the recipe lacks the comment at its top that describes it"
     if file.stem in REAL_MODELS:
         assert "minutes" in header[0]
 
@@ -75,12 +75,12 @@ def test_paths_outside_checkout_come_from_one_variable(
     for name in ("resnet20", "resnet56"):
         (tmp_path / f"{name}_cifar10.safetensors").touch()
     monkeypatch.setenv("HEADRACE_DATA", str(tmp_path))
-    found = located(recipe, FOLDER)
+    resolved = located(recipe, FOLDER)
     if not recipe.name.startswith("cifar-"):
-        assert found == recipe
+        assert resolved == recipe
         return
-    assert Path(found.model.weights or "").is_file()
-    for source in (found.data.source, found.data.test_source):
+    assert Path(resolved.model.weights or "").is_file()
+    for source in (resolved.data.source, resolved.data.test_source):
         assert str(source).startswith(f"safetensors:{tmp_path}/cifar10_")
     monkeypatch.delenv("HEADRACE_DATA")
     with pytest.raises(ConfigError, match="HEADRACE_DATA, which is not set"):
@@ -151,8 +151,8 @@ MEASURED = {
 @pytest.mark.parametrize("name", MEASURED)
 def test_gate_of_recipe_accepts_benchmark_results(name: str) -> None:
     key, subject = MEASURED[name]
-    (case,) = (each for each in RESULTS["cases"] if each["key"] == key)
-    (build,) = (each for each in case["rounds"] if each["subject"] == subject)
+    (case,) = (case for case in RESULTS["cases"] if case["key"] == key)
+    (build,) = (build for build in case["rounds"] if build["subject"] == subject)
     figures, program = build["figures"], f"cpu-x86/{build['texts']['program']}"
     recipe = load(FOLDER / f"{name}.yaml", Recipe)
 
@@ -176,8 +176,10 @@ def test_gate_of_recipe_accepts_benchmark_results(name: str) -> None:
     # The benchmark of that day did not measure agreement.
     gate = recipe.limits_for().model_copy(update={"min_agreement": None})
     checks = check(gate, evaluated, float_bytes=int(figures["float bytes"]), wants_quantized=False)
-    assert [each.reason for each in checks if not each.passed] == []
-    assert {"max_accuracy_drop", "min_speedup", "max_size_share"} < {each.name for each in checks}
+    assert [record.reason for record in checks if not record.passed] == []
+    assert {"max_accuracy_drop", "min_speedup", "max_size_share"} < {
+        record.name for record in checks
+    }
 
 
 LARGE = [
@@ -188,7 +190,7 @@ LARGE = [
 @pytest.mark.slow
 @pytest.mark.parametrize("file", LARGE, ids=lambda file: file.stem)
 def test_large_model_is_built_by_its_recipe(file: Path, tmp_path: Path) -> None:
-    """With little to measure, and no gate for speed: that is the recipe's own to show."""
+    """Few samples and no limit of speed: only the recipe's full build measures those."""
     from cluster.artifact.local import LocalStore
     from cluster.compression import job
 
@@ -205,9 +207,11 @@ def test_large_model_is_built_by_its_recipe(file: Path, tmp_path: Path) -> None:
     first, last = report.steps[0].size_before, report.steps[-1].size_after
     if any(step.kind == "quantize" for step in report.steps):
         assert report.quantized_operators > 30
-        # A known gap: what nn.MultiheadAttention projects by stays float, a third of a ViT.
-        rest = [each for each in report.layers if "self_attention" not in each.name]
-        assert sum(each.bytes for each in rest) < 0.4 * sum(each.baseline_bytes for each in rest)
+        # Known gap: projections of nn.MultiheadAttention stay float, a third of a ViT.
+        rest = [layer for layer in report.layers if "self_attention" not in layer.name]
+        assert sum(layer.bytes for layer in rest) < 0.4 * sum(
+            layer.baseline_bytes for layer in rest
+        )
         assert last.weight_bytes < first.weight_bytes
     else:
         assert last.macs < 0.8 * first.macs

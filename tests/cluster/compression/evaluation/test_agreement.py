@@ -1,4 +1,4 @@
-"""Agreement of a program with the baseline: what is compared, and the lower bound."""
+"""Agreement of a program with the baseline: the measure, and its lower bound."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOGITS = np.eye(10, dtype=np.float32)[np.arange(200) % 10]
         ("python:mine:score", True, (10, 10), "predictions"),
         ("python:mine:score", False, (10, 10), "cosine"),
         ("python:mine:score", False, (10, 20), "ranking"),
-        ("python:mine:score", True, (1, 1), "cosine"),  # the largest of one says nothing
+        ("python:mine:score", True, (1, 1), "cosine"),  # one output has no largest class
     ],
 )
 def test_measure_follows_metric_and_labels(
@@ -32,7 +32,7 @@ def test_measure_follows_metric_and_labels(
 def test_agreement_counts_equal_predictions_only() -> None:
     outputs = LOGITS * 3 + 1  # other values, the same classes
     outputs[:20] = np.roll(outputs[:20], 1, axis=1)
-    outputs[20, 5] = np.inf  # not an answer, whatever argmax makes of it
+    outputs[20, 5] = np.inf  # a non-finite output agrees with nothing
     measured = agreement("predictions", outputs, LOGITS, 0.95)
     assert measured.mean == pytest.approx(179 / 200)
     assert 0.85 < measured.lower < measured.mean

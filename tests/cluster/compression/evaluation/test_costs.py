@@ -21,30 +21,30 @@ def test_size_counts_parameters_bytes_and_macs() -> None:
     module = convolutional()
     with torch.no_grad():
         module[3].weight[:, :200] = 0
-    found = size_of(module, IMAGE, module.state_dict())
+    size = size_of(module, IMAGE, module.state_dict())
     convolution, linear = 4 * 3 * 9 + 4, 256 * 5 + 5
-    assert found.parameters == convolution + linear
-    assert found.nonzero == convolution + linear - 200 * 5
-    assert found.weight_bytes == 4 * found.parameters
-    assert found.macs == 8 * 8 * 4 * 3 * 9 + 256 * 5  # zeros are multiplied too
+    assert size.parameters == convolution + linear
+    assert size.nonzero == convolution + linear - 200 * 5
+    assert size.weight_bytes == 4 * size.parameters
+    assert size.macs == 8 * 8 * 4 * 3 * 9 + 256 * 5  # zeros are multiplied too
 
 
 def test_weight_bytes_are_those_of_stored_tensors() -> None:
     stored = {"weight": torch.zeros(10, 10, dtype=torch.int8), "scale": torch.zeros(10)}
-    found = size_of(convolutional(), IMAGE, stored, macs=7)
-    assert found.weight_bytes == 100 + 40
-    assert found.macs == 7
+    size = size_of(convolutional(), IMAGE, stored, macs=7)
+    assert size.weight_bytes == 100 + 40
+    assert size.macs == 7
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_macs_of_attention_include_all_products(training: bool) -> None:
-    # The fused kernels are unknown to the counter: in eval mode a whole block would be missing.
+    # The counter does not count fused kernels: in eval mode it would miss a whole block.
     block = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.5, batch_first=True)
     block.train(training)
     tokens = (TensorSpec(name="tokens", datatype="FP32", shape=(-1, 16, 32)),)
     projections, attention, feed_forward = 16 * 32 * 32 * 4, 2 * 16 * 16 * 32, 16 * 32 * 64 * 2
     assert macs_of(block, tokens) == projections + attention + feed_forward
-    assert all(each.training == training for each in block.modules())
+    assert all(layer.training == training for layer in block.modules())
     assert torch.backends.mha.get_fastpath_enabled()
 
 
@@ -53,7 +53,7 @@ def test_counting_keeps_batch_normalization_unchanged() -> None:
     module[0].eval()
     macs_of(module, IMAGE)
     assert module[1].num_batches_tracked == 0
-    assert [each.training for each in module] == [False, True]
+    assert [layer.training for layer in module] == [False, True]
 
 
 def test_failed_count_restores_module() -> None:
@@ -93,7 +93,7 @@ def test_layer_sizes_follow_layer_names() -> None:
 def test_tensor_belongs_to_innermost_layer() -> None:
     before = {"block.weight": torch.zeros(1), "block.conv.weight": torch.zeros(2)}
     after = {"block.conv.weight.scale": torch.zeros(3), "block.weight.scale": torch.zeros(4)}
-    assert [(each.name, each.bytes) for each in layer_sizes(before, after)] == [
+    assert [(layer.name, layer.bytes) for layer in layer_sizes(before, after)] == [
         ("block", 16),
         ("block.conv", 12),
     ]

@@ -1,5 +1,5 @@
-"""A process that measures is listened to, ended when it hangs, and its death is told apart from an
-evaluation that cannot run."""
+"""Measuring process: its output is forwarded, a hanging one is killed, and a failed program is not
+a failed evaluation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ print("measure ", os.getpid(), child.pid, flush=True)
 def play(
     tmp_path: Path, tiny_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> Play:
-    """``play(script, lines, program=...)``: the script takes the evaluation's place."""
+    """Return ``play(script, lines, program=...)``: runs a script in place of the evaluation."""
 
     def run(script: str, lines: list[str], program: str | None = "cpu-x86/aoti") -> ProgramResult:
         command = (sys.executable, "-c", WITH_TASK + script)
@@ -64,8 +64,8 @@ def running(pid: int) -> bool:
         return False
 
 
-def gone(pids: list[int]) -> bool:
-    """Whether all of them end within seconds: a signal takes its time."""
+def have_ended(pids: list[int]) -> bool:
+    """Return whether all processes end within 5 s, because signals take effect later."""
     for _ in range(100):
         if not any(map(running, pids)):
             return True
@@ -99,7 +99,7 @@ def test_hanging_program_fails_and_leaves_no_orphan(
     assert result.program is None
     pids = [int(pid) for pid in lines[0].split()[1:]]
     assert len(pids) == 2
-    assert gone(pids)
+    assert have_ended(pids)
 
 
 def test_child_with_open_output_delays_nothing_and_is_ended(play: Play) -> None:
@@ -107,7 +107,7 @@ def test_child_with_open_output_delays_nothing_and_is_ended(play: Play) -> None:
     started = time.monotonic()
     assert play(f"{WITH_CHILD}\nanswer(static=[4])", lines) == ProgramResult(static=(4,))
     assert time.monotonic() - started < 100
-    assert gone([int(pid) for pid in lines[0].split()[1:]])
+    assert have_ended([int(pid) for pid in lines[0].split()[1:]])
 
 
 def test_invalid_utf8_is_forwarded_with_replacements(play: Play) -> None:
@@ -149,7 +149,7 @@ def test_interrupted_job_ends_its_measuring_process(
     with pytest.raises(KeyboardInterrupt):
         play(f"{WITH_CHILD}\ntime.sleep(300)", Interrupting())
     assert len(pids) == 2
-    assert gone(pids)
+    assert have_ended(pids)
 
 
 def test_killed_job_ends_its_measuring_process() -> None:
@@ -172,7 +172,7 @@ time.sleep(300)
         assert running(pid)
         process.kill()
         process.wait()
-        assert gone([pid])
+        assert have_ended([pid])
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ time.sleep(300)
 def test_unexpected_exit_is_failure_of_program(play: Play, script: str, reason: str) -> None:
     lines: list[str] = []
     assert reason in play(script, lines).failed
-    if "KeyError" in script:  # where it was raised is in the log
+    if "KeyError" in script:  # the log has the traceback
         assert any("Traceback" in line for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""What the gate refuses, and the sentence that says why."""
+"""Gate: rejections and their sentences, and the programs that it admits."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ def measured(
 
 
 def evaluated(**fields: Any) -> Evaluated:
-    given = {"programs": {"cpu-x86/aoti": measured((0.01, 0.015), 2.0)}} | fields
-    programs = given["programs"]
+    values = {"programs": {"cpu-x86/aoti": measured((0.01, 0.015), 2.0)}} | fields
+    programs = values["programs"]
     usual = {
         "baselines": dict.fromkeys(programs, measured(None, 8.0, 4_000_000)),
         "operators": dict.fromkeys(programs, 5),
     }
-    return Evaluated(**usual | given)
+    return Evaluated(**usual | values)
 
 
 def only(program: Measurement) -> Evaluated:
     return evaluated(programs={"cpu-x86/aoti": program})
 
 
-GIVEN: dict[str, Any] = {"float_bytes": 4_000_000, "wants_quantized": True}
+BUILD: dict[str, Any] = {"float_bytes": 4_000_000, "wants_quantized": True}
 
 
-def judged(gate: dict[str, Any], found: Evaluated, **fields: Any) -> dict[str, CheckRecord]:
-    checks = check(Gate.model_validate(gate), found, **GIVEN | fields)
-    return {each.name: each for each in checks}
+def judged(gate: dict[str, Any], evaluation: Evaluated, **fields: Any) -> dict[str, CheckRecord]:
+    checks = check(Gate.model_validate(gate), evaluation, **BUILD | fields)
+    return {record.name: record for record in checks}
 
 
 ALL = {"max_bytes": 5_000_000}
@@ -73,7 +73,7 @@ def test_good_build_passes_every_limit() -> None:
         "max_bytes",
         "quantized_operators",
     ]
-    assert all(each.passed for each in checks.values())
+    assert all(record.passed for record in checks.values())
     assert "cpu-x86/aoti drops by 1.00 points on 500 samples, and with 95 % confidence drops " in (
         checks["max_accuracy_drop"].reason
     )
@@ -86,7 +86,7 @@ def test_good_build_passes_every_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gate", "found", "name", "sentence"),
+    ("gate", "evaluation", "name", "sentence"),
     [
         (
             {},
@@ -158,10 +158,10 @@ def test_good_build_passes_every_limit() -> None:
     ],
 )
 def test_rejection_names_numbers_and_setting(
-    gate: dict[str, Any], found: Evaluated, name: str, sentence: str
+    gate: dict[str, Any], evaluation: Evaluated, name: str, sentence: str
 ) -> None:
-    checks = judged(gate, found)
-    assert [each.name for each in checks.values() if not each.passed] == [name]
+    checks = judged(gate, evaluation)
+    assert [record.name for record in checks.values() if not record.passed] == [name]
     reason = checks[name].reason
     assert sentence in reason
     assert f"`{name}: null`" in reason
@@ -172,7 +172,7 @@ def test_rejection_names_numbers_and_setting(
 @pytest.mark.parametrize(
     ("gate", "passed"),
     [
-        ({"max_accuracy_drop": 0.015}, True),  # the bound, not the mean, and not a hair too strict
+        ({"max_accuracy_drop": 0.015}, True),  # the bound counts, not the mean; equality passes
         ({"max_accuracy_drop": 0.0149}, False),
         ({"min_agreement": 0.98}, True),
         ({"min_agreement": 0.981}, False),
@@ -190,21 +190,21 @@ def test_value_equal_to_limit_passes(gate: dict[str, Any], passed: bool) -> None
 
 
 FALLEN = measured((0.68, 0.72), ms=8.0 / 0.41, size=5_000_000, alike=(0.24, 0.2))
-"""From 0.91 to 0.23, at 0.41 times the baseline's speed, larger, with other answers."""
+"""Model from 0.91 to 0.23, 0.41 times the baseline's speed, larger, with other answers."""
 
 DEFAULTED = ["max_accuracy_drop", "min_agreement", "min_speedup", "max_size_share"]
 
 
 def test_gate_rejects_fallen_model_by_default() -> None:
     checks = judged({}, only(FALLEN))
-    assert [name for name, each in checks.items() if not each.passed] == DEFAULTED
+    assert [name for name, record in checks.items() if not record.passed] == DEFAULTED
 
 
 @pytest.mark.parametrize("limit", DEFAULTED)
 def test_null_disables_only_its_limit(limit: str) -> None:
     checks = judged({limit: None}, only(FALLEN))
     rest = [name for name in DEFAULTED if name != limit]
-    assert [name for name, each in checks.items() if not each.passed] == rest
+    assert [name for name, record in checks.items() if not record.passed] == rest
     assert limit not in checks
 
 
@@ -215,7 +215,7 @@ def test_gate_checks_only_loading_if_all_limits_are_null() -> None:
 
 def test_checks_mark_limits_with_default_values() -> None:
     checks = judged({"max_accuracy_drop": 0.02, "max_bytes": 5_000_000}, evaluated())
-    assert [name for name, each in checks.items() if each.default] == DEFAULTED[1:]
+    assert [name for name, record in checks.items() if record.default] == DEFAULTED[1:]
 
 
 def test_speedup_limit_below_one_applies_to_each_batch_size() -> None:
@@ -227,10 +227,10 @@ def test_speedup_limit_below_one_applies_to_each_batch_size() -> None:
 
 def test_program_with_low_agreement_is_excluded() -> None:
     other = measured((0.0, 0.01), 1.0, alike=(0.8, 0.78))
-    found = evaluated(programs={"cpu-x86/openvino": other, "cpu-x86/aoti": SLOWER})
-    kept = admitted(Gate(), found, **GIVEN)
-    assert kept.fastest == {"cpu-x86": "aoti"}
-    assert "gate.min_agreement" in kept.left_out["cpu-x86/openvino"]
+    evaluation = evaluated(programs={"cpu-x86/openvino": other, "cpu-x86/aoti": SLOWER})
+    admission = admitted(Gate(), evaluation, **BUILD)
+    assert admission.fastest == {"cpu-x86": "aoti"}
+    assert "gate.min_agreement" in admission.left_out["cpu-x86/openvino"]
 
 
 def test_gate_rejects_zero_quantized_operators_if_requested() -> None:
@@ -244,14 +244,14 @@ def test_gate_rejects_zero_quantized_operators_if_requested() -> None:
 
 
 def test_gate_names_every_reason_if_no_program_of_target_works() -> None:
-    found = evaluated(
+    evaluation = evaluated(
         failed={
             "cuda-sm90/aoti": "nvcc is missing:\n  " + "x" * 10_000,
             "cuda-sm90/eager": "CUDA is not available",
         }
     )
-    checks = check(Gate(), found, **GIVEN)
-    loads = {each.limit: each for each in checks if each.name == "loads"}
+    checks = check(Gate(), evaluation, **BUILD)
+    loads = {record.limit: record for record in checks if record.name == "loads"}
     assert loads["cpu-x86"].passed
     assert "cpu-x86/aoti loads in a fresh process" in loads["cpu-x86"].reason
     refused = loads["cuda-sm90"]
@@ -263,14 +263,14 @@ def test_gate_names_every_reason_if_no_program_of_target_works() -> None:
 
 
 def test_gate_rejects_build_without_programs() -> None:
-    found = evaluated(programs={})
-    refused = judged({}, found)["loads"]
+    evaluation = evaluated(programs={})
+    refused = judged({}, evaluation)["loads"]
     assert not refused.passed
     assert "no program was built" in refused.reason
 
 
 def test_gate_checks_fastest_program_of_each_target() -> None:
-    found = evaluated(
+    evaluation = evaluated(
         programs={
             "cpu-x86/aoti": measured((0.01, 0.01), 20.0),
             "cpu-x86/openvino": measured((0.01, 0.01), 2.0),
@@ -278,18 +278,18 @@ def test_gate_checks_fastest_program_of_each_target() -> None:
         },
         operators={"cpu-x86/openvino": 7, "cpu-x86/aoti": 5, "cuda-sm90/aoti": 4},
     )
-    assert found.fastest == {"cpu-x86": "openvino", "cuda-sm90": "aoti"}
-    checks = check(Gate(), found, **GIVEN)
-    speed = [each for each in checks if each.name == "min_speedup"]
-    assert [each.passed for each in speed] == [True, False]
+    assert evaluation.fastest == {"cpu-x86": "openvino", "cuda-sm90": "aoti"}
+    checks = check(Gate(), evaluation, **BUILD)
+    speed = [record for record in checks if record.name == "min_speedup"]
+    assert [record.passed for record in speed] == [True, False]
     assert "cpu-x86/openvino" in speed[0].reason
     assert "cuda-sm90/aoti" in speed[1].reason
-    operators = [each.measured for each in checks if each.name == "quantized_operators"]
+    operators = [record.measured for record in checks if record.name == "quantized_operators"]
     assert operators == [7, 4]
 
 
 def test_gate_compares_each_target_with_its_baseline() -> None:
-    found = evaluated(
+    evaluation = evaluated(
         programs={
             "cpu-x86/aoti": measured((0.0, 0.0), 4.0),
             "cuda-sm90/eager": measured((0.0, 0.0), 2.0),
@@ -301,11 +301,13 @@ def test_gate_compares_each_target_with_its_baseline() -> None:
             "cuda-sm90/aoti": measured(None, 0.5),
         },
     )
-    speed = [each for each in check(Gate(), found, **GIVEN) if each.name == "min_speedup"]
-    assert [each.measured for each in speed] == [2.0, 0.5]  # not 8, beside the CPU's baseline
-    assert [each.passed for each in speed] == [True, False]
-    assert found.baseline.at_batch(1).p50_ms == 8.0
-    assert {t: m.at_batch(1).p50_ms for t, m in found.target_baselines.items()} == {
+    speed = [
+        record for record in check(Gate(), evaluation, **BUILD) if record.name == "min_speedup"
+    ]
+    assert [record.measured for record in speed] == [2.0, 0.5]  # not 8, beside the CPU's baseline
+    assert [record.passed for record in speed] == [True, False]
+    assert evaluation.baseline.at_batch(1).p50_ms == 8.0
+    assert {t: m.at_batch(1).p50_ms for t, m in evaluation.target_baselines.items()} == {
         "cpu-x86": 8.0,
         "cuda-sm90": 0.5,
     }
@@ -321,20 +323,20 @@ def test_baseline_measured_alone_is_used_without_programs() -> None:
 def test_program_over_accuracy_budget_is_excluded() -> None:
     good, slower = measured((0.0, 0.01), 4.0), measured((0.0, 0.01), 6.0)
     lossy = measured((0.05, 0.06), 1.0)
-    found = evaluated(
+    evaluation = evaluated(
         programs={"cpu-x86/eager": slower, "cpu-x86/aoti": good, "cpu-x86/openvino": lossy},
         failed={"cpu-x86/exported": "no"},
         static={"cpu-x86/openvino": (1,), "cpu-x86/aoti": (8,)},
     )
-    kept = admitted(Gate(), found, **GIVEN)
-    assert kept.programs == {"cpu-x86/eager": slower, "cpu-x86/aoti": good}
-    assert kept.fastest == {"cpu-x86": "aoti"}
-    assert kept.static == {"cpu-x86/aoti": (8,)}
-    assert kept.failed == {"cpu-x86/exported": "no"}
-    assert list(kept.left_out) == ["cpu-x86/openvino"]
-    assert "drops by 6.00 points at most, over the 2.00" in kept.left_out["cpu-x86/openvino"]
-    checks = judged({}, kept)
-    assert all(each.passed for each in checks.values())
+    admission = admitted(Gate(), evaluation, **BUILD)
+    assert admission.programs == {"cpu-x86/eager": slower, "cpu-x86/aoti": good}
+    assert admission.fastest == {"cpu-x86": "aoti"}
+    assert admission.static == {"cpu-x86/aoti": (8,)}
+    assert admission.failed == {"cpu-x86/exported": "no"}
+    assert list(admission.left_out) == ["cpu-x86/openvino"]
+    assert "drops by 6.00 points at most, over the 2.00" in admission.left_out["cpu-x86/openvino"]
+    checks = judged({}, admission)
+    assert all(record.passed for record in checks.values())
     assert checks["loads"].reason.endswith(
         "the fastest of 2 programs that work; excluded, because they break a limit: openvino."
     )
@@ -356,54 +358,56 @@ SLOWER = measured((0.0, 0.01), 6.0, size=2_000_000)
 def test_program_over_any_limit_is_excluded(
     gate: dict[str, Any], fastest: Measurement, setting: str
 ) -> None:
-    found = evaluated(programs={"cpu-x86/openvino": fastest, "cpu-x86/aoti": SLOWER})
-    assert found.fastest == {"cpu-x86": "openvino"}
-    kept = admitted(Gate.model_validate(gate), found, **GIVEN)
-    assert kept.fastest == {"cpu-x86": "aoti"}
-    assert f"gate.{setting}" in kept.left_out["cpu-x86/openvino"]
-    assert all(each.passed for each in judged(gate, kept).values())
+    evaluation = evaluated(programs={"cpu-x86/openvino": fastest, "cpu-x86/aoti": SLOWER})
+    assert evaluation.fastest == {"cpu-x86": "openvino"}
+    admission = admitted(Gate.model_validate(gate), evaluation, **BUILD)
+    assert admission.fastest == {"cpu-x86": "aoti"}
+    assert f"gate.{setting}" in admission.left_out["cpu-x86/openvino"]
+    assert all(record.passed for record in judged(gate, admission).values())
 
 
 def test_excluded_program_names_all_exceeded_limits() -> None:
     bad = measured((0.05, 0.06), 9.0)
-    found = evaluated(programs={"cpu-x86/openvino": bad, "cpu-x86/aoti": SLOWER})
-    why = admitted(Gate(), found, **GIVEN).left_out["cpu-x86/openvino"]
+    evaluation = evaluated(programs={"cpu-x86/openvino": bad, "cpu-x86/aoti": SLOWER})
+    why = admitted(Gate(), evaluation, **BUILD).left_out["cpu-x86/openvino"]
     assert "gate.max_accuracy_drop" in why
     assert "gate.min_speedup" in why
 
 
 def test_unquantized_program_is_excluded_only_if_requested() -> None:
     programs = {"cpu-x86/openvino": measured((0.0, 0.01), 1.0), "cpu-x86/aoti": SLOWER}
-    found = evaluated(programs=programs, operators={"cpu-x86/openvino": 0, "cpu-x86/aoti": 3})
-    assert admitted(Gate(), found, **GIVEN).fastest == {"cpu-x86": "aoti"}
-    assert admitted(Gate(), found, **GIVEN | {"wants_quantized": False}) == found
+    evaluation = evaluated(programs=programs, operators={"cpu-x86/openvino": 0, "cpu-x86/aoti": 3})
+    assert admitted(Gate(), evaluation, **BUILD).fastest == {"cpu-x86": "aoti"}
+    assert admitted(Gate(), evaluation, **BUILD | {"wants_quantized": False}) == evaluation
 
 
 def test_admission_is_decided_for_each_target_separately() -> None:
-    found = evaluated(programs={"cpu-x86/aoti": SLOWER, "cuda-sm90/aoti": measured((0.5, 0.5), 1)})
-    kept = admitted(Gate(), found, **GIVEN)
-    assert kept == found
-    assert not all(each.passed for each in check(Gate(), kept, **GIVEN))
+    evaluation = evaluated(
+        programs={"cpu-x86/aoti": SLOWER, "cuda-sm90/aoti": measured((0.5, 0.5), 1)}
+    )
+    admission = admitted(Gate(), evaluation, **BUILD)
+    assert admission == evaluation
+    assert not all(record.passed for record in check(Gate(), admission, **BUILD))
 
 
 def test_gate_rejects_if_all_programs_are_over_budget() -> None:
     lossy = measured((0.05, 0.06), 1.0)
-    found = only(lossy)
-    assert admitted(Gate(), found, **GIVEN) == found
-    assert not judged({}, found)["max_accuracy_drop"].passed
-    assert admitted(Gate(max_accuracy_drop=None), found, **GIVEN) == found
+    evaluation = only(lossy)
+    assert admitted(Gate(), evaluation, **BUILD) == evaluation
+    assert not judged({}, evaluation)["max_accuracy_drop"].passed
+    assert admitted(Gate(max_accuracy_drop=None), evaluation, **BUILD) == evaluation
 
 
 def test_admitted_program_is_fastest_over_all_batches() -> None:
-    found = evaluated(
+    evaluation = evaluated(
         programs={
             "cpu-x86/aoti": measured((0.0, 0.0), 2.0, later_ms=50),
             "cpu-x86/eager": measured((0.0, 0.0), 3.0, later_ms=10),
             "cpu-x86/openvino": measured((0.9, 0.9), 1.0),
         },
     )
-    assert found.fastest == {"cpu-x86": "openvino"}
-    assert admitted(Gate(), found, **GIVEN).fastest == {"cpu-x86": "eager"}
+    assert evaluation.fastest == {"cpu-x86": "openvino"}
+    assert admitted(Gate(), evaluation, **BUILD).fastest == {"cpu-x86": "eager"}
 
 
 def test_gate_raises_for_program_without_drop_or_agreement() -> None:

@@ -1,4 +1,4 @@
-"""Outputs are taken of every sample once, and latency from runs taken in turn."""
+"""Measurements: outputs of every sample once, and latencies of alternating runs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def test_outputs_have_order_of_samples(bench: Bench, count: int | None) -> None:
         sizes.append(len(arrays[0]))
         return arrays[0].reshape(len(arrays[0]), -1)[:, :100].astype(np.float64)
 
-    outputs, found = outputs_of(embed, samples, count)
+    outputs, result = outputs_of(embed, samples, count)
     assert outputs.dtype == np.float32
     np.testing.assert_array_equal(outputs, images[0].reshape(total, -1)[:, :100])
-    np.testing.assert_array_equal(found, labels)
+    np.testing.assert_array_equal(result, labels)
     assert max(sizes) <= 32
 
 
@@ -39,7 +39,7 @@ def test_outputs_require_at_least_one_sample(bench: Bench) -> None:
 def test_models_are_timed_alternately_at_each_batch_size(bench: Bench) -> None:
     calls: list[tuple[str, int]] = []
     runs = {name: lambda arrays, name=name: calls.append((name, len(arrays[0]))) for name in "ab"}
-    found = latencies(runs, bench().test, (1, 8), 5, lambda line: None)
+    result = latencies(runs, bench().test, (1, 8), 5, lambda line: None)
     assert calls == [(name, batch) for batch in (1, 8) for _ in range(7) for name in "ab"]
-    assert [entry.batch for entry in found["a"]] == [1, 8]
-    assert all(0 < entry.p50_ms <= entry.p99_ms for entry in found["a"])
+    assert [entry.batch for entry in result["a"]] == [1, 8]
+    assert all(0 < entry.p50_ms <= entry.p99_ms for entry in result["a"])

@@ -1,4 +1,4 @@
-"""Scores per sample, their intervals, and the bound on a drop."""
+"""Metrics: scores per sample, their intervals, and the bound of a drop."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def test_ranking_equals_spearman_correlation_of_similarities() -> None:
     baseline = embeddings(40, 8)
     outputs = baseline + 0.7 * embeddings(40, 8, seed=1)
     outputs[5] = outputs[6]  # ties
-    found = metrics.ranking(outputs, np.zeros(40, np.int64), baseline)
+    result = metrics.ranking(outputs, np.zeros(40, np.int64), baseline)
     unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (outputs, baseline)]
     for query in range(40):
         others = [np.delete(rows @ rows[query], query) for rows in unit]
         expected = scipy.stats.spearmanr(*others).statistic
-        assert found[query] == pytest.approx(max(0, expected), abs=1e-3)
-    assert 0.5 < found.mean() < 0.95
+        assert result[query] == pytest.approx(max(0, expected), abs=1e-3)
+    assert 0.5 < result.mean() < 0.95
 
 
 def test_ranking_ignores_scale_rotation_and_size() -> None:
@@ -147,20 +147,23 @@ def test_unknown_metric_is_rejected(name: str) -> None:
 )
 def test_interval_of_counts_equals_wilson(right: int, total: int, low: float, high: float) -> None:
     scores = np.array([1.0] * right + [0.0] * (total - right))
-    found = metrics.mean_score(scores)
-    assert found == metrics.wilson(right, total)
-    assert (found.value, found.samples) == (right / total, total)
-    assert (found.low, found.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
-    for bound in (found.low, found.high):
-        if bound not in (0, 1):  # cut off there
+    result = metrics.mean_score(scores)
+    assert result == metrics.wilson(right, total)
+    assert (result.value, result.samples) == (right / total, total)
+    assert (result.low, result.high) == (
+        pytest.approx(low, abs=1e-4),
+        pytest.approx(high, abs=1e-4),
+    )
+    for bound in (result.low, result.high):
+        if bound not in (0, 1):  # clipped to 0..1
             deviation = (bound * (1 - bound) / total) ** 0.5
-            assert abs(found.value - bound) == pytest.approx(1.959964 * deviation, rel=1e-5)
+            assert abs(result.value - bound) == pytest.approx(1.959964 * deviation, rel=1e-5)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 6, 30, 1000])
 def test_interval_of_real_scores_equals_student(count: int) -> None:
     scores = np.random.default_rng(0).uniform(0.6, 0.8, count)
-    found = metrics.mean_score(scores)
+    result = metrics.mean_score(scores)
     low, high = np.clip(
         scipy.stats.t.interval(
             0.95, count - 1, scores.mean(), scores.std(ddof=1) / math.sqrt(count)
@@ -168,20 +171,23 @@ def test_interval_of_real_scores_equals_student(count: int) -> None:
         0,
         1,
     )
-    assert (found.low, found.high) == (pytest.approx(low, rel=1e-6), pytest.approx(high, rel=1e-6))
-    assert found.low < found.value < found.high
+    assert (result.low, result.high) == (
+        pytest.approx(low, rel=1e-6),
+        pytest.approx(high, rel=1e-6),
+    )
+    assert result.low < result.value < result.high
 
 
 @pytest.mark.parametrize("probability", [0.5, 0.9, 0.975, 0.999])
 def test_student_quantile_equals_scipy_for_all_sizes(probability: float) -> None:
     for freedom in (*range(1, 40), 100, 10_000):
-        found = metrics._student(probability, freedom)
-        assert found == pytest.approx(scipy.stats.t.ppf(probability, freedom), rel=1e-6, abs=1e-9)
+        result = metrics._student(probability, freedom)
+        assert result == pytest.approx(scipy.stats.t.ppf(probability, freedom), rel=1e-6, abs=1e-9)
 
 
 def test_interval_of_single_score_is_unbounded() -> None:
-    found = metrics.mean_score(np.array([0.7]))
-    assert (found.value, found.low, found.high, found.samples) == (0.7, 0, 1, 1)
+    result = metrics.mean_score(np.array([0.7]))
+    assert (result.value, result.low, result.high, result.samples) == (0.7, 0, 1, 1)
 
 
 def test_mean_requires_at_least_one_score() -> None:
@@ -197,11 +203,11 @@ def paired(both: int, lost: int, gained: int, neither: int) -> tuple[np.ndarray,
 
 
 def test_drop_bound_of_counts_equals_agresti_min() -> None:
-    found = metrics.drop(*paired(794, 86, 150, 570), 0.975)
+    result = metrics.drop(*paired(794, 86, 150, 570), 0.975)
     # b' = 86.5, c' = 150.5, N' = 1602: (-64 + 1.96·sqrt(237 - 64²/1602))/1602.
-    assert found.mean == pytest.approx(-0.04)
-    assert found.upper == pytest.approx((-64 + 1.959964 * math.sqrt(237 - 64**2 / 1602)) / 1602)
-    assert found.confidence == 0.975
+    assert result.mean == pytest.approx(-0.04)
+    assert result.upper == pytest.approx((-64 + 1.959964 * math.sqrt(237 - 64**2 / 1602)) / 1602)
+    assert result.confidence == 0.975
 
 
 def test_drop_bound_of_equal_answers_shrinks_with_samples() -> None:
@@ -225,30 +231,30 @@ def test_drop_bound_holds_with_its_confidence() -> None:
 
 def test_paired_bound_is_tighter_than_two_intervals() -> None:
     before, after = paired(850, 20, 15, 115)
-    found = metrics.drop(before, after, 0.95)
+    result = metrics.drop(before, after, 0.95)
     apart = metrics.mean_score(before).high - metrics.mean_score(after).low
-    assert found.mean == pytest.approx(0.005)
-    assert found.mean < found.upper < 0.4 * apart
+    assert result.mean == pytest.approx(0.005)
+    assert result.mean < result.upper < 0.4 * apart
 
 
 def test_drop_bound_is_never_below_drop() -> None:
-    found = metrics.drop(*paired(5, 4, 0, 0), 0.5)
-    assert found.upper == found.mean == pytest.approx(4 / 9)
+    result = metrics.drop(*paired(5, 4, 0, 0), 0.5)
+    assert result.upper == result.mean == pytest.approx(4 / 9)
 
 
 def test_drop_bound_of_real_scores_equals_student() -> None:
     random = np.random.default_rng(0)
     before = random.uniform(0.8, 1, 50)
     after = before - random.uniform(0, 0.1, 50)
-    found = metrics.drop(before, after, 0.9)
+    result = metrics.drop(before, after, 0.9)
     differences = before - after
     expected = scipy.stats.t.ppf(0.9, 49) * differences.std(ddof=1) / math.sqrt(50)
-    assert found.upper == pytest.approx(differences.mean() + expected, rel=1e-4)
+    assert result.upper == pytest.approx(differences.mean() + expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["cosine", "ranking"])
 def test_drop_bound_of_identical_scores_is_zero(name: str) -> None:
-    # Were these counted like right answers, 50 samples would cost the baseline 3 points.
+    # Counted like right answers, 50 samples would lower the baseline's bound by 3 points.
     outputs = embeddings(50, 8)
     scores = metrics.metric(name)(outputs, np.zeros(50), outputs)
     assert metrics.drop(scores, scores.copy(), 0.95).upper == pytest.approx(0, abs=1e-9)

@@ -1,4 +1,4 @@
-"""The compiled program is compared with what was compiled."""
+"""Comparison of a compiled program with its module."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def test_program_receives_recorded_inputs_and_passes(recorded: Path) -> None:
         return LOGITS + np.float32(0.01)
 
     assert reference.check(run, recorded) < 0.02
-    for given, kept in zip(seen, INPUTS, strict=True):
-        np.testing.assert_array_equal(given, kept, strict=True)
+    for array, input_array in zip(seen, INPUTS, strict=True):
+        np.testing.assert_array_equal(array, input_array, strict=True)
 
 
 @pytest.mark.parametrize(

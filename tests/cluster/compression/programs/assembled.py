@@ -1,4 +1,4 @@
-"""Programs without a job: a model's artifact as it lies in the workspace before the gate."""
+"""Programs without a job: a model's artifact in the workspace, as before the gate."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from cluster.config.steps import Quantize
 from cluster.tensors import TensorSpec
 
 Assemble = Callable[..., "Assembled"]
-"""See the fixture ``assemble``."""
+"""Function of the fixture ``assemble``."""
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """An artifact whose programs were built and not yet measured."""
+    """Artifact whose programs are built and not yet measured."""
 
     artifact: Artifact
     built: builder.Programs
@@ -36,24 +36,24 @@ class Assembled:
 
 
 def assembling(tmp_path: Path) -> Assemble:
-    """The fixture's function, which leaves everything below ``tmp_path``."""
+    """Return the fixture's function, which writes below ``tmp_path``."""
 
     def make(
-        made: Any, *kinds: str, work: Work | None = None, batches: tuple[int, ...] = (1,)
+        initial: Any, *kinds: str, work: Work | None = None, batches: tuple[int, ...] = (1,)
     ) -> Assembled:
-        work = work or made.work
+        work = work or initial.work
         work.module.eval()
-        raw = made.recipe.model_dump(mode="json")
+        raw = initial.recipe.model_dump(mode="json")
         raw["programs"] = [{"target": "cpu-x86", "kinds": kinds or None}]
         raw["evaluation"] |= {"batches": batches, "repeats": 5}
         recipe = Recipe.model_validate(raw)
-        job = replace(made.job, recipe=recipe)
+        job = replace(initial.job, recipe=recipe)
         workspace, scratch = tmp_path / "workspace", tmp_path / "scratch"
         workspace.mkdir()
         scratch.mkdir()
         save_file(work.weights(), workspace / "weights.safetensors")
-        save_file(made.work.weights(), scratch / "baseline.safetensors")
-        inputs, _ = made.test.batch(range(reference.SAMPLES))
+        save_file(initial.work.weights(), scratch / "baseline.safetensors")
+        inputs, _ = initial.test.batch(range(reference.SAMPLES))
         with torch.inference_mode():
             outputs = work.module(*map(torch.from_numpy, inputs)).numpy()
         reference.record(outputs, inputs, scratch / "expected.npz")
@@ -85,7 +85,7 @@ def assembling(tmp_path: Path) -> Assemble:
 
 
 def write(workspace: Path, manifest: Manifest) -> Artifact:
-    """Writes the manifest, with the hashes of the files as they are now."""
+    """Write the manifest with the current hashes of the files; return the artifact."""
     files = {
         str(path.relative_to(workspace)): describe(path)
         for path in workspace.rglob("*")
@@ -96,8 +96,10 @@ def write(workspace: Path, manifest: Manifest) -> Artifact:
     return Artifact.read(workspace)
 
 
-def quantized(work: Work, scheme: str, kept: tuple[str, ...] = (), **fields: Any) -> Work:
-    """The work as a quantize step would describe it, but computing in float32: for compilers
-    that quantize by themselves."""
+def quantized(work: Work, scheme: str, kept_layers: tuple[str, ...] = (), **fields: Any) -> Work:
+    """Return the work with a quantize step's description, but computing in float32.
+
+    It serves compilers that quantize by themselves.
+    """
     step = Quantize.model_validate({"kind": "quantize", "scheme": scheme, **fields})
-    return replace(work, precision=Precision(step, work.module, 3, kept))
+    return replace(work, precision=Precision(step, work.module, 3, kept_layers))

@@ -1,4 +1,4 @@
-"""What the tests of programs share."""
+"""Fixture of the tests of programs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from assembled import Assemble, assembling
 
 @pytest.fixture
 def assemble(tmp_path: Path) -> Assemble:
-    """``assemble(bench, *kinds, work=None, batches=(1,))``: builds these kinds, without any the
-    default ones.
+    """Return ``assemble(bench, *kinds, work=None, batches=(1,))``, which builds these kinds.
 
-    ``work``: another one than the bench's own.
+    Without ``kinds`` it builds the default ones. ``work``: the bench's by default.
     """
     return assembling(tmp_path)

@@ -1,4 +1,4 @@
-"""Every program is measured in a process of its own; what does not work is told and left out."""
+"""Programs are measured in one process each; failed ones are reported and excluded."""
 
 from __future__ import annotations
 
@@ -23,40 +23,47 @@ from cluster.program import program
 Bench = Callable[..., Any]
 
 
-def evaluated(made: Assembled, lines: list[str]) -> Evaluated:
+def evaluated(assembled: Assembled, lines: list[str]) -> Evaluated:
     return evaluate.run(
-        made.artifact.path, made.recipe, made.baseline, made.expected, made.scratch, lines.append
+        assembled.artifact.path,
+        assembled.recipe,
+        assembled.baseline,
+        assembled.expected,
+        assembled.scratch,
+        lines.append,
     )
 
 
 @pytest.mark.slow
 def test_all_kinds_compute_model_and_fastest_is_chosen(bench: Bench, assemble: Assemble) -> None:
-    made = bench()
-    assembled = assemble(made, "exported", "eager", "openvino", batches=(1, 3))
-    found = evaluated(assembled, made.lines)
-    assert found.failed == {}
-    assert list(found.programs) == ["cpu-x86/exported", "cpu-x86/eager", "cpu-x86/openvino"]
-    for key, measured in found.programs.items():
+    initial = bench()
+    assembled = assemble(initial, "exported", "eager", "openvino", batches=(1, 3))
+    evaluation = evaluated(assembled, initial.lines)
+    assert evaluation.failed == {}
+    assert list(evaluation.programs) == ["cpu-x86/exported", "cpu-x86/eager", "cpu-x86/openvino"]
+    for key, measured in evaluation.programs.items():
         assert [entry.batch for entry in measured.latency] == [1, 3], key
         assert measured.drop is not None
         assert measured.drop.mean == pytest.approx(0, abs=0.02)
         assert measured.drop.upper > measured.drop.mean
-        assert measured.samples == len(made.test)
-    assert found.baseline.drop is None
-    means = {k: np.log([e.p50_ms for e in m.latency]).mean() for k, m in found.programs.items()}
-    assert f"cpu-x86/{found.fastest['cpu-x86']}" == min(means, key=lambda key: means[key])
+        assert measured.samples == len(initial.test)
+    assert evaluation.baseline.drop is None
+    means = {
+        k: np.log([e.p50_ms for e in m.latency]).mean() for k, m in evaluation.programs.items()
+    }
+    assert f"cpu-x86/{evaluation.fastest['cpu-x86']}" == min(means, key=lambda key: means[key])
     files = assembled.artifact.manifest.files
     weights = files["weights.safetensors"].size_bytes
-    assert found.programs["cpu-x86/eager"].size_bytes == weights
+    assert evaluation.programs["cpu-x86/eager"].size_bytes == weights
     graph = [files[f"programs/cpu-x86.{end}"].size_bytes for end in ("xml", "bin")]
-    assert found.programs["cpu-x86/openvino"].size_bytes == sum(graph)
-    assert sum("scores of the baseline" in line for line in made.lines) == 1
+    assert evaluation.programs["cpu-x86/openvino"].size_bytes == sum(graph)
+    assert sum("scores of the baseline" in line for line in initial.lines) == 1
 
 
 @pytest.mark.slow
 def test_wrong_program_fails_and_others_are_measured(bench: Bench, assemble: Assemble) -> None:
-    made = bench()
-    assembled = assemble(made, "exported", "eager")
+    initial = bench()
+    assembled = assemble(initial, "exported", "eager")
     torch.manual_seed(99)
     other = bench().work.module.eval()
     for parameter in other.parameters():
@@ -66,61 +73,64 @@ def test_wrong_program_fails_and_others_are_measured(bench: Bench, assemble: Ass
     )
     torch.export.save(graph, assembled.artifact.path / "programs/cpu-x86.exported.pt2")
     write(assembled.artifact.path, assembled.artifact.manifest)
-    found = evaluated(assembled, made.lines)
-    assert list(found.programs) == ["cpu-x86/eager"]
-    assert "does not compute the model" in found.failed["cpu-x86/exported"]
-    assert found.fastest == {"cpu-x86": "eager"}
-    kept = builder.trim(
-        assembled.artifact.manifest.programs, found.programs, found.static, assembled.artifact.path
+    evaluation = evaluated(assembled, initial.lines)
+    assert list(evaluation.programs) == ["cpu-x86/eager"]
+    assert "does not compute the model" in evaluation.failed["cpu-x86/exported"]
+    assert evaluation.fastest == {"cpu-x86": "eager"}
+    entries = builder.trim(
+        assembled.artifact.manifest.programs,
+        evaluation.programs,
+        evaluation.static,
+        assembled.artifact.path,
     )
-    assert [entry.kind for entry in kept] == ["eager"]
+    assert [entry.kind for entry in entries] == ["eager"]
     assert not (assembled.artifact.path / "programs/cpu-x86.exported.pt2").exists()
     assert (assembled.artifact.path / "weights.safetensors").exists()
 
 
 @pytest.mark.slow
 def test_baseline_is_measured_if_no_program_works(bench: Bench, assemble: Assemble) -> None:
-    made = bench()
-    assembled = assemble(made, "exported")
+    initial = bench()
+    assembled = assemble(initial, "exported")
     (assembled.artifact.path / "programs/cpu-x86.exported.pt2").write_bytes(b"not a graph")
     write(assembled.artifact.path, assembled.artifact.manifest)
-    found = evaluated(assembled, made.lines)
-    assert found.programs == {}
-    assert found.fastest == {}
-    assert "cannot be loaded" in found.failed["cpu-x86/exported"]
-    assert found.baseline.samples == len(made.test)
+    evaluation = evaluated(assembled, initial.lines)
+    assert evaluation.programs == {}
+    assert evaluation.fastest == {}
+    assert "cannot be loaded" in evaluation.failed["cpu-x86/exported"]
+    assert evaluation.baseline.samples == len(initial.test)
 
 
 def test_broken_baseline_fails_evaluation_and_no_program(
     bench: Bench, assemble: Assemble, tmp_path: Path
 ) -> None:
-    made = bench()
-    assembled = assemble(made, "eager")
+    initial = bench()
+    assembled = assemble(initial, "eager")
     assembled.baseline.write_bytes(b"broken")
     with pytest.raises(CompressionError, match=r"could not be evaluated[^*]*safetensors"):
-        evaluated(assembled, made.lines)
+        evaluated(assembled, initial.lines)
 
 
 def test_eager_program_loads_with_unknown_recipe_steps(bench: Bench, assemble: Assemble) -> None:
-    """A search gives every scheme its calibration, which a recipe of today may not say."""
-    made = bench()
-    artifact = assemble(made, "eager").artifact
-    found = {"kind": "quantize", "scheme": "bf16", "calibration": "minmax"}
-    recipe = {**artifact.manifest.recipe, "steps": [found]}
+    """A search writes a calibration for every scheme, which a recipe may not name."""
+    initial = bench()
+    artifact = assemble(initial, "eager").artifact
+    step = {"kind": "quantize", "scheme": "bf16", "calibration": "minmax"}
+    recipe = {**artifact.manifest.recipe, "steps": [step]}
     manifest = artifact.manifest.model_copy(update={"recipe": recipe})
     loaded = program.load(write(artifact.path, manifest), 1)
-    arrays, _ = made.test.batch(range(3))
-    expected = made.work.module(*map(torch.from_numpy, arrays)).detach().numpy()
+    arrays, _ = initial.test.batch(range(3))
+    expected = initial.work.module(*map(torch.from_numpy, arrays)).detach().numpy()
     np.testing.assert_allclose(loaded.run(arrays)[0], expected, atol=1e-5)
 
 
 @pytest.mark.slow
 def test_aoti_static_shapes_compute_model(bench: Bench, assemble: Assemble) -> None:
-    made = bench()
-    assembled = assemble(made, "aoti", batches=(1, 3))
+    initial = bench()
+    assembled = assemble(initial, "aoti", batches=(1, 3))
     artifact = assembled.artifact
     (entry,) = artifact.manifest.programs
-    assert {each.batch: each.file for each in entry.static_files} == {
+    assert {static_file.batch: static_file.file for static_file in entry.static_files} == {
         1: "programs/cpu-x86.batch-1.pt2",
         3: "programs/cpu-x86.batch-3.pt2",
     }
@@ -131,12 +141,12 @@ def test_aoti_static_shapes_compute_model(bench: Bench, assemble: Assemble) -> N
             lambda arrays: loaded.run(arrays)[0], assembled.expected, batch
         )
         assert difference < 1e-5
-    # The static program is what runs its batch: without the dynamic one it goes on.
+    # The static program runs its batch, also without the dynamic one.
     alone = entry.model_copy(
         update={"file": entry.static_files[1].file, "static_files": entry.static_files[:1]}
     )
     one = program.load_entry(artifact, alone, 1)
-    images = made.test.batch(range(1))[0]
+    images = initial.test.batch(range(1))[0]
     np.testing.assert_allclose(one.run(images)[0], loaded.run(images)[0], atol=1e-5)
 
 
@@ -149,7 +159,7 @@ def curve(*p50_ms: float) -> tuple[Latency, ...]:
     [
         (curve(9.8, 19.0), 1e9, (3,)),  # 2 % is too little
         (curve(5.0, 19.0), 1e9, (1, 3)),
-        (curve(5.0, 19.0), 250, (1,)),  # room for one: the one that gains more
+        (curve(5.0, 19.0), 250, (1,)),  # the limit fits one: the one that gains more
         (curve(5.0, 19.0), 150, ()),
         (curve(11.0, 21.0), 1e9, ()),
     ],
@@ -195,17 +205,17 @@ def test_fastest_program_of_target_counts_all_batches() -> None:
         "cpu-x86/openvino": measured(3.0, 5.0),
         "cuda-sm90/aoti": measured(9.0, 9.0),
     }
-    found = Evaluated(programs=programs, baselines={})
-    assert found.fastest == {"cpu-x86": "openvino", "cuda-sm90": "aoti"}
-    assert list(found.fastest) == ["cpu-x86", "cuda-sm90"]
+    evaluation = Evaluated(programs=programs, baselines={})
+    assert evaluation.fastest == {"cpu-x86": "openvino", "cuda-sm90": "aoti"}
+    assert list(evaluation.fastest) == ["cpu-x86", "cuda-sm90"]
     assert programs["cpu-x86/aoti"].typical_ms == pytest.approx(4.0)
 
 
 def test_named_kind_must_build(bench: Bench, assemble: Assemble) -> None:
-    made = bench()
-    work = quantized(made.work, "static_int8")
+    initial = bench()
+    work = quantized(initial.work, "static_int8")
     with pytest.raises(CompressionError, match=r"cpu-x86/eager cannot be built.*static_int8"):
-        assemble(made, "eager", work=work)
+        assemble(initial, "eager", work=work)
 
 
 def test_default_kind_may_fail_with_reason(
@@ -214,20 +224,20 @@ def test_default_kind_may_fail_with_reason(
     def refuse(*args: object) -> str:
         return "not this one"
 
-    made = bench()
+    initial = bench()
     monkeypatch.setitem(
         builder.BUILDERS, "aoti", replace(builder.BUILDERS["aoti"], supports=refuse)
     )
     pytest.importorskip("openvino")
-    assembled = assemble(made)
+    assembled = assemble(initial)
     assert [entry.kind for entry in assembled.built.entries] == ["openvino"]
     assert assembled.built.failed == {"cpu-x86/aoti": "not this one"}
-    assert "compile  no aoti for cpu-x86: not this one" in made.lines
+    assert "compile  no aoti for cpu-x86: not this one" in initial.lines
 
 
 def test_gpu_program_requires_gpu(bench: Bench) -> None:
-    made = bench()
+    initial = bench()
     if torch.cuda.is_available():
         pytest.skip("this machine has one")
     for kind in (aoti, eager):
-        assert "no CUDA" in str(kind.supports(made.work, "cuda-sm90", made.job))
+        assert "no CUDA" in str(kind.supports(initial.work, "cuda-sm90", initial.job))

@@ -1,5 +1,4 @@
-"""OpenVINO programs compute the model, in the recipe's precision, with the layers it names left
-alone."""
+"""OpenVINO programs compute the model in the recipe's precision, except for its kept layers."""
 
 from __future__ import annotations
 
@@ -43,7 +42,7 @@ def run_of(artifact: Artifact) -> Callable[[list[np.ndarray]], np.ndarray]:
 
 
 FOR_CONVOLUTIONS = ("bf16", "fp16", "static_int8")
-"""Schemes for all layers of the test's model, two convolutions and two linear layers."""
+"""Schemes that apply to all layers of the model: two convolutions and two linear layers."""
 
 
 @pytest.mark.parametrize(
@@ -61,17 +60,17 @@ FOR_CONVOLUTIONS = ("bf16", "fp16", "static_int8")
 def test_openvino_program_computes_model(
     bench: Bench, assemble: Assemble, scheme: str | None, difference: float
 ) -> None:
-    made = bench()
-    work = quantized(made.work, scheme) if scheme else made.work
-    made = assemble(made, "openvino", work=work, batches=(1, 3))
-    run = run_of(made.artifact)
-    assert reference.check(run, made.expected) < difference  # no batch of its own: dynamic
-    assert reference.check(run, made.expected, 3) < difference  # static shapes
-    (entry,) = made.artifact.manifest.programs
+    initial = bench()
+    work = quantized(initial.work, scheme) if scheme else initial.work
+    built = assemble(initial, "openvino", work=work, batches=(1, 3))
+    run = run_of(built.artifact)
+    assert reference.check(run, built.expected) < difference  # another batch size: dynamic
+    assert reference.check(run, built.expected, 3) < difference  # static shapes
+    (entry,) = built.artifact.manifest.programs
     assert entry.quantized_operators == (4 if scheme in FOR_CONVOLUTIONS else 2 if scheme else 0)
     bits = Counter(
         op.get_element_type().get_type_name()
-        for op in graph_of(made.artifact).get_ops()
+        for op in graph_of(built.artifact).get_ops()
         if op.get_type_name() == "Constant" and len(op.get_output_shape(0)) > 1
     )
     narrow = {
@@ -89,7 +88,7 @@ def test_openvino_program_computes_model(
 
 
 class Branching(torch.nn.Module):
-    """Convolutions with and without batch normalization behind them, out of order, and a head."""
+    """Convolutions with and without a following batch normalization, and a linear head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,8 +106,8 @@ class Branching(torch.nn.Module):
 
 
 def unquantized(graph: Any) -> list[str]:
-    """Types of the operators that compute with float weights."""
-    found = []
+    """Return the types of the operators with float weights."""
+    types = []
     for op in graph.get_ops():
         if op.get_type_name() not in ("Convolution", "GroupConvolution", "MatMul"):
             continue
@@ -116,12 +115,12 @@ def unquantized(graph: Any) -> list[str]:
         while weights.get_type_name() != "Constant":
             weights = weights.input_value(0).get_node()
         if weights.get_element_type().get_type_name() not in ("i8", "u8"):
-            found.append(op.get_type_name())
-    return found
+            types.append(op.get_type_name())
+    return types
 
 
 @pytest.mark.parametrize(
-    ("kept", "float_operators"),
+    ("kept_layers", "float_operators"),
     [
         ((), []),
         (("normed",), ["Convolution"]),
@@ -129,19 +128,19 @@ def unquantized(graph: Any) -> list[str]:
     ],
 )
 def test_layers_with_kept_precision_are_not_quantized(
-    bench: Bench, assemble: Assemble, kept: tuple[str, ...], float_operators: list[str]
+    bench: Bench, assemble: Assemble, kept_layers: tuple[str, ...], float_operators: list[str]
 ) -> None:
-    made = bench()
+    initial = bench()
     torch.manual_seed(0)
-    work = Work.of(Branching().eval(), made.work.inputs)
-    found = assemble(made, "openvino", work=quantized(work, "static_int8", kept))
-    assert sorted(unquantized(graph_of(found.artifact))) == sorted(float_operators)
-    (entry,) = found.artifact.manifest.programs
-    assert entry.quantized_operators == 4 - len(kept)
+    work = Work.of(Branching().eval(), initial.work.inputs)
+    built = assemble(initial, "openvino", work=quantized(work, "static_int8", kept_layers))
+    assert sorted(unquantized(graph_of(built.artifact))) == sorted(float_operators)
+    (entry,) = built.artifact.manifest.programs
+    assert entry.quantized_operators == 4 - len(kept_layers)
 
 
 class Unweighted(torch.nn.Module):
-    """Multiplies its input by itself: nothing is stored that could be quantized."""
+    """Square of the input: there are no weights to quantize."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         rows = images.flatten(1)[:, :10]
@@ -153,35 +152,35 @@ class Unweighted(torch.nn.Module):
 def test_program_without_quantized_operators_is_rejected(
     bench: Bench, assemble: Assemble, scheme: str
 ) -> None:
-    made = bench()
-    work = quantized(Work.of(Unweighted().eval(), made.work.inputs), scheme)
+    initial = bench()
+    work = quantized(Work.of(Unweighted().eval(), initial.work.inputs), scheme)
     with pytest.raises(CompressionError, match=f"scheme {scheme} changes none of the operators"):
-        assemble(made, "openvino", work=work)
+        assemble(initial, "openvino", work=work)
 
 
 def test_unknown_kept_layer_is_rejected(bench: Bench, assemble: Assemble) -> None:
-    made = bench()
-    work = quantized(made.work, "static_int8", ("gone",))
+    initial = bench()
+    work = quantized(initial.work, "static_int8", ("gone",))
     with pytest.raises(CompressionError, match="layer 'gone' must keep its precision"):
-        assemble(made, "openvino", work=work)
+        assemble(initial, "openvino", work=work)
 
 
 @pytest.mark.parametrize("calibration", ["minmax", "histogram", "percentile"])
 def test_every_calibration_builds_accurate_program(
     bench: Bench, assemble: Assemble, calibration: str
 ) -> None:
-    made = bench()
-    work = quantized(made.work, "static_int8", calibration=calibration, calibration_samples=40)
-    found = assemble(made, "openvino", work=work)
-    assert reference.check(run_of(found.artifact), found.expected) < 0.15
+    initial = bench()
+    work = quantized(initial.work, "static_int8", calibration=calibration, calibration_samples=40)
+    built = assemble(initial, "openvino", work=work)
+    assert reference.check(run_of(built.artifact), built.expected) < 0.15
 
 
 def test_model_trained_with_rounding_is_recalibrated(bench: Bench, assemble: Assemble) -> None:
-    made = bench()
+    initial = bench()
     training = {"epochs": 1, "updates": 5}
-    work = quantized(made.work, "static_int8", training=training, calibration_samples=40)
-    found = assemble(made, "openvino", work=work)
-    assert reference.check(run_of(found.artifact), found.expected) < 0.15
+    work = quantized(initial.work, "static_int8", training=training, calibration_samples=40)
+    built = assemble(initial, "openvino", work=work)
+    assert reference.check(run_of(built.artifact), built.expected) < 0.15
 
 
 @pytest.mark.parametrize(
@@ -191,12 +190,12 @@ def test_model_trained_with_rounding_is_recalibrated(bench: Bench, assemble: Ass
 def test_openvino_rejects_unsupported_scheme_and_target(
     bench: Bench, scheme: str, target: str, message: str
 ) -> None:
-    made = bench()
-    assert message in str(building.supports(quantized(made.work, scheme), target, made.job))
+    initial = bench()
+    assert message in str(building.supports(quantized(initial.work, scheme), target, initial.job))
 
 
 class TwoInputs(torch.nn.Module):
-    """Answers by its second input alone, and takes them in an order that is not alphabetical."""
+    """Model that ignores its first input; its inputs are not in alphabetical order."""
 
     def forward(self, zulu: torch.Tensor, alpha: torch.Tensor, mike: torch.Tensor) -> torch.Tensor:
         return alpha * 2 - mike.float()
@@ -208,10 +207,10 @@ def test_inputs_are_matched_by_name_and_unused_are_ignored(tmp_path: Path, bench
         for name, datatype in (("first", "FP32"), ("second", "FP32"), ("third", "INT64"))
     )
     (tmp_path / "w" / "programs").mkdir(parents=True)
-    made = bench()
+    initial = bench()
     work = Work.of(TwoInputs(), specs)
     files = ProgramFiles(tmp_path / "w", "programs", "cpu-x86")
-    entry = building.build(work, "cpu-x86", files, made.job)
+    entry = building.build(work, "cpu-x86", files, initial.job)
     manifest = Manifest(
         name="m",
         recipe={},
@@ -226,20 +225,20 @@ def test_inputs_are_matched_by_name_and_unused_are_ignored(tmp_path: Path, bench
         quantized_operators=0,
     )
     loaded = program.load(write(tmp_path / "w", manifest), 1)
-    given = [np.full((2, 3), n, spec.dtype) for n, spec in zip((5, 7, 1), specs, strict=True)]
-    np.testing.assert_array_equal(loaded.run(given)[0], np.full((2, 3), 13, np.float32))
+    arrays = [np.full((2, 3), n, spec.dtype) for n, spec in zip((5, 7, 1), specs, strict=True)]
+    np.testing.assert_array_equal(loaded.run(arrays)[0], np.full((2, 3), 13, np.float32))
 
 
 def test_results_survive_next_run_and_inputs_are_released(bench: Bench, assemble: Assemble) -> None:
-    made = bench()
-    loaded = program.load(assemble(made, "openvino", batches=(1, 8)).artifact, 1)
-    images = made.test.batch(range(16))[0][0]
+    initial = bench()
+    loaded = program.load(assemble(initial, "openvino", batches=(1, 8)).artifact, 1)
+    images = initial.test.batch(range(16))[0][0]
     for batch in (8, 5):
         first = loaded.run([images[:batch].copy()])[0]
-        kept = first.copy()
+        expected = first.copy()
         loaded.run([images[8 : 8 + batch].copy()])
-        np.testing.assert_array_equal(first, kept)
-        np.testing.assert_array_equal(loaded.run([images[:batch]])[0], kept)
+        np.testing.assert_array_equal(first, expected)
+        np.testing.assert_array_equal(loaded.run([images[:batch]])[0], expected)
 
 
 @pytest.mark.parametrize("suffix", [".xml", ".bin"])

@@ -1,4 +1,4 @@
-"""Small models that pruning must follow, or refuse, and a job to prune them in."""
+"""Small models that pruning supports or rejects, and a job for them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TOKENS = tuple(
 
 
 class RandomSamples:
-    """Noise with labels: where there is nothing to learn, only what pruning does is seen."""
+    """Noise with labels: without anything to learn, only pruning has an effect."""
 
     def __init__(self, inputs: Sequence[TensorSpec], count: int, seed: int) -> None:
         random = np.random.default_rng(seed)
@@ -55,7 +55,7 @@ class RandomSamples:
 
 @dataclass(frozen=True)
 class Pruned:
-    """A model before and after the step."""
+    """Model before and after the step."""
 
     before: nn.Module
     work: Work
@@ -115,14 +115,14 @@ def example(inputs: Sequence[TensorSpec] = IMAGES, count: int = 4) -> list[torch
 
 
 class Padded(nn.Module):
-    """Option A: every second pixel, zeros before and after the channels."""
+    """Shortcut of option A: every second pixel, zeros before and after the channels."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8))
 
 
 class Residual(nn.Module):
-    """One residual block with batch normalization; ``shortcut`` doubles its 16 channels."""
+    """Residual block with batch normalization; ``shortcut`` doubles its 16 channels."""
 
     def __init__(self, shortcut: nn.Module | None) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class Residual(nn.Module):
 
 
 class Reversed(nn.Module):
-    """Turns the order of its channels around between two convolutions, by its own code."""
+    """Two convolutions; the forward method reverses the channels between them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class Reversed(nn.Module):
 
 
 class Concatenated(nn.Module):
-    """Two layers' channels side by side, normalized together, as in a DenseNet."""
+    """Concatenated channels of two layers, normalized together, as in a DenseNet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class Concatenated(nn.Module):
 
 
 def seeded(make: Callable[[], nn.Module]) -> nn.Module:
-    """The model with weights, and statistics, that are the same each time and not the defaults."""
+    """Return the model with reproducible weights and statistics that are not the defaults."""
     torch.manual_seed(0)
     module = make().eval()
     for part in module.modules():
@@ -209,7 +209,7 @@ def vision_transformer() -> nn.Module:
 
 
 class Embedding(nn.Module):
-    """A BERT encoder whose output is the mean over its tokens, of length one."""
+    """BERT encoder whose output is the mean over its tokens, normalized to length one."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Batch normalization's statistics after pruning."""
+"""Recalibration of batch normalization's statistics after pruning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Magnitude and 2:4 pruning: which weights become zero, and that they stay it."""
+"""Magnitude and 2:4 pruning: the zeroed weights, and that they stay zero."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def test_global_magnitude_zeroes_smallest_weights_of_model(tmp_path: Path) -> No
     weights = [getattr(result.work.module, name).weight for name in shares]
     zeros = sum(int((weight == 0).sum()) for weight in weights)
     assert zeros / sum(weight.numel() for weight in weights) == pytest.approx(0.3, abs=1e-3)
-    kept = result.work.module.conv2.weight
-    assert torch.equal(kept[kept != 0], original.conv2.weight[kept != 0])
+    remaining = result.work.module.conv2.weight
+    assert torch.equal(remaining[remaining != 0], original.conv2.weight[remaining != 0])
 
 
 def test_local_magnitude_zeroes_ratio_of_each_unspared_layer(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_local_magnitude_zeroes_ratio_of_each_unspared_layer(tmp_path: Path) -> 
         spare=["conv*2"],
     )
     module = result.work.module
-    assert [_zeros(each) for each in (module.stem, module.conv1)] == [0.5, 0.5]
+    assert [_zeros(layer) for layer in (module.stem, module.conv1)] == [0.5, 0.5]
     assert _zeros(module.conv2) == _zeros(module.fc) == 0
     copy.deepcopy(module)  # no mask is left behind
 

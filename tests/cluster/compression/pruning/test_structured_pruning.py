@@ -1,4 +1,4 @@
-"""Structured pruning: tensors really shrink, rebuild bit-exact, no model is followed wrongly."""
+"""Structured pruning: tensors shrink and rebuild bit-exact; unsupported models are rejected."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_pruned_model_is_smaller_and_rebuilds_bit_exact(name: str, tmp_path: Pat
     example = models.example(inputs)
     with torch.no_grad():
         assert torch.equal(rebuilt(*example), result.work.module(*example))
-    # The given model is as it was.
+    # The input model is unchanged.
     assert all(torch.equal(before[key], value) for key, value in original.state_dict().items())
 
 
@@ -87,9 +87,9 @@ def test_selection_matrix_and_frozen_weights_are_not_trained(
     original = models.seeded(models.padded)
     original.conv2.weight.requires_grad_(False)
     module = models.pruned(original, tmp_path, ratio=0.5).work.module
-    frozen = {name for name, each in module.named_parameters() if not each.requires_grad}
+    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
     assert frozen == {"conv2.weight", "shortcut.weight"}
-    assert all(each.grad is None for each in module.parameters())
+    assert all(parameter.grad is None for parameter in module.parameters())
 
 
 @pytest.mark.parametrize("make", [models.inline, models.Reversed])
@@ -150,8 +150,10 @@ def test_local_ratio_is_met_for_any_importance_and_iterations(
 def test_speedup_is_met_in_multiply_accumulates(tmp_path: Path) -> None:
     original = models.seeded(models.padded)
     result = models.pruned(original, tmp_path, speedup=2.0, iterations=2, round_to=2)
-    full, left = (macs_of(each, models.IMAGES) for each in (original, result.work.module))
-    assert 2.0 <= full / left < 2.6
+    full, remaining_macs = (
+        macs_of(module, models.IMAGES) for module in (original, result.work.module)
+    )
+    assert 2.0 <= full / remaining_macs < 2.6
 
 
 def test_least_important_channels_are_pruned(tmp_path: Path) -> None:
@@ -159,9 +161,9 @@ def test_least_important_channels_are_pruned(tmp_path: Path) -> None:
     with torch.no_grad():
         original.second.weight[::2] *= 10
         original.fc.weight[:, ::2] *= 10
-        kept = original.second.weight[::2].clone()
+        expected = original.second.weight[::2].clone()
     result = models.pruned(original, tmp_path, ratio=0.5, spare=["first"])
-    assert torch.equal(result.work.module.second.weight, kept)
+    assert torch.equal(result.work.module.second.weight, expected)
 
 
 def test_every_layer_keeps_channels_with_tiny_weights(tmp_path: Path) -> None:

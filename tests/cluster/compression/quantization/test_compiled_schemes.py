@@ -1,4 +1,4 @@
-"""What a scheme makes can be compiled for every batch size, and computes the same."""
+"""Quantized modules compile for every batch size, and compute the same."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def test_compiled_program_answers_like_module(
 ) -> None:
     from torch._inductor import aoti_compile_and_package, aoti_load_package
 
-    made = bench(model="linear")
-    work = Work.of(convolutions().eval(), made.work.inputs)
+    initial = bench(model="linear")
+    work = Work.of(convolutions().eval(), initial.work.inputs)
     step = Quantize(kind="quantize", scheme=scheme, keep=keep)
-    result = quantize(work, step, made.job)
-    asked = torch.from_numpy(made.test.batch(range(5))[0][0])
+    result = quantize(work, step, initial.job)
+    images = torch.from_numpy(initial.test.batch(range(5))[0][0])
     with torch.no_grad():
-        expected = result.module(asked)
+        expected = result.module(images)
         package = aoti_compile_and_package(
             exported(result.module, result.inputs, strict=False),
             package_path=str(tmp_path / "program.pt2"),
@@ -62,5 +62,5 @@ def test_compiled_program_answers_like_module(
         )
     program = aoti_load_package(package)
     for batch in (1, 5):
-        found = program(asked[:batch])
-        assert float((found - expected[:batch]).norm() / expected[:batch].norm()) < 0.02
+        outputs = program(images[:batch])
+        assert float((outputs - expected[:batch]).norm() / expected[:batch].norm()) < 0.02

@@ -1,4 +1,4 @@
-"""Kept layers are those that were named, or those whose rounding costs most."""
+"""Layers that keep their precision: the named ones, or the most sensitive ones."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Blocks(nn.Module):
         return logits
 
 
-def blocks(made: Any) -> Work:
+def blocks(initial: Any) -> Work:
     torch.manual_seed(0)
-    return Work.of(Blocks().eval(), made.work.inputs)
+    return Work.of(Blocks().eval(), initial.work.inputs)
 
 
 @pytest.mark.parametrize(
-    ("scheme", "pattern", "kept"),
+    ("scheme", "pattern", "expected_layers"),
     [
         ("dynamic_int8", "head", ("head",)),
         ("dynamic_int8", "first", ("first.0", "first.2")),
@@ -51,34 +51,34 @@ def blocks(made: Any) -> Work:
     ],
 )
 def test_named_layers_stay_in_bfloat16(
-    bench: Bench, scheme: str, pattern: str, kept: tuple[str, ...]
+    bench: Bench, scheme: str, pattern: str, expected_layers: tuple[str, ...]
 ) -> None:
-    made = bench(model="linear")
-    result = quantize(blocks(made), step(scheme, keep=[pattern]), made.job)
+    initial = bench(model="linear")
+    result = quantize(blocks(initial), step(scheme, keep=[pattern]), initial.job)
     assert result.precision is not None
-    assert result.precision.bfloat16_layers == kept
-    assert made.job.details["kept"] == [*kept]
+    assert result.precision.bfloat16_layers == expected_layers
+    assert initial.job.details["kept"] == [*expected_layers]
     weights = result.weights()
-    for name in kept:
+    for name in expected_layers:
         assert weights[f"{name}.weight"].dtype == torch.bfloat16
         assert result.precision.float_module.get_parameter(f"{name}.weight").dtype == torch.float32
-    assert result.quantized_operators == 4 - len(kept)
+    assert result.quantized_operators == 4 - len(expected_layers)
 
 
 def test_pattern_without_match_is_rejected_with_similar_names(bench: Bench) -> None:
-    made = bench(model="linear")
+    initial = bench(model="linear")
     with pytest.raises(CompressionError, match=r"quantize.keep: no layer is called 'haed'.*head"):
-        quantize(blocks(made), step(keep=["haed"]), made.job)
+        quantize(blocks(initial), step(keep=["haed"]), initial.job)
 
 
 def test_pattern_of_unquantizable_layers_is_rejected(bench: Bench) -> None:
-    made = bench(model="linear")
+    initial = bench(model="linear")
     with pytest.raises(CompressionError, match=r"'first.1' matches first.1, none of which"):
-        quantize(blocks(made), step(keep=["first.1"]), made.job)
+        quantize(blocks(initial), step(keep=["first.1"]), initial.job)
 
 
 class OneFineLayer(nn.Module):
-    """A classifier behind a layer that int8 would ruin: one weight dwarfs those that matter."""
+    """Classifier after a layer that int8 damages: one weight is far larger than the others."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,16 +93,16 @@ class OneFineLayer(nn.Module):
 
 
 def test_most_sensitive_layer_keeps_precision(bench: Bench) -> None:
-    made = bench(model="linear")
+    initial = bench(model="linear")
     module = OneFineLayer()
     training = Train(kind="train", epochs=2)
-    work = train(Work.of(module, made.work.inputs), training, made.job)
+    work = train(Work.of(module, initial.work.inputs), training, initial.job)
     with torch.no_grad():
         # A channel that is never on gets huge weights: the scale of each row grows, not the sum.
         module.coarse.bias[0] = -1e4
         module.fine.weight[:, 0] = 1e3
-    result = quantize(work, step(keep_most_sensitive=1), made.job)
-    drops = made.job.details["sensitivity"]
+    result = quantize(work, step(keep_most_sensitive=1), initial.job)
+    drops = initial.job.details["sensitivity"]
     assert drops.keys() == {"coarse", "fine", "head"}
     assert drops["fine"] > 0.3 > max(drops["coarse"], drops["head"])
     assert result.precision is not None
@@ -113,12 +113,12 @@ def test_most_sensitive_layer_keeps_precision(bench: Bench) -> None:
 def test_keeping_more_layers_than_measured_is_rejected(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = bench(model="linear")
+    initial = bench(model="linear")
     monkeypatch.setattr(mixed_precision, "MOST_LAYERS", 2)
     with pytest.raises(CompressionError, match="keep_most_sensitive=3, but only 2 of the 4 layers"):
-        quantize(blocks(made), step(keep_most_sensitive=3), made.job)
-    kept = quantize(blocks(made), step(keep_most_sensitive=2), made.job).precision.bfloat16_layers
-    assert len(kept) == 2
+        quantize(blocks(initial), step(keep_most_sensitive=3), initial.job)
+    result = quantize(blocks(initial), step(keep_most_sensitive=2), initial.job)
+    assert len(result.precision.bfloat16_layers) == 2
 
 
 class Attention(nn.Module):
@@ -136,19 +136,19 @@ class Attention(nn.Module):
 
 
 def test_projection_inside_attention_is_not_a_candidate(bench: Bench) -> None:
-    made = bench(model="linear")
-    work = Work.of(Attention().eval(), made.work.inputs)
+    initial = bench(model="linear")
+    work = Work.of(Attention().eval(), initial.work.inputs)
     result = quantize(
-        work, step("static_int8", keep_most_sensitive=1, training={"updates": 2}), made.job
+        work, step("static_int8", keep_most_sensitive=1, training={"updates": 2}), initial.job
     )
-    assert made.job.details["sensitivity"].keys() == {"hidden", "head"}
+    assert initial.job.details["sensitivity"].keys() == {"hidden", "head"}
     assert result.precision is not None
     assert result.precision.bfloat16_layers in (("hidden",), ("head",))
     assert result.quantized_operators == 1
 
 
 def test_unknown_layer_name_is_rejected_before_training(bench: Bench) -> None:
-    made = bench(model="linear")
+    initial = bench(model="linear")
     with pytest.raises(CompressionError, match="no layer is called 'haed'; near it: head"):
-        quantize(blocks(made), step(keep=["haed"], training={"updates": 2}), made.job)
-    assert not any(line.startswith("train") for line in made.lines)
+        quantize(blocks(initial), step(keep=["haed"], training={"updates": 2}), initial.job)
+    assert not any(line.startswith("train") for line in initial.lines)

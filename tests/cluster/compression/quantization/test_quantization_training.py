@@ -1,4 +1,4 @@
-"""Fake-quantized layers round as the real ones do, learn, and leave a float model behind."""
+"""Fake-quantized layers: they round like real ones, learn, and are removed after training."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def test_rounded_layer_approximates_layer_and_has_gradients(
     x = torch.randn(shape, requires_grad=True)
     expected = layer(x)
     rounded = FakeQuantized(copy.deepcopy(layer), rounding).train()
-    found = rounded(x)
-    difference = float((found - expected).norm() / expected.norm())
+    outputs = rounded(x)
+    difference = float((outputs - expected).norm() / expected.norm())
     assert 0 < difference < 0.03
-    found.square().mean().backward()
+    outputs.square().mean().backward()
     assert x.grad is not None
     assert float(rounded.layer.weight.grad.norm()) > 0
 
@@ -85,7 +85,7 @@ def test_original_layers_are_restored_after_training() -> None:
 
     with pytest.raises(RuntimeError, match="broken"):
         break_within()
-    assert all(found is own for found, own in zip(module, layers, strict=True))
+    assert all(layer is original for layer, original in zip(module, layers, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -93,24 +93,24 @@ def test_original_layers_are_restored_after_training() -> None:
     [("static_int8", "float32"), ("static_int8", "bf16"), ("dynamic_int8", "float32")],
 )
 def test_training_improves_quantized_model(bench: Bench, scheme: str, precision: str) -> None:
-    made = bench()
-    labels = torch.from_numpy(made.test.batch(range(200))[1])
-    asked = torch.from_numpy(made.test.batch(range(200))[0][0])
+    initial = bench()
+    labels = torch.from_numpy(initial.test.batch(range(200))[1])
+    images = torch.from_numpy(initial.test.batch(range(200))[0][0])
 
     def accuracy(module: nn.Module) -> float:
         with torch.inference_mode():
-            return float((module(asked).argmax(1) == labels).double().mean())
+            return float((module(images).argmax(1) == labels).double().mean())
 
     training = {"epochs": 1, "learning_rate": 0.05, "precision": precision}
     step = Quantize.model_validate({"kind": "quantize", "scheme": scheme, "training": training})
-    before = copy.deepcopy(made.work.module.state_dict())
-    result = quantize(made.work, step, made.job)
-    assert accuracy(made.work.module) < 0.4  # not trained: the recipe's own module is left alone
+    before = copy.deepcopy(initial.work.module.state_dict())
+    result = quantize(initial.work, step, initial.job)
+    assert accuracy(initial.work.module) < 0.4  # not trained: the recipe's own module is left alone
     assert accuracy(result.module) > 0.7
     assert result.precision is not None
     trained = result.precision.float_module
     assert accuracy(trained) == pytest.approx(accuracy(result.module), abs=0.02)
     assert trained.state_dict().keys() == before.keys()
-    assert made.job.details["losses"]
+    assert initial.job.details["losses"]
     for name, tensor in before.items():
-        torch.testing.assert_close(made.work.module.state_dict()[name], tensor, rtol=0, atol=0)
+        torch.testing.assert_close(initial.work.module.state_dict()[name], tensor, rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""Each scheme says how many operators it quantized, and answers nearly as the float model does."""
+"""Quantization schemes: number of quantized operators, and answers close to the float model's."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def step(scheme: str, **settings: object) -> Quantize:
     return Quantize.model_validate({"kind": "quantize", "scheme": scheme, **settings})
 
 
-def using(made: Any, module: nn.Module) -> Work:
-    return Work.of(module.eval(), made.work.inputs)
+def using(initial: Any, module: nn.Module) -> Work:
+    return Work.of(module.eval(), initial.work.inputs)
 
 
-def images(made: Any, count: int) -> torch.Tensor:
-    return torch.from_numpy(made.test.batch(range(count))[0][0])
+def images(initial: Any, count: int) -> torch.Tensor:
+    return torch.from_numpy(initial.test.batch(range(count))[0][0])
 
 
 # Linear layers of 256→64 and 64→16: every scheme for linear layers takes both.
@@ -51,54 +51,54 @@ def linear_layers() -> nn.Module:
 def test_scheme_keeps_answers_with_fewer_bytes(
     bench: Bench, scheme: str, share: float, error: float
 ) -> None:
-    made = bench(model="linear")
-    work, asked = using(made, linear_layers()), images(made, 32)
+    initial = bench(model="linear")
+    work, inputs = using(initial, linear_layers()), images(initial, 32)
     float_bytes = sum(tensor.nbytes for tensor in work.weights().values())
     with torch.no_grad():
-        expected = work.module(asked)
-    result = quantize(work, step(scheme), made.job)
+        expected = work.module(inputs)
+    result = quantize(work, step(scheme), initial.job)
     with torch.no_grad():
-        found = result.module(asked)
-    assert found.dtype == torch.float32
-    difference = float((found - expected).norm() / expected.norm())
+        outputs = result.module(inputs)
+    assert outputs.dtype == torch.float32
+    difference = float((outputs - expected).norm() / expected.norm())
     assert 0 < difference < error
     weights = result.weights()
     assert all(type(tensor) is torch.Tensor for tensor in weights.values())
     assert sum(t.nbytes for t in weights.values()) == pytest.approx(float_bytes * share, rel=0.1)
     assert result.quantized_operators == 2
-    assert made.lines[-1] == f"quantize {scheme}: 2 operators"
+    assert initial.lines[-1] == f"quantize {scheme}: 2 operators"
 
 
 @pytest.mark.parametrize("scheme", [name for name in SCHEMES if name != "float8"])
 def test_quantization_keeps_float_module_unchanged(bench: Bench, scheme: str) -> None:
-    made = bench(model="linear")
-    work = using(made, linear_layers())
+    initial = bench(model="linear")
+    work = using(initial, linear_layers())
     before = copy.deepcopy(work.module)
-    result = quantize(work, step(scheme), made.job)
+    result = quantize(work, step(scheme), initial.job)
     assert result.precision is not None
     assert result.precision.step.scheme == scheme
-    left = result.precision.float_module
-    assert [*left.state_dict()] == [*before.state_dict()]
+    float_module = result.precision.float_module
+    assert [*float_module.state_dict()] == [*before.state_dict()]
     for name, tensor in before.state_dict().items():
-        torch.testing.assert_close(left.state_dict()[name], tensor, rtol=0, atol=0)
-    asked = images(made, 4)
+        torch.testing.assert_close(float_module.state_dict()[name], tensor, rtol=0, atol=0)
+    inputs = images(initial, 4)
     with torch.no_grad():
-        torch.testing.assert_close(left(asked), before(asked), rtol=0, atol=0)
+        torch.testing.assert_close(float_module(inputs), before(inputs), rtol=0, atol=0)
 
 
 def test_dynamic_answer_is_independent_of_other_items(bench: Bench) -> None:
-    made = bench(model="linear")
-    result = quantize(using(made, linear_layers()), step("dynamic_int8"), made.job)
-    asked = images(made, 2)
-    asked[1] *= 1000
+    initial = bench(model="linear")
+    result = quantize(using(initial, linear_layers()), step("dynamic_int8"), initial.job)
+    inputs = images(initial, 2)
+    inputs[1] *= 1000
     with torch.no_grad():
-        alone, together = result.module(asked[:1]), result.module(asked)[:1]
+        alone, together = result.module(inputs[:1]), result.module(inputs)[:1]
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
 def test_torchao_tensors_are_stored_by_layer_name(bench: Bench) -> None:
-    made = bench(model="linear")
-    result = quantize(using(made, linear_layers()), step("dynamic_int8"), made.job)
+    initial = bench(model="linear")
+    result = quantize(using(initial, linear_layers()), step("dynamic_int8"), initial.job)
     weights = result.weights()
     assert weights["1.weight.qdata"].dtype == torch.int8
     assert weights["1.weight.qdata"].shape == (64, 256)
@@ -126,9 +126,9 @@ ONE_CHANNEL = nn.Sequential(nn.Conv2d(1, 10, 16), nn.Flatten())
 def test_scheme_that_changes_no_operator_is_rejected(
     bench: Bench, scheme: str, module: nn.Module, has: str
 ) -> None:
-    made = bench(model="linear")
+    initial = bench(model="linear")
     with pytest.raises(CompressionError) as refused:
-        quantize(using(made, module), step(scheme), made.job)
+        quantize(using(initial, module), step(scheme), initial.job)
     message = str(refused.value)
     assert message.startswith(f"scheme {scheme} quantized none of this model's operators")
     assert SCHEMES[scheme].applies_to in message
@@ -136,9 +136,9 @@ def test_scheme_that_changes_no_operator_is_rejected(
 
 
 def test_keeping_every_layer_is_rejected(bench: Bench) -> None:
-    made = bench(model="linear")
+    initial = bench(model="linear")
     with pytest.raises(CompressionError, match="and 2 layers are kept in bfloat16"):
-        quantize(using(made, linear_layers()), step("dynamic_int8", keep=["*"]), made.job)
+        quantize(using(initial, linear_layers()), step("dynamic_int8", keep=["*"]), initial.job)
 
 
 def test_float8_is_rejected_without_suitable_gpu(bench: Bench) -> None:
@@ -153,9 +153,9 @@ def test_float8_is_rejected_without_suitable_gpu(bench: Bench) -> None:
 
 @pytest.mark.parametrize("scheme", ["static_int8", "weight_only_int4"])
 def test_scheme_of_cpu_kernels_is_rejected_for_gpu(bench: Bench, scheme: str) -> None:
-    made = bench(model="linear", programs=[{"target": "cuda-sm90"}])
+    initial = bench(model="linear", programs=[{"target": "cuda-sm90"}])
     with pytest.raises(CompressionError, match="for CPUs, and the recipe's targets are cuda-sm90"):
-        quantize(using(made, linear_layers()), step(scheme), made.job)
+        quantize(using(initial, linear_layers()), step(scheme), initial.job)
 
 
 class Branching(nn.Module):
@@ -176,6 +176,6 @@ class FixedBatch(Branching):
 
 @pytest.mark.parametrize("module", [Branching(), FixedBatch()])
 def test_model_with_graph_break_is_rejected(bench: Bench, module: nn.Module) -> None:
-    made = bench()
+    initial = bench()
     with pytest.raises(CompressionError, match="cannot be exported as one graph"):
-        quantize(using(made, module), step("static_int8"), made.job)
+        quantize(using(initial, module), step("static_int8"), initial.job)

@@ -1,4 +1,4 @@
-"""A build's record as a job leaves it: ResNet-56 on CIFAR-10, searched, pruned, quantized."""
+"""Record of a build as a job writes it: ResNet-56 on CIFAR-10, searched, pruned, quantized."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def drop(mean: float, upper: float) -> Drop:
 def measured(
     value: float, ms: tuple[float, ...], size: int, lost: Drop | None = None
 ) -> Measurement:
-    found = score(value, 2000)
+    accuracy = score(value, 2000)
     return Measurement(
         accuracy=value,
-        accuracy_low=found.low,
-        accuracy_high=found.high,
+        accuracy_low=accuracy.low,
+        accuracy_high=accuracy.high,
         samples=2000,
         drop=lost,
         others={"cosine": score(0.999 if lost is None else 0.981, 2000)},
@@ -67,7 +67,7 @@ def layer_names() -> list[str]:
 
 def trials() -> tuple[TrialRecord, ...]:
     drawn = random.Random(3)
-    found = []
+    records = []
     number = 0
     for ratio in (0.0, 0.2, 0.3, 0.4, 0.5):
         for scheme, speed, lost, share in SCHEMES:
@@ -75,11 +75,11 @@ def trials() -> tuple[TrialRecord, ...]:
             upper = max(0.0, lost_here) + 0.0045
             steps = [f"prune structured {ratio:g}"] if ratio else []
             steps += [f"quantize {scheme}"] if scheme != "none" else []
-            found.append(
+            records.append(
                 TrialRecord(
                     number=number,
                     title=", ".join(steps) or "as it is",
-                    steps=tuple({"kind": each.split()[0]} for each in steps),
+                    steps=tuple({"kind": step_title.split()[0]} for step_title in steps),
                     stage="recovered" if ratio else "proxy",
                     score=score(0.853 - lost_here),
                     drop_upper=upper,
@@ -91,7 +91,7 @@ def trials() -> tuple[TrialRecord, ...]:
                 )
             )
             number += 1
-    found.append(
+    records.append(
         TrialRecord(
             number=number,
             title="prune structured 0.7",
@@ -101,7 +101,7 @@ def trials() -> tuple[TrialRecord, ...]:
             seconds=4.2,
         )
     )
-    found.append(
+    records.append(
         TrialRecord(
             number=number + 1,
             title="quantize float8",
@@ -111,7 +111,7 @@ def trials() -> tuple[TrialRecord, ...]:
             seconds=0.1,
         )
     )
-    return tuple(found)
+    return tuple(records)
 
 
 def sizes(parameters: int, macs: int, weight_bytes: int) -> ModelSize:
@@ -188,7 +188,7 @@ def steps() -> tuple[StepRecord, ...]:
 def record() -> BuildRecord:
     drawn = random.Random(1)
     tried = trials()
-    found = SearchRecord(
+    search = SearchRecord(
         objective="latency",
         batch=1,
         budget=0.0175,
@@ -279,7 +279,7 @@ def record() -> BuildRecord:
             )
             for position, name in enumerate(layer_names())
         ),
-        search=found,
+        search=search,
         seconds={"train": 734.2, "search": 1047.0, "compile": 96.3, "evaluate": 71.9},
         versions={"headrace": "0.2.0", "torch": "2.14.1", "openvino": "2026.4.0"},
         seed=0,

@@ -1,4 +1,4 @@
-"""Page of a report: complete, without other files, and inert whatever a name holds."""
+"""Page of a report: complete, self-contained, and inert with hostile names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECTIONS = ["headline", "scores", "latency", "search", "steps", "layers", "prove
 
 
 class Outline(HTMLParser):
-    """Elements, ids, text, and whether every element is closed where it should be."""
+    """Elements, ids and text of a page; checks that every element is closed."""
 
     EMPTY = ("meta", "br")
 

@@ -1,4 +1,4 @@
-"""The terminal's table holds the figures of every program, and the gate's sentences."""
+"""Table of the terminal: figures of every program, and the gate's sentences."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def test_table_shows_programs_beside_baseline_of_target(record: BuildRecord) -> 
         record.programs["cpu-x86/openvino"].model_copy(update={"drop": None}),
     )
     program = record.programs["cpu-x86/aoti"]
-    found = Evaluated(
+    evaluation = Evaluated(
         programs={"cpu-x86/aoti": program, "cuda-sm90/aoti": program},
         baselines={"cpu-x86/aoti": cpu, "cuda-sm90/aoti": gpu},
     )
-    _, _, *rows = table_of("resnet56", found).splitlines()
+    _, _, *rows = table_of("resnet56", evaluation).splitlines()
     assert [row.split("  ")[0] for row in rows] == [
         "baseline (eager float32)",
         "baseline (eager float32) on cuda-sm90",

@@ -1,4 +1,4 @@
-"""A trained model, ready to be searched, as the job hands it over."""
+"""Trained model, ready for a search, as in a job."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SEARCH = {
 
 @pytest.fixture
 def ready(bench: Callable) -> Callable:
-    """``ready(search={}, **fields)``: a bench whose model is trained; the baseline is that."""
+    """Return ``ready(search={}, **fields)``: a bench with a trained model, also its baseline."""
 
     def make(search: dict | None = None, **fields: object):  # type: ignore[no-untyped-def]
         wanted = SEARCH | (search or {})
         wanted["space"] = SEARCH["space"] | wanted["space"]  # type: ignore[operator]
-        given = bench(
+        initial = bench(
             search=wanted,
             **(
                 {
@@ -45,9 +45,9 @@ def ready(bench: Callable) -> Callable:
                 | fields
             ),
         )
-        work, _ = steps.run(given.work, given.recipe.steps, given.job)
-        job = given.job.with_baseline(copy.deepcopy(work.module))
-        given.lines.clear()
-        return replace(given, work=Work.of(work.module, work.inputs), job=job)
+        work, _ = steps.run(initial.work, initial.recipe.steps, initial.job)
+        job = initial.job.with_baseline(copy.deepcopy(work.module))
+        initial.lines.clear()
+        return replace(initial, work=Work.of(work.module, work.inputs), job=job)
 
     return make

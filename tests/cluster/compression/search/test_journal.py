@@ -1,4 +1,4 @@
-"""The journal: what a killed search has found is found again, and nothing else is."""
+"""Journal of a search: a resumed search reads exactly the results of the killed one."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ search.run(recipe.search, Work.of(job.model.module, job.model.inputs), job)
 
 @pytest.mark.slow
 def test_search_resumes_after_killed_search(bench: Callable, tmp_path: Path) -> None:
-    given = bench(
+    initial = bench(
         search={
             "space": {
                 "prune": {"ratios": [0.25, 0.5], "importance": "magnitude", "round_to": 2},
@@ -116,9 +116,9 @@ def test_search_resumes_after_killed_search(bench: Callable, tmp_path: Path) -> 
         evaluation={"repeats": 5},
         gate={"max_accuracy_drop": None},
     )
-    kept = given.job.checkpoints
+    checkpoints = initial.job.checkpoints
     with subprocess.Popen(
-        [sys.executable, "-c", RUN, given.recipe.model_dump_json(), str(kept)],
+        [sys.executable, "-c", RUN, initial.recipe.model_dump_json(), str(checkpoints)],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ.copy(),
@@ -131,22 +131,22 @@ def test_search_resumes_after_killed_search(bench: Callable, tmp_path: Path) -> 
                 killed.send_signal(signal.SIGKILL)
                 break
     assert killed.wait() == -signal.SIGKILL
-    file = kept / "search" / JOURNAL
-    left = [json.loads(line) for line in file.read_text().splitlines()[1:]]
-    assert len(left) >= 4
+    file = checkpoints / "search" / JOURNAL
+    entries = [json.loads(line) for line in file.read_text().splitlines()[1:]]
+    assert len(entries) >= 4
     with file.open("a") as stream:
         stream.write('{"number": 5, "stage": "pro')  # as if it had died while writing
-    (kept / "search" / "0123.4.partial").touch()
+    (checkpoints / "search" / "0123.4.partial").touch()
 
-    found = search.run(given.recipe.search, given.work, given.job)
-    assert found.resumed == len(left)
-    assert any(f"resumes after {len(left)} results" in line for line in given.lines)
-    done = {(each["number"], each["stage"]) for each in left}
-    told = [line for line in given.lines if line.startswith("trial")]
-    assert len(told) == len(found.standing.results) - len(done)
-    for each in left:
-        result = found.standing.results[each["number"], each["stage"]]
-        assert result == TrialResult.model_validate(each)
-    assert not list((kept / "search").glob("*.partial"))
-    assert len(found.feasible) > 1
-    found.feasible[0].build(replace(given.job, out=lambda line: None))
+    outcome = search.run(initial.recipe.search, initial.work, initial.job)
+    assert outcome.resumed == len(entries)
+    assert any(f"resumes after {len(entries)} results" in line for line in initial.lines)
+    done = {(entry["number"], entry["stage"]) for entry in entries}
+    trial_lines = [line for line in initial.lines if line.startswith("trial")]
+    assert len(trial_lines) == len(outcome.standing.results) - len(done)
+    for entry in entries:
+        result = outcome.standing.results[entry["number"], entry["stage"]]
+        assert result == TrialResult.model_validate(entry)
+    assert not list((checkpoints / "search").glob("*.partial"))
+    assert len(outcome.feasible) > 1
+    outcome.feasible[0].build(replace(initial.job, out=lambda line: None))

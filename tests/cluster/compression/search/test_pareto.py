@@ -1,4 +1,4 @@
-"""The front holds exactly what nothing else beats."""
+"""Pareto front: exactly the nondominated points."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_front_dominates_all_other_points() -> None:
     points: list[Point] = [
         (drawn.randint(0, 9) / 10, drawn.randint(1, 9), drawn.randint(1, 9)) for _ in range(300)
     ]
-    found = pareto_front(points)
+    front = pareto_front(points)
 
     def beats(one: Point, other: Point) -> bool:
         better = (one[0] - other[0], other[1] - one[1], other[2] - one[2])
         return min(better) >= 0 and max(better) > 0
 
-    assert 1 < len(found) < 100
+    assert 1 < len(front) < 100
     for i, point in enumerate(points):
-        assert any(beats(points[j], point) for j in found) == (i not in found)
+        assert any(beats(points[j], point) for j in front) == (i not in front)

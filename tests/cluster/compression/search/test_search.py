@@ -1,4 +1,4 @@
-"""The search with real trials: a tiny network on the digits."""
+"""Search with real trials: a tiny network on the digits."""
 
 from __future__ import annotations
 
@@ -40,35 +40,37 @@ def test_search_returns_feasible_models_that_rebuild_as_measured(
     ready: Callable,
 ) -> None:
     bench = ready()
-    found = run(bench)
-    record = found.record(found.feasible[0].number, {0: "digits.front-0"})
-    by_number = {each.number: each for each in (record.baseline, *record.trials)}
-    assert 0 in {each.number for each in found.feasible}
-    costs = [by_number[each.number].size_bytes for each in found.feasible]
+    outcome = run(bench)
+    record = outcome.record(outcome.feasible[0].number, {0: "digits.front-0"})
+    by_number = {candidate.number: candidate for candidate in (record.baseline, *record.trials)}
+    assert 0 in {candidate.number for candidate in outcome.feasible}
+    costs = [by_number[candidate.number].size_bytes for candidate in outcome.feasible]
     assert costs == sorted(costs)
-    for each in found.feasible:
-        work, records = each.build(bench.job)
-        measured = by_number[each.number].score
+    for candidate in outcome.feasible:
+        work, records = candidate.build(bench.job)
+        measured = by_number[candidate.number].score
         assert score(bench, work.module) == pytest.approx(measured.value, abs=1e-9)
-        assert [record.kind for record in records] == [step.kind for step in each.steps]
+        assert [record.kind for record in records] == [step.kind for step in candidate.steps]
         assert (work.precision is not None) == any(
-            isinstance(step, Quantize) for step in each.steps
+            isinstance(step, Quantize) for step in candidate.steps
         )
-    assert any(step.kind == "prune" for each in found.feasible for step in each.steps)
+    assert any(step.kind == "prune" for candidate in outcome.feasible for step in candidate.steps)
 
-    assert record.chosen == found.feasible[0].number
-    assert [each.number for each in record.trials] == [1, 2, 3, 4, 5]
-    named = {number: each.artifact for number, each in by_number.items() if each.artifact}
+    assert record.chosen == outcome.feasible[0].number
+    assert [candidate.number for candidate in record.trials] == [1, 2, 3, 4, 5]
+    named = {
+        number: candidate.artifact for number, candidate in by_number.items() if candidate.artifact
+    }
     assert named == {0: "digits.front-0"}
     assert record.baseline.title == "uncompressed"
     assert record.baseline.drop_upper is not None
-    assert {each.on_front for each in found.feasible} >= {True}
+    assert {candidate.on_front for candidate in outcome.feasible} >= {True}
 
     (line,) = [line for line in bench.lines if line.startswith("search   best")]
     assert f"trial {record.chosen}" in line
-    for each in by_number.values():
-        if each.stage in ("recovered", "proxy"):
-            assert any(line.startswith(f"trial {each.number:>4} ") for line in bench.lines)
+    for candidate in by_number.values():
+        if candidate.stage in ("recovered", "proxy"):
+            assert any(line.startswith(f"trial {candidate.number:>4} ") for line in bench.lines)
 
 
 @pytest.mark.slow
@@ -84,7 +86,9 @@ def test_second_run_reads_all_results_from_journal(ready: Callable) -> None:
             raise AssertionError(f"{len(tasks)} trials run again")
 
     second = run(bench, launcher=Forbidden())
-    assert [each.number for each in second.feasible] == [each.number for each in first.feasible]
+    assert [candidate.number for candidate in second.feasible] == [
+        candidate.number for candidate in first.feasible
+    ]
     assert second.resumed == len(first.standing.results)
     assert second.record(0, {}).resumed == second.resumed
 
@@ -92,35 +96,37 @@ def test_second_run_reads_all_results_from_journal(ready: Callable) -> None:
 @pytest.mark.slow
 def test_contributions_of_steps_add_up_to_trial(ready: Callable) -> None:
     bench = ready()
-    found = run(bench)
-    assert any(len(each.steps) == 3 for each in found.feasible)
-    for each in found.feasible:
-        record = found.record(each.number, {})
-        own = next(one for one in (record.baseline, *record.trials) if one.number == each.number)
+    outcome = run(bench)
+    assert any(len(candidate.steps) == 3 for candidate in outcome.feasible)
+    for candidate in outcome.feasible:
+        record = outcome.record(candidate.number, {})
+        trial_record = next(
+            one for one in (record.baseline, *record.trials) if one.number == candidate.number
+        )
         score = sum(change for _, change, _ in record.contributions)
         latency = sum(change for _, _, change in record.contributions)
-        assert record.baseline.score.value + score == pytest.approx(own.score.value)
-        assert record.baseline.latency_ms + latency == pytest.approx(own.latency_ms)
-        assert len(record.contributions) == len(each.steps)
+        assert record.baseline.score.value + score == pytest.approx(trial_record.score.value)
+        assert record.baseline.latency_ms + latency == pytest.approx(trial_record.latency_ms)
+        assert len(record.contributions) == len(candidate.steps)
 
 
 def test_no_trial_starts_after_time_budget(ready: Callable) -> None:
     bench = ready({"time_budget_s": 1e-6})
-    found = run(bench)
-    assert [each.number for each in found.feasible] == [0]
-    record = found.record(0, {})
-    assert {each.reason for each in record.trials} == {
+    outcome = run(bench)
+    assert [candidate.number for candidate in outcome.feasible] == [0]
+    record = outcome.record(0, {})
+    assert {candidate.reason for candidate in record.trials} == {
         "the time budget, or the number of trials, was spent"
     }
-    assert {each.stage for each in record.trials} == {"stopped"}
+    assert {candidate.stage for candidate in record.trials} == {"stopped"}
     assert any("which is the result" in line for line in bench.lines)
-    work, records = found.feasible[0].build(bench.job)
+    work, records = outcome.feasible[0].build(bench.job)
     assert records == ()
     assert score(bench, work.module) == pytest.approx(score(bench, bench.work.module))
 
 
 class Losing(InProcess):
-    """Loses the processes of some trials, each so many times."""
+    """Launcher that loses the processes of some trials, each a number of times."""
 
     def __init__(self, lost: dict[int, int]) -> None:
         self.lost = lost
@@ -138,18 +144,18 @@ class Losing(InProcess):
 
 def test_lost_trial_is_retried_once_then_fails(ready: Callable) -> None:
     bench = ready({"space": {"prune": None, "schemes": ["none", "bf16", "fp16"]}})
-    found = run(bench, launcher=Losing({1: 1, 2: 2}))
-    record = found.record(0, {})
+    outcome = run(bench, launcher=Losing({1: 1, 2: 2}))
+    record = outcome.record(0, {})
     assert record.trials[0].score is not None
     assert record.trials[1].stage == "failed"
     assert record.trials[1].reason == "its process died twice: the process died by signal 9"
-    assert 2 not in [each.number for each in found.feasible]
+    assert 2 not in [candidate.number for candidate in outcome.feasible]
     # The next job tries it again.
     assert run(bench).record(0, {}).trials[1].score is not None
 
 
 def raising(error: BaseException, cause: BaseException | None = None) -> Callable:
-    def fail(*given: object) -> None:
+    def fail(*arguments: object) -> None:
         raise error from cause
 
     return fail
@@ -184,16 +190,16 @@ def test_trial_failed_by_full_disk_is_retried_by_next_job(
     ready: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = ready({"space": {"prune": None, "schemes": ["none", "bf16", "float8"]}})
-    made = latency.builder.build
+    original_build = latency.builder.build
     full = raising(CompressionError("no program"), OSError(28, "No space left on device"))
 
     def build(work: Work, *rest: Any) -> object:
-        return full() if work.precision else made(work, *rest)
+        return full() if work.precision else original_build(work, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(latency.builder, "build", build)
         trials = run(bench).record(0, {}).trials
-    assert [each.stage for each in trials] == ["failed", "failed"]
+    assert [candidate.stage for candidate in trials] == ["failed", "failed"]
     assert "no program" in trials[0].reason
     again = run(bench)
     assert again.resumed == 2  # the uncompressed model, and the scheme that never works
@@ -202,11 +208,11 @@ def test_trial_failed_by_full_disk_is_retried_by_next_job(
 
 def test_unsupported_scheme_is_failed_trial_with_reason(ready: Callable) -> None:
     bench = ready({"space": {"prune": None, "schemes": ["none", "float8"]}})
-    found = run(bench)
-    (failed,) = found.record(0, {}).trials
+    outcome = run(bench)
+    (failed,) = outcome.record(0, {}).trials
     assert failed.stage == "failed"
     assert "float8" in failed.reason
-    assert [each.number for each in found.feasible] == [0]
+    assert [candidate.number for candidate in outcome.feasible] == [0]
 
 
 @pytest.mark.slow
@@ -218,8 +224,8 @@ def test_unmeasurable_uncompressed_model_ends_search(ready: Callable) -> None:
 
 def test_limit_that_needs_more_samples_is_named(ready: Callable) -> None:
     bench = ready(gate={"max_accuracy_drop": 0.0001})
-    found = run(bench)
-    assert [each.number for each in found.feasible] == [0]
+    outcome = run(bench)
+    assert [candidate.number for candidate in outcome.feasible] == [0]
     (line,) = [line for line in bench.lines if "not even the uncompressed" in line]
     assert f"on {len(bench.job.validation)} validation samples" in line
 
@@ -236,8 +242,8 @@ def test_sensitive_layers_are_measured_once_for_all_trials(ready: Callable) -> N
         },
         programs=[{"kinds": ["exported"]}],
     )
-    found = run(bench)
-    results = [result for result in found.standing.results.values() if result.number]
+    outcome = run(bench)
+    results = [result for result in outcome.standing.results.values() if result.number]
     most = next(result for result in results if result.steps[0].keep_most_sensitive == 2)
     other = next(result for result in results if result is not most)
     ranked = sorted(most.sensitivity, key=lambda name: -most.sensitivity[name])
@@ -259,6 +265,6 @@ def test_sensitive_layers_are_measured_once_for_all_trials(ready: Callable) -> N
     ],
 )
 def test_invalid_space_is_rejected(bench: Callable, space: dict, message: str) -> None:
-    given = bench(search={"space": space})
+    arguments = bench(search={"space": space})
     with pytest.raises(CompressionError, match=message):
-        search.run(given.recipe.search, given.work, given.job)
+        search.run(arguments.recipe.search, arguments.work, arguments.job)

@@ -1,4 +1,4 @@
-"""The combinations of a space, and the steps that each of them is."""
+"""Combinations of a search space, and their steps."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ def test_space_contains_each_combination_once() -> None:
         schemes=("none", "static_int8", "bf16"),
         keep_most_sensitive=(0, 2),
     )
-    found = space.combinations(within)
-    assert [each.number for each in found] == list(range(1, 12))
-    assert {(each.ratio, each.leaf.scheme, each.leaf.keep) for each in found} == {
+    combinations = space.combinations(within)
+    assert [combination.number for combination in combinations] == list(range(1, 12))
+    assert {
+        (combination.ratio, combination.leaf.scheme, combination.leaf.keep)
+        for combination in combinations
+    } == {
         (ratio, scheme, keep)
         for ratio in (None, 0.2, 0.5)
         for scheme, keep in (("none", 0), ("static_int8", 0), ("static_int8", 2), ("bf16", 0))
     } - {(None, "none", 0)}
-    assert UNCOMPRESSED not in found
+    assert UNCOMPRESSED not in combinations
 
 
 def test_space_without_pruning_has_one_combination_per_scheme() -> None:
-    found = space.combinations(SearchSpace(prune=None, schemes=("none", "bf16")))
-    assert found == (Combination(1, None, Leaf("bf16", 0)),)
+    combinations = space.combinations(SearchSpace(prune=None, schemes=("none", "bf16")))
+    assert combinations == (Combination(1, None, Leaf("bf16", 0)),)
 
 
 HALF = Combination(1, 0.5, Leaf("static_int8", 2))
@@ -90,12 +93,12 @@ def test_partial_recovery_is_share_of_updates(recovery: Recovery | Distill, upda
 def test_combination_is_valid_as_recipe_steps() -> None:
     within = SearchSpace()
     quantize = space.quantize_step(within, HALF.leaf)
-    made = (*space.float_steps(within, HALF, within.recovery), quantize)
+    recipe_steps = (*space.float_steps(within, HALF, within.recovery), quantize)
     raw = {
         "name": "m",
         "model": {"source": "torchvision:resnet18"},
-        "steps": [step.model_dump(mode="json") for step in made if step],
+        "steps": [step.model_dump(mode="json") for step in recipe_steps if step],
     }
-    assert Recipe.model_validate(raw).steps == made
+    assert Recipe.model_validate(raw).steps == recipe_steps
     assert space.title(within, HALF) == "prune structured 0.5 + static_int8, 2 layers in bf16"
     assert space.title(within, UNCOMPRESSED) == "uncompressed"

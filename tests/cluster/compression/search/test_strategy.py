@@ -1,4 +1,4 @@
-"""The search's decisions, from results that a made-up model of a cluster of trials gives."""
+"""Decisions of the search, from simulated results of trials."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SPACE = SearchSpace(
 SPEED = {"none": 1.0, "static_int8": 3.0, "bf16": 2.0}
 QUANTIZED_DROP = {"none": 0.0, "static_int8": 0.002, "bf16": 0.0}
 PRUNED_DROP = {None: 0.0, 0.2: 0.0, 0.4: 0.004, 0.6: 0.02, 0.8: 0.2}
-"""After all of the recovery; three times as much after a part of it, and 0.3 more before."""
+"""Drop after the full recovery; three times as much after a part of it, 0.3 more before it."""
 
 Measure = Callable[[Combination, Stage], TrialResult]
 
 
-def made_up(combination: Combination, stage: Stage) -> TrialResult:
+def simulated(combination: Combination, stage: Stage) -> TrialResult:
     ratio, scheme = combination.ratio, combination.leaf.scheme
     worse = {"full": 1.0, "partial": 3.0, "proxy": 1.0}[stage]
     drop = PRUNED_DROP[ratio] * worse + QUANTIZED_DROP[scheme]
@@ -50,25 +50,31 @@ def result(
 
 
 def goal(**fields: object) -> Goal:
-    given = {"objective": "latency", "budget": 0.01, "max_trials": 100, "at_once": 1, "chance": 0.1}
-    return Goal(**(given | fields))  # type: ignore[arg-type]
+    defaults = {
+        "objective": "latency",
+        "budget": 0.01,
+        "max_trials": 100,
+        "at_once": 1,
+        "chance": 0.1,
+    }
+    return Goal(**(defaults | fields))  # type: ignore[arg-type]
 
 
 def search(
-    measure: Measure = made_up,
+    measure: Measure = simulated,
     within: SearchSpace = SPACE,
     wanted: Goal | None = None,
     known: dict | None = None,
 ) -> tuple[Standing, list[tuple[float | None, str, Stage]]]:
-    """Runs the whole strategy; the trials after those known, in order."""
+    """Run the whole strategy; return its state, and the trials after the known ones, in order."""
     wanted = wanted or goal()
     combinations = space.combinations(within)
-    by_number = {each.number: each for each in (UNCOMPRESSED, *combinations)}
+    by_number = {combination.number: combination for combination in (UNCOMPRESSED, *combinations)}
     results = dict(known or {})
     log: list[tuple[float | None, str, Stage]] = []
     while attempts := strategy.next_round(combinations, results, wanted):
         for attempt in attempts:
-            assert (attempt.number, attempt.stage) not in results, "nothing is tried twice"
+            assert (attempt.number, attempt.stage) not in results, "a trial is repeated"
             combination = by_number[attempt.number]
             results[attempt.number, attempt.stage] = measure(combination, attempt.stage)
             log.append((combination.ratio, combination.leaf.scheme, attempt.stage))
@@ -83,7 +89,9 @@ def best(standing: Standing) -> tuple[float | None, str]:
     assert standing.best is not None
     number = standing.best.number
     combination = next(
-        each for each in (UNCOMPRESSED, *standing.combinations) if each.number == number
+        combination
+        for combination in (UNCOMPRESSED, *standing.combinations)
+        if combination.number == number
     )
     return combination.ratio, combination.leaf.scheme
 
@@ -123,66 +131,76 @@ def test_ratios_above_infeasible_one_are_skipped() -> None:
         drop = 0.02 if combination.ratio else 0.0
         if stage == "proxy":
             drop = 0.3
-        return made_up(combination, stage).model_copy(
+        return simulated(combination, stage).model_copy(
             update={"drop": Drop(mean=drop, upper=drop, confidence=0.95)}
         )
 
     standing, log = search(collapsing)
     assert best(standing) == (None, "static_int8")
     assert 0.8 not in trained(log)
-    largest = [each for each in standing.combinations if each.ratio == 0.8]
-    reasons = {each.leaf.scheme: standing.verdict(each) for each in largest}
+    largest = [combination for combination in standing.combinations if combination.ratio == 0.8]
+    reasons = {combination.leaf.scheme: standing.verdict(combination) for combination in largest}
     assert reasons["static_int8"].endswith("with the same scheme is already over the budget")
     assert reasons["none"].startswith("by trial ")  # int8 has shown what the ratio costs
 
 
 def test_combination_slower_than_feasible_one_is_not_trained() -> None:
     def pruned_slower(combination: Combination, stage: Stage) -> TrialResult:
-        made = made_up(combination, stage)
+        trial_result = simulated(combination, stage)
         if combination.pruned:
-            return made.model_copy(update={"latency_ms": 50.0})
-        return made
+            return trial_result.model_copy(update={"latency_ms": 50.0})
+        return trial_result
 
     standing, log = search(pruned_slower)
     assert not trained(log)
     assert not [entry for entry in log if entry[2] == "partial"]
-    slow = next(each for each in standing.combinations if each.pruned)
+    slow = next(combination for combination in standing.combinations if combination.pruned)
     assert standing.verdict(slow) == f"trial {standing.best.number} is feasible and faster"
 
 
 def test_scheme_over_budget_is_not_combined_with_pruning() -> None:
     def bad_int8(combination: Combination, stage: Stage) -> TrialResult:
-        made = made_up(combination, stage)
+        trial_result = simulated(combination, stage)
         if combination.leaf.scheme == "static_int8":
-            return result(combination, stage, 0.05, made.latency_ms or 0.0)
-        return made
+            return result(combination, stage, 0.05, trial_result.latency_ms or 0.0)
+        return trial_result
 
     standing, log = search(bad_int8)
     assert not [entry for entry in log if entry[1] == "static_int8" and entry[0]]
     assert best(standing) == (0.4, "bf16")
     pruned = next(
-        each for each in standing.combinations if each.pruned and each.leaf.scheme == "static_int8"
+        combination
+        for combination in standing.combinations
+        if combination.pruned and combination.leaf.scheme == "static_int8"
     )
     assert standing.verdict(pruned) == "static_int8 alone drops 0.0500, over the budget"
 
 
 def test_failed_combination_is_skipped() -> None:
     def failing(combination: Combination, stage: Stage) -> TrialResult:
-        made = made_up(combination, stage)
+        trial_result = simulated(combination, stage)
         if combination.leaf.scheme == "static_int8":
-            return made.model_copy(update={"failed": "quantized none"})
-        return made
+            return trial_result.model_copy(update={"failed": "quantized none"})
+        return trial_result
 
     standing, _ = search(failing)
     assert best(standing) == (0.4, "bf16")
-    failed = [each for each in standing.combinations if each.leaf.scheme == "static_int8"]
-    assert {standing.verdict(each) for each in failed} == {"quantized none"}
+    failed = [
+        combination
+        for combination in standing.combinations
+        if combination.leaf.scheme == "static_int8"
+    ]
+    assert {standing.verdict(combination) for combination in failed} == {"quantized none"}
 
 
 def test_failed_partial_recovery_is_not_retried_forever() -> None:
     def failing(combination: Combination, stage: Stage) -> TrialResult:
-        made = made_up(combination, stage)
-        return made.model_copy(update={"failed": "NaN"}) if stage == "partial" else made
+        trial_result = simulated(combination, stage)
+        return (
+            trial_result.model_copy(update={"failed": "NaN"})
+            if stage == "partial"
+            else trial_result
+        )
 
     standing, log = search(failing)
     assert len([entry for entry in log if entry[2] == "partial"]) <= 12
@@ -199,10 +217,10 @@ def test_only_fastest_is_trained_without_budget() -> None:
 
 def test_ratios_with_chance_accuracy_come_last() -> None:
     def guessing(combination: Combination, stage: Stage) -> TrialResult:
-        made = made_up(combination, stage)
+        trial_result = simulated(combination, stage)
         if stage == "proxy" and combination.ratio in (0.6, 0.8):
-            return result(combination, stage, 0.85, made.latency_ms or 0.0)
-        return made
+            return result(combination, stage, 0.85, trial_result.latency_ms or 0.0)
+        return trial_result
 
     _, log = search(guessing)
     recovered = [ratio for ratio, _, stage in log if stage in ("partial", "full") and ratio]
@@ -212,9 +230,11 @@ def test_ratios_with_chance_accuracy_come_last() -> None:
 
 def test_objective_bytes_minimizes_bytes() -> None:
     def heavy_bf16(combination: Combination, stage: Stage) -> TrialResult:
-        made = made_up(combination, stage)
+        trial_result = simulated(combination, stage)
         size = 100 if combination.leaf.scheme == "bf16" else 200
-        return made.model_copy(update={"size_bytes": size - round(100 * (combination.ratio or 0))})
+        return trial_result.model_copy(
+            update={"size_bytes": size - round(100 * (combination.ratio or 0))}
+        )
 
     standing, _ = search(heavy_bf16, wanted=goal(objective="bytes"))
     assert best(standing) == (0.4, "bf16")
@@ -235,7 +255,7 @@ def test_parallel_trials_divide_ratios() -> None:
             combination,
             stage,
             0.3 if stage == "proxy" else 0.008,
-            made_up(combination, stage).latency_ms or 0.0,
+            simulated(combination, stage).latency_ms or 0.0,
         )
 
     combinations = space.combinations(SPACE)
@@ -243,13 +263,18 @@ def test_parallel_trials_divide_ratios() -> None:
     results = {}
     sizes = []
     while attempts := strategy.next_round(combinations, results, wanted):
-        by_number = {each.number: each for each in (UNCOMPRESSED, *combinations)}
-        ratios = [by_number[each.number].ratio for each in attempts if each.stage == "full"]
+        by_number = {
+            combination.number: combination for combination in (UNCOMPRESSED, *combinations)
+        }
+        ratios = [
+            by_number[attempt.number].ratio for attempt in attempts if attempt.stage == "full"
+        ]
         if any(ratios):
             sizes.append(len(ratios))
             assert len(set(ratios)) == len(ratios), "one training per ratio at a time"
-        for each in attempts:
-            results[each.number, each.stage] = all_good(by_number[each.number], each.stage)
+        for attempt in attempts:
+            combination = by_number[attempt.number]
+            results[attempt.number, attempt.stage] = all_good(combination, attempt.stage)
     assert all(size <= 2 for size in sizes)
     assert best(Standing(combinations, results, wanted)) == (0.8, "static_int8")
 
@@ -263,7 +288,7 @@ def test_winner_with_partial_recovery_gets_full_recovery() -> None:
             combination,
             stage,
             drop if combination.pruned else 0.0,
-            made_up(combination, stage).latency_ms or 0.0,
+            simulated(combination, stage).latency_ms or 0.0,
         )
 
     standing, log = search(quick)
@@ -283,7 +308,7 @@ def test_combination_with_most_kept_layers_measures_sensitivity() -> None:
     within = SearchSpace(prune=None, schemes=("static_int8", "bf16"), keep_most_sensitive=(0, 4, 2))
     combinations = space.combinations(within)
     # bf16 has no layers to keep, so it stands there once.
-    assert [(each.leaf.scheme, each.leaf.keep) for each in combinations] == [
+    assert [(combination.leaf.scheme, combination.leaf.keep) for combination in combinations] == [
         ("static_int8", 0),
         ("static_int8", 2),
         ("static_int8", 4),
@@ -291,7 +316,7 @@ def test_combination_with_most_kept_layers_measures_sensitivity() -> None:
     ]
     zero = {(0, "full"): result(UNCOMPRESSED, "full", 0.0, 10.0)}
     first = strategy.next_round(combinations, zero, goal())
-    assert [each.number for each in first] == [3, 4]
+    assert [attempt.number for attempt in first] == [3, 4]
 
 
 def test_no_proxy_starts_near_time_limit() -> None:

@@ -1,4 +1,4 @@
-"""Layouts as the compression job builds them: the same answers, each shard its own part."""
+"""Layouts of the compression job: equal answers, and a part of the tensors in each shard."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory, tiny_recipe) -> Artifact:
         programs=[{"kinds": ["exported"]}],
         parallel=[{"pipeline": 3}, {"pipeline": 2}],
     )
-    found = job.run(recipe, LocalStore(root), print).artifact
-    assert found is not None
-    return found
+    artifact = job.run(recipe, LocalStore(root), print).artifact
+    assert artifact is not None
+    return artifact
 
 
 def random_input(artifact: Artifact, rows: int) -> np.ndarray:

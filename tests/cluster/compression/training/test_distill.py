@@ -1,4 +1,4 @@
-"""Distillation: from every kind of teacher, by every loss, and the teachers that are refused."""
+"""Distillation from every kind of teacher, with every loss; rejected teachers."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def answers(module: torch.nn.Module, samples: Any) -> torch.Tensor:
 
 
 def trained(bench: Bench, epochs: int = 3) -> Any:
-    made = bench(data=DATA)
-    train(made.work, Train(kind="train", epochs=epochs), made.job)
-    return made
+    initial = bench(data=DATA)
+    train(initial.work, Train(kind="train", epochs=epochs), initial.job)
+    return initial
 
 
 LOSSES = [
@@ -59,22 +59,22 @@ LOSSES = [
     ("losses", "precision"),
     [
         (LOSSES[3], "float32"),
-        *(pytest.param(each, "float32", marks=pytest.mark.slow) for each in LOSSES[:3]),
+        *(pytest.param(losses, "float32", marks=pytest.mark.slow) for losses in LOSSES[:3]),
         pytest.param(LOSSES[3], "bf16", marks=pytest.mark.slow),
     ],
 )
 def test_distillation_moves_damaged_student_to_baseline(
     bench: Bench, losses: list, precision: str
 ) -> None:
-    made = trained(bench)
-    wanted = answers(made.work.module, made.test)
-    original = pickle.dumps(made.work.module)
+    initial = trained(bench)
+    wanted = answers(initial.work.module, initial.test)
+    original = pickle.dumps(initial.work.module)
     with torch.no_grad():
-        made.work.module[8].weight.normal_(std=0.3)
-    job = replace(made.job, baseline=lambda: pickle.loads(original))
-    before = (answers(made.work.module, made.test) - wanted).abs().mean()
-    student = distill(made.work, step(losses=losses, epochs=4, precision=precision), job)
-    after = (answers(student.module, made.test) - wanted).abs().mean()
+        initial.work.module[8].weight.normal_(std=0.3)
+    job = replace(initial.job, baseline=lambda: pickle.loads(original))
+    before = (answers(initial.work.module, initial.test) - wanted).abs().mean()
+    student = distill(initial.work, step(losses=losses, epochs=4, precision=precision), job)
+    after = (answers(student.module, initial.test) - wanted).abs().mean()
     assert after < 0.75 * before
     assert not student.module.training
     # Nothing of the projections stays.
@@ -84,7 +84,7 @@ def test_distillation_moves_damaged_student_to_baseline(
 def test_model_with_weights_teaches_with_projected_layers(bench: Bench, tmp_path: Path) -> None:
     large = trained(bench)
     save_file(large.work.weights(), tmp_path / "large.safetensors")
-    made = bench(data=DATA, model="linear")
+    initial = bench(data=DATA, model="linear")
     layers = {"name": "feature_mse", "student_layer": "1", "teacher_layer": "7", "weight": 0.1}
     chosen = step(
         teacher={
@@ -95,17 +95,17 @@ def test_model_with_weights_teaches_with_projected_layers(bench: Bench, tmp_path
         },
         losses=[{"name": "kl"}, layers],
     )
-    wanted = answers(large.work.module, made.test)
-    before = (answers(made.work.module, made.test) - wanted).abs().mean()
-    student = distill(made.work, chosen, made.job)
-    assert (answers(student.module, made.test) - wanted).abs().mean() < before
-    assert made.lines[-1].startswith("distill  ")
-    first, second = made.job.details["losses"]
+    wanted = answers(large.work.module, initial.test)
+    before = (answers(initial.work.module, initial.test) - wanted).abs().mean()
+    student = distill(initial.work, chosen, initial.job)
+    assert (answers(student.module, initial.test) - wanted).abs().mean() < before
+    assert initial.lines[-1].startswith("distill  ")
+    first, second = initial.job.details["losses"]
     assert second < first
 
 
 class _Program:
-    """Answers as a module does, in numpy."""
+    """Program that answers like a module, in numpy."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._module = module
@@ -116,7 +116,7 @@ class _Program:
 
 
 def manifest(**fields: Any) -> Manifest:
-    given = {
+    defaults = {
         "name": "large",
         "recipe": {},
         "recipe_key": "0" * 64,
@@ -129,11 +129,11 @@ def manifest(**fields: Any) -> Manifest:
         "programs": (),
         "quantized_operators": 0,
     }
-    return Manifest.model_validate(given | fields)
+    return Manifest.model_validate(defaults | fields)
 
 
 class _Store:
-    """A store with one artifact."""
+    """Store with one artifact."""
 
     def __init__(self, **fields: Any) -> None:
         self._artifact = Artifact(Path("/nowhere"), manifest(**fields), None)
@@ -152,17 +152,17 @@ def test_artifact_teaches_with_its_program(bench: Bench, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(teachers, "load", load)
     monkeypatch.setattr(teachers, "targets", lambda: ["cuda-sm90", "cpu-x86"])
-    made = bench(data=DATA, model="linear")
-    job = replace(made.job, store=_Store())
-    wanted = answers(large.work.module, made.test)
-    before = (answers(made.work.module, made.test) - wanted).abs().mean()
+    initial = bench(data=DATA, model="linear")
+    job = replace(initial.job, store=_Store())
+    wanted = answers(large.work.module, initial.test)
+    before = (answers(initial.work.module, initial.test) - wanted).abs().mean()
     chosen = step(teacher={"artifact": "large"}, losses=[{"name": "kl"}])
-    student = distill(made.work, chosen, job)
-    assert (answers(student.module, made.test) - wanted).abs().mean() < before
+    student = distill(initial.work, chosen, job)
+    assert (answers(student.module, initial.test) - wanted).abs().mean() < before
     assert offered == [["cpu-x86"]]  # the training is on the CPU: no GPU is taken for its teacher
     layers = {"name": "feature_mse", "student_layer": "1", "teacher_layer": "7"}
     with pytest.raises(CompressionError, match=r"losses\[0\]: feature_mse needs.*has none"):
-        distill(made.work, step(teacher={"artifact": "large"}, losses=[layers]), job)
+        distill(initial.work, step(teacher={"artifact": "large"}, losses=[layers]), job)
 
 
 def test_pickled_teacher_excludes_its_program() -> None:
@@ -189,21 +189,21 @@ def test_pickled_teacher_excludes_its_program() -> None:
 def test_unsuitable_teacher_is_rejected_before_training(
     bench: Bench, fields: dict, message: str
 ) -> None:
-    made = bench(data=DATA, model="linear")
-    job = replace(made.job, store=_Store(**fields))
+    initial = bench(data=DATA, model="linear")
+    job = replace(initial.job, store=_Store(**fields))
     with pytest.raises(CompressionError, match=message):
-        distill(made.work, step(teacher={"artifact": "large"}), job)
-    assert made.lines == []
+        distill(initial.work, step(teacher={"artifact": "large"}), job)
+    assert initial.lines == []
 
 
 def test_teacher_with_other_classes_or_no_weights_is_rejected(bench: Bench) -> None:
-    made = bench(data=DATA, model="linear")
+    initial = bench(data=DATA, model="linear")
     five = {"source": "python:headrace_tiny:linear", "num_classes": 5}
     with pytest.raises(SourceError, match="num_classes=5, but the data has 10 labels"):
-        distill(made.work, step(teacher={"model": five}), made.job)
+        distill(initial.work, step(teacher={"model": five}), initial.job)
     random = {"source": "torchvision:resnet18", "image": IMAGE}
     with pytest.raises(CompressionError, match=r"resnet18 has random weights.*teacher\.model\.we"):
-        distill(made.work, step(teacher={"model": random}), made.job)
+        distill(initial.work, step(teacher={"model": random}), initial.job)
 
 
 @pytest.mark.parametrize(
@@ -215,10 +215,10 @@ def test_teacher_with_other_classes_or_no_weights_is_rejected(bench: Bench) -> N
     ],
 )
 def test_unknown_layers_are_named(bench: Bench, student: str, teacher: str, message: str) -> None:
-    made = bench(data=DATA, model="linear")
+    initial = bench(data=DATA, model="linear")
     layers = {"name": "feature_mse", "student_layer": student, "teacher_layer": teacher}
     with pytest.raises(CompressionError, match=message):
-        distill(made.work, step(losses=[layers]), made.job)
+        distill(initial.work, step(losses=[layers]), initial.job)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Trainings that break off: a killed process, a full disk, a loss that is no number."""
+"""Interrupted trainings: a killed process, a full disk, a loss of NaN."""
 
 from __future__ import annotations
 
@@ -100,37 +100,37 @@ def test_killed_training_resumes_to_same_result(tmp_path: Path) -> None:
     assert slow.returncode == -signal.SIGKILL
     assert not (killed / "slow.safetensors").exists()
     resumed = start(killed, "plain", optimizer)
-    told, _ = resumed.communicate(timeout=60)
+    resumed_log, _ = resumed.communicate(timeout=60)
     first, _ = expected.communicate(timeout=60)
-    assert "train    resumes after epoch 2 of 4" in told
-    assert "epoch 2/4" not in told
-    assert told.splitlines()[-1] == first.splitlines()[-1]
-    wanted, found = (load_file(each / "plain.safetensors") for each in (whole, killed))
-    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    assert "train    resumes after epoch 2 of 4" in resumed_log
+    assert "epoch 2/4" not in resumed_log
+    assert resumed_log.splitlines()[-1] == first.splitlines()[-1]
+    wanted, resumed_weights = (load_file(path / "plain.safetensors") for path in (whole, killed))
+    torch.testing.assert_close(resumed_weights, wanted, rtol=0, atol=0)
 
 
 def small(bench: Bench, **fields: Any) -> Any:
     return bench(model="linear", data={"source": "digits", "limit": 100}, **fields)
 
 
-def files(made: Any) -> list[str]:
-    return sorted(path.name for path in made.job.checkpoints.iterdir())
+def files(initial: Any) -> list[str]:
+    return sorted(path.name for path in initial.job.checkpoints.iterdir())
 
 
 def test_finished_training_is_not_repeated(bench: Bench) -> None:
-    made, again = small(bench), small(bench)
+    initial, again = small(bench), small(bench)
     step = Train(kind="train", epochs=2)
-    wanted = train(made.work, step, made.job).weights()
-    found = train(again.work, step, again.job).weights()
-    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    wanted = train(initial.work, step, initial.job).weights()
+    resumed_weights = train(again.work, step, again.job).weights()
+    torch.testing.assert_close(resumed_weights, wanted, rtol=0, atol=0)
     assert again.lines == ["train    resumes after epoch 2 of 2"]
-    assert again.job.details == made.job.details
+    assert again.job.details == initial.job.details
 
 
 def test_interrupted_training_with_momentum_resumes_same(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the process that goes on was given more CPUs: their number changes sums."""
+    """The resuming process may have more CPUs, whose number changes sums."""
     monkeypatch.setenv(CPUS_VARIABLE, "1")
     step = Train(kind="train", epochs=3)
     plain, broken, resumed = small(bench), small(bench), small(bench)
@@ -147,23 +147,23 @@ def test_interrupted_training_with_momentum_resumes_same(
     with pytest.raises(KeyboardInterrupt):
         train(broken.work, step, broken.job)
     monkeypatch.setenv(CPUS_VARIABLE, "2")
-    found = train(resumed.work, step, resumed.job)
+    resumed_work = train(resumed.work, step, resumed.job)
     assert resumed.lines[0] == "train    resumes after epoch 2 of 3"
     assert torch.get_num_threads() == 1
-    torch.testing.assert_close(found.weights(), wanted.weights(), rtol=0, atol=0)
+    torch.testing.assert_close(resumed_work.weights(), wanted.weights(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("change", ["step", "weights", "damaged"])
 def test_checkpoint_of_another_training_is_ignored(bench: Bench, change: str) -> None:
-    made, again = small(bench), small(bench)
-    train(made.work, Train(kind="train", epochs=2), made.job)
+    initial, again = small(bench), small(bench)
+    train(initial.work, Train(kind="train", epochs=2), initial.job)
     step = Train(kind="train", epochs=2)
     if change == "step":
         step = Train(kind="train", epochs=2, learning_rate=0.04)
     elif change == "weights":
         torch.nn.init.normal_(again.work.module[1].bias)
     else:
-        (file,) = made.job.checkpoints.iterdir()
+        (file,) = initial.job.checkpoints.iterdir()
         file.write_bytes(file.read_bytes()[:-100])
     train(again.work, step, again.job)
     assert not any("goes on" in line for line in again.lines)
@@ -171,40 +171,40 @@ def test_checkpoint_of_another_training_is_ignored(bench: Bench, change: str) ->
 
 
 def test_each_recovery_of_step_has_its_checkpoint(bench: Bench) -> None:
-    made = small(bench)
+    initial = small(bench)
     for _ in range(2):
-        recover(made.work.module, Recovery(epochs=1), made.job, made.work.inputs)
+        recover(initial.work.module, Recovery(epochs=1), initial.job, initial.work.inputs)
     again = small(bench)
     for _ in range(2):
         recover(again.work.module, Recovery(epochs=1), again.job, again.work.inputs)
-    assert len(files(made)) == 2
+    assert len(files(initial)) == 2
     assert again.lines == ["recover  resumes after epoch 1 of 1"] * 2
-    torch.testing.assert_close(again.work.weights(), made.work.weights(), rtol=0, atol=0)
+    torch.testing.assert_close(again.work.weights(), initial.work.weights(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("learning_rate", [1e30, 1e38])
 def test_diverging_training_keeps_initial_weights(bench: Bench, learning_rate: float) -> None:
-    made = small(bench)
-    before = made.work.weights()
+    initial = small(bench)
+    before = initial.work.weights()
     step = Train(kind="train", epochs=3, learning_rate=learning_rate, warmup_share=0)
     with pytest.raises(CompressionError) as caught:
-        train(made.work, step, made.job)
+        train(initial.work, step, initial.job)
     message = str(caught.value)
     assert message.startswith("train: the ")
     assert "in epoch 1 of 3, at update " in message
     assert "the weights are those from before the training" in message
     assert "Lower learning_rate" in message
-    torch.testing.assert_close(made.work.weights(), before, rtol=0, atol=0)
-    assert not made.work.module.training
-    assert files(made) == []
+    torch.testing.assert_close(initial.work.weights(), before, rtol=0, atol=0)
+    assert not initial.work.module.training
+    assert files(initial) == []
 
 
 def test_later_divergence_restores_last_epoch(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = small(bench)
+    initial = small(bench)
     step = Train(kind="train", epochs=3)
-    batch = made.job.train.batch
+    batch = initial.job.train.batch
     calls = iter(range(100))
 
     def spoilt(indices: Any) -> Any:
@@ -213,20 +213,20 @@ def test_later_divergence_restores_last_epoch(
             arrays[0][0] = float("nan")
         return arrays, labels
 
-    monkeypatch.setattr(made.job.train, "batch", spoilt)
+    monkeypatch.setattr(initial.job.train, "batch", spoilt)
     with pytest.raises(CompressionError, match=r"loss became nan in epoch 2 of 3, at update 4 of"):
-        train(made.work, step, made.job)
-    (file,) = made.job.checkpoints.iterdir()
-    kept = checkpoint.read(made.job.checkpoints, file.stem)
-    assert kept is not None
-    assert kept.epochs == 1
-    for name, tensor in made.work.weights().items():
-        torch.testing.assert_close(tensor, kept.module[f"module.{name}"], rtol=0, atol=0)
+        train(initial.work, step, initial.job)
+    (file,) = initial.job.checkpoints.iterdir()
+    saved = checkpoint.read(initial.job.checkpoints, file.stem)
+    assert saved is not None
+    assert saved.epochs == 1
+    for name, tensor in initial.work.weights().items():
+        torch.testing.assert_close(tensor, saved.module[f"module.{name}"], rtol=0, atol=0)
 
 
 def test_weights_damaged_by_last_update_are_not_returned(bench: Bench) -> None:
-    made = small(bench)
-    before = made.work.weights()
+    initial = small(bench)
+    before = initial.work.weights()
     step = Train(
         kind="train",
         epochs=1,
@@ -238,15 +238,15 @@ def test_weights_damaged_by_last_update_are_not_returned(bench: Bench) -> None:
         weight_decay=100,
     )
     with pytest.raises(CompressionError, match=r"tensor 1\.weight is no longer finite in epoch 1"):
-        train(made.work, step, made.job)
-    torch.testing.assert_close(made.work.weights(), before, rtol=0, atol=0)
+        train(initial.work, step, initial.job)
+    torch.testing.assert_close(initial.work.weights(), before, rtol=0, atol=0)
 
 
 @pytest.mark.fault("the disk is full while a training is kept")
 def test_full_disk_is_reported_and_leaves_no_partial_file(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = small(bench)
+    initial = small(bench)
     writes = iter(range(9))
 
     def fill(tensors: Any, path: Path, metadata: Any) -> None:
@@ -258,27 +258,27 @@ def test_full_disk_is_reported_and_leaves_no_partial_file(
 
     monkeypatch.setattr(checkpoint, "save_file", fill)
     with pytest.raises(CompressionError, match=r"checkpoint of epoch 2 .*No space left.*free"):
-        train(made.work, Train(kind="train", epochs=3), made.job)
-    (name,) = files(made)
+        train(initial.work, Train(kind="train", epochs=3), initial.job)
+    (name,) = files(initial)
     assert name.endswith(".safetensors")
-    kept = checkpoint.read(made.job.checkpoints, name.removesuffix(".safetensors"))
-    assert kept is not None
-    assert kept.epochs == 1
+    saved = checkpoint.read(initial.job.checkpoints, name.removesuffix(".safetensors"))
+    assert saved is not None
+    assert saved.epochs == 1
 
 
 def test_invalid_sharing_or_augmentation_is_rejected_early(bench: Bench) -> None:
-    made = small(bench)
+    initial = small(bench)
     with pytest.raises(CompressionError, match="batch_size=2 cannot be shared by processes=4"):
-        train(made.work, Train(kind="train", batch_size=2, processes=4), made.job)
+        train(initial.work, Train(kind="train", batch_size=2, processes=4), initial.job)
     with pytest.raises(CompressionError, match="processes=2 needs a Ray cluster"):
-        train(made.work, Train(kind="train", processes=2), made.job)
-    tokens = replace(made.job, train=_Tokens())
+        train(initial.work, Train(kind="train", processes=2), initial.job)
+    tokens = replace(initial.job, train=_Tokens())
     with pytest.raises(CompressionError, match=r"flip changes images.*int64\[8\]. Remove"):
-        train(made.work, Train(kind="train", augmentation=["flip"]), tokens)
+        train(initial.work, Train(kind="train", augmentation=["flip"]), tokens)
 
 
 class _Tokens:
-    """Samples that are no images."""
+    """Samples without images."""
 
     def __len__(self) -> int:
         return 4
@@ -290,13 +290,13 @@ class _Tokens:
 
 
 def test_partial_file_of_killed_process_is_removed(bench: Bench) -> None:
-    made = small(bench)
-    train(made.work, Train(kind="train", epochs=1), made.job)
-    (name,) = files(made)
+    initial = small(bench)
+    train(initial.work, Train(kind="train", epochs=1), initial.job)
+    (name,) = files(initial)
     again = small(bench)
-    (made.job.checkpoints / name).unlink()
-    left = made.job.checkpoints / name.replace(".safetensors", ".999.partial")
-    left.write_bytes(b"half")
-    os.utime(left, (time.time() - 60,) * 2)
+    (initial.job.checkpoints / name).unlink()
+    partial_file = initial.job.checkpoints / name.replace(".safetensors", ".999.partial")
+    partial_file.write_bytes(b"half")
+    os.utime(partial_file, (time.time() - 60,) * 2)
     train(again.work, Train(kind="train", epochs=1), again.job)
     assert files(again) == [name]

@@ -1,4 +1,4 @@
-"""Losses, schedules and augmentations do what their formulas say."""
+"""Losses, schedules and augmentations compute their formulas."""
 
 from __future__ import annotations
 

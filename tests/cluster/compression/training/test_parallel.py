@@ -1,4 +1,4 @@
-"""Who computes where, when several processes train together; gangs run in test_ray_launcher."""
+"""Devices and backends of several training processes; the launcher's tests run gangs."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def test_gloo_processes_do_not_use_gpus(monkeypatch: pytest.MonkeyPatch) -> None
 def test_gpu_is_named_by_id_and_traced_graph_uses_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = SimpleNamespace(uuid="GPU-1")
+    properties = SimpleNamespace(uuid="GPU-1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     layer = nn.Linear(2, 2)
     assert gpu_of(layer) == "GPU-1"
     assert gpu_of(torch.fx.symbolic_trace(layer)) == ""

@@ -1,4 +1,4 @@
-"""The train step learns, with each loss, optimizer and schedule, and takes odd batch sizes."""
+"""Train step: it learns with each loss, optimizer and schedule, also with odd batch sizes."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def share_right(module: torch.nn.Module, samples: Any) -> float:
 def test_training_improves_accuracy(
     bench: Bench, loss: str, optimizer: str, learning_rate: float, schedule: str, precision: str
 ) -> None:
-    made = bench()
-    before = share_right(made.work.module, made.test)
+    initial = bench()
+    before = share_right(initial.work.module, initial.test)
     step = Train(
         kind="train",
         epochs=2,
@@ -45,29 +45,29 @@ def test_training_improves_accuracy(
         precision=precision,
     )
     computed_in = set()
-    hook = made.work.module[3].register_forward_hook(
+    hook = initial.work.module[3].register_forward_hook(
         lambda _module, _inputs, output: computed_in.add(output.dtype)
     )
-    trained = train(made.work, step, made.job)
+    trained = train(initial.work, step, initial.job)
     hook.remove()
     assert computed_in == {torch.bfloat16 if precision == "bf16" else torch.float32}
-    assert {each.dtype for each in trained.module.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in trained.module.parameters()} == {torch.float32}
     assert before < 0.3
-    assert share_right(trained.module, made.test) > 0.75
+    assert share_right(trained.module, initial.test) > 0.75
     assert not trained.module.training
-    updates = 2 * math.ceil(len(made.job.train) / 64)
-    assert made.lines[-1].startswith(f"train    ████████████████████ {updates}/{updates}")
-    assert "epoch 2/2 loss" in made.lines[-1]
+    updates = 2 * math.ceil(len(initial.job.train) / 64)
+    assert initial.lines[-1].startswith(f"train    ████████████████████ {updates}/{updates}")
+    assert "epoch 2/2 loss" in initial.lines[-1]
     assert trained.weights().keys() == trained.module.state_dict().keys()
-    first, second = made.job.details["losses"]
+    first, second = initial.job.details["losses"]
     assert second < first
 
 
 def test_weights_depend_only_on_seed(bench: Bench) -> None:
     def weights(seed: int) -> torch.Tensor:
-        made = bench(model="linear", seed=seed)
-        torch.nn.init.zeros_(made.work.module[1].weight)
-        return train(made.work, Train(kind="train", epochs=1), made.job).weights()["1.weight"]
+        initial = bench(model="linear", seed=seed)
+        torch.nn.init.zeros_(initial.work.module[1].weight)
+        return train(initial.work, Train(kind="train", epochs=1), initial.job).weights()["1.weight"]
 
     torch.testing.assert_close(weights(0), weights(0), rtol=0, atol=0)
     assert not torch.equal(weights(0), weights(1))
@@ -76,38 +76,38 @@ def test_weights_depend_only_on_seed(bench: Bench) -> None:
 @pytest.mark.parametrize(("limit", "batch_size", "updates"), [(10, 8, 1), (6, 1, 5), (2, 64, 1)])
 def test_every_batch_size_trains(bench: Bench, limit: int, batch_size: int, updates: int) -> None:
     # One sample of each limit is held back for validation.
-    made = bench(model="linear", data={"source": "digits", "limit": limit})
-    before = made.work.weights()
-    train(made.work, Train(kind="train", epochs=1, batch_size=batch_size), made.job)
-    assert f" {updates}/{updates} " in made.lines[-1]
-    assert not torch.equal(made.work.weights()["1.weight"], before["1.weight"])
+    initial = bench(model="linear", data={"source": "digits", "limit": limit})
+    before = initial.work.weights()
+    train(initial.work, Train(kind="train", epochs=1, batch_size=batch_size), initial.job)
+    assert f" {updates}/{updates} " in initial.lines[-1]
+    assert not torch.equal(initial.work.weights()["1.weight"], before["1.weight"])
 
 
 def test_last_batch_of_one_sample_trains_batch_normalization(bench: Bench) -> None:
-    made = bench(data={"source": "digits", "limit": 19})  # 17 to train on
-    assert len(made.job.train) % 8 == 1
-    trained = train(made.work, Train(kind="train", epochs=1, batch_size=8), made.job)
+    initial = bench(data={"source": "digits", "limit": 19})  # 17 to train on
+    assert len(initial.job.train) % 8 == 1
+    trained = train(initial.work, Train(kind="train", epochs=1, batch_size=8), initial.job)
     assert all(torch.isfinite(tensor).all() for tensor in trained.weights().values())
 
 
 def test_number_of_updates_ends_training_within_epoch(bench: Bench) -> None:
-    made = bench(model="linear")
-    train(made.work, Train(kind="train", epochs=9, updates=25), made.job)
-    assert " 25/25 " in made.lines[-1]
-    epochs = math.ceil(25 / math.ceil(len(made.job.train) / 64))
-    assert len(made.job.details["losses"]) == epochs
-    assert f"epoch {epochs}/{epochs}" in made.lines[-1]
+    initial = bench(model="linear")
+    train(initial.work, Train(kind="train", epochs=9, updates=25), initial.job)
+    assert " 25/25 " in initial.lines[-1]
+    epochs = math.ceil(25 / math.ceil(len(initial.job.train) / 64))
+    assert len(initial.job.details["losses"]) == epochs
+    assert f"epoch {epochs}/{epochs}" in initial.lines[-1]
 
 
 def test_recovery_repairs_damaged_model_in_place(bench: Bench) -> None:
-    made = bench()
-    train(made.work, Train(kind="train", epochs=2), made.job)
-    whole = share_right(made.work.module, made.test)
+    initial = bench()
+    train(initial.work, Train(kind="train", epochs=2), initial.job)
+    whole = share_right(initial.work.module, initial.test)
     with torch.no_grad():
-        made.work.module[3].weight.zero_()[:4] = torch.randn(4, 8, 3, 3)
-    damaged = share_right(made.work.module, made.test)
-    recover(made.work.module, Recovery(epochs=1), made.job, made.work.inputs)
+        initial.work.module[3].weight.zero_()[:4] = torch.randn(4, 8, 3, 3)
+    damaged = share_right(initial.work.module, initial.test)
+    recover(initial.work.module, Recovery(epochs=1), initial.job, initial.work.inputs)
     assert damaged < whole - 0.3
-    assert share_right(made.work.module, made.test) > damaged + 0.3
-    assert made.lines[-1].startswith("recover ")
-    assert len(made.job.details["losses"]) == 3
+    assert share_right(initial.work.module, initial.test) > damaged + 0.3
+    assert initial.lines[-1].startswith("recover ")
+    assert len(initial.job.details["losses"]) == 3
