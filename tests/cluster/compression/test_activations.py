@@ -34,11 +34,11 @@ FORMULAS: dict[str, Callable[[float], float]] = {
 
 @pytest.mark.parametrize("name", get_args(Activation))
 def test_activation_computes_formula_and_is_recognized(name: Activation) -> None:
-    made = ACTIVATIONS[name]()
+    activation = ACTIVATIONS[name]()
     points = [-7.0, -2.0, -0.5, 0.0, 0.3, 1.5, 7.0]
     expected = torch.tensor([FORMULAS[name](x) for x in points])
-    torch.testing.assert_close(made(torch.tensor(points)), expected, atol=1e-6, rtol=1e-5)
-    assert name_of(made) == name
+    torch.testing.assert_close(activation(torch.tensor(points)), expected, atol=1e-6, rtol=1e-5)
+    assert name_of(activation) == name
 
 
 def test_all_activations_except_spared_are_replaced() -> None:
@@ -52,13 +52,13 @@ def test_all_activations_except_spared_are_replaced() -> None:
 
 
 def test_step_keeps_input_model_and_reports_replacements(bench: Callable) -> None:
-    made = bench()
+    initial = bench()
     step = ReplaceActivation(kind="replace_activation", old="relu", new="hardswish")
-    work = replace(made.work, step, made.job)
+    work = replace(initial.work, step, initial.job)
     assert sum(isinstance(part, nn.Hardswish) for part in work.module.modules()) == 3
-    assert sum(isinstance(part, nn.ReLU) for part in made.work.module.modules()) == 3
-    assert made.job.details["replaced"] == ["2", "4", "7"]
-    assert "replace  relu by hardswish in 3 places" in made.lines
+    assert sum(isinstance(part, nn.ReLU) for part in initial.work.module.modules()) == 3
+    assert initial.job.details["replaced"] == ["2", "4", "7"]
+    assert "replace  relu by hardswish in 3 places" in initial.lines
     assert not work.module.training
 
 

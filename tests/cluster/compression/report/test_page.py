@@ -56,14 +56,14 @@ class Outline(HTMLParser):
 
     @property
     def sections(self) -> list[str]:
-        there = [str(each["id"]) for each in self.all("section")]
-        return [each for each in there if each != "verdict"]
+        there = [str(tag["id"]) for tag in self.all("section")]
+        return [section for section in there if section != "verdict"]
 
 
 def test_page_shows_every_part_of_the_build(record: BuildRecord) -> None:
     outline = Outline(page(record))
     assert outline.sections == SECTIONS
-    assert [each["href"] for each in outline.all("a")] == [f"#{name}" for name in SECTIONS]
+    assert [tag["href"] for tag in outline.all("a")] == [f"#{name}" for name in SECTIONS]
     for shown in (
         "Accepted",
         "84.70 %",  # the winner's score, and its interval
@@ -97,7 +97,7 @@ def test_page_shows_every_part_of_the_build(record: BuildRecord) -> None:
 def test_page_marks_checks_of_default_limits(record: BuildRecord) -> None:
     assert "(default)" not in Outline(page(record)).text
     checks = [
-        each.model_copy(update={"default": each.name == "min_speedup"}) for each in record.checks
+        check.model_copy(update={"default": check.name == "min_speedup"}) for check in record.checks
     ]
     shown = Outline(page(record.model_copy(update={"checks": tuple(checks)}))).text
     assert shown.count("(default)") == 1
@@ -137,7 +137,7 @@ def test_cut_has_a_row_per_stage(record: BuildRecord) -> None:
         tensor=1,
         after=(EVIL,),
         reduces=(0, 0),
-        crossing=tuple((each,) for each in tensors),
+        crossing=tuple((tensor,) for tensor in tensors),
         shards=(shard(0, 5.0), shard(1, 4.0)),
     )
     outline = Outline(page(record.model_copy(update={"layouts": (layout,)})))
@@ -158,9 +158,9 @@ def test_verdict_lists_failed_checks_first(record: BuildRecord) -> None:
     checks = (*record.checks[:2], slow, *record.checks[3:])
     outline = Outline(page(record.model_copy(update={"accepted": False, "checks": checks})))
     assert "Rejected1 of 5 checks failed; nothing was published" in outline.text
-    order = [outline.text.index(each.reason) for each in checks]
+    order = [outline.text.index(check.reason) for check in checks]
     assert min(order) == order[2]
-    assert [each.get("class") for each in outline.all("li")][:5] == ["failed", *["passed"] * 4]
+    assert [tag.get("class") for tag in outline.all("li")][:5] == ["failed", *["passed"] * 4]
 
 
 def test_page_refers_to_no_other_file(record: BuildRecord) -> None:
@@ -169,11 +169,11 @@ def test_page_refers_to_no_other_file(record: BuildRecord) -> None:
     names = {name for name, _ in outline.tags}
     assert not names & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
     assert not re.search(r"https?:|url\(|@import|//[a-z]", document)
-    policy = next(each for each in outline.all("meta") if each.get("http-equiv"))
+    policy = next(tag for tag in outline.all("meta") if tag.get("http-equiv"))
     assert policy["content"] == "default-src 'none'; style-src 'unsafe-inline'"
     assert "prefers-color-scheme: dark" in document
     assert "@media print" in document
-    assert any(each.get("name") == "viewport" for each in outline.all("meta"))
+    assert any(tag.get("name") == "viewport" for tag in outline.all("meta"))
 
 
 def test_page_has_text_for_screen_readers(record: BuildRecord) -> None:
@@ -181,13 +181,13 @@ def test_page_has_text_for_screen_readers(record: BuildRecord) -> None:
     assert len(outline.ids) == len(set(outline.ids)), "ids must be unique"
     assert len(outline.all("caption")) == len(outline.all("table")) > 8
     assert len(outline.all("svg")) == 4  # latency, trade-off, two losses
-    for each in outline.all("svg"):
-        assert each["role"] == "img"
-        assert set(str(each["aria-labelledby"]).split()) <= set(outline.ids)
-    for each in outline.all("th"):
-        assert each["scope"] in ("col", "row")
-    for each in outline.all("section"):
-        assert each["aria-labelledby"] in outline.ids
+    for tag in outline.all("svg"):
+        assert tag["role"] == "img"
+        assert set(str(tag["aria-labelledby"]).split()) <= set(outline.ids)
+    for tag in outline.all("th"):
+        assert tag["scope"] in ("col", "row")
+    for tag in outline.all("section"):
+        assert tag["aria-labelledby"] in outline.ids
 
 
 def test_hostile_names_stay_text(record: BuildRecord) -> None:
@@ -203,7 +203,7 @@ def test_hostile_names_stay_text(record: BuildRecord) -> None:
     }
     assert record.search is not None
     trials = [
-        each.model_copy(update={"title": EVIL, "reason": EVIL}) for each in record.search.trials
+        trial.model_copy(update={"title": EVIL, "reason": EVIL}) for trial in record.search.trials
     ]
     search = record.search.model_copy(
         update={"trials": trials, "objective": EVIL, "contributions": ((EVIL, 0.1, -1.0),)}
@@ -240,7 +240,7 @@ def test_hostile_names_stay_text(record: BuildRecord) -> None:
     document = page(evil)
     outline = Outline(document)
     assert "<script" not in document
-    assert not [each for _, each in outline.tags if "onload" in each]
+    assert not [tag for _, tag in outline.tags if "onload" in tag]
     assert outline.text.count(EVIL) > 40
 
 
@@ -271,8 +271,10 @@ def test_page_leaves_out_parts_that_a_build_lacks(
     record: BuildRecord, fields: dict[str, Any], missing: set[str]
 ) -> None:
     outline = Outline(page(record.model_copy(update=fields)))
-    assert outline.sections == [each for each in SECTIONS if each not in missing]
-    assert [each["href"] for each in outline.all("a")] == [f"#{each}" for each in outline.sections]
+    assert outline.sections == [section for section in SECTIONS if section not in missing]
+    assert [tag["href"] for tag in outline.all("a")] == [
+        f"#{section}" for section in outline.sections
+    ]
 
 
 def test_page_warns_of_random_weights(record: BuildRecord) -> None:
@@ -292,7 +294,9 @@ def test_page_warns_that_a_factory_may_leave_random_weights(record: BuildRecord)
 def test_page_separates_left_out_from_failed_programs(record: BuildRecord) -> None:
     out = {"cpu-x86/openvino": "Too big: it is 9 bytes to load."}
     outline = Outline(page(record.model_copy(update={"left_out_programs": out})))
-    titles = [outline.text.index(f"Programs that {each}") for each in ("work, but", "do not work")]
+    titles = [
+        outline.text.index(f"Programs that {ending}") for ending in ("work, but", "do not work")
+    ]
     reasons = [
         outline.text.index(why) for why in ("Too big: it is 9", "the graph holds an operator")
     ]
