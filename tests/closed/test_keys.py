@@ -76,6 +76,15 @@ def test_replica_ports_require_a_key(closed) -> None:
     assert len(ports) == 3
 
 
+def test_proxy_of_serve_admits_keys_too(closed, body: bytes) -> None:
+    """It answers while HAProxy has no replica, as after a start or at scale-from-zero."""
+    url = f"http://127.0.0.1:{closed.cluster.record.fallback_port}/v2/models"
+    for target in ("one", "mean"):
+        assert ask(f"{url}/{target}/infer", body, key("all")).status == 200
+    assert ask(f"{url}/one/infer", body, key("routes")).status == 403
+    assert ask(f"{url}/one/infer", body, JSON).status == 401
+
+
 def test_key_of_a_route_gives_no_access_to_its_models(closed, body: bytes) -> None:
     assert ask(f"{closed.models}/mean/infer", body, key("routes")).status == 200
     for other in ("one", "cut", "nested"):

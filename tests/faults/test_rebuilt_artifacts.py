@@ -18,6 +18,7 @@ from cluster.artifact.artifact import MANIFEST, Artifact
 from cluster.artifact.local import LocalStore
 from cluster.artifact.served import bind
 from cluster.config.serving import ModelArgs
+from cluster.errors import ClusterError
 from deployments.config import serve_config
 from deployments.local import LocalCluster, processes
 
@@ -83,4 +84,21 @@ def test_new_replica_serves_the_bound_artifact_after_rebuild(
     cluster.deploy_config(
         serve_config.pin_artifacts(raw, {"tiny": model}), "up", timeout_s=WITHIN_S
     )
-    until(lambda: served(cluster) == {second})
+    until(lambda: served(cluster) == {second}, passing=(AssertionError,))
+
+
+@pytest.mark.slow
+@pytest.mark.fault("an artifact is rebuilt, and a refused config is rolled back")
+def test_rollback_after_rebuild_replaces_every_replica(
+    cluster: LocalCluster, store: LocalStore, tmp_path: Path, write_config: Callable[..., Path]
+) -> None:
+    """Serve builds the first config again, with the version that it has for the old replicas."""
+    args = {"name": "tiny", "artifact": "tiny-int8", "store": str(store.root), "replicas": 2}
+    cluster.deploy(write_config(args), timeout_s=WITHIN_S)
+    before = replica_pids(cluster)
+    second = f"tiny-int8@{rebuild(store, tmp_path).id}"
+    with pytest.raises(ClusterError, match="no artifact 'missing'"):
+        cluster.deploy(write_config({**args, "artifact": "missing"}), timeout_s=WITHIN_S)
+    cluster.deploy(write_config(args), timeout_s=WITHIN_S)
+    until(lambda: served(cluster) == {second}, passing=(AssertionError,))
+    assert not replica_pids(cluster) & before
