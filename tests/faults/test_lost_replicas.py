@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from support.http_client import ask
+from support.titles import replica_pid
 from support.wait import WITHIN_S, until
 
-from deployments.local import LocalCluster, processes
+from deployments.local import LocalCluster
 
 ANSWERED_WITHIN_S = 12
 
@@ -27,13 +28,6 @@ def url(cluster: LocalCluster, int8_artifact_store: Path, write_config: Callable
     # Serve reports RUNNING until its health check fails for a replica killed by an earlier test.
     until(lambda: metadata(url) == 200)
     return url
-
-
-def replica_pid(cluster: LocalCluster) -> int:
-    for process in processes.find(cluster.record.cluster_id, cluster.record.run_dir):
-        if b"ray::ServeReplica:tiny:" in Path(f"/proc/{process.pid}/cmdline").read_bytes():
-            return process.pid
-    raise AssertionError("no replica runs")
 
 
 def metadata(url: str) -> int | None:
@@ -60,7 +54,7 @@ def metadata(url: str) -> int | None:
 def test_killed_replica_is_replaced(
     cluster: LocalCluster, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    killed = replica_pid(cluster)
+    killed = replica_pid(cluster, "tiny")
     os.kill(killed, signal.SIGKILL)
     started = time.monotonic()
     seen: Counter[int | None] = Counter()
@@ -78,7 +72,7 @@ def test_killed_replica_is_replaced(
         print(
             f"\n  replaced {time.monotonic() - started:.1f} s after the kill, answers {dict(seen)}"
         )
-    assert replica_pid(cluster) != killed
+    assert replica_pid(cluster, "tiny") != killed
     assert seen[None] <= 1, "only a request in flight at the killed replica may stay unanswered"
 
 
@@ -87,7 +81,7 @@ def test_killed_replica_is_replaced(
 def test_frozen_replica_blocks_no_client_and_is_replaced(
     cluster: LocalCluster, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    frozen = replica_pid(cluster)
+    frozen = replica_pid(cluster, "tiny")
     os.kill(frozen, signal.SIGSTOP)
     started = time.monotonic()
     seen: Counter[int | None] = Counter()
@@ -103,4 +97,4 @@ def test_frozen_replica_blocks_no_client_and_is_replaced(
             f"\n  replaced {time.monotonic() - started:.1f} s after it froze, answers {dict(seen)}"
         )
     until(lambda: not Path(f"/proc/{frozen}").exists())  # Ray waits for it, then kills it
-    assert replica_pid(cluster) != frozen
+    assert replica_pid(cluster, "tiny") != frozen

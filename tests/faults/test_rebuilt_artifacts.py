@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.http_client import ask
+from support.titles import replica_pids
 from support.wait import WITHIN_S, until
 
 from cluster.artifact.artifact import MANIFEST, Artifact
@@ -20,7 +21,7 @@ from cluster.artifact.served import bind
 from cluster.config.serving import ModelArgs
 from cluster.errors import ClusterError
 from deployments.config import serve_config
-from deployments.local import LocalCluster, processes
+from deployments.local import LocalCluster
 
 REQUESTS = 60
 
@@ -51,15 +52,6 @@ def served(cluster: LocalCluster) -> set[str]:
     return {answer.json["artifact"] for answer in answers}
 
 
-def replica_pids(cluster: LocalCluster) -> set[int]:
-    record = cluster.record
-    return {
-        process.pid
-        for process in processes.find(record.cluster_id, record.run_dir)
-        if b"ray::ServeReplica:tiny:" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
-    }
-
-
 @pytest.mark.fault("an artifact is rebuilt under its name, and a replica is killed")
 def test_new_replica_serves_the_bound_artifact_after_rebuild(
     cluster: LocalCluster, store: LocalStore, tmp_path: Path, write_config: Callable[..., Path]
@@ -71,10 +63,10 @@ def test_new_replica_serves_the_bound_artifact_after_rebuild(
     assert served(cluster) == {first}
 
     second = f"tiny-int8@{rebuild(store, tmp_path).id}"
-    before = replica_pids(cluster)
+    before = replica_pids(cluster, "tiny")
     assert len(before) == 2
     os.kill(min(before), signal.SIGKILL)
-    until(lambda: len(replica_pids(cluster) - {min(before)}) == 2)
+    until(lambda: len(replica_pids(cluster, "tiny") - {min(before)}) == 2)
     until(lambda: ask(f"{cluster.http}/v2/models/tiny").status == 200)
     assert served(cluster) == {first}
 
@@ -95,10 +87,10 @@ def test_rollback_after_rebuild_replaces_every_replica(
     """Serve builds the first config again, with the version that it has for the old replicas."""
     args = {"name": "tiny", "artifact": "tiny-int8", "store": str(store.root), "replicas": 2}
     cluster.deploy(write_config(args), timeout_s=WITHIN_S)
-    before = replica_pids(cluster)
+    before = replica_pids(cluster, "tiny")
     second = f"tiny-int8@{rebuild(store, tmp_path).id}"
     with pytest.raises(ClusterError, match="no artifact 'missing'"):
         cluster.deploy(write_config({**args, "artifact": "missing"}), timeout_s=WITHIN_S)
     cluster.deploy(write_config(args), timeout_s=WITHIN_S)
     until(lambda: served(cluster) == {second}, passing=(AssertionError,))
-    assert not replica_pids(cluster) & before
+    assert not replica_pids(cluster, "tiny") & before

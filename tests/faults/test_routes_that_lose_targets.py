@@ -17,9 +17,10 @@ import yaml
 from shards import Load, request_body
 from support import serve_config
 from support.http_client import Answer, Raw, ask
+from support.titles import replica_pids
 from support.wait import WITHIN_S, until
 
-from deployments.local import LocalCluster, processes
+from deployments.local import LocalCluster
 
 ITEM = (1, 16, 16)
 JSON = {"Content-Type": "application/json"}
@@ -68,15 +69,7 @@ def deploy(cluster: LocalCluster, int8_artifact_store: Path, tmp_path: Path) -> 
 
 def replicas(cluster: LocalCluster, app: str) -> list[int]:
     """Return the process ids of an application's replicas, sorted."""
-    pids = []
-    for process in processes.find(cluster.record.cluster_id, cluster.record.run_dir):
-        try:
-            line = Path(f"/proc/{process.pid}/cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):  # it has ended since
-            continue
-        if line.startswith(f"ray::ServeReplica:{app}:".encode()):
-            pids.append(process.pid)
-    return sorted(pids)
+    return sorted(replica_pids(cluster, app))
 
 
 def infer(url: str, route: str, **headers: str) -> Answer:

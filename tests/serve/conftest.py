@@ -15,6 +15,7 @@ import pytest
 from served_routes import routes
 from support import cluster, serve_config
 from support.http_client import Answer, ask
+from support.titles import replica_pid
 from support.wait import WITHIN_S
 
 from cluster.artifact.artifact import Artifact
@@ -25,7 +26,7 @@ from cluster.data.samples import Samples
 from cluster.program.program import Program, load
 from cluster.routing.ensemble import probabilities
 from cluster.tensors import TensorSpec
-from deployments.local import LocalCluster, processes
+from deployments.local import LocalCluster
 
 ARTIFACT = "tiny-int8"
 BATCH = 8
@@ -121,12 +122,7 @@ class Served:
 
     def replica_pid(self, model: str) -> int:
         """Return the process that serves ``model``."""
-        record = self.cluster.record
-        for process in processes.find(record.cluster_id, record.run_dir):
-            line = Path(f"/proc/{process.pid}/cmdline").read_bytes()
-            if line.startswith(f"ray::ServeReplica:{model}:".encode()):
-                return process.pid
-        raise AssertionError(f"no replica of {model} runs")
+        return replica_pid(self.cluster, model)
 
     def memory(self, model: str) -> AbstractContextManager[Memory]:
         """Measure the memory of the replica of ``model``."""

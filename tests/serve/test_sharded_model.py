@@ -10,18 +10,17 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.http as triton
 from prometheus import labelled
 from support.http_client import ask
+from support.titles import pids_titled
 from support.wait import until
 from tritonclient.utils import InferenceServerException
 
 from cluster.program.program import Program, load
-from deployments.local import processes
 
 
 @pytest.fixture
@@ -147,12 +146,6 @@ def test_inspect_shows_the_process_of_each_shard(served) -> None:
     assert replica["waiting"] == []
     seats = replica["shards"]
     assert [(seat["stage"], seat["tp_rank"]) for seat in seats] == [(0, 0), (1, 0)]
-    record = served.cluster.record
-    shards = {
-        process.pid
-        for process in processes.find(record.cluster_id, record.run_dir)
-        if Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"ray::ShardActor")
-    }
-    assert {seat["pid"] for seat in seats} == shards
+    assert {seat["pid"] for seat in seats} == pids_titled(served.cluster, "ray::ShardActor")
     assert "tp_rank" in inspect()
     assert "model tiny: no shards, no waiting replicas" in inspect("tiny")

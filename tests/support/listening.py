@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from deployments.local import LocalCluster, processes
 
 REPLICA = "ray::ServeReplica:"
@@ -64,5 +66,8 @@ def assert_only_replicas_listen_beyond_loopback(cluster: LocalCluster) -> list[i
 
 
 def _name(process: processes.Process) -> str:
-    line = Path(f"/proc/{process.pid}/cmdline").read_bytes().partition(b"\0")[0].decode()
-    return line if line.startswith("ray::") else process.name
+    try:
+        title = " ".join(psutil.Process(process.pid).cmdline())
+    except psutil.NoSuchProcess:  # ended since it was listed
+        return process.name
+    return title if title.startswith("ray::") else process.name
