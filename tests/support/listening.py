@@ -67,7 +67,7 @@ def assert_only_replicas_listen_beyond_loopback(cluster: LocalCluster) -> list[i
 
 def _name(process: processes.Process) -> str:
     try:
-        title = " ".join(psutil.Process(process.pid).cmdline())
+        title = " ".join(psutil.Process(process.pid).cmdline()).rstrip()  # a title is padded
     except psutil.NoSuchProcess:  # ended since it was listed
         return process.name
     return title if title.startswith("ray::") else process.name
