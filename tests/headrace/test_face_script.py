@@ -30,6 +30,7 @@ def test_script_has_eight_lines() -> None:
     assert len([line for line in SCRIPT.splitlines() if line]) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_script_builds_runs_and_plans_an_artifact(tmp_path: Path) -> None:
     variables = {"HOME": str(tmp_path), "HEADRACE_STORE": str(tmp_path / "store")}
