@@ -83,7 +83,7 @@ def reached(route: Route, routes: Mapping[str, Route]) -> Iterator[str]:
 
 
 def described(cascade: Cascade, calibration: Calibration) -> str:
-    """What was calibration, for people."""
+    """Return a calibration as text."""
     names = [target.target for target in cascade.targets]
     rows = []
     for title, figures in (

@@ -32,7 +32,7 @@ OURS = {"HEADRACE_HAPROXY_LOOPBACK"}
 def facts(
     cluster: LocalCluster, int8_artifact_store: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
-    """What the calls return beside a model that is served."""
+    """Results of the calls on a cluster that serves a model."""
     args = {"name": MODEL, "artifact": "tiny-int8", "store": str(int8_artifact_store)}
     application = {
         "name": MODEL,
