@@ -12,8 +12,8 @@ DEMO := $(VENV)/.demo
 demo: compiler $(DEMO)
 	$(BIN)/headrace demo
 
-# test        tests for every edit, in ten minutes: first those without a cluster, two at a time,
-#             then those marked `cluster` (by tests/conftest.py), alone on the machine; one process
+# test        tests for every edit, with a goal of ten minutes: first those without a cluster, two
+#             at a time, then those marked `cluster` (by tests/conftest.py), alone on the machine; one process
 #             for each folder, which stops its clusters when it ends
 # test-nodes  several nodes on this machine; needs root
 # test-slow   tests marked `slow` of all other folders: long faults, long builds

@@ -392,7 +392,7 @@ def test_body_is_read_no_faster_than_app_reads() -> None:
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await receive()
-            await asyncio.sleep(0.02)  # time enough to be fed what was not requested for
+            await asyncio.sleep(0.02)  # time enough to receive more than it requested
             await answer(413, [], b"")(scope, receive, send)
 
         async def send(message: Message) -> None:

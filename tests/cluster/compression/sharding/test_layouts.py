@@ -50,6 +50,7 @@ def test_shards_answer_bit_exact_like_whole_program(
 ) -> None:
     artifact: Artifact = request.getfixturevalue(name)
     whole = load(artifact, compute_threads=1)
+    assert artifact.manifest.layouts
     for layout in artifact.manifest.layouts:
         stages = [StageRanks.load(artifact, layout, s, 1) for s in range(layout.pipeline)]
         runs = [[lambda arrays, stage=stage: stage.run([arrays])[0]] for stage in stages]
