@@ -33,7 +33,6 @@ OPEN_GATE = {
 }
 """Gate without limits: the table shows a bad artifact, the job does not reject it."""
 
-_DATA = "HEADRACE_DATA"
 _REJECTED = 3
 
 
@@ -50,9 +49,8 @@ class Builder:
     def recipe(self, file: str, /, **changes: Any) -> Recipe:
         """Return the recipe of ``file``.yaml with other top-level fields, named for benchmarks.
 
-        Raises ConfigError when the changed recipe is not valid.
+        Raises ConfigError when the changed recipe is not valid, or a variable in it is not set.
         """
-        os.environ.setdefault(_DATA, str(ROOT.parent / "shared" / "data"))
         recipe = located(load(RECIPES / f"{file}.yaml", Recipe), RECIPES)
         raw = recipe.model_dump(mode="json") | {"name": f"benchmark-{file}"} | changes
         return parse(reduced(raw) if self.quick else raw, Recipe, file)

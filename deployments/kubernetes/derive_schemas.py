@@ -14,6 +14,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,14 @@ class _Definitions:
         return {"$ref": f"#/$defs/{self._names[text]}"}
 
 
-def derive(crd_dir: Path) -> dict[str, Any]:
-    """Return the schemas of KubeRay's CRDs in ``crd_dir`` and of kubernetes-validate.
+def read_crds(directory: Path) -> list[dict[str, Any]]:
+    """Return KubeRay's CRDs of a directory such as its ``ray-operator/config/crd/bases``."""
+    paths = sorted(directory.glob("ray.io_*.yaml"))
+    return [yaml.load(path.read_text(), Loader=yaml.CSafeLoader) for path in paths]
+
+
+def derive(crds: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return the schemas of KubeRay's CRDs and of kubernetes-validate.
 
     ``{"kinds": {"ray.io/v1/RayService": ref, ...}, "$defs": {...}}``, with both versions.
     """
@@ -89,8 +96,7 @@ def derive(crd_dir: Path) -> dict[str, Any]:
     kinds: dict[str, Any] = {}
     definitions = _kubernetes("_definitions")["$defs"]
     metadata = definitions["io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"]
-    for path in sorted(crd_dir.glob("ray.io_*.yaml")):
-        crd = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
+    for crd in crds:
         for version in crd["spec"]["versions"]:
             if version["storage"]:
                 key = f"{crd['spec']['group']}/{version['name']}/{crd['spec']['names']['kind']}"
@@ -155,5 +161,5 @@ def packed(derived: dict[str, Any]) -> bytes:
 
 
 if __name__ == "__main__":
-    FILE.write_bytes(packed(derive(Path(sys.argv[1]))))
+    FILE.write_bytes(packed(derive(read_crds(Path(sys.argv[1])))))
     print(f"{FILE}: {FILE.stat().st_size} bytes")

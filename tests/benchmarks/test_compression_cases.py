@@ -147,6 +147,12 @@ def test_build_has_the_figures_of_its_fastest_program() -> None:
 # ---------------------------------------------------------------------------- cases
 
 
+@pytest.fixture(autouse=True)
+def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let recipes name data that no test reads."""
+    monkeypatch.setenv("HEADRACE_DATA", "/nowhere")
+
+
 @dataclass(frozen=True)
 class DryBuilder(ReportingBuilder):
     """Builder that keeps the recipes of a case and builds none; later builds are better."""

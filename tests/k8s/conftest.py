@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,16 +42,6 @@ def overlays(kustomize: None) -> dict[str, Objects]:
     return {
         name: overlay.build(overlay.k8s_dir() / "overlays" / name) for name in overlay.overlays()
     }
-
-
-@pytest.fixture(scope="session")
-def crds() -> Path:
-    """KubeRay's CRDs, as in its release."""
-    beside = Path(__file__).parents[3] / "shared" / "crds"
-    folder = Path(os.environ.get("HEADRACE_CRDS", beside))
-    if not folder.is_dir():
-        pytest.skip(f"KubeRay's CRDs are not at {folder}; set HEADRACE_CRDS")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+import kuberay_crds
 import pytest
 import yaml
 
 from deployments.kubernetes import derive_schemas, schemas
 
 
-def test_committed_schemas_equal_those_of_the_crds(crds: Path) -> None:
+def test_committed_schemas_equal_those_of_the_crds() -> None:
     pytest.importorskip("kubernetes_validate")
-    derived = derive_schemas.derive(crds)
+    derived = derive_schemas.derive(kuberay_crds.read())
     assert derived == schemas.schemas(), (
-        f"run: python -m deployments.kubernetes.derive_schemas {crds}"
+        "run: python -m deployments.kubernetes.derive_schemas DIRECTORY_OF_CRDS"
     )
     # Equal schemas give equal bytes.
-    assert derive_schemas.packed(derived) == derive_schemas.packed(derive_schemas.derive(crds))
+    again = derive_schemas.derive(kuberay_crds.read())
+    assert derive_schemas.packed(derived) == derive_schemas.packed(again)
+
+
+def test_crds_are_of_the_release_of_the_schemas() -> None:
+    release = schemas.schemas()["kuberay"]
+    assert release == derive_schemas.KUBERAY
+    assert f"KubeRay {release}," in kuberay_crds.SOURCE.read_text()
 
 
 @pytest.mark.parametrize("kind", ["RayService", "RayJob", "RayCluster"])
-def test_schema_has_every_field_of_the_crd(crds: Path, kind: str) -> None:
-    (path,) = crds.glob(f"ray.io_{kind.lower()}s.yaml")
-    crd = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
+def test_schema_has_every_field_of_the_crd(kind: str) -> None:
+    (crd,) = [crd for crd in kuberay_crds.read() if crd["spec"]["names"]["kind"] == kind]
     (version,) = [version for version in crd["spec"]["versions"] if version["storage"]]
     seen = 0
 
