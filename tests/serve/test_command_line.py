@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from support import golden, serve_config
+from support.command import Command
 from support.http_client import ask
 from support.wait import WITHIN_S, until
 
@@ -24,11 +23,6 @@ from cluster.artifact.local import LocalStore
 from cluster.config.recipe import Recipe
 from deployments.local import ports
 from deployments.local.cluster import DASHBOARD_PORT, HTTP_PORT
-
-Headrace = Callable[..., subprocess.CompletedProcess[str]]
-
-SOON_S = 60
-"""Bound in seconds of a command that starts no cluster and no build."""
 
 
 @pytest.fixture
@@ -38,28 +32,12 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def headrace(home: Path, int8_artifact_store: Path) -> Headrace:
-    """Function that runs ``headrace ARGUMENTS`` with that home and the store of the tests."""
-    home.mkdir()
-
-    def run(
-        *arguments: object, timeout_s: float = SOON_S, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
-        changed = {"HOME": str(home), "HEADRACE_STORE": str(int8_artifact_store), **environment}
-        inherited = {name: v for name, v in os.environ.items() if not name.startswith("RAY_")}
-        return subprocess.run(
-            [str(Path(sys.executable).with_name("headrace")), *map(str, arguments)],
-            env=inherited | changed,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-
-    return run
+def headrace(home: Path, int8_artifact_store: Path, tmp_path: Path) -> Command:
+    """``headrace ARGUMENTS`` with that home and the store of the tests."""
+    return Command(home, tmp_path / "temporary", HEADRACE_STORE=str(int8_artifact_store))
 
 
-def test_inspect_prints_the_artifact(headrace: Headrace, int8_artifact_store: Path) -> None:
+def test_inspect_prints_the_artifact(headrace: Command, int8_artifact_store: Path) -> None:
     artifact = LocalStore(int8_artifact_store).open("tiny-int8")
     text = headrace("inspect", "tiny-int8")
     assert text.returncode == 0, text.stderr
@@ -79,7 +57,7 @@ def test_inspect_prints_the_artifact(headrace: Headrace, int8_artifact_store: Pa
 
 
 def test_inspect_shows_signers_and_up_requires_signature(
-    headrace: Headrace, int8_artifact_store: Path, tmp_path: Path
+    headrace: Command, int8_artifact_store: Path, tmp_path: Path
 ) -> None:
     store, key, trusted = tmp_path / "store", tmp_path / "key.pem", tmp_path / "trusted"
     shutil.copytree(int8_artifact_store, store)
@@ -111,7 +89,7 @@ def test_inspect_shows_signers_and_up_requires_signature(
     assert "HEADRACE_TRUSTED_KEYS is not set" in up.stderr
 
 
-def test_inspect_names_the_artifacts_if_one_is_unknown(headrace: Headrace) -> None:
+def test_inspect_names_the_artifacts_if_one_is_unknown(headrace: Command) -> None:
     done = headrace("inspect", "tiny-int9")
     assert done.returncode == 1
     assert "no artifact 'tiny-int9'" in done.stderr
@@ -128,7 +106,7 @@ def test_inspect_names_the_artifacts_if_one_is_unknown(headrace: Headrace) -> No
     ],
 )
 def test_invalid_recipe_is_reported_before_a_cluster_starts(
-    headrace: Headrace, home: Path, tmp_path: Path, change: dict[str, object], expected: str
+    headrace: Command, home: Path, tmp_path: Path, change: dict[str, object], expected: str
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
@@ -143,7 +121,7 @@ def test_invalid_recipe_is_reported_before_a_cluster_starts(
 
 
 def test_missing_compiler_is_reported_before_a_cluster_starts(
-    headrace: Headrace, home: Path, tmp_path: Path
+    headrace: Command, home: Path, tmp_path: Path
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("{name: good, model: {source: 'torchvision:resnet18'}}")
@@ -154,7 +132,7 @@ def test_missing_compiler_is_reported_before_a_cluster_starts(
 
 
 def test_invalid_config_is_reported_before_a_cluster_starts(
-    headrace: Headrace, home: Path, tmp_path: Path
+    headrace: Command, home: Path, tmp_path: Path
 ) -> None:
     config = write_config(tmp_path, port=8000, batching={"max_batch_size": 0})
     done = headrace("up", config)
@@ -165,7 +143,7 @@ def test_invalid_config_is_reported_before_a_cluster_starts(
 
 
 def test_unplaceable_cut_is_reported_before_a_cluster_starts(
-    headrace: Headrace, home: Path, tmp_path: Path, cut_artifact_store: Path
+    headrace: Command, home: Path, tmp_path: Path, cut_artifact_store: Path
 ) -> None:
     model = {"artifact": "tiny-cut", "store": str(cut_artifact_store)}
     config = write_config(tmp_path, port=8000, **model, parallel={"pipeline": 3, "tensor": 1})
@@ -180,12 +158,11 @@ def test_unplaceable_cut_is_reported_before_a_cluster_starts(
 
 
 @pytest.mark.cluster
-def test_up_serves_and_down_leaves_nothing(headrace: Headrace, home: Path, tmp_path: Path) -> None:
+def test_up_serves_and_down_leaves_nothing(headrace: Command, home: Path, tmp_path: Path) -> None:
     holder = ports.holder(DASHBOARD_PORT)
     if holder is not None:
         pytest.skip(f"`headrace up` needs port {DASHBOARD_PORT}, which {holder} holds")
     (port,) = ports.free_ports(1)
-    before = _headrace_directories()
     config = write_config(tmp_path, port=port)
     try:
         up = headrace("up", config, timeout_s=WITHIN_S)
@@ -206,7 +183,7 @@ def test_up_serves_and_down_leaves_nothing(headrace: Headrace, home: Path, tmp_p
     assert (down.returncode, down.stdout) == (0, "stopped\n")
     for used in (port, DASHBOARD_PORT):
         assert ports.holder(used) is None
-    assert _headrace_directories() <= before
+    headrace.assert_nothing_left()
     assert [path.name for path in (home / ".headrace" / "local").iterdir()] == ["lock"]
     again = headrace("down")
     assert (again.returncode, again.stdout) == (0, "no local cluster is running\n")
@@ -215,7 +192,7 @@ def test_up_serves_and_down_leaves_nothing(headrace: Headrace, home: Path, tmp_p
 @pytest.mark.cluster
 @pytest.mark.slow
 def test_up_stops_its_cluster_after_a_failed_config(
-    headrace: Headrace, home: Path, tmp_path: Path
+    headrace: Command, home: Path, tmp_path: Path
 ) -> None:
     holder = ports.holder(DASHBOARD_PORT)
     if holder is not None:
@@ -242,61 +219,55 @@ def test_up_stops_its_cluster_after_a_failed_config(
     "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
 )
 def test_interrupted_compress_leaves_nothing(
-    headrace: Headrace, home: Path, tmp_path: Path, number: signal.Signals
+    headrace: Command, home: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    before = _headrace_directories()
-    process = _start_compress(home, tmp_path)
-    _wait_for_record(home)
+    process = _interruptible_compress(headrace, tmp_path)
     process.send_signal(number)
     _, errors = process.communicate(timeout=WITHIN_S)
     assert process.returncode == 130, errors
     assert errors.endswith("headrace: interrupted\n")
     assert list((home / ".headrace" / "jobs").iterdir()) == []
-    assert _headrace_directories() <= before
+    headrace.assert_nothing_left()
 
 
 @pytest.mark.cluster
 @pytest.mark.slow
 def test_down_stops_the_cluster_of_a_killed_compress(
-    headrace: Headrace, home: Path, tmp_path: Path
+    headrace: Command, home: Path, tmp_path: Path
 ) -> None:
-    before = _headrace_directories()
-    process = _start_compress(home, tmp_path)
-    _wait_for_record(home)
+    process = _interruptible_compress(headrace, tmp_path)
     process.kill()
     process.communicate(timeout=WITHIN_S)
-    assert _headrace_directories() > before
+    assert headrace.directories_left() == [cluster.run_dir for cluster in headrace.clusters]
     down = headrace("down", timeout_s=WITHIN_S)
     assert (down.returncode, down.stdout) == (0, "stopped\n")
     assert list((home / ".headrace" / "jobs").iterdir()) == []
-    assert _headrace_directories() <= before
+    headrace.assert_nothing_left()
 
 
 @pytest.mark.cluster
 @pytest.mark.slow
 def test_compress_reuses_an_earlier_build(
-    headrace: Headrace, tmp_path: Path, tiny_recipe: Callable[..., Recipe]
+    headrace: Command, tmp_path: Path, tiny_recipe: Callable[..., Recipe]
 ) -> None:
     path, store = tmp_path / "recipe.yaml", tmp_path / "store"
     recipe = tiny_recipe("tiny-linear", None, "linear", programs=[{"kinds": ["exported"]}])
     store.mkdir()
     golden.build(recipe, store)
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
-    before = _headrace_directories()
     done = headrace("compress", path, "--store", store, timeout_s=WITHIN_S)
     assert done.returncode == 0, done
     assert "already exists: this recipe was built before" in done.stdout  # the job's own log
-    assert _headrace_directories() <= before
+    headrace.assert_nothing_left()
 
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_demo_serves_with_measured_accuracy(headrace: Headrace, home: Path, tmp_path: Path) -> None:
+def test_demo_serves_with_measured_accuracy(headrace: Command, home: Path, tmp_path: Path) -> None:
     for port in (DASHBOARD_PORT, HTTP_PORT):
         if (holder := ports.holder(port)) is not None:
             pytest.skip(f"`headrace demo` needs port {port}, which {holder} holds")
     figures = tmp_path / "figures.json"
-    before = _headrace_directories()
     store = str(tmp_path / "store")
     done = headrace("demo", "--json", figures, timeout_s=600, HEADRACE_STORE=store)
     assert done.returncode == 0, done
@@ -307,13 +278,13 @@ def test_demo_serves_with_measured_accuracy(headrace: Headrace, home: Path, tmp_
     for served in demo["served"].values():
         assert served["accuracy"] == evaluated["accuracy"]
     assert ports.holder(HTTP_PORT) is None
-    assert _headrace_directories() <= before
+    headrace.assert_nothing_left()
 
 
 @pytest.mark.cluster
 @pytest.mark.slow
 def test_compress_exits_with_3_if_the_gate_rejects(
-    headrace: Headrace, home: Path, tmp_path: Path, tiny_recipe: Callable[..., object]
+    headrace: Command, home: Path, tmp_path: Path, tiny_recipe: Callable[..., object]
 ) -> None:
     damage = {"kind": "prune", "method": "magnitude", "ratio": 0.97}
     steps = [{"kind": "train", "epochs": 1}, damage]
@@ -322,7 +293,6 @@ def test_compress_exits_with_3_if_the_gate_rejects(
     del recipe["gate"]
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    before = _headrace_directories()
     store = tmp_path / "store"
     started = time.monotonic()
     done = headrace("compress", path, "--store", store, timeout_s=300)
@@ -333,7 +303,7 @@ def test_compress_exits_with_3_if_the_gate_rejects(
     assert {report.suffix for report in reports} == {".json", ".html"}
     assert all(report.name.startswith("damaged-") for report in reports)
     assert not (store / "names" / "damaged").exists()
-    assert _headrace_directories() <= before
+    headrace.assert_nothing_left()
 
 
 def write_config(directory: Path, port: int, artifact: str = "tiny-int8", **args: Any) -> Path:
@@ -342,25 +312,10 @@ def write_config(directory: Path, port: int, artifact: str = "tiny-int8", **args
     return serve_config.write(directory, catalog, tiny, http_options={"port": port})
 
 
-def _start_compress(home: Path, directory: Path) -> subprocess.Popen[str]:
+def _interruptible_compress(headrace: Command, directory: Path) -> subprocess.Popen[str]:
+    """Start a job; return once its cluster has begun to start."""
     recipe = directory / "recipe.yaml"
     recipe.write_text("{name: good, model: {source: 'torchvision:resnet18'}}")
-    inherited = {name: v for name, v in os.environ.items() if not name.startswith("RAY_")}
-    return subprocess.Popen(
-        [str(Path(sys.executable).with_name("headrace")), "compress", str(recipe)],
-        env=inherited | {"HOME": str(home)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _wait_for_record(home: Path) -> None:
-    """Return once a job's cluster is recorded and has begun to start."""
-    until(lambda: list(home.glob(".headrace/jobs/*/cluster.json")))
-    time.sleep(1)
-
-
-def _headrace_directories() -> set[str]:
-    """Return the directories of running clusters in /tmp."""
-    return {path.name for path in Path("/tmp").glob("headrace-*")}
+    process = headrace.start("compress", recipe, HEADRACE_STORE=str(directory / "store"))
+    until(headrace.runs_cluster)
+    return process

@@ -22,6 +22,7 @@ from support.cluster import start
 from support.http_client import Answer, Raw, ask
 from support.listening import assert_only_replicas_listen_beyond_loopback, listening, sockets
 from support.serve_config import write as write_config
+from support.shared_memory import orphans
 from support.wait import until
 
 from cluster.errors import ClusterError, ConfigError
@@ -107,12 +108,12 @@ def pid_of(cluster: LocalCluster, name: str) -> int:
     return next(p.pid for p in members(cluster) if p.name.startswith(name))
 
 
-def assert_nothing_left(cluster: LocalCluster, shared_memory: set[str]) -> None:
+def assert_nothing_left(cluster: LocalCluster, before: set[Path]) -> None:
     assert members(cluster) == []
     assert [port for port in cluster.record.ports if ports.holder(port) is not None] == []
     assert not cluster.record.run_dir.exists()
     assert not cluster.record.token_path.exists()
-    assert set(os.listdir("/dev/shm")) <= shared_memory
+    assert orphans() <= before
     assert LocalCluster.running(cluster.record.state_dir) is None
 
 
@@ -402,7 +403,7 @@ def test_failure_shows_only_request_id(cluster: LocalCluster) -> None:
 @pytest.mark.slow
 @pytest.mark.fault("a raylet is killed alone")
 def test_haproxy_ends_with_its_proxy_actor(environment: None, tmp_path: Path) -> None:
-    shared_memory = set(os.listdir("/dev/shm"))
+    before = orphans()
     cluster = start(tmp_path / "state", cpus=2)
     try:
         cluster.deploy(write_config(tmp_path, LENGTH))
@@ -418,13 +419,13 @@ def test_haproxy_ends_with_its_proxy_actor(environment: None, tmp_path: Path) ->
         assert LocalCluster.running(cluster.record.state_dir) is None
     finally:
         assert LocalCluster.stop_recorded(cluster.record.state_dir)
-    assert_nothing_left(cluster, shared_memory)
+    assert_nothing_left(cluster, before)
 
 
 @pytest.mark.slow
 @pytest.mark.fault("the cluster of `headrace up` loses its GCS")
 def test_stop_ends_broken_cluster(environment: None, tmp_path: Path) -> None:
-    shared_memory = set(os.listdir("/dev/shm"))
+    before = orphans()
     cluster = start(tmp_path / "state", cpus=2)
     try:
         cluster.deploy(write_config(tmp_path, LENGTH))
@@ -434,7 +435,7 @@ def test_stop_ends_broken_cluster(environment: None, tmp_path: Path) -> None:
         assert LocalCluster.running(cluster.record.state_dir) is None
     finally:
         assert LocalCluster.stop_recorded(cluster.record.state_dir)
-    assert_nothing_left(cluster, shared_memory)
+    assert_nothing_left(cluster, before)
 
 
 @pytest.mark.cluster
@@ -449,7 +450,7 @@ LocalCluster.start(
     http_port={http_port}, dashboard_port={dashboard_port}, state_dir=Path({str(tmp_path)!r})
 )
 """
-    shared_memory = set(os.listdir("/dev/shm"))
+    before = orphans()
     starting = subprocess.Popen([sys.executable, "-c", script])
     try:
         until(lambda: ports.holder(dashboard_port) is not None)
@@ -463,14 +464,14 @@ LocalCluster.start(
     assert processes.find(from_record["cluster_id"], run_dir) == []
     assert ports.holder(dashboard_port) is None
     assert not run_dir.exists()
-    assert set(os.listdir("/dev/shm")) <= shared_memory
+    assert orphans() <= before
     assert not LocalCluster.stop_recorded(tmp_path)
 
 
 def test_stop_leaves_no_process_file_or_port(cluster: LocalCluster) -> None:
     # Last in the file: the other tests share this cluster.
-    shared_memory = set(os.listdir("/dev/shm"))
+    before = orphans()
     assert members(cluster)
     cluster.stop()
-    assert_nothing_left(cluster, shared_memory)
+    assert_nothing_left(cluster, before)
     cluster.stop()  # a second stop has nothing to do
