@@ -7,6 +7,10 @@ UV := .uv/bin/uv
 STAMP := $(VENV)/.installed
 DEMO := $(VENV)/.demo
 
+# Bytecode is written: without it, each of the hundred processes of a test run, and each replica,
+# compiles the thousands of modules of torch and Ray again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo lock test test-slow test-nodes check format clean compiler kind
 
 demo: compiler $(DEMO)
