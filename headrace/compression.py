@@ -1,6 +1,6 @@
 """``headrace.compress``: the job of the command line, started from Python.
 
-    recipe → its file → python -P -m headrace.command compress, a process → log → Artifact | error
+    recipe → its file → python -P -m headrace.command compress, a process → JobResult → Artifact
 
 The command runs in a process of its own: Ray takes the cluster's address and token from the
 environment when it is imported, and each job may have a cluster of its own.
@@ -9,11 +9,11 @@ environment when it is imported, and each job may have a cluster of its own.
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +22,10 @@ from cluster.artifact.lookup import absolute
 from cluster.artifact.store import default_store, open_store
 from cluster.config.plain_yaml import format_yaml
 from cluster.config.recipe import Recipe
-from cluster.errors import (
-    ClusterError,
-    CompressionError,
-    ConfigError,
-    GateError,
-    HeadraceError,
-    SourceError,
-)
+from cluster.errors import ClusterError
 from cluster.factory import IMPORT_PATH
+from deployments.jobs.result import JobResult
 from headrace.sources import Data, Limits, ModelOrRecipe, Steps, recipe_of
-
-ACCEPTED, FAILED, WRONG, REJECTED = 0, 1, 2, 3
-"""Exit statuses of the command."""
-
-_ARTIFACT = re.compile(r"^artifact ([0-9a-f]{64})\b", re.MULTILINE)
-_REPORT = re.compile(r"^rejected by the gate; the report is (.+)$", re.MULTILINE)
-_ERROR = re.compile(r"^(headrace|error): (.+(?:\n(?!headrace: |error: ).*)*)", re.MULTILINE)
-
-_ERRORS: dict[tuple[str, int], type[HeadraceError]] = {
-    ("headrace", WRONG): ConfigError,  # of the command, before the job
-    ("headrace", FAILED): ClusterError,
-    ("error", WRONG): SourceError,  # of the job
-    ("error", FAILED): CompressionError,
-}
 
 
 def compress(
@@ -77,12 +57,13 @@ def compress(
     recipe = recipe_of(model_or_recipe, data, steps, gate, fields)
     location = absolute(default_store() if store is None else os.fspath(store))
     with tempfile.TemporaryDirectory(prefix="headrace-recipe-") as directory:
-        file = Path(directory) / "recipe.yaml"
+        file, result_file = Path(directory) / "recipe.yaml", Path(directory) / "result.json"
         file.write_text(format_yaml(recipe.model_dump(mode="json")))
-        command = [str(file), "--store", location]
+        command = [str(file), "--store", location, "--result", str(result_file)]
         command += [] if address is None else ["--address", address]
         status, log = _run(command)
-    return open_store(location).fetch(result(recipe, status, log))
+        artifact_id = built(recipe, status, log, result_file)
+    return open_store(location).fetch(artifact_id)
 
 
 def _run(arguments: list[str]) -> tuple[int, str]:
@@ -115,21 +96,19 @@ def _import_path() -> str:
     return os.pathsep.join(filter(None, [*(os.path.abspath(p) for p in sys.path), inherited]))
 
 
-def result(recipe: Recipe, status: int, log: str) -> str:
+def built(recipe: Recipe, status: int, log: str, result_file: Path) -> str:
     """Return the id of the artifact that a command has built, or raise its error.
 
-    ``log``: all that it printed, with the job's log.
+    ``status`` and ``log`` describe a command or job that ended without a result.
     """
-    if status == ACCEPTED and (ids := _ARTIFACT.findall(log)):
-        return str(ids[-1])  # the others are of a search's front
-    if status == REJECTED and (reports := _REPORT.findall(log)):
-        raise GateError(
-            f"{recipe.name}: rejected by the gate; the report is {reports[-1]}", reports[-1]
-        )
-    messages = list(_ERROR.finditer(log))
-    if messages and (kind := _ERRORS.get((messages[-1][1], status))) is not None:
-        raise kind(messages[-1][2].strip())
+    result = JobResult(status)
+    with suppress(FileNotFoundError, ValueError):  # ended before, or while, it wrote the result
+        result = JobResult.from_json(result_file.read_text())
+    if result.error is not None:
+        raise result.error
+    if result.artifact is not None:
+        return result.artifact
     raise ClusterError(
-        f"{recipe.name}: `headrace compress` ended with exit status {status}, and its log does not "
-        f"say why; its last lines: {log[-500:].strip() or 'none'}"
+        f"{recipe.name}: `headrace compress` ended with exit status {status} and without a "
+        f"result; the last lines of its log: {log[-500:].strip() or 'none'}"
     )

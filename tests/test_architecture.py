@@ -134,6 +134,7 @@ HEADRACE_MAY_IMPORT: dict[str, set[str]] = {
         "cluster.config",
         "cluster.factory",
         "cluster.errors",
+        "deployments.jobs",
     },
     "headrace.model": {
         "cluster.artifact",

@@ -16,7 +16,7 @@ from hashlib import sha256
 
 from cluster.artifact.artifact import Artifact
 from cluster.compression import packaging
-from cluster.compression.packaging import AcceptedBuild, CompressedModel
+from cluster.compression.packaging import AcceptedBuild, CompressedModel, Rejection
 from cluster.compression.record import SearchRecord, StepRecord
 from cluster.compression.search.result import SearchResult, Trial
 from cluster.compression.work import Job
@@ -39,15 +39,15 @@ class Front:
 
     job: Job
 
-    def publish(self) -> Artifact | None:
-        """Publish the front and the best model; return None if the gate rejects all models.
+    def publish(self) -> Artifact | Rejection:
+        """Publish the front and the best model, or return the last of the gate's rejections.
 
         CompressionError if no model passes and at least one could not be built.
         """
         trials = iter(self.result.feasible)
         chosen = self._best(trials)
-        if chosen is None:
-            return None
+        if isinstance(chosen, Rejection):
+            return chosen
         best, build = chosen
         names: dict[int, str] = {}
         for trial in trials:
@@ -56,8 +56,9 @@ class Front:
         names[best.number] = build.draft.manifest.name
         return packaging.publish(build, self.job, self.result.record(best.number, names))
 
-    def _best(self, trials: Iterator[Trial]) -> tuple[Trial, AcceptedBuild] | None:
+    def _best(self, trials: Iterator[Trial]) -> tuple[Trial, AcceptedBuild] | Rejection:
         failure: CompressionError | None = None
+        rejection = Rejection("")
         for trial in trials:
             record = self.result.record(trial.number, {})
             try:
@@ -66,11 +67,12 @@ class Front:
                 self.job.out(f"trial {trial.number} cannot be built: {error}")
                 failure = error
                 continue
-            if build is not None:
+            if isinstance(build, AcceptedBuild):
                 return trial, build
+            rejection = build
         if failure is not None:
             raise failure
-        return None
+        return rejection
 
     def _beside(self, trial: Trial, best: int, names: Mapping[int, str]) -> str | None:
         """Publish a model of the front, unless an earlier job did. Return its name, or None."""
@@ -91,7 +93,7 @@ class Front:
                 return None
             attempts.write_text("." * (count + 1))
             build = self._build(trial, name, key, record)
-            if build is not None:
+            if isinstance(build, AcceptedBuild):
                 packaging.publish(build, job, record)
             attempts.unlink()
         # User code can raise anything here; the best model must still be published.
@@ -99,11 +101,11 @@ class Front:
             job.out(f"{name} cannot be published: {type(error).__name__}: {error}")
             attempts.unlink(missing_ok=True)
             return None
-        return name if build is not None else None
+        return name if isinstance(build, AcceptedBuild) else None
 
     def _build(
         self, trial: Trial, name: str, key: str, record: SearchRecord
-    ) -> AcceptedBuild | None:
+    ) -> AcceptedBuild | Rejection:
         work, records = trial.build(self.job)
         steps = (*self.records, *records)
         model = CompressedModel(name, key, work, steps, record, trial.steps)

@@ -25,7 +25,7 @@ from cluster.artifact.store import ArtifactStore
 from cluster.compression import labels, origin, packaging, steps
 from cluster.compression.front import Front
 from cluster.compression.launch import Launcher
-from cluster.compression.packaging import CompressedModel
+from cluster.compression.packaging import CompressedModel, Rejection
 from cluster.compression.programs import builder, requirements
 from cluster.compression.record import StepRecord
 from cluster.compression.search import search
@@ -40,9 +40,11 @@ from cluster.progress import Print
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of the job. ``artifact`` is None when the gate rejects the build."""
+    """Result of the job: the artifact, or None and the rejected build's report."""
 
     artifact: Artifact | None
+    report: str = ""
+    """Location of the report, in the store; of the last one that a search's gate rejects."""
 
 
 def run(
@@ -82,17 +84,17 @@ def run(
                 identity=identity,
                 clock=clock,
             )
-            artifact = _build(job, key)
+            outcome = _build(job, key)
         except (OSError, SafetensorError) as error:
             raise CompressionError(
                 f"the job cannot read or write its files: {error}; the artifact was not "
                 "published. Free space in the store, or choose another store"
             ) from error
         store.drop_checkpoints(key)
-        return Outcome(artifact)
+        return outcome
 
 
-def _build(job: Job, key: str) -> Artifact | None:
+def _build(job: Job, key: str) -> Outcome:
     layouts.check(job.model, job.recipe)
     job.out(
         f"data     {len(job.train)} training, {len(job.validation)} validation and "
@@ -101,10 +103,14 @@ def _build(job: Job, key: str) -> Artifact | None:
     job, work, records = _compressed(job)
     if job.recipe.search is None:
         build = packaging.build(CompressedModel(job.recipe.name, key, work, records), job)
-        return None if build is None else packaging.publish(build, job)
-    with job.clock.phase("search"):
-        result = search.run(job.recipe.search, work, job)
-    return Front(result, key, records, job).publish()
+        published = build if isinstance(build, Rejection) else packaging.publish(build, job)
+    else:
+        with job.clock.phase("search"):
+            result = search.run(job.recipe.search, work, job)
+        published = Front(result, key, records, job).publish()
+    if isinstance(published, Rejection):
+        return Outcome(None, published.report)
+    return Outcome(published)
 
 
 def _compressed(job: Job) -> tuple[Job, Work, tuple[StepRecord, ...]]:

@@ -2,7 +2,7 @@
 
 build    CompressedModel → Draft with weights → builder.build → programs
                          → evaluate.run, one fresh process per program → the fastest per target
-                         → gate.check → layouts → AcceptedBuild | reject
+                         → gate.check → layouts → AcceptedBuild | Rejection
 publish  AcceptedBuild → report.json, report.html → artifact
 """
 
@@ -54,20 +54,25 @@ class AcceptedBuild:
     record: BuildRecord
 
 
-def build(model: CompressedModel, job: Job) -> AcceptedBuild | None:
-    """Compile, measure and judge the model; return None if the gate rejects it.
+@dataclass(frozen=True)
+class Rejection:
+    """Build that breaks a limit of the gate: its reports are in the store, nothing to serve."""
 
-    A rejected build leaves its reports in the store, and nothing to serve.
-    """
+    report: str
+    """Location of the report in JSON."""
+
+
+def build(model: CompressedModel, job: Job) -> AcceptedBuild | Rejection:
+    """Compile, measure and judge the model."""
     folder = job.workspace / f"artifact-{model.name}"
     folder.mkdir()
-    accepted = None
+    build = None
     try:
-        accepted = _build(model, job, folder)
+        build = _build(model, job, folder)
     finally:
-        if accepted is None:  # the next model of a search may have the same name
+        if not isinstance(build, AcceptedBuild):  # a search's next model may have the same name
             shutil.rmtree(folder, ignore_errors=True)
-    return accepted
+    return build
 
 
 def publish(build: AcceptedBuild, job: Job, search: SearchRecord | None = None) -> Artifact:
@@ -85,7 +90,7 @@ def publish(build: AcceptedBuild, job: Job, search: SearchRecord | None = None) 
     return artifact
 
 
-def _build(model: CompressedModel, job: Job, folder: Path) -> AcceptedBuild | None:
+def _build(model: CompressedModel, job: Job, folder: Path) -> AcceptedBuild | Rejection:
     clock = job.clock.fork()
     draft = Draft.begin(folder, model.work, job, model.name, model.key, model.searched)
     _record_answers(model.work, job.train, draft.expected)
@@ -100,8 +105,7 @@ def _build(model: CompressedModel, job: Job, folder: Path) -> AcceptedBuild | No
     evaluated, checks = _judged(model, evaluated.model_copy(update={"failed": failed}), job)
     record = _record(model, evaluated, checks, clock, job)
     if not record.accepted:
-        _reject(model, record, job)
-        return None
+        return _reject(model, record, job)
     working = builder.trim(programs.entries, evaluated.programs, evaluated.static, folder)
     draft = draft.update(
         programs=working,
@@ -117,12 +121,13 @@ def _build(model: CompressedModel, job: Job, folder: Path) -> AcceptedBuild | No
     return AcceptedBuild(draft, record.model_copy(update=final))
 
 
-def _reject(model: CompressedModel, record: BuildRecord, job: Job) -> None:
+def _reject(model: CompressedModel, record: BuildRecord, job: Job) -> Rejection:
     name = model.name
     if model.search is not None and name == job.recipe.name:  # the next trial may use this name
         name += f".trial-{model.search.chosen}"
     report = job.store.reject(name, model.key, _reports(record))
     job.out(f"rejected by the gate; the report is {report}")
+    return Rejection(report)
 
 
 def _rounded(clock: Clock) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """``headrace compress``: submit a recipe as a Ray job and follow its log.
 
 recipe.yaml, checked → a cluster (the configured one, the local one, or one for this job)
-    → Ray job: python -m deployments.jobs.compress → log lines → exit status
+    → Ray job: python -m deployments.jobs.compress → log lines, JobResult → exit status
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shlex
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ from cluster.compression.programs import requirements
 from cluster.config.base import load
 from cluster.config.locate import located
 from cluster.config.recipe import Recipe
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, HeadraceError
 from cluster.factory import IMPORT_PATH
 from cluster.progress import Terminal
 from deployments.cli.arguments import add_store
 from deployments.cli.job_cluster import job_cluster
 from deployments.jobs import compress
+from deployments.jobs.result import JobResult, last_result, split_line
 from deployments.local import LocalCluster, permissions
 
 _POLL_S = 0.2
@@ -41,15 +43,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, help="recipe.yaml")
     add_store(parser)
     parser.add_argument("--address", help="dashboard of a Ray cluster; default RAY_ADDRESS")
+    # For `headrace.compress`, which runs this command as a process.
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command with its parsed arguments and return the exit status."""
-    return submit_recipe(args.recipe, args.store, args.address)
+    try:
+        result = submit_recipe(args.recipe, args.store, args.address)
+    except HeadraceError as error:
+        _write(JobResult.failed(error), args.result)
+        raise
+    _write(result, args.result)
+    return result.status
 
 
-def submit_recipe(recipe_path: Path, store: str | None, address: str | None) -> int:
-    """Run the recipe's job and return its exit status (see :mod:`deployments.jobs.compress`)."""
+def submit_recipe(recipe_path: Path, store: str | None, address: str | None) -> JobResult:
+    """Run the recipe's job and return its result (see :func:`submit`)."""
     recipe = read(recipe_path)
     store = absolute(store or default_store())
     if address or os.environ.get("RAY_ADDRESS"):
@@ -74,8 +84,8 @@ def reach(cluster: LocalCluster) -> None:
 
 def submit(
     recipe: Recipe, home: Path, store: str, address: str | None, python: str = sys.executable
-) -> int:
-    """Submit the job, show its log until it ends, and return its exit status.
+) -> JobResult:
+    """Submit the job, show its log until it ends, and return its result.
 
     ``home``: where ``python:`` sources are imported from, besides the installed packages.
     ``address``: the cluster's dashboard; None takes the one in the environment. ClusterError if
@@ -108,15 +118,16 @@ def submit(
         raise
 
 
-def wait(client: Any, job: str) -> int:
-    """Show the log of a submitted job until it ends, and return its exit status.
+def wait(client: Any, job: str) -> JobResult:
+    """Show the log of a submitted job until it ends, and return its result.
 
     Without its log, the job is waited for all the same. ClusterError as :func:`submit` has it.
     """
     from ray.exceptions import RayError
 
+    result = None
     try:
-        asyncio.run(_follow(client, job))
+        result = asyncio.run(_follow(client, job))
     except (RuntimeError, OSError, RayError, aiohttp.ClientError) as error:
         print(f"headrace: the log of job {job} broke off: {error}", file=sys.stderr)
     try:
@@ -129,18 +140,36 @@ def wait(client: Any, job: str) -> int:
         ) from error
     if details.driver_exit_code is None:
         raise ClusterError(f"the job ended as {details.status}: {details.message}")
-    return int(details.driver_exit_code)
+    if result is None:
+        with suppress(RuntimeError, OSError, RayError):  # the exit status is known without it
+            result = last_result(client.get_job_logs(job))
+    status = int(details.driver_exit_code)
+    return JobResult(status) if result is None else replace(result, status=status)
 
 
-async def _follow(client: Any, job: str) -> None:
+async def _follow(client: Any, job: str) -> JobResult | None:
+    """Show the log as it grows; return the job's result, which is not shown."""
     terminal = Terminal()
+    result: JobResult | None = None
     rest = ""
     async for chunk in client.tail_job_logs(job):
         *lines, rest = (rest + chunk).split("\n")
         for line in lines:
-            terminal.show(line)
-    if rest:
-        terminal.show(rest)
+            result = _show(line, terminal) or result
+    return _show(rest, terminal) or result if rest else result
+
+
+def _show(line: str, terminal: Terminal) -> JobResult | None:
+    """Show a line of the log; return the job's result if the line holds it."""
+    text, result = split_line(line)
+    if text or result is None:
+        terminal.show(text)
+    return result
+
+
+def _write(result: JobResult, path: Path | None) -> None:
+    if path is not None:
+        path.write_text(result.to_json())
 
 
 def _environment(recipe: Recipe, home: Path, store: str) -> dict[str, str]:

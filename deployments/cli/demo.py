@@ -25,7 +25,7 @@ from cluster.program import node
 from cluster.text_table import table
 from deployments.cli import compress
 from deployments.cli.demo_client import Requests, ask
-from deployments.jobs import compress as exit_status
+from deployments.jobs.result import ACCEPTED
 from deployments.local import LocalCluster
 
 _HERE = Path(__file__).parents[1]
@@ -79,8 +79,8 @@ def demo(keep: bool, json_file: Path | None) -> int:
 def _build(recipe_path: Path, store: str, cluster: LocalCluster) -> Artifact:
     recipe = compress.read(recipe_path)
     print(f"\n== headrace compress {recipe_path.name}", flush=True)
-    status = compress.submit(recipe, recipe_path.parent, store, cluster.dashboard)
-    if status != exit_status.ACCEPTED:
+    status = compress.submit(recipe, recipe_path.parent, store, cluster.dashboard).status
+    if status != ACCEPTED:
         raise CompressionError(f"the job for {recipe_path.name} ended with exit status {status}")
     return open_store(store).open(recipe.name)
 

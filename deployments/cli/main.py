@@ -19,7 +19,8 @@ from types import FrameType
 from typing import Any
 
 from cluster import __version__
-from cluster.errors import ConfigError, HeadraceError, PlanError, SourceError
+from cluster.errors import HeadraceError
+from deployments.jobs.result import exit_status
 
 COMMANDS = {
     "compress": "build an artifact from a recipe, as a Ray job",
@@ -63,12 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = parser(set(words[:1]) & COMMANDS.keys()).parse_args(words)
         _interrupt_on(signal.SIGTERM, signal.SIGHUP)
         status: int = module(args.command).run(args)
-    except (ConfigError, PlanError, SourceError) as error:
-        print(f"headrace: {error}", file=sys.stderr)
-        return 2
     except HeadraceError as error:
         print(f"headrace: {error}", file=sys.stderr)
-        return 1
+        return exit_status(error)
     except KeyboardInterrupt:
         print("headrace: interrupted", file=sys.stderr)
         return 130

@@ -1,11 +1,12 @@
 """Entry point of the compression job inside a Ray cluster.
 
-    headrace compress → Ray job: python -P -m deployments.jobs.compress → job.run → exit status
+    headrace compress → Ray job: python -P -m deployments.jobs.compress → job.run → JobResult
     KubeRay's RayJob  → Ray job: python -P -m deployments.jobs.compress RECIPE → the same
 
 The environment variable ``HEADRACE_JOB`` holds the recipe and the store, as JSON. With a recipe's
-file as the argument, ``HEADRACE_STORE`` is the store instead. Exit status: 0 accepted, 3 rejected
-by the gate, 2 invalid recipe or source, 1 failed.
+file as the argument, ``HEADRACE_STORE`` is the store instead. The last line of the log is the
+result for a program. Exit status: 0 accepted, 3 rejected by the gate, 2 invalid recipe or source,
+1 failed.
 """
 
 from __future__ import annotations
@@ -21,13 +22,10 @@ from cluster.artifact.store import default_store, open_store
 from cluster.config.base import load, parse
 from cluster.config.locate import located
 from cluster.config.recipe import Recipe
-from cluster.errors import ConfigError, HeadraceError, PlanError, SourceError
+from cluster.errors import GateError, HeadraceError
 from cluster.progress import to_stdout
 from deployments.jobs.launcher import RayLauncher
-
-ACCEPTED, FAILED, WRONG, REJECTED = 0, 1, 2, 3
-"""Exit statuses."""
-
+from deployments.jobs.result import ACCEPTED, JobResult
 
 JOB_VARIABLE = "HEADRACE_JOB"
 
@@ -39,6 +37,12 @@ def environment(recipe: Recipe, store: str) -> dict[str, str]:
 
 def main() -> int:
     """Run the job of the environment, or of the recipe's file; return the exit status."""
+    result = _run()
+    to_stdout(result.to_line())
+    return result.status
+
+
+def _run() -> JobResult:
     _quieten_torch()
     # Imported late: it imports PyTorch, which the command that submits the job does not need.
     from cluster.compression import job
@@ -49,13 +53,13 @@ def main() -> int:
         os.chdir("/")
         with RayLauncher() as launcher:
             outcome = job.run(recipe, open_store(store), to_stdout, launcher)
-    except (ConfigError, PlanError, SourceError) as error:
-        to_stdout(f"error: {error}")
-        return WRONG
     except HeadraceError as error:
         to_stdout(f"error: {error}")
-        return FAILED
-    return ACCEPTED if outcome.artifact is not None else REJECTED
+        return JobResult.failed(error)
+    if outcome.artifact is None:  # the job has printed why
+        message = f"{recipe.name}: rejected by the gate; the report is {outcome.report}"
+        return JobResult.failed(GateError(message, outcome.report))
+    return JobResult(ACCEPTED, artifact=outcome.artifact.id)
 
 
 def _task(arguments: list[str]) -> tuple[Recipe, str]:

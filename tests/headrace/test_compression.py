@@ -1,4 +1,4 @@
-"""Artifact or error of a finished ``headrace compress``, from its exit status and log."""
+"""Artifact or error of a finished ``headrace compress``."""
 
 from __future__ import annotations
 
@@ -15,48 +15,53 @@ from cluster.errors import (
     ConfigError,
     GateError,
     HeadraceError,
+    PlanError,
     SourceError,
 )
 from cluster.factory import IMPORT_PATH
+from deployments.jobs.result import JobResult
 from deployments.local import ports
 from headrace import compression
-from headrace.compression import result
+from headrace.compression import built
 
 RECIPE = Recipe.model_validate({"name": "digits", "model": {"source": "torchvision:resnet18"}})
-ID, OTHER = "ab" * 32, "cd" * 32
+ID = "ab" * 32
 
 
-def test_last_artifact_of_the_log_is_the_result() -> None:
-    log = f"artifact {OTHER} exists already: digits.front-1\nartifact {ID}\n"
-    assert result(RECIPE, 0, log) == ID
-    assert result(RECIPE, 0, f"artifact {ID} exists already: this recipe was built before\n") == ID
+def test_artifact_of_the_result_is_returned(tmp_path: Path) -> None:
+    assert built(RECIPE, 0, "", write(tmp_path, JobResult(0, ID))) == ID
 
 
-def test_rejection_has_the_report_s_location() -> None:
-    with pytest.raises(GateError, match="digits: rejected by the gate") as error:
-        result(RECIPE, 3, "gate\nrejected by the gate; the report is /store/rejected/d.json\n")
-    assert error.value.report == "/store/rejected/d.json"
-    assert isinstance(error.value, CompressionError)
-
-
-@pytest.mark.parametrize(
-    ("status", "log", "kind", "message"),
-    [
-        (2, "headrace: --store: not writable\n", ConfigError, "--store: not writable"),
-        (1, "headrace: the job could not be submitted\n", ClusterError, "could not be submitted"),
-        (2, "data ok\nerror: no such model\nsecond line\n", SourceError, "model\nsecond line$"),
-        (1, "headrace: the log broke off\nerror: step 1\n", CompressionError, "^step 1$"),
-        (130, "headrace: interrupted\n", ClusterError, "exit status 130.*interrupted"),
-        (0, "the log broke off\n", ClusterError, "exit status 0"),
-        (3, "", ClusterError, "last lines: none"),
-    ],
-)
-def test_failure_has_the_command_s_message(
-    status: int, log: str, kind: type[HeadraceError], message: str
-) -> None:
-    with pytest.raises(HeadraceError, match=message) as error:
-        result(RECIPE, status, log)
+@pytest.mark.parametrize("kind", [ConfigError, PlanError, SourceError, CompressionError])
+def test_error_of_the_result_is_raised(tmp_path: Path, kind: type[HeadraceError]) -> None:
+    file = write(tmp_path, JobResult.failed(kind("steps[0]: no\nsecond line")))
+    with pytest.raises(HeadraceError, match=r"^steps\[0\]: no\nsecond line$") as error:
+        built(RECIPE, 1, "", file)
     assert type(error.value) is kind
+
+
+def test_rejection_has_the_report_s_location(tmp_path: Path) -> None:
+    file = write(tmp_path, JobResult.failed(GateError("digits: rejected", "/store/d.json")))
+    with pytest.raises(GateError, match=r"^digits: rejected$") as error:
+        built(RECIPE, 3, "", file)
+    assert error.value.report == "/store/d.json"
+
+
+@pytest.mark.parametrize("text", [None, "", JobResult(-9).to_json()])
+def test_command_without_result_is_cluster_error(tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "result.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ClusterError, match=r"(?s)digits: .* exit status -9 .*the log broke off"):
+        built(RECIPE, -9, "data ok\nthe log broke off\n", file)
+    with pytest.raises(ClusterError, match="its log: none"):
+        built(RECIPE, 0, "", file)
+
+
+def write(folder: Path, result: JobResult) -> Path:
+    file = folder / "result.json"
+    file.write_text(result.to_json())
+    return file
 
 
 def test_command_s_refusal_is_raised_and_its_output_shown(

@@ -180,7 +180,9 @@ def test_model_of_front_that_kills_jobs_is_skipped_for_best(
 
 def test_refused_search_keeps_no_checkpoints(searched: Searched, tmp_path: Path) -> None:
     store, lines = Store(tmp_path), list[str]()
-    assert job.run(searched(gate={"max_bytes": 1}), store, lines.append).artifact is None
-    assert any("rejected by the gate" in line for line in lines)
+    outcome = job.run(searched(gate={"max_bytes": 1}), store, lines.append)
+    assert outcome.artifact is None
+    rejections = [line for line in lines if line.startswith("rejected by the gate")]
+    assert rejections[-1].endswith(f" {outcome.report}")
     assert store.published == []
     assert below(tmp_path / "kept") == set()

@@ -141,6 +141,7 @@ def test_rejected_build_leaves_only_its_report(tiny_recipe: TinyRecipe, tmp_path
     page, name = below(tmp_path / "store" / "rejected")
     assert page.removesuffix(".html") == name.removesuffix(".json")
     where = tmp_path / "store" / "rejected" / name
+    assert outcome.report == str(where)
     assert lines[-1] == f"rejected by the gate; the report is {where}"
     report = json.loads(where.read_bytes())
     assert report["accepted"] is False
