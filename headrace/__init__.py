@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from cluster import __version__ as __version__
     from cluster.artifact.artifact import Artifact as Artifact
     from cluster.artifact.manifest import Manifest as Manifest
+    from cluster.config.gate import Gate as Gate
     from cluster.config.parallel import Parallel as Parallel
     from cluster.config.parallel import ParallelBuild as ParallelBuild
     from cluster.config.recipe import Evaluation as Evaluation
-    from cluster.config.recipe import Gate as Gate
     from cluster.config.recipe import ProgramBuild as ProgramBuild
     from cluster.config.recipe import Recipe as Recipe
     from cluster.config.routing import Canary as Canary
@@ -76,8 +76,9 @@ _MODULES: dict[str, str] = {
     "cluster": "__version__",
     "cluster.artifact.artifact": "Artifact",
     "cluster.artifact.manifest": "Manifest",
+    "cluster.config.gate": "Gate",
     "cluster.config.parallel": "Parallel ParallelBuild",
-    "cluster.config.recipe": "Evaluation Gate ProgramBuild Recipe",
+    "cluster.config.recipe": "Evaluation ProgramBuild Recipe",
     "cluster.config.routing": (
         "Canary Cascade Chain Ensemble Hedge MultiTask Quorum RouterArgs Scatter Shadow"
     ),

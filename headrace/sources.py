@@ -15,8 +15,9 @@ from types import FunctionType
 from typing import Any
 
 from cluster.config.base import Config, load, parse
+from cluster.config.gate import Gate
 from cluster.config.locate import located
-from cluster.config.recipe import Gate, Recipe
+from cluster.config.recipe import Recipe
 from cluster.config.sources import DataSource, ModelSource
 from cluster.config.steps import Distill, Prune, Quantize, ReplaceActivation, Train
 from cluster.errors import ConfigError

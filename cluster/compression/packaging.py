@@ -20,7 +20,7 @@ from cluster.artifact.artifact import REPORT, REPORT_PAGE, Artifact
 from cluster.compression import origin
 from cluster.compression.draft import Draft
 from cluster.compression.evaluation import costs, evaluate, gate, reference
-from cluster.compression.evaluation.evaluate import Evaluated
+from cluster.compression.evaluation.evaluate import EvaluationResult
 from cluster.compression.programs import builder
 from cluster.compression.record import BuildRecord, CheckRecord, SearchRecord, StepRecord
 from cluster.compression.report import html
@@ -98,21 +98,21 @@ def _build(model: CompressedModel, job: Job, folder: Path) -> AcceptedBuild | Re
         programs = builder.build(model.work, folder, job)
     draft = draft.update(programs=programs.entries).write()
     with clock.phase("evaluate"):
-        evaluated = evaluate.run(
+        evaluation = evaluate.run(
             folder, job.recipe, job.baseline_weights, draft.expected, job.workspace, job.out
         )
-    failed = {**programs.failed, **evaluated.failed}
-    evaluated, checks = _judged(model, evaluated.model_copy(update={"failed": failed}), job)
-    record = _record(model, evaluated, checks, clock, job)
+    failed = {**programs.failed, **evaluation.failed}
+    evaluation, checks = _judged(model, evaluation.model_copy(update={"failed": failed}), job)
+    record = _record(model, evaluation, checks, clock, job)
     if not record.accepted:
         return _reject(model, record, job)
-    working = builder.trim(programs.entries, evaluated.programs, evaluated.static, folder)
+    working = builder.trim(programs.entries, evaluation.programs, evaluation.static, folder)
     draft = draft.update(
         programs=working,
-        baseline=evaluated.baseline,
+        baseline=evaluation.baseline,
         other_baselines=record.other_baselines,
-        measured=evaluated.programs,
-        fastest=evaluated.fastest,
+        measured=evaluation.programs,
+        fastest=evaluation.fastest,
         quantized_operators=record.quantized_operators,
     )
     with clock.phase("cut"):
@@ -142,30 +142,30 @@ def _reports(record: BuildRecord) -> dict[str, bytes]:
 
 
 def _judged(
-    model: CompressedModel, evaluated: Evaluated, job: Job
-) -> tuple[Evaluated, tuple[CheckRecord, ...]]:
+    model: CompressedModel, evaluation: EvaluationResult, job: Job
+) -> tuple[EvaluationResult, tuple[CheckRecord, ...]]:
     """Return the programs that the gate admits, and its checks."""
     effective = job.recipe.limits_for(model.searched)
     size = job.baseline_weights.stat().st_size
     wants = any(record.kind == "quantize" for record in model.records)
-    evaluated = gate.admitted(effective, evaluated, float_bytes=size, wants_quantized=wants)
-    checks = gate.check(effective, evaluated, float_bytes=size, wants_quantized=wants)
-    table = table_of(model.name, evaluated).splitlines()
+    evaluation = gate.admit(effective, evaluation, float_bytes=size, wants_quantized=wants)
+    checks = gate.check(effective, evaluation, float_bytes=size, wants_quantized=wants)
+    table = table_of(model.name, evaluation).splitlines()
     for line in [*table, f"limits   {limits(effective.model_dump())}", *gate_lines(checks)]:
         job.out(line)
-    return evaluated, checks
+    return evaluation, checks
 
 
 def _record(
     model: CompressedModel,
-    evaluated: Evaluated,
+    evaluation: EvaluationResult,
     checks: tuple[CheckRecord, ...],
     clock: Clock,
     job: Job,
 ) -> BuildRecord:
     recipe, data = job.recipe, job.data
     target = recipe.programs[0].target
-    kind = evaluated.fastest.get(target, "")
+    kind = evaluation.fastest.get(target, "")
     return BuildRecord(
         name=model.name,
         recipe=recipe.model_dump(mode="json"),
@@ -174,12 +174,12 @@ def _record(
         metric=recipe.evaluation.metrics[0],
         target=target,
         fastest=kind,
-        baseline=evaluated.baseline,
-        other_baselines=dict([*evaluated.target_baselines.items()][1:]),
-        programs=evaluated.programs,
-        failed_programs=evaluated.failed,
-        left_out_programs=evaluated.left_out,
-        quantized_operators=evaluated.operators.get(f"{target}/{kind}", 0),
+        baseline=evaluation.baseline,
+        other_baselines=dict([*evaluation.target_baselines.items()][1:]),
+        programs=evaluation.programs,
+        failed_programs=evaluation.failed,
+        left_out_programs=evaluation.left_out,
+        quantized_operators=evaluation.operators.get(f"{target}/{kind}", 0),
         steps=model.records,
         layers=costs.layer_sizes(load_file(job.baseline_weights), model.work.weights()),
         search=model.search,

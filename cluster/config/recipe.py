@@ -1,14 +1,15 @@
-"""Recipe of an artifact: model, data, steps, and the limits of the result."""
+"""Recipe of an artifact: model, data, steps, evaluation, gate and programs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from cluster.config.base import NAME_LENGTH, ArtifactName, Config
+from cluster.config.gate import Gate
 from cluster.config.parallel import ParallelBuild
 from cluster.config.search import Search
 from cluster.config.sources import DataSource, ModelSource
@@ -60,67 +61,6 @@ class Evaluation(Config):
         if list(value) != sorted(set(value)) or value[0] != 1:
             raise ValueError(f"{list(value)} must rise from 1, each batch size once")
         return value
-
-
-LIMITS = ("max_accuracy_drop", "min_agreement", "min_speedup", "max_size_share", "max_bytes")
-"""Limits of the gate, in the order of the checks."""
-
-
-class Gate(Config):
-    """Limits that a build must keep to become servable.
-
-    A limit that the recipe leaves out has its default; an explicit null disables it.
-    """
-
-    max_accuracy_drop: float | None = Field(
-        default=0.02,
-        ge=0,
-        le=1,
-        description="Upper confidence bound of the baseline's score minus the artifact's, on the "
-        "same samples, as a share (0.02 = 2 points).",
-    )
-    min_agreement: float | None = Field(
-        default=0.9,
-        gt=0,
-        le=1,
-        description="Lower confidence bound of the agreement with the baseline, on the same "
-        "samples: share of equal predictions of a classifier, mean cosine of embeddings. The "
-        "default does not apply where a step trains after the baseline was taken.",
-    )
-    confidence: float = Field(
-        default=0.95, ge=0.5, lt=1, description="Confidence of these one-sided bounds, 0.5..1."
-    )
-    min_speedup: float | None = Field(
-        default=1.0,
-        gt=0,
-        description="Baseline latency over the artifact's, at batch 1 (p50); at every other "
-        "measured batch size this limit or 1, whichever is less.",
-    )
-    max_size_share: float | None = Field(
-        default=1.0,
-        gt=0,
-        description="Bytes that a replica loads, over the bytes of the float32 weights.",
-    )
-    max_bytes: int | None = Field(default=None, ge=1, description="Bytes that a replica loads.")
-    defaults: tuple[
-        Literal["max_accuracy_drop", "min_agreement", "min_speedup", "max_size_share"], ...
-    ] = Field(
-        default=(),
-        description="Limits that the recipe leaves to their defaults. Derived, not to be written: "
-        "a recipe that is stored in full keeps the distinction here.",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_defaults(cls, raw: Any) -> Any:
-        """Add the limits that ``raw`` leaves out, and remove those that it changes."""
-        named = raw.get("defaults", ()) if isinstance(raw, dict) else None
-        if not isinstance(named, list | tuple):
-            return raw
-        usual = {name: cls.model_fields[name].default for name in LIMITS if name != "max_bytes"}
-        changed = [name for name in usual if raw.get(name, usual[name]) != usual[name]]
-        omitted = [name for name in usual if name not in raw and name not in named]
-        return {**raw, "defaults": [n for n in [*named, *omitted] if n not in changed]}
 
 
 ProgramKindName = Literal["aoti", "openvino", "exported", "eager"]
@@ -185,16 +125,10 @@ class Recipe(Config):
         return self.model
 
     def limits_for(self, searched: Sequence[Step] = ()) -> Gate:
-        """Return the gate's limits for this recipe's steps and those of a search, ``searched``.
-
-        Training after the baseline was taken changes answers on purpose, so the default of
-        ``min_agreement`` is dropped there. A limit that the recipe sets always holds.
-        """
+        """Return the gate for this recipe's steps and those that a search added, ``searched``."""
         steps = (*self.steps, *searched)
         first = next((i for i, s in enumerate(steps) if not isinstance(s, Train)), len(steps))
-        if "min_agreement" not in self.gate.defaults or not any(map(trains, steps[first:])):
-            return self.gate
-        return Gate.model_validate({**self.gate.model_dump(), "min_agreement": None})
+        return self.gate.applied(trains_after_baseline=any(map(trains, steps[first:])))
 
     @model_validator(mode="after")
     def _steps_in_order(self) -> Recipe:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from cluster.config.base import load, parse
+from cluster.config.gate import Gate
 from cluster.config.locate import located
-from cluster.config.recipe import Gate, Recipe
+from cluster.config.recipe import Recipe
 from cluster.config.serving import ModelArgs
 from cluster.errors import ConfigError
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.config.recipe import Gate, Recipe
+from cluster.config.gate import Gate
+from cluster.config.recipe import Recipe
 from cluster.config.sources import DataSource, ModelSource
 from cluster.config.steps import Quantize, Train
 from cluster.errors import ConfigError

@@ -1,7 +1,7 @@
 """Evaluation of an artifact's programs, each loaded as by a replica, in a fresh process.
 
 run(...) in the job ─ each program ─→ fresh_process → ProgramResult: program and baseline
-                                    ↘ the fastest of each target → Evaluated
+                                    ↘ the fastest of each target → EvaluationResult
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cluster.config.recipe import Recipe
 from cluster.progress import Print
 
 
-class Evaluated(BaseModel):
+class EvaluationResult(BaseModel):
     """Results of the evaluation processes. Programs are named ``target/kind``."""
 
     model_config = ConfigDict(frozen=True)
@@ -67,7 +67,7 @@ class Evaluated(BaseModel):
 
 def run(
     workspace: Path, recipe: Recipe, baseline: Path, expected: Path, scratch: Path, out: Print
-) -> Evaluated:
+) -> EvaluationResult:
     """Measure every program of the artifact in ``workspace``, one fresh process after the other.
 
     ``baseline``: the float32 weights before compression. ``expected``: the programs' expected
@@ -105,7 +105,7 @@ def run(
         else:
             failed[entry.key] = result.failed
             out(f"measure  {entry.key} does not work: {result.failed}")
-    return Evaluated(
+    return EvaluationResult(
         programs={key: r.program for key, r in results.items() if r.program is not None},
         baselines={key: r.baseline for key, r in results.items() if r.baseline is not None},
         # If the baseline fails, too, the evaluation is at fault and not the programs.

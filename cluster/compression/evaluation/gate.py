@@ -1,39 +1,27 @@
-"""Gate: limits that a build must keep to become servable. Pure.
+"""Gate: decides which programs of a build are served, and whether the build is. Pure.
 
-    Evaluated ─ admitted ─→ without programs that break a limit, if others keep all limits
-              ─ check ─→ one CheckRecord per limit and target; all must pass
+    EvaluationResult ─ admit ─→ without programs that break a limit, if others keep all limits
+                     ─ check ─→ one CheckRecord per limit and target; all must pass
 
-Every reason is one sentence with the numbers and, for a refusal, the recipe's setting to change.
-A default limit is marked as such.
+The limits on a program's figures are the table in ``limits.py``. Two checks are always made: a
+program loads, and a recipe that quantizes has quantized operators.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
 
-from cluster.artifact.manifest import Agreement, Drop, Measurement
-from cluster.compression.evaluation.evaluate import Evaluated
-from cluster.compression.figures import figure, milliseconds, size, times
+from cluster.compression.evaluation import limits
+from cluster.compression.evaluation.evaluate import EvaluationResult
 from cluster.compression.record import CheckRecord
-from cluster.config.recipe import Gate
+from cluster.config.gate import Gate
 
 REASON_LENGTH = 300
 """Maximum length of a quoted reason for a program's failure."""
 
-_AGREEMENT = {
-    "predictions": "predicts the class that the baseline predicts for {mean:.2%}",
-    "cosine": "has a mean cosine similarity to the baseline of {mean:.4f}",
-    "ranking": "ranks like the baseline with a mean correlation of {mean:.4f}",
-}
-"""Measure → phrase for a program, with the mean."""
-
-_ROUNDING = 1e-9
-"""Tolerance of a limit: shares are counts over the same samples, and may be rounded."""
-
 
 def check(
-    gate: Gate, evaluated: Evaluated, *, float_bytes: int, wants_quantized: bool
+    gate: Gate, evaluation: EvaluationResult, *, float_bytes: int, wants_quantized: bool
 ) -> tuple[CheckRecord, ...]:
     """Check every limit of the gate, for the fastest program of each target.
 
@@ -41,18 +29,18 @@ def check(
     recipe has a quantize step. The build is accepted if all checks pass.
     """
     checks: list[CheckRecord] = []
-    for target in _targets(evaluated):
-        kind = evaluated.fastest.get(target)
-        checks.append(_loads(target, kind, evaluated))
+    for target in _targets(evaluation):
+        kind = evaluation.fastest.get(target)
+        checks.append(_loads(target, kind, evaluation))
         if kind is not None:
-            checks += _limits(gate, f"{target}/{kind}", evaluated, float_bytes, wants_quantized)
+            checks += _checks(gate, f"{target}/{kind}", evaluation, float_bytes, wants_quantized)
     return tuple(checks) or (_no_program(),)
 
 
-def admitted(
-    gate: Gate, evaluated: Evaluated, *, float_bytes: int, wants_quantized: bool
-) -> Evaluated:
-    """Return ``evaluated`` without programs that break a limit, if their target has better ones.
+def admit(
+    gate: Gate, evaluation: EvaluationResult, *, float_bytes: int, wants_quantized: bool
+) -> EvaluationResult:
+    """Return ``evaluation`` without programs that break a limit, if their target has better ones.
 
     A compiler that quantizes by its own means may lose accuracy that another one keeps, and the
     fastest program may be too large. Then another program serves the target, and the build need
@@ -62,49 +50,41 @@ def admitted(
     broken = {
         key: " ".join(
             check.reason
-            for check in _limits(gate, key, evaluated, float_bytes, wants_quantized)
+            for check in _checks(gate, key, evaluation, float_bytes, wants_quantized)
             if not check.passed
         )
-        for key in evaluated.programs
+        for key in evaluation.programs
     }
     served = {_target(key) for key, reasons in broken.items() if not reasons}
     excluded = {key: why for key, why in broken.items() if why and _target(key) in served}
-    programs = {k: program for k, program in evaluated.programs.items() if k not in excluded}
-    static = {k: batches for k, batches in evaluated.static.items() if k not in excluded}
-    return evaluated.model_copy(
+    programs = {k: program for k, program in evaluation.programs.items() if k not in excluded}
+    static = {k: batches for k, batches in evaluation.static.items() if k not in excluded}
+    return evaluation.model_copy(
         update={
             "programs": programs,
-            "left_out": {**evaluated.left_out, **excluded},
+            "left_out": {**evaluation.left_out, **excluded},
             "static": static,
         }
     )
 
 
-def _limits(
-    gate: Gate, key: str, evaluated: Evaluated, float_bytes: int, wants_quantized: bool
-) -> Iterator[CheckRecord]:
-    measured = evaluated.programs[key]
-    checks = []
-    if gate.max_accuracy_drop is not None:
-        checks.append(_accuracy_drop(gate.max_accuracy_drop, key, measured))
-    if gate.min_agreement is not None:
-        checks.append(_agreement(gate.min_agreement, key, measured))
-    if gate.min_speedup is not None:
-        checks.append(_speedup(gate.min_speedup, key, measured, evaluated.baselines[key]))
-    if gate.max_size_share is not None:
-        checks.append(_size_share(gate.max_size_share, key, measured, float_bytes))
-    if gate.max_bytes is not None:
-        checks.append(_bytes(gate.max_bytes, key, measured))
-    for check in checks:
-        yield check.model_copy(update={"default": check.name in gate.defaults})
-    if wants_quantized:
-        yield _quantized(key, evaluated.operators.get(key, 0))
+def _checks(
+    gate: Gate, key: str, evaluation: EvaluationResult, float_bytes: int, wants_quantized: bool
+) -> list[CheckRecord]:
+    candidate = limits.Candidate(
+        key=key,
+        measured=evaluation.programs[key],
+        baseline=evaluation.baselines[key],
+        float_bytes=float_bytes,
+    )
+    quantized = [_quantized(key, evaluation.operators.get(key, 0))] if wants_quantized else []
+    return [*limits.checks(gate, candidate), *quantized]
 
 
-def _loads(target: str, kind: str | None, evaluated: Evaluated) -> CheckRecord:
+def _loads(target: str, kind: str | None, evaluation: EvaluationResult) -> CheckRecord:
     failed = [
         f"{key.removeprefix(f'{target}/')} ({textwrap.shorten(why, REASON_LENGTH)})"
-        for key, why in evaluated.failed.items()
+        for key, why in evaluation.failed.items()
         if _target(key) == target
     ]
     if kind is None:
@@ -114,9 +94,9 @@ def _loads(target: str, kind: str | None, evaluated: Evaluated) -> CheckRecord:
             f"machine that has {target}."
         )
     else:
-        working = sum(_target(key) == target for key in evaluated.programs)
+        working = sum(_target(key) == target for key in evaluation.programs)
         excluded = ", ".join(
-            key.removeprefix(f"{target}/") for key in evaluated.left_out if _target(key) == target
+            key.removeprefix(f"{target}/") for key in evaluation.left_out if _target(key) == target
         )
         reason = (
             f"{target}/{kind} loads in a fresh process and is the fastest of {working} "
@@ -133,111 +113,6 @@ def _no_program() -> CheckRecord:
     return CheckRecord(name="loads", limit="any", measured="none", passed=False, reason=reason)
 
 
-def _accuracy_drop(limit: float, key: str, measured: Measurement) -> CheckRecord:
-    drop = _drop_of(key, measured)
-    passed = drop.upper <= limit + _ROUNDING
-    finding = (
-        f"the score of {key} {_change(drop.mean)} on {measured.samples} samples, and with "
-        f"{drop.confidence * 100:g} % confidence {_change(drop.upper)} at "
-        f"{'most' if drop.upper >= 0 else 'least'}"
-    )
-    if passed:
-        reason = f"{finding}, within the {limit * 100:.2f} of gate.max_accuracy_drop."
-    else:
-        narrow = drop.mean <= limit
-        advice = "measure more evaluation.samples, " if narrow else ""
-        reason = (
-            f"Accuracy drop's upper confidence bound over the budget: {finding}, over the "
-            f"{limit * 100:.2f} of gate.max_accuracy_drop; {advice}compress less in steps, add "
-            f"recovery training, {_or_disable('raise', 'max_accuracy_drop')}."
-        )
-    return _record("max_accuracy_drop", limit, drop.upper, passed, reason)
-
-
-def _agreement(limit: float, key: str, measured: Measurement) -> CheckRecord:
-    alike = _agreement_of(key, measured)
-    passed = alike.lower >= limit - _ROUNDING
-    finding = (
-        f"{key} {_AGREEMENT[alike.measure].format(mean=alike.mean)} on {measured.samples} samples, "
-        f"and with {alike.confidence * 100:g} % confidence {alike.lower:.4f} at least"
-    )
-    if passed:
-        reason = f"{finding}, not under the {limit:g} of gate.min_agreement."
-    else:
-        advice = "measure more evaluation.samples, " if alike.mean >= limit else ""
-        reason = (
-            f"Agreement's lower confidence bound under the limit: {finding}, under the {limit:g} "
-            f"of gate.min_agreement; {advice}compress less in steps, "
-            f"{_or_disable('lower', 'min_agreement')}."
-        )
-    return _record("min_agreement", limit, alike.lower, passed, reason)
-
-
-def _speedup(limit: float, key: str, measured: Measurement, baseline: Measurement) -> CheckRecord:
-    """Check batch 1 and, if that is fast enough, the slowest of the other batch sizes.
-
-    Batch 1 must reach ``limit``. The others must not be slower than the baseline, or than a
-    ``limit`` below 1 allows.
-    """
-    speedups = {
-        entry.batch: baseline.at_batch(entry.batch).p50_ms / entry.p50_ms
-        for entry in measured.latency
-    }
-    slower = [batch for batch, speedup in speedups.items() if speedup < min(limit, 1.0)]
-    batch, least = 1, limit
-    if speedups[1] >= limit and slower:
-        batch, least = min(slower, key=speedups.__getitem__), min(limit, 1.0)
-    speedup = speedups[batch]
-    before, after = baseline.at_batch(batch).p50_ms, measured.at_batch(batch).p50_ms
-    finding = (
-        f"{key} takes {milliseconds(after)} at batch {batch} and the baseline "
-        f"{milliseconds(before)}, a speed-up of {times(speedup)}"
-    )
-    passed = speedup >= least
-    if passed:
-        reason = f"{finding}, at least the {limit:g}× of gate.min_speedup."
-    else:
-        kind = "Compressed, but slower" if speedup < 1 else "Compressed, but not fast enough"
-        reason = (
-            f"{kind}: {finding}, under the {least:g}× of gate.min_speedup; try another scheme or "
-            "structured pruning in steps, more programs.kinds, "
-            f"{_or_disable('lower', 'min_speedup')}."
-        )
-    return _record("min_speedup", least, speedup, passed, reason)
-
-
-def _size_share(limit: float, key: str, measured: Measurement, float_bytes: int) -> CheckRecord:
-    share = measured.size_bytes / float_bytes
-    finding = (
-        f"{key} is {size(measured.size_bytes)} to load, {figure(share)} of the "
-        f"{size(float_bytes)} of the float32 weights"
-    )
-    passed = share <= limit
-    if passed:
-        reason = f"{finding}, within the {limit:g} of gate.max_size_share."
-    else:
-        kind = "Compressed, but bigger" if share > 1 else "Compressed, but not small enough"
-        reason = (
-            f"{kind}: {finding}, over the {limit:g} of gate.max_size_share; quantize to fewer "
-            "bits or prune structured in steps, "
-            f"{_or_disable('raise', 'max_size_share')} (a small model is mostly code)."
-        )
-    return _record("max_size_share", limit, share, passed, reason)
-
-
-def _bytes(limit: int, key: str, measured: Measurement) -> CheckRecord:
-    finding = f"{key} is {measured.size_bytes:,} bytes to load"
-    passed = measured.size_bytes <= limit
-    if passed:
-        reason = f"{finding}, within the {limit:,} of gate.max_bytes."
-    else:
-        reason = (
-            f"Too big: {finding}, over the {limit:,} of gate.max_bytes; quantize to fewer bits or "
-            f"prune structured in steps, {_or_disable('raise', 'max_bytes')}."
-        )
-    return _record("max_bytes", limit, measured.size_bytes, passed, reason)
-
-
 def _quantized(key: str, operators: int) -> CheckRecord:
     if operators:
         reason = f"{operators} operators of {key} compute, or are stored, in fewer bits."
@@ -247,38 +122,19 @@ def _quantized(key: str, operators: int) -> CheckRecord:
             "in fewer bits; choose a scheme in steps that applies to the model's layers (dynamic "
             "and weight-only schemes apply to linear layers alone), or keep fewer of them."
         )
-    return _record("quantized_operators", 1, operators, operators > 0, reason)
+    return CheckRecord(
+        name="quantized_operators",
+        limit=1,
+        measured=operators,
+        passed=operators > 0,
+        reason=reason,
+    )
 
 
-def _record(name: str, limit: float, measured: float, passed: bool, reason: str) -> CheckRecord:
-    sentence = reason[0].upper() + reason[1:] if reason.startswith("the ") else reason
-    return CheckRecord(name=name, limit=limit, measured=measured, passed=passed, reason=sentence)
-
-
-def _drop_of(key: str, measured: Measurement) -> Drop:
-    if measured.drop is None:
-        raise ValueError(f"{key} was measured without its drop against the baseline")
-    return measured.drop
-
-
-def _agreement_of(key: str, measured: Measurement) -> Agreement:
-    if measured.agreement is None:
-        raise ValueError(f"{key} was measured without its agreement with the baseline")
-    return measured.agreement
-
-
-def _or_disable(change: str, limit: str) -> str:
-    return f"{change} the limit, or disable it with `{limit}: null` under gate"
-
-
-def _targets(evaluated: Evaluated) -> list[str]:
-    keys = [*evaluated.programs, *evaluated.failed]
+def _targets(evaluation: EvaluationResult) -> list[str]:
+    keys = [*evaluation.programs, *evaluation.failed]
     return list(dict.fromkeys(_target(key) for key in keys))
 
 
 def _target(key: str) -> str:
     return key.rpartition("/")[0]
-
-
-def _change(drop: float) -> str:
-    return f"{'drops' if drop >= 0 else 'rises'} by {abs(drop) * 100:.2f} points"

@@ -24,8 +24,9 @@ from cluster.artifact.entries import FileEntry, Latency, ProgramEntry
 from cluster.artifact.manifest import Measurement
 from cluster.compression.evaluation import metrics, reference
 from cluster.compression.evaluation.agreement import agreement, measure_for
+from cluster.compression.evaluation.limits import most_bytes
 from cluster.compression.evaluation.measure import PROGRESS_INTERVAL_S, Run, latencies, outputs_of
-from cluster.config.recipe import Gate, Recipe
+from cluster.config.recipe import Recipe
 from cluster.data import PreparedSamples, load_data
 from cluster.errors import ArtifactError, CompressionError, HeadraceError, ProgramError
 from cluster.program import program as programs
@@ -108,7 +109,9 @@ def _measure(task: Task) -> ProgramResult:
     baseline = judge.measurement(None, timed["baseline"], weights_bytes)
     if entry is None:
         return ProgramResult(baseline=baseline)
-    batches = _static_batches(entry, static, timed, files, _limit(task))
+    batches = _static_batches(
+        entry, static, timed, files, most_bytes(task.recipe.gate, weights_bytes)
+    )
     curve = tuple(
         quick if quick.batch in batches else usual
         for usual, quick in zip(
@@ -191,13 +194,6 @@ def _static_batches(
 
 def _size(entry: ProgramEntry, files: dict[str, FileEntry]) -> int:
     return sum(files[name].size_bytes for name in entry.loaded_files)
-
-
-def _limit(task: Task) -> float:
-    """Return the gate's limit of the program's bytes."""
-    gate: Gate = task.recipe.gate
-    share = gate.max_size_share or float("inf")
-    return min(share * task.baseline_weights.stat().st_size, gate.max_bytes or float("inf"))
 
 
 # ---------------------------------------------------------------------------- baseline, scores

@@ -8,10 +8,10 @@ from typing import Any
 
 from cluster.artifact.entries import Latency
 from cluster.artifact.manifest import Measurement
-from cluster.compression.evaluation.evaluate import Evaluated
+from cluster.compression.evaluation.evaluate import EvaluationResult
 from cluster.compression.figures import size, times
 from cluster.compression.record import CheckRecord
-from cluster.config.recipe import LIMITS
+from cluster.config.gate import LIMIT_NAMES
 from cluster.text_table import table
 
 BASELINE = "baseline (eager float32)"
@@ -21,28 +21,28 @@ REASON_LENGTH = 200
 """Maximum length of a reason why a program failed or is left out."""
 
 
-def table_of(name: str, evaluated: Evaluated) -> str:
+def table_of(name: str, evaluation: EvaluationResult) -> str:
     """Return the table of one build: baseline, programs, and missing programs with the reasons.
 
     The fastest program of each target is marked. Programs are compared with the baseline on their
     own target; each target has a row of the baseline.
     """
-    baseline, baselines = evaluated.baseline, evaluated.target_baselines
+    baseline, baselines = evaluation.baseline, evaluation.target_baselines
     rows = [row(BASELINE, baseline, baseline)]
     for target, other in [*baselines.items()][1:]:
         rows.append(row(f"{BASELINE} on {target}", other, other))
-    for key, measured in evaluated.programs.items():
+    for key, measured in evaluation.programs.items():
         target, _, kind = key.rpartition("/")
-        mark = " (fastest)" if evaluated.fastest[target] == kind else ""
+        mark = " (fastest)" if evaluation.fastest[target] == kind else ""
         rows.append(row(f"{key}{mark}", measured, baselines[target]))
     lines = [table(rows, header(baseline, name))]
     lines += [
         f"left out {key}, which works: {textwrap.shorten(reason, REASON_LENGTH)}"
-        for key, reason in evaluated.left_out.items()
+        for key, reason in evaluation.left_out.items()
     ]
     lines += [
         f"no {key}: {textwrap.shorten(reason, REASON_LENGTH)}"
-        for key, reason in evaluated.failed.items()
+        for key, reason in evaluation.failed.items()
     ]
     return "\n".join(lines)
 
@@ -101,7 +101,7 @@ def limits(gate: Mapping[str, Any]) -> str:
         f"{name} off"
         if gate[name] is None
         else f"{name} {gate[name]}{' (default)' if name in defaults else ''}"
-        for name in LIMITS
+        for name in LIMIT_NAMES
         if name in gate
     )
 

@@ -17,7 +17,7 @@ from cluster.artifact.entries import Latency
 from cluster.artifact.local import LocalStore
 from cluster.artifact.manifest import Drop, Measurement
 from cluster.compression import front, job, packaging
-from cluster.compression.evaluation.evaluate import Evaluated
+from cluster.compression.evaluation.evaluate import EvaluationResult
 from cluster.compression.search import result as search_result
 from cluster.compression.search.result import Trial
 from cluster.compression.work import Clock
@@ -60,7 +60,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Return a simulated clock: an evaluation takes ten seconds, every model is on the front."""
     now = [0.0]
 
-    def evaluate(workspace: Path, recipe: Recipe, *rest: object) -> Evaluated:
+    def evaluate(workspace: Path, recipe: Recipe, *rest: object) -> EvaluationResult:
         now[0] += EVALUATION_S
         measurement = Measurement(
             accuracy=0.9,
@@ -73,7 +73,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         )
         (entry,) = Artifact.read(workspace).manifest.programs
         key = entry.key
-        return Evaluated(
+        return EvaluationResult(
             baselines={key: measurement}, programs={key: measurement}, operators={key: 1}
         )
 

@@ -13,7 +13,7 @@ import pytest
 from cluster.artifact.artifact import REPORT
 from cluster.artifact.entries import Latency
 from cluster.artifact.manifest import Drop, Measurement
-from cluster.compression.evaluation.evaluate import Evaluated
+from cluster.compression.evaluation.evaluate import EvaluationResult
 from cluster.compression.evaluation.gate import check
 from cluster.compression.record import BuildRecord
 from cluster.config.base import load, parse
@@ -169,13 +169,13 @@ def test_gate_of_recipe_accepts_benchmark_results(name: str) -> None:
         )
 
     drop = Drop(mean=figures["drop"], upper=figures["drop, upper bound"], confidence=0.95)
-    evaluated = Evaluated(
+    evaluation = EvaluationResult(
         programs={program: measured("program", figures["bytes"], drop)},
         baselines={program: measured("eager", figures["float bytes"], None)},
     )
     # The benchmark of that day did not measure agreement.
     gate = recipe.limits_for().model_copy(update={"min_agreement": None})
-    checks = check(gate, evaluated, float_bytes=int(figures["float bytes"]), wants_quantized=False)
+    checks = check(gate, evaluation, float_bytes=int(figures["float bytes"]), wants_quantized=False)
     assert [record.reason for record in checks if not record.passed] == []
     assert {"max_accuracy_drop", "min_speedup", "max_size_share"} < {
         record.name for record in checks

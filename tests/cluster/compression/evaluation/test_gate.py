@@ -8,10 +8,11 @@ import pytest
 
 from cluster.artifact.entries import Latency
 from cluster.artifact.manifest import Agreement, Drop, Measurement
-from cluster.compression.evaluation.evaluate import Evaluated
-from cluster.compression.evaluation.gate import admitted, check
+from cluster.compression.evaluation.evaluate import EvaluationResult
+from cluster.compression.evaluation.gate import admit, check
+from cluster.compression.evaluation.limits import LIMITS, most_bytes
 from cluster.compression.record import CheckRecord
-from cluster.config.recipe import Gate
+from cluster.config.gate import LIMIT_NAMES, Gate
 
 
 def measured(
@@ -37,24 +38,26 @@ def measured(
     )
 
 
-def evaluated(**fields: Any) -> Evaluated:
+def evaluation_of(**fields: Any) -> EvaluationResult:
     values = {"programs": {"cpu-x86/aoti": measured((0.01, 0.015), 2.0)}} | fields
     programs = values["programs"]
     usual = {
         "baselines": dict.fromkeys(programs, measured(None, 8.0, 4_000_000)),
         "operators": dict.fromkeys(programs, 5),
     }
-    return Evaluated(**usual | values)
+    return EvaluationResult(**usual | values)
 
 
-def only(program: Measurement) -> Evaluated:
-    return evaluated(programs={"cpu-x86/aoti": program})
+def only(program: Measurement) -> EvaluationResult:
+    return evaluation_of(programs={"cpu-x86/aoti": program})
 
 
 BUILD: dict[str, Any] = {"float_bytes": 4_000_000, "wants_quantized": True}
 
 
-def judged(gate: dict[str, Any], evaluation: Evaluated, **fields: Any) -> dict[str, CheckRecord]:
+def judged(
+    gate: dict[str, Any], evaluation: EvaluationResult, **fields: Any
+) -> dict[str, CheckRecord]:
     checks = check(Gate.model_validate(gate), evaluation, **BUILD | fields)
     return {record.name: record for record in checks}
 
@@ -62,8 +65,12 @@ def judged(gate: dict[str, Any], evaluation: Evaluated, **fields: Any) -> dict[s
 ALL = {"max_bytes": 5_000_000}
 
 
+def test_table_has_one_entry_per_limit_of_recipe() -> None:
+    assert tuple(LIMITS) == LIMIT_NAMES
+
+
 def test_good_build_passes_every_limit() -> None:
-    checks = judged(ALL, evaluated())
+    checks = judged(ALL, evaluation_of())
     assert list(checks) == [
         "loads",
         "max_accuracy_drop",
@@ -136,7 +143,7 @@ def test_good_build_passes_every_limit() -> None:
         ),
         (
             {"max_bytes": 999_999},
-            evaluated(),
+            evaluation_of(),
             "max_bytes",
             "Too big: cpu-x86/aoti is 1,000,000 bytes to load, over the 999,999 of gate.max_bytes",
         ),
@@ -158,7 +165,7 @@ def test_good_build_passes_every_limit() -> None:
     ],
 )
 def test_rejection_names_numbers_and_setting(
-    gate: dict[str, Any], evaluation: Evaluated, name: str, sentence: str
+    gate: dict[str, Any], evaluation: EvaluationResult, name: str, sentence: str
 ) -> None:
     checks = judged(gate, evaluation)
     assert [record.name for record in checks.values() if not record.passed] == [name]
@@ -186,7 +193,7 @@ def test_rejection_names_numbers_and_setting(
 )
 def test_value_equal_to_limit_passes(gate: dict[str, Any], passed: bool) -> None:
     (name,) = gate
-    assert judged(gate, evaluated())[name].passed == passed
+    assert judged(gate, evaluation_of())[name].passed == passed
 
 
 FALLEN = measured((0.68, 0.72), ms=8.0 / 0.41, size=5_000_000, alike=(0.24, 0.2))
@@ -214,7 +221,7 @@ def test_gate_checks_only_loading_if_all_limits_are_null() -> None:
 
 
 def test_checks_mark_limits_with_default_values() -> None:
-    checks = judged({"max_accuracy_drop": 0.02, "max_bytes": 5_000_000}, evaluated())
+    checks = judged({"max_accuracy_drop": 0.02, "max_bytes": 5_000_000}, evaluation_of())
     assert [name for name, record in checks.items() if record.default] == DEFAULTED[1:]
 
 
@@ -227,14 +234,14 @@ def test_speedup_limit_below_one_applies_to_each_batch_size() -> None:
 
 def test_program_with_low_agreement_is_excluded() -> None:
     other = measured((0.0, 0.01), 1.0, alike=(0.8, 0.78))
-    evaluation = evaluated(programs={"cpu-x86/openvino": other, "cpu-x86/aoti": SLOWER})
-    admission = admitted(Gate(), evaluation, **BUILD)
+    evaluation = evaluation_of(programs={"cpu-x86/openvino": other, "cpu-x86/aoti": SLOWER})
+    admission = admit(Gate(), evaluation, **BUILD)
     assert admission.fastest == {"cpu-x86": "aoti"}
     assert "gate.min_agreement" in admission.left_out["cpu-x86/openvino"]
 
 
 def test_gate_rejects_zero_quantized_operators_if_requested() -> None:
-    nothing = evaluated(operators={"cpu-x86/aoti": 0, "cpu-x86/eager": 5})
+    nothing = evaluation_of(operators={"cpu-x86/aoti": 0, "cpu-x86/eager": 5})
     refused = judged({}, nothing)["quantized_operators"]
     assert not refused.passed
     assert refused.reason.startswith("Quantized nothing: the recipe has a quantize step, but 0")
@@ -244,7 +251,7 @@ def test_gate_rejects_zero_quantized_operators_if_requested() -> None:
 
 
 def test_gate_names_every_reason_if_no_program_of_target_works() -> None:
-    evaluation = evaluated(
+    evaluation = evaluation_of(
         failed={
             "cuda-sm90/aoti": "nvcc is missing:\n  " + "x" * 10_000,
             "cuda-sm90/eager": "CUDA is not available",
@@ -263,14 +270,14 @@ def test_gate_names_every_reason_if_no_program_of_target_works() -> None:
 
 
 def test_gate_rejects_build_without_programs() -> None:
-    evaluation = evaluated(programs={})
+    evaluation = evaluation_of(programs={})
     refused = judged({}, evaluation)["loads"]
     assert not refused.passed
     assert "no program was built" in refused.reason
 
 
 def test_gate_checks_fastest_program_of_each_target() -> None:
-    evaluation = evaluated(
+    evaluation = evaluation_of(
         programs={
             "cpu-x86/aoti": measured((0.01, 0.01), 20.0),
             "cpu-x86/openvino": measured((0.01, 0.01), 2.0),
@@ -289,7 +296,7 @@ def test_gate_checks_fastest_program_of_each_target() -> None:
 
 
 def test_gate_compares_each_target_with_its_baseline() -> None:
-    evaluation = evaluated(
+    evaluation = evaluation_of(
         programs={
             "cpu-x86/aoti": measured((0.0, 0.0), 4.0),
             "cuda-sm90/eager": measured((0.0, 0.0), 2.0),
@@ -315,20 +322,20 @@ def test_gate_compares_each_target_with_its_baseline() -> None:
 
 def test_baseline_measured_alone_is_used_without_programs() -> None:
     alone = measured(None, 3.0)
-    assert evaluated(programs={}, alone=alone).baseline == alone
+    assert evaluation_of(programs={}, alone=alone).baseline == alone
     with pytest.raises(ValueError, match="neither a program nor the baseline"):
-        _ = evaluated(programs={}).baseline
+        _ = evaluation_of(programs={}).baseline
 
 
 def test_program_over_accuracy_budget_is_excluded() -> None:
     good, slower = measured((0.0, 0.01), 4.0), measured((0.0, 0.01), 6.0)
     lossy = measured((0.05, 0.06), 1.0)
-    evaluation = evaluated(
+    evaluation = evaluation_of(
         programs={"cpu-x86/eager": slower, "cpu-x86/aoti": good, "cpu-x86/openvino": lossy},
         failed={"cpu-x86/exported": "no"},
         static={"cpu-x86/openvino": (1,), "cpu-x86/aoti": (8,)},
     )
-    admission = admitted(Gate(), evaluation, **BUILD)
+    admission = admit(Gate(), evaluation, **BUILD)
     assert admission.programs == {"cpu-x86/eager": slower, "cpu-x86/aoti": good}
     assert admission.fastest == {"cpu-x86": "aoti"}
     assert admission.static == {"cpu-x86/aoti": (8,)}
@@ -358,9 +365,9 @@ SLOWER = measured((0.0, 0.01), 6.0, size=2_000_000)
 def test_program_over_any_limit_is_excluded(
     gate: dict[str, Any], fastest: Measurement, setting: str
 ) -> None:
-    evaluation = evaluated(programs={"cpu-x86/openvino": fastest, "cpu-x86/aoti": SLOWER})
+    evaluation = evaluation_of(programs={"cpu-x86/openvino": fastest, "cpu-x86/aoti": SLOWER})
     assert evaluation.fastest == {"cpu-x86": "openvino"}
-    admission = admitted(Gate.model_validate(gate), evaluation, **BUILD)
+    admission = admit(Gate.model_validate(gate), evaluation, **BUILD)
     assert admission.fastest == {"cpu-x86": "aoti"}
     assert f"gate.{setting}" in admission.left_out["cpu-x86/openvino"]
     assert all(record.passed for record in judged(gate, admission).values())
@@ -368,24 +375,26 @@ def test_program_over_any_limit_is_excluded(
 
 def test_excluded_program_names_all_exceeded_limits() -> None:
     bad = measured((0.05, 0.06), 9.0)
-    evaluation = evaluated(programs={"cpu-x86/openvino": bad, "cpu-x86/aoti": SLOWER})
-    why = admitted(Gate(), evaluation, **BUILD).left_out["cpu-x86/openvino"]
+    evaluation = evaluation_of(programs={"cpu-x86/openvino": bad, "cpu-x86/aoti": SLOWER})
+    why = admit(Gate(), evaluation, **BUILD).left_out["cpu-x86/openvino"]
     assert "gate.max_accuracy_drop" in why
     assert "gate.min_speedup" in why
 
 
 def test_unquantized_program_is_excluded_only_if_requested() -> None:
     programs = {"cpu-x86/openvino": measured((0.0, 0.01), 1.0), "cpu-x86/aoti": SLOWER}
-    evaluation = evaluated(programs=programs, operators={"cpu-x86/openvino": 0, "cpu-x86/aoti": 3})
-    assert admitted(Gate(), evaluation, **BUILD).fastest == {"cpu-x86": "aoti"}
-    assert admitted(Gate(), evaluation, **BUILD | {"wants_quantized": False}) == evaluation
+    evaluation = evaluation_of(
+        programs=programs, operators={"cpu-x86/openvino": 0, "cpu-x86/aoti": 3}
+    )
+    assert admit(Gate(), evaluation, **BUILD).fastest == {"cpu-x86": "aoti"}
+    assert admit(Gate(), evaluation, **BUILD | {"wants_quantized": False}) == evaluation
 
 
 def test_admission_is_decided_for_each_target_separately() -> None:
-    evaluation = evaluated(
+    evaluation = evaluation_of(
         programs={"cpu-x86/aoti": SLOWER, "cuda-sm90/aoti": measured((0.5, 0.5), 1)}
     )
-    admission = admitted(Gate(), evaluation, **BUILD)
+    admission = admit(Gate(), evaluation, **BUILD)
     assert admission == evaluation
     assert not all(record.passed for record in check(Gate(), admission, **BUILD))
 
@@ -393,13 +402,13 @@ def test_admission_is_decided_for_each_target_separately() -> None:
 def test_gate_rejects_if_all_programs_are_over_budget() -> None:
     lossy = measured((0.05, 0.06), 1.0)
     evaluation = only(lossy)
-    assert admitted(Gate(), evaluation, **BUILD) == evaluation
+    assert admit(Gate(), evaluation, **BUILD) == evaluation
     assert not judged({}, evaluation)["max_accuracy_drop"].passed
-    assert admitted(Gate(max_accuracy_drop=None), evaluation, **BUILD) == evaluation
+    assert admit(Gate(max_accuracy_drop=None), evaluation, **BUILD) == evaluation
 
 
 def test_admitted_program_is_fastest_over_all_batches() -> None:
-    evaluation = evaluated(
+    evaluation = evaluation_of(
         programs={
             "cpu-x86/aoti": measured((0.0, 0.0), 2.0, later_ms=50),
             "cpu-x86/eager": measured((0.0, 0.0), 3.0, later_ms=10),
@@ -407,7 +416,7 @@ def test_admitted_program_is_fastest_over_all_batches() -> None:
         },
     )
     assert evaluation.fastest == {"cpu-x86": "openvino"}
-    assert admitted(Gate(), evaluation, **BUILD).fastest == {"cpu-x86": "eager"}
+    assert admit(Gate(), evaluation, **BUILD).fastest == {"cpu-x86": "eager"}
 
 
 def test_gate_raises_for_program_without_drop_or_agreement() -> None:
@@ -415,3 +424,17 @@ def test_gate_raises_for_program_without_drop_or_agreement() -> None:
         judged({}, only(measured(None, 1.0)))
     with pytest.raises(ValueError, match="cpu-x86/aoti was measured without its agreement"):
         judged({"max_accuracy_drop": None}, only(measured(None, 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("gate", "size"),
+    [
+        ({}, 4_000_000),
+        ({"max_size_share": 0.25}, 1_000_000),
+        ({"max_bytes": 999}, 999),
+        ({"max_size_share": None, "max_bytes": 5_000_000}, 5_000_000),
+        ({"max_size_share": None}, float("inf")),
+    ],
+)
+def test_smallest_limit_on_size_bounds_program(gate: dict[str, Any], size: float) -> None:
+    assert most_bytes(Gate.model_validate(gate), float_bytes=4_000_000) == size

@@ -15,7 +15,7 @@ from assembled import Assemble, Assembled, quantized, write
 from cluster.artifact.entries import FileEntry, Latency
 from cluster.artifact.manifest import Measurement
 from cluster.compression.evaluation import evaluate, one_program, reference
-from cluster.compression.evaluation.evaluate import Evaluated
+from cluster.compression.evaluation.evaluate import EvaluationResult
 from cluster.compression.programs import aoti, builder, eager
 from cluster.errors import CompressionError
 from cluster.program import program
@@ -23,7 +23,7 @@ from cluster.program import program
 Bench = Callable[..., Any]
 
 
-def evaluated(assembled: Assembled, lines: list[str]) -> Evaluated:
+def evaluate_programs(assembled: Assembled, lines: list[str]) -> EvaluationResult:
     return evaluate.run(
         assembled.artifact.path,
         assembled.recipe,
@@ -38,7 +38,7 @@ def evaluated(assembled: Assembled, lines: list[str]) -> Evaluated:
 def test_all_kinds_compute_model_and_fastest_is_chosen(bench: Bench, assemble: Assemble) -> None:
     initial = bench()
     assembled = assemble(initial, "exported", "eager", "openvino", batches=(1, 3))
-    evaluation = evaluated(assembled, initial.lines)
+    evaluation = evaluate_programs(assembled, initial.lines)
     assert evaluation.failed == {}
     assert list(evaluation.programs) == ["cpu-x86/exported", "cpu-x86/eager", "cpu-x86/openvino"]
     for key, measured in evaluation.programs.items():
@@ -73,7 +73,7 @@ def test_wrong_program_fails_and_others_are_measured(bench: Bench, assemble: Ass
     )
     torch.export.save(graph, assembled.artifact.path / "programs/cpu-x86.exported.pt2")
     write(assembled.artifact.path, assembled.artifact.manifest)
-    evaluation = evaluated(assembled, initial.lines)
+    evaluation = evaluate_programs(assembled, initial.lines)
     assert list(evaluation.programs) == ["cpu-x86/eager"]
     assert "does not compute the model" in evaluation.failed["cpu-x86/exported"]
     assert evaluation.fastest == {"cpu-x86": "eager"}
@@ -94,7 +94,7 @@ def test_baseline_is_measured_if_no_program_works(bench: Bench, assemble: Assemb
     assembled = assemble(initial, "exported")
     (assembled.artifact.path / "programs/cpu-x86.exported.pt2").write_bytes(b"not a graph")
     write(assembled.artifact.path, assembled.artifact.manifest)
-    evaluation = evaluated(assembled, initial.lines)
+    evaluation = evaluate_programs(assembled, initial.lines)
     assert evaluation.programs == {}
     assert evaluation.fastest == {}
     assert "cannot be loaded" in evaluation.failed["cpu-x86/exported"]
@@ -108,7 +108,7 @@ def test_broken_baseline_fails_evaluation_and_no_program(
     assembled = assemble(initial, "eager")
     assembled.baseline.write_bytes(b"broken")
     with pytest.raises(CompressionError, match=r"could not be evaluated[^*]*safetensors"):
-        evaluated(assembled, initial.lines)
+        evaluate_programs(assembled, initial.lines)
 
 
 def test_eager_program_loads_with_unknown_recipe_steps(bench: Bench, assemble: Assemble) -> None:
@@ -205,7 +205,7 @@ def test_fastest_program_of_target_counts_all_batches() -> None:
         "cpu-x86/openvino": measured(3.0, 5.0),
         "cuda-sm90/aoti": measured(9.0, 9.0),
     }
-    evaluation = Evaluated(programs=programs, baselines={})
+    evaluation = EvaluationResult(programs=programs, baselines={})
     assert evaluation.fastest == {"cpu-x86": "openvino", "cuda-sm90": "aoti"}
     assert list(evaluation.fastest) == ["cpu-x86", "cuda-sm90"]
     assert programs["cpu-x86/aoti"].typical_ms == pytest.approx(4.0)

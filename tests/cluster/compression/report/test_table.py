@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from cluster.artifact.manifest import Agreement
-from cluster.compression.evaluation.evaluate import Evaluated
+from cluster.compression.evaluation.evaluate import EvaluationResult
 from cluster.compression.record import BuildRecord
 from cluster.compression.report.table import gate_lines, header, limits, row, table_of
-from cluster.config.recipe import Gate
+from cluster.config.gate import Gate
 from cluster.text_table import table
 
 
-def evaluated(record: BuildRecord) -> Evaluated:
-    return Evaluated(
+def evaluation_of(record: BuildRecord) -> EvaluationResult:
+    return EvaluationResult(
         programs=record.programs,
         baselines=dict.fromkeys(record.programs, record.baseline),
         failed={"cpu-x86/exported": "it cannot\n be saved " + "x" * 500},
@@ -22,7 +22,7 @@ def evaluated(record: BuildRecord) -> Evaluated:
 
 
 def test_table_shows_all_programs_beside_baseline(record: BuildRecord) -> None:
-    lines = table_of("resnet56", evaluated(record)).splitlines()
+    lines = table_of("resnet56", evaluation_of(record)).splitlines()
     assert lines[0].split()[0] == "resnet56"
     assert "batch 1 p50/p99" in lines[0]
     assert "batch 32 p50/p99" in lines[0]
@@ -57,7 +57,7 @@ def test_table_shows_programs_beside_baseline_of_target(record: BuildRecord) -> 
         record.programs["cpu-x86/openvino"].model_copy(update={"drop": None}),
     )
     program = record.programs["cpu-x86/aoti"]
-    evaluation = Evaluated(
+    evaluation = EvaluationResult(
         programs={"cpu-x86/aoti": program, "cuda-sm90/aoti": program},
         baselines={"cpu-x86/aoti": cpu, "cuda-sm90/aoti": gpu},
     )
