@@ -135,6 +135,14 @@ class Report:
     branches: tuple[Report, ...] = ()
     """Reports of the targets that it called in turn."""
 
+    @classmethod
+    def of(cls, name: str, result: Reply | NoAnswerError, latency_s: float) -> Report:
+        """Return the report of a target that answered or failed after ``latency_s`` seconds."""
+        ms = latency_s * 1e3
+        if isinstance(result, Reply):
+            return cls(name, Ended.ANSWERED, ms, None, result.timing, result.reports)
+        return cls(name, result.outcome, ms, str(result), {}, result.reports)
+
     def plain(self) -> dict[str, Any]:
         """Return the report as plain data, for JSON."""
         fields: dict[str, Any] = {

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.config.routing import Target
-from cluster.routing.branches import Ended
 from cluster.runtime.priority_queue import Priority
 from deployments.http.headers import PRIORITY
 from deployments.router.call import Call, Reply, Report
@@ -56,6 +55,5 @@ def with_report(
     target: Target, reply: Reply, latency_s: float, earlier: tuple[Report, ...] = ()
 ) -> Reply:
     """Return a target's reply as the route's, with the target's report after ``earlier``."""
-    ms = latency_s * 1e3
-    report = Report(target.target, Ended.ANSWERED, ms, None, reply.timing, reply.reports)
+    report = Report.of(target.target, reply, latency_s)
     return replace(reply, reports=(*earlier, report), timing={})

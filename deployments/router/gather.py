@@ -108,22 +108,25 @@ class _Run:
             reply = task.result()
         except NoAnswerError as error:
             self._errors.append(error)
-            self._end(index, error.outcome, str(error), reports=error.reports)
+            self._end(index, Report.of(self._name(index), error, self._waited_s(index)))
         else:
             self._replies[index] = reply
-            self._end(index, Ended.ANSWERED, None, reply)
+            self._end(index, Report.of(self._name(index), reply, self._waited_s(index)))
 
     def give_up(self, index: int) -> None:
         """Cancel a branch whose timeout is over."""
         self._cancel(index)
-        waited_s = time.monotonic() - self._started - (self.branches[index].called_s or 0)
-        self._end(index, Ended.LATE, f"no answer within {waited_s * 1e3:.0f} ms")
+        ms = self._waited_s(index) * 1e3
+        reason = f"no answer within {ms:.0f} ms"
+        self._end(index, Report(self._name(index), Ended.LATE, ms, reason))
 
     def cancel(self) -> None:
         """Cancel all branches in flight."""
         for index in list(self._tasks.values()):
             self._cancel(index)
-            self._end(index, Ended.CANCELLED, "cancelled: the route needs no more answers")
+            ms = self._waited_s(index) * 1e3
+            reason = "cancelled: the route needs no more answers"
+            self._end(index, Report(self._name(index), Ended.CANCELLED, ms, reason))
 
     def _cancel(self, index: int) -> None:
         for task in [task for task, i in self._tasks.items() if i == index]:
@@ -131,24 +134,15 @@ class _Run:
             task.add_done_callback(_retrieve_error)
             task.cancel()
 
-    def _end(
-        self,
-        index: int,
-        outcome: Ended,
-        reason: str | None,
-        reply: Reply | None = None,
-        reports: tuple[Report, ...] = (),
-    ) -> None:
-        self._set(index, ended=outcome)
-        ms = (time.monotonic() - self._started - (self.branches[index].called_s or 0)) * 1e3
-        self._reports[index] = Report(
-            self._requests[index].name,
-            outcome,
-            ms,
-            reason,
-            reply.timing if reply else {},
-            reply.reports if reply else reports,
-        )
+    def _end(self, index: int, report: Report) -> None:
+        self._set(index, ended=report.outcome)
+        self._reports[index] = report
+
+    def _name(self, index: int) -> str:
+        return self._requests[index].name
+
+    def _waited_s(self, index: int) -> float:
+        return time.monotonic() - self._started - (self.branches[index].called_s or 0)
 
     def _set(self, index: int, **changes: object) -> None:
         self.branches[index] = replace(self.branches[index], **changes)  # type: ignore[arg-type]

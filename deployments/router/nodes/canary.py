@@ -70,9 +70,8 @@ class CanaryNode:
                 candidate_timeout = timeout_s == self._route.candidate.timeout_s
                 if error.http_status == 502 or (error.http_status == 504 and candidate_timeout):
                     self._judge(lambda: self.judge.answered(ok=False))
-                ms = (time.monotonic() - started) * 1e3
                 name = self._route.candidate.target
-                reports = (Report(name, error.outcome, ms, str(error), {}, error.reports),)
+                reports = (Report.of(name, error, time.monotonic() - started),)
             else:
                 self._judge(lambda: self.judge.answered(ok=True))
                 self._start_comparison(items, call, reply)

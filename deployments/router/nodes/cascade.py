@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cluster.config.routing import Cascade, Target
+from cluster.config.routing import Cascade
 from cluster.routing.branches import Ended
 from cluster.routing.cascade import going_on
 from cluster.routing.contracts import Contract
@@ -73,11 +73,11 @@ class CascadeNode:
                 reply = await node.answer(part, target_call.within(target.timeout_s))
             except NoAnswerError as failure:
                 error = failure
-                reports.append(_report(target, started, failure))
+                reports.append(Report.of(target.target, failure, time.monotonic() - started))
                 if failure.http_status < 500:
                     raise NoAnswerError(failure.http_status, str(failure), reports) from None
                 continue
-            reports.append(_report(target, started, reply))
+            reports.append(Report.of(target.target, reply, time.monotonic() - started))
             partial = partial or reply.partial
             error = None
             scores = distribution(node.contract, reply.outputs)
@@ -104,10 +104,3 @@ class CascadeNode:
         """Whether unsure answers are enough for a partial reply."""
         count = sum(report.outcome is Ended.ANSWERED for report in reports)
         return self._least is not None and count >= self._least and bool(answered.all())
-
-
-def _report(target: Target, started: float, result: Reply | NoAnswerError) -> Report:
-    ms = (time.monotonic() - started) * 1e3
-    if isinstance(result, Reply):
-        return Report(target.target, Ended.ANSWERED, ms, None, result.timing, result.reports)
-    return Report(target.target, result.outcome, ms, str(result), {}, result.reports)

@@ -11,7 +11,6 @@ from dataclasses import replace
 from itertools import pairwise
 
 from cluster.config.routing import Chain
-from cluster.routing.branches import Ended
 from cluster.routing.contracts import Contract, links
 from deployments.router.call import Call, Items, NoAnswerError, Node, Reply, Report
 
@@ -49,12 +48,8 @@ class ChainNode:
             try:
                 reply = await node.answer(items, call.within(target.timeout_s))
             except NoAnswerError as error:
-                ms = (time.monotonic() - started) * 1e3
-                report = Report(target.target, error.outcome, ms, str(error), {}, error.reports)
+                report = Report.of(target.target, error, time.monotonic() - started)
                 raise NoAnswerError(error.http_status, str(error), (*reports, report)) from None
-            ms = (time.monotonic() - started) * 1e3
-            reports.append(
-                Report(target.target, Ended.ANSWERED, ms, None, reply.timing, reply.reports)
-            )
+            reports.append(Report.of(target.target, reply, time.monotonic() - started))
             partial = partial or reply.partial
         return replace(reply, reports=tuple(reports), timing={}, partial=partial)
