@@ -20,7 +20,7 @@ from cluster.errors import ConfigError
 from cluster.text_table import table
 from deployments.cli import replicas
 from deployments.cli.arguments import add_json, add_store
-from deployments.cli.served import dashboard, served_models
+from deployments.cli.served import dashboard, served_artifacts
 from deployments.local import LocalCluster
 
 
@@ -85,7 +85,7 @@ def served_as(artifact: Artifact) -> list[str]:
     if running is None:
         return []
     lines = []
-    for model in served_models(dashboard()):
+    for model in served_artifacts(dashboard()):
         if model.id == artifact.id:
             lines.append(f"served     as {model.model}")
         elif model.artifact == artifact.manifest.name:

@@ -15,7 +15,7 @@ from typing import Any
 
 from cluster.errors import ClusterError
 from cluster.text_table import table
-from deployments.cli.served import dashboard, served_models
+from deployments.cli.served import dashboard, served_artifacts
 from deployments.ray.names import ShardName, parse_replica, parse_shard_actor
 from deployments.shards.vacancy import Allocation, Node, pending_reason
 
@@ -46,7 +46,7 @@ def show(model: str | None, as_json: bool) -> int:
 
     Of the local cluster, else of RAY_ADDRESS's. ClusterError if neither answers.
     """
-    served = [row for row in served_models(dashboard()) if model in (None, row.model)]
+    served = [row for row in served_artifacts(dashboard()) if model in (None, row.model)]
     seats = [seat for seat in _seats() if model in (None, seat.shard.model)]
     waiting = [replica for replica in _waiting() if model in (None, replica.model)]
     if as_json:

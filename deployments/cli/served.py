@@ -64,7 +64,7 @@ def dashboard() -> Dashboard:
     return Dashboard(dashboard_url(), Path(token).expanduser())
 
 
-def served_models(dashboard: Dashboard) -> list[ServedArtifact]:
+def served_artifacts(dashboard: Dashboard) -> list[ServedArtifact]:
     """Return the deployed models of a cluster by name. ClusterError if it does not answer."""
     models = []
     for application in dashboard.applications().values():

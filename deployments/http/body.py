@@ -2,7 +2,7 @@
 
 body ≤ limit → bytearray
 lent by a router of this node → a copy of its memory → bytearray
-body > limit → BodyTooLargeError → Refusal: answer, drain some of the rest, close the connection
+body > limit → BodyTooLargeError → ClosingResponse: answer, drain, close the connection
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class BodyTooLargeError(PayloadTooLargeError):
     """The body exceeds the limit; the rest of it was not read."""
 
 
-class Refusal(Response):
+class ClosingResponse(Response):
     """Answer to a request whose body is incomplete; it closes the connection afterwards."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

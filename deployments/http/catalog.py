@@ -32,27 +32,27 @@ STATUS_AGE_S = 1.0
 
 
 @dataclass(frozen=True)
-class Served:
+class ModelStatus:
     """Model behind the port."""
 
     name: str
     ready: bool
 
 
-def served_models(status: ServeStatus) -> list[Served]:
+def model_statuses(status: ServeStatus) -> list[ModelStatus]:
     """Return the models among the applications of a Serve cluster, sorted by name."""
     models = []
     for application in status.applications.values():
         ready = application.status == ApplicationStatus.RUNNING
         models += [
-            Served(name.removeprefix(MODEL_DEPLOYMENT_PREFIX), ready)
+            ModelStatus(name.removeprefix(MODEL_DEPLOYMENT_PREFIX), ready)
             for name in application.deployments
             if name.startswith(MODEL_DEPLOYMENT_PREFIX)
         ]
     return sorted(models, key=lambda model: model.name)
 
 
-ListModels = Callable[[], Awaitable[list[Served]]]
+ListModels = Callable[[], Awaitable[list[ModelStatus]]]
 """Returns the models behind the port now."""
 
 
@@ -97,15 +97,15 @@ class ModelIndex:
     """Models that Serve reports as deployed, cached for a second."""
 
     def __init__(self) -> None:
-        self._models: list[Served] = []
+        self._models: list[ModelStatus] = []
         self._updated_at = -STATUS_AGE_S
         self._updating = asyncio.Lock()
 
-    async def served(self) -> list[Served]:
+    async def served(self) -> list[ModelStatus]:
         """Return the models, sorted by name."""
         async with self._updating:  # however many probes wait, the controller has one request
             if time.monotonic() - self._updated_at >= STATUS_AGE_S:
-                self._models = served_models(await asyncio.to_thread(serve.status))
+                self._models = model_statuses(await asyncio.to_thread(serve.status))
                 self._updated_at = time.monotonic()
         return self._models
 

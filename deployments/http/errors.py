@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from cluster.errors import GroupLostError, HeadraceError
 from cluster.protocol.metadata import error_body
-from deployments.http.body import BodyTooLargeError, Refusal
+from deployments.http.body import BodyTooLargeError, ClosingResponse
 
 logger = logging.getLogger("ray.serve")
 
@@ -40,7 +40,7 @@ def error_response(error: Exception, count: Count) -> Response:
     """
     if isinstance(error, HeadraceError) and error.http_status < 500:
         count("rejected")
-        kind = Refusal if isinstance(error, BodyTooLargeError) else Response
+        kind = ClosingResponse if isinstance(error, BodyTooLargeError) else Response
         return json_response(error_body(str(error)), error.http_status, kind)
     if isinstance(error, ClientDisconnect):
         count("cancelled")

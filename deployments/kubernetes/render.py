@@ -93,7 +93,7 @@ def rendered(objects: list[Object], options: RenderOptions) -> list[Object]:
     sized = size_group(group, _need(options, target), target)
     ray["workerGroupSpecs"] = [sized.group]
     spec["serveConfigV2"] = yaml.safe_dump(
-        serving.config_of(_served_model(options, target, sized)), sort_keys=False
+        serving.config_of(_model_spec(options, target, sized)), sort_keys=False
     )
     for ray_group in (ray["headGroupSpec"], sized.group):
         _set_pod(ray_group["template"]["spec"], options, sized)
@@ -106,8 +106,8 @@ def rendered(objects: list[Object], options: RenderOptions) -> list[Object]:
     return [obj for obj in copies if _set_budget(obj, sized)]
 
 
-def _served_model(options: RenderOptions, target: str, sized: SizedGroup) -> serving.ServedModel:
-    return serving.ServedModel(
+def _model_spec(options: RenderOptions, target: str, sized: SizedGroup) -> serving.ModelSpec:
+    return serving.ModelSpec(
         name=options.name,
         artifact=str(options.artifact.id),
         target=target,

@@ -26,7 +26,7 @@ docs/operations.md."""
 
 
 @dataclass(frozen=True)
-class ServedModel:
+class ModelSpec:
     """One model and the way its replicas start."""
 
     name: str
@@ -38,7 +38,7 @@ class ServedModel:
     max_replicas: int
 
 
-def config_of(model: ServedModel) -> Object:
+def config_of(model: ModelSpec) -> Object:
     """Return a Serve config with the catalog and the model, one replica per pod."""
     catalog: Object = {
         "name": "server",
@@ -61,7 +61,7 @@ def config_of(model: ServedModel) -> Object:
     return {"applications": [catalog, application]}
 
 
-def _args(model: ServedModel) -> Object:
+def _args(model: ModelSpec) -> Object:
     args: Object = {"name": model.name, "artifact": model.artifact}
     if model.require_signature:
         args["require_signature"] = True

@@ -57,7 +57,7 @@ class ModelNode:
     """Node of one model: chooses a replica and calls it."""
 
     def __init__(
-        self, model: ServedModel, replicas: Replicas, client: Client, versions: Versions
+        self, model: ServedModel, replicas: Replicas, client: ReplicaClient, versions: Versions
     ) -> None:
         self.name = model.name
         self.contract = model.contract
@@ -188,7 +188,7 @@ class _FailedError(Exception):
         self.status = status
 
 
-class Client:
+class ReplicaClient:
     """HTTP client of one router, with its connection pool; the owner closes it."""
 
     def __init__(self) -> None:

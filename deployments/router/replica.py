@@ -20,7 +20,7 @@ from cluster import __version__
 from cluster.errors import HeadraceError, UnknownModelError
 from cluster.protocol.metadata import error_body
 from deployments.http import auth, keys, openapi
-from deployments.http.catalog import ModelIndex, Served, add_server_paths
+from deployments.http.catalog import ModelIndex, ModelStatus, add_server_paths
 from deployments.http.errors import answer_errors, json_response
 from deployments.http.headers import ROUTER_KEY
 from deployments.http.paths import BarePrefix, Endpoint, ModelApp
@@ -28,7 +28,7 @@ from deployments.ray.names import MODELS_PATH
 from deployments.router import plan as routing_plan
 from deployments.router.comparison import Background
 from deployments.router.endpoint import RouteEndpoint
-from deployments.router.model_client import Client
+from deployments.router.model_client import ReplicaClient
 from deployments.router.nodes.build import RouteNode, route_nodes
 from deployments.router.nodes.shadow import ShadowNode
 from deployments.router.plan import RoutingPlan
@@ -84,7 +84,7 @@ class RouterApp:
             self._plan,
             self._thresholds,
             self._replicas,
-            Client(),
+            ReplicaClient(),
             Versions(versions, self._plan.thresholds, self._replan, self._thresholds.update),
             self._background,
         )
@@ -172,6 +172,6 @@ class RouterApp:
         answer_errors(app, lambda outcome: None)
         return app
 
-    async def _served(self) -> list[Served]:
-        routes = [Served(name, route.node.available) for name, route in self._routes.items()]
+    async def _served(self) -> list[ModelStatus]:
+        routes = [ModelStatus(name, route.node.available) for name, route in self._routes.items()]
         return sorted([*await self._index.served(), *routes], key=lambda served: served.name)

@@ -25,7 +25,7 @@ from cluster.routing.answer_cache import AnswerCache
 from deployments.router.call import Node
 from deployments.router.comparison import Background
 from deployments.router.metrics import RouteMetrics
-from deployments.router.model_client import Client, ModelNode
+from deployments.router.model_client import ModelNode, ReplicaClient
 from deployments.router.nodes.canary import CanaryNode
 from deployments.router.nodes.cascade import CascadeNode
 from deployments.router.nodes.chain import ChainNode
@@ -54,7 +54,7 @@ def route_nodes(
     plan: RoutingPlan,
     thresholds: Mapping[str, tuple[float, ...]],
     replicas: Replicas,
-    client: Client,
+    client: ReplicaClient,
     versions: Versions,
     background: Background,
 ) -> dict[str, RouteNode]:

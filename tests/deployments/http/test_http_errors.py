@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.errors import GroupLostError, HeadraceError, ProgramError, RequestError
 from deployments.http import keys
-from deployments.http.catalog import Served, add_server_paths
+from deployments.http.catalog import ModelStatus, add_server_paths
 from deployments.http.errors import INTERNAL, LOST, answer_errors
 from deployments.http.guard import middlewares
 from deployments.http.paths import AtPrefix, Endpoint, ModelApp
@@ -50,8 +50,8 @@ def model(error: Exception) -> ModelApp:
 
 
 def catalog() -> FastAPI:
-    async def served() -> list[Served]:
-        return [Served("m", ready=False)]
+    async def served() -> list[ModelStatus]:
+        return [ModelStatus("m", ready=False)]
 
     app = FastAPI()
     add_server_paths(app, "/v2", served)

@@ -14,7 +14,7 @@ from cluster.protocol.infer import HEADER_LENGTH, decode_infer
 from cluster.routing.contracts import Contract, Scores
 from cluster.tensors import TensorSpec
 from deployments.router.call import Call, Items
-from deployments.router.model_client import Client, ModelNode, ServedModel
+from deployments.router.model_client import ModelNode, ReplicaClient, ServedModel
 from deployments.router.replica_table import Replicas
 from deployments.router.versions import Planned, Thresholds, Versions
 
@@ -54,7 +54,7 @@ async def replica(handler: Handler, port: int = 0) -> AsyncIterator[int]:
 class StubbedModel:
     """Node of one model, and the replicas that it knows."""
 
-    def __init__(self, replicas: Replicas, client: Client) -> None:
+    def __init__(self, replicas: Replicas, client: ReplicaClient) -> None:
         self.replicas = replicas
         self.replanned: list[str] = []
         self.refusal: str | None = None
@@ -90,7 +90,7 @@ class StubbedModel:
 @asynccontextmanager
 async def stubbed_model() -> AsyncIterator[StubbedModel]:
     """Yield a node; close its connections afterwards."""
-    client = Client()
+    client = ReplicaClient()
     try:
         yield StubbedModel(Replicas(), client)
     finally:
