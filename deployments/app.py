@@ -22,7 +22,9 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
+from cluster.artifact.lookup import absolute
 from cluster.artifact.served import bind
+from cluster.artifact.store import default_store
 from deployments.config import serve_config
 from deployments.config.route_prefix import require_route_prefix
 from deployments.http import keys
@@ -37,6 +39,7 @@ from deployments.ray.names import (
     MODEL_DEPLOYMENT_PREFIX,
     MODELS_PATH,
     ROUTER_DEPLOYMENT,
+    STORE,
 )
 from deployments.ray.time_limits import replica_stop_s
 from deployments.router import plan
@@ -81,7 +84,11 @@ def model(args: dict[str, Any]) -> Application:
         health_check_period_s=1,  # also how soon a dead replica is noticed
         health_check_timeout_s=PROBE_TIMEOUT_S + 2,  # one that froze is replaced after three
         graceful_shutdown_timeout_s=replica_stop_s(),
-        user_config={ARTIFACT: bound.reference, ARGS: checked.model_dump(mode="json")},
+        user_config={
+            ARTIFACT: bound.reference,
+            STORE: absolute(checked.store or default_store()),
+            ARGS: checked.model_dump(mode="json"),
+        },
         **scale,
     )(serve.ingress()(ModelReplica))
     return deployment.bind(bound, None if shards is None else shards.layout, has_keys)

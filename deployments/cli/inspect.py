@@ -90,7 +90,7 @@ def served_as(artifact: Artifact) -> list[str]:
             lines.append(f"served     as {model.model}")
         elif model.artifact == artifact.manifest.name:
             lines.append(
-                f"served     as {model.model}: another build, {model.id[:12]}; "
+                f"served     as {model.model}: another build, {model.id[:12]} of {model.store}; "
                 f"up to date: {model.verdict}"
             )
     return lines

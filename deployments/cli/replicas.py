@@ -1,6 +1,7 @@
 """``headrace inspect --replicas``: served artifacts, shards, and replicas without room.
 
-Serve's details → models → the artifact that each was bound to, and whether its name moved on since
+Serve's details → models → the artifact that each was bound to, its store, and whether the name has
+                           moved on there
 Ray's state API ─┬→ shard actors that run        → a row each
                  └→ placement groups that wait   → which bundle lacks what
 """
@@ -59,8 +60,8 @@ def show(model: str | None, as_json: bool) -> int:
         print(json.dumps(facts, indent=1))
         return 0
     if served:
-        lines = [(row.model, row.artifact, row.id[:12], row.verdict) for row in served]
-        print(table(lines, ("model", "artifact", "id", "up to date")))
+        lines = [(row.model, row.artifact, row.id[:12], row.store, row.verdict) for row in served]
+        print(table(lines, ("model", "artifact", "id", "store", "up to date")))
     if seats:
         rows = [(*map(str, astuple(seat.shard)), seat.node, str(seat.pid)) for seat in seats]
         print(table(rows, ("model", "replica", "stage", "tp_rank", "node", "process")))

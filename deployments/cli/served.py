@@ -1,6 +1,6 @@
 """Artifacts that a cluster serves, and whether a newer build has the same name.
 
-Serve's details → each model's args and the artifact it was bound to → its store → ServedArtifact
+Serve's details → each model's artifact and the store it was bound in → that store → ServedArtifact
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.artifact.store import open_store
+from cluster.artifact.lookup import absolute
+from cluster.artifact.store import default_store, open_store
 from cluster.errors import ArtifactError, ClusterError, ConfigError
 from deployments.local import LocalCluster
 from deployments.local.rest import Dashboard
@@ -27,8 +28,11 @@ class ServedArtifact:
     model: str
     artifact: str
     id: str
+    store: str
+    """Store in which the deployment found the artifact, and in which a newer one is looked for."""
+
     newest_id: str | None
-    """Id that the name stands for in the store now; None if the store cannot be read."""
+    """Id that the name stands for in the store now; None if it is not a store of this machine."""
 
     @property
     def moved_on(self) -> bool:
@@ -39,7 +43,7 @@ class ServedArtifact:
     def verdict(self) -> str:
         """Return ``yes``, ``unknown``, or the newest id with the command that deploys it."""
         if self.newest_id is None:
-            return "unknown: this machine cannot read its store"
+            return "unknown: this machine has no such store with this artifact"
         if not self.moved_on:
             return "yes"
         return f"no: the newest is {self.newest_id[:12]}; run `headrace up CONFIG`"
@@ -74,13 +78,21 @@ def served_artifacts(dashboard: Dashboard) -> list[ServedArtifact]:
             continue  # refused by its builder: it serves nothing
         if model is not None and model.artifact is not None:
             artifact, _, artifact_id = model.artifact.rpartition("@")
-            newest = _newest(model.args.store, artifact)
-            models.append(ServedArtifact(model.name, artifact, artifact_id, newest))
+            # The second for a deployment of an earlier release, whose store was not recorded.
+            store = absolute(model.store or model.args.store or default_store())
+            newest = _newest(store, artifact, artifact_id)
+            models.append(ServedArtifact(model.name, artifact, artifact_id, store, newest))
     return sorted(models, key=lambda model: model.model)
 
 
-def _newest(store: str | None, name: str) -> str | None:
+def _newest(location: str, name: str, served_id: str) -> str | None:
+    """Return the id of a name in a store; None if the store cannot be read from this machine.
+
+    The same path can be another store here than on the cluster: one without the served artifact.
+    """
     try:
-        return open_store(store).find(name)
+        store = open_store(location)
+        store.find(served_id)
+        return store.find(name)
     except (ArtifactError, ConfigError, OSError):
         return None

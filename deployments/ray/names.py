@@ -19,6 +19,9 @@ ARTIFACT = "artifact"
 
 Serve shows it in its details; replicas ignore it."""
 
+STORE = "store"
+"""Key of the same ``user_config``: directory or URI of the store that the artifact was found in."""
+
 ARGS = "args"
 """Key of the same ``user_config``: the model's ``ModelArgs``.
 

@@ -23,7 +23,14 @@ from cluster.factory import find_factory
 from cluster.routing.contracts import Contract, Scores, contracts
 from deployments.config import serve_config
 from deployments.ray.controller import serve_details
-from deployments.ray.names import ARGS, ARTIFACT, MODEL_DEPLOYMENT_PREFIX, MODELS_PATH, version_of
+from deployments.ray.names import (
+    ARGS,
+    ARTIFACT,
+    MODEL_DEPLOYMENT_PREFIX,
+    MODELS_PATH,
+    STORE,
+    version_of,
+)
 from deployments.router.model_client import ServedModel
 from deployments.router.thresholds import Targets, calibrated_thresholds
 
@@ -52,6 +59,9 @@ class Deployed:
     args: ModelArgs
     artifact: str | None = None
     """``NAME@ID`` of the deployment; None: it is not deployed yet."""
+
+    store: str | None = None
+    """Store that the deployment found it in; None: unknown, as of an earlier release."""
 
     @property
     def name(self) -> str:
@@ -116,24 +126,24 @@ def deployed_model(application: Mapping[str, Any]) -> Deployed | None:
         if serve_config.builder_of(config.get("import_path")) != serve_config.MODEL:
             return None
         args = serve_config.model_args(config.get("args") or {}, application["name"])
-        return Deployed(args, _served_artifact(application, args))
-    for name, deployment in application["deployments"].items():
-        facts = deployment["deployment_config"].get("user_config") or {}
+        facts = _facts(application, MODEL_DEPLOYMENT_PREFIX + args.name)
+        artifact: str | None = facts.get(ARTIFACT)
+        if artifact is None or not may_stand_for(args.artifact, artifact):
+            return Deployed(args)  # not deployed yet, or its args name another artifact by now
+        return Deployed(args, artifact, facts.get(STORE))
+    for name in application["deployments"]:
+        facts = _facts(application, name)
         if name.startswith(MODEL_DEPLOYMENT_PREFIX) and ARGS in facts:
             args = serve_config.model_args(facts[ARGS], application["name"])
-            return Deployed(args, facts[ARTIFACT])
+            return Deployed(args, facts[ARTIFACT], facts.get(STORE))
     return None
 
 
-def _served_artifact(application: Mapping[str, Any], args: ModelArgs) -> str | None:
-    """Return ``NAME@ID`` of the artifact that a model's deployment serves.
-
-    None if it is not deployed yet, or if its args name another artifact by now.
-    """
-    deployment = application["deployments"].get(MODEL_DEPLOYMENT_PREFIX + args.name) or {}
-    config = deployment.get("deployment_config") or {}
-    artifact: str | None = (config.get("user_config") or {}).get(ARTIFACT)
-    return artifact if artifact and may_stand_for(args.artifact, artifact) else None
+def _facts(application: Mapping[str, Any], deployment: str) -> Mapping[str, Any]:
+    """Return the ``user_config`` of a deployment; empty if there is none yet."""
+    details = application["deployments"].get(deployment) or {}
+    config = details.get("deployment_config") or {}
+    return config.get("user_config") or {}
 
 
 def _served(model: BoundModel) -> ServedModel:

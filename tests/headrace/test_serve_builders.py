@@ -107,7 +107,9 @@ def test_router_reaches_models_of_either_way(int8_artifact_store: Path, tmp_path
             timeout=120,
         )
         models = json.loads(inspected.stdout)["models"]
-        assert {entry["model"]: entry["id"] for entry in models} == {
-            "configured": model.artifact.id,
-            "digits": model.artifact.id,
+        facts = ("id", "store", "newest_id")
+        expected_facts = [model.artifact.id, str(int8_artifact_store), model.artifact.id]
+        assert {entry["model"]: [entry[fact] for fact in facts] for entry in models} == {
+            "configured": expected_facts,
+            "digits": expected_facts,
         }

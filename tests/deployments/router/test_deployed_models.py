@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from cluster.errors import ConfigError
-from deployments.ray.names import ARGS, ARTIFACT
+from deployments.ray.names import ARGS, ARTIFACT, STORE
 from deployments.router.plan import deployed_model
 
 ARGUMENTS = {"name": "digits", "artifact": "digits-int8"}
 REFERENCE = f"digits-int8@{'ab' * 32}"
+FACTS = {ARTIFACT: REFERENCE, STORE: "/models", ARGS: ARGUMENTS}
 
 
 def entry(
@@ -29,18 +30,25 @@ def entry(
 @pytest.mark.parametrize("module", ["deployments.app", "headrace.serve"])
 def test_configured_model_has_args_of_its_config(module: str) -> None:
     config = {"import_path": f"{module}:model", "args": ARGUMENTS}
-    model = deployed_model(entry(config=config, facts={ARTIFACT: REFERENCE, ARGS: ARGUMENTS}))
+    model = deployed_model(entry(config=config, facts=FACTS))
     assert model is not None
-    assert (model.name, model.artifact) == ("digits", REFERENCE)
+    assert (model.name, model.artifact, model.store) == ("digits", REFERENCE, "/models")
     pending = deployed_model(entry(None, config=config))
     assert pending is not None
-    assert pending.artifact is None
+    assert (pending.artifact, pending.store) == (None, None)
+
+
+def test_artifact_of_earlier_args_is_not_the_model_s() -> None:
+    other = {"import_path": "deployments.app:model", "args": ARGUMENTS | {"artifact": "other"}}
+    model = deployed_model(entry(config=other, facts=FACTS))
+    assert model is not None
+    assert (model.artifact, model.store) == (None, None)
 
 
 def test_model_of_serve_run_has_args_of_its_deployment() -> None:
-    model = deployed_model(entry(facts={ARTIFACT: REFERENCE, ARGS: ARGUMENTS}))
+    model = deployed_model(entry(facts=FACTS))
     assert model is not None
-    assert (model.name, model.artifact) == ("digits", REFERENCE)
+    assert (model.name, model.artifact, model.store) == ("digits", REFERENCE, "/models")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +56,7 @@ def test_model_of_serve_run_has_args_of_its_deployment() -> None:
     [
         entry("router"),
         entry("model-digits", facts={"theirs": 1}),
-        entry("other", facts={ARTIFACT: REFERENCE, ARGS: ARGUMENTS}),
+        entry("other", facts=FACTS),
         entry(None),
         entry(config={"import_path": "deployments.app:catalog"}),
         entry(config={"import_path": "mine:model", "args": ARGUMENTS}),
