@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster import preprocess
 from cluster.config.sources import ImageInput, TextInput
 from cluster.errors import ConfigError, PayloadTooLargeError, RequestError
-from cluster.preprocess import IMAGE_FORMATS, TextEncoder, decode_image, image_tensor
+from cluster.preprocess import IMAGE_FORMATS, TextEncoder, decode_image, flatten, image_tensor
 
 MAX_PIXELS = 1_000_000
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -309,7 +308,7 @@ def test_banded_conversion_matches_single_conversion(mode, transparent, spec, mo
     if transparent and mode in ("1", "L", "P", "RGB"):
         image.info["transparency"] = (9, 9, 9) if mode == "RGB" else 1
     undivided = image_tensor(image, ImageInput(size=40, resize=50, **spec))
-    monkeypatch.setattr(preprocess, "BAND_PIXELS", 61 * 7)
+    monkeypatch.setattr(flatten, "BAND_PIXELS", 61 * 7)
     in_bands = image_tensor(image, ImageInput(size=40, resize=50, **spec))
     np.testing.assert_array_equal(in_bands, undivided, strict=True)
 
