@@ -73,6 +73,7 @@ def net(num_classes):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_job_runs_beside_packages_of_both_names(folder: Path) -> None:
     """The job, its evaluations and the actors of its training, from the user's own folder."""
