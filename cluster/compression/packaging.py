@@ -24,6 +24,7 @@ from cluster.compression.evaluation.evaluate import EvaluationResult
 from cluster.compression.programs import builder
 from cluster.compression.record import BuildRecord, CheckRecord, SearchRecord, StepRecord
 from cluster.compression.report import html
+from cluster.compression.report.baseline import baseline_note
 from cluster.compression.report.table import gate_lines, limits, table_of
 from cluster.compression.sharding import layouts
 from cluster.compression.work import Clock, Job, Work
@@ -150,8 +151,11 @@ def _judged(
     wants = any(record.kind == "quantize" for record in model.records)
     evaluation = gate.admit(effective, evaluation, float_bytes=size, wants_quantized=wants)
     checks = gate.check(effective, evaluation, float_bytes=size, wants_quantized=wants)
-    table = table_of(model.name, evaluation).splitlines()
-    for line in [*table, f"limits   {limits(effective.model_dump())}", *gate_lines(checks)]:
+    recipe = job.recipe.model_dump(mode="json")
+    lines = table_of(model.name, evaluation, recipe).splitlines()
+    lines += [f"baseline {note}"] if (note := baseline_note(recipe)) else []
+    lines += [f"limits   {limits(effective.model_dump())}", *gate_lines(checks)]
+    for line in lines:
         job.out(line)
     return evaluation, checks
 

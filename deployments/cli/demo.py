@@ -18,7 +18,8 @@ from cluster.artifact.artifact import Artifact
 from cluster.artifact.lookup import absolute
 from cluster.artifact.store import default_store, open_store
 from cluster.compression.programs import requirements
-from cluster.compression.report.table import BASELINE, header, row
+from cluster.compression.report.baseline import baseline_name
+from cluster.compression.report.table import header, row
 from cluster.data import load_data
 from cluster.errors import CompressionError, ConfigError
 from cluster.program import node
@@ -86,10 +87,11 @@ def _build(recipe_path: Path, store: str, cluster: LocalCluster) -> Artifact:
 
 
 def _table(artifacts: list[Artifact]) -> str:
-    baseline = artifacts[-1].manifest.baseline
+    manifest = artifacts[-1].manifest
+    baseline = manifest.baseline
     if baseline is None:
         raise CompressionError("the artifact holds no baseline measurement; build it again")
-    rows = [row(BASELINE, baseline, baseline)]
+    rows = [row(baseline_name(manifest.recipe), baseline, baseline)]
     for artifact in artifacts:
         # Each against the baseline that ran in turn with it.
         own = artifact.manifest.baseline or baseline

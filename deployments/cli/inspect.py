@@ -15,7 +15,8 @@ from cluster.artifact.manifest import Manifest, Measurement
 from cluster.artifact.printable import printable
 from cluster.artifact.served import trusted_directory
 from cluster.artifact.store import open_store
-from cluster.compression.report.table import BASELINE, header, limits, row
+from cluster.compression.report.baseline import baseline_name
+from cluster.compression.report.table import header, limits, row
 from cluster.errors import ConfigError
 from cluster.text_table import table
 from deployments.cli import replicas
@@ -123,7 +124,8 @@ def describe(artifact: Artifact, signers: Mapping[str, str], served: Sequence[st
     for name, entry in manifest.files.items():
         lines.append(f"file       {entry.size_bytes:>12,} B  {entry.sha256[:12]}  {name}")
     if manifest.baseline is not None:
-        lines += ["", _measured(manifest, manifest.baseline), "", _curves(manifest)]
+        tables = [_measured(manifest, manifest.baseline), _curves(manifest, manifest.baseline)]
+        lines += ["", tables[0], "", tables[1]]
     return "\n".join(lines)
 
 
@@ -157,26 +159,24 @@ def _layout(layout: Layout) -> str:
 
 
 def _measured(manifest: Manifest, baseline: Measurement) -> str:
-    rows = [row(BASELINE, baseline, baseline)]
-    others = manifest.other_baselines
-    rows += [row(f"{BASELINE} on {target}", each, each) for target, each in others.items()]
+    name, others = baseline_name(manifest.recipe), manifest.other_baselines
+    rows = [row(name, baseline, baseline)]
+    rows += [row(f"{name} on {target}", other, other) for target, other in others.items()]
     rows += [
-        row(key, found, others.get(key.rpartition("/")[0], baseline))
-        for key, found in manifest.measured.items()
+        row(key, program, others.get(key.rpartition("/")[0], baseline))
+        for key, program in manifest.measured.items()
     ]
     return table(rows, header(baseline, manifest.metric))
 
 
-def _curves(manifest: Manifest) -> str:
+def _curves(manifest: Manifest, baseline: Measurement) -> str:
     """Return the medians at each measured batch size, as a table."""
-    measured = {BASELINE: manifest.baseline, **manifest.measured}
-    found = {name: each.latency for name, each in measured.items() if each is not None}
-    batches = [entry.batch for entry in found[BASELINE]]
     rows = [
-        (name, *(f"{entry.p50_ms:.2f} ms, {entry.items_per_s:.0f}/s" for entry in latency))
-        for name, latency in found.items()
+        (name, *(f"{entry.p50_ms:.2f} ms, {entry.items_per_s:.0f}/s" for entry in program.latency))
+        for name, program in {baseline_name(manifest.recipe): baseline, **manifest.measured}.items()
     ]
-    return table(rows, ("latency (p50), items", *(f"batch {batch}" for batch in batches)))
+    batches = [f"batch {entry.batch}" for entry in baseline.latency]
+    return table(rows, ("latency (p50), items", *batches))
 
 
 def _origin(recipe: Mapping[str, Any]) -> str:

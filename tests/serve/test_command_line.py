@@ -42,7 +42,7 @@ def test_inspect_prints_the_artifact(headrace: Command, int8_artifact_store: Pat
     text = headrace("inspect", "tiny-int8")
     assert text.returncode == 0, text.stderr
     assert text.stdout.startswith(f"tiny-int8  {artifact.id}\n")
-    for part in ("quantize static_int8", "programs/cpu-x86.pt2", "baseline (eager float32)"):
+    for part in ("quantize static_int8", "programs/cpu-x86.pt2", "baseline (trained model, eager"):
         assert part in text.stdout
     assert (
         "gate       max_accuracy_drop 0.05, min_agreement 0.9 (default), min_speedup off, "

@@ -10,6 +10,7 @@ from cluster.artifact.manifest import Measurement, Score
 from cluster.compression.figures import figure, milliseconds, points, score, times
 from cluster.compression.record import BuildRecord
 from cluster.compression.report import bars, charts
+from cluster.compression.report.baseline import baseline_note
 from cluster.compression.report.parts import Cell, Section, Table
 from cluster.compression.report.scale import around
 
@@ -30,6 +31,8 @@ class Scores:
 
     metric: Table
     others: Table | None
+    baseline: str
+    """Sentence on which model the baseline is; empty for the recipe's model as it is."""
 
 
 def scores(record: BuildRecord) -> Section:
@@ -67,7 +70,8 @@ def scores(record: BuildRecord) -> Section:
         text_columns=(0, 2),
         marked=frozenset(i for i, row in enumerate(shown) if row.look == "winner"),
     )
-    view = Scores(table, _other_metrics(shown, [*record.baseline.others]))
+    others = _other_metrics(shown, [*record.baseline.others])
+    view = Scores(table, others, baseline_note(record.recipe))
     return Section("scores", "Score, against the baseline", "Score", view)
 
 

@@ -11,26 +11,25 @@ from cluster.artifact.manifest import Measurement
 from cluster.compression.evaluation.evaluate import EvaluationResult
 from cluster.compression.figures import size, times
 from cluster.compression.record import CheckRecord
+from cluster.compression.report.baseline import baseline_name
 from cluster.config.gate import LIMIT_NAMES
 from cluster.text_table import table
-
-BASELINE = "baseline (eager float32)"
-"""Name of the first row."""
 
 REASON_LENGTH = 200
 """Maximum length of a reason why a program failed or is left out."""
 
 
-def table_of(name: str, evaluation: EvaluationResult) -> str:
+def table_of(name: str, evaluation: EvaluationResult, recipe: Mapping[str, Any]) -> str:
     """Return the table of one build: baseline, programs, and missing programs with the reasons.
 
-    The fastest program of each target is marked. Programs are compared with the baseline on their
-    own target; each target has a row of the baseline.
+    ``recipe``: the recipe as plain data. The fastest program of each target is marked. Programs
+    are compared with the baseline on their own target; each target has a row of the baseline.
     """
     baseline, baselines = evaluation.baseline, evaluation.target_baselines
-    rows = [row(BASELINE, baseline, baseline)]
+    title = baseline_name(recipe)
+    rows = [row(title, baseline, baseline)]
     for target, other in [*baselines.items()][1:]:
-        rows.append(row(f"{BASELINE} on {target}", other, other))
+        rows.append(row(f"{title} on {target}", other, other))
     for key, measured in evaluation.programs.items():
         target, _, kind = key.rpartition("/")
         mark = " (fastest)" if evaluation.fastest[target] == kind else ""

@@ -108,7 +108,7 @@ def test_recipes_with_equal_first_steps_train_once(bf16_artifact_store: Path) ->
 
 def test_log_shows_both_models_side_by_side(int8_artifact_store: Path) -> None:
     log = (int8_artifact_store / "tiny-int8.log").read_text()
-    for text in ("baseline (eager float32)", "95 % CI", "p50/p99", "items/s", "max_accuracy_drop"):
+    for text in ("eager float32)", "95 % CI", "p50/p99", "items/s", "max_accuracy_drop"):
         assert text in log
 
 
@@ -177,6 +177,10 @@ def test_default_gate_rejects_damaged_model(tiny_recipe: TinyRecipe, tmp_path: P
     assert report["programs"]["cpu-x86/exported"]["agreement"]["measure"] == "predictions"
     limits = next(line for line in lines if line.startswith("limits   "))
     assert "min_speedup 1.0 (default), max_size_share 1.0 (default), max_bytes off" in limits
+    # The damage is judged against the trained model, and the log says so.
+    (baseline,) = [line for line in lines if line.startswith("baseline (")]
+    assert baseline.startswith("baseline (trained model, eager float32)  ")
+    assert any(line.startswith("baseline ") and "not judge that training" in line for line in lines)
     html = (tmp_path / "store" / "rejected" / page).read_text()
     assert "(default)" in html
     assert below(tmp_path / "store" / "artifacts") == []

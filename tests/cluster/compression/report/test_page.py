@@ -88,6 +88,7 @@ def test_page_shows_every_part_of_the_build(record: BuildRecord) -> None:
         "Intel(R) Xeon(R)",
         "openvino2026.4.0",
         "max_accuracy_drop: 0.0175",  # the recipe
+        "after the training that begins the recipe; the gate does not judge that training.",
         "2026-11-22T14:03:11+00:00",
     ):
         assert shown in outline.text, shown

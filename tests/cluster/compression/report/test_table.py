@@ -7,6 +7,7 @@ import pytest
 from cluster.artifact.manifest import Agreement
 from cluster.compression.evaluation.evaluate import EvaluationResult
 from cluster.compression.record import BuildRecord
+from cluster.compression.report.baseline import baseline_name, baseline_note
 from cluster.compression.report.table import gate_lines, header, limits, row, table_of
 from cluster.config.gate import Gate
 from cluster.text_table import table
@@ -22,7 +23,7 @@ def evaluation_of(record: BuildRecord) -> EvaluationResult:
 
 
 def test_table_shows_all_programs_beside_baseline(record: BuildRecord) -> None:
-    lines = table_of("resnet56", evaluation_of(record)).splitlines()
+    lines = table_of("resnet56", evaluation_of(record), {}).splitlines()
     assert lines[0].split()[0] == "resnet56"
     assert "batch 1 p50/p99" in lines[0]
     assert "batch 32 p50/p99" in lines[0]
@@ -61,14 +62,37 @@ def test_table_shows_programs_beside_baseline_of_target(record: BuildRecord) -> 
         programs={"cpu-x86/aoti": program, "cuda-sm90/aoti": program},
         baselines={"cpu-x86/aoti": cpu, "cuda-sm90/aoti": gpu},
     )
-    _, _, *rows = table_of("resnet56", evaluation).splitlines()
+    _, _, *rows = table_of("resnet56", evaluation, {"steps": [{"kind": "train"}]}).splitlines()
     assert [row.split("  ")[0] for row in rows] == [
-        "baseline (eager float32)",
-        "baseline (eager float32) on cuda-sm90",
+        "baseline (trained model, eager float32)",
+        "baseline (trained model, eager float32) on cuda-sm90",
         "cpu-x86/aoti (fastest)",
         "cuda-sm90/aoti (fastest)",
     ]
     assert [row.split()[-1] for row in rows] == ["1.00×", "1.00×", "4.48×", "0.648×"]
+
+
+TRAIN, INT8 = {"kind": "train"}, {"kind": "quantize"}
+TEACHER = {"kind": "distill", "teacher": {"model": {"source": "torchvision:resnet18"}}}
+
+
+@pytest.mark.parametrize(
+    ("steps", "model"),
+    [
+        ([INT8], ""),
+        ([TRAIN, TRAIN, INT8], "trained model, "),
+        ([INT8, TRAIN], ""),
+        ([TRAIN, TEACHER, INT8], "teacher, "),
+        ([TRAIN, {"kind": "distill", "teacher": {"artifact": "a", "model": None}}], "trained mo"),
+        ([TRAIN, INT8, TEACHER], "trained model, "),
+        (None, ""),
+        ([7, "train"], ""),
+        ([{"kind": "distill", "teacher": "x"}], ""),
+    ],
+)
+def test_baseline_name_says_which_model_it_is(steps: object, model: str) -> None:
+    assert baseline_name({"steps": steps}).startswith(f"baseline ({model or 'eager'}")
+    assert bool(baseline_note({"steps": steps})) == bool(model)
 
 
 def test_table_has_one_column_per_batch_size(record: BuildRecord) -> None:
@@ -97,8 +121,8 @@ def test_gate_prints_sentences(record: BuildRecord) -> None:
 
 
 def test_limits_share_one_line_with_marked_defaults() -> None:
-    gate = Gate(max_accuracy_drop=0.01, min_speedup=None)
-    assert limits(gate.model_dump(mode="json")) == (
+    line = limits(Gate(max_accuracy_drop=0.01, min_speedup=None).model_dump(mode="json"))
+    assert line.startswith(
         "max_accuracy_drop 0.01, min_agreement 0.9 (default), min_speedup off, "
         "max_size_share 1.0 (default), max_bytes off"
     )
