@@ -10,6 +10,11 @@ from cluster.tensors import TensorSpec
 EXTENSIONS = ("binary_tensor_data", "model_configuration")
 """Supported protocol extensions."""
 
+CURRENT_VERSION = "1"
+"""Version number of the model that is served now, whatever its artifact.
+
+Triton numbers versions from 1, and its clients ask for a number."""
+
 
 def server_metadata(name: str, version: str) -> dict[str, Any]:
     """Return the body of ``GET /v2``."""

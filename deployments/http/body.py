@@ -1,6 +1,6 @@
 """Bodies of requests, read into memory up to a limit.
 
-body ≤ limit → bytearray
+body ≤ limit → bytearray, inflated if it is compressed
 lent by a router of this node → a copy of its memory → bytearray
 body > limit → BodyTooLargeError → ClosingResponse: answer, drain, close the connection
 """
@@ -14,8 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from cluster.errors import PayloadTooLargeError, RequestError, UnsupportedMediaTypeError
+from cluster.errors import PayloadTooLargeError, RequestError
+from cluster.protocol.compression import coding_of
 from cluster.runtime.lent_bodies import read_lent
+from deployments.http.compression import inflated
 from deployments.http.headers import LENT_BODY
 
 ALLOCATED_AHEAD_BYTES = 2**20
@@ -56,20 +58,17 @@ class ClosingResponse(Response):
 
 
 async def read_body(request: Request, limit_bytes: int) -> bytearray:
-    """Return the whole body.
+    """Return the whole body, inflated; ``limit_bytes`` holds before and after that.
 
     Raises BodyTooLargeError, before reading if Content-Length exceeds the limit. RequestError: it
-    ends early. UnsupportedMediaTypeError: it is compressed. LentBodyError: it is lent, but not
-    readable here.
+    ends early, or cannot be inflated. PayloadTooLargeError: it inflates beyond the limit.
+    UnsupportedMediaTypeError: its coding is unknown. LentBodyError: it is lent, but not readable
+    here.
     """
     lent = request.headers.get(LENT_BODY)
     if lent is not None:
         return read_lent(lent, limit_bytes)
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.strip().lower() != "identity":
-        raise UnsupportedMediaTypeError(
-            f"Content-Encoding is {encoding!r:.40}; send the body without compression"
-        )
+    coding = coding_of(request.headers.get("content-encoding"))
     declared = _content_length(request)
     if declared is not None and declared > limit_bytes:
         raise BodyTooLargeError(
@@ -88,7 +87,7 @@ async def read_body(request: Request, limit_bytes: int) -> bytearray:
         received = end
     if declared is not None and received < declared:
         raise RequestError(f"the body ended after {received} of {declared} bytes")
-    return body
+    return body if coding is None else await inflated(body, coding, limit_bytes)
 
 
 def _content_length(request: Request) -> int | None:

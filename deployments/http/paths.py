@@ -3,7 +3,7 @@
 POST /infer  /predict     see model/infer.py; a route has no /predict
 GET  ""  /ready           metadata, readiness
 GET  /docs  /openapi.json
-and the first four also below /versions/VERSION, as in the protocol
+and all but the last two also below /versions/VERSION: the artifact's, or 1 for the current one
 """
 
 from __future__ import annotations
@@ -18,10 +18,16 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.errors import UnknownModelError
-from cluster.protocol.metadata import error_body, model_config, model_metadata
+from cluster.protocol.metadata import (
+    CURRENT_VERSION,
+    error_body,
+    model_config,
+    model_metadata,
+)
 from cluster.protocol.predict import MAX_TOP_K
 from cluster.tensors import TensorSpec
 from deployments.http import openapi
+from deployments.http.compression import compress
 from deployments.http.errors import Count, answer_errors, error_response, json_response
 
 TopK = Annotated[
@@ -36,6 +42,8 @@ class Endpoint:
 
     name: str
     version: str
+    """Version in answers: the beginning of the artifact's id, or a hash of the routes."""
+
     platform: str
     artifact: str | None
     """``NAME@ID`` of a model's artifact; None for a route."""
@@ -48,6 +56,11 @@ class Endpoint:
     ready: Callable[[], bool]
     failed: Count
 
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Versions that a client may request."""
+        return tuple(dict.fromkeys((self.version, CURRENT_VERSION)))
+
 
 class ModelApp:
     """ASGI application of one model or route.
@@ -58,6 +71,9 @@ class ModelApp:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+        self._infer_paths = frozenset(
+            ("/infer", *(f"/versions/{version}/infer" for version in endpoint.versions))
+        )
         self._paths = _paths(endpoint)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,7 +81,7 @@ class ModelApp:
             if (
                 scope["type"] == "http"
                 and scope["method"] == "POST"
-                and scope["path"] == scope.get("root_path", "") + "/infer"
+                and scope["path"].removeprefix(scope.get("root_path", "")) in self._infer_paths
             ):
                 await self._infer(scope, receive, send)
             else:
@@ -75,8 +91,10 @@ class ModelApp:
             raise
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
         try:
-            response = await self._endpoint.infer(Request(scope, receive))
+            response = await self._endpoint.infer(request)
+            await compress(response, request.headers.get("accept-encoding"))
         except Exception as error:  # noqa: BLE001 - answered, and logged if it is a server error
             response = error_response(error, self._endpoint.failed)
         await response(scope, receive, send)
@@ -84,7 +102,7 @@ class ModelApp:
 
 def _paths(endpoint: Endpoint) -> FastAPI:
     """Return all paths of the model, with /infer for its versions and for the OpenAPI page."""
-    name, version, predict = endpoint.name, endpoint.version, endpoint.predict
+    name, predict = endpoint.name, endpoint.predict
 
     async def infer(request: Request) -> Response:
         return await endpoint.infer(request)
@@ -97,7 +115,7 @@ def _paths(endpoint: Endpoint) -> FastAPI:
         return json_response(
             model_metadata(
                 name,
-                [version],
+                endpoint.versions,
                 endpoint.platform,
                 endpoint.inputs,
                 endpoint.outputs,
@@ -113,12 +131,13 @@ def _paths(endpoint: Endpoint) -> FastAPI:
         )
 
     def require_version(version: str) -> None:
-        if version != endpoint.version:
-            raise UnknownModelError(
-                f"model {name} has no version {version!r:.80}, only {endpoint.version!r}"
-            )
+        if version not in endpoint.versions:
+            known = " and ".join(map(repr, endpoint.versions))
+            raise UnknownModelError(f"model {name} has no version {version!r:.80}, only {known}")
 
-    app = FastAPI(title=f"Headrace model {name}", version=version, responses=openapi.ERRORS)
+    app = FastAPI(
+        title=f"Headrace model {name}", version=endpoint.version, responses=openapi.ERRORS
+    )
     for prefix, checks in (("", []), ("/versions/{version}", [Depends(require_version)])):
         add = app.add_api_route
         add(
@@ -150,7 +169,9 @@ def _predict(
     answer: Callable[[Request, int | None], Awaitable[Response]],
 ) -> Callable[..., Awaitable[Response]]:
     async def predict(request: Request, k: TopK = None) -> Response:
-        return await answer(request, k)
+        response = await answer(request, k)
+        await compress(response, request.headers.get("accept-encoding"))
+        return response
 
     return predict
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import re
 import struct
@@ -227,9 +228,20 @@ def test_wrong_media_type_of_infer_is_refused(served) -> None:
     answer = ask(f"{served.tiny}/infer", b"x", PNG)
     assert answer.status == 415
     assert "send image files to /predict" in answer.error
-    answer = ask(f"{served.tiny}/infer", b"x", {**JSON, "Content-Encoding": "gzip"})
+    answer = ask(f"{served.tiny}/infer", b"x", {**JSON, "Content-Encoding": "br"})
     assert answer.status == 415
-    assert "send the body without compression" in answer.error
+    assert "send the body as gzip or deflate" in answer.error
+
+
+def test_bomb_is_refused_without_inflating(served) -> None:
+    """A false size at its end: it inflates to one byte beyond the limit, 1 MiB."""
+    bomb = gzip.compress(bytes(2**28))[:-4] + bytes(4)
+    with served.memory("tight") as memory:
+        for _ in range(4):
+            answer = ask(f"{served.tight}/infer", bomb, {**JSON, "Content-Encoding": "gzip"})
+            assert answer.status == 413
+            assert f"exceeds {served.body_bytes} bytes after decompression" in answer.error
+    assert memory.grown_bytes < 8 * served.body_bytes
 
 
 @pytest.mark.parametrize("path", ["/v2/models/tiny/infer", "/v2"])

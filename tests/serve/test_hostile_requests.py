@@ -188,7 +188,8 @@ CASES = [
     Bad("a method of odd characters", b"G(E)T /v2 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
     Bad("TRACE", http("TRACE", "/v2"), 405),
     Bad("CONNECT", http("CONNECT", "elsewhere.example:443"), 400),
-    Bad("a compressed body", infer(b"\x1f\x8b" + bytes(100), "Content-Encoding: gzip"), 415),
+    Bad("a damaged gzip", infer(b"\x1f\x8b" + bytes(100), "Content-Encoding: gzip"), 400),
+    Bad("an unknown coding", infer(GOOD, "Content-Encoding: zstd"), 415),
     Bad("a body reference from a client", infer(b"", "x-headrace-body: /etc/passwd"), 412),
 ]
 
