@@ -26,6 +26,7 @@ from cluster.artifact.lookup import absolute
 from cluster.artifact.served import bind
 from cluster.artifact.store import default_store
 from deployments.config import serve_config
+from deployments.config.deployed import deployed_models
 from deployments.config.route_prefix import require_route_prefix
 from deployments.http import keys
 from deployments.http.catalog import Catalog
@@ -42,7 +43,7 @@ from deployments.ray.names import (
     STORE,
 )
 from deployments.ray.time_limits import replica_stop_s
-from deployments.router import plan
+from deployments.router.plan import plan_routes
 from deployments.router.replica import RouterReplica
 from deployments.shards import placement
 
@@ -118,7 +119,7 @@ def router(args: dict[str, Any]) -> Application:
     checked = serve_config.router_args(args, "args")
     prefix = serve_config.ROUTER_ROUTE
     require_route_prefix(serve_details(), serve_config.ROUTER, None, prefix)
-    routing = plan.plan_routes(checked, plan.deployed_models())
+    routing = plan_routes(checked, deployed_models())
     deployment = serve.deployment(
         name=ROUTER_DEPLOYMENT,
         # It waits for the models, which have their CPUs.

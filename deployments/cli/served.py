@@ -12,10 +12,10 @@ from pathlib import Path
 from cluster.artifact.lookup import absolute
 from cluster.artifact.store import default_store, open_store
 from cluster.errors import ArtifactError, ClusterError, ConfigError
+from deployments.config.deployed import deployed_model
 from deployments.local import LocalCluster
 from deployments.local.rest import Dashboard
 from deployments.ray.dashboard import dashboard_url
-from deployments.router.plan import deployed_model
 
 _ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 _TOKEN_PATH = "~/.ray/auth_token"

@@ -11,13 +11,13 @@ from cluster.artifact.store import default_store
 from cluster.config.base import read_yaml
 from cluster.errors import ConfigError
 from deployments.config import serve_config
+from deployments.config.deployed import DeployedModel
 from deployments.config.serve_config import ServeConfig
 from deployments.http import keys
 from deployments.local import LocalCluster, permissions
 from deployments.local.cluster import HTTP_PORT
 from deployments.ray.names import MODELS_PATH, version_of
-from deployments.router import plan
-from deployments.router.plan import Deployed
+from deployments.router.plan import plan_routes
 from deployments.shards import placement
 
 
@@ -61,9 +61,8 @@ def up(config: Path | None) -> int:
         for model in models:
             placement.require_room_here(model)
     if checked is not None and checked.router is not None:
-        plan.plan_routes(
-            checked.router, [Deployed(model.args, model.reference) for model in models]
-        )
+        deployed = [DeployedModel(model.args, model.reference) for model in models]
+        plan_routes(checked.router, deployed)
     cluster = running or LocalCluster.start(http_port=port or HTTP_PORT)
     if config is not None:
         pinned = serve_config.pin_artifacts(

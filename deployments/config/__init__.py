@@ -1,1 +1,1 @@
-"""Checks of Serve configs, before a cluster starts."""
+"""Serve configs: checks before a cluster starts, and the models that a cluster has deployed."""

@@ -19,19 +19,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cluster import __version__
 from cluster.errors import HeadraceError, UnknownModelError
 from cluster.protocol.metadata import error_body
+from deployments.config.deployed import deployed_models
 from deployments.http import auth, keys, openapi
 from deployments.http.catalog import ModelIndex, ModelStatus, add_server_paths
 from deployments.http.errors import answer_errors, json_response
 from deployments.http.headers import ROUTER_KEY
 from deployments.http.paths import BarePrefix, Endpoint, ModelApp
 from deployments.ray.names import MODELS_PATH
-from deployments.router import plan as routing_plan
 from deployments.router.comparison import Background
 from deployments.router.endpoint import RouteEndpoint
 from deployments.router.model_client import ReplicaClient
 from deployments.router.nodes.build import RouteNode, route_nodes
 from deployments.router.nodes.shadow import ShadowNode
-from deployments.router.plan import RoutingPlan
+from deployments.router.plan import RoutingPlan, plan_routes
 from deployments.router.replica_table import Replicas
 from deployments.router.versions import Planned, Versions
 
@@ -116,9 +116,7 @@ class RouterApp:
         """
         args = self._plan.args.model_copy(update={"artifacts": {}})  # those of the build
         try:
-            plan = await asyncio.to_thread(
-                lambda: routing_plan.plan_routes(args, routing_plan.deployed_models())
-            )
+            plan = await asyncio.to_thread(lambda: plan_routes(args, deployed_models()))
         except HeadraceError as error:
             logger.error("the routes cannot use the artifact that %s serves now: %s", model, error)
             reason = "the routes cannot use it, for the reason in the router's log"

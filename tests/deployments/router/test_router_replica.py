@@ -13,9 +13,9 @@ from cluster.artifact.served import TRUSTED_KEYS
 from cluster.config.base import parse
 from cluster.config.routing import RouterArgs
 from cluster.config.serving import ModelArgs
-from deployments.router import plan as routing_plan
+from deployments.config.deployed import DeployedModel
+from deployments.router import replica
 from deployments.router.call import NoAnswerError
-from deployments.router.plan import Deployed
 from deployments.router.replica import RouterApp
 from deployments.router.versions import Versions
 
@@ -25,9 +25,9 @@ ROUTES = [{"name": "both", "kind": "ensemble", "targets": ["one", "two"]}]
 def replan_error(monkeypatch: pytest.MonkeyPatch, models: list[dict[str, Any]]) -> NoAnswerError:
     """Return the router's error after the first answer of another artifact of `one`."""
     monkeypatch.setattr(
-        routing_plan,
+        replica,
         "deployed_models",
-        lambda: [Deployed(ModelArgs.model_validate(m)) for m in models],
+        lambda: [DeployedModel(ModelArgs.model_validate(m)) for m in models],
     )
     plan: Any = SimpleNamespace(
         args=parse({"routes": ROUTES}, RouterArgs, "args"), models={}, thresholds={}

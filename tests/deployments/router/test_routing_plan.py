@@ -18,7 +18,8 @@ from cluster.config.serving import ModelArgs
 from cluster.errors import ArtifactNotFoundError, ConfigError, SourceError
 from cluster.routing.calibration import Calibration
 from deployments.cli.main import main
-from deployments.router.plan import Deployed, RoutingPlan, plan_routes
+from deployments.config.deployed import DeployedModel
+from deployments.router.plan import RoutingPlan, plan_routes
 
 CASCADE = {"name": "sure", "kind": "cascade", "targets": ["small", "both"]}
 BOTH = {"name": "both", "kind": "ensemble", "targets": ["small", {"target": "large", "weight": 2}]}
@@ -51,7 +52,7 @@ def models(linear_store: Path, cut_artifact_store: Path) -> list[dict[str, Any]]
 
 def plan(models: list[dict[str, Any]], *routes: dict[str, Any], **fields: Any) -> RoutingPlan:
     args = parse({"routes": list(routes), **fields}, RouterArgs, "args")
-    return plan_routes(args, [Deployed(ModelArgs.model_validate(model)) for model in models])
+    return plan_routes(args, [DeployedModel(ModelArgs.model_validate(model)) for model in models])
 
 
 def test_plan_takes_contracts_from_manifests(models: list[dict[str, Any]]) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cluster.errors import ConfigError
+from deployments.config.deployed import deployed_model
 from deployments.ray.names import ARGS, ARTIFACT, STORE
-from deployments.router.plan import deployed_model
 
 ARGUMENTS = {"name": "digits", "artifact": "digits-int8"}
 REFERENCE = f"digits-int8@{'ab' * 32}"
