@@ -1,6 +1,7 @@
-"""Queue with two priorities: interactive items before batch items, without starvation.
+"""Queue with priorities: more urgent items before less urgent ones, without starvation.
 
-put(item, Priority) → get: the oldest interactive item, unless a batch item has reached its limit
+put(item, Priority) → get: the oldest item of the most urgent priority, or an older item of another
+                           priority that has reached its wait limit
 """
 
 from __future__ import annotations
@@ -12,17 +13,21 @@ from enum import Enum
 from queue import Empty
 from typing import Generic, TypeVar
 
-BATCH_WAIT_LIMIT_S = 2.0
-"""Longest wait of a batch item, in seconds; after it, arrival order applies."""
-
 T = TypeVar("T")
 
 
 class Priority(Enum):
-    """Urgency of a request: a caller waits for the answer, or any time will do."""
+    """Urgency of a request, the most urgent first. A value is one of the header ``x-priority``."""
 
     INTERACTIVE = "interactive"
+    """A caller waits for the answer."""
+
     BATCH = "batch"
+    """No caller waits."""
+
+
+WAIT_LIMIT_S = {Priority.BATCH: 2.0}
+"""Longest wait of an item behind more urgent ones, in seconds; after it, arrival order applies."""
 
 
 class PriorityQueue(Generic[T]):
@@ -48,11 +53,7 @@ class PriorityQueue(Generic[T]):
         with self._arrived:
             if not self._arrived.wait_for(self._pending, timeout_s):
                 raise Empty
-            interactive, batch = (self._queues[priority] for priority in Priority)
-            overdue = batch and time.monotonic() - batch[0][0] >= BATCH_WAIT_LIMIT_S
-            if not interactive or (overdue and batch[0][0] < interactive[0][0]):
-                return batch.popleft()[1]
-            return interactive.popleft()[1]
+            return self._next_queue().popleft()[1]
 
     def empty(self) -> bool:
         """Whether the queue is empty."""
@@ -61,3 +62,15 @@ class PriorityQueue(Generic[T]):
 
     def _pending(self) -> bool:
         return any(self._queues.values())
+
+    def _next_queue(self) -> deque[tuple[float, T]]:
+        """Return the queue of the next item: at least one is pending."""
+        now = time.monotonic()
+        urgent, *others = (priority for priority in Priority if self._queues[priority])
+        overdue = [
+            priority
+            for priority in others
+            if now - self._queues[priority][0][0] >= WAIT_LIMIT_S[priority]
+        ]
+        # Arrival order; at the same time, the most urgent.
+        return min((self._queues[p] for p in (urgent, *overdue)), key=lambda queue: queue[0][0])

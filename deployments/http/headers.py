@@ -18,7 +18,7 @@ DISCONNECT_DISABLED = "x-request-disconnect-disabled"
 REQUEST_ID = "x-request-id"
 
 PRIORITY = "x-priority"
-"""``interactive`` or ``batch``."""
+"""Value of a :class:`cluster.runtime.priority_queue.Priority`."""
 
 API_KEY = "x-api-key"
 """Alternative to ``Authorization: Bearer KEY``."""

@@ -25,7 +25,7 @@ def test_interactive_items_precede_batch_items() -> None:
 def test_overdue_batch_item_precedes_later_items(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(priority_queue, "BATCH_WAIT_LIMIT_S", 0.05)
+    monkeypatch.setitem(priority_queue.WAIT_LIMIT_S, Priority.BATCH, 0.05)
     queue: PriorityQueue[str] = PriorityQueue()
     queue.put("before")
     queue.put("batch", Priority.BATCH)
