@@ -38,6 +38,9 @@ def serving_environment() -> dict[str, str]:
         # An unhealthy replica has no requests to finish, and occupies resources that the next one
         # needs.
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+        # A busy node starts HAProxy's actor in more than Serve's 5 s. Serve would then kill it, and
+        # the first deployment would fail.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         # The replica enforces deadlines; a hanging replica cannot, so HAProxy has a timeout, too.
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(timeout_s),
         # A request is retried once, at another replica, if the first one ended without an answer:

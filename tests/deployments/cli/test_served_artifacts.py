@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from cluster.artifact.local import LocalStore
-from deployments.cli.served import ServedArtifact, served_models
+from deployments.cli.served import ServedArtifact, served_artifacts
 from deployments.local.rest import Dashboard
 from deployments.ray.names import ARGS, ARTIFACT, STORE
 
@@ -45,7 +45,7 @@ def publish(finished: Callable[..., bytes]) -> Publish:
 
 
 def served(dashboard: StubDashboard) -> ServedArtifact:
-    (model,) = served_models(cast(Dashboard, dashboard))
+    (model,) = served_artifacts(cast(Dashboard, dashboard))
     return model
 
 

@@ -102,7 +102,8 @@ def test_ray_reads_environment_variable(name: str) -> None:
     """Python reads a variable by its whole name, Ray's native code without the prefix."""
     if hasattr(constants, name):
         return
-    sources = [*RAY.glob("_private/**/*.py"), *RAY.glob("_common/**/*.py")]
+    folders = ("_private", "_common", "serve/_private")
+    sources = [path for folder in folders for path in RAY.glob(f"{folder}/**/*.py")]
     in_python = any(name in path.read_text() for path in sources)
     native = name.removeprefix("RAY_").encode()
     assert in_python or native in (RAY / "core/src/ray/raylet/raylet").read_bytes()
