@@ -158,6 +158,12 @@ PRIVATE_TO_RAY = (
     "ray.serve.context",
 )
 
+# Library → the one module that uses it: each kind of YAML file has one reader and one dialect.
+YAML_READERS = {
+    "ruamel": "cluster.config.plain_yaml",  # recipes and configs: YAML 1.2
+    "yaml": "deployments.kubernetes.manifest_yaml",  # manifests: as kubectl reads them
+}
+
 # The same for `benchmarks`: the harness, shared rooms, and one room per benchmark.
 _SHARED = {"load", "contenders", "servers", "artifacts", "harness"}
 BENCHMARKS_MAY_IMPORT: dict[str, set[str]] = {
@@ -310,6 +316,12 @@ def test_only_ray_room_uses_private_names_of_ray(module: str) -> None:
         name for name in names for root in PRIVATE_TO_RAY if f"{name}.".startswith(f"{root}.")
     )
     assert not private, f"{module} uses {private}: move the call into deployments/ray"
+
+
+@pytest.mark.parametrize("library", YAML_READERS)
+def test_yaml_library_is_used_by_one_module(library: str) -> None:
+    users = [module for module in MODULES if library in imports(module, at_import=False)]
+    assert users == [YAML_READERS[library]]
 
 
 @pytest.mark.parametrize("module", CLUSTER)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
 from benchmarks.artifacts.program import COMPUTE_THREADS
 from benchmarks.contenders import process_facts
 from benchmarks.contenders.contender import Endpoint, Server
 from benchmarks.harness.errors import BenchmarkError
 from cluster.artifact.store import default_store
+from cluster.config.plain_yaml import format_yaml
 from cluster.protocol.infer import HEADER_LENGTH
 from deployments.local import LocalCluster, processes
 from deployments.local.ports import free_ports
@@ -92,7 +92,7 @@ def deploy(
     """
     with tempfile.TemporaryDirectory(prefix="headrace-") as directory:
         config = Path(directory) / "serve.yaml"
-        config.write_text(yaml.safe_dump(serve_config(*models, routes=routes)))
+        config.write_text(format_yaml(serve_config(*models, routes=routes)))
         cluster.deploy(config)
 
 

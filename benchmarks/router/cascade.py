@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from benchmarks.artifacts.builder import Builder, environment
 from benchmarks.contenders import headrace
@@ -24,6 +23,7 @@ from benchmarks.harness.rounds import readings
 from benchmarks.load.closed_loop import ask_all
 from benchmarks.router import cifar
 from cluster.artifact.store import default_store, open_store
+from cluster.config.plain_yaml import format_yaml
 from cluster.config.recipe import Recipe
 from cluster.data import PreparedSamples, load_data
 from deployments.local.ports import free_ports
@@ -56,7 +56,7 @@ def prepare(student_int8: bool, teacher_int8: bool, context: Context) -> Prepare
         "thresholds": "calibrated",
     }
     config = context.scratch / "serve.yaml"
-    config.write_text(yaml.safe_dump(headrace.serve_config(*models, routes=[route])))
+    config.write_text(format_yaml(headrace.serve_config(*models, routes=[route])))
     _calibrate(config)
     images, labels = _held_out(teacher)
     bodies = [images[n : n + _BATCH].tobytes() for n in range(0, len(images), _BATCH)]

@@ -10,11 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cluster.artifact.lookup import open_artifact
 from cluster.errors import ConfigError
-from deployments.kubernetes import overlay, validate
+from deployments.kubernetes import manifest_yaml, overlay, validate
 from deployments.kubernetes.plan_file import read_plan
 from deployments.kubernetes.render import RenderOptions, rendered, require_shared_store
 from deployments.kubernetes.schemas import object_name
@@ -96,7 +94,7 @@ def render(
     objects = rendered(base, options)
     validate.require_valid(objects)
     if out is None:
-        print("---\n".join(_text(obj) for obj in objects), end="")
+        print("---\n".join(manifest_yaml.dump(obj) for obj in objects), end="")
     else:
         write(objects, out)
         print(f"{len(objects)} objects in {out}: `{_apply(objects)} -k {out}`")
@@ -129,13 +127,13 @@ def write(objects: list[dict[str, Any]], out: Path) -> None:
 
     ConfigError if the directory cannot be written.
     """
-    files = {_file(obj): _text(obj) for obj in objects}
+    files = {_file(obj): manifest_yaml.dump(obj) for obj in objects}
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "resources": list(files),
     }
-    files["kustomization.yaml"] = yaml.safe_dump(kustomization, sort_keys=False)
+    files["kustomization.yaml"] = manifest_yaml.dump(kustomization)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -150,19 +148,3 @@ def write(objects: list[dict[str, Any]], out: Path) -> None:
 def _file(obj: dict[str, Any]) -> str:
     kind, _, name = object_name(obj).lower().partition("/")
     return f"{kind}.{name}.yaml"
-
-
-class _Dumper(yaml.SafeDumper):
-    """YAML writer that keeps text of several lines, such as the Serve config, readable."""
-
-
-def _lines(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
-
-
-_Dumper.add_representer(str, _lines)
-
-
-def _text(obj: dict[str, Any]) -> str:
-    return str(yaml.dump(obj, Dumper=_Dumper, sort_keys=False, allow_unicode=True))

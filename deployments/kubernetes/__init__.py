@@ -8,6 +8,8 @@ plan_file.py    `headrace plan --json`, read        sizes.py    pods large enoug
 image_names.py  grammar of image references         serving.py  serveConfigV2, written and read
 pods.py         pods of an object, and selectors
 
+manifest_yaml.py  YAML as kubectl and KubeRay's operator read it
+
 validate.py     all checks, on all objects
 schemas.py      fields and types                    derive_schemas.py  makes schemas.json.gz
 rules.py        rules for one object                cross_rules.py     rules across objects

@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import yaml
-
-from deployments.kubernetes import schemas, serving
+from deployments.kubernetes import manifest_yaml, schemas, serving
 from deployments.kubernetes.pods import group_labels, selects, templates
 
 Object = dict[str, Any]
@@ -33,7 +31,7 @@ def budgets_allow_drains(objects: Sequence[Object]) -> Iterator[str]:
             autoscaled = bool(ray.get("enableInTreeAutoscaling"))
             groups = ray.get("workerGroupSpecs") or []
             pods = [_max_pods(g, autoscaled) for g in groups if selects(selector, group_labels(g))]
-            config = yaml.safe_load(service["spec"]["serveConfigV2"])
+            config = manifest_yaml.load(service["spec"]["serveConfigV2"], "serveConfigV2")
             ready = min(sum(pods), serving.pods_with_replicas(config))
             if pods and least >= ready:
                 yield (

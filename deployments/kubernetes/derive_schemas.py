@@ -18,8 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from deployments.kubernetes import manifest_yaml
 from deployments.kubernetes.schemas import FILE
 
 KUBERAY = "v1.7.0"
@@ -84,7 +83,7 @@ class _Definitions:
 def read_crds(directory: Path) -> list[dict[str, Any]]:
     """Return KubeRay's CRDs of a directory such as its ``ray-operator/config/crd/bases``."""
     paths = sorted(directory.glob("ray.io_*.yaml"))
-    return [yaml.load(path.read_text(), Loader=yaml.CSafeLoader) for path in paths]
+    return [manifest_yaml.load(path.read_text(), str(path)) for path in paths]
 
 
 def derive(crds: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cluster.errors import ConfigError
+from deployments.kubernetes import manifest_yaml
 
 _HERE = Path(__file__).resolve()
 _PLACES = (_HERE.with_name("k8s"), _HERE.parents[2] / "k8s")
@@ -66,7 +65,7 @@ def build(overlay: Path, components: Sequence[Path] = ()) -> list[dict[str, Any]
             "resources": [_from(folder, overlay)],
             "components": [_from(folder, component) for component in components],
         }
-        (Path(folder) / _FILE).write_text(yaml.safe_dump(kustomization))
+        (Path(folder) / _FILE).write_text(manifest_yaml.dump(kustomization))
         try:
             process = subprocess.run(
                 [*command, folder], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
@@ -75,7 +74,7 @@ def build(overlay: Path, components: Sequence[Path] = ()) -> list[dict[str, Any]
             raise ConfigError(f"{overlay}: {' '.join(command)} failed: {error}") from error
     if process.returncode:
         raise ConfigError(f"{overlay}: refused by {' '.join(command)}: {process.stderr.strip()}")
-    return [obj for obj in yaml.load_all(process.stdout, Loader=yaml.CSafeLoader) if obj]
+    return [obj for obj in manifest_yaml.load_all(process.stdout, str(overlay)) if obj]
 
 
 def _from(folder: str, path: Path) -> str:

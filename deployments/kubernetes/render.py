@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import fsspec
-import yaml
 
 from cluster.artifact.artifact import Artifact
 from cluster.errors import ConfigError, PlanError
 from cluster.parallel.plan import bundles as bundles_of
-from deployments.kubernetes import image_names, serving
+from deployments.kubernetes import image_names, manifest_yaml, serving
 from deployments.kubernetes.plan_file import Plan
 from deployments.kubernetes.pods import containers, group_labels, selects
 from deployments.kubernetes.schemas import object_name
@@ -92,9 +91,8 @@ def rendered(objects: list[Object], options: RenderOptions) -> list[Object]:
     group, target = _matching_group(ray.get("workerGroupSpecs") or [], options)
     sized = size_group(group, _need(options, target), target)
     ray["workerGroupSpecs"] = [sized.group]
-    spec["serveConfigV2"] = yaml.safe_dump(
-        serving.config_of(_model_spec(options, target, sized)), sort_keys=False
-    )
+    config = serving.config_of(_model_spec(options, target, sized))
+    spec["serveConfigV2"] = manifest_yaml.dump(config)
     for ray_group in (ray["headGroupSpec"], sized.group):
         _set_pod(ray_group["template"]["spec"], options, sized)
     for obj in copies:

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import yaml
-
 from cluster.errors import ConfigError
 from deployments.config import serve_config
-from deployments.kubernetes import schemas
+from deployments.kubernetes import manifest_yaml, schemas
 from deployments.kubernetes.cross_rules import CROSS_RULES
 from deployments.kubernetes.rules import RENDER_RULES, RULES
 
@@ -68,10 +66,8 @@ def _serve_config(obj: Object) -> Iterator[str]:
         return
     path = "spec.serveConfigV2"
     try:
-        content = yaml.safe_load(obj["spec"].get("serveConfigV2") or "")
+        content = manifest_yaml.load(obj["spec"].get("serveConfigV2") or "", path)
         config = serve_config.check_content(content, path)
-    except yaml.YAMLError as error:
-        yield f"{path}: not valid YAML: {error}"
     except ConfigError as error:
         yield from str(error).splitlines()
     else:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from deployments.kubernetes import overlay
+from deployments.kubernetes import manifest_yaml, overlay
 
 GROUP = "/spec/rayClusterConfig/workerGroupSpecs/0"
 """JSON path of the base's worker group."""
@@ -54,10 +54,10 @@ def patched(folder: Path, *patches: dict[str, Any]) -> Path:
         "patches": [
             {
                 "target": {"kind": "RayService"},
-                "patch": yaml.safe_dump(list(patches)),
+                "patch": manifest_yaml.dump(list(patches)),
                 "options": {"allowKindChange": True},
             }
         ],
     }
-    (mine / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    (mine / "kustomization.yaml").write_text(manifest_yaml.dump(kustomization))
     return mine

@@ -14,7 +14,7 @@ import yaml
 from manifests import DIGEST, GROUP, applications, group_of, model, patched, service
 
 from cluster.artifact.local import LocalStore
-from deployments.kubernetes import overlay, validate
+from deployments.kubernetes import manifest_yaml, overlay, validate
 
 pytestmark = pytest.mark.usefixtures("kustomize")
 Plan = Callable[..., Path]
@@ -41,6 +41,27 @@ def test_render_without_plan_pins_the_artifact(headrace: Headrace, store: Path) 
     for group in (config["headGroupSpec"], *config["workerGroupSpecs"]):
         assert group["template"]["spec"]["containers"][0]["image"] == DIGEST
     assert not [obj for obj in objects if obj["kind"] == "RayJob"]
+
+
+def test_words_that_kubectl_reads_as_values_are_quoted(
+    headrace: Headrace, store: Path, tmp_path: Path
+) -> None:
+    container = "/spec/rayClusterConfig/headGroupSpec/template/spec/containers/0"
+    variable = {"name": "HEADRACE_TEST", "value": "1e3"}
+    overlay = patched(tmp_path, {"op": "add", "path": f"{container}/env/-", "value": variable})
+    result = headrace(
+        "k8s",
+        "render",
+        *("--model", "plain", "--name", "y", "--store", store, "--image", DIGEST),
+        *("--overlay", overlay),
+    )
+    assert result.status == 0, result.err
+    objects = manifest_yaml.load_all(result.out, "rendered")
+    (spec,) = [obj["spec"] for obj in objects if obj["kind"] == "RayService"]
+    config = manifest_yaml.load(spec["serveConfigV2"], "serveConfigV2")
+    assert config["applications"][1]["args"]["name"] == "y"
+    pod = spec["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]
+    assert pod["containers"][0]["env"][-1] == variable
 
 
 def test_plan_sets_pod_size_and_cut(
