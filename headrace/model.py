@@ -54,8 +54,8 @@ class Model:
             _check(array, spec)
         sizes = {len(array) for array in batch}
         if len(sizes) > 1:
-            given = ", ".join(f"{s.name} {len(a)}" for s, a in zip(specs, batch, strict=True))
-            raise RequestError(f"batch sizes differ: {given}; give every input as many items")
+            counts = ", ".join(f"{s.name} {len(a)}" for s, a in zip(specs, batch, strict=True))
+            raise RequestError(f"batch sizes differ: {counts}; give every input as many items")
         check_indices(batch, specs, self.manifest.index_limits)
         with self._lock:
             outputs = self._program.run([np.ascontiguousarray(array) for array in batch])

@@ -95,9 +95,9 @@ def gpipe(
 def prepared(
     module: nn.Module, before: str, example: torch.Tensor, micro_batches: int, rank: int
 ) -> Step:
-    """Return the step of Accelerate's ``prepare_pippy``, without ``gather_output``.
+    """Return the step of Accelerate's ``prepare_pippy``.
 
-    That fails over gloo.
+    ``gather_output`` is off: it fails over gloo.
     """
     from accelerate.inference import prepare_pippy
 

@@ -64,7 +64,7 @@ class Parallel(Config):
     )
     placement: Literal["PACK", "STRICT_PACK", "SPREAD"] = Field(
         default="PACK",
-        description="Where Ray puts the shards of a replica: on as few nodes as it can, on one, or "
+        description="Placement of a replica's shards by Ray: on as few nodes as it can, on one, or "
         "on as many as it can.",
     )
     max_inflight: int | None = Field(

@@ -1,6 +1,6 @@
 """Remaining time of a request, on its way to its targets.
 
-request's deadline ─ own_deadline ─→ the route's deadline ─ left_s ─→ timeout of each call
+request's deadline ─ route_deadline ─→ the route's deadline ─ left_s ─→ timeout of each call
 
 A deadline is a moment on the monotonic clock, in seconds.
 """
@@ -16,7 +16,7 @@ def left_s(deadline: float, now: float) -> float:
     return max(0.0, deadline - now)
 
 
-def own_deadline(started: float, deadline: float, route_timeout_s: float | None) -> float:
+def route_deadline(started: float, deadline: float, route_timeout_s: float | None) -> float:
     """Return the route's deadline: within its own timeout, before the request's ``deadline``.
 
     The margin is :data:`ANSWER_MARGIN_S`, or half of the request's time if that is less.

@@ -94,8 +94,8 @@ def _table(artifacts: list[Artifact]) -> str:
     rows = [row(baseline_name(manifest.recipe), baseline, baseline)]
     for artifact in artifacts:
         # Each against the baseline that ran in turn with it.
-        own = artifact.manifest.baseline or baseline
-        rows.append(row(artifact.manifest.name, artifact.manifest.winner(TARGET), own))
+        reference = artifact.manifest.baseline or baseline
+        rows.append(row(artifact.manifest.name, artifact.manifest.winner(TARGET), reference))
     return table(rows, header(baseline))
 
 

@@ -102,7 +102,7 @@ def describe(artifact: Artifact, signers: Mapping[str, str], served: Sequence[st
 
     ``signers``: key id → what its signature is worth. ``served``: lines of :func:`served_as`.
     """
-    # What is printed is what the builder of the artifact wrote, who may be anybody.
+    # The manifest comes from the builder of the artifact, who may be anybody.
     manifest = Manifest.model_validate(printable(artifact.manifest.model_dump(mode="json")))
     lines = [
         f"{manifest.name}  {artifact.id}",
@@ -141,7 +141,7 @@ def _program(manifest: Manifest, entry: ProgramEntry) -> str:
     if entry.native_runner is not None:
         facts.append(f"native runner for {entry.python_abi}")
     if entry.static_files:
-        sizes = ", ".join(str(each.batch) for each in entry.static_files)
+        sizes = ", ".join(str(program.batch) for program in entry.static_files)
         facts.append(f"static shapes for batch {sizes}")
     if manifest.fastest.get(entry.target) == entry.kind:
         facts.append("the fastest")

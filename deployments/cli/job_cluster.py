@@ -24,7 +24,7 @@ JOBS_DIR = Path("~/.headrace/jobs")
 def job_cluster() -> Iterator[LocalCluster]:
     """Yield the running local cluster, or a new one that is stopped at the end.
 
-    What a killed command has left behind is stopped first.
+    The remains of a killed command are stopped first.
     """
     stop_job_clusters(abandoned_only=True)
     if (running := LocalCluster.running()) is not None:

@@ -79,14 +79,14 @@ def show(
         }
         print(json.dumps({**asdict(shard_plan), **figures}, indent=1))
     else:
-        print(described(shard_plan))
+        print(description(shard_plan))
         if explain:
-            print(f"\n{explained(shard_plan)}")
+            print(f"\n{stage_table(shard_plan)}")
     return 0
 
 
-def described(shard_plan: ShardPlan) -> str:
-    """Describe a plan and its prediction."""
+def description(shard_plan: ShardPlan) -> str:
+    """Return a plan and its prediction as text."""
     name = name_of(shard_plan.pipeline, shard_plan.tensor)
     basis = "measured, stage by stage" if shard_plan.layout else "of the whole program, as measured"
     if not shard_plan.built:
@@ -106,7 +106,7 @@ def described(shard_plan: ShardPlan) -> str:
     )
 
 
-def explained(shard_plan: ShardPlan) -> str:
+def stage_table(shard_plan: ShardPlan) -> str:
     """Return the stages as a table, with a bar for the time of each."""
     slowest = max(shard_plan.stage_ms)
     is_sliced = shard_plan.tensor > 1

@@ -60,9 +60,9 @@ def network_environment() -> dict[str, str]:
     """Return the additional variables for `ray start` on a cluster of several nodes.
 
     A node without a link, whose connections are not reset, counts as lost after five or six
-    seconds, instead of over a minute with Ray's defaults. That is before calls to it fail.
-    Otherwise Serve would notice the lost replicas before the head removes the node, and would try
-    to place new ones on that node for seconds.
+    seconds, instead of over a minute with Ray's defaults: before calls to it fail. Otherwise Serve
+    would notice the lost replicas before the head removes the node, and would try to place new ones
+    on that node for seconds.
     """
     return {
         # The head checks each node every second; three missing answers mean a lost node.

@@ -23,7 +23,7 @@ from cluster.protocol.answer import encode_infer
 from cluster.protocol.infer import HEADER_LENGTH, InferRequest, decode_infer, parse_header_length
 from cluster.protocol.metadata import error_body
 from cluster.routing.answer_cache import content_key
-from cluster.routing.deadline import own_deadline
+from cluster.routing.deadline import route_deadline
 from deployments.http import tracing
 from deployments.http.body import read_body
 from deployments.http.deadline import DEADLINE_KEY, Deadline
@@ -89,7 +89,7 @@ class RouteEndpoint:
         headers = {name: request.headers[name] for name in FORWARDED if name in request.headers}
         request_id = decoded.id or request.headers.get(REQUEST_ID) or uuid.uuid4().hex
         return Call(
-            deadline=own_deadline(started, deadline.at, self.served.route.timeout_s),
+            deadline=route_deadline(started, deadline.at, self.served.route.timeout_s),
             # The id comes from JSON and becomes a header, which allows fewer characters.
             request_id=_UNPRINTABLE.sub("_", request_id[:_ID_LENGTH]),
             headers={**headers, **self.router_headers},

@@ -40,8 +40,8 @@ def test_head_group_has_no_devices(
 
     devices = placement._devices(args, manifest)  # type: ignore[arg-type]
 
-    assert [each.target for each in devices] == [target] * 4
-    assert {each.node for each in devices} == {0, 1}
+    assert [device.target for device in devices] == [target] * 4
+    assert {device.node for device in devices} == {0, 1}
 
 
 def test_another_artifact_is_another_actor_option() -> None:

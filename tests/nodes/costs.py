@@ -46,7 +46,7 @@ class Process:
 def memory_bytes(processes: Iterable[Process]) -> int:
     """Return the bytes that these processes need on a machine without others.
 
-    That is their private pages, and each page of a file once, although other nodes here map it too.
+    Counted are private pages, and each page of a file once, although other nodes map it too.
     """
     private = 0
     of_files: dict[tuple[str, ...], int] = {}

@@ -65,7 +65,7 @@ def left_behind(
 ) -> list[str]:
     """Return a sentence for each orphaned process, actor and placement group.
 
-    Those of an unfinished move of shards count too, because a later move would see them twice.
+    Orphans of an unfinished move of shards count too: a later move would see them twice.
     ``applications``: Serve's details. ``actors``: rows of Ray's state API, each with a ``node``,
     as in ``processes``.
     """

@@ -22,7 +22,7 @@ from cluster.compression.pruning.channels import ChannelPruner, CoupledLayers, z
 from cluster.compression.pruning.head import find_head, outputs_of, prunable
 from cluster.compression.pruning.recalibration import recalibrate
 from cluster.compression.pruning.shortcuts import replace_padded_shortcuts
-from cluster.compression.pruning.tracking import explained, verify
+from cluster.compression.pruning.tracking import layer_errors, verify
 from cluster.compression.sensitivity import sensitivity
 from cluster.compression.training.train import recover
 from cluster.compression.work import Job, Work
@@ -61,7 +61,7 @@ def structured(work: Work, step: Prune, job: Job) -> Work:
     spared = matching(module, step.spare, "spare")
     ignored = [module.get_submodule(name) for name in (head, *spared)]
     before = _widths(module)
-    with explained(module), _differentiable(module, frozen):
+    with layer_errors(module), _differentiable(module, frozen):
         _gradients(module, step, job)
         pruner = ChannelPruner(
             module,
@@ -148,7 +148,7 @@ class _Removal:
             self._pruner.remove(ratio)
             return
         whole = copy.deepcopy(self._pruner.model)
-        with explained(self._pruner.model):
+        with layer_errors(self._pruner.model):
             removed = self._pruner.remove(ratio)
         if removed:
             verify(whole, self._pruner.model, removed, self._example)

@@ -31,7 +31,7 @@ _TOLERANCE = 1e-3
 
 
 @contextmanager
-def explained(module: nn.Module) -> Iterator[None]:
+def layer_errors(module: nn.Module) -> Iterator[None]:
     """Convert errors of Torch-Pruning or the model to a CompressionError that names the layer."""
     try:
         yield

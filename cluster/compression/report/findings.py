@@ -51,7 +51,7 @@ def findings(details: Mapping[str, Any], anchor: str) -> Findings:
             by_layer.append(_split(table(rest.pop(name))))
     if _is_list(rest.get("kept")):
         layers = rest.pop("kept")
-        facts.append([_kept(layers)])
+        facts.append([_bfloat16_layers(layers)])
     if rest:
         facts.append([(name.replace("_", " "), text(value)) for name, value in rest.items()])
     return Findings(curve, by_layer, facts)
@@ -66,7 +66,7 @@ def text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _kept(layers: Sequence[Any]) -> tuple[str, Cell]:
+def _bfloat16_layers(layers: Sequence[Any]) -> tuple[str, Cell]:
     return f"{len(layers)} layers kept in bfloat16", Code(tuple(map(str, layers)))
 
 

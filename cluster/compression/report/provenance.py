@@ -44,7 +44,7 @@ def provenance(record: BuildRecord) -> Section:
         ],
         recipe=format_yaml(record.recipe),
     )
-    return Section("provenance", "How to get the same again", "Provenance", view)
+    return Section("provenance", "Reproducing this build", "Provenance", view)
 
 
 def _facts(values: dict[str, Any]) -> Facts:

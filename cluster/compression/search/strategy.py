@@ -60,7 +60,7 @@ def next_round(
 def _unpruned(standing: Standing) -> Iterator[Attempt]:
     """Yield unpruned schemes: first, of each scheme, the variant with most bfloat16 layers.
 
-    That variant measures which layers are sensitive.
+    The variant measures which layers are sensitive.
     """
     unpruned = [candidate for candidate in standing.combinations if not candidate.pruned]
     most: dict[str, Combination] = {}

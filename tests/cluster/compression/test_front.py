@@ -122,7 +122,7 @@ def test_best_model_is_published_last_and_names_front(
     assert len(front) == 2
     assert LARGEST in front
     assert names(best) == {*store.published}
-    # What was published later could still fail.
+    # An artifact published later could still fail.
     assert names(report(store.open(front[0]))) == {front[0]}
     for name in store.published:
         assert report(store.open(name))["seconds"]["evaluate"] == EVALUATION_S

@@ -59,7 +59,7 @@ def test_slow_model_is_measured_with_fewer_samples(trained, monkeypatch) -> None
     monkeypatch.setattr(
         module_under_test,
         "outputs_of",
-        lambda *taken: counts.append(taken[2]) or run(*taken),
+        lambda *args: counts.append(args[2]) or run(*args),
     )
     disturb = without(trained.work.module)
     sensitivity(trained.work.module, ["0"], disturb, trained.job)

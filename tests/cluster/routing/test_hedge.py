@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.routing.deadline import left_s, own_deadline
+from cluster.routing.deadline import left_s, route_deadline
 from cluster.routing.hedge import LATENCIES, MAX_SAVED, MIN_LATENCIES, HedgeBudget, Latencies
 
 moments = st.floats(0, 1e6)
@@ -26,7 +26,7 @@ def test_route_deadline_is_before_request_deadline(
     started: float, whole: float, route_timeout_s: float | None
 ) -> None:
     request_deadline = started + whole
-    deadline = own_deadline(started, request_deadline, route_timeout_s)
+    deadline = route_deadline(started, request_deadline, route_timeout_s)
     assert deadline >= started
     assert deadline <= max(started, request_deadline)
     if route_timeout_s is not None:

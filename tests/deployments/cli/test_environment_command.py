@@ -29,11 +29,11 @@ def test_a_shell_has_all_that_serving_and_the_network_need() -> None:
     done = shell()
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    found = json.loads(done.stdout)
+    exported = json.loads(done.stdout)
     # The same program by whatever path this virtual environment is reached.
     program = "RAY_SERVE_HAPROXY_BINARY_PATH"
-    assert os.path.samefile(found.pop(program), wanted.pop(program))
-    assert wanted.items() <= found.items()
+    assert os.path.samefile(exported.pop(program), wanted.pop(program))
+    assert wanted.items() <= exported.items()
 
 
 def test_a_wrong_deadline_is_refused() -> None:

@@ -170,7 +170,7 @@ def test_deploy_and_delete_require_token(cluster: LocalCluster) -> None:
 
 def test_agents_require_token(cluster: LocalCluster, tmp_path: Path) -> None:
     """Of the dashboard, which starts jobs, and of runtime environments, which installs packages."""
-    (runtime,) = [each.port for each in sockets(cluster) if each.process == "ray::RuntimeEnvAgent"]
+    (runtime,) = [s.port for s in sockets(cluster) if s.process == "ray::RuntimeEnvAgent"]
     token = cluster.record.token_path.read_text()
     job = json.dumps({"entrypoint": f"touch {tmp_path / 'ran'}"}).encode()
     for port, path in (
@@ -239,9 +239,9 @@ def test_rebound_host_name_is_rejected(cluster: LocalCluster) -> None:
 
 def test_only_replica_ports_listen_beyond_loopback(cluster: LocalCluster) -> None:
     listening_sockets = sockets(cluster)
-    ports_found = {socket.port for socket in listening_sockets}
+    open_ports = {socket.port for socket in listening_sockets}
     expected = {"http", "dashboard", "gcs", "agent", "client", "stats", "metrics", "fallback"}
-    missing = {p: name for p, name in cluster.record.ports.items() if p not in ports_found}
+    missing = {p: name for p, name in cluster.record.ports.items() if p not in open_ports}
     assert not missing
     assert set(cluster.record.ports.values()) == expected
     assert len(listening_sockets) > 15  # Ray's own, too
@@ -277,8 +277,8 @@ except grpc.RpcError as error:
 def test_pickle_to_replica_requires_token(
     cluster: LocalCluster, tmp_path: Path, token: str, runs: bool
 ) -> None:
-    own = listening(pid_of(cluster, "ray::ServeRepli"))
-    (port,) = [port for loopback, port in own if not loopback]
+    sockets_of_replica = listening(pid_of(cluster, "ray::ServeRepli"))
+    (port,) = [port for loopback, port in sockets_of_replica if not loopback]
     right = cluster.record.token_path.read_text()
     value = {"": "", "wrong": f"Bearer {right[::-1]}", "right": f"Bearer {right}"}[token]
     result = subprocess.run(
@@ -316,9 +316,9 @@ def test_client_that_never_ends_its_request_gets_408(cluster: LocalCluster) -> N
         (b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
     ]
     with ThreadPoolExecutor(len(requests)) as pool:
-        sent = [pool.submit(dripping, cluster.record.http_port, *each) for each in requests]
-        for each in sent:
-            answer, seconds = each.result()
+        sent = [pool.submit(dripping, cluster.record.http_port, *request) for request in requests]
+        for future in sent:
+            answer, seconds = future.result()
             assert answer.status == 408
             assert REQUEST_START_S - 1 < seconds < REQUEST_START_S + 2
             # HAProxy's own: the replica, whose deadline here is a second, has heard of none.
@@ -381,10 +381,10 @@ def test_guard_rejects_header_that_serve_cannot_decode(cluster: LocalCluster) ->
 
 
 def test_client_cannot_disable_deadline(cluster: LocalCluster) -> None:
-    for asked in ("0", "inf"):
+    for timeout in ("0", "inf"):
         started = time.monotonic()
         status, _, body = post(
-            f"{cluster.http}/length", b"sleep", **{"x-request-timeout-seconds": asked}
+            f"{cluster.http}/length", b"sleep", **{"x-request-timeout-seconds": timeout}
         )
         assert status == 408
         assert 0.9 < time.monotonic() - started < 15

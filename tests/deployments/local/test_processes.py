@@ -46,8 +46,8 @@ def killed_holder(run_dir: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
 def test_killed_process_counts_until_files_are_closed(tmp_path: Path) -> None:
     with killed_holder(tmp_path) as (process, port):
         deadline = time.monotonic() + 10
-        while found := processes.find("0123456789abcdef", tmp_path):
-            assert [each.pid for each in found] == [process.pid]
+        while holders := processes.find("0123456789abcdef", tmp_path):
+            assert [holder.pid for holder in holders] == [process.pid]
             assert time.monotonic() < deadline
         holder = ports.holder(port)
     # Its socket may take a moment longer than its files; nobody is named for that.

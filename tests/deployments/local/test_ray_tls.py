@@ -29,7 +29,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Create a CA, and a node's key and certificate, with the commands of docs/security.md."""
     directory = tmp_path_factory.mktemp("tls")
     text = (Path(__file__).parents[3] / "docs" / "security.md").read_text()
-    (block,) = [each for each in text.split("```") if each.startswith("sh\nopenssl req -x509")]
+    (block,) = [block for block in text.split("```") if block.startswith("sh\nopenssl req -x509")]
     for line in block.removeprefix("sh\n").replace("\\\n", "").splitlines():
         if line.startswith("openssl "):
             openssl(directory, line.removeprefix("openssl ").replace("NODE_IP", "127.0.0.1"))

@@ -155,7 +155,7 @@ def curve(*p50_ms: float) -> tuple[Latency, ...]:
 
 
 @pytest.mark.parametrize(
-    ("static", "limit", "kept"),
+    ("static", "limit", "batches"),
     [
         (curve(9.8, 19.0), 1e9, (3,)),  # 2 % is too little
         (curve(5.0, 19.0), 1e9, (1, 3)),
@@ -165,13 +165,13 @@ def curve(*p50_ms: float) -> tuple[Latency, ...]:
     ],
 )
 def test_static_shapes_are_kept_if_faster_and_within_limit(
-    bench: Bench, static: tuple[Latency, ...], limit: float, kept: tuple[int, ...]
+    bench: Bench, static: tuple[Latency, ...], limit: float, batches: tuple[int, ...]
 ) -> None:
     entry = _entry("a.pt2", {1: "b.pt2", 3: "c.pt2"})
     files = {name: FileEntry(sha256="0" * 64, size_bytes=100) for name in entry.loaded_files}
     timed = {"program": curve(10.0, 20.0), "static": static}
     loaded: Any = type("Loaded", (), {"entry": entry})()
-    assert one_program._static_batches(entry, loaded, timed, files, limit) == kept
+    assert one_program._static_batches(entry, loaded, timed, files, limit) == batches
 
 
 def _entry(file: str, static: dict[int, str]) -> Any:
