@@ -28,7 +28,7 @@ from benchmarks.harness.errors import BenchmarkError
 from benchmarks.harness.results import Figures, Reading, Run
 from benchmarks.harness.table import report, table
 from cluster.runtime.gloo import Address, GlooTransport, Rendezvous
-from cluster.runtime.shard import Shard
+from cluster.runtime.shard import ShardLoop
 from cluster.runtime.shard_group import ShardGroup
 from cluster.runtime.topology import Topology
 
@@ -163,7 +163,7 @@ def _forward(address: Address, stage: int, shards: int) -> None:
         ring = (bare, rank, topology.size, tag, size)
         threading.Thread(target=_forward_bare, args=ring, daemon=True).start()
     source, targets = topology.source(stage, 0), topology.targets(stage, 0)
-    Shard(list, transport, source, targets).serve()
+    ShardLoop(list, transport, source, targets).serve()
 
 
 def _forward_bare(bare: Any, rank: int, size: int, tag: int, payload: int) -> None:

@@ -20,7 +20,7 @@ def openvino_loop(artifact: Artifact, images: np.ndarray) -> Loop:
 
     It has static shapes and one infer request whose input is set once, so nothing is copied.
     """
-    if node.version_of("openvino") is None:
+    if node.installed_version("openvino") is None:
         raise BenchmarkError("openvino is not installed: .uv/bin/uv pip install -e '.[openvino]'")
     import openvino
 

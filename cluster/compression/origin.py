@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster import __version__, factory, fingerprint
 from cluster.artifact.store import ArtifactStore
 from cluster.config.recipe import Recipe
-from cluster.config.steps import Distill, Teacher
+from cluster.config.steps import Distill, TeacherSource
 from cluster.data import LabelledData
 from cluster.models import source_fingerprint
 from cluster.program import node
@@ -59,14 +59,14 @@ def versions() -> dict[str, str]:
     return installed
 
 
-def _teachers(recipe: Recipe) -> list[Teacher]:
+def _teachers(recipe: Recipe) -> list[TeacherSource]:
     steps: list[object] = [*recipe.steps]
     if recipe.search is not None:
         steps.append(recipe.search.space.recovery)
     return [step.teacher for step in steps if isinstance(step, Distill) and step.teacher]
 
 
-def _identity(teacher: Teacher, store: ArtifactStore) -> str | None:
+def _identity(teacher: TeacherSource, store: ArtifactStore) -> str | None:
     if teacher.model is not None:
         return source_fingerprint(teacher.model)
     return store.open(teacher.artifact or "").id

@@ -266,14 +266,14 @@ class DistillLoss(Config):
         return self
 
 
-class Teacher(Config):
+class TeacherSource(Config):
     """Teacher of a distillation: another model, or an artifact of the store."""
 
     model: ModelSource | None = Field(default=None, description="Any model source, with weights.")
     artifact: str | None = Field(default=None, description="Name or id of an artifact.")
 
     @model_validator(mode="after")
-    def _one(self) -> Teacher:
+    def _one(self) -> TeacherSource:
         if (self.model is None) == (self.artifact is None):
             raise ValueError("give either model or artifact")
         return self
@@ -283,7 +283,7 @@ class Distill(Fit):
     """Train the model towards a teacher's outputs."""
 
     kind: Literal["distill"]
-    teacher: Teacher | None = Field(
+    teacher: TeacherSource | None = Field(
         default=None,
         description="null: the recipe's model before compression (the baseline), which teaches "
         "the pruned model.",

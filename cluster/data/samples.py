@@ -14,7 +14,7 @@ Raw = bytes | str | dict[str, np.ndarray]
 """One sample: an encoded image file, a text, or input name → array without batch dimension."""
 
 
-class Items(Protocol):
+class SourceItems(Protocol):
     """Items of a source, each readable at any time."""
 
     def __len__(self) -> int: ...
@@ -68,7 +68,7 @@ class Samples:
     ``items``.
     """
 
-    items: Items
+    items: SourceItems
     labels: np.ndarray
     indices: np.ndarray
 
@@ -106,7 +106,7 @@ def default_names(labels: np.ndarray) -> tuple[str, ...]:
 
 
 def labelled_set(
-    items: Items, labels: np.ndarray, names: Sequence[str], fingerprint: str, source: str
+    items: SourceItems, labels: np.ndarray, names: Sequence[str], fingerprint: str, source: str
 ) -> LabelledSet:
     """Combine items, labels (integers ``[N]``) and class names after a consistency check.
 
@@ -135,12 +135,12 @@ def labelled_set(
     return LabelledSet(_all_samples(items, labels.astype(np.int64)), tuple(names), fingerprint)
 
 
-def unlabelled_set(items: Items, fingerprint: str, source: str) -> LabelledSet:
+def unlabelled_set(items: SourceItems, fingerprint: str, source: str) -> LabelledSet:
     """Return items without labels; :class:`SourceError` when there are none."""
     if len(items) == 0:
         raise SourceError(f"{source} has no samples")
     return LabelledSet(_all_samples(items, np.zeros(len(items), np.int64)), (), fingerprint)
 
 
-def _all_samples(items: Items, labels: np.ndarray) -> Samples:
+def _all_samples(items: SourceItems, labels: np.ndarray) -> Samples:
     return Samples(items, labels, np.arange(len(items), dtype=np.int64))

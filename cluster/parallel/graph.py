@@ -38,7 +38,7 @@ more than the cut after it."""
 
 
 @dataclass(frozen=True)
-class Cut:
+class CutPoint:
     """A place between two operators, and the tensors that cross it."""
 
     after: str
@@ -79,7 +79,7 @@ def trace(module: torch.nn.Module, inputs: tuple[TensorSpec, ...]) -> GraphModul
         ) from error
 
 
-def cuts(graph: Graph) -> list[Cut]:
+def cuts(graph: Graph) -> list[CutPoint]:
     """Return every possible cut of the graph, in its order.
 
     Crossing tensors must have the batch as their first dimension and fixed sizes after it.
@@ -104,7 +104,9 @@ def cuts(graph: Graph) -> list[Cut]:
             break
         if crossing and all(spec is not None for spec in specs):
             names = tuple(value.name for value in crossing)
-            result.append(Cut(node.name, names, tuple(spec for spec in specs if spec is not None)))
+            result.append(
+                CutPoint(node.name, names, tuple(spec for spec in specs if spec is not None))
+            )
     return result
 
 

@@ -20,7 +20,7 @@ import torch
 from torch.distributed.pipelining import pipeline
 from torch.fx import GraphModule, Node
 
-from cluster.parallel.graph import Cut, counts, dependent, example
+from cluster.parallel.graph import CutPoint, counts, dependent, example
 from cluster.tensors import TensorSpec
 
 
@@ -44,7 +44,7 @@ def split(
     module: torch.nn.Module,
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
-    cuts: Sequence[Cut],
+    cuts: Sequence[CutPoint],
 ) -> list[Stage]:
     """Return the model as ``len(cuts) + 1`` stages that together compute bit-identical results.
 
@@ -119,7 +119,7 @@ class _Tuple(torch.nn.Module):
 # ---------------------------------------------------------------------------- the split policy
 
 
-def _cut(graph: GraphModule, cuts: Sequence[Cut], renamed: dict[str, str]) -> None:
+def _cut(graph: GraphModule, cuts: Sequence[CutPoint], renamed: dict[str, str]) -> None:
     """Insert a split after each cut, so that only its carried tensors cross it."""
     nodes = {node.name: node for node in graph.graph.nodes}
     _flatten(graph)
@@ -155,7 +155,7 @@ class _Border:
     start: Node
 
 
-def _borders(graph: GraphModule, cuts: Sequence[Cut]) -> tuple[dict[Node, int], list[_Border]]:
+def _borders(graph: GraphModule, cuts: Sequence[CutPoint]) -> tuple[dict[Node, int], list[_Border]]:
     """Insert the splits; return the stage of every operator, and the borders."""
     ends = {cut.after for cut in cuts}
     stage, stage_of, borders, begins = 0, {}, [], False
@@ -222,7 +222,7 @@ class _Rematerialized:
 
 def _cross_as_bits(
     graph: GraphModule,
-    cuts: Sequence[Cut],
+    cuts: Sequence[CutPoint],
     nodes: dict[str, Node],
     stage_of: dict[Node, int],
     borders: Sequence[_Border],

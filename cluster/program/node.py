@@ -41,7 +41,7 @@ CPUS_VARIABLE = "HEADRACE_CPUS"
 def cpus() -> int:
     """Return the number of CPUs that this process may use.
 
-    That is :data:`CPUS_VARIABLE` if set, else the size of the affinity mask.
+    The value of :data:`CPUS_VARIABLE` if set, else the size of the affinity mask.
     """
     return int(os.environ.get(CPUS_VARIABLE, "0")) or len(os.sched_getaffinity(0))
 
@@ -72,7 +72,7 @@ def _cuda_targets(visible: str | None) -> tuple[str, ...]:
     return (f"cuda-sm{capability[1]}{capability[2]}",) if capability else ()
 
 
-def version_of(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     """Return the version of an installed package without importing it, or None."""
     try:
         return metadata.version(package)

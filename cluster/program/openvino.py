@@ -63,7 +63,7 @@ def load_openvino(artifact: Artifact, entry: ProgramEntry, compute_threads: int)
 
 def openvino_misfit(entry: ProgramEntry) -> str | None:
     """Return why this node cannot run the entry, or None; OpenVINO reads older releases' files."""
-    installed, built = node.version_of(PACKAGE), entry.versions.get(PACKAGE, "0")
+    installed, built = node.installed_version(PACKAGE), entry.versions.get(PACKAGE, "0")
     if installed is None:
         return f"OpenVINO is not installed ({INSTALL})"
     if _release(installed) < _release(built):

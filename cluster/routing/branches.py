@@ -1,9 +1,10 @@
 """Several targets of one request: which to call now, when it is done, when to check again.
 
-    states of the branches, seconds since the start → step → call, late, done, next_check_s
+    states of the branches, seconds since the start → Actions → call, late, done, next_check_s
 
-A step is a pure function of the branches' states. The caller sends the requests, waits, and asks
-for the next step. No branch is called twice, in whatever order answers and failures arrive.
+The next actions are a pure function of the branches' states. The caller sends the requests, waits,
+and calls the function again. No branch is called twice, in whatever order answers and failures
+arrive.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Ended(Enum):
+class BranchOutcome(Enum):
     """Outcome of a branch."""
 
     ANSWERED = "ok"
@@ -31,11 +32,11 @@ class Branch:
     """Timeout of its answer, from the moment of the call."""
 
     called_s: float | None = None
-    ended: Ended | None = None
+    outcome: BranchOutcome | None = None
 
     @property
     def pending(self) -> bool:
-        return self.called_s is not None and self.ended is None
+        return self.called_s is not None and self.outcome is None
 
     @property
     def due_s(self) -> float:
@@ -44,7 +45,7 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class Step:
+class Actions:
     """Next actions of a request."""
 
     call: tuple[int, ...] = ()
@@ -57,7 +58,7 @@ class Step:
     """Whether the request is decided; all pending branches are to be cancelled."""
 
     next_check_s: float = math.inf
-    """Time of the next step if nothing happens before."""
+    """Time of the next decision if nothing happens before."""
 
 
 @dataclass(frozen=True)
@@ -70,21 +71,21 @@ class GatherPolicy:
     enough: int
     least: int
 
-    def step(self, branches: Sequence[Branch], now_s: float, deadline_s: float) -> Step:
-        """Return the next :class:`Step`. ``deadline_s``: the request's deadline."""
+    def next_actions(self, branches: Sequence[Branch], now_s: float, deadline_s: float) -> Actions:
+        """Return the next actions of a request. ``deadline_s``: the request's deadline."""
         state = _State.of(branches, now_s, deadline_s)
         uncalled = state.uncalled
         possible = state.answered + len(state.pending) + len(uncalled)
         over = now_s >= deadline_s or state.answered >= self.enough or possible < self.least
         if over or not (uncalled or state.pending):
-            return Step(late=state.late, done=True)
+            return Actions(late=state.late, done=True)
         # New branches may have shorter timeouts than pending ones.
         soonest = min((now_s + branches[i].timeout_s for i in uncalled), default=math.inf)
-        return Step(uncalled, state.late, next_check_s=min(state.next_s, soonest, deadline_s))
+        return Actions(uncalled, state.late, next_check_s=min(state.next_s, soonest, deadline_s))
 
     def enough_answered(self, branches: Sequence[Branch]) -> bool:
         """Whether there are enough answers for a reply, at least a partial one."""
-        return _count(branches, Ended.ANSWERED) >= self.least
+        return _count(branches, BranchOutcome.ANSWERED) >= self.least
 
 
 @dataclass(frozen=True)
@@ -97,29 +98,29 @@ class HedgePolicy:
     after_s: float
     allowed: bool
 
-    def step(self, branches: Sequence[Branch], now_s: float, deadline_s: float) -> Step:
-        """Return the next :class:`Step`."""
+    def next_actions(self, branches: Sequence[Branch], now_s: float, deadline_s: float) -> Actions:
+        """Return the next actions of a request."""
         state = _State.of(branches, now_s, deadline_s)
         if state.answered or now_s >= deadline_s:
-            return Step(late=state.late, done=True)
+            return Actions(late=state.late, done=True)
         first = branches[0]
         if first.called_s is None:
             soonest = min(self.after_s, first.timeout_s) if self.allowed else first.timeout_s
-            return Step((0,), next_check_s=min(now_s + soonest, deadline_s))
+            return Actions((0,), next_check_s=min(now_s + soonest, deadline_s))
         due = first.called_s + self.after_s
-        unavailable = first.ended is not None or 0 in state.late
+        unavailable = first.outcome is not None or 0 in state.late
         if 1 in state.uncalled and self.allowed:
             if unavailable or now_s >= due:
                 soonest = min(state.next_s, now_s + branches[1].timeout_s, deadline_s)
-                return Step((1,), state.late, next_check_s=soonest)
-            return Step((), state.late, next_check_s=min(state.next_s, due, deadline_s))
+                return Actions((1,), state.late, next_check_s=soonest)
+            return Actions((), state.late, next_check_s=min(state.next_s, due, deadline_s))
         if not state.pending:
-            return Step(late=state.late, done=True)
-        return Step((), state.late, next_check_s=min(state.next_s, deadline_s))
+            return Actions(late=state.late, done=True)
+        return Actions((), state.late, next_check_s=min(state.next_s, deadline_s))
 
     def enough_answered(self, branches: Sequence[Branch]) -> bool:
         """Whether a branch has answered."""
-        return _count(branches, Ended.ANSWERED) >= 1
+        return _count(branches, BranchOutcome.ANSWERED) >= 1
 
 
 Policy = GatherPolicy | HedgePolicy
@@ -140,7 +141,7 @@ class _State:
         late = [i for i in unanswered if now_s >= min(branches[i].due_s, deadline_s)]
         pending = [i for i in unanswered if i not in late]
         return _State(
-            answered=_count(branches, Ended.ANSWERED),
+            answered=_count(branches, BranchOutcome.ANSWERED),
             uncalled=tuple(i for i, branch in enumerate(branches) if branch.called_s is None),
             late=tuple(late),
             pending=tuple(pending),
@@ -148,5 +149,5 @@ class _State:
         )
 
 
-def _count(branches: Sequence[Branch], ended: Ended) -> int:
-    return sum(branch.ended is ended for branch in branches)
+def _count(branches: Sequence[Branch], outcome: BranchOutcome) -> int:
+    return sum(branch.outcome is outcome for branch in branches)

@@ -17,7 +17,7 @@ from cluster.routing.cascade import confidence
 
 
 @dataclass(frozen=True)
-class Goal:
+class CascadeGoal:
     """Goal of a cascade; exactly one of the two fields is set."""
 
     agreement: float | None = None
@@ -46,7 +46,8 @@ class Figures(BaseModel):
     """Accuracy of every target alone."""
 
     asked: tuple[float, ...]
-    """Share of the items that each target computes; the first one's is 1."""
+    """Share of the items that each target computes; the first one's is 1. The stored field's name
+    stays, so that routers read earlier calibrations."""
 
     cost: float
     """Time of the cascade to that of the last target alone."""
@@ -78,20 +79,20 @@ def figures(
     sure[-1] = True
     by = sure.argmax(axis=0)  # the first confident target
     chosen = np.take_along_axis(answers, by[None], axis=0)[0]
-    asked = [float((by >= target).mean()) for target in range(len(scores))]
-    spent = sum(share * ms for share, ms in zip(asked, item_ms, strict=True))
+    computed = [float((by >= target).mean()) for target in range(len(scores))]
+    spent = sum(share * ms for share, ms in zip(computed, item_ms, strict=True))
     return Figures(
         samples=len(labels),
         accuracy=float((chosen == labels).mean()),
         agreement=float((chosen == answers[-1]).mean()),
         target_accuracy=tuple(float((answer == labels).mean()) for answer in answers),
-        asked=tuple(asked),
+        asked=tuple(computed),
         cost=spent / item_ms[-1],
     )
 
 
 def smallest_threshold(
-    scores: Sequence[np.ndarray], labels: np.ndarray, goal: Goal, item_ms: Sequence[float]
+    scores: Sequence[np.ndarray], labels: np.ndarray, goal: CascadeGoal, item_ms: Sequence[float]
 ) -> float:
     """Return the smallest threshold, the same for all targets but the last, that reaches ``goal``.
 
@@ -110,7 +111,7 @@ def smallest_threshold(
     )
 
 
-def _reaches(result: Figures, goal: Goal) -> bool:
+def _reaches(result: Figures, goal: CascadeGoal) -> bool:
     if goal.agreement is not None:
         return result.agreement >= goal.agreement
     return result.accuracy >= result.target_accuracy[-1] - (goal.max_accuracy_drop or 0.0)

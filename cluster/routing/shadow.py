@@ -38,7 +38,7 @@ class Compared:
 
 
 @dataclass
-class Agreement:
+class ShadowTotals:
     """Totals of all requests."""
 
     requests: int = 0

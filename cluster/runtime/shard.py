@@ -44,7 +44,7 @@ class ShardFigures:
     """Time to receive frames once announced, and to hand frames to the transport."""
 
 
-class Shard:
+class ShardLoop:
     """A compute loop between one ``source`` and its ``targets``.
 
     At most ``ahead`` frames are prefetched while another one is computed. ``figures``: counters to

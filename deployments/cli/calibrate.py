@@ -1,4 +1,4 @@
-"""``headrace calibrate``: the threshold of a cascade, calibration on labelled samples and kept."""
+"""``headrace calibrate``: the threshold of a cascade, calibrated on labelled samples and stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cluster.config.routing import Cascade, Route
 from cluster.config.sources import DataSource
 from cluster.errors import ConfigError
 from cluster.progress import to_stdout
-from cluster.routing.calibration import Calibration, Goal
+from cluster.routing.calibration import Calibration, CascadeGoal
 from cluster.text_table import table
 from deployments.cli.arguments import share
 from deployments.config import serve_config
@@ -65,12 +65,12 @@ def store_thresholds(
     calibration = calibrate(
         cascade,
         Targets(routes, models),
-        Goal(agreement, max_accuracy_drop),
+        CascadeGoal(agreement, max_accuracy_drop),
         None if data is None else parse({"source": data}, DataSource, "--data"),
         store,
         to_stdout,
     )
-    print(described(cascade, calibration))
+    print(description(cascade, calibration))
     return 0
 
 
@@ -82,7 +82,7 @@ def reached(route: Route, routes: Mapping[str, Route]) -> Iterator[str]:
             yield from reached(routes[target.target], routes)
 
 
-def described(cascade: Cascade, calibration: Calibration) -> str:
+def description(cascade: Cascade, calibration: Calibration) -> str:
     """Return a calibration as text."""
     names = [target.target for target in cascade.targets]
     rows = []

@@ -18,7 +18,7 @@ from cluster.errors import ClusterError
 from cluster.text_table import table
 from deployments.cli.served import dashboard, served_artifacts
 from deployments.ray.names import ShardName, parse_replica, parse_shard_actor
-from deployments.shards.vacancy import Allocation, Node, pending_reason
+from deployments.shards.vacancy import Allocation, ClusterNode, pending_reason
 
 _MOST = 10_000
 _UNPLACED = ("PENDING", "RESCHEDULING")
@@ -89,7 +89,7 @@ def _waiting() -> list[WaitingReplica]:
     if not pending:
         return []
     nodes = [
-        Node(node.node_id, node.node_ip, node.resources_total)
+        ClusterNode(node.node_id, node.node_ip, node.resources_total)
         for node in _listed("nodes", [("state", "=", "ALIVE")])
     ]
     reserved = [

@@ -21,7 +21,7 @@ from cluster.data.samples import Samples
 from cluster.errors import ConfigError
 from cluster.program import program as programs
 from cluster.progress import Print
-from cluster.routing.calibration import Calibration, Goal, figures, smallest_threshold
+from cluster.routing.calibration import Calibration, CascadeGoal, figures, smallest_threshold
 from cluster.routing.ensemble import mean, probabilities, vote
 from deployments.router.thresholds import Targets, calibration_key
 
@@ -32,7 +32,7 @@ _BATCH = 8
 def calibrate(
     cascade: Cascade,
     targets: Targets,
-    goal: Goal,
+    goal: CascadeGoal,
     data: DataSource | None,
     store: str | None,
     report: Print,

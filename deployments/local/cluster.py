@@ -18,7 +18,7 @@ from cluster.config.base import read_yaml
 from cluster.errors import ClusterError, ConfigError
 from deployments.local import ports, processes, rest
 from deployments.local.environment import client_environment, cluster_environment
-from deployments.local.record import Record, locked
+from deployments.local.record import ClusterRecord, locked
 from deployments.ray import haproxy
 
 STATE_DIR = Path("~/.headrace/local")
@@ -39,7 +39,7 @@ _LOG_LINES = 20  # of `ray start`, in the message when it fails
 class LocalCluster:
     """Running local cluster, from :meth:`start` or :meth:`running`."""
 
-    record: Record
+    record: ClusterRecord
 
     @classmethod
     def start(
@@ -63,7 +63,7 @@ class LocalCluster:
             raise ClusterError(f"a local cluster needs Linux, for HAProxy; this is {sys.platform}")
         state_dir = state_dir.expanduser().absolute()
         with locked(state_dir):
-            earlier = Record.read(state_dir)
+            earlier = ClusterRecord.read(state_dir)
             if earlier is not None:
                 if cls(earlier)._is_alive():
                     raise ClusterError(
@@ -73,7 +73,7 @@ class LocalCluster:
                 cls(earlier)._end()
             ports.require_free(http_port, "HTTP")
             ports.require_free(dashboard_port, "dashboard")
-            cluster = cls(Record.create(state_dir, http_port, dashboard_port))
+            cluster = cls(ClusterRecord.create(state_dir, http_port, dashboard_port))
             try:
                 cluster._start_ray(num_cpus)
                 cluster._dashboard.require_protected()
@@ -85,7 +85,7 @@ class LocalCluster:
     @classmethod
     def running(cls, state_dir: Path = STATE_DIR) -> Self | None:
         """Return the cluster of ``state_dir`` if it is alive; None if it is absent or broken."""
-        record = Record.read(state_dir.expanduser().absolute())
+        record = ClusterRecord.read(state_dir.expanduser().absolute())
         if record is None or not cls(record)._is_alive():
             return None
         return cls(record)
@@ -98,7 +98,7 @@ class LocalCluster:
         """
         state_dir = state_dir.expanduser().absolute()
         with locked(state_dir):
-            record = Record.read(state_dir)
+            record = ClusterRecord.read(state_dir)
             if record is None:
                 return False
             cluster = cls(record)
@@ -115,7 +115,7 @@ class LocalCluster:
 
     def stop(self) -> None:
         """Stop this cluster, unless it is stopped already."""
-        record = Record.read(self.record.state_dir)
+        record = ClusterRecord.read(self.record.state_dir)
         if record is not None and record.cluster_id == self.record.cluster_id:
             self.stop_recorded(self.record.state_dir)
 

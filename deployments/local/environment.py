@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from deployments.local.processes import MARK
-from deployments.local.record import Record
+from deployments.local.record import ClusterRecord
 from deployments.ray.environment import serving_environment
 
 _DRAIN_S = 1.0  # Serve's default of 30 s would delay every stop of a local cluster
@@ -25,7 +25,7 @@ _FOREIGN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS", "R
 _ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
-def cluster_environment(record: Record) -> dict[str, str]:
+def cluster_environment(record: ClusterRecord) -> dict[str, str]:
     """Return the environment of ``ray start``: this process's, with the cluster's settings.
 
     Raises :class:`ConfigError` if the maximum request timeout in the environment is no number.
@@ -57,7 +57,7 @@ def cluster_environment(record: Record) -> dict[str, str]:
     }
 
 
-def client_environment(record: Record, gcs: str) -> dict[str, str]:
+def client_environment(record: ClusterRecord, gcs: str) -> dict[str, str]:
     """Return the variables of a client of the cluster at ``gcs``."""
     return {
         "RAY_ADDRESS": gcs,

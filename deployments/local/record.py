@@ -2,7 +2,7 @@
 
 state directory (0700)   lock          held while a cluster starts or stops
                          auth_token    the token, 0600
-                         cluster.json  the Record, 0600, written before any process starts
+                         cluster.json  the record, 0600, written before any process starts
 run directory (0700)     r/  Ray's sessions and logs      h/  HAProxy's files and sockets
                          t/  temporary files
 """
@@ -33,7 +33,7 @@ _RUN_PREFIX = "headrace-"
 
 
 @dataclass(frozen=True)
-class Record:
+class ClusterRecord:
     """Record of a cluster in ``cluster.json``: its id, ports and directories."""
 
     cluster_id: str

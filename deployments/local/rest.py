@@ -26,7 +26,7 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
-class Answer:
+class DashboardAnswer:
     """Answer of the dashboard: status and text."""
 
     status: int
@@ -72,7 +72,7 @@ class Dashboard:
         """Shut down every application, the controller and HAProxy."""
         self._require_ok("DELETE", self._ask("DELETE", _APPLICATIONS, timeout_s=20))
 
-    def _require_ok(self, method: str, answer: Answer) -> None:
+    def _require_ok(self, method: str, answer: DashboardAnswer) -> None:
         if answer.status != 200:
             raise ClusterError(
                 f"the dashboard answered {method} {_APPLICATIONS} with {answer.status}: "
@@ -87,7 +87,7 @@ class Dashboard:
         timeout_s: float,
         body: dict[str, Any] | None = None,
         with_token: bool = True,
-    ) -> Answer:
+    ) -> DashboardAnswer:
         request = urllib.request.Request(self.url + path, method=method)
         if body is not None:
             request.data = json.dumps(body).encode()
@@ -107,13 +107,13 @@ def _reason(text: str) -> str:
     return f"{before}{errors[-1] if errors else traceback}"
 
 
-def send(request: urllib.request.Request, timeout_s: float) -> Answer:
+def send(request: urllib.request.Request, timeout_s: float) -> DashboardAnswer:
     """Send a request to this machine; return the answer with any status.
 
     Raises ``OSError`` or ``http.client.HTTPException`` without an answer.
     """
     try:
         with _opener.open(request, timeout=timeout_s) as answer:
-            return Answer(answer.status, answer.read().decode("utf-8", "replace"))
+            return DashboardAnswer(answer.status, answer.read().decode("utf-8", "replace"))
     except urllib.error.HTTPError as error:
-        return Answer(error.code, error.read().decode("utf-8", "replace"))
+        return DashboardAnswer(error.code, error.read().decode("utf-8", "replace"))

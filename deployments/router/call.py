@@ -18,7 +18,7 @@ import numpy as np
 
 from cluster.errors import HeadraceError
 from cluster.protocol.client import request_parts
-from cluster.routing.branches import Ended
+from cluster.routing.branches import BranchOutcome
 from cluster.routing.contracts import Contract
 from cluster.routing.deadline import left_s
 from cluster.runtime.lent_bodies import Bodies, LentBody
@@ -126,7 +126,7 @@ class Report:
     """Report of one target that was called: outcome and latency."""
 
     name: str
-    outcome: Ended
+    outcome: BranchOutcome
     ms: float
     reason: str | None = None
     timing: Mapping[str, float] = field(default_factory=dict)
@@ -140,7 +140,7 @@ class Report:
         """Return the report of a target that answered or failed after ``latency_s`` seconds."""
         ms = latency_s * 1e3
         if isinstance(result, Reply):
-            return cls(name, Ended.ANSWERED, ms, None, result.timing, result.reports)
+            return cls(name, BranchOutcome.ANSWERED, ms, None, result.timing, result.reports)
         return cls(name, result.outcome, ms, str(result), {}, result.reports)
 
     def plain(self) -> dict[str, Any]:
@@ -188,9 +188,9 @@ class NoAnswerError(HeadraceError):
         self.reports = tuple(reports)
 
     @property
-    def outcome(self) -> Ended:
+    def outcome(self) -> BranchOutcome:
         """Outcome of a branch that raised this error."""
-        return Ended.LATE if self.http_status == 504 else Ended.FAILED
+        return BranchOutcome.LATE if self.http_status == 504 else BranchOutcome.FAILED
 
 
 class Node(Protocol):

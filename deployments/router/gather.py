@@ -1,6 +1,6 @@
 """Concurrent requests to several nodes, under a policy of `cluster.routing.branches`.
 
-branches → policy.step → start, cancel, wait → the next step, until it is done → Gathered
+branches → policy.next_actions → start, cancel, wait → again, until it is done → Gathered
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from cluster.routing.branches import Branch, Ended, Policy
+from cluster.routing.branches import Branch, BranchOutcome, Policy
 from deployments.http import tracing
 from deployments.router.call import Call, Items, NoAnswerError, Node, Reply, Report
 
@@ -48,7 +48,7 @@ async def gather(
 ) -> Gathered:
     """Call the branches until the policy is done; then cancel those still in flight.
 
-    ``policy`` is evaluated at every step. ``on_request`` gets the index of a branch when its
+    ``policy`` is evaluated at every decision. ``on_request`` gets the index of a branch when its
     request starts. Raises NoAnswerError, with a report of every branch, for too few answers. When
     cancelled, it cancels the requests in flight.
     """
@@ -57,15 +57,15 @@ async def gather(
     try:
         while True:
             now = time.monotonic() - started
-            step = policy().step(run.branches, now, call.deadline - started)
-            for index in step.late:
+            actions = policy().next_actions(run.branches, now, call.deadline - started)
+            for index in actions.late:
                 run.give_up(index)
-            if step.done:
+            if actions.done:
                 break
-            for index in step.call:
+            for index in actions.call:
                 on_request(index)
                 run.start(index)
-            await run.wait(step.next_check_s)
+            await run.wait(actions.next_check_s)
     finally:
         run.cancel()
     gathered = run.gathered()
@@ -118,7 +118,7 @@ class _Run:
         self._cancel(index)
         ms = self._waited_s(index) * 1e3
         reason = f"no answer within {ms:.0f} ms"
-        self._end(index, Report(self._name(index), Ended.LATE, ms, reason))
+        self._end(index, Report(self._name(index), BranchOutcome.LATE, ms, reason))
 
     def cancel(self) -> None:
         """Cancel all branches in flight."""
@@ -126,7 +126,7 @@ class _Run:
             self._cancel(index)
             ms = self._waited_s(index) * 1e3
             reason = "cancelled: the route needs no more answers"
-            self._end(index, Report(self._name(index), Ended.CANCELLED, ms, reason))
+            self._end(index, Report(self._name(index), BranchOutcome.CANCELLED, ms, reason))
 
     def _cancel(self, index: int) -> None:
         for task in [task for task, i in self._tasks.items() if i == index]:
@@ -135,7 +135,7 @@ class _Run:
             task.cancel()
 
     def _end(self, index: int, report: Report) -> None:
-        self._set(index, ended=report.outcome)
+        self._set(index, outcome=report.outcome)
         self._reports[index] = report
 
     def _name(self, index: int) -> str:
@@ -164,12 +164,12 @@ def _no_answer(gathered: Gathered) -> NoAnswerError:
     if rejection is not None:
         return NoAnswerError(rejection.http_status, str(rejection), gathered.reports)
     outcomes = [report.outcome for report in gathered.reports]
-    failures = [r for r in gathered.reports if r.outcome in (Ended.FAILED, Ended.LATE)]
-    failures = failures[:MAX_REPORTS]
+    failed = (BranchOutcome.FAILED, BranchOutcome.LATE)
+    failures = [report for report in gathered.reports if report.outcome in failed][:MAX_REPORTS]
     reasons = "; ".join(f"{report.name}: {report.reason}" for report in failures)
     reports = gathered.reports if len(gathered.reports) <= MAX_REPORTS else tuple(failures)
     # Without an error, nothing failed: the deadline passed before any branch could be called.
-    if Ended.LATE in outcomes or not gathered.errors:
+    if BranchOutcome.LATE in outcomes or not gathered.errors:
         status = 504
     else:
         # 503 invites a retry: right if no replica was available, not if the targets failed.

@@ -163,7 +163,7 @@ class RouterApp:
                 raise UnknownModelError(
                     f"no shadow route {name!r:.80}; available: {', '.join(shadows) or 'none'}"
                 )
-            return json_response({"name": name, **shadows[name].agreement.summary()})
+            return json_response({"name": name, **shadows[name].totals.summary()})
 
         add_server_paths(app, "/v2", self._served)
         app.add_middleware(BarePrefix)

@@ -1,7 +1,7 @@
 """Ray actor of one shard: its program, its end of the transport, its thread.
 
 load()     artifact → this shard's program, hashes checked → join the ranks of its stage
-serve()    connect the transport → Shard.serve, until the group stops or a peer is lost; called
+serve()    connect the transport → ShardLoop.serve, until the group stops or a peer is lost; called
            again after a move of other shards
 figures()  counters of the shard; also its heartbeat
 
@@ -26,7 +26,7 @@ from cluster.program.collective import LateGroup, ProcessGroupSum
 from cluster.program.stage import StageProgram
 from cluster.runtime import gloo
 from cluster.runtime.gloo import Address, GlooTransport
-from cluster.runtime.shard import Shard, ShardFigures
+from cluster.runtime.shard import ShardFigures, ShardLoop
 from cluster.runtime.topology import Topology
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class ShardActor:
 
     def __init__(self, spec: ShardSpec) -> None:
         self._spec = spec
-        self._shard: Shard | None = None
+        self._shard: ShardLoop | None = None
         self._late: LateGroup | None = None
 
     def home(self) -> ShardHome:
@@ -115,7 +115,7 @@ class ShardActor:
             between = transport.sub_group(topology.tensor_group(spec.stage))
             self._late.joined = ProcessGroupSum(between, spec.failure_timeout_s)
         _limit_torch_threads(spec.model.args.compute_threads)
-        self._shard = Shard(
+        self._shard = ShardLoop(
             self._stage.run,
             transport,
             topology.source(spec.stage, spec.tp_rank),

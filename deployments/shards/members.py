@@ -26,12 +26,12 @@ from deployments.shards.actor import ShardActor, ShardHome, ShardSpec
 
 logger = logging.getLogger("ray.serve")
 
-Shard = tuple[int, int]
+ShardPosition = tuple[int, int]
 """Stage and tensor rank."""
 
 
 @dataclass(frozen=True)
-class Replica:
+class ShardedReplica:
     """Replica of a sharded model: its actor, its model and its layout."""
 
     name: str
@@ -53,7 +53,7 @@ class Replica:
         return plan.bundles(self.layout.target, shards, self.model.args.compute_threads)
 
     @property
-    def bundle_of(self) -> dict[Shard, int]:
+    def bundle_of(self) -> dict[ShardPosition, int]:
         """Index in :attr:`bundles` of each shard."""
         shards = enumerate(self.layout.shards, start=1)
         return {(shard.stage, shard.tp_rank): index for index, shard in shards}
@@ -63,7 +63,7 @@ class Replica:
 class Member:
     """Actor of one shard, its placement group and its node."""
 
-    shard: Shard
+    shard: ShardPosition
     actor: Any
     group: PlacementGroup
     node_id: str = ""
@@ -76,7 +76,10 @@ class Member:
 
 
 def place(
-    replica: Replica, group: PlacementGroup, bundles: Mapping[Shard, int], move: int = 0
+    replica: ShardedReplica,
+    group: PlacementGroup,
+    bundles: Mapping[ShardPosition, int],
+    move: int = 0,
 ) -> list[Member]:
     """Start the actors of some shards, each in its bundle of ``group``, without waiting for them.
 
@@ -110,7 +113,7 @@ def place(
     return members
 
 
-def load(replica: Replica, placed: Sequence[Member]) -> list[Member]:
+def load(replica: ShardedReplica, placed: Sequence[Member]) -> list[Member]:
     """Load the programs of shards; rank 0 of each stage first, because the other ranks join it.
 
     Raises TransportError with the shard's name if one fails, or takes over ``start_timeout_s``. If

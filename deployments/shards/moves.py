@@ -26,7 +26,7 @@ from ray.util.placement_group import PlacementGroup
 from cluster.errors import HeadraceError, PlanError
 from deployments.ray import nodes
 from deployments.ray.names import moved_shards
-from deployments.shards.members import Member, Replica, end, load, place
+from deployments.shards.members import Member, ShardedReplica, end, load, place
 from deployments.shards.placement import NOT_THE_HEAD
 
 logger = logging.getLogger("ray.serve")
@@ -55,7 +55,7 @@ class Moves:
 
     def __init__(
         self,
-        replica: Replica,
+        replica: ShardedReplica,
         group: PlacementGroup,
         members: Callable[[], Sequence[Member]],
         hand_over: HandOver,

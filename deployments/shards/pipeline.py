@@ -18,14 +18,14 @@ from cluster.runtime.shard import ShardFigures
 from cluster.runtime.shard_group import ShardGroup
 from cluster.runtime.topology import REPLICA, Topology
 from deployments.shards.actor import node_ip
-from deployments.shards.members import Member, Replica, Shard, first_line
+from deployments.shards.members import Member, ShardedReplica, ShardPosition, first_line
 
 MICRO_BATCH_TIMEOUTS = 10
 """Timeout of a micro-batch, as a multiple of the heartbeat timeout.
 
 A shard that sends heartbeats and finishes no micro-batch hangs in its program."""
 
-Figures = Mapping[Shard, ShardFigures]
+Figures = Mapping[ShardPosition, ShardFigures]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Pipeline:
 
 
 def connect(
-    replica: Replica,
+    replica: ShardedReplica,
     members: Sequence[Member],
     meeting: Address,
     *,

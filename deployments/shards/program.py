@@ -26,7 +26,7 @@ from cluster.errors import GroupLostError, PlanError
 from cluster.runtime.gloo import Address, Rendezvous
 from cluster.runtime.shared_lock import SharedLock
 from deployments.shards.actor import node_ip
-from deployments.shards.members import Member, Replica, end, load, place
+from deployments.shards.members import Member, ShardedReplica, end, load, place
 from deployments.shards.moves import Moves
 from deployments.shards.pipeline import Pipeline, connect
 from deployments.shards.watch import Report, Watch
@@ -44,7 +44,11 @@ class ShardedProgram:
     """Shards of one replica as a program; a Batcher calls ``run`` on ``lanes`` threads."""
 
     def __init__(
-        self, replica: Replica, pipeline: Pipeline, report: Report, lost: Callable[[str], None]
+        self,
+        replica: ShardedReplica,
+        pipeline: Pipeline,
+        report: Report,
+        lost: Callable[[str], None],
     ) -> None:
         """``pipeline``: the connected shards. See :meth:`start` for the other arguments."""
         self._replica = replica
@@ -72,7 +76,7 @@ class ShardedProgram:
         """
         args = model.args
         name = ray.get_runtime_context().get_actor_name() or args.name
-        replica = Replica(name, model, layout)
+        replica = ShardedReplica(name, model, layout)
         group = _replica_group(replica)
         started = time.monotonic()
         members = place(replica, group, replica.bundle_of)
@@ -178,7 +182,7 @@ class ShardedProgram:
             return True
 
 
-def _replica_group(replica: Replica) -> PlacementGroup:
+def _replica_group(replica: ShardedReplica) -> PlacementGroup:
     group = get_current_placement_group()
     expected = len(replica.bundles)
     if group is None or group.bundle_count != expected:
@@ -190,7 +194,7 @@ def _replica_group(replica: Replica) -> PlacementGroup:
     return group
 
 
-def _lanes_of(replica: Replica) -> int:
+def _lanes_of(replica: ShardedReplica) -> int:
     """Return the limit of micro-batches in flight; by default one more than stages."""
     return replica.settings.max_inflight or replica.layout.pipeline + 1
 

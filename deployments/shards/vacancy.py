@@ -22,7 +22,7 @@ class Allocation:
 
 
 @dataclass(frozen=True)
-class Node:
+class ClusterNode:
     """Node with its total resources."""
 
     node_id: str
@@ -31,7 +31,7 @@ class Node:
 
 
 def pending_reason(
-    bundles: Sequence[Resources], nodes: Sequence[Node], allocations: Sequence[Allocation]
+    bundles: Sequence[Resources], nodes: Sequence[ClusterNode], allocations: Sequence[Allocation]
 ) -> str:
     """Return the first bundle without room, after those before it, and the nodes' free resources.
 
@@ -64,7 +64,7 @@ def _subtract(free: dict[str, float], resources: Resources) -> None:
         free[name] = free.get(name, 0) - amount
 
 
-def _free(node: Node, free: Resources, bundle: Resources) -> str:
+def _free(node: ClusterNode, free: Resources, bundle: Resources) -> str:
     parts = [
         f"{max(0.0, free.get(name, 0)):g} of {node.resources.get(name, 0):g} {name}"
         for name in bundle

@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayError
 
 from cluster.runtime.shard import ShardFigures
-from deployments.shards.members import Member, Shard, first_line
+from deployments.shards.members import Member, ShardPosition, first_line
 from deployments.shards.pipeline import Pipeline, end_reason
 
 HEARTBEAT_S = 1.0
@@ -50,7 +50,7 @@ class Watch:
         pending: dict[Any, Member] = {}
         checked = time.monotonic()
         heartbeats = {member.name: checked for member in members}
-        last: dict[Shard, ShardFigures] = {}
+        last: dict[ShardPosition, ShardFigures] = {}
         next_call = 0.0
         timeout = self._timeout_s
         period = min(HEARTBEAT_S, timeout / 4)

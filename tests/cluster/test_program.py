@@ -142,10 +142,10 @@ def test_choose_takes_fastest_program_that_fits(
 def test_openvino_program_needs_equal_or_newer_openvino(
     int8_artifact: Artifact, monkeypatch: pytest.MonkeyPatch, installed: str | None, reason: str
 ) -> None:
-    monkeypatch.setattr(node, "version_of", lambda package: installed)
+    monkeypatch.setattr(node, "installed_version", lambda package: installed)
     with pytest.raises(ProgramError, match=reason):
         program.load(only(int8_artifact, "openvino"), 1)
-    monkeypatch.setattr(node, "version_of", lambda package: "2099.1.0")
+    monkeypatch.setattr(node, "installed_version", lambda package: "2099.1.0")
     assert program.load(only(int8_artifact, "openvino"), 1).runner == "openvino"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deployments.local.environment import cluster_environment
-from deployments.local.record import Record
+from deployments.local.record import ClusterRecord
 
 SCRIPT = """
 import sys
@@ -58,5 +58,5 @@ def test_ray_usage_reports_are_disabled(tmp_path: Path, monkeypatch: pytest.Monk
         return process.stdout.strip()
 
     assert reports(None) == "True"
-    record = Record("id", tmp_path, tmp_path, 1, 2, 3, 4, 5, 6, 7, 8)
+    record = ClusterRecord("id", tmp_path, tmp_path, 1, 2, 3, 4, 5, 6, 7, 8)
     assert reports(cluster_environment(record)) == "False"

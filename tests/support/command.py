@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cluster.errors import ClusterError
 from deployments.local.processes import find
-from deployments.local.record import Record
+from deployments.local.record import ClusterRecord
 
 SOON_S = 60
 """Bound in seconds of a command that starts no cluster and no build."""
@@ -30,7 +30,7 @@ class Command:
         for directory in (home, temporary):
             directory.mkdir()
         self.home, self.temporary = home, temporary
-        self.clusters: set[Record] = set()
+        self.clusters: set[ClusterRecord] = set()
         """All clusters that it has started, the stopped ones included."""
         inherited = {name: v for name, v in os.environ.items() if not name.startswith("RAY_")}
         self._environment = {
@@ -87,5 +87,5 @@ class Command:
     def _note(self) -> None:
         for state_dir in (*self.home.glob(".headrace/local"), *self.home.glob(".headrace/jobs/*")):
             with suppress(ClusterError):  # being written
-                if (record := Record.read(state_dir)) is not None:
+                if (record := ClusterRecord.read(state_dir)) is not None:
                     self.clusters.add(record)

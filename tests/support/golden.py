@@ -84,7 +84,7 @@ def _key(recipe: Recipe, models: str) -> str:
         "schema": SCHEMA_VERSION,
         "recipe": recipe.model_dump(mode="json"),
         "models": models,
-        "versions": {name: node.version_of(name) for name in _PACKAGES},
+        "versions": {name: node.installed_version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "cpu": [node.cpu_name(), *sorted(node.cpu_features())],
         "targets": node.targets(),

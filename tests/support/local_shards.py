@@ -13,7 +13,7 @@ from dataclasses import replace
 from queue import SimpleQueue
 
 from cluster.errors import TransportError
-from cluster.runtime.shard import Run, Shard, ShardFigures
+from cluster.runtime.shard import Run, ShardFigures, ShardLoop
 from cluster.runtime.shard_group import ShardGroup
 from cluster.runtime.topology import Topology
 from cluster.runtime.transport import Frame
@@ -94,7 +94,7 @@ class LocalShardGroup(ShardGroup):
         topology = Topology(len(runs), tensor_ranks.pop())
         replica, *ends = connect(topology.size)
         self._shards = [
-            Shard(runs[s][r], end, topology.source(s, r), topology.targets(s, r))
+            ShardLoop(runs[s][r], end, topology.source(s, r), topology.targets(s, r))
             for (s, r), end in zip(topology.shards, ends, strict=True)
         ]
         self._serving = [
@@ -116,7 +116,7 @@ class LocalShardGroup(ShardGroup):
             thread.join(_JOIN_TIMEOUT_S)
 
 
-def _serve(shard: Shard) -> None:
+def _serve(shard: ShardLoop) -> None:
     try:
         shard.serve()
     except TransportError as error:

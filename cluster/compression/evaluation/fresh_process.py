@@ -36,7 +36,7 @@ _TAIL = 20
 
 
 @dataclass(frozen=True)
-class Ended:
+class ProcessEnd:
     """End of a process. ``failure`` is None if it wrote its result."""
 
     failure: str | None
@@ -63,7 +63,9 @@ def measure_in_process(task: Task, scratch: Path, out: Print) -> ProgramResult:
     return ProgramResult(failed=ended.failure)
 
 
-def run_in_process(module: str, task: BaseModel, result: Path, scratch: Path, out: Print) -> Ended:
+def run_in_process(
+    module: str, task: BaseModel, result: Path, scratch: Path, out: Print
+) -> ProcessEnd:
     """Run a module of this package on a task, in its own process, to its end.
 
     A process without output for :data:`SILENCE_S` is killed, with its children.
@@ -88,11 +90,11 @@ def run_in_process(module: str, task: BaseModel, result: Path, scratch: Path, ou
         failure = f"its process hung: it printed nothing for {SILENCE_S:g} s and was killed"
     else:
         if status == 0 and result.is_file():
-            return Ended(None, False, tail)
+            return ProcessEnd(None, False, tail)
         failure = _failure(status, tail)
     finally:
         _end(process)
-    return Ended(failure, status == CANNOT_RUN, tail)
+    return ProcessEnd(failure, status == CANNOT_RUN, tail)
 
 
 def _command(module: str) -> tuple[str, ...]:

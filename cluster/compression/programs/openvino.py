@@ -102,7 +102,7 @@ def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntr
         python_abi=None,
         # Static shapes need no own files: the loader compiles the same graph again.
         static_files=tuple(StaticFile(batch=batch, file=name) for batch in files.static_batches),
-        versions={PACKAGE: str(node.version_of(PACKAGE))},
+        versions={PACKAGE: str(node.installed_version(PACKAGE))},
         options={
             PRECISION: _PRECISIONS.get(str(scheme), "f32"),
             DYNAMIC_GROUP: str(group),

@@ -20,7 +20,7 @@ from cluster.artifact.entries import ProgramEntry, StaticFile
 from cluster.compression.programs.files import ProgramFiles
 from cluster.compression.work import Work, exported
 from cluster.errors import CompressionError, PlanError
-from cluster.parallel.graph import Cut, cuts
+from cluster.parallel.graph import CutPoint, cuts
 from cluster.tensors import TensorSpec
 
 _DATATYPES = {
@@ -52,7 +52,7 @@ def graph_of(work: Work) -> GraphModule:
     return graph
 
 
-def cuts_of(graph: GraphModule, entry: ProgramEntry, files: ProgramFiles) -> list[Cut]:
+def cuts_of(graph: GraphModule, entry: ProgramEntry, files: ProgramFiles) -> list[CutPoint]:
     """Return the cuts of the graph whose tensors exist in the program.
 
     OpenVINO fuses operators, which removes the tensors between them.
@@ -63,7 +63,7 @@ def cuts_of(graph: GraphModule, entry: ProgramEntry, files: ProgramFiles) -> lis
         ports = [outputs.get(name) for name in cut.carried]
         if all(port is not None and _is_batched(port) for port in ports):
             specs = tuple(_spec(n, p) for n, p in zip(cut.carried, ports, strict=True))
-            possible.append(Cut(cut.after, cut.carried, specs))
+            possible.append(CutPoint(cut.after, cut.carried, specs))
     return possible
 
 

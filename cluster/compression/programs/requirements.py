@@ -19,7 +19,7 @@ OPENVINO = ("openvino", "nncf")
 
 def openvino_packages() -> None:
     """Raise CompressionError, naming it, if a package that OpenVINO programs need is missing."""
-    missing = [name for name in OPENVINO if node.version_of(name) is None]
+    missing = [name for name in OPENVINO if node.installed_version(name) is None]
     if missing:
         raise CompressionError(
             f"programs of kind openvino need {' and '.join(missing)}, not installed here: "
@@ -41,7 +41,7 @@ def kinds_of(program: ProgramBuild) -> tuple[str, ...]:
     """
     if program.kinds is not None:
         return program.kinds
-    installed = all(node.version_of(name) is not None for name in OPENVINO)
+    installed = all(node.installed_version(name) is not None for name in OPENVINO)
     return ("aoti", "openvino") if installed and program.target == "cpu-x86" else ("aoti",)
 
 

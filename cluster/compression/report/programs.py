@@ -26,7 +26,7 @@ def interval(metric: str, measured: Measurement) -> str:
 
 
 @dataclass(frozen=True)
-class Scores:
+class ScoresView:
     """Tables of the scores: by the recipe's metric, and by its others if it has any."""
 
     metric: Table
@@ -71,7 +71,7 @@ def scores(record: BuildRecord) -> Section:
         marked=frozenset(i for i, row in enumerate(shown) if row.look == "winner"),
     )
     others = _other_metrics(shown, [*record.baseline.others])
-    view = Scores(table, others, baseline_note(record.recipe))
+    view = ScoresView(table, others, baseline_note(record.recipe))
     return Section("scores", "Score, against the baseline", "Score", view)
 
 
@@ -93,7 +93,7 @@ def _score(metric: str, measured: Score | None) -> str:
 
 
 @dataclass(frozen=True)
-class Latency:
+class LatencyView:
     """Time by batch size, and the programs that are missing from it."""
 
     target: str
@@ -141,7 +141,7 @@ def latency(record: BuildRecord) -> Section:
         ("Programs that work, but are left out, and why", record.left_out_programs),
         ("Programs that do not work, and why", record.failed_programs),
     )
-    view = Latency(
+    view = LatencyView(
         target=record.target,
         fastest=record.fastest if winner(record) else None,
         chart=charts.latency(curves),

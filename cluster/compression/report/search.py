@@ -11,7 +11,7 @@ from cluster.compression.report.tradeoff import TradeoffChart, tradeoff
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchView:
     """The search's settings and results."""
 
     facts: Facts
@@ -24,7 +24,7 @@ def search(record: BuildRecord) -> Section | None:
     """Return the search, or None if the build ran none."""
     if record.search is None:
         return None
-    view = Search(
+    view = SearchView(
         facts=_facts(record.search),
         chart=tradeoff(record.search, record.metric),
         contributions=_contributions(record.search),

@@ -12,7 +12,7 @@ from cluster.compression.report.parts import Facts, Section, Table
 
 
 @dataclass(frozen=True)
-class Step:
+class StepView:
     """One step's findings and settings."""
 
     title: str
@@ -25,7 +25,7 @@ class Steps:
     """All steps: a row for each, then their details."""
 
     table: Table
-    details: Sequence[Step]
+    details: Sequence[StepView]
 
 
 def steps(record: BuildRecord) -> Section | None:
@@ -50,7 +50,7 @@ def steps(record: BuildRecord) -> Section | None:
             "Each step after those before it", header, [_start(record.steps[0], record), *rows]
         ),
         details=[
-            Step(
+            StepView(
                 title=f"{number}. {step.title}",
                 findings=findings(step.details, f"step-{number}"),
                 settings=[

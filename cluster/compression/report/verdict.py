@@ -9,7 +9,7 @@ from cluster.compression.record import BuildRecord, CheckRecord
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VerdictView:
     """One line on the build, and every limit of the gate."""
 
     accepted: bool
@@ -18,7 +18,7 @@ class Verdict:
     """Failed checks come first: a reader of a rejection looks for them."""
 
 
-def verdict(record: BuildRecord) -> Verdict:
+def verdict(record: BuildRecord) -> VerdictView:
     """Return the verdict on a build."""
     failed = sum(not check.passed for check in record.checks)
     count = len(record.checks)
@@ -27,7 +27,7 @@ def verdict(record: BuildRecord) -> Verdict:
         if record.accepted
         else f"{failed} of {count} checks failed; nothing was published"
     )
-    return Verdict(record.accepted, why, sorted(record.checks, key=lambda check: check.passed))
+    return VerdictView(record.accepted, why, sorted(record.checks, key=lambda check: check.passed))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from cluster.compression.programs.files import ProgramFiles
 from cluster.compression.work import Job, Work, tensors_of
 from cluster.errors import PlanError
 from cluster.parallel import costs, graph, pipeline
-from cluster.parallel.graph import Cut, node_bytes
+from cluster.parallel.graph import CutPoint, node_bytes
 from cluster.tensors import TensorSpec
 
 
@@ -53,12 +53,12 @@ class Cuttable(ABC):
 
     @cached_property
     @abstractmethod
-    def cuts(self) -> list[Cut]:
+    def cuts(self) -> list[CutPoint]:
         """Every possible cut."""
 
     @abstractmethod
     def build(
-        self, chosen: Sequence[Cut], stages: Sequence[Sequence[ProgramFiles]]
+        self, chosen: Sequence[CutPoint], stages: Sequence[Sequence[ProgramFiles]]
     ) -> list[list[BuiltShard]]:
         """Build the shards of each stage. ``stages``: files by stage, then by rank."""
 
@@ -113,11 +113,11 @@ class Traced(Cuttable):
         return graph.trace(self._ranks[0].module, self.inputs)
 
     @cached_property
-    def cuts(self) -> list[Cut]:
+    def cuts(self) -> list[CutPoint]:
         return graph.cuts(self.graph.graph)
 
     def build(
-        self, chosen: Sequence[Cut], stages: Sequence[Sequence[ProgramFiles]]
+        self, chosen: Sequence[CutPoint], stages: Sequence[Sequence[ProgramFiles]]
     ) -> list[list[BuiltShard]]:
         built: list[list[BuiltShard]] = [[] for _ in stages]
         for rank, work in enumerate(self._ranks):
@@ -148,11 +148,11 @@ class Sliced(Cuttable):
         return openvino_stages.graph_of(self._work)
 
     @cached_property
-    def cuts(self) -> list[Cut]:
+    def cuts(self) -> list[CutPoint]:
         return openvino_stages.cuts_of(self.graph, self._whole, self._files)
 
     def build(
-        self, chosen: Sequence[Cut], stages: Sequence[Sequence[ProgramFiles]]
+        self, chosen: Sequence[CutPoint], stages: Sequence[Sequence[ProgramFiles]]
     ) -> list[list[BuiltShard]]:
         if any(len(ranks) > 1 for ranks in stages):
             raise PlanError("kind openvino cannot be cut into tensor slices; use aoti")

@@ -80,7 +80,7 @@ class ProgramTeacher:
 
 
 def open_teacher(
-    chosen: steps.Teacher | None, job: Job, inputs: tuple[TensorSpec, ...], outputs: int
+    chosen: steps.TeacherSource | None, job: Job, inputs: tuple[TensorSpec, ...], outputs: int
 ) -> Teacher:
     """Return the teacher for a student with ``inputs`` and ``outputs`` numbers per item.
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cluster.config.routing import Cascade
-from cluster.routing.branches import Ended
+from cluster.routing.branches import BranchOutcome
 from cluster.routing.cascade import going_on
 from cluster.routing.contracts import Contract
 from deployments.router.call import Call, Items, NoAnswerError, Node, Reply, Report
@@ -102,5 +102,5 @@ class CascadeNode:
 
     def _unsure_suffices(self, reports: Sequence[Report], answered: np.ndarray) -> bool:
         """Whether unsure answers are enough for a partial reply."""
-        count = sum(report.outcome is Ended.ANSWERED for report in reports)
+        count = sum(report.outcome is BranchOutcome.ANSWERED for report in reports)
         return self._least is not None and count >= self._least and bool(answered.all())

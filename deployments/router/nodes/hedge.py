@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cluster.config.routing import Hedge
-from cluster.routing.branches import Ended, HedgePolicy
+from cluster.routing.branches import BranchOutcome, HedgePolicy
 from cluster.routing.contracts import Contract
 from cluster.routing.hedge import HedgeBudget, Latencies
 from deployments.router.call import Call, Items, Node, Reply
@@ -85,7 +85,7 @@ class HedgeNode:
         )
         first = gathered.reports[0]
         # The latency of a cancelled request is a lower bound.
-        if first.outcome in (Ended.ANSWERED, Ended.CANCELLED):
+        if first.outcome in (BranchOutcome.ANSWERED, BranchOutcome.CANCELLED):
             self._latencies.add(first.ms / 1e3)
         reply = next(reply for reply in gathered.replies if reply is not None)
         return replace(reply, reports=gathered.reports, facts={**reply.facts, "hedged": hedged})

@@ -1,7 +1,7 @@
 """Shadow: one target answers; a share of the requests also goes to another, for comparison.
 
 request → live target → reply
-        └ share of request ids → shadow target, in the background → Agreement
+        └ share of request ids → shadow target, in the background → ShadowTotals
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from cluster.config.routing import Shadow
 from cluster.routing.contracts import Contract
 from cluster.routing.sampling import takes_part
-from cluster.routing.shadow import Agreement, Compared
+from cluster.routing.shadow import Compared, ShadowTotals
 from deployments.router.call import Call, Items, NoAnswerError, Node, Reply
 from deployments.router.comparison import Background, comparison_call, with_report
 from deployments.router.scores import distribution
@@ -34,7 +34,7 @@ class ShadowNode:
         """``on_comparison`` gets every comparison and both latencies in seconds."""
         self.name = route.name
         self.contract = contract
-        self.agreement = Agreement()
+        self.totals = ShadowTotals()
         self._route = route
         self._live, self._shadow = live, shadow
         self._background = background
@@ -51,7 +51,7 @@ class ShadowNode:
         comparison: asyncio.Task[None] | None = None
         if takes_part(call.request_id, self._route.share, f"shadow {self.name}"):
             comparison = self._background.start(lambda: self._compare(items, call, live))
-            self.agreement.skipped += comparison is None
+            self.totals.skipped += comparison is None
         started = time.monotonic()
         try:
             reply = await self._live.answer(items, call.within(self._route.target.timeout_s))
@@ -72,7 +72,7 @@ class ShadowNode:
             other = await self._shadow.answer(items, comparison_call(call, self._route.shadow))
         except NoAnswerError as error:
             # An invalid request (4xx) is no failure of the shadow.
-            self.agreement.failures += error.http_status >= 500
+            self.totals.failures += error.http_status >= 500
             return
         shadow_s = time.monotonic() - started
         reply, live_s = await live
@@ -80,5 +80,5 @@ class ShadowNode:
             distribution(self._live.contract, reply.outputs),
             distribution(self._shadow.contract, other.outputs),
         )
-        self.agreement.add(comparison, live_s, shadow_s)
+        self.totals.add(comparison, live_s, shadow_s)
         self._on_comparison(comparison, live_s, shadow_s)

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.routing.branches import Branch, Ended, GatherPolicy, HedgePolicy, Policy, Step
+from cluster.routing.branches import (
+    Actions,
+    Branch,
+    BranchOutcome,
+    GatherPolicy,
+    HedgePolicy,
+    Policy,
+)
 
 NEVER = math.inf
 
@@ -42,14 +49,14 @@ def play(policy: Callable[[float], Policy], fates: list[Fate], deadline_s: float
     while True:
         outcome.steps += 1
         assert outcome.steps < 1000, "the policy does not end"
-        step: Step = policy(now).step(branches, now, deadline_s)
-        for index in step.late:
+        actions: Actions = policy(now).next_actions(branches, now, deadline_s)
+        for index in actions.late:
             assert branches[index].pending
-            branches[index] = replace(branches[index], ended=Ended.LATE)
-        if step.done:
+            branches[index] = replace(branches[index], outcome=BranchOutcome.LATE)
+        if actions.done:
             outcome.duration_s = now
             return outcome
-        for index in step.call:
+        for index in actions.call:
             assert branches[index].called_s is None, f"branch {index} is called twice"
             branches[index] = replace(branches[index], called_s=now)
             outcome.called.append(index)
@@ -58,14 +65,14 @@ def play(policy: Callable[[float], Policy], fates: list[Fate], deadline_s: float
             for index, branch in enumerate(branches)
             if branch.pending and branch.called_s is not None
         }
-        following = min([*events.values(), step.next_check_s])
+        following = min([*events.values(), actions.next_check_s])
         assert following < NEVER, "neither an event nor a check is pending"
         assert following >= now
         now = following
         for index, at in events.items():
             if at <= now:
-                ended = Ended.ANSWERED if fates[index].answers else Ended.FAILED
-                branches[index] = replace(branches[index], ended=ended)
+                answer = BranchOutcome.ANSWERED if fates[index].answers else BranchOutcome.FAILED
+                branches[index] = replace(branches[index], outcome=answer)
 
 
 seconds = st.floats(0, 10)
@@ -94,8 +101,8 @@ def test_gather_calls_each_target_once_and_stops_when_decided(data: st.DataObjec
     assert outcome.called == list(range(len(chosen)))
     assert outcome.duration_s <= deadline_s
     in_time = sorted(f.after_s for f in chosen if answers_by(f, 0, deadline_s))
-    ended = [branch.ended for branch in outcome.branches]
-    answered = ended.count(Ended.ANSWERED)
+    outcomes = [branch.outcome for branch in outcome.branches]
+    answered = outcomes.count(BranchOutcome.ANSWERED)
     # Exactly the branches in time have answered.
     assert answered == sum(after <= outcome.duration_s for after in in_time)
     if len(in_time) >= enough:
@@ -135,9 +142,9 @@ def test_hedge_calls_second_only_within_budget(
         assert called_s is not None
         assert called_s == min(first_ends, after_s)
     elif allowed and outcome.duration_s < deadline_s:
-        assert outcome.branches[0].ended is Ended.ANSWERED
+        assert outcome.branches[0].outcome is BranchOutcome.ANSWERED
         assert first_ends <= after_s or outcome.duration_s == 0
-    winners = [b for b in outcome.branches if b.ended is Ended.ANSWERED]
+    winners = [b for b in outcome.branches if b.outcome is BranchOutcome.ANSWERED]
     if policy.enough_answered(outcome.branches):
         assert winners
     else:
@@ -166,5 +173,8 @@ def test_quorum_ends_when_too_few_branches_remain() -> None:
 def test_late_branch_is_cancelled_while_others_continue() -> None:
     fates = [Fate(5.0, True, timeout_s=1.0), Fate(3.0, True)]
     outcome = play(lambda now: GatherPolicy(2, 1), fates, 10)
-    assert [branch.ended for branch in outcome.branches] == [Ended.LATE, Ended.ANSWERED]
+    assert [branch.outcome for branch in outcome.branches] == [
+        BranchOutcome.LATE,
+        BranchOutcome.ANSWERED,
+    ]
     assert outcome.duration_s == 3.0

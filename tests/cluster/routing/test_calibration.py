@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ConfigError
-from cluster.routing.calibration import Goal, figures, smallest_threshold
+from cluster.routing.calibration import CascadeGoal, figures, smallest_threshold
 
 
 def random_scores(
@@ -41,9 +41,9 @@ def test_no_smaller_threshold_reaches_goal(seed: int, wanted: float, targets: in
     scores, labels = random_scores(seed, 60, targets)
     costs = [1.0] * targets
     for goal, reaches in (
-        (Goal(agreement=wanted), lambda f: f.agreement >= wanted),
+        (CascadeGoal(agreement=wanted), lambda f: f.agreement >= wanted),
         (
-            Goal(max_accuracy_drop=1 - wanted),
+            CascadeGoal(max_accuracy_drop=1 - wanted),
             lambda f: f.accuracy >= f.target_accuracy[-1] - (1 - wanted),
         ),
     ):
@@ -59,4 +59,6 @@ def test_unreachable_goal_is_rejected_with_best_value() -> None:
     # The small target is certain and wrong: no threshold in 0..1 forwards its items.
     small, large = np.float32([[1.0, 0.0]] * 4), np.float32([[0.0, 1.0]] * 4)
     with pytest.raises(ConfigError, match=r"no threshold reaches agreement ≥ 0.9: at 1, agreement"):
-        smallest_threshold([small, large], np.array([1, 1, 1, 1]), Goal(agreement=0.9), [1, 1])
+        smallest_threshold(
+            [small, large], np.array([1, 1, 1, 1]), CascadeGoal(agreement=0.9), [1, 1]
+        )

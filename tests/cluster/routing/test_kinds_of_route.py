@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cluster.routing.cascade import going_on
 from cluster.routing.ensemble import mean, probabilities, vote
 from cluster.routing.scatter import parts
-from cluster.routing.shadow import Agreement, Compared
+from cluster.routing.shadow import Compared, ShadowTotals
 
 
 def test_probabilities_equal_softmax_without_overflow() -> None:
@@ -70,12 +70,12 @@ def test_parts_are_few_equal_and_ordered(items: int, most: int) -> None:
 def test_shadow_reports_agreement_and_drift() -> None:
     live = np.float32([[0.9, 0.1], [0.4, 0.6]])
     other = np.float32([[0.7, 0.3], [0.6, 0.4]])
-    agreement = Agreement()
-    assert agreement.summary()["agreement"] is None
+    totals = ShadowTotals()
+    assert totals.summary()["agreement"] is None
     result = Compared.of(live, other)
     assert (result.items, result.agreeing) == (2, 1)
-    agreement.add(result, live_s=0.010, shadow_s=0.004)
-    summary = agreement.summary()
+    totals.add(result, live_s=0.010, shadow_s=0.004)
+    summary = totals.summary()
     assert summary["agreement"] == 0.5
     assert summary["mean_drift"] == pytest.approx(0.2)
     assert (summary["live_p50_ms"], summary["shadow_p50_ms"]) == (10, 4)

@@ -21,7 +21,7 @@ import numpy as np
 from cluster.errors import ProgramError
 from cluster.runtime import gloo
 from cluster.runtime.gloo import Address, GlooTransport, Rendezvous
-from cluster.runtime.shard import Shard
+from cluster.runtime.shard import ShardLoop
 from cluster.runtime.topology import Topology
 from cluster.runtime.transport import Frame
 
@@ -153,4 +153,4 @@ def add_stage(transport: GlooTransport, stages: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
         return [array + 1 for array in arrays]
 
-    Shard(run, transport, topology.source(stage, 0), topology.targets(stage, 0)).serve()
+    ShardLoop(run, transport, topology.source(stage, 0), topology.targets(stage, 0)).serve()

@@ -11,10 +11,10 @@ import pytest
 from support.local_shards import InProcessTransport, connect
 
 from cluster.errors import ProgramError, TransportError
-from cluster.runtime.shard import Run, Shard, ShardFigures
+from cluster.runtime.shard import Run, ShardFigures, ShardLoop
 from cluster.runtime.transport import STOP, Frame
 
-Started = Callable[..., tuple[Shard, threading.Thread]]
+Started = Callable[..., tuple[ShardLoop, threading.Thread]]
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def start(ends: list[InProcessTransport]) -> Iterator[Started]:
     """Factory of a running shard at rank 1, from rank 0 to rank 2; it ends after the test."""
     threads = []
 
-    def started(run: Run, outcome: list | None = None) -> tuple[Shard, threading.Thread]:
-        shard = Shard(run, ends[1], 0, [2])
+    def started(run: Run, outcome: list | None = None) -> tuple[ShardLoop, threading.Thread]:
+        shard = ShardLoop(run, ends[1], 0, [2])
 
         def serve() -> None:
             try:
@@ -93,7 +93,7 @@ def test_shard_continues_earlier_counters(
     ends: list[InProcessTransport],
 ) -> None:
     before = ShardFigures(micro_batches=5, items=9, compute_s=2.0, wait_s=3.0)
-    shard = Shard(doubled, ends[1], 0, [2], figures=before)
+    shard = ShardLoop(doubled, ends[1], 0, [2], figures=before)
     assert shard.figures() == before
     ends[0].send(1, frame(0))
     ends[0].send(1, Frame(STOP))

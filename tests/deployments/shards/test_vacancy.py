@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from deployments.shards.vacancy import Allocation, Node, pending_reason
+from deployments.shards.vacancy import Allocation, ClusterNode, pending_reason
 
-TWO = [Node("a", "10.0.0.1", {"CPU": 2.0, "memory": 8.0}), Node("b", "10.0.0.2", {"CPU": 4.0})]
+TWO = [
+    ClusterNode("a", "10.0.0.1", {"CPU": 2.0, "memory": 8.0}),
+    ClusterNode("b", "10.0.0.2", {"CPU": 4.0}),
+]
 SHARD = {"CPU": 1.0}
 
 

@@ -270,7 +270,7 @@ def test_openvino_is_skipped_by_default_and_required_by_name(
 ) -> None:
     assert requirements.kinds_of(ProgramBuild()) == ("aoti", "openvino")
     assert requirements.kinds_of(ProgramBuild(target="cuda-sm90")) == ("aoti",)
-    monkeypatch.setattr(node, "version_of", lambda name: None)
+    monkeypatch.setattr(node, "installed_version", lambda name: None)
     assert requirements.kinds_of(ProgramBuild()) == ("aoti",)
     with pytest.raises(CompressionError, match=r"need openvino and nncf.*headrace\[openvino\]"):
         requirements.check([ProgramBuild(kinds=("openvino",))])
