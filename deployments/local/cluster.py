@@ -19,6 +19,7 @@ from cluster.errors import ClusterError, ConfigError
 from deployments.local import ports, processes, rest
 from deployments.local.environment import client_environment, cluster_environment
 from deployments.local.record import ClusterRecord, locked
+from deployments.local.tracebacks import without_frames
 from deployments.ray import haproxy
 
 STATE_DIR = Path("~/.headrace/local")
@@ -252,7 +253,8 @@ class LocalCluster:
                 status = None
         if status != 0:
             how = f"did not start in {_START_S:g} s" if status is None else "did not start"
-            tail = log_path.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+            log_text = without_frames(log_path.read_text(errors="replace"))
+            tail = log_text.splitlines()[-_LOG_LINES:]
             raise ClusterError("\n".join([f"Ray {how}; the end of its log:", *tail]))
 
     def _is_alive(self) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import ClusterError
+from deployments.local.tracebacks import without_frames
 
 _APPLICATIONS = "/api/serve/applications/"
 _VERSION = "/api/version"
@@ -76,7 +76,7 @@ class Dashboard:
         if answer.status != 200:
             raise ClusterError(
                 f"the dashboard answered {method} {_APPLICATIONS} with {answer.status}: "
-                f"{_reason(answer.text)}"
+                f"{without_frames(answer.text)}"
             )
 
     def _ask(
@@ -98,13 +98,6 @@ class Dashboard:
             return send(request, timeout_s)
         except (OSError, http.client.HTTPException) as error:
             raise ClusterError(f"the dashboard at {self.url} is unavailable: {error}") from error
-
-
-def _reason(text: str) -> str:
-    """Return an answer's text; of a traceback in it, only the error at its end."""
-    before, traceback, frames = text.strip().partition("Traceback (most recent call last):")
-    errors = re.findall(r"^[A-Za-z_][\w.]*: .+", frames, re.MULTILINE)
-    return f"{before}{errors[-1] if errors else traceback}"
 
 
 def send(request: urllib.request.Request, timeout_s: float) -> DashboardAnswer:
