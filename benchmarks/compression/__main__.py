@@ -9,13 +9,13 @@ from benchmarks.compression.builds import ReportingBuilder
 from benchmarks.compression.cases import CASES, CompressionCase, Outcome
 from benchmarks.compression.cuda_cases import CUDA_CASES
 from benchmarks.compression.table import markdown
-from benchmarks.harness.case import Benchmark, Case, Context, Prepared
+from benchmarks.harness.case import Benchmark, Case, Context, PreparedCase
 from benchmarks.harness.command import main
 from benchmarks.harness.goals import Goal
 from benchmarks.harness.results import Medians, Reading
 
 
-def prepare(case: CompressionCase, context: Context) -> Prepared:
+def prepare(case: CompressionCase, context: Context) -> PreparedCase:
     """Return the case's only turn, which builds everything, and the goals that it judges."""
     print(f"about {case.minutes} minutes on 2 cores", flush=True)
     outcomes: list[Outcome] = []
@@ -28,7 +28,7 @@ def prepare(case: CompressionCase, context: Context) -> Prepared:
     def goals(medians: Medians) -> tuple[Goal, ...]:
         return outcomes[-1][1]
 
-    return Prepared({"builds": turn}, goals)
+    return PreparedCase({"builds": turn}, goals)
 
 
 BENCHMARK = Benchmark(

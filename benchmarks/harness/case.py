@@ -1,6 +1,6 @@
 """Case of a benchmark: what it prepares once, then measures in every round.
 
-Case.prepare(Context) → Prepared: turns → rounds → medians → goals
+Case.prepare(Context) → PreparedCase: turns → rounds → medians → goals
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def no_goals(medians: Medians) -> Sequence[Goal]:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedCase:
     """Turns of a case, and how its medians are judged."""
 
     turns: Mapping[str, Turn]
@@ -58,7 +58,7 @@ class Case:
     """One section of the report."""
 
     title: str
-    prepare: Callable[[Context], Prepared]
+    prepare: Callable[[Context], PreparedCase]
     notes: tuple[str, ...] = ()
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.artifacts.builder import Builder
-from benchmarks.harness.case import ROUNDS, Benchmark, Case, Context, Prepared, seconds
+from benchmarks.harness.case import ROUNDS, Benchmark, Case, Context, PreparedCase, seconds
 from benchmarks.harness.command import main
 from benchmarks.harness.errors import BenchmarkError
 from benchmarks.load import wrk
@@ -25,7 +25,7 @@ from cluster.parallel.devices import Device
 from cluster.parallel.plan import plan
 
 
-def prepare(case: ParallelCase, context: Context) -> Prepared:
+def prepare(case: ParallelCase, context: Context) -> PreparedCase:
     """Build the artifact; a turn measures one subject."""
     case = case.quick() if context.quick else case
     artifact_id = Builder(context.store).build(case.title, case.recipe())
@@ -37,7 +37,7 @@ def prepare(case: ParallelCase, context: Context) -> Prepared:
     python = context.options.accelerate if has_accelerate else sys.executable
     bench = Bench.of(case, artifact_id, context.scratch, context.seconds, python)
     subjects = [subject for subject in case.subjects if subject != ACCELERATE or has_accelerate]
-    return Prepared(
+    return PreparedCase(
         turns={subject: partial(bench.measure, subject) for subject in subjects},
         goals=partial(goals, case.pipeline, predicted),
         facts={

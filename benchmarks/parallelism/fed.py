@@ -35,7 +35,7 @@ def items_per_s(items: int) -> str:
 
 
 @dataclass(frozen=True)
-class Fed:
+class FeedResult:
     """One feeding."""
 
     latency_ms: float
@@ -48,10 +48,10 @@ class Fed:
     """Mean computing time of a micro-batch in each stage, over all micro-batches."""
 
     @staticmethod
-    def read(raw: dict[str, Any]) -> Fed:
+    def read(raw: dict[str, Any]) -> FeedResult:
         """Return the feeding of its plain data, as JSON stores it."""
         rates = {int(items): rate for items, rate in raw["items_per_s"].items()}
-        return Fed(raw["latency_ms"], rates, tuple(raw["stage_ms"]))
+        return FeedResult(raw["latency_ms"], rates, tuple(raw["stage_ms"]))
 
     def figures(self) -> Figures:
         """Return the feeding as figures of the results."""

@@ -1,7 +1,7 @@
 """Feeding of a model in a running cluster, in a process that is the cluster's driver.
 
 feed(cluster, model, …) → python -m benchmarks.parallelism.feed TASK → placement group → Feeder
-                       ← Fed ←──────────────────────────────────── RESULT ←──────────┘
+                       ← FeedResult ←───────────────────────────── RESULT ←──────────┘
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.errors import BenchmarkError
-from benchmarks.parallelism.fed import Fed
+from benchmarks.parallelism.fed import FeedResult
 from cluster.config.base import parse
 from cluster.config.serving import ModelArgs
 from deployments.local import LocalCluster
@@ -32,7 +32,7 @@ def feed(
     model: str,
     batches: tuple[int, ...],
     seconds: float,
-) -> Fed:
+) -> FeedResult:
     """Feed the model of these ModelArgs; BenchmarkError if that fails."""
     with tempfile.TemporaryDirectory(prefix="headrace-") as directory:
         task, result = Path(directory) / "task.json", Path(directory) / "fed.json"
@@ -43,7 +43,7 @@ def feed(
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise BenchmarkError(f"{args['name']} could not be fed:\n{done.stderr[-3000:]}")
-        return Fed.read(json.loads(result.read_text()))
+        return FeedResult.read(json.loads(result.read_text()))
 
 
 def main(task: Path, result: Path) -> None:
@@ -71,7 +71,7 @@ def main(task: Path, result: Path) -> None:
     actor: Any = feeder.remote(args, layout)
     timeout_s = _READY_S + _SLOW * (content["seconds"] + 1) * (1 + len(content["batches"]))
     pending = actor.feed.remote(content["model"], content["batches"], content["seconds"])
-    fed: Fed = ray.get(pending, timeout=timeout_s)
+    fed: FeedResult = ray.get(pending, timeout=timeout_s)
     result.write_text(json.dumps(asdict(fed)))
     ray.get(actor.close.remote(), timeout=_READY_S)
     remove_placement_group(group)

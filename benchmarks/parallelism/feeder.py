@@ -17,12 +17,12 @@ from functools import partial
 import numpy as np
 
 from benchmarks.parallelism import pace
-from benchmarks.parallelism.fed import Fed
+from benchmarks.parallelism.fed import FeedResult
 from benchmarks.parallelism.inputs import items, some
 from cluster.artifact.served import bind, open_bound
 from cluster.config.serving import ModelArgs
 from cluster.program import program as programs
-from cluster.runtime.shard import ShardFigures
+from cluster.runtime.shard import ShardCounters
 from deployments.model.replica import SWITCH_INTERVAL_S, choose_program
 from deployments.shards.program import ShardedProgram
 from deployments.shards.watch import HEARTBEAT_S
@@ -37,7 +37,7 @@ class Feeder:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         model = bind(args)
         artifact = open_bound(model)
-        self._figures: Sequence[ShardFigures] = ()
+        self._counters: Sequence[ShardCounters] = ()
         self._sharded: ShardedProgram | None = None
         self._run: Callable[[list[np.ndarray]], object]
         self._in_flight = 1
@@ -49,7 +49,7 @@ class Feeder:
             self._sharded = ShardedProgram.start(model, cut, self._keep, _lost)
             self._run, self._in_flight = self._sharded.run, self._sharded.lanes
 
-    def feed(self, model: str, batches: Sequence[int], seconds: float) -> Fed:
+    def feed(self, model: str, batches: Sequence[int], seconds: float) -> FeedResult:
         """Measure one item alone, then each micro-batch, for ``seconds`` each."""
         inputs = items(model, _DISTINCT)
         latency_ms = pace.latency_ms(partial(self._run, [some(inputs, 1)]), seconds)
@@ -59,21 +59,21 @@ class Feeder:
             )
             for batch in batches
         }
-        return Fed(latency_ms, rates, self._stage_ms())
+        return FeedResult(latency_ms, rates, self._stage_ms())
 
     def close(self) -> None:
         """End the shards."""
         if self._sharded is not None:
             self._sharded.close()
 
-    def _keep(self, figures: Sequence[ShardFigures]) -> None:
-        self._figures = figures
+    def _keep(self, counters: Sequence[ShardCounters]) -> None:
+        self._counters = counters
 
     def _stage_ms(self) -> tuple[float, ...]:
         if self._sharded is None:
             return ()
-        time.sleep(2.5 * HEARTBEAT_S)  # the shards report their figures once a second
-        first_ranks = self._figures[:: self._sharded.layout.tensor]
+        time.sleep(2.5 * HEARTBEAT_S)  # the shards report their counters once a second
+        first_ranks = self._counters[:: self._sharded.layout.tensor]
         return tuple(rank.compute_s / rank.micro_batches * 1e3 for rank in first_ranks)
 
 

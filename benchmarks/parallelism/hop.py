@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.case import ROUNDS, Benchmark, Case, Context, Prepared, Setting
+from benchmarks.harness.case import ROUNDS, Benchmark, Case, Context, PreparedCase, Setting
 from benchmarks.harness.command import main
 from benchmarks.harness.errors import BenchmarkError
 from benchmarks.harness.results import Figures, Reading, Run
@@ -45,10 +45,10 @@ _ANSWER_S = 30.0
 _FOREVER = timedelta(days=1)
 
 
-def prepare(context: Context) -> Prepared:
+def prepare(context: Context) -> PreparedCase:
     """Return a turn per number of shards."""
     passes = int(context.settings["passes"])
-    return Prepared({f"{n} shards": partial(measure, n, passes) for n in SHARDS})
+    return PreparedCase({f"{n} shards": partial(measure, n, passes) for n in SHARDS})
 
 
 def measure(shards: int, passes: int) -> list[Reading]:

@@ -1,6 +1,6 @@
 """Start of the two ranks of an eager peer; they are ended whatever happens.
 
-peer, model → a process of ranks.py per rank → RESULT of rank 0 → Fed
+peer, model → a process of ranks.py per rank → RESULT of rank 0 → FeedResult
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from benchmarks.harness.errors import BenchmarkError
-from benchmarks.parallelism.fed import Fed
+from benchmarks.parallelism.fed import FeedResult
 from deployments.local.ports import free_ports
 
 _RANKS = 2
@@ -25,7 +25,7 @@ _POLL_S = 0.1
 _LOG_BYTES = 3000
 
 
-def run(peer: str, python: str, model: str, seconds: float) -> Fed:
+def run(peer: str, python: str, model: str, seconds: float) -> FeedResult:
     """Measure a peer with the interpreter ``python``; BenchmarkError, with its log, if it fails."""
     with tempfile.TemporaryDirectory(prefix="headrace-") as directory:
         result, log_path = Path(directory) / "fed.json", Path(directory) / "log"
@@ -52,7 +52,7 @@ def run(peer: str, python: str, model: str, seconds: float) -> Fed:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        return Fed.read(json.loads(result.read_text()))
+        return FeedResult.read(json.loads(result.read_text()))
 
 
 def _variables(rank: int, port: int) -> dict[str, str]:

@@ -26,7 +26,7 @@ from torch import nn
 
 from benchmarks.artifacts.program import COMPUTE_THREADS
 from benchmarks.parallelism import pace
-from benchmarks.parallelism.fed import SERVED_BATCH, Fed
+from benchmarks.parallelism.fed import SERVED_BATCH, FeedResult
 from benchmarks.parallelism.inputs import items
 from benchmarks.parallelism.models import FACTORIES, blocks
 
@@ -64,7 +64,7 @@ def main(peer: str, model: str, seconds: float, result: Path) -> None:
         ]
     if rank == 0:
         latency = median(b - a for a, b in zip(ended[0], ended[0][1:], strict=False)) * 1e3
-        fed = Fed(latency, {size: pace.rate(ended[1], ITEMS, 2)})
+        fed = FeedResult(latency, {size: pace.rate(ended[1], ITEMS, 2)})
         result.write_text(json.dumps({**asdict(fed), "before": before}))
     dist.barrier()
     dist.destroy_process_group()

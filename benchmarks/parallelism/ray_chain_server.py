@@ -29,7 +29,7 @@ from starlette.responses import Response
 
 from benchmarks.artifacts.program import COMPUTE_THREADS
 from benchmarks.parallelism import pace
-from benchmarks.parallelism.fed import SERVED_BATCH, Fed
+from benchmarks.parallelism.fed import SERVED_BATCH, FeedResult
 from benchmarks.servers.settings import ARTIFACT_VARIABLE, MAX_WAIT_S, RUN_DIR_VARIABLE
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.layout import Layout
@@ -101,14 +101,14 @@ class Ingress:
         answer = await self.infer(item)
         return Response(answer.tobytes(), media_type="application/octet-stream")
 
-    async def _feed(self, item: np.ndarray, seconds: float) -> Fed:
+    async def _feed(self, item: np.ndarray, seconds: float) -> FeedResult:
         """Measure as pace.py does, with tasks in the place of threads."""
         one, several = item[None], np.repeat(item[None], SERVED_BATCH, 0)
         ended = await self._ended(one, 1, seconds)
         durations = np.diff(ended)
         many = await self._ended(several, _IN_FLIGHT, seconds)
         rate = pace.rate(many, SERVED_BATCH, _IN_FLIGHT)
-        return Fed(float(np.median(durations)) * 1e3, {SERVED_BATCH: rate})
+        return FeedResult(float(np.median(durations)) * 1e3, {SERVED_BATCH: rate})
 
     async def _ended(self, batch: np.ndarray, in_flight: int, seconds: float) -> list[float]:
         ended: list[float] = []

@@ -28,7 +28,7 @@ from benchmarks.load.startup import StartupWatch
 from benchmarks.load.verify import verify
 from benchmarks.parallelism import feed, peers
 from benchmarks.parallelism.cases import CHAIN, ParallelCase
-from benchmarks.parallelism.fed import BATCHES, CONCURRENCIES, CUT, SERVED_BATCH, WHOLE, Fed
+from benchmarks.parallelism.fed import BATCHES, CONCURRENCIES, CUT, SERVED_BATCH, WHOLE, FeedResult
 from benchmarks.parallelism.inputs import items
 from deployments.local.ports import free_ports
 
@@ -86,7 +86,7 @@ class Bench:
             loads = {}
         return [Reading(subject=subject, figures=fed.figures() | loads)]
 
-    def _headrace(self, subject: str) -> tuple[Fed, Figures]:
+    def _headrace(self, subject: str) -> tuple[FeedResult, Figures]:
         args = headrace.model_args(
             self.case.key, self.artifact_id, batching={"max_batch_size": SERVED_BATCH}
         )
@@ -98,7 +98,7 @@ class Bench:
             headrace.deploy(cluster, args)
             return fed, self._loads(headrace.endpoint(port, self.case.key))
 
-    def _chain(self) -> tuple[Fed, Figures]:
+    def _chain(self) -> tuple[FeedResult, Figures]:
         port = free_ports(1)[0]
         endpoint = _CHAIN.endpoint(port)
         body = self.bodies[0].read_bytes()
@@ -112,7 +112,7 @@ class Bench:
                 f"{endpoint.url}feed?seconds={self.seconds}", body, endpoint.headers, method="POST"
             )
             with urllib.request.urlopen(request, timeout=60 + _SLOW * self.seconds) as answer:
-                return Fed.read(json.loads(answer.read())), loads
+                return FeedResult.read(json.loads(answer.read())), loads
 
     def _loads(self, endpoint: Endpoint) -> Figures:
         verify(endpoint, [body.read_bytes() for body in self.bodies], self.expected)

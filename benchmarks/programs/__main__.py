@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.artifacts import program, resnet18
 from benchmarks.artifacts.images import request_images
 from benchmarks.artifacts.program import COMPUTE_THREADS
-from benchmarks.harness.case import ROUNDS, Benchmark, Case, Context, Prepared, Setting
+from benchmarks.harness.case import ROUNDS, Benchmark, Case, Context, PreparedCase, Setting
 from benchmarks.harness.command import main
 from benchmarks.harness.goals import Goal, at_most
 from benchmarks.harness.results import Medians, Reading, Run
@@ -28,7 +28,7 @@ LOADED, OPENVINO, EAGER = "Headrace, loaded program", "OpenVINO's own loop", "Py
 _WARM_UP_RUNS = 5
 
 
-def prepare(batch: int, context: Context) -> Prepared:
+def prepare(batch: int, context: Context) -> PreparedCase:
     """Load the program and both peers for one batch size."""
     artifact_id = resnet18.build(context.store)
     loaded = program.load(artifact_id)
@@ -44,7 +44,7 @@ def prepare(batch: int, context: Context) -> Prepared:
         "static_batches": [files.batch for files in loaded.entry.static_files],
     }
     turn: Turn = partial(in_turn, loops, int(context.settings["runs"]))
-    return Prepared({"in turn": turn}, goals, facts)
+    return PreparedCase({"in turn": turn}, goals, facts)
 
 
 def in_turn(loops: dict[str, Loop], runs: int) -> list[Reading]:

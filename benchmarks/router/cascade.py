@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.artifacts.builder import Builder, environment
 from benchmarks.contenders import headrace
-from benchmarks.harness.case import Context, Prepared
+from benchmarks.harness.case import Context, PreparedCase
 from benchmarks.harness.errors import BenchmarkError
 from benchmarks.harness.goals import Goal, at_least, at_most
 from benchmarks.harness.results import Figures, Medians, Reading
@@ -43,7 +43,7 @@ DROP_POINTS, SPEED_UP = 0.2, 1.8
 NOTES = (f"Batches of {_BATCH}, {_IN_FLIGHT} in flight, {_REPLICAS} replicas of each model.",)
 
 
-def prepare(student_int8: bool, teacher_int8: bool, context: Context) -> Prepared:
+def prepare(student_int8: bool, teacher_int8: bool, context: Context) -> PreparedCase:
     """Build both models and calibrate the threshold; a turn measures all photographs once."""
     builder = Builder(context.store)
     student = cifar.student(builder, student_int8)
@@ -82,7 +82,7 @@ def prepare(student_int8: bool, teacher_int8: bool, context: Context) -> Prepare
             headrace.deploy(cluster, *models, routes=[route])
             return readings({n: measured(port, n) for n in ("student", "teacher", _ROUTE)})
 
-    return Prepared({"headrace": turn}, goals, {"student": student, "teacher": teacher})
+    return PreparedCase({"headrace": turn}, goals, {"student": student, "teacher": teacher})
 
 
 def goals(medians: Medians) -> tuple[Goal, ...]:

@@ -18,7 +18,7 @@ from benchmarks.artifacts import reference, resnet18
 from benchmarks.contenders import headrace
 from benchmarks.contenders.contender import Endpoint
 from benchmarks.contenders.script import scripted
-from benchmarks.harness.case import Context, Prepared
+from benchmarks.harness.case import Context, PreparedCase
 from benchmarks.harness.goals import Goal, at_most
 from benchmarks.harness.results import ERRORS, Figures, Medians, Reading
 from benchmarks.harness.rounds import readings
@@ -45,7 +45,7 @@ _MANY = 8
 OVERHEAD_MS = 2.5
 
 
-def prepare(context: Context) -> Prepared:
+def prepare(context: Context) -> PreparedCase:
     """Build the model and compute the answers of the route."""
     artifact_id = resnet18.build(context.store)
     logits = reference.logits(artifact_id, "int8", context.scratch)
@@ -101,7 +101,7 @@ def prepare(context: Context) -> Prepared:
             _check(endpoint, contents, expected)
             return readings({_PEER.title: measured(endpoint)})
 
-    return Prepared({"headrace": by_route, "ray-serve": by_hand}, goals)
+    return PreparedCase({"headrace": by_route, "ray-serve": by_hand}, goals)
 
 
 def goals(medians: Medians) -> tuple[Goal, ...]:

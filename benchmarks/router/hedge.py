@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.artifacts import resnet18
 from benchmarks.artifacts.images import request_images
 from benchmarks.contenders import headrace
-from benchmarks.harness.case import Context, Prepared
+from benchmarks.harness.case import Context, PreparedCase
 from benchmarks.harness.goals import Goal, at_most
 from benchmarks.harness.results import Figures, Medians, Reading
 from benchmarks.harness.rounds import readings
@@ -34,7 +34,7 @@ _WARM_UP_S = 5
 P99_SHARE, EXTRA = 0.5, 5.0
 
 
-def prepare(context: Context) -> Prepared:
+def prepare(context: Context) -> PreparedCase:
     """Build the model; a turn measures it and both routes in one cluster."""
     artifact_id = resnet18.build(context.store)
     content = request_images(1).tobytes()
@@ -68,7 +68,7 @@ def prepare(context: Context) -> Prepared:
                 figures |= {name: measured(port, name) for name in names}
             return readings(figures)
 
-    return Prepared({"headrace": turn}, goals)
+    return PreparedCase({"headrace": turn}, goals)
 
 
 def goals(medians: Medians) -> tuple[Goal, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.artifacts import trivial
 from benchmarks.contenders import headrace, process_facts
-from benchmarks.harness.case import Context, Prepared
+from benchmarks.harness.case import Context, PreparedCase
 from benchmarks.harness.goals import Goal, at_least
 from benchmarks.harness.results import ERRORS, Figures, Medians, Reading
 from benchmarks.harness.rounds import readings
@@ -33,7 +33,7 @@ _WARM_UP_S = 3
 LEAST_PER_S = 600
 
 
-def prepare(context: Context) -> Prepared:
+def prepare(context: Context) -> PreparedCase:
     """Build the model; a turn measures it and both routes in one cluster."""
     artifact_id = trivial.build(context.store)
     body = context.scratch / "trivial"
@@ -57,7 +57,7 @@ def prepare(context: Context) -> Prepared:
                 }
             )
 
-    return Prepared({"headrace": turn}, goals)
+    return PreparedCase({"headrace": turn}, goals)
 
 
 def goals(medians: Medians) -> tuple[Goal, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.artifacts import reference, resnet18
 from benchmarks.artifacts.images import request_images
 from benchmarks.artifacts.program import COMPUTE_THREADS
-from benchmarks.harness.case import ROUNDS, Benchmark, Case, Context, Prepared, seconds
+from benchmarks.harness.case import ROUNDS, Benchmark, Case, Context, PreparedCase, seconds
 from benchmarks.harness.command import main
 from benchmarks.harness.errors import BenchmarkError
 from benchmarks.harness.rounds import Turn
@@ -23,7 +23,7 @@ from benchmarks.serving.table import LIMIT, markdown
 _OPTIONAL_PACKAGES = ("litserve", "mosec")
 
 
-def prepare(context: Context) -> Prepared:
+def prepare(context: Context) -> PreparedCase:
     """Find or build the artifact, and compute the answers that the contenders must give."""
     artifact_id = resnet18.build(context.store)
     bodies = reference.write_bodies(context.scratch)
@@ -41,7 +41,7 @@ def prepare(context: Context) -> Prepared:
         "body_bytes": request_images(1).nbytes,
         "compute_threads": COMPUTE_THREADS,
     }
-    return Prepared(measured, facts=facts)
+    return PreparedCase(measured, facts=facts)
 
 
 def _extend(parser: argparse.ArgumentParser) -> None:

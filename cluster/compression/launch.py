@@ -21,8 +21,8 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Finished:
-    """Finished task of :meth:`Launcher.map_unordered`: position, and result or error."""
+class TaskResult:
+    """Result of a task of :meth:`Launcher.map_unordered`: position, and result or error."""
 
     index: int
     result: Any = None
@@ -47,7 +47,7 @@ class Launcher(Protocol):
 
     def map_unordered(
         self, function: Callable[[T], R], tasks: Sequence[T], at_once: int
-    ) -> Iterator[Finished]:
+    ) -> Iterator[TaskResult]:
         """Run the tasks, at most ``at_once`` concurrently, and yield each when it finishes.
 
         Closing the iterator ends running tasks. A task's HeadraceError is raised again. A task
@@ -70,6 +70,6 @@ class InProcess:
 
     def map_unordered(
         self, function: Callable[[T], R], tasks: Sequence[T], at_once: int
-    ) -> Iterator[Finished]:
+    ) -> Iterator[TaskResult]:
         for index, task in enumerate(tasks):
-            yield Finished(index, function(task))
+            yield TaskResult(index, function(task))

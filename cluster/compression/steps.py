@@ -139,7 +139,9 @@ def run_cached(
         except (OSError, SafetensorError, ValueError) as error:
             job.out(f"{label}: repeated, because {file} is damaged: {error}")
         else:
-            job.out(f"{label}: cached result for this model, data and settings")
+            scores = [score.value for entry in records for score in (entry.before, entry.after)]
+            change = f", score {scores[0]:.4f} → {scores[-1]:.4f}" if scores else ""
+            job.out(f"{label}: cached result for this model, data and settings{change}")
             return restore(work, steps, tensors, job), records
     work, records = run(work, steps, job)
     file = job.workspace / "made.safetensors"

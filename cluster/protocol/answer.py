@@ -19,7 +19,7 @@ from cluster.tensors import TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedMessage:
     """Headers of an HTTP message, without Content-Length, and its body."""
 
     headers: dict[str, str]
@@ -33,7 +33,7 @@ def encode_infer(
     arrays: Sequence[np.ndarray],
     specs: Sequence[TensorSpec],
     parameters: Mapping[str, str | float | bool] | None = None,
-) -> Encoded:
+) -> EncodedMessage:
     """Encode the program's outputs in the form that the client requested.
 
     ``arrays``: all outputs of the model in the order of ``specs``, each ``[batch, ...]`` with its
@@ -70,8 +70,8 @@ def encode_infer(
     answer["outputs"] = described
     text = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     if not binary:
-        return Encoded({"Content-Type": "application/json"}, text)
-    return Encoded(
+        return EncodedMessage({"Content-Type": "application/json"}, text)
+    return EncodedMessage(
         {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(text))},
         b"".join((text, *binary)),
     )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from cluster.errors import ConfigError
 from cluster.routing.cascade import confidence
@@ -32,10 +32,10 @@ class CascadeGoal:
         return f"accuracy drop ≤ {self.max_accuracy_drop:g}"
 
 
-class Figures(BaseModel):
-    """Figures of a cascade on a set of samples."""
+class CascadeMeasurement(BaseModel):
+    """Measurement of a cascade on a set of samples."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 
     samples: int
     accuracy: float
@@ -45,9 +45,11 @@ class Figures(BaseModel):
     target_accuracy: tuple[float, ...]
     """Accuracy of every target alone."""
 
-    asked: tuple[float, ...]
-    """Share of the items that each target computes; the first one's is 1. The stored field's name
-    stays, so that routers read earlier calibrations."""
+    target_share: tuple[float, ...] = Field(
+        validation_alias=AliasChoices("target_share", "asked"), serialization_alias="asked"
+    )
+    """Share of the items that each target computes; the first one's is 1. Stored as ``asked``, which
+    routers of earlier versions read, too."""
 
     cost: float
     """Time of the cascade to that of the last target alone."""
@@ -61,15 +63,15 @@ class Calibration(BaseModel):
     targets: tuple[str, ...]
     goal: str
     thresholds: tuple[float, ...]
-    chosen_on: Figures
-    held_out: Figures
-    """Figures of the same thresholds on held-out samples."""
+    chosen_on: CascadeMeasurement
+    held_out: CascadeMeasurement
+    """Measurement of the same thresholds on held-out samples."""
 
 
-def figures(
+def measure(
     scores: Sequence[np.ndarray], labels: np.ndarray, threshold: float, item_ms: Sequence[float]
-) -> Figures:
-    """Return the figures of a cascade with one threshold.
+) -> CascadeMeasurement:
+    """Return the measurement of a cascade with one threshold.
 
     ``scores``: every target's probabilities ``[samples, classes]``, cheapest first; ``labels``:
     int64 ``[samples]``; ``item_ms``: each target's time for one item.
@@ -79,14 +81,14 @@ def figures(
     sure[-1] = True
     by = sure.argmax(axis=0)  # the first confident target
     chosen = np.take_along_axis(answers, by[None], axis=0)[0]
-    computed = [float((by >= target).mean()) for target in range(len(scores))]
-    spent = sum(share * ms for share, ms in zip(computed, item_ms, strict=True))
-    return Figures(
+    shares = [float((by >= target).mean()) for target in range(len(scores))]
+    spent = sum(share * ms for share, ms in zip(shares, item_ms, strict=True))
+    return CascadeMeasurement(
         samples=len(labels),
         accuracy=float((chosen == labels).mean()),
         agreement=float((chosen == answers[-1]).mean()),
         target_accuracy=tuple(float((answer == labels).mean()) for answer in answers),
-        asked=tuple(computed),
+        target_share=tuple(shares),
         cost=spent / item_ms[-1],
     )
 
@@ -96,14 +98,14 @@ def smallest_threshold(
 ) -> float:
     """Return the smallest threshold, the same for all targets but the last, that reaches ``goal``.
 
-    Arguments as of :func:`figures`. ConfigError, with the best figures, if none does.
+    Arguments as of :func:`measure`. ConfigError, with the best measurement, if none does.
     """
     # Results change only at a confidence; at 0 the first target answers everything.
     steps = np.unique(np.concatenate([confidence(target) for target in scores[:-1]]))
     for threshold in (0.0, *steps.tolist(), 1.0):
-        if _reaches(figures(scores, labels, threshold, item_ms), goal):
+        if _reaches(measure(scores, labels, threshold, item_ms), goal):
             return float(threshold)
-    best = figures(scores, labels, 1.0, item_ms)
+    best = measure(scores, labels, 1.0, item_ms)
     raise ConfigError(
         f"no threshold reaches {goal}: at 1, agreement is {best.agreement:.4f} and accuracy "
         f"{best.accuracy:.4f} (the last target alone: {best.target_accuracy[-1]:.4f}); choose a "
@@ -111,7 +113,7 @@ def smallest_threshold(
     )
 
 
-def _reaches(result: Figures, goal: CascadeGoal) -> bool:
+def _reaches(result: CascadeMeasurement, goal: CascadeGoal) -> bool:
     if goal.agreement is not None:
         return result.agreement >= goal.agreement
     return result.accuracy >= result.target_accuracy[-1] - (goal.max_accuracy_drop or 0.0)

@@ -17,7 +17,7 @@ _LATENCIES = 500
 
 
 @dataclass(frozen=True)
-class Compared:
+class Comparison:
     """Comparison of one request that both versions answered."""
 
     items: int
@@ -28,9 +28,9 @@ class Compared:
     Half the sum over the classes of |p - q|."""
 
     @staticmethod
-    def of(live: np.ndarray, shadow: np.ndarray) -> Compared:
+    def of(live: np.ndarray, shadow: np.ndarray) -> Comparison:
         """Compare two answers: probabilities ``[items, classes]`` each."""
-        return Compared(
+        return Comparison(
             items=live.shape[0],
             agreeing=int((live.argmax(axis=1) == shadow.argmax(axis=1)).sum()),
             drift=float(np.abs(live - shadow).sum() / 2),
@@ -54,12 +54,12 @@ class ShadowTotals:
     _live_s: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
     _shadow_s: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
 
-    def add(self, compared: Compared, live_s: float, shadow_s: float) -> None:
+    def add(self, comparison: Comparison, live_s: float, shadow_s: float) -> None:
         """Record a request that both versions answered, and their latencies in seconds."""
         self.requests += 1
-        self.items += compared.items
-        self.agreeing += compared.agreeing
-        self.drift += compared.drift
+        self.items += comparison.items
+        self.agreeing += comparison.agreeing
+        self.drift += comparison.drift
         self._live_s.append(live_s)
         self._shadow_s.append(shadow_s)
 

@@ -28,7 +28,7 @@ Run = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
 @dataclass(frozen=True)
-class ShardFigures:
+class ShardCounters:
     """Counters of one shard since its start. Seconds are summed over micro-batches."""
 
     micro_batches: int = 0
@@ -47,8 +47,8 @@ class ShardFigures:
 class ShardLoop:
     """A compute loop between one ``source`` and its ``targets``.
 
-    At most ``ahead`` frames are prefetched while another one is computed. ``figures``: counters to
-    continue from, of earlier connections or of another process.
+    At most ``ahead`` frames are prefetched while another one is computed. ``counters``: those
+    to continue from, of earlier connections or of another process.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ShardLoop:
         source: int,
         targets: Sequence[int],
         ahead: int = 1,
-        figures: ShardFigures = ShardFigures(),
+        counters: ShardCounters = ShardCounters(),
     ) -> None:
         if ahead < 1:
             raise ValueError(f"ahead={ahead}: expected 1 or more frames")
@@ -71,14 +71,14 @@ class ShardLoop:
         self._ended = False
         # Counters and the start of the current wait. Only serve() replaces the pair, as a whole, so
         # that any thread reads a consistent state.
-        self._state: tuple[ShardFigures, float | None] = (figures, None)
+        self._state: tuple[ShardCounters, float | None] = (counters, None)
 
-    def figures(self) -> ShardFigures:
+    def counters(self) -> ShardCounters:
         """Return the counters up to now; from any thread."""
-        figures, since = self._state
+        counters, since = self._state
         if since is None:
-            return figures
-        return replace(figures, wait_s=figures.wait_s + time.perf_counter() - since)
+            return counters
+        return replace(counters, wait_s=counters.wait_s + time.perf_counter() - since)
 
     def serve(self) -> None:
         """Compute until a stop frame arrives, pass that on as well, and close the transport.
@@ -114,21 +114,21 @@ class ShardLoop:
 
     def _take(self) -> Frame:
         started = time.perf_counter()
-        figures, _ = self._state
-        self._state = (figures, started)
+        counters, _ = self._state
+        self._state = (counters, started)
         frame = self._arrived.get()
         wait_s = time.perf_counter() - started
         self._prefetch.release()
         if isinstance(frame, Exception):
             raise frame
         inside_s = 0.0 if frame.stops else max(0.0, time.time() - frame.entered_at)
-        figures = replace(
-            figures,
-            wait_s=figures.wait_s + wait_s,
-            bubble_s=figures.bubble_s + min(wait_s, inside_s),
-            transfer_s=figures.transfer_s + frame.arriving_s,
+        counters = replace(
+            counters,
+            wait_s=counters.wait_s + wait_s,
+            bubble_s=counters.bubble_s + min(wait_s, inside_s),
+            transfer_s=counters.transfer_s + frame.arriving_s,
         )
-        self._state = (figures, None)
+        self._state = (counters, None)
         return frame
 
     def _compute(self, frame: Frame) -> Frame:
@@ -138,20 +138,20 @@ class ShardLoop:
         except ProgramError as error:
             result = replace(frame, arrays=(), error=str(error))
         took_s = time.perf_counter() - started
-        figures, _ = self._state
-        figures = replace(
-            figures,
-            micro_batches=figures.micro_batches + 1,
-            items=figures.items + (len(frame.arrays[0]) if frame.arrays else 0),
-            compute_s=figures.compute_s + took_s,
+        counters, _ = self._state
+        counters = replace(
+            counters,
+            micro_batches=counters.micro_batches + 1,
+            items=counters.items + (len(frame.arrays[0]) if frame.arrays else 0),
+            compute_s=counters.compute_s + took_s,
         )
-        self._state = (figures, None)
+        self._state = (counters, None)
         return replace(result, stage_s=(*frame.stage_s, took_s))
 
     def _pass_on(self, frame: Frame) -> None:
         started = time.perf_counter()
         for target in self._targets:
             self._transport.send(target, frame)
-        figures, _ = self._state
+        counters, _ = self._state
         spent_s = time.perf_counter() - started
-        self._state = (replace(figures, transfer_s=figures.transfer_s + spent_s), None)
+        self._state = (replace(counters, transfer_s=counters.transfer_s + spent_s), None)

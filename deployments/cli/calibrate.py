@@ -91,7 +91,7 @@ def description(cascade: Cascade, calibration: Calibration) -> str:
         ("held out", calibration.held_out),
     ):
         alone = [f"{accuracy:.2%}" for accuracy in figures.target_accuracy]
-        escalated = " ".join(f"{share:.1%}" for share in figures.asked[1:])
+        escalated = " ".join(f"{share:.1%}" for share in figures.target_share[1:])
         rows.append(
             (
                 f"{title}, {figures.samples} samples",

@@ -21,7 +21,7 @@ from cluster.data.samples import Samples
 from cluster.errors import ConfigError
 from cluster.program import program as programs
 from cluster.progress import Print
-from cluster.routing.calibration import Calibration, CascadeGoal, figures, smallest_threshold
+from cluster.routing.calibration import Calibration, CascadeGoal, measure, smallest_threshold
 from cluster.routing.ensemble import mean, probabilities, vote
 from deployments.router.thresholds import Targets, calibration_key
 
@@ -57,8 +57,8 @@ def calibrate(
         targets=tuple(targets.identity(name) for name in names),
         goal=str(goal),
         thresholds=(threshold,) * (len(names) - 1),
-        chosen_on=figures(scores, labels, threshold, item_ms),
-        held_out=figures(held_out, loaded.test.labels, threshold, item_ms),
+        chosen_on=measure(scores, labels, threshold, item_ms),
+        held_out=measure(held_out, loaded.test.labels, threshold, item_ms),
     )
     open_store(store).keep_calibration(key, calibration.model_dump_json(indent=1).encode())
     return calibration

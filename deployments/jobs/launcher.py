@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
-from cluster.compression.launch import Finished
+from cluster.compression.launch import TaskResult
 from cluster.errors import CompressionError, HeadraceError, LostProcessError
 from cluster.program.node import CPUS_VARIABLE
 
@@ -106,7 +106,7 @@ class RayLauncher:
 
     def map_unordered(
         self, function: Callable[[T], R], tasks: Sequence[T], at_once: int
-    ) -> Iterator[Finished]:
+    ) -> Iterator[TaskResult]:
         """See :class:`cluster.compression.launch.Launcher`.
 
         Each task gets an equal part of the free CPUs. With fewer CPUs than ``at_once``, fewer
@@ -127,12 +127,12 @@ class RayLauncher:
                 (ended,), _ = ray.wait(list(running), num_returns=1)
                 index = running.pop(ended)
                 try:
-                    finished = Finished(index, ray.get(ended))
+                    finished = TaskResult(index, ray.get(ended))
                 except ray.exceptions.RayError as error:
                     reason = _reason(ray, error, f"task {index}")
                     if not isinstance(reason, LostProcessError):
                         raise reason from None
-                    finished = Finished(index, lost=reason)
+                    finished = TaskResult(index, lost=reason)
                 yield finished
         finally:
             for unfinished in running:

@@ -9,7 +9,7 @@ from ray.util import metrics
 
 from cluster.artifact.layout import Layout
 from cluster.runtime.batcher import Answer
-from cluster.runtime.shard import ShardFigures
+from cluster.runtime.shard import ShardCounters
 from deployments.ray.histograms import MS_BOUNDS
 
 _SIZES = [1.0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
@@ -95,15 +95,15 @@ class StageMetrics:
             {"model": model, "stage": str(shard.stage), "tp_rank": str(shard.tp_rank)}
             for shard in layout.shards
         ]
-        self._last = [ShardFigures()] * len(layout.shards)
+        self._last = [ShardCounters()] * len(layout.shards)
 
-    def report(self, figures: Sequence[ShardFigures]) -> None:
-        """Record the figures of every shard since its start, in the layout's order."""
-        for tags, last, now in zip(self._tags, self._last, figures, strict=True):
+    def report(self, counters: Sequence[ShardCounters]) -> None:
+        """Record the counters of every shard since its start, in the layout's order."""
+        for tags, last, now in zip(self._tags, self._last, counters, strict=True):
             for doing in ("compute", "wait", "bubble", "transfer"):
                 more = getattr(now, f"{doing}_s") - getattr(last, f"{doing}_s")
                 if more > 0:
                     self._seconds.inc(more, {**tags, "doing": doing})
             if now.micro_batches > last.micro_batches:
                 self._batches.inc(now.micro_batches - last.micro_batches, tags)
-        self._last = list(figures)
+        self._last = list(counters)

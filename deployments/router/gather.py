@@ -1,6 +1,6 @@
 """Concurrent requests to several nodes, under a policy of `cluster.routing.branches`.
 
-branches → policy.next_actions → start, cancel, wait → again, until it is done → Gathered
+branches → policy.next_actions → start, cancel, wait → again, until it is done → GatherResult
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class BranchRequest:
 
 
 @dataclass(frozen=True)
-class Gathered:
+class GatherResult:
     """Replies and reports of the branches."""
 
     replies: tuple[Reply | None, ...]
@@ -45,7 +45,7 @@ async def gather(
     requests: Sequence[BranchRequest],
     call: Call,
     on_request: Callable[[int], None],
-) -> Gathered:
+) -> GatherResult:
     """Call the branches until the policy is done; then cancel those still in flight.
 
     ``policy`` is evaluated at every decision. ``on_request`` gets the index of a branch when its
@@ -147,9 +147,9 @@ class _Run:
     def _set(self, index: int, **changes: object) -> None:
         self.branches[index] = replace(self.branches[index], **changes)  # type: ignore[arg-type]
 
-    def gathered(self) -> Gathered:
+    def gathered(self) -> GatherResult:
         reports = tuple(report for report in self._reports if report is not None)
-        return Gathered(tuple(self._replies), reports, tuple(self._errors))
+        return GatherResult(tuple(self._replies), reports, tuple(self._errors))
 
 
 def _retrieve_error(task: asyncio.Task[Reply]) -> None:
@@ -158,7 +158,7 @@ def _retrieve_error(task: asyncio.Task[Reply]) -> None:
         task.exception()
 
 
-def _no_answer(gathered: Gathered) -> NoAnswerError:
+def _no_answer(gathered: GatherResult) -> NoAnswerError:
     """Return a route's error: an invalid request if a target rejected it, else time or failures."""
     rejection = next((error for error in gathered.errors if error.http_status < 500), None)
     if rejection is not None:
@@ -183,7 +183,7 @@ def sender(node: Node, items: Items) -> Callable[[Call], Awaitable[Reply]]:
     return lambda call: node.answer(items, call)
 
 
-def is_partial(gathered: Gathered, enough: int) -> bool:
+def is_partial(gathered: GatherResult, enough: int) -> bool:
     """Whether fewer than ``enough`` branches answered, or one of them only in part."""
     replies = [reply for reply in gathered.replies if reply is not None]
     return len(replies) < enough or any(reply.partial for reply in replies)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ray.util import metrics
 
-from cluster.routing.shadow import Compared
+from cluster.routing.shadow import Comparison
 from deployments.ray.histograms import MS_BOUNDS
 from deployments.router.call import Report
 
@@ -94,7 +94,7 @@ class RouteMetrics:
         if items:
             self._items.inc(items, {"target": target})
 
-    def compared(self, comparison: Compared, live_s: float, other_s: float) -> None:
+    def compared(self, comparison: Comparison, live_s: float, other_s: float) -> None:
         """Record a request that two versions answered, and both latencies in seconds."""
         if comparison.agreeing:
             self._compared.inc(comparison.agreeing, {"agree": "yes"})

@@ -3,7 +3,7 @@
 load()     artifact → this shard's program, hashes checked → join the ranks of its stage
 serve()    connect the transport → ShardLoop.serve, until the group stops or a peer is lost; called
            again after a move of other shards
-figures()  counters of the shard; also its heartbeat
+counters()  counters of the shard; also its heartbeat
 
 Ray places, starts, watches and ends the actor. Tensors do not pass through Ray.
 """
@@ -26,7 +26,7 @@ from cluster.program.collective import LateGroup, ProcessGroupSum
 from cluster.program.stage import StageProgram
 from cluster.runtime import gloo
 from cluster.runtime.gloo import Address, GlooTransport
-from cluster.runtime.shard import ShardFigures, ShardLoop
+from cluster.runtime.shard import ShardCounters, ShardLoop
 from cluster.runtime.topology import Topology
 
 logger = logging.getLogger(__name__)
@@ -97,10 +97,10 @@ class ShardActor:
         self._late = LateGroup()
         return self._late
 
-    def serve(self, meeting: Address, timeout_s: float, figures: ShardFigures) -> None:
+    def serve(self, meeting: Address, timeout_s: float, counters: ShardCounters) -> None:
         """Connect to the other processes, then serve until the group ends.
 
-        ``figures``: counters of the shard so far, also from before a move. Raises TransportError
+        ``counters``: those of the shard so far, also from before a move. Raises TransportError
         if a peer does not connect within ``timeout_s``, or is lost.
         """
         spec, topology = self._spec, self._topology
@@ -120,13 +120,13 @@ class ShardActor:
             transport,
             topology.source(spec.stage, spec.tp_rank),
             topology.targets(spec.stage, spec.tp_rank),
-            figures=figures,
+            counters=counters,
         )
         self._shard.serve()
 
-    def figures(self) -> ShardFigures:
+    def counters(self) -> ShardCounters:
         """Return the counters of the shard; all zero before it serves."""
-        return ShardFigures() if self._shard is None else self._shard.figures()
+        return ShardCounters() if self._shard is None else self._shard.counters()
 
 
 def node_ip() -> str:

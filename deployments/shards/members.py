@@ -101,7 +101,7 @@ def place(
                 name=shard_actor(replica.name, stage, tp_rank, move),
                 num_cpus=resources.get("CPU", 0),
                 num_gpus=resources.get("GPU", 0),
-                max_concurrency=3,  # serve() occupies one thread, figures() another
+                max_concurrency=3,  # serve() occupies one thread, counters() another
                 max_restarts=0,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     group, placement_group_bundle_index=bundle

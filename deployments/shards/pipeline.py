@@ -14,7 +14,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from cluster.errors import GroupLostError, TransportError
 from cluster.runtime.gloo import Address, GlooTransport
-from cluster.runtime.shard import ShardFigures
+from cluster.runtime.shard import ShardCounters
 from cluster.runtime.shard_group import ShardGroup
 from cluster.runtime.topology import REPLICA, Topology
 from deployments.shards.actor import node_ip
@@ -25,7 +25,7 @@ MICRO_BATCH_TIMEOUTS = 10
 
 A shard that sends heartbeats and finishes no micro-batch hangs in its program."""
 
-Figures = Mapping[ShardPosition, ShardFigures]
+Counters = Mapping[ShardPosition, ShardCounters]
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class Pipeline:
     serving: Mapping[Any, Member]
     """Call of serve(), which returns when the member stops serving → the member."""
 
-    def close(self, timeout_s: float) -> Figures:
+    def close(self, timeout_s: float) -> Counters:
         """Stop serving, within ``timeout_s`` even if a shard hangs; return the shards' counters.
 
         The members stay alive, and can be connected again.
         """
         self.group.close(timeout_s)
-        calls = [member.actor.figures.remote() for member in self.members]
-        figures = ray.get(calls, timeout=timeout_s)
-        return dict(zip([member.shard for member in self.members], figures, strict=True))
+        calls = [member.actor.counters.remote() for member in self.members]
+        counters = ray.get(calls, timeout=timeout_s)
+        return dict(zip([member.shard for member in self.members], counters, strict=True))
 
 
 def connect(
@@ -56,14 +56,14 @@ def connect(
     lanes: int,
     timeout_s: float,
     sizes: Sequence[int],
-    before: Figures,
+    before: Counters,
 ) -> Pipeline:
     """Connect loaded members, and send a batch of each of the ``sizes`` through them.
 
     ``before``: counters of the shards so far. Raises TransportError, with a shard's reason if there
     is one, if not all connect within ``timeout_s``.
     """
-    layout, none = replica.layout, ShardFigures()
+    layout, none = replica.layout, ShardCounters()
     serving = {
         member.actor.serve.remote(meeting, timeout_s, before.get(member.shard, none)): member
         for member in members

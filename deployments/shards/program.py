@@ -70,7 +70,7 @@ class ShardedProgram:
     ) -> ShardedProgram:
         """Start all shards.
 
-        ``report`` gets the figures of all shards, by stage and rank, every second. ``lost`` is
+        ``report`` gets the counters of all shards, by stage and rank, every second. ``lost`` is
         called once, with the reason, after the group has failed. Raises PlanError, or
         TransportError with the name of a shard that does not start.
         """

@@ -1,6 +1,6 @@
 """Heartbeats of a pipeline's shards.
 
-figures() of every shard, each second → report
+counters() of every shard, each second → report
 a call of serve() returns, the group fails, a heartbeat is missing → lost(reason), once
 """
 
@@ -14,20 +14,20 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from cluster.runtime.shard import ShardFigures
+from cluster.runtime.shard import ShardCounters
 from deployments.shards.members import Member, ShardPosition, first_line
 from deployments.shards.pipeline import Pipeline, end_reason
 
 HEARTBEAT_S = 1.0
 """Interval between two heartbeats of a shard, in seconds; at most a quarter of the timeout."""
 
-Report = Callable[[Sequence[ShardFigures]], None]
+Report = Callable[[Sequence[ShardCounters]], None]
 
 
 class Watch:
     """Thread that checks the heartbeats of a pipeline, until it is stopped or a shard is lost.
 
-    ``report`` gets the figures of all shards, in the pipeline's order, every second. ``lost`` is
+    ``report`` gets the counters of all shards, in the pipeline's order, every second. ``lost`` is
     called at most once, with the reason: a call of serve() has returned, the group has failed, or
     a shard has sent no heartbeat for ``timeout_s``.
     """
@@ -50,7 +50,7 @@ class Watch:
         pending: dict[Any, Member] = {}
         checked = time.monotonic()
         heartbeats = {member.name: checked for member in members}
-        last: dict[ShardPosition, ShardFigures] = {}
+        last: dict[ShardPosition, ShardCounters] = {}
         next_call = 0.0
         timeout = self._timeout_s
         period = min(HEARTBEAT_S, timeout / 4)
@@ -59,7 +59,7 @@ class Watch:
                 next_call = time.monotonic() + period
                 waiting = {member.name for member in pending.values()}
                 free = [member for member in members if member.name not in waiting]
-                pending |= {member.actor.figures.remote(): member for member in free}
+                pending |= {member.actor.counters.remote(): member for member in free}
             soonest = min(next_call, min(heartbeats.values()) + timeout)
             refs = [*serving, *pending]
             ray.wait(refs, timeout=max(0.01, soonest - time.monotonic()))

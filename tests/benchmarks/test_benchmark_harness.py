@@ -10,7 +10,7 @@ import benchmark_runs as runs
 import pytest
 
 from benchmarks.harness import rounds
-from benchmarks.harness.case import ROUNDS, Benchmark, Case, Context, Prepared, seconds
+from benchmarks.harness.case import ROUNDS, Benchmark, Case, Context, PreparedCase, seconds
 from benchmarks.harness.command import main
 from benchmarks.harness.errors import BenchmarkError
 from benchmarks.harness.goals import Goal, at_least, at_most
@@ -184,14 +184,14 @@ class Bench:
             has_quick=True,
         )
 
-    def _prepare(self, key: str) -> Callable[[Context], Prepared]:
-        def prepare(context: Context) -> Prepared:
+    def _prepare(self, key: str) -> Callable[[Context], PreparedCase]:
+        def prepare(context: Context) -> PreparedCase:
             self.ran.append(key)
             self.contexts.append(context)
             if key in self.failing:
                 raise ConfigError("no such recipe")
             reading = Reading(subject="one", figures={"speed": self.speed})
-            return Prepared({"one": lambda: [reading]}, self._goals)
+            return PreparedCase({"one": lambda: [reading]}, self._goals)
 
         return prepare
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.harness.results import CaseResult, Figures
 from benchmarks.parallelism.cases import CASES
-from benchmarks.parallelism.fed import CUT, WHOLE, Fed
+from benchmarks.parallelism.fed import CUT, WHOLE, FeedResult
 from benchmarks.parallelism.goals import goals
 from benchmarks.parallelism.table import markdown
 
@@ -20,7 +20,9 @@ def loads(rate: float) -> Figures:
 
 
 def fed(latency_ms: float, rate: float, stage_ms: tuple[float, ...] = ()) -> Figures:
-    return Fed(latency_ms, {1: rate, 2: 1.1 * rate, 4: rate}, stage_ms).figures() | loads(rate)
+    return FeedResult(latency_ms, {1: rate, 2: 1.1 * rate, 4: rate}, stage_ms).figures() | loads(
+        rate
+    )
 
 
 def case(pipeline: int, speed_up: float, stages: tuple[float, float]) -> CaseResult:
@@ -34,7 +36,7 @@ def case(pipeline: int, speed_up: float, stages: tuple[float, float]) -> CaseRes
         rounds=(
             *runs.measurements(WHOLE, *(fed(100 * by, 10 / by) for by in slow)),
             *runs.measurements(CUT, *(fed(60 * by, rate / by, stages) for by in slow)),
-            *runs.measurements("torch-pipelining", Fed(200.0, {2: 5.0}).figures()),
+            *runs.measurements("torch-pipelining", FeedResult(200.0, {2: 5.0}).figures()),
         ),
     )
     judged = partial(goals, pipeline, {"latency_ms": 66.0, "items_per_s": 1.1 * rate})
@@ -90,6 +92,6 @@ def test_every_recipe_is_valid_and_of_one_kind() -> None:
 
 def test_feeding_is_read_back_from_json() -> None:
     plain = {"latency_ms": 2.0, "items_per_s": {"1": 3.0}, "stage_ms": [1.0, 3.0]}
-    feeding = Fed.read(plain)
-    assert feeding == Fed(2.0, {1: 3.0}, (1.0, 3.0))
+    feeding = FeedResult.read(plain)
+    assert feeding == FeedResult(2.0, {1: 3.0}, (1.0, 3.0))
     assert feeding.figures()["slowest stage over the mean, %"] == pytest.approx(50)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from queue import SimpleQueue
 
 from cluster.errors import TransportError
-from cluster.runtime.shard import Run, ShardFigures, ShardLoop
+from cluster.runtime.shard import Run, ShardCounters, ShardLoop
 from cluster.runtime.shard_group import ShardGroup
 from cluster.runtime.topology import Topology
 from cluster.runtime.transport import Frame
@@ -105,9 +105,9 @@ class LocalShardGroup(ShardGroup):
             thread.start()
         super().__init__(replica, topology.stages, topology.tensor_ranks, max_inflight, timeout_s)
 
-    def figures(self) -> list[ShardFigures]:
+    def counters(self) -> list[ShardCounters]:
         """Return each shard's counters, in the order of transport ranks."""
-        return [shard.figures() for shard in self._shards]
+        return [shard.counters() for shard in self._shards]
 
     def close(self, timeout_s: float | None = None) -> None:
         """See :class:`ShardGroup`. Waits for the shards, but not for one that hangs in a run."""

@@ -18,7 +18,7 @@ from torch import nn
 
 from cluster.compression.quantization.fake_quantize import INT8_MOST, int4_group, row_scales
 from cluster.compression.quantization.half_precision import LowPrecision, keep_in_bfloat16
-from cluster.compression.quantization.scheme import Converted, is_linear
+from cluster.compression.quantization.scheme import QuantizedModel, is_linear
 from cluster.compression.work import Job, tensors_of
 from cluster.config.steps import Quantize
 from cluster.tensors import TensorSpec
@@ -35,7 +35,7 @@ def dynamic_int8(
     in_bfloat16: tuple[str, ...],
     step: Quantize,
     job: Job,
-) -> Converted:
+) -> QuantizedModel:
     """Quantize weights to int8 per output channel, and activations to int8 by a scale per token.
 
     PT2E's dynamic scheme has one scale per batch. A scale per token keeps an answer independent of
@@ -89,13 +89,13 @@ def weight_only_int8(
     in_bfloat16: tuple[str, ...],
     step: Quantize,
     job: Job,
-) -> Converted:
+) -> QuantizedModel:
     """Quantize weights to int8 per output channel, everything else to bfloat16."""
     low = LowPrecision(module, torch.bfloat16)
     chosen = _chosen(module, takes_weight_only_int8, in_bfloat16)
     for name, layer in chosen.items():
         module.set_submodule(name, Int8WeightLinear(layer))
-    return Converted(low, lambda: tensors_of(module), len(chosen))
+    return QuantizedModel(low, lambda: tensors_of(module), len(chosen))
 
 
 def takes_weight_only_int4(layer: nn.Module) -> bool:
@@ -108,7 +108,7 @@ def weight_only_int4(
     in_bfloat16: tuple[str, ...],
     step: Quantize,
     job: Job,
-) -> Converted:
+) -> QuantizedModel:
     """Quantize weights to int4 in groups of 128 inputs, or of 64 or 32 if 128 does not divide."""
     from torchao.prototype.quantization.int4.inference_workflow import (
         PrototypeInt4WeightOnlyConfig,
@@ -138,7 +138,7 @@ def float8(
     in_bfloat16: tuple[str, ...],
     step: Quantize,
     job: Job,
-) -> Converted:
+) -> QuantizedModel:
     """Quantize weights per output channel and activations per token to float8 (e4m3).
 
     Products are in bfloat16.
@@ -199,7 +199,7 @@ def _converted(
     outer: nn.Module,
     chosen: dict[str, nn.Linear],
     config: Callable[[nn.Linear], Any],
-) -> Converted:
+) -> QuantizedModel:
     """Quantize the ``chosen`` layers of ``module`` by torchao; ``outer`` is the called module."""
     from torchao.quantization import quantize_
     from torchao.utils import TorchAOBaseTensor, unwrap_tensor_subclass
@@ -211,7 +211,7 @@ def _converted(
             inner_names[name] = layer.weight.__tensor_flatten__()[0]
     # torch.export and AOTInductor accept plain tensors only.
     unwrap_tensor_subclass(outer)
-    return Converted(outer, lambda: _plain_tensors(module, inner_names), len(inner_names))
+    return QuantizedModel(outer, lambda: _plain_tensors(module, inner_names), len(inner_names))
 
 
 def _plain_tensors(module: nn.Module, inner_names: dict[str, list[str]]) -> dict[str, torch.Tensor]:

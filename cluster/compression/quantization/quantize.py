@@ -17,7 +17,7 @@ from cluster.compression.quantization import linear, static_int8
 from cluster.compression.quantization.fake_quantize import Rounding, fake_quantized
 from cluster.compression.quantization.half_precision import LowPrecision
 from cluster.compression.quantization.mixed_precision import bfloat16_layers, named_layers
-from cluster.compression.quantization.scheme import COMPUTING, Converted, Scheme, is_linear
+from cluster.compression.quantization.scheme import COMPUTING, QuantizedModel, Scheme, is_linear
 from cluster.compression.training.train import recover
 from cluster.compression.work import Job, Precision, Work, tensors_of
 from cluster.config.steps import Quantize
@@ -64,17 +64,17 @@ def _nothing_quantized(
     )
 
 
-def _half(dtype: torch.dtype) -> Callable[..., Converted]:
+def _half(dtype: torch.dtype) -> Callable[..., QuantizedModel]:
     def convert(
         module: nn.Module,
         inputs: tuple[TensorSpec, ...],
         in_bfloat16: tuple[str, ...],
         step: Quantize,
         job: Job,
-    ) -> Converted:
+    ) -> QuantizedModel:
         low = LowPrecision(module, dtype)
         count = sum(map(_computes, module.modules()))
-        return Converted(low, lambda: tensors_of(low.module), count)
+        return QuantizedModel(low, lambda: tensors_of(low.module), count)
 
     return convert
 

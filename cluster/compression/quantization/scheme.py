@@ -18,7 +18,7 @@ COMPUTING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
-class Converted:
+class QuantizedModel:
     """Quantized model."""
 
     module: nn.Module
@@ -42,7 +42,7 @@ class Scheme:
     """Returns whether it quantizes a layer, a leaf of the model."""
 
     convert: Callable[
-        [nn.Module, tuple[TensorSpec, ...], tuple[str, ...], Quantize, Job], Converted
+        [nn.Module, tuple[TensorSpec, ...], tuple[str, ...], Quantize, Job], QuantizedModel
     ]
     """Quantizes a module, which it may change, except the named layers: they stay in bfloat16."""
 

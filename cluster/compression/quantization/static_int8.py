@@ -20,7 +20,7 @@ from cluster.compression.quantization.int8_graph import (
     put_int8_tensors,
     quantized_operators,
 )
-from cluster.compression.quantization.scheme import Converted, is_linear
+from cluster.compression.quantization.scheme import QuantizedModel, is_linear
 from cluster.compression.work import Job, exported
 from cluster.config.steps import Quantize
 from cluster.program.node import cpus
@@ -45,7 +45,7 @@ def convert(
     in_bfloat16: tuple[str, ...],
     step: Quantize,
     job: Job,
-) -> Converted:
+) -> QuantizedModel:
     """Calibrate on the first training samples and convert; ``job.details`` gets ``ranges``."""
     torch.set_num_threads(cpus())
     observed = _with_observers(module, inputs, in_bfloat16, step)
@@ -59,7 +59,7 @@ def convert(
             bar.update(end)
     graph = _converted(observed)
     job.details["ranges"] = activation_ranges(graph)
-    return Converted(graph, lambda: int8_tensors(graph), quantized_operators(graph))
+    return QuantizedModel(graph, lambda: int8_tensors(graph), quantized_operators(graph))
 
 
 def restore_int8(

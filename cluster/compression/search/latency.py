@@ -36,7 +36,7 @@ NO_KEY = "0" * 64
 
 
 @dataclass(frozen=True)
-class Timed:
+class ProgramTiming:
     """Measurements of one program."""
 
     latency_ms: float
@@ -60,7 +60,7 @@ def measure(
     batch: int,
     reference: Reference | None,
     job: Job,
-) -> Timed:
+) -> ProgramTiming:
     """Compile ``work`` into the new directory ``folder`` and time it at ``batch``.
 
     ``steps``: the steps after the recipe's own. CompressionError if no kind of program that the
@@ -81,7 +81,7 @@ def measure(
     if reference is not None:
         latency *= reference.latency_ms / timed["reference"][0].p50_ms
     files = (entry.file, *entry.other_files)
-    return Timed(latency, sum((folder / name).stat().st_size for name in files))
+    return ProgramTiming(latency, sum((folder / name).stat().st_size for name in files))
 
 
 def _build_program(work: Work, folder: Path, job: Job) -> ProgramEntry:

@@ -147,7 +147,7 @@ def _measure(task: TrialTask, blank: TrialResult) -> TrialResult:
     return blank.model_copy(update=update)
 
 
-def _timed(task: TrialTask, work: Work, job: Job) -> latency.Timed:
+def _timed(task: TrialTask, work: Work, job: Job) -> latency.ProgramTiming:
     reference = None
     uncompressed = task.folder / "program-0"
     if task.number and task.reference_ms is not None and uncompressed.is_dir():

@@ -32,7 +32,7 @@ class Objective(Protocol):
 
 
 @dataclass
-class Labelled:
+class LabelObjective:
     """Loss between the module's outputs and the labels, by its name in LABEL_LOSSES."""
 
     loss: str

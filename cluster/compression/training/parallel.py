@@ -70,7 +70,7 @@ class RankTask:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """Result of the first process."""
 
     tensors: dict[str, torch.Tensor]
@@ -108,7 +108,7 @@ def descend_together(module: torch.nn.Module, training: Training, job: Job) -> t
     return trained.losses
 
 
-def _gang(module: torch.nn.Module, training: Training, job: Job) -> Trained:
+def _gang(module: torch.nn.Module, training: Training, job: Job) -> TrainingResult:
     world = training.step.processes
     with _rendezvous(job.launcher.address, training.out) as port:
         first = RankTask(
@@ -130,7 +130,7 @@ def _gang(module: torch.nn.Module, training: Training, job: Job) -> Trained:
     return trained
 
 
-def train_rank(task: RankTask) -> Trained | None:
+def train_rank(task: RankTask) -> TrainingResult | None:
     """Take part in a training, in an own process; the first process returns the weights."""
     if task.host.startswith("127."):
         # All processes are on one machine, so their traffic stays on the loopback interface.
@@ -169,7 +169,7 @@ def train_rank(task: RankTask) -> Trained | None:
         losses = descend(task.module, training)
     finally:
         distributed.destroy_process_group()
-    return Trained(tensors_of(task.module), losses) if task.peers.first else None
+    return TrainingResult(tensors_of(task.module), losses) if task.peers.first else None
 
 
 def backend_for(gpus: Sequence[str]) -> Literal["nccl", "gloo"]:

@@ -14,7 +14,7 @@ from cluster.config.routing import Canary
 from cluster.routing.canary import Judge
 from cluster.routing.contracts import Contract, Scores
 from cluster.routing.sampling import takes_part
-from cluster.routing.shadow import Compared
+from cluster.routing.shadow import Comparison
 from deployments.router.call import Call, Items, NoAnswerError, Node, Reply, Report
 from deployments.router.comparison import Background, comparison_call, with_report
 from deployments.router.scores import distribution
@@ -90,7 +90,7 @@ class CanaryNode:
             old = await self._old.answer(items, comparison_call(call, self._route.target))
         except NoAnswerError:
             return  # the judge counts no errors of the old version
-        comparison = Compared.of(
+        comparison = Comparison.of(
             distribution(self._old.contract, old.outputs),
             distribution(self._new.contract, reply.outputs),
         )

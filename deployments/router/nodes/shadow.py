@@ -13,7 +13,7 @@ from collections.abc import Callable
 from cluster.config.routing import Shadow
 from cluster.routing.contracts import Contract
 from cluster.routing.sampling import takes_part
-from cluster.routing.shadow import Compared, ShadowTotals
+from cluster.routing.shadow import Comparison, ShadowTotals
 from deployments.router.call import Call, Items, NoAnswerError, Node, Reply
 from deployments.router.comparison import Background, comparison_call, with_report
 from deployments.router.scores import distribution
@@ -29,7 +29,7 @@ class ShadowNode:
         live: Node,
         shadow: Node,
         background: Background,
-        on_comparison: Callable[[Compared, float, float], None],
+        on_comparison: Callable[[Comparison, float, float], None],
     ) -> None:
         """``on_comparison`` gets every comparison and both latencies in seconds."""
         self.name = route.name
@@ -76,7 +76,7 @@ class ShadowNode:
             return
         shadow_s = time.monotonic() - started
         reply, live_s = await live
-        comparison = Compared.of(
+        comparison = Comparison.of(
             distribution(self._live.contract, reply.outputs),
             distribution(self._shadow.contract, other.outputs),
         )

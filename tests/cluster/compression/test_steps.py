@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,32 @@ import torch
 from safetensors.torch import save_file
 
 from cluster.compression import steps
+from cluster.compression.record import StepRecord
 from cluster.config.steps import Prune, Quantize, ReplaceActivation, Train
 
 Bench = Callable[..., Any]
 TRAIN = Train(kind="train", epochs=1)
-ALREADY = "train    train: cached result for this model, data and settings"
+
+
+def cached(records: Sequence[StepRecord]) -> str:
+    """Return the log line of a cached training with its scores, from the records of the first."""
+    before, after = records[0].before.value, records[0].after.value
+    return (
+        "train    train: cached result for this model, data and settings, "
+        f"score {before:.4f} → {after:.4f}"
+    )
+
+
+def computed(lines: Sequence[str]) -> bool:
+    return not any("cached result" in line for line in lines)
 
 
 def test_cached_training_gives_the_same_weights(bench: Bench) -> None:
     first, second = bench(), bench()
     trained, records = steps.run_cached(first.work, (), [TRAIN], first.job)
     loaded, again = steps.run_cached(second.work, (), [TRAIN], second.job)
-    assert ALREADY not in first.lines
-    assert second.lines == [ALREADY]
+    assert computed(first.lines)
+    assert second.lines == [cached(records)]
     torch.testing.assert_close(loaded.weights(), trained.weights(), rtol=0, atol=0)
     assert [record.kind for record in records] == ["train"]
     assert again == records
@@ -44,7 +57,7 @@ def test_damaged_cache_file_is_rebuilt(bench: Bench, tmp_path: Path, damage: byt
     assert [record.kind for record in others] == [record.kind for record in records]
     torch.testing.assert_close(again.weights(), initial.weights(), rtol=0, atol=0)
     steps.run_cached(third.work, (), [TRAIN], third.job)
-    assert third.lines == [ALREADY]
+    assert third.lines == [cached(others)]
 
 
 def test_other_metric_or_baseline_trains_again(bench: Bench) -> None:
@@ -57,7 +70,7 @@ def test_other_metric_or_baseline_trains_again(bench: Bench) -> None:
         recipe = initial.job.recipe.model_copy(update=changed)
         job = replace(initial.job, recipe=recipe)
         steps.run_cached(initial.work, (), [TRAIN], job)
-        assert ALREADY not in initial.lines
+        assert computed(initial.lines)
 
 
 def test_other_settings_or_identity_train_again(bench: Bench, tmp_path: Path) -> None:
@@ -70,7 +83,7 @@ def test_other_settings_or_identity_train_again(bench: Bench, tmp_path: Path) ->
     for chain, origin in cases:
         initial = bench(model="linear")
         steps.run_cached(initial.work, (), chain, replace(initial.job, identity=origin))
-        assert ALREADY not in initial.lines
+        assert computed(initial.lines)
     assert len(list((tmp_path / "store" / "steps").iterdir())) == len(cases)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ConfigError
-from cluster.routing.calibration import CascadeGoal, figures, smallest_threshold
+from cluster.routing.calibration import CascadeGoal, CascadeMeasurement, measure, smallest_threshold
 
 
 def random_scores(
@@ -25,15 +25,25 @@ def random_scores(
     return scores, labels
 
 
-def test_figures_equal_hand_computation() -> None:
+def test_measurement_equals_hand_computation() -> None:
     small = np.float32([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.8, 0.2]])
     large = np.float32([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9], [0.2, 0.8]])
-    result = figures([small, large], np.array([0, 1, 1, 1]), 0.75, [1.0, 4.0])
-    assert result.asked == (1.0, 0.5)  # 0.6 and 0.7 are forwarded
+    result = measure([small, large], np.array([0, 1, 1, 1]), 0.75, [1.0, 4.0])
+    assert result.target_share == (1.0, 0.5)  # 0.6 and 0.7 are forwarded
     assert result.accuracy == 0.75  # the last is wrong with confidence
     assert result.agreement == 0.75
     assert result.target_accuracy == (0.5, 1.0)
     assert result.cost == (1 + 0.5 * 4) / 4
+
+
+def test_stored_measurement_keeps_field_names_of_version_0_2() -> None:
+    stored = (
+        '{"samples":4,"accuracy":0.75,"agreement":0.75,"target_accuracy":[0.5,1.0],'
+        '"asked":[1.0,0.5],"cost":0.75}'
+    )
+    measurement = CascadeMeasurement.model_validate_json(stored)
+    assert measurement.target_share == (1.0, 0.5)
+    assert measurement.model_dump_json() == stored
 
 
 @given(seed=st.integers(0, 200), wanted=st.floats(0.5, 1.0), targets=st.integers(2, 3))
@@ -48,11 +58,11 @@ def test_no_smaller_threshold_reaches_goal(seed: int, wanted: float, targets: in
         ),
     ):
         result = smallest_threshold(scores, labels, goal, costs)
-        assert reaches(figures(scores, labels, result, costs))
+        assert reaches(measure(scores, labels, result, costs))
         confidences = np.unique([target_scores.max(axis=1) for target_scores in scores[:-1]])
         for smaller in [0.0, *confidences[confidences < np.float32(result)].tolist()]:
             if smaller < result:
-                assert not reaches(figures(scores, labels, smaller, costs))
+                assert not reaches(measure(scores, labels, smaller, costs))
 
 
 def test_unreachable_goal_is_rejected_with_best_value() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cluster.routing.cascade import going_on
 from cluster.routing.ensemble import mean, probabilities, vote
 from cluster.routing.scatter import parts
-from cluster.routing.shadow import Compared, ShadowTotals
+from cluster.routing.shadow import Comparison, ShadowTotals
 
 
 def test_probabilities_equal_softmax_without_overflow() -> None:
@@ -72,7 +72,7 @@ def test_shadow_reports_agreement_and_drift() -> None:
     other = np.float32([[0.7, 0.3], [0.6, 0.4]])
     totals = ShadowTotals()
     assert totals.summary()["agreement"] is None
-    result = Compared.of(live, other)
+    result = Comparison.of(live, other)
     assert (result.items, result.agreeing) == (2, 1)
     totals.add(result, live_s=0.010, shadow_s=0.004)
     summary = totals.summary()

@@ -11,7 +11,7 @@ import pytest
 from support.local_shards import InProcessTransport, connect
 
 from cluster.errors import ProgramError, TransportError
-from cluster.runtime.shard import Run, ShardFigures, ShardLoop
+from cluster.runtime.shard import Run, ShardCounters, ShardLoop
 from cluster.runtime.transport import STOP, Frame
 
 Started = Callable[..., tuple[ShardLoop, threading.Thread]]
@@ -86,22 +86,22 @@ def test_shard_passes_refusal_on_and_continues(
     refused, fine = ends[2].receive(1), ends[2].receive(1)
     assert (refused.number, refused.error, refused.arrays) == (0, "a value is negative", ())
     assert fine.arrays[0][0, 0] == 6
-    assert shard.figures().micro_batches == 2
+    assert shard.counters().micro_batches == 2
 
 
 def test_shard_continues_earlier_counters(
     ends: list[InProcessTransport],
 ) -> None:
-    before = ShardFigures(micro_batches=5, items=9, compute_s=2.0, wait_s=3.0)
-    shard = ShardLoop(doubled, ends[1], 0, [2], figures=before)
-    assert shard.figures() == before
+    before = ShardCounters(micro_batches=5, items=9, compute_s=2.0, wait_s=3.0)
+    shard = ShardLoop(doubled, ends[1], 0, [2], counters=before)
+    assert shard.counters() == before
     ends[0].send(1, frame(0))
     ends[0].send(1, Frame(STOP))
     shard.serve()
-    figures = shard.figures()
-    assert (figures.micro_batches, figures.items) == (6, 11)
-    assert figures.compute_s > 2.0
-    assert figures.wait_s > 3.0
+    counters = shard.counters()
+    assert (counters.micro_batches, counters.items) == (6, 11)
+    assert counters.compute_s > 2.0
+    assert counters.wait_s > 3.0
 
 
 def test_shard_passes_earlier_error_on_without_computing(
@@ -111,7 +111,7 @@ def test_shard_passes_earlier_error_on_without_computing(
     ends[0].send(1, Frame(7, (), "refused before"))
     result = ends[2].receive(1)
     assert (result.number, result.error, result.arrays) == (7, "refused before", ())
-    assert shard.figures().micro_batches == 0
+    assert shard.counters().micro_batches == 0
 
 
 def test_unsupported_output_is_error_of_its_batch(
@@ -179,18 +179,18 @@ def test_figures_separate_idle_time_from_bubbles(
     started = time.monotonic()
     shard, _ = start(slow)
     time.sleep(0.2)  # nothing to do: idle, but no bubble
-    assert shard.figures().wait_s > 0.1  # counted before a frame arrives
+    assert shard.counters().wait_s > 0.1  # counted before a frame arrives
     ends[0].send(1, frame(0, rows=4))
     ends[2].receive(1)
     late = frame(1)
     time.sleep(0.2)  # a frame spends this long in earlier stages: a bubble
     ends[0].send(1, late)
     ends[2].receive(1)
-    figures = shard.figures()
-    assert (figures.micro_batches, figures.items) == (2, 6)
+    counters = shard.counters()
+    assert (counters.micro_batches, counters.items) == (2, 6)
     # The threads start some milliseconds after the clock of this one.
-    assert figures.compute_s >= 0.1
-    assert figures.wait_s >= 0.38
-    assert 0.18 <= figures.bubble_s <= figures.wait_s - 0.18
-    busy_s = figures.compute_s + figures.wait_s + figures.transfer_s
+    assert counters.compute_s >= 0.1
+    assert counters.wait_s >= 0.38
+    assert 0.18 <= counters.bubble_s <= counters.wait_s - 0.18
+    busy_s = counters.compute_s + counters.wait_s + counters.transfer_s
     assert busy_s <= time.monotonic() - started

@@ -90,7 +90,7 @@ def test_callers_get_their_own_answers(
     # Without a reduction the other tensor ranks may lag behind.
     until(
         lambda: (
-            [figures.micro_batches for figures in group.figures()[:tensor_ranks]]
+            [counters.micro_batches for counters in group.counters()[:tensor_ranks]]
             == [60] * tensor_ranks
         )
     )
@@ -120,9 +120,9 @@ def test_group_fills_pipeline_up_to_max_inflight(make_group: Make, max_inflight:
     peak = 0
     with ThreadPoolExecutor(8) as pool:
         futures = [pool.submit(group.run, batch(value)) for value in range(20)]
-        until(lambda: group.figures()[0].micro_batches == max_inflight)
+        until(lambda: group.counters()[0].micro_batches == max_inflight)
         time.sleep(0.05)
-        assert group.figures()[0].micro_batches == max_inflight
+        assert group.counters()[0].micro_batches == max_inflight
         assert group.inflight == max_inflight
         gate.free.set()
         while not all(future.done() for future in futures):

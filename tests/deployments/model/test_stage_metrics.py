@@ -1,4 +1,4 @@
-"""Figures of shards as Prometheus counters, which only grow."""
+"""Counters of shards as Prometheus counters, which only grow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.runtime.shard import ShardFigures
+from cluster.runtime.shard import ShardCounters
 from deployments.model import metrics
 
 LAYOUT = SimpleNamespace(shards=[SimpleNamespace(stage=stage, tp_rank=0) for stage in (0, 1)])
@@ -31,14 +31,14 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, ...]]:
     return values
 
 
-def figures(micro_batches: int) -> ShardFigures:
-    return ShardFigures(micro_batches=micro_batches, compute_s=micro_batches / 4)
+def counters(micro_batches: int) -> ShardCounters:
+    return ShardCounters(micro_batches=micro_batches, compute_s=micro_batches / 4)
 
 
 def test_report_adds_difference_to_counters(counted: Counter[tuple[str, ...]]) -> None:
     report = metrics.StageMetrics("cut", LAYOUT).report
     for first, second in ((4, 2), (4, 6), (8, 6)):
-        report([figures(first), figures(second)])
+        report([counters(first), counters(second)])
     assert counted == {
         ("0", "micro_batches"): 8,
         ("0", "compute"): 2,

@@ -119,7 +119,7 @@ def test_calibration_is_valid_for_its_artifacts_only(
     calibration = Calibration.model_validate_json(file.read_bytes())
     assert calibration.thresholds == (threshold,)
     assert calibration.chosen_on.agreement >= 0.995
-    assert 0 < calibration.chosen_on.asked[1] < 1
+    assert 0 < calibration.chosen_on.target_share[1] < 1
     assert calibration.held_out.samples > 300
     # Another weight makes another ensemble, which is not calibrated.
     other = {**BOTH, "targets": ["small", "large"]}

@@ -23,7 +23,7 @@ from cluster.artifact.local import LocalStore
 from cluster.artifact.served import bind
 from cluster.config.serving import ModelArgs
 from cluster.parallel.plan import bundles
-from cluster.runtime.shard import ShardFigures
+from cluster.runtime.shard import ShardCounters
 from deployments.ray import nodes
 from deployments.shards.members import Member
 from deployments.shards.program import ShardedProgram
@@ -41,13 +41,13 @@ class Replica:
             name="moving", artifact=name, store=store, parallel={}, batching={"max_batch_size": 2}
         )
         model = bind(args)
-        self.figures: list[list[ShardFigures]] = []
+        self.counters: list[list[ShardCounters]] = []
         self.lost: list[str] = []
         layout = model.manifest.layout(key)
         self.program = ShardedProgram.start(
             model,
             layout,
-            lambda figures: self.figures.append(list(figures)),
+            lambda counters: self.counters.append(list(counters)),
             self.lost.append,
         )
         (spec,) = model.manifest.inputs
@@ -91,10 +91,10 @@ class Replica:
         for client in self.clients:
             client.join()
         self._wait(
-            lambda: min(shard.micro_batches for shard in self.figures[-1]) >= self.answered,
-            "no figures are reported",
+            lambda: min(shard.micro_batches for shard in self.counters[-1]) >= self.answered,
+            "no counters are reported",
         )
-        counted = [[shard.micro_batches for shard in figures] for figures in self.figures]
+        counted = [[shard.micro_batches for shard in counters] for counters in self.counters]
         stages = [member.shard[0] for member in self.program._pipeline.members]
         self.program.close()
         return {

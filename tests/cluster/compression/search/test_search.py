@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from cluster.compression.evaluation.validation import Validation
-from cluster.compression.launch import Finished, InProcess
+from cluster.compression.launch import InProcess, TaskResult
 from cluster.compression.search import latency, search, trial
 from cluster.compression.search.result import SearchResult
 from cluster.compression.work import Work
@@ -82,7 +82,7 @@ def test_second_run_reads_all_results_from_journal(ready: Callable) -> None:
     class Forbidden(InProcess):
         def map_unordered(
             self, function: Callable, tasks: Sequence, at_once: int
-        ) -> Iterator[Finished]:
+        ) -> Iterator[TaskResult]:
             raise AssertionError(f"{len(tasks)} trials run again")
 
     second = run(bench, launcher=Forbidden())
@@ -133,13 +133,13 @@ class Losing(InProcess):
 
     def map_unordered(
         self, function: Callable, tasks: Sequence, at_once: int
-    ) -> Iterator[Finished]:
+    ) -> Iterator[TaskResult]:
         for index, task in enumerate(tasks):
             if self.lost.get(task.number, 0) > 0:
                 self.lost[task.number] -= 1
-                yield Finished(index, lost=LostProcessError("the process died by signal 9"))
+                yield TaskResult(index, lost=LostProcessError("the process died by signal 9"))
             else:
-                yield Finished(index, function(task))
+                yield TaskResult(index, function(task))
 
 
 def test_lost_trial_is_retried_once_then_fails(ready: Callable) -> None:
