@@ -8,7 +8,7 @@ from headrace.packages import require_ours
 
 
 def main() -> int:
-    """Run the command and return its exit status: 2 if a package of ours is somebody else's."""
+    """Run the command and return its exit status: 2 if one of our packages is foreign."""
     try:
         require_ours()
     except ImportError as error:

@@ -211,7 +211,7 @@ class ApiKeys:
 
 
 class _Doors:
-    """Doors of this process: a replica without one runs somebody else's application."""
+    """Doors of this process: a replica without one runs a foreign application."""
 
     count = 0
 

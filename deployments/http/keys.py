@@ -75,7 +75,7 @@ class Keys:
                 logger.error("the API keys are unchanged: %s", error)
 
     def find(self, key: str) -> Client | None:
-        """Return the client of a key, looked up by the key's sha256, which nobody can choose."""
+        """Return the client of a key, looked up by the key's sha256: no client chooses it."""
         return self._clients.get(sha256(key.encode()).digest())
 
 

@@ -78,7 +78,7 @@ def split_line(line: str) -> tuple[str, JobResult | None]:
         try:
             return text, JobResult.from_json(end)
         except ValueError:
-            pass  # a line of somebody else
+            pass  # a line of another program
     return line, None
 
 
