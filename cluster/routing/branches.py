@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import ClassVar
 
 
 class BranchOutcome(Enum):
@@ -97,6 +98,7 @@ class HedgePolicy:
 
     after_s: float
     allowed: bool
+    enough: ClassVar[int] = 1
 
     def next_actions(self, branches: Sequence[Branch], now_s: float, deadline_s: float) -> Actions:
         """Return the next actions of a request."""

@@ -48,8 +48,10 @@ class CascadeMeasurement(BaseModel):
     target_share: tuple[float, ...] = Field(
         validation_alias=AliasChoices("target_share", "asked"), serialization_alias="asked"
     )
-    """Share of the items that each target computes; the first one's is 1. Stored as ``asked``, which
-    routers of earlier versions read, too."""
+    """Share of the items that each target computes; the first one's is 1.
+
+    Stored as ``asked``, which routers of earlier versions read, too.
+    """
 
     cost: float
     """Time of the cascade to that of the last target alone."""

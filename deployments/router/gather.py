@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -65,7 +66,7 @@ async def gather(
             for index in actions.call:
                 on_request(index)
                 run.start(index)
-            await run.wait(actions.next_check_s)
+            await run.wait(actions.next_check_s, policy().enough)
     finally:
         run.cancel()
     gathered = run.gathered()
@@ -85,6 +86,10 @@ class _Run:
             for request in requests
         ]
         self._tasks: dict[asyncio.Task[Reply], int] = {}
+        self._finished: deque[asyncio.Task[Reply]] = deque()
+        """Tasks in the order in which they ended."""
+
+        self._answered = 0
         self._replies: list[Reply | None] = [None] * len(requests)
         self._reports: list[Report | None] = [None] * len(requests)
         self._errors: list[NoAnswerError] = []
@@ -94,14 +99,19 @@ class _Run:
         self._set(index, called_s=time.monotonic() - self._started)
         task = asyncio.ensure_future(request.send(self._call.within(request.timeout_s)))
         self._tasks[task] = index
+        task.add_done_callback(self._finished.append)
 
-    async def wait(self, until_s: float) -> None:
+    async def wait(self, until_s: float, enough: int) -> None:
+        """Wait for an answer or a failure, then settle those that ended, up to ``enough`` answers.
+
+        Several may end at once on a busy machine. More answers than enough would change the reply.
+        """
         timeout_s = max(0.0, self._started + until_s - time.monotonic())
-        done, _ = await asyncio.wait(
-            self._tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-        )
-        for task in done:
-            self._settle(task, self._tasks.pop(task))
+        await asyncio.wait(self._tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        while self._finished and self._answered < enough:
+            task = self._finished.popleft()
+            if task in self._tasks:
+                self._settle(task, self._tasks.pop(task))
 
     def _settle(self, task: asyncio.Task[Reply], index: int) -> None:
         try:
@@ -111,6 +121,7 @@ class _Run:
             self._end(index, Report.of(self._name(index), error, self._waited_s(index)))
         else:
             self._replies[index] = reply
+            self._answered += 1
             self._end(index, Report.of(self._name(index), reply, self._waited_s(index)))
 
     def give_up(self, index: int) -> None:

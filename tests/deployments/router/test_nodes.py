@@ -259,6 +259,28 @@ def test_hedge_over_scatter_of_one_model_answers() -> None:
     assert asyncio.run(run()).outputs[0].shape == (5, 2)
 
 
+@pytest.mark.parametrize(("k", "expected"), [(1, 0.9), (2, 0.5)])
+def test_quorum_uses_k_of_answers_that_arrive_at_once(k: int, expected: float) -> None:
+    async def first() -> Reply:
+        return reply(0.9)
+
+    async def second() -> Reply:
+        return reply(0.1)
+
+    async def third() -> Reply:
+        return reply(0.0)
+
+    quorum = route(kind="quorum", k=k, targets=["a", "b", "c"])
+    targets = [Stub(do) for do in (first, second, third)]
+    combined = answer(EnsembleNode(quorum, SCORES, targets, None))
+    assert combined.outputs[0][0, 0] == pytest.approx(expected)
+    assert [report.outcome.value for report in combined.reports] == [
+        *["ok"] * k,
+        *["cancelled"] * (3 - k),
+    ]
+    assert not combined.partial
+
+
 def test_hedge_retries_its_only_replica() -> None:
     seen = []
 
