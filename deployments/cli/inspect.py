@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replicas",
         action="store_true",
-        help="print what a cluster serves instead: artifacts, shards, and replicas without room",
+        help="print what a cluster serves instead: artifacts, shards, and pending replicas",
     )
     add_store(parser)
     add_json(parser)

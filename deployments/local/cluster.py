@@ -165,7 +165,7 @@ class LocalCluster:
         self._dashboard.deploy(config)
         while (pending := self._pending_reason(applications)) is not None:
             if time.monotonic() > deadline:
-                raise ClusterError(f"{pending} after {timeout_s:g} s")
+                raise ClusterError(f"not ready after {timeout_s:g} s: {pending}")
             time.sleep(_POLL_S)
 
     def _pending_reason(self, routes_of: dict[str, str | None]) -> str | None:

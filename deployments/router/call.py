@@ -102,7 +102,7 @@ class Call:
     """Addresses of replicas that must not be called: a hedge needs a second replica."""
 
     def within(self, timeout_s: float | None) -> Call:
-        """Return the call with at most so many seconds; None: with its own deadline."""
+        """Return the call with its deadline at most ``timeout_s`` from now; None: unchanged."""
         if timeout_s is None:
             return self
         return replace(self, deadline=min(self.deadline, time.monotonic() + timeout_s))

@@ -60,7 +60,7 @@ async def gather(
             now = time.monotonic() - started
             actions = policy().next_actions(run.branches, now, call.deadline - started)
             for index in actions.late:
-                run.give_up(index)
+                run.cancel_late(index)
             if actions.done:
                 break
             for index in actions.call:
@@ -124,7 +124,7 @@ class _Run:
             self._answered += 1
             self._end(index, Report.of(self._name(index), reply, self._waited_s(index)))
 
-    def give_up(self, index: int) -> None:
+    def cancel_late(self, index: int) -> None:
         """Cancel a branch whose timeout is over."""
         self._cancel(index)
         ms = self._waited_s(index) * 1e3

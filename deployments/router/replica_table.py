@@ -33,8 +33,8 @@ UNLISTED_GRACE_S = 30.0
 POLL_S = 0.2
 """Interval between two reads of the target groups, in seconds.
 
-A replica that has gone in between costs a request one attempt. A replica that is stopping accepts
-requests for longer than that."""
+A replica that stopped between two reads costs a request one attempt. A replica that is stopping
+accepts requests for longer than that."""
 
 
 class Replicas:

@@ -23,8 +23,9 @@ def measure_for(metric: str, labelled: bool, outputs: np.ndarray, baseline: np.n
     """Return the measure of agreement for a recipe whose first metric is ``metric``.
 
     ``cosine`` and ``ranking`` already compare with the baseline. For ``accuracy``, and a user's
-    metric on ``labelled`` data, predictions are compared. Other outputs are compared as vectors,
-    as are those of a single column, which have no class: by cosine, or by ranking if sizes differ.
+    metric on ``labelled`` data, predictions are compared. Other outputs, and
+    those of a single column, which have no class, are compared as vectors: by cosine, or by ranking
+    if sizes differ.
     """
     if metric == "cosine":
         return "cosine"

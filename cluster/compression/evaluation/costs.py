@@ -77,7 +77,7 @@ def _by_layer(tensors: Mapping[str, torch.Tensor], known: Collection[str]) -> di
 
 
 def _layer(tensor: str, known: Collection[str]) -> str:
-    """Return the innermost layer above the tensor, a ``known`` one if any is above it."""
+    """Return the tensor's innermost layer of ``known``, else its direct parent."""
     above = tensor
     while above := above.rpartition(".")[0]:
         if above in known:

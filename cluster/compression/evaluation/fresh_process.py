@@ -49,7 +49,7 @@ def measure_in_process(task: Task, scratch: Path, out: Print) -> ProgramResult:
     """Measure in a fresh process. A process that dies or hangs is the program's failure.
 
     ``scratch``: directory for the task's file. CompressionError, with the process's last lines, if
-    the evaluation cannot run with any program, or the task has none that could be at fault.
+    the fault is outside the program, or the task measures only the baseline.
     """
     ended = run_in_process("one_program", task, task.result, scratch, out)
     if ended.failure is None:
@@ -103,7 +103,7 @@ def _command(module: str) -> tuple[str, ...]:
 
 
 def _listen(process: subprocess.Popen[str], tail: list[str], out: Print) -> None:
-    """Pass on its measurements until it ends or closes its output.
+    """Pass the process's measurements to ``out`` until it ends or closes its output.
 
     The last other lines go to ``tail``. queue.Empty after :data:`SILENCE_S` without a line.
     """

@@ -73,7 +73,10 @@ class Limit:
     text: Callable[[float], str] = "{:g}".format
     """Limit → its text in a reason."""
     most_bytes: Callable[[float, int], float] | None = None
-    """Limit, bytes of the float32 weights → bytes that a program may have; None: not on size."""
+    """Limit, bytes of the float32 weights → maximum bytes of a program.
+
+    None: the limit is not on size.
+    """
 
     def check(self, name: str, limit: float, candidate: Candidate) -> CheckRecord:
         """Judge a candidate by the limit of this name."""
@@ -147,7 +150,7 @@ def _agreement(candidate: Candidate, limit: float) -> Finding:
 
 
 def _speedup(candidate: Candidate, limit: float) -> Finding:
-    """Return the finding of batch 1 or, if that is fast enough, of the slowest other batch size.
+    """Return the finding of batch 1; if only other sizes are too slow, of the slowest of them.
 
     Batch 1 must reach ``limit``. The others must not be slower than the baseline, or than a
     ``limit`` below 1 allows.

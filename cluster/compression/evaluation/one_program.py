@@ -38,8 +38,9 @@ STATIC_GAIN = 1.03
 smaller speed-up is within the variation of timings."""
 
 CANNOT_RUN = 3
-"""Exit status if another part than the program is at fault, such as the data. Other failures count
-as the program's, if the baseline can be measured without it."""
+"""Exit status for a fault outside the program, such as in the data.
+
+Other failures count as the program's, if the baseline alone can be measured."""
 
 _SIGNAL_AT_PARENTS_DEATH = 1
 """PR_SET_PDEATHSIG of prctl(2)."""

@@ -93,7 +93,9 @@ class CascadeNode:
             status = error.http_status if error is not None else 502
             reasons = "; ".join(f"{r.name}: {r.reason}" for r in reports if r.reason is not None)
             raise NoAnswerError(
-                status, f"{len(unsure)} of {items.count} items unsure; {reasons}", reports
+                status,
+                f"no confident answer for {len(unsure)} of {items.count} items: {reasons}",
+                reports,
             )
         for name, count in counts.items():
             self._answered_by(name, count)
