@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "preprocess": {"config", "errors"},
     "artifact": {"config", "tensors", "errors"},
     "protocol": {"tensors", "errors"},
-    "models": {"config", "tensors", "errors", "factory", "fingerprint"},
+    "models": {"preprocess", "config", "tensors", "errors", "factory", "fingerprint"},
     "data": {"preprocess", "config", "tensors", "errors", "factory", "fingerprint"},
     # The eager kind rebuilds the model from its source.
     "program": {"artifact", "models", "config", "tensors", "errors"},

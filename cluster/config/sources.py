@@ -11,7 +11,10 @@ from cluster.config.base import Config
 
 
 class ImageInput(Config):
-    """Preprocessing of image files to the input tensor ``[batch, channels, height, width]``."""
+    """Preprocessing of image files to the input tensor ``[batch, channels, height, width]``.
+
+    The defaults of ``interpolation`` and the fields after it are what artifacts without them mean.
+    """
 
     size: int = Field(
         default=224, ge=8, le=4096, description="Height and width of the tensor, in pixels."
@@ -32,6 +35,32 @@ class ImageInput(Config):
         default=(0.229, 0.224, 0.225),
         description="Each channel is divided by it; one positive value per channel.",
     )
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field(
+        default="bilinear", description="Interpolation of resizing."
+    )
+    antialias: bool = Field(
+        default=True,
+        description="Smooth before an image is made smaller, as Pillow always does. false reads "
+        "the 2 × 2 (bilinear) or 4 × 4 (bicubic) nearest pixels, as OpenCV does.",
+    )
+    resampling: Literal["pillow", "torch"] = Field(
+        default="pillow",
+        description="Library whose resizing is reproduced: Pillow's of PIL images, or torch's of "
+        "tensors, as in Transformers. They differ in the rounding of a few pixels.",
+    )
+    keep_aspect: bool = Field(
+        default=True,
+        description="With `resize`: keep the image's proportions. false resizes the whole image "
+        "to `resize` × `resize` before the centre crop.",
+    )
+    crop_offset: Literal["nearest", "down"] = Field(
+        default="nearest",
+        description="Rounding of half a pixel in the crop's position: to even as in torchvision, "
+        "or down as in Transformers.",
+    )
+    channel_order: Literal["rgb", "bgr"] = Field(
+        default="rgb", description="Order of the channels, also in `mean` and `std`."
+    )
 
     @model_validator(mode="after")
     def _one_value_per_channel(self) -> ImageInput:
@@ -44,6 +73,16 @@ class ImageInput(Config):
             raise ValueError(f"std is {list(self.std)}, every value must be positive")
         if self.resize is not None and self.resize < self.size:
             raise ValueError(f"resize={self.resize} must be at least size={self.size}")
+        return self
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ImageInput:
+        if self.interpolation == "lanczos" and not self.antialias:
+            raise ValueError("interpolation lanczos needs antialias: true; or use bicubic")
+        if self.resize is None and not self.keep_aspect:
+            raise ValueError("keep_aspect: false needs resize; without it no aspect is kept")
+        if self.channel_order == "bgr" and self.channels == 1:
+            raise ValueError("channel_order bgr needs channels: 3")
         return self
 
 

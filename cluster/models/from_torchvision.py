@@ -14,6 +14,7 @@ from cluster.config.sources import ImageInput, ModelSource
 from cluster.errors import SourceError
 from cluster.models import checkpoints
 from cluster.models.built_model import BuiltModel, declared_input, image_spec
+from cluster.models.own_transform import OwnTransform, UnsupportedTransformError, image_of
 
 _AUXILIARY_HEADS = ("aux1", "aux2", "AuxLogits")
 
@@ -77,17 +78,29 @@ def _pretrained(
     labels = tuple(weights.meta["categories"])
     if classes is not None and replace_head(module, classes):
         labels = ()
-    return module, preset_image(weights.transforms()), labels
+    return module, preset_image(weights.transforms(), f"torchvision:{name} {weights.name}"), labels
 
 
-def preset_image(preset: ImageClassification) -> ImageInput:
-    """Return the preprocessing of pretrained weights; resampling is always bilinear."""
-    return ImageInput(
-        size=preset.crop_size[0],
-        resize=preset.resize_size[0],
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
-    )
+def preset_image(preset: ImageClassification, name: str = "torchvision") -> ImageInput:
+    """Return the preprocessing of pretrained weights, for PIL images.
+
+    SourceError if the preset, called on noise, gives other values.
+    """
+    try:
+        # Pillow ignores antialias: it always smooths.
+        image = image_of(
+            {
+                "size": preset.crop_size[0],
+                "resize": preset.resize_size[0],
+                "mean": preset.mean,
+                "std": preset.std,
+                "interpolation": preset.interpolation.value,
+            }
+        )
+        OwnTransform(lambda picture: preset(picture).numpy()).require_equal(image)
+    except UnsupportedTransformError as error:
+        raise error.for_source(name, " ".join(repr(preset).split())) from error
+    return image
 
 
 def replace_head(module: nn.Module, classes: int) -> bool:

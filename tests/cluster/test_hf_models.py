@@ -106,7 +106,7 @@ def test_hf_text_classifier_maps_words_to_logits(
 def test_hf_image_classifier_matches_transformers(vit: Path) -> None:
     model = load(f"hf:{vit}", ("a", "b", "c"))
     half = (0.5, 0.5, 0.5)
-    assert model.preprocess == ImageInput(size=16, mean=half, std=half)
+    assert model.preprocess == ImageInput(size=16, mean=half, std=half, resampling="torch")
     assert model.inputs[0].shape == (-1, 3, 16, 16)
     assert (model.labels, model.files) == (("a", "b", "c"), {})
 
@@ -135,34 +135,18 @@ def test_hf_labels_in_another_order_are_refused(bert: Path) -> None:
         load(f"hf:{bert}", ("positive", "negative"))
 
 
-def test_hf_crop_and_resize_are_converted(vit: Path) -> None:
-    def with_settings(**changes: Any) -> ImageInput:
-        file = vit / "preprocessor_config.json"
-        settings = {**json.loads(original), **changes}
-        file.write_text(json.dumps(settings))
-        image = load(f"hf:{vit}").preprocess
-        assert isinstance(image, ImageInput)
-        return image
-
-    original = (vit / "preprocessor_config.json").read_text()
-    crop = {"do_center_crop": True, "crop_size": {"height": 16, "width": 16}}
-    square = {"height": 16, "width": 16}
-    # CLIP's form: the shorter side, then a crop.
-    clip = {**crop, "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 20}}
-    assert with_settings(**clip).resize == 20
-    conv = {"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0.8}
-    assert with_settings(**conv, size={"shortest_edge": 16}).resize == 20
-    assert with_settings(do_normalize=False).std == (1.0, 1.0, 1.0)
-    for odd in (
-        {"rescale_factor": 1.0},
-        {"do_resize": False},
-        {"size": {"height": 16, "width": 8}},
-        {**crop, "image_processor_type": "DeiTImageProcessor", "size": square},
-    ):
-        with pytest.raises(
-            SourceError, match=r"is not supported.*declare the closest model\.image"
-        ):
-            with_settings(**odd)
+def test_hf_preprocessing_is_read_from_settings_file(vit: Path) -> None:
+    file = vit / "preprocessor_config.json"
+    settings = json.loads(file.read_text())
+    clip = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 20}}
+    crop = {"do_center_crop": True, "crop_size": {"height": 16, "width": 16}, "resample": 3}
+    file.write_text(json.dumps({**settings, **clip, **crop}))
+    image = load(f"hf:{vit}").preprocess
+    assert isinstance(image, ImageInput)
+    assert (image.size, image.resize, image.interpolation) == (16, 20, "bicubic")
+    file.write_text(json.dumps({**settings, "do_resize": False}))
+    with pytest.raises(SourceError, match=r"is not supported.*declare the closest model\.image"):
+        load(f"hf:{vit}")
 
 
 def test_hf_rejects_wrong_declarations(bert: Path, vit: Path, tmp_path: Path) -> None:

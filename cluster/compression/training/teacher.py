@@ -148,12 +148,11 @@ def _check(name: str, teacher: _Interface, student: _Interface) -> None:
         )
     images = (teacher.preprocess, student.preprocess)
     if isinstance(images[0], ImageInput) and isinstance(images[1], ImageInput):
-        scales = [(image.mean, image.std) for image in images if isinstance(image, ImageInput)]
-        if scales[0] != scales[1]:
+        theirs, ours = _scales(images[0]), _scales(images[1])
+        if theirs != ours:
             raise CompressionError(
-                f"the teacher {name} takes images with mean and std {_scales(scales[0])}, the "
-                f"student {_scales(scales[1])}; both get the same batches, so give model.image "
-                "the teacher's mean and std"
+                f"the teacher {name} takes images with {theirs}, the student {ours}; both get the "
+                "same batches, so give model.image the teacher's mean, std and channel_order"
             )
     labels, data = teacher.labels, student.labels
     if labels != data and sorted(labels) == sorted(data):
@@ -172,5 +171,5 @@ def _describe(specs: tuple[TensorSpec, ...]) -> str:
     return ", ".join(f"{spec.datatype}{list(spec.shape)}" for spec in specs)
 
 
-def _scales(scales: tuple[tuple[float, ...], tuple[float, ...]]) -> str:
-    return f"{list(scales[0])} and {list(scales[1])}"
+def _scales(image: ImageInput) -> str:
+    return f"mean and std {list(image.mean)} and {list(image.std)}, {image.channel_order}"
