@@ -182,7 +182,7 @@ def test_pickled_teacher_excludes_its_program() -> None:
             {"inputs": (TensorSpec(name="input", datatype="FP32", shape=(-1, 3, 32, 32)),)},
             r"takes FP32\[-1, 3, 32, 32\], the student FP32\[-1, 1, 16, 16\]",
         ),
-        ({"image": IMAGE | {"mean": [0.1]}}, r"mean and std \[0.1\] and \[0.5\], the student"),
+        ({"image": IMAGE | {"mean": [0.1]}}, r"mean and std \[0.1\] and \[0.5\], rgb, the student"),
         ({"labels": tuple("1023456789")}, r"class 0 is '1' for the teacher .* but '0' in the data"),
     ],
 )
