@@ -73,7 +73,7 @@ def deployed_model(application: Mapping[str, Any]) -> DeployedModel | None:
 
 
 def _facts(application: Mapping[str, Any], deployment: str) -> Mapping[str, Any]:
-    """Return the ``user_config`` of a deployment; empty if there is none yet."""
+    """Return the ``user_config`` of a deployment; empty before Serve has one."""
     details = application["deployments"].get(deployment) or {}
     config = details.get("deployment_config") or {}
     return config.get("user_config") or {}

@@ -37,9 +37,12 @@ async def inflated(body: bytearray, coding: str, limit_bytes: int) -> bytearray:
 
 
 async def compress(answer: Response, accepted: str | None) -> None:
-    """Compress an answer if the client requests it; ``accepted``: header Accept-Encoding."""
+    """Compress an answer if the client requests it; ``accepted``: header Accept-Encoding.
+
+    Errors stay plain: Triton's client reads them without decompression.
+    """
     coding = ANSWER_CODINGS.get(accepted)
-    if coding is None:
+    if coding is None or answer.status_code >= 400:
         return
     body = bytes(answer.body)
     if len(body) <= SMALL_BYTES:

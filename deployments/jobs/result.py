@@ -72,7 +72,7 @@ class JobResult:
 
 
 def split_line(line: str) -> tuple[str, JobResult | None]:
-    """Return a log line without the result in it, and the result; None if there is none."""
+    """Return a log line without its result, and the result; None for a line without one."""
     text, mark, end = line.rpartition(_MARK)
     if mark:
         try:
@@ -83,7 +83,7 @@ def split_line(line: str) -> tuple[str, JobResult | None]:
 
 
 def last_result(log: str) -> JobResult | None:
-    """Return the last result in a whole log; None if there is none."""
+    """Return the last result in a whole log; None for a log without one."""
     results = (split_line(line)[1] for line in reversed(log.splitlines()))
     return next((result for result in results if result is not None), None)
 

@@ -321,9 +321,12 @@ def test_misspelt_field_of_recovery_is_one_line(kind: dict[str, Any]) -> None:
 
 
 def test_search_name_leaves_room_for_front_suffix() -> None:
-    read = parse(recipe(name=54 * "n", search={}), Recipe, "it.yaml")
-    parse(recipe(name=f"{read.name}.front-15"), Recipe, "it.yaml")  # of 5 ratios × 3 schemes
-    parse(recipe(name=63 * "n"), Recipe, "it.yaml")
+    searched = parse(recipe(name=54 * "n", search={}), Recipe, "it.yaml")
+    assert searched.search is not None
+    last = f"{searched.name}.front-{searched.search.space.most_trials}"
+    assert len(last) == 63
+    assert parse(recipe(name=last), Recipe, "it.yaml").name == last
+    assert "it may have 54" in refusal(Recipe, recipe(name=55 * "n", search={}))
 
 
 def test_every_error_has_its_line() -> None:

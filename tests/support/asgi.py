@@ -25,7 +25,7 @@ def ask(
 
     async def receive() -> Message:
         if not waiting:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()  # the client stays connected and sends no more
         return waiting.pop()
 
     async def send(message: Message) -> None:

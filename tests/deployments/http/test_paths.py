@@ -81,6 +81,19 @@ def test_answer_is_plain_unless_one_coding_is_accepted(accepted: str | None) -> 
     assert answer.body == bytes(300)
 
 
+@pytest.mark.parametrize("path", ["/infer", "/versions/1/infer", "/predict"])
+def test_errors_are_never_compressed(path: str) -> None:
+    """Triton's client decodes them as text."""
+
+    async def fails(request: Request, _: int | None = None) -> Response:
+        return Response(b'{"error": "no replica"}', 503, media_type="application/json")
+
+    app = model(infer=fails, predict=fails)
+    answer = ask(app, f"{ROOT}{path}", b"{}", {"Accept-Encoding": "gzip"}, root_path=ROOT)
+    assert (answer.status, answer.error) == (503, "no replica")
+    assert "content-encoding" not in answer.headers
+
+
 def test_limit_of_body_holds_after_decompression() -> None:
     for library, coding in ((gzip, "gzip"), (zlib, "deflate")):
         compressed = library.compress(bytes(LIMIT + 1))
