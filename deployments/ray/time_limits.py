@@ -29,7 +29,12 @@ DRAIN_START_VARIABLE = "HEADRACE_DRAIN_START_S"
 DRAIN_START_S = 120.0
 """Time for a draining node's replicas to start on other nodes, with the start of a new node."""
 
-_PROXY_UPDATE_VARIABLE = "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"
+PROXY_UPDATE_VARIABLE = "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"
+"""Serve's variable: how long a stopping replica stays reachable, in seconds.
+
+Every HAProxy must reload without the replica in this time. Later it finds the port closed, and the
+request waits a second for another replica, or fails without one."""
+
 _PROXY_UPDATE_S = 30.0  # Serve's default
 
 
@@ -47,7 +52,7 @@ def replica_stop_s(environment: Mapping[str, str] = os.environ) -> float:
     It serves until all HAProxies have learned of its stop, then for the longest request. Serve's
     default is 20 s, or 30.
     """
-    update_s = _seconds(environment, _PROXY_UPDATE_VARIABLE, _PROXY_UPDATE_S)
+    update_s = _seconds(environment, PROXY_UPDATE_VARIABLE, _PROXY_UPDATE_S)
     return update_s + max_request_timeout_s(environment)
 
 

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shards import Load, request_body, shard_at, shard_pids
+from shards import shard_at, shard_pids
 from support.http_client import ask
+from support.load import Load, request_body
 from support.wait import until
 
 from cluster.artifact.local import LocalStore

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
-from shards import Load, request_body
 from support import serve_config
 from support.http_client import Answer, Raw, ask
+from support.load import Load, request_body
 from support.titles import replica_pids
 from support.wait import WITHIN_S, until
 

@@ -9,6 +9,7 @@ golden            real artifacts, built once on a machine
 http_client       requests, whole or byte by byte
 leftovers         orphans that a fault may leave behind
 listening         TCP ports of a cluster
+load              clients that send requests all the time
 local_shards      shards as threads of this process
 shared_memory     files in /dev/shm that no process uses
 monitoring_files  rules, dashboard and runbooks of k8s/monitoring

@@ -5,6 +5,7 @@ running(state_dir) ─→ start ─→ LocalCluster ─→ block ─→ stop
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,17 +13,23 @@ from pathlib import Path
 import pytest
 
 from deployments.local import LocalCluster, ports
+from deployments.ray.time_limits import PROXY_UPDATE_VARIABLE
 
 
 def start(state_dir: Path, *, cpus: int, http_port: int | None = None) -> LocalCluster:
-    """Start a cluster of ``cpus`` CPUs; the caller stops it."""
+    """Start a cluster of ``cpus`` CPUs; the caller stops it.
+
+    Its replicas stop after a second, unless the environment has another time.
+    """
     free_http_port, dashboard_port = ports.free_ports(2)
-    return LocalCluster.start(
-        http_port=http_port or free_http_port,
-        dashboard_port=dashboard_port,
-        num_cpus=cpus,
-        state_dir=state_dir,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PROXY_UPDATE_VARIABLE, os.environ.get(PROXY_UPDATE_VARIABLE, "1"))
+        return LocalCluster.start(
+            http_port=http_port or free_http_port,
+            dashboard_port=dashboard_port,
+            num_cpus=cpus,
+            state_dir=state_dir,
+        )
 
 
 @contextmanager
