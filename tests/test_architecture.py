@@ -28,7 +28,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "artifact": {"config", "tensors", "errors"},
     "protocol": {"tensors", "errors"},
     "models": {"preprocess", "config", "tensors", "errors", "factory", "fingerprint"},
-    "data": {"preprocess", "config", "tensors", "errors", "factory", "fingerprint"},
+    "data": {
+        "preprocess",
+        "config",
+        "tensors",
+        "errors",
+        "factory",
+        "fingerprint",
+        "progress",
+    },
     # The eager kind rebuilds the model from its source.
     "program": {"artifact", "models", "config", "tensors", "errors"},
     "runtime": {"config", "tensors", "errors"},

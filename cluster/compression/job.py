@@ -100,6 +100,7 @@ def _build(job: Job, key: str) -> Outcome:
         f"data     {len(job.train)} training, {len(job.validation)} validation and "
         f"{len(job.data.test)} held-out samples"
     )
+    job = job.checked()
     job, work, records = _compressed(job)
     if job.recipe.search is None:
         build = packaging.build(CompressedModel(job.recipe.name, key, work, records), job)

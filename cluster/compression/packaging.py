@@ -33,6 +33,9 @@ from cluster.config.steps import Step, trains
 from cluster.data import PreparedSamples
 from cluster.program import node
 
+MAX_NAMED = 20
+"""Maximum number of unreadable samples that the report names."""
+
 
 @dataclass(frozen=True)
 class CompressedModel:
@@ -198,6 +201,8 @@ def _record(
             "validation_samples": len(data.validation),
             "held_out_samples": len(data.test),
             "classes": len(data.labels),
+            "unreadable_samples": len(job.unreadable) or None,
+            "unreadable": [*job.unreadable][:MAX_NAMED] or None,
         },
         machine={
             "cpu": node.cpu_name(),

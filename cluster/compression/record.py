@@ -153,7 +153,9 @@ class BuildRecord(_Record):
     seconds: dict[str, float] = Field(description="Phase → seconds.")
     versions: dict[str, str]
     seed: int
-    data: dict[str, Any] = Field(description="Source, fingerprint, numbers of samples, classes.")
+    data: dict[str, Any] = Field(
+        description="Source, fingerprint, numbers of samples, classes; samples left out."
+    )
     machine: dict[str, Any]
     random_weights: bool = Field(
         description="The recipe provides no weights and trains none: scores mean nothing, unless "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +22,8 @@ from cluster.artifact.store import ArtifactStore
 from cluster.compression.launch import InProcess, Launcher
 from cluster.config.recipe import Recipe
 from cluster.config.steps import Quantize
-from cluster.data import LabelledData, PreparedSamples, load_data
+from cluster.data import LabelledData, PreparedSamples, load_data, require_readable
+from cluster.data.prepared import MEMO_BYTES
 from cluster.data.samples import Samples
 from cluster.errors import CompressionError
 from cluster.models import LoadedModel, load_model
@@ -127,6 +128,9 @@ class Job:
     details: dict[str, Any] = field(default_factory=dict)
     """Findings of the current step, as plain data, for the report."""
 
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Samples that are left out: name → reason."""
+
     @staticmethod
     def load(
         recipe: Recipe,
@@ -149,18 +153,13 @@ class Job:
             data = load_data(recipe.data, recipe.seed)
         torch.manual_seed(recipe.seed)  # decides the initial weights of a new head
         model = load_model(recipe.model, data.labels)
-
-        def prepared(samples: Samples) -> PreparedSamples:
-            tokenizer = model.files.get(TOKENIZER)
-            return PreparedSamples(samples, model.inputs, model.preprocess, tokenizer)
-
         return Job(
             recipe=recipe,
             store=store,
             data=data,
             model=model,
-            train=prepared(data.train),
-            validation=prepared(data.validation),
+            train=_prepared(data.train, model),
+            validation=_prepared(data.validation, model),
             baseline=lambda: copy.deepcopy(model.module).eval(),
             workspace=workspace,
             checkpoints=checkpoints,
@@ -179,6 +178,14 @@ class Job:
         """File with the weights of the baseline; it exists once the baseline is trained."""
         return self.workspace / "baseline.safetensors"
 
+    def checked(self) -> Job:
+        """Return the job with its unreadable samples; SourceError if they are over the limit."""
+        # The evaluation's processes decode the held-out samples again.
+        test = _prepared(self.data.test, self.model, memo_bytes=0)
+        sets = (self.train, self.validation, test)
+        limit = self.recipe.data.max_unreadable
+        return replace(self, unreadable=require_readable(sets, limit, self.out))
+
     def with_baseline(self, module: torch.nn.Module) -> Job:
         """Return the job whose baseline is ``module``."""
         return replace(self, baseline=lambda: copy.deepcopy(module).eval())
@@ -186,6 +193,19 @@ class Job:
     def for_step(self, checkpoints: Path) -> Job:
         """Return the job of one step, with its own checkpoints and details."""
         return replace(self, checkpoints=checkpoints, details={})
+
+
+def _prepared(
+    samples: Samples, model: LoadedModel, memo_bytes: int = MEMO_BYTES
+) -> PreparedSamples:
+    return PreparedSamples(
+        samples,
+        model.inputs,
+        model.preprocess,
+        model.files.get(TOKENIZER),
+        memo_bytes=memo_bytes,
+        skip_unreadable=True,
+    )
 
 
 def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:

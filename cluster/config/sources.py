@@ -171,6 +171,13 @@ class DataSource(Config):
     limit: int | None = Field(
         default=None, ge=1, description="Maximum number of samples of each split."
     )
+    max_unreadable: float = Field(
+        default=0.01,
+        ge=0,
+        lt=1,
+        description="Largest share of samples whose files may be unreadable, 0..1: these are named "
+        "and left out. If there are more, the job ends before it computes anything.",
+    )
     validation_share: float = Field(
         default=0.1,
         gt=0,

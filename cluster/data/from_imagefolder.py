@@ -65,7 +65,8 @@ def read(path: str) -> LabelledSet:
     paths = [file for files in files_of for file in files]
     labels = np.repeat(np.arange(len(folders)), [len(files) for files in files_of])
     try:
-        identity = fingerprint.of_files(root, paths)
+        # A file that cannot be opened is no part of the content; it is counted when it is read.
+        identity = fingerprint.of_files(root, [file for file in paths if os.access(file, os.R_OK)])
     except OSError as error:
         raise SourceError(
             f"imagefolder:{path}: {error.filename} cannot be read: {error.strerror}"

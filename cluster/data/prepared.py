@@ -2,12 +2,18 @@
 
 Samples.raw(i) ─→ image_tensor | TextEncoder | unchanged arrays ─→ one array per input
                ─→ cached, if the whole set fits ─→ batch(indices): [batch, ...]
+
+With ``skip_unreadable`` an image file that cannot be read is left out: the next readable sample
+takes its place in a batch, so that batches keep their size, and scores exclude it
+(:meth:`PreparedSamples.readable`).
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -21,8 +27,15 @@ from cluster.tensors import TensorSpec
 MEMO_BYTES = 512 * 2**20
 """Largest decoded set that is cached, so that a second epoch does not decode again."""
 
+_THREADS = 8
+"""Files that are decoded at a time, at most."""
+
 Encode = Callable[[Raw], list[np.ndarray]]
 """One sample → one array per input, in the inputs' order, without batch dimension."""
+
+
+class _UnreadableError(SourceError):
+    """The sample's image file is damaged or unavailable."""
 
 
 class PreparedSamples:
@@ -33,7 +46,8 @@ class PreparedSamples:
     for None.
 
     Raises :class:`SourceError` at once when the first sample does not match the inputs, and from
-    :meth:`batch` for a later one. Images over ``max_pixels`` (width × height) are refused.
+    :meth:`batch` for a later one. Images over ``max_pixels`` (width × height) are unreadable. With
+    ``skip_unreadable``, unreadable image files are errors only if there is no other sample.
     """
 
     def __init__(
@@ -45,6 +59,7 @@ class PreparedSamples:
         *,
         max_pixels: int = Limits().image_pixels,
         memo_bytes: int = MEMO_BYTES,
+        skip_unreadable: bool = False,
     ) -> None:
         self._samples = samples
         self._inputs = tuple(inputs)
@@ -59,6 +74,9 @@ class PreparedSamples:
                 np.empty((len(samples), *spec.item_shape), spec.dtype) for spec in self._inputs
             ]
         self._decoded = np.zeros(len(samples), np.bool_)
+        self._are_files = isinstance(preprocess, ImageInput)
+        self._skips = skip_unreadable
+        self._unreadable: dict[int, str] = {}
         if len(samples):
             self._item(0)
 
@@ -78,16 +96,65 @@ class PreparedSamples:
                 for array, value in zip(arrays, self._item(int(index)), strict=True):
                     array[row] = value
             return arrays, labels
-        for index in positions[~self._decoded[positions]]:
-            for array, value in zip(self._memo, self._item(int(index)), strict=True):
-                array[index] = value
-            self._decoded[index] = True
+        for index in map(int, positions[~self._decoded[positions]]):
+            self._keep(index, self._item(index))
         return [array[positions] for array in self._memo], labels
 
+    def readable(self, indices: Sequence[int]) -> np.ndarray:
+        """Return whether each sample of earlier batches is itself, bool ``[len(indices)]``."""
+        return np.array([index not in self._unreadable for index in indices], np.bool_)
+
+    def unreadable(self, indices: Sequence[int]) -> dict[str, str]:
+        """Decode image files, in threads; return the names of unreadable ones, with reasons.
+
+        Samples of other kinds are not read. SourceError for a file that does not match the inputs.
+        """
+        if not self._are_files:
+            return {}
+        pending = [index for index in indices if not self._decoded[index]]
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
+            for _ in threads.map(self._try, pending):
+                pass
+        return {
+            self._samples.name(index): self._unreadable[index]
+            for index in indices
+            if index in self._unreadable
+        }
+
+    def _try(self, index: int) -> None:
+        try:
+            arrays = self._read(index)
+        except _UnreadableError as error:
+            self._unreadable[index] = str(error)
+        else:
+            self._keep(index, arrays)
+
+    def _keep(self, index: int, arrays: list[np.ndarray]) -> None:
+        """Cache a decoded sample, if all of them fit."""
+        if self._memo is not None:
+            for memo, array in zip(self._memo, arrays, strict=True):
+                memo[index] = array
+            self._decoded[index] = True
+
     def _item(self, index: int) -> list[np.ndarray]:
+        """Return one decoded sample; an unreadable one is replaced by the next, or an error."""
+        positions = (*range(index, len(self)), *range(index)) if self._skips else (index,)
+        for position in positions:
+            if position in self._unreadable:
+                continue
+            try:
+                return self._read(position)
+            except _UnreadableError as error:
+                self._unreadable[position] = str(error)
+        others = f"; nor can any other of {len(self)} samples be read" if self._skips else ""
+        raise SourceError(f"{self._samples.name(index)}: {self._unreadable[index]}{others}")
+
+    def _read(self, index: int) -> list[np.ndarray]:
         """Return one decoded sample, checked against the inputs."""
         try:
-            arrays = self._encode(self._samples.raw(index))
+            arrays = self._encode(self._raw(index))
+        except _UnreadableError:
+            raise
         except (RequestError, SourceError) as error:
             raise SourceError(f"{self._samples.name(index)}: {error}") from error
         for spec, array in zip(self._inputs, arrays, strict=True):
@@ -99,6 +166,12 @@ class PreparedSamples:
                     f"{list(array.shape)}, the model takes {spec.datatype} {list(spec.item_shape)}"
                 )
         return arrays
+
+    def _raw(self, index: int) -> Raw:
+        try:
+            return self._samples.raw(index)
+        except SourceError as error:
+            raise _UnreadableError(str(error)) from error
 
 
 def _encoder(
@@ -112,7 +185,10 @@ def _encoder(
         def encode_image(raw: Raw) -> list[np.ndarray]:
             if not isinstance(raw, bytes):
                 raise _mismatch(raw, "image files")
-            return [image_tensor(decode_image(raw, max_pixels=max_pixels), preprocess)]
+            try:
+                return [image_tensor(decode_image(raw, max_pixels=max_pixels), preprocess)]
+            except RequestError as error:
+                raise _UnreadableError(str(error)) from error
 
         return encode_image
     if isinstance(preprocess, TextInput):

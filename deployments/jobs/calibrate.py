@@ -11,12 +11,12 @@ import time
 
 import numpy as np
 
-from cluster.artifact.artifact import TOKENIZER
+from cluster.artifact.artifact import TOKENIZER, Artifact
 from cluster.artifact.store import open_store
 from cluster.config.recipe import Recipe
 from cluster.config.routing import Cascade
 from cluster.config.sources import DataSource
-from cluster.data import PreparedSamples, load_data
+from cluster.data import PreparedSamples, load_data, require_readable
 from cluster.data.samples import Samples
 from cluster.errors import ConfigError
 from cluster.program import program as programs
@@ -45,11 +45,16 @@ def calibrate(
     key = calibration_key(cascade, targets)
     first = _first_model(targets, cascade.targets[0].target)
     recipe = Recipe.model_validate(targets.artifact(first).manifest.recipe)
-    loaded = load_data(data or recipe.data, recipe.seed)
+    data = data or recipe.data
+    loaded = load_data(data, recipe.seed)
     names = [target.target for target in cascade.targets]
-    validation = _Scores(targets, loaded.validation, loaded.labels, report)
-    test = _Scores(targets, loaded.test, loaded.labels, report)
-    scores, labels = [validation.of(name) for name in names], loaded.validation.labels
+    chosen, held = (
+        _readable(samples, targets.artifact(first), data.max_unreadable, report)
+        for samples in (loaded.validation, loaded.test)
+    )
+    validation = _Scores(targets, chosen, loaded.labels, report)
+    test = _Scores(targets, held, loaded.labels, report)
+    scores, labels = [validation.of(name) for name in names], chosen.labels
     item_ms = [validation.item_ms(name) for name in names]
     threshold = smallest_threshold(scores, labels, goal, item_ms)
     held_out = [test.of(name) for name in names]
@@ -58,7 +63,7 @@ def calibrate(
         goal=str(goal),
         thresholds=(threshold,) * (len(names) - 1),
         chosen_on=measure(scores, labels, threshold, item_ms),
-        held_out=measure(held_out, loaded.test.labels, threshold, item_ms),
+        held_out=measure(held_out, held.labels, threshold, item_ms),
     )
     open_store(store).keep_calibration(key, calibration.model_dump_json(indent=1).encode())
     return calibration
@@ -68,6 +73,25 @@ def _first_model(targets: Targets, name: str) -> str:
     while name not in targets.models:
         name = targets.combining(name).targets[0].target
     return name
+
+
+def _prepared(samples: Samples, artifact: Artifact) -> PreparedSamples:
+    manifest = artifact.manifest
+    tokenizer = artifact.file(TOKENIZER).read_bytes() if manifest.text is not None else None
+    return PreparedSamples(
+        samples,
+        manifest.inputs,
+        manifest.image or manifest.text,
+        tokenizer,
+        skip_unreadable=True,
+    )
+
+
+def _readable(samples: Samples, artifact: Artifact, limit: float, report: Print) -> Samples:
+    """Return the samples whose files can be read; SourceError if too many cannot."""
+    prepared = _prepared(samples, artifact)
+    require_readable([prepared], limit, report)
+    return samples.subset(np.flatnonzero(prepared.readable(range(len(samples)))))
 
 
 class _Scores:
@@ -112,10 +136,7 @@ class _Scores:
                 "other ones; give --data with the model's labels"
             )
         program = programs.load(artifact, args.compute_threads)
-        tokenizer = artifact.file(TOKENIZER).read_bytes() if manifest.text is not None else None
-        prepared = PreparedSamples(
-            self._samples, manifest.inputs, manifest.image or manifest.text, tokenizer
-        )
+        prepared = _prepared(self._samples, artifact)
         size = min(_BATCH, args.batching.max_batch_size)
         program.run([spec.zeros(size) for spec in manifest.inputs])  # sets up its kernels
         outputs, total_s = [], 0.0

@@ -143,6 +143,15 @@ def test_large_sets_are_fingerprinted_by_size_and_time(
     assert read(f"imagefolder:{folder}").fingerprint != before
 
 
+def test_imagefolder_keeps_file_that_cannot_be_opened(folder: Path) -> None:
+    before = read(f"imagefolder:{folder}")
+    (folder / "cat" / "gone.png").symlink_to(folder / "nowhere")
+    after = read(f"imagefolder:{folder}")
+    assert after.fingerprint == before.fingerprint
+    count = {len(data.train) + len(data.validation) + len(data.test) for data in (before, after)}
+    assert max(count) == min(count) + 1
+
+
 def test_imagefolder_rejects_wrong_folders(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="missing cannot be read: No such file"):
         read(f"imagefolder:{tmp_path}/missing")

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cluster.config.sources import DataSource, ImageInput, TextInput
-from cluster.data import PreparedSamples, Samples, load_data
+from cluster.data import PreparedSamples, Samples, load_data, require_readable
 from cluster.errors import SourceError
 from cluster.tensors import TensorSpec
 
@@ -68,6 +68,70 @@ def test_damaged_image_is_named(photos: Samples) -> None:
     prepared = PreparedSamples(photos, [IMAGE_SPEC], IMAGE)
     with pytest.raises(SourceError, match=f"{photos.name(3)}: "):
         prepared.batch([1, 3])
+
+
+def pixels_of(photos: Samples, index: int) -> float:
+    return float(np.asarray(Image.open(photos.name(index)))[0, 0]) / 255
+
+
+@pytest.mark.parametrize("memo_bytes", [0, 10**6])
+@pytest.mark.parametrize("first", [0, 3, 15])
+def test_skipped_files_are_replaced_and_told_apart(
+    photos: Samples, memo_bytes: int, first: int
+) -> None:
+    damaged = {first, (first + 1) % 16}
+    expected = [pixels_of(photos, index) for index in range(16)]
+    for index in damaged:
+        Path(photos.name(index)).write_bytes(b"not an image")
+        following = next(i for i in (*range(index, 16), *range(16)) if i not in damaged)
+        expected[index] = expected[following]
+    prepared = PreparedSamples(
+        photos, [IMAGE_SPEC], IMAGE, memo_bytes=memo_bytes, skip_unreadable=True
+    )
+    for _ in range(2):
+        (images,), _labels = prepared.batch(range(16))
+        np.testing.assert_allclose(images[:, 0, 0, 0], expected, atol=1e-6)
+        assert set(np.flatnonzero(~prepared.readable(range(16)))) == damaged
+    reasons = prepared.unreadable(range(16))
+    assert set(reasons) == {photos.name(index) for index in damaged}
+    assert all("12 bytes are not an image" in reason for reason in reasons.values())
+
+
+def test_set_without_readable_file_is_refused(photos: Samples) -> None:
+    for index in range(16):
+        Path(photos.name(index)).unlink()
+    with pytest.raises(SourceError, match=r"No such file.*nor can any other of 16 samples be read"):
+        PreparedSamples(photos, [IMAGE_SPEC], IMAGE, skip_unreadable=True)
+
+
+@pytest.mark.parametrize("damaged", [0, 1, 2])
+def test_unreadable_files_are_counted_up_to_a_share(photos: Samples, damaged: int) -> None:
+    for index in range(damaged):
+        Path(photos.name(index)).write_bytes(b"not an image")
+    sets = [
+        PreparedSamples(part, [IMAGE_SPEC], IMAGE, skip_unreadable=True)
+        for part in (photos.subset(slice(0, 10)), photos.subset(slice(10, 16)))
+    ]
+    lines: list[str] = []
+    if damaged == 2:
+        message = (
+            r"2 of 16 samples cannot be read, a share of 0\.12; data\.max_unreadable allows "
+            rf"0\.0625, .*{photos.name(0)}: these 12 bytes are not an image.*{photos.name(1)}: "
+        )
+        with pytest.raises(SourceError, match=message):
+            require_readable(sets, 1 / 16, lines.append)
+        return
+    assert set(require_readable(sets, 1 / 16, lines.append)) == {
+        photos.name(index) for index in range(damaged)
+    }
+    assert len(lines) == damaged
+    assert all("1 of 16 samples cannot be read and are left out" in line for line in lines)
+
+
+def test_samples_of_other_kinds_are_not_read(module_file: ModuleFile) -> None:
+    samples = arrays_of(module_file, "numpy.zeros((4, 2), 'f4'), [0, 1, 0, 1]")
+    spec = TensorSpec(name="input", datatype="FP32", shape=(-1, 2))
+    assert require_readable([PreparedSamples(samples, [spec], None)], 0.0, print) == {}
 
 
 def test_image_over_pixel_limit_is_refused() -> None:

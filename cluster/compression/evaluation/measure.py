@@ -26,14 +26,17 @@ def outputs_of(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return outputs float32 ``[N, D]`` and labels int64 ``[N]`` of the first ``count`` samples.
 
-    ``count`` None: all samples.
+    ``count`` None: all samples. Samples whose files cannot be read are left out.
     """
     total = len(samples) if count is None else min(count, len(samples))
     outputs, labels = [], []
     for start in range(0, total, _BATCH):
-        arrays, right = samples.batch(range(start, min(start + _BATCH, total)))
-        outputs.append(run(arrays).astype(np.float32, copy=False))
-        labels.append(right)
+        indices = range(start, min(start + _BATCH, total))
+        arrays, right = samples.batch(indices)
+        answers = run(arrays).astype(np.float32, copy=False)
+        readable = samples.readable(indices)
+        outputs.append(answers[readable])
+        labels.append(right[readable])
     if not outputs:
         raise ValueError("the model needs at least one sample")
     return np.concatenate(outputs), np.concatenate(labels)

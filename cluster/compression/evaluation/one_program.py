@@ -100,6 +100,7 @@ def _measure(task: Task) -> ProgramResult:
         artifact.manifest.inputs,
         artifact.manifest.image or artifact.manifest.text,
         artifact.file(TOKENIZER).read_bytes() if TOKENIZER in files else None,
+        skip_unreadable=True,
     )
     runs = {"baseline": _baseline(task, data.labels, entry)}
     runs |= {"program": _run(dynamic)} if dynamic else {}

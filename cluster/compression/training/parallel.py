@@ -196,7 +196,13 @@ def _samples(task: RankTask) -> PreparedSamples:
             f"{recipe.data.source}, the job has {task.samples}; give every node the same data"
         )
     model = load_model(recipe.model, data.labels)
-    return PreparedSamples(data.train, model.inputs, model.preprocess, model.files.get(TOKENIZER))
+    return PreparedSamples(
+        data.train,
+        model.inputs,
+        model.preprocess,
+        model.files.get(TOKENIZER),
+        skip_unreadable=True,
+    )
 
 
 @contextmanager
