@@ -10,7 +10,7 @@ Samples ─→ prepared.py: image files, texts or arrays → batches of the mode
 Samples stay encoded until a batch needs them. This room does not import PyTorch.
 """
 
-from cluster.data.load import LabelledData, load_data, require_labels
+from cluster.data.load import LabelledData, load_data, require_every_class, require_labels
 from cluster.data.prepared import PreparedSamples
 from cluster.data.readable import require_readable
 from cluster.data.samples import Samples
@@ -20,6 +20,7 @@ __all__ = [
     "PreparedSamples",
     "Samples",
     "load_data",
+    "require_every_class",
     "require_labels",
     "require_readable",
 ]

@@ -74,26 +74,31 @@ def load_data(source: DataSource, seed: int) -> LabelledData:
 
 
 def require_labels(data: LabelledData, consumer: str) -> None:
-    """Check that every class has training and held-out samples.
+    """Raise :class:`SourceError` if the data is unlabelled.
 
-    ``consumer``: part of the recipe that needs labels, such as ``steps[0] (train)``.
-    Raises :class:`SourceError`, naming the classes, when the data is unlabelled or a class has no
-    sample in one of the splits.
+    ``consumer``: part of the recipe that needs labels, such as ``evaluation.metrics (accuracy)``.
     """
     if not data.labels:
         raise SourceError(
             f"{consumer} needs labels, but the data has none: let its source return (inputs, "
             f"labels), or use the metrics cosine and ranking and no step that trains on labels"
         )
-    for title, samples in (("training", data.train), ("held-out", data.test)):
-        counts = np.bincount(samples.labels, minlength=len(data.labels))
-        absent = tuple(name for name, count in zip(data.labels, counts, strict=True) if not count)
-        if absent:
-            raise SourceError(
-                f"{consumer} needs every class, but {len(absent)} of {len(data.labels)} are "
-                f"missing in the {len(samples)} {title} samples: {_describe(absent)}; add samples "
-                f"of them, raise data.limit, or remove the class from the data"
-            )
+
+
+def require_every_class(data: LabelledData, consumer: str) -> None:
+    """Check that every class has training samples, for a part that learns from their labels.
+
+    Raises :class:`SourceError`, naming the classes, when one has none or the data is unlabelled.
+    """
+    require_labels(data, consumer)
+    counts = np.bincount(data.train.labels, minlength=len(data.labels))
+    absent = tuple(name for name, count in zip(data.labels, counts, strict=True) if not count)
+    if absent:
+        raise SourceError(
+            f"{consumer} needs every class, but {len(absent)} of {len(data.labels)} are missing in "
+            f"the {len(data.train)} training samples: {_describe(absent)}; add samples of them, "
+            f"raise data.limit, or remove the class from the data"
+        )
 
 
 def _read(source: str) -> LabelledSet:

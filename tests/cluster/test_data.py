@@ -15,7 +15,13 @@ from safetensors.numpy import save_file
 from sklearn.datasets import load_sample_image
 
 from cluster.config.sources import DataSource, ImageInput
-from cluster.data import LabelledData, PreparedSamples, load_data, require_labels
+from cluster.data import (
+    LabelledData,
+    PreparedSamples,
+    load_data,
+    require_every_class,
+    require_labels,
+)
 from cluster.data.split import stratified_sample
 from cluster.errors import SourceError
 from cluster.tensors import TensorSpec
@@ -382,11 +388,10 @@ def test_require_labels_rejects_unlabelled_data() -> None:
     ("labels", "message"),
     [
         ([0, 1] * 10, "1 of 3 are missing in the 14 training samples: eel"),
-        ([0, 1] * 9 + [0, 2], "1 of 3 are missing in the 4 held-out samples: eel"),
         ([0] * 20, "2 of 3 are missing in the 14 training samples: dog, eel"),
     ],
 )
-def test_require_labels_names_missing_class(
+def test_training_needs_every_class_and_scoring_none(
     tmp_path: Path, labels: list[int], message: str
 ) -> None:
     files = [png(index) for index in range(20)]
@@ -399,5 +404,8 @@ def test_require_labels_names_missing_class(
             metadata={"classes": "cat,dog,eel"},
         )
     )
-    with pytest.raises(SourceError, match=f"the metric accuracy needs every class, but {message};"):
-        require_labels(data, "the metric accuracy")
+    with pytest.raises(
+        SourceError, match=rf"steps\[0\] \(train\) needs every class, but {message};"
+    ):
+        require_every_class(data, "steps[0] (train)")
+    require_labels(data, "evaluation.metrics (accuracy)")  # samples of one class can be scored
