@@ -4,7 +4,7 @@ Samples.raw(i) ─→ image_tensor | TextEncoder | unchanged arrays ─→ one a
                ─→ cached, if the whole set fits ─→ batch(indices): [batch, ...]
 
 With ``skip_unreadable`` an image file that cannot be read is left out: the next readable sample
-takes its place in a batch, so that batches keep their size, and scores exclude it
+takes its place in a batch, with its label, so that batches keep their size. Scores exclude it
 (:meth:`PreparedSamples.readable`).
 """
 
@@ -77,6 +77,9 @@ class PreparedSamples:
         self._are_files = isinstance(preprocess, ImageInput)
         self._skips = skip_unreadable
         self._unreadable: dict[int, str] = {}
+        self._sources = np.arange(len(samples))
+        """Position of the sample that a batch returns for each index."""
+
         if len(samples):
             self._item(0)
 
@@ -89,16 +92,16 @@ class PreparedSamples:
         Samples are one array ``[len(indices), ...]`` per input, in the inputs' order and dtypes.
         """
         positions = np.asarray(indices, np.int64)
-        labels = self._samples.labels[positions]
         if self._memo is None:
             arrays = [np.empty((len(positions), *s.item_shape), s.dtype) for s in self._inputs]
             for row, index in enumerate(positions):
                 for array, value in zip(arrays, self._item(int(index)), strict=True):
                     array[row] = value
-            return arrays, labels
-        for index in map(int, positions[~self._decoded[positions]]):
-            self._keep(index, self._item(index))
-        return [array[positions] for array in self._memo], labels
+        else:
+            for index in map(int, positions[~self._decoded[positions]]):
+                self._keep(index, self._item(index))
+            arrays = [array[positions] for array in self._memo]
+        return arrays, self._samples.labels[self._sources[positions]]
 
     def readable(self, indices: Sequence[int]) -> np.ndarray:
         """Return whether each sample of earlier batches is itself, bool ``[len(indices)]``."""
@@ -143,9 +146,12 @@ class PreparedSamples:
             if position in self._unreadable:
                 continue
             try:
-                return self._read(position)
+                arrays = self._read(position)
             except _UnreadableError as error:
                 self._unreadable[position] = str(error)
+            else:
+                self._sources[index] = position
+                return arrays
         others = f"; nor can any other of {len(self)} samples be read" if self._skips else ""
         raise SourceError(f"{self._samples.name(index)}: {self._unreadable[index]}{others}")
 

@@ -81,16 +81,20 @@ def test_skipped_files_are_replaced_and_told_apart(
 ) -> None:
     damaged = {first, (first + 1) % 16}
     expected = [pixels_of(photos, index) for index in range(16)]
+    labels = photos.labels.copy()
     for index in damaged:
         Path(photos.name(index)).write_bytes(b"not an image")
         following = next(i for i in (*range(index, 16), *range(16)) if i not in damaged)
         expected[index] = expected[following]
+        labels[index] = labels[following]
+    assert first != 3 or (labels != photos.labels).any()
     prepared = PreparedSamples(
         photos, [IMAGE_SPEC], IMAGE, memo_bytes=memo_bytes, skip_unreadable=True
     )
     for _ in range(2):
-        (images,), _labels = prepared.batch(range(16))
+        (images,), batch_labels = prepared.batch(range(16))
         np.testing.assert_allclose(images[:, 0, 0, 0], expected, atol=1e-6)
+        np.testing.assert_array_equal(batch_labels, labels)
         assert set(np.flatnonzero(~prepared.readable(range(16)))) == damaged
     reasons = prepared.unreadable(range(16))
     assert set(reasons) == {photos.name(index) for index in damaged}
