@@ -14,7 +14,7 @@ the same job finds them after a kill.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from safetensors import SafetensorError
@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.store import ArtifactStore
-from cluster.compression import labels, origin, packaging, steps
+from cluster.compression import labels, origin, packaging, source_check, steps
 from cluster.compression.front import Front
 from cluster.compression.launch import Launcher
 from cluster.compression.packaging import CompressedModel, Rejection
@@ -101,6 +101,7 @@ def _build(job: Job, key: str) -> Outcome:
         f"{len(job.data.test)} held-out samples"
     )
     job = job.checked()
+    job = replace(job, source_check=source_check.check(job))
     job, work, records = _compressed(job)
     if job.recipe.search is None:
         build = packaging.build(CompressedModel(job.recipe.name, key, work, records), job)

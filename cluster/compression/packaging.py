@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -25,12 +26,13 @@ from cluster.compression.programs import builder
 from cluster.compression.record import BuildRecord, CheckRecord, SearchRecord, StepRecord
 from cluster.compression.report import html
 from cluster.compression.report.baseline import baseline_note
+from cluster.compression.report.cautions import cautions
 from cluster.compression.report.table import gate_lines, limits, table_of
 from cluster.compression.sharding import layouts
 from cluster.compression.work import Clock, Job, Work
 from cluster.config.sources import ModelSource
 from cluster.config.steps import Step, trains
-from cluster.data import PreparedSamples
+from cluster.data import LabelledData, PreparedSamples
 from cluster.program import node
 
 MAX_NAMED = 20
@@ -108,6 +110,8 @@ def _build(model: CompressedModel, job: Job, folder: Path) -> AcceptedBuild | Re
     failed = {**programs.failed, **evaluation.failed}
     evaluation, checks = _judged(model, evaluation.model_copy(update={"failed": failed}), job)
     record = _record(model, evaluation, checks, clock, job)
+    for caution in cautions(record):
+        job.out(f"warning  {caution}")
     if not record.accepted:
         return _reject(model, record, job)
     working = builder.trim(programs.entries, evaluation.programs, evaluation.static, folder)
@@ -201,6 +205,7 @@ def _record(
             "validation_samples": len(data.validation),
             "held_out_samples": len(data.test),
             "classes": len(data.labels),
+            "largest_class_share": _largest_class_share(data),
             "unreadable_samples": len(job.unreadable) or None,
             "unreadable": [*job.unreadable][:MAX_NAMED] or None,
         },
@@ -211,8 +216,14 @@ def _record(
             "compute_threads": recipe.evaluation.compute_threads,
         },
         random_weights=_untrained(recipe.model, (*recipe.steps, *model.searched)),
+        source_check=job.source_check,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _largest_class_share(data: LabelledData) -> float | None:
+    """Return the accuracy of always answering the largest class; None without labels."""
+    return float(np.bincount(data.test.labels).max()) / len(data.test) if data.labels else None
 
 
 def _untrained(model: ModelSource, steps: tuple[Step, ...]) -> bool:

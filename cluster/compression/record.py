@@ -113,6 +113,26 @@ class SearchRecord(_Record):
     seconds: float
 
 
+class BetterNormalization(_Record):
+    """Mean and std with which the loaded model scores clearly more than with the recipe's."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    accuracy: float
+    stated_accuracy: float = Field(description="With the recipe's mean and std.")
+    samples: int = Field(description="Validation samples that both were measured on.")
+
+
+class SourceCheck(_Record):
+    """Checks of the model as loaded, before the first step."""
+
+    better_normalization: BetterNormalization | None = None
+    card_accuracy: float | None = Field(
+        default=None,
+        description="Accuracy by the weights' own card, 0..1, if the baseline has these weights.",
+    )
+
+
 class CheckRecord(_Record):
     """One limit of the gate, with the measured value."""
 
@@ -161,4 +181,5 @@ class BuildRecord(_Record):
         description="The recipe provides no weights and trains none: scores mean nothing, unless "
         "a python: factory fills in weights, which a recipe does not show."
     )
+    source_check: SourceCheck = SourceCheck()
     measured_at: str = Field(description="ISO 8601, UTC.")

@@ -20,6 +20,7 @@ import torch
 from cluster.artifact.artifact import TOKENIZER
 from cluster.artifact.store import ArtifactStore
 from cluster.compression.launch import InProcess, Launcher
+from cluster.compression.record import SourceCheck
 from cluster.config.recipe import Recipe
 from cluster.config.steps import Quantize
 from cluster.data import LabelledData, PreparedSamples, load_data, require_readable
@@ -130,6 +131,8 @@ class Job:
 
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """Samples that are left out: name → reason."""
+
+    source_check: SourceCheck = field(default_factory=SourceCheck)
 
     @staticmethod
     def load(

@@ -9,6 +9,7 @@ import torch
 
 from cluster.config.sources import ImageInput, ModelSource, TextInput
 from cluster.errors import SourceError
+from cluster.models.cards import CardAccuracy
 from cluster.tensors import BATCH, TensorSpec
 
 
@@ -26,6 +27,7 @@ class BuiltModel:
     labels: tuple[str, ...] = ()
     files: dict[str, bytes] = field(default_factory=dict)
     output: Literal["logits", "embedding"] = "logits"
+    card: CardAccuracy | None = None
 
 
 def image_spec(image: ImageInput) -> TensorSpec:

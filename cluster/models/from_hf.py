@@ -20,6 +20,7 @@ import torch
 from cluster import fingerprint
 from cluster.config.sources import ModelSource, TextInput
 from cluster.errors import SourceError
+from cluster.models import cards
 from cluster.models.built_model import BuiltModel, image_spec
 from cluster.models.hf_embeddings import with_pooling
 from cluster.models.hf_images import image_input
@@ -32,6 +33,7 @@ _TEXT = "ForSequenceClassification"
 _ENCODER = "Model"
 
 _PACKAGE = "package:"
+_CARD = "README.md"
 
 
 def build(path: str, source: ModelSource, classes: int | None) -> BuiltModel:
@@ -57,14 +59,16 @@ def build(path: str, source: ModelSource, classes: int | None) -> BuiltModel:
             path, transformers.AutoModelForImageClassification, config.num_labels, classes
         )
         image = source.image or image_input(_read(path, transformers.AutoImageProcessor), path)
-        return BuiltModel(_ImageLogits(module), (image_spec(image),), image, labels)
+        card = cards.of_model_card(_file(path, _CARD, transformers)) if labels else None
+        return BuiltModel(_ImageLogits(module), (image_spec(image),), image, labels, card=card)
     if any(name.endswith(_TEXT) for name in architectures):
         _refuse(source, ("image", "tensor"), "takes text")
         module, labels = _model(
             path, transformers.AutoModelForSequenceClassification, config.num_labels, classes
         )
         text, files = _text(path, source, config, transformers)
-        return BuiltModel(_TextLogits(module), _token_specs(text), text, labels, files)
+        card = cards.of_model_card(_file(path, _CARD, transformers)) if labels else None
+        return BuiltModel(_TextLogits(module), _token_specs(text), text, labels, files, card=card)
     if any(name.endswith(_ENCODER) for name in architectures):
         _refuse(source, ("image", "tensor", "num_classes"), "is an encoder of texts")
         encoder = _encoder(path, transformers.AutoModel)

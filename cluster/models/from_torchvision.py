@@ -12,7 +12,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from cluster.config.sources import ImageInput, ModelSource
 from cluster.errors import SourceError
-from cluster.models import checkpoints
+from cluster.models import cards, checkpoints
 from cluster.models.built_model import BuiltModel, declared_input, image_spec
 from cluster.models.own_transform import OwnTransform, UnsupportedTransformError, image_of
 
@@ -34,8 +34,11 @@ def build(name: str, source: ModelSource, classes: int | None) -> BuiltModel:
         raise SourceError(f"torchvision has no classification model {name!r}; {hint}")
     declared = declared_input(source)
     pretrained = _pretrained_weights(name)
+    card = None
     if source.weights in pretrained:
-        module, image, labels = _pretrained(name, pretrained[source.weights], classes)
+        weights = pretrained[source.weights]
+        module, image, labels = _pretrained(name, weights, classes)
+        card = cards.of_torchvision(weights.meta) if labels else None
     else:
         file = None if source.weights is None else Path(source.weights)
         if file is not None and not file.is_file():
@@ -50,7 +53,9 @@ def build(name: str, source: ModelSource, classes: int | None) -> BuiltModel:
         if file is not None:
             checkpoints.fill(module, file)
     spec, preprocess = declared or (image_spec(image), image)
-    return BuiltModel(module=module, inputs=(spec,), preprocess=preprocess, labels=labels)
+    return BuiltModel(
+        module=module, inputs=(spec,), preprocess=preprocess, labels=labels, card=card
+    )
 
 
 def identity(name: str, source: ModelSource) -> str:

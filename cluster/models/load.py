@@ -17,6 +17,7 @@ from cluster.config.sources import ImageInput, ModelSource, TextInput
 from cluster.errors import SourceError
 from cluster.models import from_hf, from_python, from_torchvision
 from cluster.models.built_model import BuiltModel
+from cluster.models.cards import CardAccuracy
 from cluster.tensors import BATCH, TensorSpec
 
 
@@ -57,6 +58,8 @@ class LoadedModel:
     preprocess: ImageInput | TextInput | None
     labels: tuple[str, ...]
     files: dict[str, bytes]
+    card: CardAccuracy | None = None
+    """Accuracy that the weights' own card states, for the classes of ``labels``."""
 
 
 def load_model(source: ModelSource, labels: Sequence[str] = ()) -> LoadedModel:
@@ -115,6 +118,7 @@ def _result(model: BuiltModel, width: int, labels: tuple[str, ...]) -> LoadedMod
         preprocess=model.preprocess,
         labels=labels,
         files=model.files,
+        card=model.card if labels == model.labels else None,
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cluster.compression.record import BuildRecord
+from cluster.compression.report.cautions import cautions
 from cluster.compression.report.cuts import cuts
 from cluster.compression.report.headline import headline
 from cluster.compression.report.layers import layers
@@ -22,7 +23,7 @@ from cluster.compression.report.programs import latency, scores
 from cluster.compression.report.provenance import provenance
 from cluster.compression.report.search import search
 from cluster.compression.report.steps import steps
-from cluster.compression.report.verdict import random_weights, verdict
+from cluster.compression.report.verdict import verdict
 
 TEMPLATES = Path(__file__).with_name("templates")
 SECTIONS = (headline, scores, latency, search, steps, layers, cuts, provenance)
@@ -39,7 +40,7 @@ def page(record: BuildRecord) -> str:
             record=record,
             summary=_summary(record),
             verdict=verdict(record),
-            caution=random_weights(record),
+            cautions=cautions(record),
             sections=[section for section in sections if section is not None],
         )
     )

@@ -1,4 +1,4 @@
-"""The verdict as data: accepted or rejected, check by check, and the warning on random weights."""
+"""The verdict as data: accepted or rejected, check by check."""
 
 from __future__ import annotations
 
@@ -28,28 +28,3 @@ def verdict(record: BuildRecord) -> VerdictView:
         else f"{failed} of {count} checks failed; nothing was published"
     )
     return VerdictView(record.accepted, why, sorted(record.checks, key=lambda check: check.passed))
-
-
-@dataclass(frozen=True)
-class Caution:
-    """Warning at the top of the page: the cause in bold, then its consequence."""
-
-    cause: str
-    consequence: str
-
-
-def random_weights(record: BuildRecord) -> Caution | None:
-    """Return the warning that scores say nothing, or None if the weights were trained."""
-    if not record.random_weights:
-        return None
-    source = record.recipe.get("model", {}).get("source", "")
-    if source.startswith("python:"):  # a factory may load its weights itself
-        cause = "No weights were given and none were trained. "
-        random = f"Unless {source} loads weights itself, they are random and the scores say nothing"
-    else:
-        cause = "The weights were never trained. "
-        random = "The model was built with random weights, so its scores say nothing"
-    return Caution(
-        cause,
-        f"{random}; sizes, multiply-accumulates and latencies are those of the real architecture.",
-    )

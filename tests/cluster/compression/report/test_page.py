@@ -14,6 +14,7 @@ from cluster.artifact.entries import Latency, ProgramEntry
 from cluster.artifact.layout import Layout, Shard
 from cluster.artifact.manifest import Drop, Score
 from cluster.compression.record import BuildRecord, LayerSize, StepRecord
+from cluster.compression.report.cautions import cautions
 from cluster.compression.report.html import TEMPLATES, environment, page
 from cluster.tensors import TensorSpec
 
@@ -290,6 +291,34 @@ def test_page_warns_that_a_factory_may_leave_random_weights(record: BuildRecord)
     assert "No weights were given and none were trained." in outline.text
     assert "Unless python:cifar_resnet:resnet56 loads weights itself" in outline.text
     assert "never trained" not in outline.text
+
+
+BETTER = {"mean": [0.5], "std": [0.25], "accuracy": 0.9, "stated_accuracy": 0.79, "samples": 200}
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"data": {"largest_class_share": 0.84}}, "The baseline's accuracy is near chance."),
+        ({"source_check": {"card_accuracy": 0.95}}, "The baseline's accuracy is below its card."),
+        (
+            {"source_check": {"better_normalization": BETTER}},
+            "With mean [0.5] and std [0.25] the model before compression is right on 90.00 % of "
+            "200 validation samples, with the recipe's on 79.00 %.",
+        ),
+    ],
+)
+def test_page_begins_with_doubts_about_scores(
+    record: BuildRecord, fields: dict[str, Any], sentence: str
+) -> None:
+    doubted = BuildRecord.model_validate({**record.model_dump(), **fields})
+    text = Outline(page(doubted)).text
+    assert text.index(sentence) < text.index("Accepted")
+
+
+def test_page_does_not_doubt_plausible_scores(record: BuildRecord) -> None:
+    fields = {"data": {"largest_class_share": 0.1}, "source_check": {"card_accuracy": 0.85}}
+    assert cautions(BuildRecord.model_validate({**record.model_dump(), **fields})) == []
 
 
 def test_page_separates_left_out_from_failed_programs(record: BuildRecord) -> None:
