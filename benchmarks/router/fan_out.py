@@ -25,7 +25,7 @@ from benchmarks.harness.rounds import readings
 from benchmarks.load import wrk
 from benchmarks.load.startup import StartupWatch
 from benchmarks.load.verify import ask, difference, require_close
-from cluster.routing.ensemble import probabilities
+from cluster.activation import probabilities
 from deployments.local.ports import free_ports
 
 _MODELS = ("one", "other")
@@ -49,7 +49,7 @@ def prepare(context: Context) -> PreparedCase:
     """Build the model and compute the answers of the route."""
     artifact_id = resnet18.build(context.store)
     logits = reference.logits(artifact_id, "int8", context.scratch)
-    expected = probabilities(logits)  # both targets are the same model, as is their mean
+    expected = probabilities(logits, "softmax")  # both targets are the same model, as is their mean
     bodies = reference.write_bodies(context.scratch)
     contents = [body.read_bytes() for body in bodies]
 

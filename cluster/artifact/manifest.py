@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from cluster.activation import OutputActivation
 from cluster.artifact.entries import FileEntry, Latency, Line, ProgramEntry, Record
 from cluster.artifact.layout import Layout, Profile
 from cluster.artifact.printable import printable
@@ -107,7 +108,14 @@ class Manifest(Record):
     outputs: tuple[TensorSpec, ...]
     image: ImageInput | None = Field(description="Image preprocessing, if the model takes images.")
     text: TextInput | None = Field(description="Tokenizing, if the model takes text.")
-    labels: tuple[str, ...] = Field(description="Class names, in the order of the logits.")
+    labels: tuple[str, ...] = Field(
+        description="Name of each output, in their order; empty for embeddings and unnamed numbers."
+    )
+    activation: OutputActivation = Field(
+        default="softmax",
+        description="Meaning of the output, which programs return without it: softmax, one of the "
+        "labels; sigmoid, each label by itself; none, numbers.",
+    )
     files: dict[Annotated[str, Field(pattern=_FILE_PATH)], FileEntry] = Field(
         description="Every other file, by path."
     )
@@ -138,6 +146,14 @@ class Manifest(Record):
         default=None, description="Possible cuts of the model, and the cost of its parts."
     )
     layouts: tuple[Layout, ...] = Field(default=(), description="The model cut into shards.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _embeddings_of_earlier_versions(cls, raw: Any) -> Any:
+        """Complete a manifest without ``activation``: only embeddings had no labels."""
+        if isinstance(raw, dict) and "activation" not in raw and not raw.get("labels"):
+            return {**raw, "activation": "none"}
+        return raw
 
     @field_validator("files")
     @classmethod

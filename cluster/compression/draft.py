@@ -59,6 +59,7 @@ class Draft:
             image=model.preprocess if isinstance(model.preprocess, ImageInput) else None,
             text=model.preprocess if isinstance(model.preprocess, TextInput) else None,
             labels=model.labels,
+            activation=model.activation,
             files={},
             programs=(),
             quantized_operators=work.quantized_operators,

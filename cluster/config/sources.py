@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from cluster.activation import OutputActivation
 from cluster.config.base import Config
 
 
@@ -120,8 +121,14 @@ class ModelSource(Config):
     )
     num_classes: int | None = Field(
         default=None,
-        ge=2,
-        description="Classes of the head; null: the number of labels of the data.",
+        ge=1,
+        description="Outputs of the head; null: the number of labels of the data.",
+    )
+    activation: OutputActivation | None = Field(
+        default=None,
+        description="Meaning of the output, which the model returns without it. softmax: one of "
+        "the labels. sigmoid: each label by itself, or none of them. none: numbers, as of a "
+        "regression. null: as the source says, else softmax.",
     )
     image: ImageInput | None = Field(
         default=None, description="Image preprocessing; null: as the source defines."

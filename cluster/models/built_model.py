@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from cluster.activation import OutputActivation
 from cluster.config.sources import ImageInput, ModelSource, TextInput
 from cluster.errors import SourceError
 from cluster.models.cards import CardAccuracy
@@ -17,8 +18,9 @@ from cluster.tensors import BATCH, TensorSpec
 class BuiltModel:
     """A module as built by its source, before the probe.
 
-    ``labels``: class names of the weights, or empty. ``output``: kind of the module's answer,
-    logits of classes or an embedding, which has no classes.
+    ``labels``: names of the weights' outputs, or empty. ``output``: kind of the module's answer,
+    logits or numbers, or an embedding, which has no labels. ``activation``: of the output, by the
+    source.
     """
 
     module: torch.nn.Module
@@ -28,6 +30,7 @@ class BuiltModel:
     files: dict[str, bytes] = field(default_factory=dict)
     output: Literal["logits", "embedding"] = "logits"
     card: CardAccuracy | None = None
+    activation: OutputActivation = "softmax"
 
 
 def image_spec(image: ImageInput) -> TensorSpec:

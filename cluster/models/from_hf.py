@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from cluster import fingerprint
+from cluster.activation import OutputActivation
 from cluster.config.sources import ModelSource, TextInput
 from cluster.errors import SourceError
 from cluster.models import cards
@@ -34,6 +35,13 @@ _ENCODER = "Model"
 
 _PACKAGE = "package:"
 _CARD = "README.md"
+
+_ACTIVATIONS: dict[str, OutputActivation] = {
+    "single_label_classification": "softmax",
+    "multi_label_classification": "sigmoid",
+    "regression": "none",
+}
+"""A config's ``problem_type`` → activation."""
 
 
 def build(path: str, source: ModelSource, classes: int | None) -> BuiltModel:
@@ -58,17 +66,34 @@ def build(path: str, source: ModelSource, classes: int | None) -> BuiltModel:
         module, labels = _model(
             path, transformers.AutoModelForImageClassification, config.num_labels, classes
         )
+        activation = _activation(module.config)
         image = source.image or image_input(_read(path, transformers.AutoImageProcessor), path)
         card = cards.of_model_card(_file(path, _CARD, transformers)) if labels else None
-        return BuiltModel(_ImageLogits(module), (image_spec(image),), image, labels, card=card)
+        return BuiltModel(
+            _ImageLogits(module),
+            (image_spec(image),),
+            image,
+            labels,
+            card=card,
+            activation=activation,
+        )
     if any(name.endswith(_TEXT) for name in architectures):
         _refuse(source, ("image", "tensor"), "takes text")
         module, labels = _model(
             path, transformers.AutoModelForSequenceClassification, config.num_labels, classes
         )
+        activation = _activation(module.config)
         text, files = _text(path, source, config, transformers)
         card = cards.of_model_card(_file(path, _CARD, transformers)) if labels else None
-        return BuiltModel(_TextLogits(module), _token_specs(text), text, labels, files, card=card)
+        return BuiltModel(
+            _TextLogits(module),
+            _token_specs(text),
+            text,
+            labels,
+            files,
+            card=card,
+            activation=activation,
+        )
     if any(name.endswith(_ENCODER) for name in architectures):
         _refuse(source, ("image", "tensor", "num_classes"), "is an encoder of texts")
         encoder = _encoder(path, transformers.AutoModel)
@@ -161,7 +186,7 @@ def _read(path: str, kind: Any, **options: Any) -> Any:
 
 def _model(
     path: str, kind: Any, own_classes: int, classes: int | None
-) -> tuple[torch.nn.Module, tuple[str, ...]]:
+) -> tuple[Any, tuple[str, ...]]:
     new_head = classes is not None and classes != own_classes
     options = {"num_labels": classes, "ignore_mismatched_sizes": True} if new_head else {}
     model, report = _read(path, kind, use_safetensors=True, output_loading_info=True, **options)
@@ -170,6 +195,17 @@ def _model(
     generic = tuple(f"LABEL_{index}" for index in range(len(names)))
     # Logits are FP32 for every stored dtype; compression may lower the precision later.
     return model.float(), () if new_head or names == generic else names
+
+
+def _activation(config: Any) -> OutputActivation:
+    """Return the activation of a classifier by its config, as Transformers' losses choose it.
+
+    A problem type that the config leaves open is a regression for one label, else one of the
+    labels.
+    """
+    if config.problem_type is None:
+        return "none" if config.num_labels == 1 else "softmax"
+    return _ACTIVATIONS[config.problem_type]
 
 
 def _encoder(path: str, kind: Any) -> torch.nn.Module:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from cluster import fingerprint
+from cluster.activation import VALUES, OutputActivation
 from cluster.config.sources import ImageInput, ModelSource, TextInput
 from cluster.errors import SourceError
 from cluster.models import from_hf, from_python, from_torchvision
@@ -43,13 +44,13 @@ _PROBE_BATCH = 2
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A classifier or encoder, with everything that its artifact needs besides weights.
+    """A classifier, regressor or encoder, with all that its artifact needs besides weights.
 
     ``module`` is in eval mode on the CPU. Its forward takes the ``inputs`` by position and returns
-    one FP32 tensor, logits ``[batch, classes]`` or an embedding ``[batch, hidden]``, described by
-    ``outputs``. ``preprocess``: conversion of a file or text to the inputs; None when clients send
-    tensors. ``labels``: one name per class, empty for an encoder. ``files`` are copied into the
-    artifact.
+    one FP32 tensor, logits or numbers ``[batch, labels]`` or an embedding ``[batch, hidden]``,
+    described by ``outputs``; ``activation`` is not applied. ``preprocess``: conversion of a file or
+    text to the inputs; None when clients send tensors. ``labels``: one name per output, empty for
+    an encoder and for numbers without names. ``files`` are copied into the artifact.
     """
 
     module: torch.nn.Module
@@ -60,16 +61,17 @@ class LoadedModel:
     files: dict[str, bytes]
     card: CardAccuracy | None = None
     """Accuracy that the weights' own card states, for the classes of ``labels``."""
+    activation: OutputActivation = "softmax"
 
 
 def load_model(source: ModelSource, labels: Sequence[str] = ()) -> LoadedModel:
-    """Build the model of ``source`` with one class per label of the data.
+    """Build the model of ``source`` with one output per label of the data.
 
-    Without ``labels`` a classifier keeps its number of classes; an encoder ignores them. A new head
+    Without ``labels`` a classifier keeps its number of outputs; an encoder ignores them. A new head
     is initialised from torch's global random state: seed it first.
 
     Raises :class:`SourceError` when the model cannot be found, built or filled with its weights,
-    or does not map its inputs to an embedding or to logits of the expected number of classes.
+    or does not map its inputs to an embedding or to the expected number of outputs.
     """
     labels = tuple(labels)
     if source.num_classes is not None and labels and source.num_classes != len(labels):
@@ -82,15 +84,22 @@ def load_model(source: ModelSource, labels: Sequence[str] = ()) -> LoadedModel:
     model = KINDS[kind].build(path, source, classes)
     model.module.eval()
     width = _probe(model, source.source)
+    activation = _activation(source, model)
     if model.output == "embedding":
-        return _result(model, width, ())
+        return _result(model, width, (), activation)
     if classes is not None and width != classes:
         raise SourceError(
-            f"{source.source} returns {width} classes, expected {classes} "
+            f"{source.source} returns {width} outputs, expected {classes} "
             f"({'model.num_classes' if source.num_classes else 'the labels of the data'}); "
             f"give the factory a parameter num_classes, or change the data"
         )
-    return _result(model, width, _labels(model.labels, labels, width, source.source))
+    if width == 1 and activation == "softmax":
+        raise SourceError(
+            f"{source.source} returns one number per item, whose softmax is always 1; set "
+            f"model.activation: sigmoid for the probability of one label, or none for a regression"
+        )
+    names = _labels(model.labels, labels, width, source.source, activation)
+    return _result(model, width, names, activation)
 
 
 def source_fingerprint(source: ModelSource) -> str:
@@ -110,15 +119,31 @@ def source_fingerprint(source: ModelSource) -> str:
     return fingerprint.of_parts(parts)
 
 
-def _result(model: BuiltModel, width: int, labels: tuple[str, ...]) -> LoadedModel:
+def _activation(source: ModelSource, model: BuiltModel) -> OutputActivation:
+    if model.output != "embedding":
+        return source.activation or model.activation
+    if source.activation not in (None, "none"):
+        raise SourceError(
+            f"model.activation={source.activation}: {source.source} returns embeddings, which have "
+            f"no labels; remove it"
+        )
+    return "none"
+
+
+def _result(
+    model: BuiltModel, width: int, labels: tuple[str, ...], activation: OutputActivation
+) -> LoadedModel:
+    numbers = activation == "none" and model.output == "logits"
+    name = VALUES if numbers else model.output
     return LoadedModel(
         module=model.module,
         inputs=model.inputs,
-        outputs=(TensorSpec(name=model.output, datatype="FP32", shape=(BATCH, width)),),
+        outputs=(TensorSpec(name=name, datatype="FP32", shape=(BATCH, width)),),
         preprocess=model.preprocess,
         labels=labels,
         files=model.files,
         card=model.card if labels == model.labels else None,
+        activation=activation,
     )
 
 
@@ -138,21 +163,29 @@ def _probe(model: BuiltModel, name: str) -> int:
     if not isinstance(answer, torch.Tensor):
         raise SourceError(f"{expected}, not {type(answer).__name__}; wrap it in such a module")
     shape = list(answer.shape)
-    if len(shape) != 2 or shape[0] != _PROBE_BATCH or shape[1] < 2:
-        raise SourceError(
-            f"{expected} with at least 2 classes; for a batch of {_PROBE_BATCH} it returned {shape}"
-        )
+    if len(shape) != 2 or shape[0] != _PROBE_BATCH or shape[1] < 1:
+        raise SourceError(f"{expected}; for a batch of {_PROBE_BATCH} it returned {shape}")
     if answer.dtype != torch.float32:
         raise SourceError(f"{expected}, not {answer.dtype}; build it in float32")
     return shape[1]
 
 
 def _labels(
-    model_labels: tuple[str, ...], data: tuple[str, ...], classes: int, name: str
+    model_labels: tuple[str, ...],
+    data: tuple[str, ...],
+    classes: int,
+    name: str,
+    activation: OutputActivation,
 ) -> tuple[str, ...]:
-    """Return one label per class: of the weights, else of the data, else the numbers."""
+    """Return one label per output: of the weights, else of the data, else of classes the position.
+
+    Numbers that neither names have no labels.
+    """
+    if activation == "none" and len(set(model_labels)) < len(model_labels):
+        model_labels = ()
     if len(model_labels) != classes:
-        return data or tuple(str(index) for index in range(classes))
+        unnamed = () if activation == "none" else tuple(map(str, range(classes)))
+        return data or unnamed
     # Equal names in another order would silently score a good model near zero.
     if model_labels != data and sorted(model_labels) == sorted(data):
         index = next(i for i in range(classes) if model_labels[i] != data[i])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cluster.activation import OutputActivation
 from cluster.tensors import TensorSpec
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration")
@@ -28,14 +29,16 @@ def model_metadata(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     artifact: str | None = None,
+    activation: OutputActivation | None = None,
 ) -> dict[str, Any]:
     """Return the body of ``GET /v2/models/NAME``; -1 in a shape is the batch.
 
-    ``artifact``: ``NAME@ID`` of what a model serves, beyond the protocol.
+    Beyond the protocol, of a model: ``artifact``, ``NAME@ID``; ``activation``, which turns the
+    output into probabilities.
     """
-    served = {} if artifact is None else {"artifact": artifact}
+    beyond = {"artifact": artifact, "activation": activation}
     return {
-        **served,
+        **{field: value for field, value in beyond.items() if value is not None},
         "name": name,
         "versions": list(versions),
         "platform": platform,

@@ -1,7 +1,8 @@
-"""Codec of the prediction endpoint: one image, text or tensor as JSON → the likeliest labels.
+"""Codec of the prediction endpoint: one image, text or tensor as JSON → labels, or numbers.
 
 {"image": "<base64>", "top_k": 3} ──► PredictRequest ──► (preprocess, program)
-[{"label": "cat", "probability": 0.93}, ...] ◄── top_k ◄── logits
+{"predictions": [{"label": "cat", "probability": 0.93}, ...]} ◄── softmax, sigmoid ◄┐
+{"values": {"price": 3.2}}, or a list without names           ◄── none ◄────────────┴─ output
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster.activation import OutputActivation, probabilities
 from cluster.errors import ProgramError, RequestError
 from cluster.protocol.json_body import excerpt, read_object
 from cluster.protocol.json_tensor import array_from_json
@@ -79,16 +81,31 @@ def item_array(inputs: Any, spec: TensorSpec) -> np.ndarray:
     return item.reshape(1, *spec.item_shape)
 
 
-def top_k(logits: np.ndarray, labels: Sequence[str], k: int) -> list[dict[str, Any]]:
+def prediction(
+    output: np.ndarray, labels: Sequence[str], activation: OutputActivation, name: str, k: int
+) -> dict[str, Any]:
+    """Return the answer to one item, whose output ``name`` is ``[n]``.
+
+    With labels, ``predictions`` has the ``k`` likeliest, see :func:`top_k`. Without activation the
+    answer has all numbers under ``name``, by label, or as a list if there are no labels.
+    ProgramError for an output that is not usable.
+    """
+    if labels and activation != "none":
+        return {"predictions": top_k(output, labels, k, activation)}
+    if not np.isfinite(output).all():
+        raise ProgramError(f"{name} has numbers that are not finite: the output is not usable")
+    numbers = output.tolist()
+    return {name: dict(zip(labels, numbers, strict=True)) if labels else numbers}
+
+
+def top_k(
+    logits: np.ndarray, labels: Sequence[str], k: int, activation: OutputActivation = "softmax"
+) -> list[dict[str, Any]]:
     """Return the ``k`` likeliest labels (all, if there are fewer), in descending order.
 
-    ``logits`` is ``[classes]``, any float dtype. Probabilities are the softmax in float64,
-
-        p_i = exp(z_i - max z) / sum_j exp(z_j - max z)
-
-    where subtracting the maximum prevents an overflow of exp and changes nothing else. Ties keep
-    the order of ``labels``. Raises ProgramError when ``logits`` differs from ``labels`` in length,
-    or holds NaN or +infinity.
+    ``logits`` is ``[labels]``, any float dtype. Probabilities follow the activation, softmax or
+    sigmoid, in float64. Ties keep the order of ``labels``. Raises ProgramError when ``logits``
+    differs from ``labels`` in length, or holds NaN or +infinity.
     """
     if logits.shape != (len(labels),):
         raise ProgramError(
@@ -98,10 +115,9 @@ def top_k(logits: np.ndarray, labels: Sequence[str], k: int) -> list[dict[str, A
     highest = scores.max()
     if not np.isfinite(highest):
         raise ProgramError(f"the largest logit is {highest}: the model's output is not usable")
-    weights = np.exp(scores - highest)
-    probabilities = weights / weights.sum()
-    order = np.argsort(-probabilities, kind="stable")[:k]
-    return [{"label": labels[i], "probability": float(probabilities[i])} for i in order]
+    shares = probabilities(scores, activation)
+    order = np.argsort(-scores, kind="stable")[:k]
+    return [{"label": labels[i], "probability": float(shares[i])} for i in order]
 
 
 def _image_bytes(value: Any) -> bytes:

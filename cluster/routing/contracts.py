@@ -15,6 +15,7 @@ from enum import Enum
 from itertools import pairwise
 from typing import Any
 
+from cluster.activation import OutputActivation
 from cluster.config.routing import (
     Canary,
     Cascade,
@@ -35,7 +36,7 @@ PROBABILITIES = "probabilities"
 
 
 class Scores(Enum):
-    """Meaning of the first output for the labels."""
+    """Scale of the first output's scores for the labels."""
 
     NONE = "none"
     LOGITS = "logits"
@@ -52,6 +53,9 @@ class Contract:
     scores: Scores
     max_items: int | None
     """Maximum number of items of one request; None: limited only by the body."""
+
+    activation: OutputActivation = "softmax"
+    """Meaning of the scores: shares of one label, or of each label by itself."""
 
 
 def contracts(
@@ -117,11 +121,16 @@ def _unknown(route: str, name: str, routes: Mapping[str, Route], served: Collect
 def _combined(route: Ensemble | Quorum, targets: list[Contract]) -> Contract:
     same = _same_inputs(route, targets)
     if route.combine.startswith("python:"):
-        return replace(same, outputs=route.outputs, labels=(), scores=Scores.NONE)
+        return replace(
+            same, outputs=route.outputs, labels=(), scores=Scores.NONE, activation="none"
+        )
+    if route.combine == "vote":
+        _one_label(route, targets, "combine: vote counts the likeliest label; use combine: mean")
     return _distribution(route, targets, same)
 
 
 def _cascade(route: Cascade, targets: list[Contract]) -> Contract:
+    _one_label(route, targets, "thresholds compare the likeliest label; use an ensemble")
     return _distribution(route, targets, _same_inputs(route, targets))
 
 
@@ -140,7 +149,7 @@ def _multi_task(route: MultiTask, targets: list[Contract]) -> Contract:
         for task, contract in zip(route.tasks, targets, strict=True)
         for spec in contract.outputs
     )
-    return Contract(tuple(inputs.values()), outputs, (), Scores.NONE, _fewest(targets))
+    return Contract(tuple(inputs.values()), outputs, (), Scores.NONE, _fewest(targets), "none")
 
 
 def _pair(route: Hedge | Shadow | Canary, targets: list[Contract]) -> Contract:
@@ -154,13 +163,14 @@ def _pair(route: Hedge | Shadow | Canary, targets: list[Contract]) -> Contract:
             "outputs"
         )
     _same_labels(route, targets)
+    _same_activation(route, targets)
     compares = isinstance(route, Shadow) or (
         isinstance(route, Canary) and route.max_disagreement is not None
     )
     if compares and first.scores is Scores.NONE:
         raise ConfigError(
-            f"route {route.name}: {route.all_targets[0].target} has no labels, so its answers "
-            "cannot be compared by them"
+            f"route {route.name}: {route.all_targets[0].target} {_numbers(first)}, so its answers "
+            "cannot be compared by labels"
             + ("; remove max_disagreement" if isinstance(route, Canary) else "")
         )
     return same
@@ -235,10 +245,11 @@ def _distribution(route: Route, targets: list[Contract], same: Contract) -> Cont
     for target, contract in zip(route.all_targets, targets, strict=True):
         if contract.scores is Scores.NONE:
             raise ConfigError(
-                f"route {route.name}: {target.target} has no labels, so there are no probabilities "
-                "to combine; use combine: python:module:function"
+                f"route {route.name}: {target.target} {_numbers(contract)}, so there are no "
+                "probabilities to combine; use combine: python:module:function"
             )
     _same_labels(route, targets)
+    _same_activation(route, targets)
     output = TensorSpec(name=PROBABILITIES, datatype="FP32", shape=(BATCH, len(targets[0].labels)))
     return replace(same, outputs=(output,), scores=Scores.PROBABILITIES)
 
@@ -268,6 +279,33 @@ def _same_labels(route: Route, targets: list[Contract]) -> None:
             f"route {route.name}: {target.target} has {differs}; {route.all_targets[0].target} has "
             f"{len(first)}, {_few(first)}; all targets must have the same in the same order"
         )
+
+
+def _same_activation(route: Route, targets: list[Contract]) -> None:
+    first = targets[0].activation
+    for target, contract in zip(route.all_targets, targets, strict=True):
+        if contract.activation != first:
+            raise ConfigError(
+                f"route {route.name}: {target.target} has the activation {contract.activation}, "
+                f"{route.all_targets[0].target} {first}; all targets must have the same, see "
+                "model.activation in their recipes"
+            )
+
+
+def _numbers(contract: Contract) -> str:
+    if contract.labels:
+        return "answers numbers (model.activation: none in its recipe)"
+    return "has no labels"
+
+
+def _one_label(route: Route, targets: list[Contract], reason: str) -> None:
+    """Raise ConfigError, ending in ``reason``, if a target's labels are independent."""
+    for target, contract in zip(route.all_targets, targets, strict=True):
+        if contract.scores is not Scores.NONE and contract.activation == "sigmoid":
+            raise ConfigError(
+                f"route {route.name}: {target.target} decides each label by itself "
+                f"(model.activation: sigmoid in its recipe), but {reason}"
+            )
 
 
 def _fewest(targets: Sequence[Contract]) -> int | None:

@@ -7,21 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return the softmax of ``[items, classes]`` of any float dtype, in float32.
-
-        p_i = exp(z_i - max z) / sum_j exp(z_j - max z)
-
-    Subtracting the maximum does not change the result and keeps exp from overflowing.
-    """
-    scores = logits.astype(np.float32)
-    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-    shares: np.ndarray = weights / weights.sum(axis=1, keepdims=True)
-    return shares
-
-
 def mean(answers: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """Return the weighted mean of distributions, each ``[items, classes]``."""
+    """Return the weighted mean of probabilities, each ``[items, classes]``."""
     shares = np.asarray(weights, np.float32) / np.float32(sum(weights))
     total: np.ndarray = sum(
         (share * answer for share, answer in zip(shares, answers, strict=True)),

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from cluster.activation import OutputActivation, decisions
+
 _LATENCIES = 500
 """Window of the median latencies, in requests."""
 
@@ -23,17 +25,23 @@ class Comparison:
     items: int
     agreeing: int
     drift: float
-    """Sum over the items of the total variation distance of the two distributions, 0..1 each.
+    """Sum over the items of the total variation distance of the two answers, 0..1 each.
 
-    Half the sum over the classes of |p - q|."""
+    Of one distribution: half the sum over the classes of |p - q|. Of independent labels: the mean
+    of |p - q|."""
 
     @staticmethod
-    def of(live: np.ndarray, shadow: np.ndarray) -> Comparison:
-        """Compare two answers: probabilities ``[items, classes]`` each."""
+    def of(live: np.ndarray, shadow: np.ndarray, activation: OutputActivation) -> Comparison:
+        """Compare two answers: probabilities ``[items, labels]`` each.
+
+        Items agree if both answers choose the same labels.
+        """
+        ours, theirs = (decisions(answer, activation, 0.5) for answer in (live, shadow))
+        parts = 2 if activation == "softmax" else live.shape[1]
         return Comparison(
             items=live.shape[0],
-            agreeing=int((live.argmax(axis=1) == shadow.argmax(axis=1)).sum()),
-            drift=float(np.abs(live - shadow).sum() / 2),
+            agreeing=int((ours == theirs).all(axis=1).sum()),
+            drift=float(np.abs(live - shadow).sum() / parts),
         )
 
 

@@ -114,6 +114,7 @@ def describe(artifact: Artifact, signers: Mapping[str, str], served: Sequence[st
         ),
         f"labels     {len(manifest.labels)}: {', '.join(manifest.labels[:10])}"
         + (", ..." if len(manifest.labels) > 10 else ""),
+        f"activation {manifest.activation}",
         *(f"signed     {signer} ({worth})" for signer, worth in signers.items()),
         *served,
         f"quantized  {manifest.quantized_operators} operators",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from cluster.activation import OutputActivation
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {
@@ -56,7 +59,7 @@ INFER: dict[str, Any] = {
 }
 """Body of POST /infer."""
 
-PREDICT: dict[str, Any] = {
+_PREDICT: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
@@ -75,4 +78,33 @@ PREDICT: dict[str, Any] = {
         },
     },
 }
-"""Body of POST /predict."""
+
+
+def predict(activation: OutputActivation, labels: Sequence[str], output: str) -> dict[str, Any]:
+    """Return body and answer of POST /predict, by the meaning of the model's ``output``."""
+    number = {"type": "number"}
+    if activation == "none" or not labels:
+        values: dict[str, Any] = {"type": "array", "items": number}
+        if labels:
+            named = dict.fromkeys(labels, number)
+            values = {"type": "object", "properties": named, "required": list(labels)}
+        name, description, schema = output, "The model's numbers", values
+    else:
+        name = "predictions"
+        description = {
+            "softmax": "The likeliest labels, one of which applies: probabilities of all sum to 1",
+            "sigmoid": "The likeliest labels, each of which applies or not by its own probability",
+        }[activation]
+        entry = {
+            "type": "object",
+            "properties": {"label": {"type": "string"}, "probability": number},
+            "required": ["label", "probability"],
+        }
+        schema = {"type": "array", "items": entry}
+    answer = {
+        "type": "object",
+        "properties": {"model_name": {"type": "string"}, name: schema},
+        "required": ["model_name", name],
+    }
+    content = {"application/json": {"schema": answer}}
+    return {**_PREDICT, "responses": {"200": {"description": description, "content": content}}}

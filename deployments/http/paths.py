@@ -17,6 +17,7 @@ from fastapi import Depends, FastAPI, Query, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cluster.activation import OutputActivation
 from cluster.errors import UnknownModelError
 from cluster.protocol.metadata import (
     CURRENT_VERSION,
@@ -53,8 +54,15 @@ class Endpoint:
     max_batch_size: int
     infer: Callable[[Request], Awaitable[Response]]
     predict: Callable[[Request, int | None], Awaitable[Response]] | None
+    """None for a route."""
+
     ready: Callable[[], bool]
     failed: Count
+    activation: OutputActivation = "none"
+    """Meaning of a model's output, for /predict."""
+
+    labels: Sequence[str] = ()
+    """Names of a model's outputs."""
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -120,6 +128,7 @@ def _paths(endpoint: Endpoint) -> FastAPI:
                 endpoint.inputs,
                 endpoint.outputs,
                 endpoint.artifact,
+                endpoint.activation if predict is not None else None,
             )
         )
 
@@ -154,8 +163,10 @@ def _paths(endpoint: Endpoint) -> FastAPI:
                 _predict(predict),
                 methods=["POST"],
                 dependencies=checks,
-                summary="The most probable labels",
-                openapi_extra=openapi.PREDICT,
+                summary="Labels or numbers of one item",
+                openapi_extra=openapi.predict(
+                    endpoint.activation, endpoint.labels, endpoint.outputs[0].name
+                ),
             )
         add(f"{prefix}/ready", ready, dependencies=checks, summary="Whether the model answers")
         add(f"{prefix}/config", config, dependencies=checks, summary="Triton's configuration")

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 
+from cluster.activation import probabilities
 from cluster.artifact.artifact import TOKENIZER, Artifact
 from cluster.artifact.store import open_store
 from cluster.config.recipe import Recipe
@@ -22,7 +23,7 @@ from cluster.errors import ConfigError
 from cluster.program import program as programs
 from cluster.progress import Print
 from cluster.routing.calibration import Calibration, CascadeGoal, measure, smallest_threshold
-from cluster.routing.ensemble import mean, probabilities, vote
+from cluster.routing.ensemble import mean, vote
 from deployments.router.thresholds import Targets, calibration_key
 
 _BATCH = 8
@@ -135,6 +136,11 @@ class _Scores:
                 f"{name} has {len(manifest.labels)} labels, the data has {len(self._labels)}, or "
                 "other ones; give --data with the model's labels"
             )
+        if manifest.activation != "softmax":
+            raise ConfigError(
+                f"{name} has model.activation: {manifest.activation} in its recipe; a cascade's "
+                "threshold compares the likeliest label of a softmax"
+            )
         program = programs.load(artifact, args.compute_threads)
         prepared = _prepared(self._samples, artifact)
         size = min(_BATCH, args.batching.max_batch_size)
@@ -147,4 +153,5 @@ class _Scores:
             total_s += time.perf_counter() - started
         self._item_ms[name] = total_s / len(prepared) * 1e3
         self._report(f"{name}: {len(prepared)} samples, {self._item_ms[name]:.2f} ms each")
-        return probabilities(np.concatenate(outputs))
+        logits = np.concatenate(outputs).astype(np.float32)
+        return probabilities(logits, manifest.activation)

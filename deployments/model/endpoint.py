@@ -23,4 +23,6 @@ def of_model(model: Model) -> Endpoint:
         predict=partial(infer.predict, model),
         ready=lambda: True,  # a replica opens its port only when it is ready
         failed=model.metrics.failed,
+        activation=model.manifest.activation,
+        labels=model.manifest.labels,
     )

@@ -1,7 +1,7 @@
 """Inference requests of a model: body → arrays → batcher → answer body.
 
 infer    body → decode_infer → submit → encode_infer                     tensors
-predict  image | JSON → decode, preprocess → submit → top_k, or vector   one item
+predict  image | JSON → decode, preprocess → submit → prediction          one item
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cluster.protocol.predict import (
     PredictRequest,
     decode_predict,
     item_array,
-    top_k,
+    prediction,
 )
 from cluster.runtime.batcher import Answer
 from cluster.runtime.priority_queue import Priority
@@ -84,7 +84,7 @@ async def infer(model: Model, request: Request) -> Response:
 
 
 async def predict(model: Model, request: Request, k: int | None) -> Response:
-    """Answer with the most probable labels for an image file, or for one item in JSON.
+    """Answer with labels or numbers for an image file, or for one item in JSON.
 
     ``k``: number of labels in the URL; None: the number in the body.
     """
@@ -108,10 +108,10 @@ async def predict(model: Model, request: Request, k: int | None) -> Response:
     answer = await model.submit(arrays, priority)
     started = time.perf_counter()
     output = answer.outputs[0][0]
-    if model.manifest.labels:
-        fields = {"predictions": top_k(output, model.manifest.labels, item.top_k)}
-    else:  # an embedding
-        fields = {model.manifest.outputs[0].name: output.tolist()}
+    manifest = model.manifest
+    fields = prediction(
+        output, manifest.labels, manifest.activation, manifest.outputs[0].name, item.top_k
+    )
     response = json_response({"model_name": model.name, **fields})
     encode_s = time.perf_counter() - started
     response.headers.update(_timing(answer, preprocess_s, encode_s))

@@ -86,8 +86,10 @@ def _served(model: BoundModel) -> ServedModel:
 
 
 def _contract(manifest: Manifest, max_items: int) -> Contract:
-    is_classifier = bool(manifest.labels) and manifest.outputs[0].item_shape == (
-        len(manifest.labels),
+    is_classifier = (
+        bool(manifest.labels)
+        and manifest.activation != "none"
+        and manifest.outputs[0].item_shape == (len(manifest.labels),)
     )
     return Contract(
         inputs=manifest.inputs,
@@ -95,4 +97,5 @@ def _contract(manifest: Manifest, max_items: int) -> Contract:
         labels=manifest.labels,
         scores=Scores.LOGITS if is_classifier else Scores.NONE,
         max_items=max_items,
+        activation=manifest.activation,
     )

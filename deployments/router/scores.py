@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cluster.activation import probabilities
 from cluster.routing.contracts import Contract, Scores
-from cluster.routing.ensemble import probabilities
 
 
 def distribution(contract: Contract, outputs: Sequence[np.ndarray]) -> np.ndarray:
@@ -16,4 +16,6 @@ def distribution(contract: Contract, outputs: Sequence[np.ndarray]) -> np.ndarra
     The target's first output has a score for each label; the route's contract has checked that.
     """
     first = outputs[0]
-    return first if contract.scores is Scores.PROBABILITIES else probabilities(first)
+    if contract.scores is Scores.PROBABILITIES:
+        return first
+    return probabilities(first.astype(np.float32), contract.activation)

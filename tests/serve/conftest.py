@@ -18,13 +18,13 @@ from support.http_client import Answer, ask
 from support.titles import replica_pid
 from support.wait import WITHIN_S
 
+from cluster.activation import probabilities
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.local import LocalStore
 from cluster.config.sources import DataSource
 from cluster.data import load_data
 from cluster.data.samples import Samples
 from cluster.program.program import Program, load
-from cluster.routing.ensemble import probabilities
 from cluster.tensors import TensorSpec
 from deployments.local import LocalCluster
 
@@ -171,7 +171,7 @@ def _middling(program: Program, spec: TensorSpec) -> float:
     """Return the median confidence of the program over random inputs."""
     items = _random(spec, 64, 0)
     logits = np.concatenate([program.run([item[None]])[0] for item in items])
-    return round(float(np.median(probabilities(logits).max(axis=1))), 6)
+    return round(float(np.median(probabilities(logits, "softmax").max(axis=1))), 6)
 
 
 def _random(spec: TensorSpec, rows: int, seed: int) -> np.ndarray:

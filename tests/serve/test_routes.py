@@ -16,8 +16,9 @@ from support.http_client import Answer, ask
 from support.wait import until
 from tritonclient.utils import InferenceServerException
 
+from cluster.activation import probabilities
 from cluster.program.program import Program, load
-from cluster.routing.ensemble import mean, probabilities, vote
+from cluster.routing.ensemble import mean, vote
 
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}  # in a batch, the last bits differ
 
@@ -38,13 +39,13 @@ def exact(served) -> Program:
 @pytest.fixture
 def tiny(served) -> Any:
     """Probabilities of `tiny`, computed here."""
-    return lambda array: probabilities(served.run(array))
+    return lambda array: probabilities(served.run(array), "softmax")
 
 
 @pytest.fixture
 def cut(exact: Program) -> Any:
     """Probabilities of `cut`, computed here."""
-    return lambda array: probabilities(exact.run([array])[0])
+    return lambda array: probabilities(exact.run([array])[0], "softmax")
 
 
 def infer(served, route: str, array: np.ndarray, **headers: str) -> Answer:

@@ -17,6 +17,7 @@ from typing import Protocol
 
 import torch
 
+from cluster.activation import OutputActivation
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.store import ArtifactStore
 from cluster.compression.training.descent import layout_of
@@ -90,7 +91,7 @@ def open_teacher(
     if chosen is None:
         return ModuleTeacher(job.baseline().eval())
     labels = load_data(job.recipe.data, job.seed).labels
-    student = _Interface(inputs, job.recipe.model.image, labels, outputs)
+    student = _Interface(inputs, job.recipe.model.image, labels, outputs, job.model.activation)
     if chosen.model is not None:
         return _from_model(chosen.model, job, student)
     artifact = job.store.open(chosen.artifact or "")
@@ -105,6 +106,7 @@ class _Interface:
     preprocess: ImageInput | TextInput | None
     labels: tuple[str, ...]
     outputs: int
+    activation: OutputActivation
 
 
 def _from_model(source: ModelSource, job: Job, student: _Interface) -> Teacher:
@@ -120,7 +122,10 @@ def _from_model(source: ModelSource, job: Job, student: _Interface) -> Teacher:
     own_head = kind == "hf" or (source.weights is not None and not Path(source.weights).is_file())
     loaded = load_model(source, () if own_head else student.labels)
     classes = loaded.outputs[0].shape[1]
-    _check(name, _Interface(loaded.inputs, loaded.preprocess, loaded.labels, classes), student)
+    interface = _Interface(
+        loaded.inputs, loaded.preprocess, loaded.labels, classes, loaded.activation
+    )
+    _check(name, interface, student)
     return ModuleTeacher(loaded.module)
 
 
@@ -128,7 +133,11 @@ def _from_artifact(artifact: Artifact, job: Job, student: _Interface) -> Teacher
     manifest = artifact.manifest
     classes = manifest.outputs[0].shape[1]
     interface = _Interface(
-        manifest.inputs, manifest.image or manifest.text, manifest.labels, classes
+        manifest.inputs,
+        manifest.image or manifest.text,
+        manifest.labels,
+        classes,
+        manifest.activation,
     )
     _check(f"artifact {manifest.name}", interface, student)
     return ProgramTeacher(job.store, artifact.id or manifest.name)
@@ -139,6 +148,12 @@ def _check(name: str, teacher: _Interface, student: _Interface) -> None:
         raise CompressionError(
             f"the teacher {name} has {teacher.outputs} classes, the student "
             f"{student.outputs}; choose a teacher that was trained for these {student.outputs}"
+        )
+    if teacher.activation != student.activation:
+        raise CompressionError(
+            f"the teacher {name} has the activation {teacher.activation}, the student "
+            f"{student.activation}: their outputs differ in meaning; set model.activation or "
+            "teacher.model.activation, or choose another teacher"
         )
     if [*map(_shape, teacher.inputs)] != [*map(_shape, student.inputs)]:
         raise CompressionError(

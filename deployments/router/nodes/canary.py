@@ -93,6 +93,7 @@ class CanaryNode:
         comparison = Comparison.of(
             distribution(self._old.contract, old.outputs),
             distribution(self._new.contract, reply.outputs),
+            self._old.contract.activation,
         )
         differing = comparison.items - comparison.agreeing
         self._judge(lambda: self.judge.compared(comparison.items, differing))

@@ -79,6 +79,7 @@ class ShadowNode:
         comparison = Comparison.of(
             distribution(self._live.contract, reply.outputs),
             distribution(self._shadow.contract, other.outputs),
+            self._live.contract.activation,
         )
         self.totals.add(comparison, live_s, shadow_s)
         self._on_comparison(comparison, live_s, shadow_s)

@@ -7,7 +7,13 @@ import orjson
 import pytest
 
 from cluster.errors import PayloadTooLargeError, ProgramError, RequestError
-from cluster.protocol.predict import DEFAULT_TOP_K, decode_predict, item_array, top_k
+from cluster.protocol.predict import (
+    DEFAULT_TOP_K,
+    decode_predict,
+    item_array,
+    prediction,
+    top_k,
+)
 from cluster.tensors import TensorSpec
 
 PNG = b"\x89PNG\r\n\x1a\n not really"
@@ -118,3 +124,25 @@ def test_top_k_rejects_nan_and_infinity(value):
 def test_top_k_rejects_logits_of_wrong_length():
     with pytest.raises(ProgramError, match=r"logits are \[3\], expected \[2\]"):
         top_k(np.zeros(3, np.float32), ["a", "b"], 1)
+
+
+def test_top_k_of_sigmoid_has_independent_probabilities():
+    logits = np.array([-1, 3, 2.5], np.float32)
+    answer = top_k(logits, ["a", "b", "c"], 2, "sigmoid")
+    assert [entry["label"] for entry in answer] == ["b", "c"]
+    probabilities = [entry["probability"] for entry in answer]
+    # 1 / (1 + e^-3), 1 / (1 + e^-2.5)
+    np.testing.assert_allclose(probabilities, [0.9525741268, 0.9241418200], rtol=1e-9)
+
+
+def test_prediction_names_the_numbers_of_a_regression():
+    output = np.array([3.25, -1], np.float32)
+    answer = prediction(output, ("price", "area"), "none", "values", 1)
+    assert answer == {"values": {"price": 3.25, "area": -1.0}}
+    assert prediction(output, (), "none", "values", 1) == {"values": [3.25, -1.0]}
+
+
+@pytest.mark.parametrize("labels", [(), ("price", "area")])
+def test_prediction_rejects_numbers_that_are_not_finite(labels):
+    with pytest.raises(ProgramError, match="values has numbers that are not finite"):
+        prediction(np.array([1, np.nan], np.float32), labels, "none", "values", 1)

@@ -30,7 +30,9 @@ MODELS = {
     "grey": replace(
         CLASSIFIER, inputs=(TensorSpec(name="input", datatype="FP32", shape=(-1, 1, 8, 8)),)
     ),
-    "encoder": Contract((IMAGE,), (VECTOR,), (), Scores.NONE, 8),
+    "encoder": Contract((IMAGE,), (VECTOR,), (), Scores.NONE, 8, "none"),
+    "tags": replace(CLASSIFIER, activation="sigmoid"),
+    "prices": replace(CLASSIFIER, scores=Scores.NONE, activation="none"),
     "head": Contract((VECTOR,), (LOGITS,), ("no", "yes"), Scores.LOGITS, 16),
     "other_head": Contract(
         (TensorSpec(name="features", datatype="FP32", shape=(-1, 16)),),
@@ -59,6 +61,13 @@ def test_ensemble_returns_probabilities_with_smallest_batch() -> None:
     ]
     assert contract.labels == ("no", "yes")
     assert contract.max_items == 4
+
+
+def test_mean_of_independent_labels_keeps_their_meaning() -> None:
+    (contract,) = contracts_of(
+        {"name": "r", "kind": "ensemble", "targets": ["tags", "tags"]}
+    ).values()
+    assert (contract.scores, contract.activation) == (Scores.PROBABILITIES, "sigmoid")
 
 
 def test_cascade_accepts_ensemble_as_target() -> None:
@@ -144,6 +153,30 @@ PAIR = {"kind": "ensemble", "targets": ["small", "large"]}
         (
             [{"name": "r", "kind": "cascade", "targets": ["small", "encoder"], "thresholds": 0.5}],
             "route r: encoder has no labels, so there are no probabilities",
+        ),
+        (
+            [{"name": "r", "kind": "ensemble", "targets": ["small", "tags"]}],
+            "route r: tags has the activation sigmoid, small softmax; .*model.activation",
+        ),
+        (
+            [{"name": "r", "kind": "ensemble", "targets": ["tags", "tags"], "combine": "vote"}],
+            "route r: tags decides each label by itself .*; use combine: mean",
+        ),
+        (
+            [{"name": "r", "kind": "cascade", "targets": ["tags", "tags"], "thresholds": 0.5}],
+            "route r: tags decides each label by itself .*thresholds compare the likeliest label",
+        ),
+        (
+            [{"name": "r", "kind": "ensemble", "targets": ["prices", "prices"]}],
+            "route r: prices answers numbers .*, so there are no probabilities to combine",
+        ),
+        (
+            [{"name": "r", "kind": "shadow", "target": "prices", "shadow": "prices"}],
+            "route r: prices answers numbers .*, so its answers cannot be compared",
+        ),
+        (
+            [{"name": "r", "kind": "hedge", "target": "small", "backup": "tags"}],
+            "route r: tags has the activation sigmoid, small softmax",
         ),
         (
             [{"name": "r", "kind": "hedge", "target": "small", "backup": "encoder"}],

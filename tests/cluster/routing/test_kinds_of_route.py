@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.activation import probabilities
 from cluster.routing.cascade import going_on
-from cluster.routing.ensemble import mean, probabilities, vote
+from cluster.routing.ensemble import mean, vote
 from cluster.routing.scatter import parts
 from cluster.routing.shadow import Comparison, ShadowTotals
 
 
 def test_probabilities_equal_softmax_without_overflow() -> None:
     logits = np.array([[0.0, np.log(3.0)], [1000.0, 1000.0]])
-    result = probabilities(logits)
+    result = probabilities(logits.astype(np.float32), "softmax")
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, [[0.25, 0.75], [0.5, 0.5]], rtol=1e-6)
 
@@ -72,10 +73,18 @@ def test_shadow_reports_agreement_and_drift() -> None:
     other = np.float32([[0.7, 0.3], [0.6, 0.4]])
     totals = ShadowTotals()
     assert totals.summary()["agreement"] is None
-    result = Comparison.of(live, other)
+    result = Comparison.of(live, other, "softmax")
     assert (result.items, result.agreeing) == (2, 1)
     totals.add(result, live_s=0.010, shadow_s=0.004)
     summary = totals.summary()
     assert summary["agreement"] == 0.5
     assert summary["mean_drift"] == pytest.approx(0.2)
     assert (summary["live_p50_ms"], summary["shadow_p50_ms"]) == (10, 4)
+
+
+def test_shadow_compares_independent_labels() -> None:
+    live = np.float32([[0.9, 0.8, 0.1], [0.2, 0.1, 0.3]])
+    other = np.float32([[0.9, 0.4, 0.1], [0.4, 0.2, 0.3]])  # one label less; no label, like before
+    result = Comparison.of(live, other, "sigmoid")
+    assert (result.items, result.agreeing) == (2, 1)
+    assert result.drift == pytest.approx(0.4 / 3 + 0.3 / 3)

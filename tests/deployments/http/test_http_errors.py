@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.errors import GroupLostError, HeadraceError, ProgramError, RequestError
+from cluster.tensors import TensorSpec
 from deployments.http import keys
 from deployments.http.catalog import ModelStatus, add_server_paths
 from deployments.http.errors import INTERNAL, LOST, answer_errors
@@ -39,7 +40,7 @@ def model(error: Exception) -> ModelApp:
             platform="p",
             artifact=None,
             inputs=(),
-            outputs=(),
+            outputs=(TensorSpec(name="logits", datatype="FP32", shape=(-1, 2)),),
             max_batch_size=1,
             infer=fails,
             predict=fails,

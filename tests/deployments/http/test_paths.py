@@ -11,10 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from support.asgi import ask
 
+from cluster.tensors import TensorSpec
 from deployments.http.body import read_body
 from deployments.http.paths import Endpoint, ModelApp
 
 ROOT = "/v2/models/m"
+OUTPUT = TensorSpec(name="logits", datatype="FP32", shape=(-1, 2))
 LIMIT = 100_000
 
 
@@ -30,7 +32,7 @@ def model(**changes: Any) -> ModelApp:
         "platform": "p",
         "artifact": None,
         "inputs": (),
-        "outputs": (),
+        "outputs": (OUTPUT,),
         "max_batch_size": 1,
         "infer": echo,
         "predict": echo,
