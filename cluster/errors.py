@@ -3,6 +3,7 @@
     HeadraceError                      500
     ├── ConfigError                    400   a recipe or serve config is wrong (names the YAML path)
     ├── SourceError                    400   a model, checkpoint or data source cannot be used
+    │   └── ForwardError               400   the model's own forward raised
     ├── CompressionError               500   a step or the builder refuses, with the reason
     │   ├── LostProcessError           500   a process of the job died
     │   └── GateError                  500   a build breaks a limit of its gate
@@ -44,6 +45,10 @@ class SourceError(HeadraceError):
     """A model, checkpoint or data source cannot be read or does not match."""
 
     http_status = 400
+
+
+class ForwardError(SourceError):
+    """A model's own forward raised; the message is the error's first line, with the layer."""
 
 
 class CompressionError(HeadraceError):

@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tensors": set(),
     "activation": set(),
     "text_table": set(),
+    "independence": {"tensors", "errors"},
     "config": {"activation", "tensors", "errors"},
     "preprocess": {"config", "errors"},
     "artifact": {"activation", "config", "tensors", "errors"},
@@ -31,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {
         "activation",
         "preprocess",
+        "independence",
         "config",
         "tensors",
         "errors",
@@ -47,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "progress",
     },
     # The eager kind rebuilds the model from its source.
-    "program": {"artifact", "models", "config", "tensors", "errors"},
+    "program": {"artifact", "models", "independence", "config", "tensors", "errors"},
     "runtime": {"config", "tensors", "errors"},
     "routing": {"activation", "config", "tensors", "errors"},
     "parallel": {"program", "artifact", "config", "tensors", "errors"},
@@ -58,6 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "artifact",
         "models",
         "data",
+        "independence",
         "config",
         "tensors",
         "errors",

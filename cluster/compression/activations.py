@@ -9,7 +9,6 @@ function, so a training step should follow.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -19,6 +18,7 @@ from cluster.compression.layers import matching
 from cluster.compression.work import Job, Work
 from cluster.config.steps import Activation, ReplaceActivation
 from cluster.errors import CompressionError
+from cluster.models import copy_of
 
 
 def relu() -> nn.Module:
@@ -129,7 +129,7 @@ def replace(work: Work, step: ReplaceActivation, job: Job) -> Work:
     CompressionError if a pattern matches no module, or no module computes ``step.old``. A function
     that ``forward`` calls without a module (``functional.relu``) cannot be replaced.
     """
-    module = copy.deepcopy(work.module)
+    module = copy_of(work.module)
     replaced = substitute(module, step.old, step.new, step.spare)
     job.details["replaced"] = list(replaced)
     job.out(f"replace  {step.old} by {step.new} in {len(replaced)} places")

@@ -13,7 +13,6 @@ the same job finds them after a kill.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
@@ -34,7 +33,7 @@ from cluster.compression.work import Clock, Job, Work
 from cluster.config.recipe import Recipe
 from cluster.data import load_data
 from cluster.errors import CompressionError
-from cluster.models import load_model
+from cluster.models import copy_of, load_model
 from cluster.progress import Print
 
 
@@ -135,6 +134,6 @@ def _compressed(job: Job) -> tuple[Job, Work, tuple[StepRecord, ...]]:
 def _baseline(work: Work, job: Job) -> Work:
     """Return the model to compare with: the trained model, or the teacher that it replaces."""
     if job.recipe.baseline_source == job.recipe.model:
-        return Work.of(copy.deepcopy(work.module), work.inputs)
+        return Work.of(copy_of(work.module), work.inputs)
     teacher = load_model(job.recipe.baseline_source, job.data.labels)
     return Work.of(teacher.module, teacher.inputs)

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors.torch import load_file
 
 from cluster.artifact.artifact import REPORT, REPORT_PAGE, Artifact
@@ -33,6 +32,7 @@ from cluster.compression.work import Clock, Job, Work
 from cluster.config.sources import ModelSource
 from cluster.config.steps import Step, trains
 from cluster.data import LabelledData, PreparedSamples
+from cluster.models.forward import Eager
 from cluster.program import node
 
 MAX_NAMED = 20
@@ -239,6 +239,5 @@ def _untrained(model: ModelSource, steps: tuple[Step, ...]) -> bool:
 def _record_answers(work: Work, samples: PreparedSamples, file: Path) -> None:
     """Write the model's answers to ``file``, as a reference for the compiled programs."""
     inputs, _ = samples.batch(range(min(reference.SAMPLES, len(samples))))
-    with torch.inference_mode():
-        answers = work.module(*map(torch.from_numpy, inputs)).numpy()
+    (answers,) = Eager(work.module)(inputs)
     reference.record(answers, inputs, file)

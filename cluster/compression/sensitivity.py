@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
-import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cluster.compression.evaluation.measure import Run, outputs_of
 from cluster.compression.evaluation.metrics import metric
 from cluster.compression.work import Job
+from cluster.models.forward import Eager
 from cluster.progress import Bar
 
 MOST_SAMPLES = 256
@@ -84,8 +84,5 @@ def _samples(module: nn.Module, layers: int, job: Job) -> int:
 
 
 def _run(module: nn.Module) -> Run:
-    def run(arrays: list[np.ndarray]) -> np.ndarray:
-        with torch.no_grad():
-            return module(*(torch.from_numpy(array) for array in arrays)).numpy()
-
-    return run
+    run = Eager(module)
+    return lambda arrays: run(arrays)[0]

@@ -31,7 +31,7 @@ from cluster.compression.training.distill import distill
 from cluster.compression.training.train import train
 from cluster.compression.work import Job, Work
 from cluster.config.steps import Distill, Prune, Quantize, ReplaceActivation, Step, Train
-from cluster.models import rebuild
+from cluster.models import faults, rebuild
 
 STEPS: dict[type, Callable[[Work, Any, Job], Work]] = {
     Train: train,
@@ -40,6 +40,18 @@ STEPS: dict[type, Callable[[Work, Any, Job], Work]] = {
     Quantize: quantize,
     ReplaceActivation: activations.replace,
 }
+
+_TRAINING = (
+    "training calls forward in train mode, with gradients: it must return the tensor [batch, ...] "
+    "alone there, too, and keep no tensor of an earlier call that has gradients"
+)
+_SAMPLES = (
+    "the samples must be inputs that the model takes: check data.source, and model.image, "
+    "model.text or model.tensor"
+)
+_OTHERWISE = "choose another method or other layers, or remove the step"
+_ADVICE: dict[type, str] = {Train: _TRAINING, Distill: _TRAINING}
+"""Config class → what to try if the model's own code fails in the step."""
 
 VALIDATION_SAMPLES = 512
 """Maximum number of samples for each step's score: enough to see a step go wrong."""
@@ -68,16 +80,20 @@ def run(work: Work, steps: Sequence[Step], job: Job) -> tuple[Work, tuple[StepRe
     metric = job.recipe.evaluation.metrics[0]
     validation = Validation(metric, job.validation, job.baseline, VALIDATION_SAMPLES)
     records: list[StepRecord] = []
-    score, size = validation.score(work.module), _size(work)
+    source = job.recipe.model.source
+    with faults.named(f"{source} fails on the validation samples", _SAMPLES):
+        score, size = validation.score(work.module), _size(work)
     for position, step in enumerate(steps):
         folder = job.checkpoints / f"{position}-{step.kind}"
         folder.mkdir(parents=True, exist_ok=True)
         step_job = job.for_step(folder)
         started = time.monotonic()
-        work = STEPS[type(step)](work, step, step_job)
-        seconds = time.monotonic() - started
-        before, size_before = score, size
-        score, size = validation.score(work.module), _size(work)
+        advice = _ADVICE.get(type(step), _OTHERWISE)
+        with faults.named(f"{source} fails in steps[{position}] ({title(step)})", advice):
+            work = STEPS[type(step)](work, step, step_job)
+            seconds = time.monotonic() - started
+            before, size_before = score, size
+            score, size = validation.score(work.module), _size(work)
         job.out(
             f"step     {title(step)}: score {before.value:.4f} → {score.value:.4f}, "
             f"{size.weight_bytes / 1e6:.2f} MB, {size.macs / 1e6:.1f} M multiply-accumulates"

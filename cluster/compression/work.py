@@ -6,7 +6,6 @@ Work  the model between two steps                        replaced by every step
 
 from __future__ import annotations
 
-import copy
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +26,7 @@ from cluster.data import LabelledData, PreparedSamples, load_data, require_reada
 from cluster.data.prepared import MEMO_BYTES
 from cluster.data.samples import Samples
 from cluster.errors import CompressionError
-from cluster.models import LoadedModel, load_model
+from cluster.models import LoadedModel, copy_of, faults, load_model
 from cluster.progress import Print
 from cluster.tensors import TensorSpec
 
@@ -146,16 +145,18 @@ class Job:
         data: LabelledData | None = None,
         identity: str = "",
         clock: Clock | None = None,
+        checked: bool = False,
     ) -> Job:
         """Load the recipe's data and model. The baseline is the loaded model.
 
         ``launcher``: None runs everything in this process. ``data``: the recipe's data, if already
-        loaded. SourceError if the model or the data cannot be used.
+        loaded. ``checked``: as for :func:`cluster.models.load_model`. SourceError if the model or
+        the data cannot be used.
         """
         if data is None:
             data = load_data(recipe.data, recipe.seed)
         torch.manual_seed(recipe.seed)  # decides the initial weights of a new head
-        model = load_model(recipe.model, data.labels)
+        model = load_model(recipe.model, data.labels, checked=checked)
         return Job(
             recipe=recipe,
             store=store,
@@ -163,7 +164,7 @@ class Job:
             model=model,
             train=_prepared(data.train, model),
             validation=_prepared(data.validation, model),
-            baseline=lambda: copy.deepcopy(model.module).eval(),
+            baseline=lambda: copy_of(model.module).eval(),
             workspace=workspace,
             checkpoints=checkpoints,
             launcher=launcher or InProcess(),
@@ -191,7 +192,7 @@ class Job:
 
     def with_baseline(self, module: torch.nn.Module) -> Job:
         """Return the job whose baseline is ``module``."""
-        return replace(self, baseline=lambda: copy.deepcopy(module).eval())
+        return replace(self, baseline=lambda: copy_of(module).eval())
 
     def for_step(self, checkpoints: Path) -> Job:
         """Return the job of one step, with its own checkpoints and details."""
@@ -244,8 +245,9 @@ def exported(
     # torch.export's errors for unsupported models have no common base class.
     except Exception as error:
         raise CompressionError(
-            "the model cannot be exported as one graph for every batch size; change its forward "
-            f"so that it neither branches on values nor fixes the batch: {error}"
+            "the model cannot be exported as one graph for every batch size "
+            f"({faults.sentence(error)}); change its forward so that it neither branches on values "
+            "nor fixes the batch"
         ) from error
 
 

@@ -137,6 +137,12 @@ class ModelSource(Config):
     tensor: TensorInput | None = Field(
         default=None, description="A plain tensor input, for models without preprocessing."
     )
+    max_batch_size: Literal[1] | None = Field(
+        default=None,
+        description="1: programs and servers run one item at a time, for a model whose answer to "
+        "an item depends on its batch. null: batches of any size; a model that computes an item "
+        "from the rest of its batch is refused.",
+    )
 
     def with_inputs_of(self, student: ModelSource) -> ModelSource:
         """Return this source as a teacher of ``student``.

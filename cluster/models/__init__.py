@@ -1,11 +1,14 @@
 """Sources of models: a source of the recipe → a module that is ready to compress.
 
 ModelSource ─→ load.py ─┬─ from_torchvision.py ─┐
-                        ├─ from_hf.py ──────────┼─→ BuiltModel ─→ load.py probes it once
-                        └─ from_python.py ──────┘                 and returns LoadedModel
+                        ├─ from_hf.py ──────────┼─→ BuiltModel ─→ probe, batch_check ─→ LoadedModel
+                        └─ from_python.py ──────┘
                checkpoints.py: weights from a file into a built module, without running code
+               forward.py: runs of a user's module that leave nothing behind in it
+               faults.py, mixing.py: the submodule at fault, for one sentence
 """
 
+from cluster.models.copying import copy_of
 from cluster.models.load import LoadedModel, load_model, source_fingerprint
 
-__all__ = ["LoadedModel", "load_model", "source_fingerprint"]
+__all__ = ["LoadedModel", "copy_of", "load_model", "source_fingerprint"]

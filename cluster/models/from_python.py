@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from cluster import factory
 from cluster.config.sources import ModelSource
 from cluster.errors import SourceError
-from cluster.models import checkpoints
+from cluster.models import checkpoints, faults
 from cluster.models.built_model import BuiltModel, declared_input
+from cluster.tensors import TensorSpec
 
 
 def build(path: str, source: ModelSource, classes: int | None) -> BuiltModel:
@@ -42,10 +44,28 @@ def build(path: str, source: ModelSource, classes: int | None) -> BuiltModel:
             f"{source.source}: the factory returned {type(module).__name__}, expected a "
             f"torch.nn.Module"
         )
+    spec, preprocess = declared
+    _materialize(module, spec, source.source)
     if source.weights is not None:
         checkpoints.fill(module, Path(source.weights))
-    spec, preprocess = declared
     return BuiltModel(module=module, inputs=(spec,), preprocess=preprocess)
+
+
+def _materialize(module: torch.nn.Module, spec: TensorSpec, name: str) -> None:
+    """Give lazy layers their sizes, and weights from torch's random state, by one forward."""
+    tensors = (*module.parameters(), *module.buffers())
+    if not any(is_lazy(tensor) for tensor in tensors):
+        return
+    try:
+        with torch.no_grad():
+            module.eval()(torch.from_numpy(spec.zeros(1)))
+    # A user's forward can raise anything.
+    except Exception as error:
+        raise SourceError(
+            f"{name}: its lazy layers need one run, which failed on {spec.name} {spec.datatype} "
+            f"{[1, *spec.item_shape]}: {faults.sentence(error)}; change model.image or "
+            "model.tensor to the model's input"
+        ) from error
 
 
 def identity(path: str, source: ModelSource) -> str:

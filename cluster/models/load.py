@@ -1,7 +1,9 @@
-"""A model source → LoadedModel: loader chosen by kind, then one probe run.
+"""A model source → LoadedModel: loader chosen by kind, then two checks on copies of the module.
 
-The probe is one forward pass of two items of zeros. It proves that the module accepts the declared
-inputs and returns logits or embeddings, before training, compression and export.
+    probe        one item of zeros: the declared inputs are accepted; logits or embeddings come back
+    batch_check  batches of noise: each item is computed by itself, and the same every time
+
+Both run before training, compression and export.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ from pathlib import Path
 
 import torch
 
-from cluster import fingerprint
+from cluster import fingerprint, independence
 from cluster.activation import VALUES, OutputActivation
 from cluster.config.sources import ImageInput, ModelSource, TextInput
-from cluster.errors import SourceError
-from cluster.models import from_hf, from_python, from_torchvision
+from cluster.errors import ForwardError, SourceError
+from cluster.models import batch_check, forward, from_hf, from_python, from_torchvision
 from cluster.models.built_model import BuiltModel
 from cluster.models.cards import CardAccuracy
+from cluster.models.forward import Eager
 from cluster.tensors import BATCH, TensorSpec
 
 
@@ -38,8 +41,6 @@ KINDS: dict[str, SourceKind] = {
     "python": SourceKind(from_python.build, from_python.identity),
 }
 """Kinds of sources; a new kind is one entry here and one in ``ModelSource``."""
-
-_PROBE_BATCH = 2
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,19 @@ class LoadedModel:
     activation: OutputActivation = "softmax"
 
 
-def load_model(source: ModelSource, labels: Sequence[str] = ()) -> LoadedModel:
+def load_model(
+    source: ModelSource, labels: Sequence[str] = (), *, checked: bool = False
+) -> LoadedModel:
     """Build the model of ``source`` with one output per label of the data.
 
     Without ``labels`` a classifier keeps its number of outputs; an encoder ignores them. A new head
-    is initialised from torch's global random state: seed it first.
+    is initialised from torch's global random state: seed it first. ``checked``: the model passed
+    the check of its batches before, and only its answer's shape is checked. The checks run copies
+    of the module, and restore every random state.
 
     Raises :class:`SourceError` when the model cannot be found, built or filled with its weights,
-    or does not map its inputs to an embedding or to the expected number of outputs.
+    does not map its inputs to an embedding or to the expected number of outputs, or answers an item
+    by anything but the item (:mod:`cluster.models.batch_check`).
     """
     labels = tuple(labels)
     if source.num_classes is not None and labels and source.num_classes != len(labels):
@@ -83,7 +89,11 @@ def load_model(source: ModelSource, labels: Sequence[str] = ()) -> LoadedModel:
     kind, _, path = source.source.partition(":")
     model = KINDS[kind].build(path, source, classes)
     model.module.eval()
-    width = _probe(model, source.source)
+    with forward.random_states():
+        width = _probe(model, source.source)
+    if not checked:
+        largest = source.max_batch_size or independence.LARGEST_BATCH
+        batch_check.check(model.module, model.inputs, source.source, largest=largest)
     activation = _activation(source, model)
     if model.output == "embedding":
         return _result(model, width, (), activation)
@@ -149,22 +159,23 @@ def _result(
 
 def _probe(model: BuiltModel, name: str) -> int:
     """Run the probe; return the width of the answer: number of classes, or embedding size."""
-    arrays = [torch.from_numpy(spec.zeros(_PROBE_BATCH)) for spec in model.inputs]
-    described = ", ".join(f"{s.name} {s.datatype} {list(s.shape)}" for s in model.inputs)
+    run, zeros = Eager(model.module), [spec.zeros(2) for spec in model.inputs]
+    # A model that runs no single item is refused by the check of its batches, with the reason.
+    batch = next((n for n in (1, 2) if independence.runs(run, [array[:n] for array in zeros])), 1)
     try:
-        with torch.inference_mode():
-            answer = model.module(*arrays)
-    except Exception as error:
+        answer = run.answer([array[:batch] for array in zeros])
+    except ForwardError as error:
+        described = ", ".join(f"{s.name} {s.datatype} {list(s.shape)}" for s in model.inputs)
         raise SourceError(
-            f"{name} does not accept {described}: {type(error).__name__}: {error}; "
-            f"change model.image, model.text or model.tensor to its input"
+            f"{name} does not accept {described}: {error}; "
+            f"correct its forward, or change model.image, model.text or model.tensor to its input"
         ) from error
     expected = f"{name} must return one FP32 tensor of logits [batch, classes]"
     if not isinstance(answer, torch.Tensor):
         raise SourceError(f"{expected}, not {type(answer).__name__}; wrap it in such a module")
     shape = list(answer.shape)
-    if len(shape) != 2 or shape[0] != _PROBE_BATCH or shape[1] < 1:
-        raise SourceError(f"{expected}; for a batch of {_PROBE_BATCH} it returned {shape}")
+    if len(shape) != 2 or shape[0] != batch or shape[1] < 1:
+        raise SourceError(f"{expected}; for a batch of {batch} it returned {shape}")
     if answer.dtype != torch.float32:
         raise SourceError(f"{expected}, not {answer.dtype}; build it in float32")
     return shape[1]

@@ -30,7 +30,7 @@ def load_eager(artifact: Artifact, entry: ProgramEntry, compute_threads: int) ->
     source = source.model_copy(update={"weights": None})
     precision = entry.options[PRECISION]
     try:
-        module = load_model(source, manifest.labels).module
+        module = load_model(source, manifest.labels, checked=True).module
         rebuild.fit(module, checkpoints.read(weights))
     except SourceError as error:
         raise ProgramError(

@@ -31,7 +31,7 @@ def compute_with(
 
     def compute(arrays: list) -> list:
         torch.set_num_threads(compute_threads)
-        with torch.inference_mode():
+        with torch.no_grad():  # a forward that differentiates fails in inference mode
             outputs = model(*map(to_tensor, arrays))
             outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
             if dtype is not None:

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cluster.compression.record import LayerSize, ModelSize
+from cluster.models.forward import Eager
 from cluster.tensors import TensorSpec
 
 UNNAMED = "(whole model)"
@@ -45,10 +46,12 @@ def macs_of(module: torch.nn.Module, inputs: Sequence[TensorSpec]) -> int:
     One multiply-accumulate is two floating-point operations. Zero weights count, because a dense
     kernel multiplies by them, too.
     """
-    example = [torch.from_numpy(spec.zeros(1)) for spec in inputs]
+    run = Eager(module)
+    for part in run.module.modules():
+        part.training = False
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), _in_eval_mode(module), _countable(), counter:
-        module(*example)
+    with _countable(), counter:
+        run.answer([spec.zeros(1) for spec in inputs])
     return counter.get_total_flops() // 2
 
 
@@ -87,18 +90,6 @@ def _layer(tensor: str, known: Collection[str]) -> str:
 
 def _bytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-@contextmanager
-def _in_eval_mode(module: torch.nn.Module) -> Iterator[None]:
-    training = [part for part in module.modules() if part.training]
-    for part in training:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 @contextmanager

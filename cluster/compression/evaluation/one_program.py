@@ -206,7 +206,7 @@ def _baseline(task: Task, labels: tuple[str, ...], entry: ProgramEntry | None) -
     from cluster.models import checkpoints, load_model
     from cluster.program.pytorch import compute_with, device_of
 
-    module = load_model(task.recipe.baseline_source, labels).module
+    module = load_model(task.recipe.baseline_source, labels, checked=True).module
     checkpoints.fill(module, task.baseline_weights)
     target = entry.target if entry is not None else "cpu"
     module.to(device_of(target)).eval()

@@ -16,6 +16,7 @@ from cluster.artifact.manifest import Score
 from cluster.compression.evaluation import metrics
 from cluster.compression.evaluation.measure import outputs_of
 from cluster.data import PreparedSamples
+from cluster.models.forward import Eager
 from cluster.program.node import cpus
 
 
@@ -57,9 +58,5 @@ class Validation:
     def _outputs(self, module: torch.nn.Module) -> tuple[np.ndarray, np.ndarray]:
         torch.set_num_threads(cpus())
 
-        def run(arrays: list[np.ndarray]) -> np.ndarray:
-            with torch.inference_mode():
-                outputs: np.ndarray = module(*map(torch.from_numpy, arrays)).numpy()
-            return outputs
-
-        return outputs_of(run, self._samples, self._count)
+        run = Eager(module)
+        return outputs_of(lambda arrays: run(arrays)[0], self._samples, self._count)

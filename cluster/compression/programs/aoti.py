@@ -16,6 +16,7 @@ from cluster.compression.programs import native_runner
 from cluster.compression.programs.files import ProgramFiles
 from cluster.compression.work import Job, Work, exported
 from cluster.errors import CompressionError
+from cluster.models import faults
 from cluster.program import node
 from cluster.program.pytorch import device_of
 
@@ -66,15 +67,13 @@ def _compile(work: Work, target: str, file: Path, batch: int | None) -> None:
     from torch._inductor import aoti_compile_and_package
     from torch.export.passes import move_to_device_pass
 
-    try:
-        graph = exported(work.module, work.inputs, strict=False, batch=batch)
-        with torch.no_grad():
-            aoti_compile_and_package(
-                move_to_device_pass(graph, "cuda") if device_of(target) == "cuda" else graph,
-                package_path=str(file),
-                # freezing folds constants and packs weights; dynamic threads let the replica
-                # choose its number of threads instead of the machine that compiled.
-                inductor_configs={"freezing": True, "cpp.dynamic_threads": True},
-            )
-    except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
-        raise CompressionError(f"the model cannot be compiled for {target}: {error}") from error
+    graph = exported(work.module, work.inputs, strict=False, batch=batch)
+    advice = "build another kind of program, or change the operators that it names"
+    with faults.named(f"the model cannot be compiled for {target}", advice), torch.no_grad():
+        aoti_compile_and_package(
+            move_to_device_pass(graph, "cuda") if device_of(target) == "cuda" else graph,
+            package_path=str(file),
+            # freezing folds constants and packs weights; dynamic threads let the replica
+            # choose its number of threads instead of the machine that compiled.
+            inductor_configs={"freezing": True, "cpp.dynamic_threads": True},
+        )

@@ -27,6 +27,7 @@ from cluster.compression.work import Job, Work, exported
 from cluster.config.steps import Quantize
 from cluster.data import PreparedSamples
 from cluster.errors import CompressionError
+from cluster.models import faults
 from cluster.program import node
 from cluster.program.openvino import DYNAMIC_GROUP, PACKAGE, PRECISION
 from cluster.tensors import TensorSpec
@@ -133,7 +134,9 @@ def _convert(
             graph = openvino.convert_model(decoder)
     # The frontends' errors have no common base.
     except Exception as error:
-        raise CompressionError(f"OpenVINO cannot convert the model: {error}") from error
+        raise CompressionError(
+            f"OpenVINO cannot convert the model: {faults.sentence(error)}; build the kind aoti"
+        ) from error
     ports = {name: port for port in graph.inputs for name in port.get_names()}
     names = program.graph_signature.user_inputs
     for name, spec in zip(names, inputs, strict=True):
@@ -155,7 +158,9 @@ def _quantize(graph: Any, step: Quantize, exempt: list[str], samples: _Samples) 
         if step.scheme == "static_int8" and step.calibration == "histogram":
             # NumPy's histogram fails if an activation is nearly constant.
             advice = "; if a histogram fails, set calibration: minmax"
-        raise CompressionError(f"NNCF cannot quantize the model: {error}{advice}") from error
+        raise CompressionError(
+            f"NNCF cannot quantize the model: {faults.sentence(error)}{advice}"
+        ) from error
 
 
 @dataclass(frozen=True)

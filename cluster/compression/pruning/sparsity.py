@@ -8,7 +8,6 @@ Tensors keep their shapes. Zeros save no time on a dense kernel.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from cluster.compression.training.train import recover
 from cluster.compression.work import Job, Work
 from cluster.config.steps import Prune
 from cluster.errors import CompressionError
+from cluster.models import copy_of
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _sparse(
     thin: Callable[[list[Weight], float], None],
 ) -> Work:
     """Prune a copy with ``thin(weights, share)``, which reaches ``share`` of the step's ratio."""
-    module = copy.deepcopy(work.module).eval()
+    module = copy_of(work.module).eval()
     weights = _weights(module, work, step, fits)
     _analyse(module, weights, thin, job)
     for iteration in range(1, step.iterations + 1):

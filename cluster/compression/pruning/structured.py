@@ -7,7 +7,6 @@ copy of the model ─→ shortcuts.replace ─→ ChannelPruner
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
@@ -28,6 +27,7 @@ from cluster.compression.training.train import recover
 from cluster.compression.work import Job, Work
 from cluster.config.steps import Prune
 from cluster.errors import CompressionError
+from cluster.models import copy_of
 from cluster.tensors import TensorSpec
 
 _TAYLOR_BATCHES = 8
@@ -49,7 +49,7 @@ def structured(work: Work, step: Prune, job: Job) -> Work:
     CompressionError, with the original model unchanged, if nothing can be pruned, the ratio leaves
     a layer empty, or the channels cannot be traced through the model's code.
     """
-    module = copy.deepcopy(work.module).eval()
+    module = copy_of(work.module).eval()
     arrays, _ = job.train.batch(range(min(2, len(job.train))))
     example = tuple(torch.from_numpy(array) for array in arrays)
     frozen = {name for name, tensor in module.named_parameters() if not tensor.requires_grad}
@@ -147,7 +147,7 @@ class _Removal:
         if self.verified:
             self._pruner.remove(ratio)
             return
-        whole = copy.deepcopy(self._pruner.model)
+        whole = copy_of(self._pruner.model)
         with layer_errors(self._pruner.model):
             removed = self._pruner.remove(ratio)
         if removed:

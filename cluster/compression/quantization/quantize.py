@@ -6,7 +6,6 @@ float module ─→ [training: fine-tuned with rounded layers] ─→ bfloat16 l
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable
 
@@ -22,6 +21,7 @@ from cluster.compression.training.train import recover
 from cluster.compression.work import Job, Precision, Work, tensors_of
 from cluster.config.steps import Quantize
 from cluster.errors import CompressionError
+from cluster.models import copy_of
 from cluster.tensors import TensorSpec
 
 
@@ -39,11 +39,11 @@ def quantize(work: Work, step: Quantize, job: Job) -> Work:
     named = named_layers(float_module, scheme, step)
     layers = [name for name in scheme.layers(float_module) if name not in named]
     if step.training and scheme.rounding and layers:
-        float_module = copy.deepcopy(float_module)
+        float_module = copy_of(float_module)
         with fake_quantized(float_module, layers, scheme.rounding):
             recover(float_module, step.training, job, work.inputs)
     in_bfloat16 = bfloat16_layers(float_module, scheme, step, job)
-    converted = scheme.convert(copy.deepcopy(float_module), work.inputs, in_bfloat16, step, job)
+    converted = scheme.convert(copy_of(float_module), work.inputs, in_bfloat16, step, job)
     if converted.operators == 0:
         raise _nothing_quantized(step, scheme, float_module, in_bfloat16)
     job.out(f"quantize {step.scheme}: {converted.operators} operators")

@@ -51,7 +51,7 @@ def convert(
     observed = _with_observers(module, inputs, in_bfloat16, step)
     count = min(step.calibration_samples, len(job.train))
     bar = Bar("calibrate", count, job.out)
-    with torch.inference_mode():
+    with torch.no_grad():
         for start in range(0, count, _CALIBRATION_BATCH):
             end = min(start + _CALIBRATION_BATCH, count)
             arrays, _ = job.train.batch(range(start, end))

@@ -6,7 +6,6 @@ SearchResult.record   → SearchRecord: every trial, the Pareto front, contribut
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from cluster.compression.search.standing import Results, Standing
 from cluster.compression.work import Job, Work
 from cluster.config.search import Search
 from cluster.config.steps import Quantize, Step
+from cluster.models import copy_of
 
 Point = tuple[float, float, float]
 """Score (more is better), latency in ms and bytes (less is better)."""
@@ -48,7 +48,7 @@ class Trial:
         Weights come from the trial's file; only the quantize step runs again, in this process.
         CompressionError if the file is missing.
         """
-        fresh = Work.of(copy.deepcopy(self.base.module), self.base.inputs)
+        fresh = Work.of(copy_of(self.base.module), self.base.inputs)
         model = trial.read(self.file, fresh)
         quantize = [step for step in self.steps if isinstance(step, Quantize)]
         if not quantize:

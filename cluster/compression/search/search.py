@@ -12,8 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-import torch
-
 from cluster.compression.search import space, strategy, trial
 from cluster.compression.search.journal import Journal, Stage, TrialResult, key_of
 from cluster.compression.search.result import SearchResult, Trial
@@ -25,6 +23,7 @@ from cluster.compression.work import Job, Work
 from cluster.config.search import Search
 from cluster.config.steps import Step
 from cluster.errors import CompressionError, LostProcessError
+from cluster.models.forward import Eager
 from cluster.progress import Bar
 
 __all__ = ["SearchResult", "Trial", "run"]
@@ -250,6 +249,5 @@ def _chance(work: Work, metric: str) -> float:
     """Return the score of a guess: 1 / classes for accuracy, 0 for embeddings."""
     if metric != "accuracy":
         return 0.0
-    example = [torch.from_numpy(spec.zeros(1)) for spec in work.inputs]
-    with torch.inference_mode():
-        return 1 / int(work.module(*example).shape[1])
+    (outputs,) = Eager(work.module)([spec.zeros(1) for spec in work.inputs])
+    return 1 / outputs.shape[1]

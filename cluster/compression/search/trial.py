@@ -11,7 +11,6 @@ later stage, another scheme or a new process continues from the longest stored s
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -39,7 +38,7 @@ from cluster.compression.work import Job, Work
 from cluster.config.recipe import Recipe
 from cluster.config.steps import Quantize, ReplaceActivation, Step
 from cluster.errors import CompressionError, HeadraceError
-from cluster.models import load_model, rebuild
+from cluster.models import copy_of, load_model, rebuild
 
 BASE = "base.safetensors"
 """File of the search's initial model."""
@@ -204,7 +203,7 @@ def _float_work(task: TrialTask, job: Job, validation: Validation) -> FloatModel
 
 def _fresh(job: Job) -> Work:
     """Return the model as loaded, with the activations of the recipe's steps."""
-    work = Work.of(copy.deepcopy(job.model.module), job.model.inputs)
+    work = Work.of(copy_of(job.model.module), job.model.inputs)
     for step in job.recipe.steps:
         if isinstance(step, ReplaceActivation):
             work = activations.replace(work, step, job)
@@ -267,8 +266,10 @@ class _Origin:
 def _job(origin: _Origin) -> tuple[Job, Validation]:
     """Load a job like the search's in this process, with the search's baseline."""
     recipe, folder = Recipe.model_validate_json(origin.recipe_json), origin.folder
-    job = Job.load(recipe, origin.store, workspace=folder, checkpoints=folder, out=_silent)
-    baseline = load_model(recipe.baseline_source, job.data.labels)
+    job = Job.load(
+        recipe, origin.store, workspace=folder, checkpoints=folder, out=_silent, checked=True
+    )
+    baseline = load_model(recipe.baseline_source, job.data.labels, checked=True)
     rebuild.fit(baseline.module, load_file(folder / BASELINE))
     job = job.with_baseline(baseline.module)
     return job, Validation(recipe.evaluation.metrics[0], job.validation, job.baseline)
