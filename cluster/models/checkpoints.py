@@ -22,14 +22,20 @@ def fill(module: torch.nn.Module, path: Path) -> None:
 
     Names and shapes must match exactly, after removal of a ``{"state_dict": ...}`` container and
     of the ``module.`` prefix of data-parallel training. Only BatchNorm's batch counters may be
-    missing: old files lack them, and no output depends on them.
+    missing, which old files lack and no output depends on, and all but one name of a tensor that
+    several layers share.
 
     Raises :class:`SourceError` when the file cannot be read, holds more than tensors, or does
     not match the module.
     """
     state = module.state_dict()
     tensors = _without_prefix(read(path), state)
-    lacking = [name for name in state if name not in tensors and not name.endswith(_COUNTER)]
+    present = {_memory(state[name]) for name in tensors.keys() & state.keys()}
+    lacking = [
+        name
+        for name, tensor in state.items()
+        if name not in tensors and not name.endswith(_COUNTER) and _memory(tensor) not in present
+    ]
     problems = [
         *_problem("the file lacks", lacking),
         *_problem("the model lacks", sorted(tensors.keys() - state.keys())),
@@ -121,6 +127,11 @@ def _without_prefix(
     ):
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def _memory(tensor: torch.Tensor) -> tuple[int, torch.Size]:
+    """Return what equals that of another tensor if both are the same memory in the same shape."""
+    return tensor.data_ptr(), tensor.shape
 
 
 def _problem(title: str, names: list[str]) -> list[str]:

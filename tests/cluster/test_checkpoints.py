@@ -52,6 +52,27 @@ def test_checkpoint_fills_model(
         assert torch.equal(tensor, tensors[name])
 
 
+def test_shared_tensor_needs_one_of_its_names(
+    tmp_path: Path, module_file: Callable[[str], str]
+) -> None:
+    source = module_file(
+        "from torch import nn\n"
+        "def make():\n"
+        "    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))\n"
+        "    net[1].weight = net[0].weight\n"
+        "    return net"
+    )
+    weight, biases = torch.randn(4, 4), torch.randn(2, 4)
+    tensors = {"1.weight": weight, "0.bias": biases[0].clone(), "1.bias": biases[1].clone()}
+    save_file(tensors, tmp_path / "w.safetensors")
+    module = load(source, tensor=FOUR, weights=str(tmp_path / "w.safetensors")).module
+    assert module[0].weight is module[1].weight
+    torch.testing.assert_close(module[0].weight.detach(), weight)
+    save_file({"0.bias": biases[0].clone()}, tmp_path / "w.safetensors")
+    with pytest.raises(SourceError, match=r"the file lacks 0\.weight, 1\.weight, 1\.bias"):
+        load(source, tensor=FOUR, weights=str(tmp_path / "w.safetensors"))
+
+
 class Bomb:
     """Object that pickles to a call that creates a file."""
 
