@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.fx import GraphModule
 
 from cluster.artifact.artifact import TOKENIZER
 from cluster.artifact.store import ArtifactStore
@@ -44,6 +45,9 @@ class Precision:
 
     bfloat16_layers: tuple[str, ...] = ()
     """Names of layers in ``float_module`` that are bfloat16, not quantized."""
+
+    whole: bool = True
+    """False if a scheme of half precision converts single layers, not the whole model."""
 
 
 @dataclass(frozen=True)
@@ -233,22 +237,31 @@ def exported(
 ) -> torch.export.ExportedProgram:
     """Return the model as a graph whose batch dimension is 1 to 1024, or exactly ``batch``.
 
-    CompressionError if the model has no such graph, for instance because it branches on values.
+    ``strict``: trace the module's Python code (TorchDynamo). Without it the module runs on fake
+    tensors, and its code is traced only if that fails: it sees ``len(x)`` as the batch, which is a
+    number to the module. CompressionError if the model has no such graph, for instance because it
+    branches on values.
     """
+    if not isinstance(module, GraphModule):
+        module = copy_of(module)  # a forward may keep a fake tensor
     # Inductor mistakes the layout behind a convolution of one channel whose weights are channels
     # last, as training leaves them. Packing brings them into the kernel's own layout anyway.
     module.to(memory_format=torch.contiguous_format)
     example = tuple(torch.from_numpy(spec.zeros(batch or EXPORT_BATCH)) for spec in inputs)
     shapes = None if batch else _dynamic_batch(module, inputs)
-    try:
-        return torch.export.export(module, example, dynamic_shapes=shapes, strict=strict)
-    # torch.export's errors for unsupported models have no common base class.
-    except Exception as error:
-        raise CompressionError(
-            "the model cannot be exported as one graph for every batch size "
-            f"({faults.sentence(error)}); change its forward so that it neither branches on values "
-            "nor fixes the batch"
-        ) from error
+    errors = []
+    for traced in (True,) if strict else (False, True):
+        try:
+            return torch.export.export(module, example, dynamic_shapes=shapes, strict=traced)
+        # torch.export's errors for unsupported models have no common base class.
+        except Exception as error:  # noqa: BLE001
+            errors.append(error)
+    fixed = "specialized it to be a constant" in str(errors[-1])
+    reason = "forward fixes the batch to a number" if fixed else faults.sentence(errors[-1])
+    raise CompressionError(
+        f"the model cannot be exported as one graph for every batch size ({reason}); change its "
+        "forward so that it neither branches on values nor fixes the batch"
+    ) from errors[-1]
 
 
 def _dynamic_batch(module: torch.nn.Module, inputs: tuple[TensorSpec, ...]) -> tuple:

@@ -24,6 +24,11 @@ def supports(work: Work, target: str, job: Job) -> str | None:
             f"kind eager rebuilds the model's own code, which has no operators for {scheme}; it "
             "supports float32, bf16 and fp16"
         )
+    if work.precision is not None and not work.precision.whole:
+        return (
+            f"kind eager converts the whole model to {scheme}, in which its forward does not run; "
+            "build kind aoti, openvino or exported"
+        )
     if any(step.kind == "replace_activation" for step in job.recipe.steps):
         return "kind eager rebuilds the model's own code, whose activations the recipe replaces"
     if device_of(target) == "cuda" and not torch.cuda.is_available():

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from cluster.compression.quantization.fake_quantize import INT8_MOST, int4_group, row_scales
-from cluster.compression.quantization.half_precision import LowPrecision, keep_in_bfloat16
+from cluster.compression.quantization.half_precision import in_half, keep_in_half
 from cluster.compression.quantization.scheme import QuantizedModel, is_linear
 from cluster.compression.work import Job, tensors_of
 from cluster.config.steps import Quantize
@@ -44,7 +44,7 @@ def dynamic_int8(
     # torchao takes half a second to import, and only some schemes need it.
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig
 
-    keep_in_bfloat16(module, in_bfloat16)
+    keep_in_half(module, in_bfloat16, torch.bfloat16)
     config = Int8DynamicActivationInt8WeightConfig(set_inductor_config=False)
     return _converted(module, module, _chosen(module, is_linear, in_bfloat16), lambda layer: config)
 
@@ -73,9 +73,12 @@ class Int8WeightLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1])
+        if x.dtype != self.scale.dtype:  # in a model whose other tensors are float32
+            rows = rows.to(self.scale.dtype)
         product = torch.ops.aten._weight_int8pack_mm(rows, self.weight, self.scale)
         output = product.reshape(*x.shape[:-1], product.shape[-1])
-        return output if self.bias is None else output + self.bias
+        output = output if self.bias is None else output + self.bias
+        return output if x.dtype == output.dtype else output.to(x.dtype)
 
 
 def takes_weight_only_int8(layer: nn.Module) -> bool:
@@ -91,11 +94,11 @@ def weight_only_int8(
     job: Job,
 ) -> QuantizedModel:
     """Quantize weights to int8 per output channel, everything else to bfloat16."""
-    low = LowPrecision(module, torch.bfloat16)
-    chosen = _chosen(module, takes_weight_only_int8, in_bfloat16)
+    low = in_half(module, torch.bfloat16, job)
+    chosen = _chosen(low.module, takes_weight_only_int8, in_bfloat16)
     for name, layer in chosen.items():
-        module.set_submodule(name, Int8WeightLinear(layer))
-    return QuantizedModel(low, lambda: tensors_of(module), len(chosen))
+        low.module.set_submodule(name, Int8WeightLinear(layer))
+    return QuantizedModel(low, lambda: tensors_of(low.module), len(chosen))
 
 
 def takes_weight_only_int4(layer: nn.Module) -> bool:
@@ -114,15 +117,15 @@ def weight_only_int4(
         PrototypeInt4WeightOnlyConfig,
     )
 
-    low = LowPrecision(module, torch.bfloat16)
+    low = in_half(module, torch.bfloat16, job)
 
     def config(layer: nn.Linear) -> Any:
         return PrototypeInt4WeightOnlyConfig(
             group_size=int4_group(layer.in_features), set_inductor_config=False
         )
 
-    chosen = _chosen(module, takes_weight_only_int4, in_bfloat16)
-    return _converted(module, low, chosen, config)
+    chosen = _chosen(low.module, takes_weight_only_int4, in_bfloat16)
+    return _converted(low.module, low, chosen, config)
 
 
 # ---------------------------------------------------------------------------- float8
@@ -145,12 +148,12 @@ def float8(
     """
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow
 
-    low = LowPrecision(module, torch.bfloat16)
+    low = in_half(module, torch.bfloat16, job)
     config = Float8DynamicActivationFloat8WeightConfig(
         granularity=PerRow(), set_inductor_config=False
     )
-    chosen = _chosen(module, takes_float8, in_bfloat16)
-    return _converted(module, low, chosen, lambda layer: config)
+    chosen = _chosen(low.module, takes_float8, in_bfloat16)
+    return _converted(low.module, low, chosen, lambda layer: config)
 
 
 def float8_refusal(job: Job) -> str | None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from cluster.compression.quantization import linear, static_int8
 from cluster.compression.quantization.fake_quantize import Rounding, fake_quantized
-from cluster.compression.quantization.half_precision import LowPrecision
+from cluster.compression.quantization.half_precision import in_half
 from cluster.compression.quantization.mixed_precision import bfloat16_layers, named_layers
 from cluster.compression.quantization.scheme import COMPUTING, QuantizedModel, Scheme, is_linear
 from cluster.compression.training.train import recover
@@ -47,7 +47,7 @@ def quantize(work: Work, step: Quantize, job: Job) -> Work:
     if converted.operators == 0:
         raise _nothing_quantized(step, scheme, float_module, in_bfloat16)
     job.out(f"quantize {step.scheme}: {converted.operators} operators")
-    precision = Precision(step, float_module, converted.operators, in_bfloat16)
+    precision = Precision(step, float_module, converted.operators, in_bfloat16, converted.whole)
     return Work(converted.module, work.inputs, converted.weights, precision)
 
 
@@ -72,9 +72,9 @@ def _half(dtype: torch.dtype) -> Callable[..., QuantizedModel]:
         step: Quantize,
         job: Job,
     ) -> QuantizedModel:
-        low = LowPrecision(module, dtype)
-        count = sum(map(_computes, module.modules()))
-        return QuantizedModel(low, lambda: tensors_of(low.module), count)
+        low = in_half(module, dtype, job)
+        count = sum(map(_computes, low.module.modules()))
+        return QuantizedModel(low, lambda: tensors_of(low.module), count, low.whole)
 
     return convert
 

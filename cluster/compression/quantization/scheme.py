@@ -30,6 +30,9 @@ class QuantizedModel:
     operators: int
     """Operators that compute, or are stored, in fewer bits."""
 
+    whole: bool = True
+    """False if the module converts between layers, and not at its inputs and outputs alone."""
+
 
 @dataclass(frozen=True)
 class Scheme:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from cluster.compression.quantization.half_precision import keep_in_bfloat16
+from cluster.compression.quantization.half_precision import keep_in_half
 from cluster.compression.quantization.int8_graph import (
     activation_ranges,
     int8_tensors,
@@ -48,12 +48,13 @@ def convert(
 ) -> QuantizedModel:
     """Calibrate on the first training samples and convert; ``job.details`` gets ``ranges``."""
     torch.set_num_threads(cpus())
-    observed = _with_observers(module, inputs, in_bfloat16, step)
+    batch = job.recipe.model.max_batch_size
+    observed = _with_observers(module, inputs, in_bfloat16, step, batch)
     count = min(step.calibration_samples, len(job.train))
     bar = Bar("calibrate", count, job.out)
     with torch.no_grad():
-        for start in range(0, count, _CALIBRATION_BATCH):
-            end = min(start + _CALIBRATION_BATCH, count)
+        for start in range(0, count, batch or _CALIBRATION_BATCH):
+            end = min(start + (batch or _CALIBRATION_BATCH), count)
             arrays, _ = job.train.batch(range(start, end))
             observed(*(torch.from_numpy(array) for array in arrays))
             bar.update(end)
@@ -81,7 +82,11 @@ def restore_int8(
 
 
 def _with_observers(
-    module: nn.Module, inputs: tuple[TensorSpec, ...], in_bfloat16: tuple[str, ...], step: Quantize
+    module: nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    in_bfloat16: tuple[str, ...],
+    step: Quantize,
+    batch: int | None = None,
 ) -> GraphModule:
     # torchao takes half a second to import, and only this scheme needs it.
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
@@ -91,9 +96,9 @@ def _with_observers(
 
     from cluster.compression.quantization.observers import observer
 
-    keep_in_bfloat16(module, in_bfloat16)
+    keep_in_half(module, in_bfloat16, torch.bfloat16)
     # strict: without it the quantizer finds fewer patterns and fails on reused ReLU modules.
-    graph = exported(module.eval(), inputs, strict=True).module()
+    graph = exported(module.eval(), inputs, strict=True, batch=batch).module()
     config = x86.get_default_x86_inductor_quantization_config()
     activation = dataclasses.replace(
         config.input_activation,

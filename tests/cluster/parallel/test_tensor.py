@@ -16,7 +16,7 @@ from torch import nn
 from torchvision.models import VisionTransformer
 
 from cluster.compression.quantization import linear
-from cluster.compression.quantization.half_precision import LowPrecision, keep_in_bfloat16
+from cluster.compression.quantization.half_precision import LowPrecision, keep_in_half
 from cluster.compression.quantization.scheme import is_linear
 from cluster.compression.work import exported, tensors_of
 from cluster.errors import PlanError
@@ -459,7 +459,7 @@ def bf16(module: nn.Module) -> nn.Module:
 
 def with_bf16_layers(module: nn.Module) -> nn.Module:
     names = [n for n, m in module.named_modules() if n.endswith("output.dense") and is_linear(m)]
-    keep_in_bfloat16(module, names)
+    keep_in_half(module, names, torch.bfloat16)
     return module
 
 
