@@ -42,6 +42,9 @@ LARGEST_BATCH = 8
 """Default size of the largest batch."""
 
 ZEROS = "zeros"
+SAFE_MATES = (ZEROS, "copies of itself", "other items")
+"""Mates that each model takes."""
+
 _ITEMS = 3
 _SAMPLES = 4
 
@@ -87,7 +90,11 @@ class Inputs:
 
         A model that uses numbers as indices refuses extreme ones, for instance.
         """
-        return Inputs(self.items, {name: m for name, m in self.mates.items() if runs(run, m)})
+        return self.beside([name for name, mate in self.mates.items() if runs(run, mate)])
+
+    def beside(self, names: Sequence[str]) -> Inputs:
+        """Return the inputs with the mates of these names only."""
+        return Inputs(self.items, {name: self.mates[name] for name in names})
 
 
 def one_by_one(run: Run) -> Run:

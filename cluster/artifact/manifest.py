@@ -137,6 +137,10 @@ class Manifest(Record):
     fastest: dict[Line, Line] = Field(
         default={}, description="Target → kind of the fastest measured program."
     )
+    max_batch_size: Literal[1] | None = Field(
+        default=None,
+        description="1: programs compute one item per run, and servers join no requests.",
+    )
     metric: Line = Field(default="accuracy", description="Metric of which `accuracy` is the mean.")
     index_limits: dict[str, int] = Field(
         default={},
@@ -173,6 +177,11 @@ class Manifest(Record):
         if len(batches) > 1 or any(sizes[0] != 1 for sizes in batches):
             raise ValueError(f"measured at batches {batches}, expected equal ones that start at 1")
         return self
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether programs compute one item per run, and servers join no requests."""
+        return self.max_batch_size == 1
 
     def inputs_of(self, entry: ProgramEntry) -> tuple[TensorSpec, ...]:
         """Return a program's inputs: the model's, or those of its part."""

@@ -60,6 +60,7 @@ class Draft:
             text=model.preprocess if isinstance(model.preprocess, TextInput) else None,
             labels=model.labels,
             activation=model.activation,
+            max_batch_size=recipe.model.max_batch_size,
             files={},
             programs=(),
             quantized_operators=work.quantized_operators,

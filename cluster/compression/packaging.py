@@ -32,6 +32,7 @@ from cluster.compression.work import Clock, Job, Work
 from cluster.config.sources import ModelSource
 from cluster.config.steps import Step, trains
 from cluster.data import LabelledData, PreparedSamples
+from cluster.models import batch_check
 from cluster.models.forward import Eager
 from cluster.program import node
 
@@ -99,13 +100,20 @@ def publish(build: AcceptedBuild, job: Job, search: SearchRecord | None = None) 
 def _build(model: CompressedModel, job: Job, folder: Path) -> AcceptedBuild | Rejection:
     clock = job.clock.fork()
     draft = Draft.begin(folder, model.work, job, model.name, model.key, model.searched)
-    _record_answers(model.work, job.train, draft.expected)
+    mates = _check_batches(model.work, job)
+    _record_answers(model.work, job, draft.expected)
     with clock.phase("compile"):
         programs = builder.build(model.work, folder, job)
     draft = draft.update(programs=programs.entries).write()
     with clock.phase("evaluate"):
         evaluation = evaluate.run(
-            folder, job.recipe, job.baseline_weights, draft.expected, job.workspace, job.out
+            folder,
+            job.recipe,
+            job.baseline_weights,
+            draft.expected,
+            job.workspace,
+            job.out,
+            mates=mates,
         )
     failed = {**programs.failed, **evaluation.failed}
     evaluation, checks = _judged(model, evaluation.model_copy(update={"failed": failed}), job)
@@ -236,8 +244,25 @@ def _untrained(model: ModelSource, steps: tuple[Step, ...]) -> bool:
     return not provided and not any(trains(step) for step in steps)
 
 
-def _record_answers(work: Work, samples: PreparedSamples, file: Path) -> None:
+def _check_batches(work: Work, job: Job) -> tuple[str, ...]:
+    """Check again, with the final weights and real samples, that no item depends on its batch.
+
+    Return the names of the mates beside which the programs are checked.
+    """
+    recipe = job.recipe
+    samples, _ = job.train.batch(range(min(reference.SAMPLES, len(job.train))))
+    inputs = batch_check.check(
+        work.precision.float_module if work.precision else work.module,
+        work.inputs,
+        recipe.model.source,
+        samples=samples,
+        largest=recipe.model.max_batch_size or recipe.evaluation.largest_batch,
+    )
+    return tuple(inputs.mates)
+
+
+def _record_answers(work: Work, job: Job, file: Path) -> None:
     """Write the model's answers to ``file``, as a reference for the compiled programs."""
-    inputs, _ = samples.batch(range(min(reference.SAMPLES, len(samples))))
-    (answers,) = Eager(work.module)(inputs)
+    inputs, _ = job.train.batch(range(min(reference.SAMPLES, len(job.train))))
+    (answers,) = Eager(work.module, one_by_one=job.recipe.one_by_one)(inputs)
     reference.record(answers, inputs, file)

@@ -54,13 +54,13 @@ def sensitivity(
         )
     count = _samples(module, len(chosen), job)
     judge = metric(job.recipe.evaluation.metrics[0])
-    before, labels = outputs_of(_run(module), job.validation, count)
+    before, labels = outputs_of(_run(module, job), job.validation, count)
     baseline = float(np.mean(judge(before, labels, before)))
     bar = Bar("sensitivity", len(chosen), job.out)
     drops = {}
     for done, layer in enumerate(chosen, 1):
         with disturb(layer):
-            after, _ = outputs_of(_run(module), job.validation, count)
+            after, _ = outputs_of(_run(module, job), job.validation, count)
         drops[layer] = baseline - float(np.mean(judge(after, labels, before)))
         bar.update(done, layer)
     return drops
@@ -77,12 +77,12 @@ def _samples(module: nn.Module, layers: int, job: Job) -> int:
     available = min(MOST_SAMPLES, len(job.validation))
     arrays, _ = job.validation.batch([0])
     with FlopCounterMode(display=False) as counter:
-        _run(module)(arrays)
+        _run(module, job)(arrays)
     macs = max(counter.get_total_flops() / 2, 1)
     affordable = int(_MOST_MACS / (macs * layers))
     return min(available, max(affordable, FEWEST_SAMPLES))
 
 
-def _run(module: nn.Module) -> Run:
-    run = Eager(module)
+def _run(module: nn.Module, job: Job) -> Run:
+    run = Eager(module, one_by_one=job.recipe.one_by_one)
     return lambda arrays: run(arrays)[0]

@@ -78,7 +78,13 @@ def run(work: Work, steps: Sequence[Step], job: Job) -> tuple[Work, tuple[StepRe
     if not steps:
         return work, ()
     metric = job.recipe.evaluation.metrics[0]
-    validation = Validation(metric, job.validation, job.baseline, VALIDATION_SAMPLES)
+    validation = Validation(
+        metric,
+        job.validation,
+        job.baseline,
+        VALIDATION_SAMPLES,
+        one_by_one=job.recipe.one_by_one,
+    )
     records: list[StepRecord] = []
     source = job.recipe.model.source
     with faults.named(f"{source} fails on the validation samples", _SAMPLES):

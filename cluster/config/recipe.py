@@ -45,6 +45,11 @@ class Evaluation(Config):
         default=1, ge=1, description="CPU threads of both, as of a replica."
     )
 
+    @property
+    def largest_batch(self) -> int:
+        """Largest batch of the check that items do not depend on their batch."""
+        return max(8, *self.batches)
+
     @field_validator("metrics")
     @classmethod
     def _known_metric(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -124,6 +129,11 @@ class Recipe(Config):
             return after.teacher.model.with_inputs_of(self.model)
         return self.model
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether the model or the baseline computes one item per run."""
+        return 1 in (self.model.max_batch_size, self.baseline_source.max_batch_size)
+
     def limits_for(self, searched: Sequence[Step] = ()) -> Gate:
         """Return the gate for this recipe's steps and those that a search added, ``searched``."""
         steps = (*self.steps, *searched)
@@ -153,6 +163,11 @@ class Recipe(Config):
 
     def _cuts_fit(self, targets: Sequence[str]) -> None:
         """Raise ValueError for a cut that the recipe's programs or quantization exclude."""
+        if self.parallel and self.model.max_batch_size == 1:
+            raise ValueError(
+                f"parallel has {len(self.parallel)} cuts, whose stages compute batches, but "
+                "model.max_batch_size is 1; remove one of the two"
+            )
         scheme = next((step.scheme for step in self.steps if step.kind == "quantize"), None)
         seen = set()
         for position, cut in enumerate(self.parallel):

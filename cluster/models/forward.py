@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cluster import independence
 from cluster.errors import ForwardError
 from cluster.models import faults
 from cluster.models.copying import copy_of
@@ -25,8 +26,10 @@ from cluster.models.copying import copy_of
 class Eager:
     """A copy of a module in its present state and mode, to run on arrays."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, *, one_by_one: bool = False) -> None:
+        """``one_by_one``: run each item of a batch alone."""
         self.module = copy_of(module)
+        self._run = independence.one_by_one(self._together) if one_by_one else self._together
         self.overwritten = False
         """Whether a run wrote into its inputs."""
 
@@ -35,6 +38,9 @@ class Eager:
 
         ForwardError if forward raises.
         """
+        return self._run([*arrays])
+
+    def _together(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [_array(tensor) for tensor in _tensors(self.answer(arrays))]
 
     def answer(self, arrays: Sequence[np.ndarray]) -> Any:

@@ -67,7 +67,11 @@ def load_aoti(
     static = {file.batch: load_package(file.file) for file in entry.static_files}
     compute = dispatch_by_batch(load_package(entry.file), static)
     return LoadedProgram(
-        entry, artifact.manifest.inputs_of(entry), "native" if native else "python", compute
+        entry,
+        artifact.manifest.inputs_of(entry),
+        "native" if native else "python",
+        compute,
+        one_by_one=artifact.manifest.one_by_one,
     )
 
 

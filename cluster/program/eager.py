@@ -39,4 +39,4 @@ def load_eager(artifact: Artifact, entry: ProgramEntry, compute_threads: int) ->
     # Buffers that are not stored in a file were built in float32.
     module.to(device=device_of(entry.target), dtype=dtype_of(precision)).eval()
     compute = compute_with(module, compute_threads, entry.target, precision)
-    return LoadedProgram(entry, manifest.inputs, "python", compute)
+    return LoadedProgram(entry, manifest.inputs, "python", compute, one_by_one=manifest.one_by_one)

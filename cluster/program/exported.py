@@ -47,7 +47,13 @@ def load_exported(
     compute = compute_with(module, compute_threads, entry.target)
     if group is not None:
         compute = _reducing(compute, cast(collective.Group, group))
-    return LoadedProgram(entry, artifact.manifest.inputs_of(entry), "python", compute)
+    return LoadedProgram(
+        entry,
+        artifact.manifest.inputs_of(entry),
+        "python",
+        compute,
+        one_by_one=artifact.manifest.one_by_one,
+    )
 
 
 def _reducing(compute: Compute, group: collective.Group) -> Compute:

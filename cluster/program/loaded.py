@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from cluster import independence
 from cluster.artifact.entries import ProgramEntry
 from cluster.errors import ProgramError
 from cluster.tensors import TensorSpec
@@ -18,12 +19,19 @@ class LoadedProgram:
     """See :class:`cluster.program.program.Program`."""
 
     def __init__(
-        self, entry: ProgramEntry, inputs: tuple[TensorSpec, ...], runner: str, compute: Compute
+        self,
+        entry: ProgramEntry,
+        inputs: tuple[TensorSpec, ...],
+        runner: str,
+        compute: Compute,
+        *,
+        one_by_one: bool = False,
     ) -> None:
+        """``one_by_one``: the program computes one item per run."""
         self.entry = entry
         self.runner = runner
         self._inputs = inputs
-        self._compute = compute
+        self._compute = independence.one_by_one(compute) if one_by_one else compute
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """See :class:`cluster.program.program.Program`."""

@@ -58,7 +58,7 @@ def load_openvino(artifact: Artifact, entry: ProgramEntry, compute_threads: int)
         compute = dispatch_by_batch(compiled(None), static)
     except RuntimeError as error:
         raise ProgramError(f"{entry.file}: OpenVINO cannot load it: {error}") from error
-    return LoadedProgram(entry, specs, "openvino", compute)
+    return LoadedProgram(entry, specs, "openvino", compute, one_by_one=artifact.manifest.one_by_one)
 
 
 def openvino_misfit(entry: ProgramEntry) -> str | None:

@@ -83,13 +83,23 @@ class Batcher:
     """Dynamic batcher of one program. For one event loop."""
 
     def __init__(
-        self, run: Run, inputs: Sequence[TensorSpec], batching: Batching, lanes: int = 1
+        self,
+        run: Run,
+        inputs: Sequence[TensorSpec],
+        batching: Batching,
+        lanes: int = 1,
+        *,
+        one_by_one: bool = False,
     ) -> None:
+        """``one_by_one``: the program computes one item per run; requests are neither joined nor
+        padded.
+        """
         if lanes < 1:
             raise ValueError(f"lanes={lanes}: expected 1 or more")
         self._run = run
         self._inputs = tuple(inputs)
         self._batching = batching
+        self._one_by_one = one_by_one
         self._queue: PriorityQueue[_Item | None] = PriorityQueue()
         self._gathering = threading.Lock()
         self._overflow: _Item | None = None
@@ -188,6 +198,8 @@ class Batcher:
         if first is None:
             return None
         batch, rows = [first], first.rows
+        if self._one_by_one:
+            return batch
         # Counted from its arrival: a request that waited for the previous run is not delayed again.
         deadline = first.queued_at + self._batching.max_wait_ms / 1e3
         while rows < self._batching.max_batch_size:
@@ -257,7 +269,9 @@ class Batcher:
 
     def _bucket(self, rows: int) -> int:
         buckets = self._batching.buckets
-        return rows if buckets is None else next(size for size in buckets if size >= rows)
+        if buckets is None or self._one_by_one:
+            return rows
+        return next(size for size in buckets if size >= rows)
 
 
 def _usable(array: np.ndarray) -> bool:

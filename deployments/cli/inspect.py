@@ -117,6 +117,7 @@ def describe(artifact: Artifact, signers: Mapping[str, str], served: Sequence[st
         f"activation {manifest.activation}",
         *(f"signed     {signer} ({worth})" for signer, worth in signers.items()),
         *served,
+        *(["batches    one item per run (max_batch_size: 1)"] if manifest.one_by_one else []),
         f"quantized  {manifest.quantized_operators} operators",
         *_gate(manifest.recipe),
     ]

@@ -129,7 +129,12 @@ class ModelReplica:
         sizes = {1, args.batching.max_batch_size, *(args.batching.buckets or ())}
         for size in sorted(sizes):  # the first run of a size sets up its kernels
             program.run([spec.zeros(size) for spec in inputs])
-        self._batcher = Batcher(lambda arrays: (program.run(arrays), ()), inputs, args.batching)
+        self._batcher = Batcher(
+            lambda arrays: (program.run(arrays), ()),
+            inputs,
+            args.batching,
+            one_by_one=artifact.manifest.one_by_one,
+        )
         entry = program.entry
         return _Serving(
             entry.kind,

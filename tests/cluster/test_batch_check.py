@@ -137,7 +137,7 @@ def test_norm_in_training_mode_is_refused_at_any_size() -> None:
     with pytest.raises(SourceError, match=r", first in norm \(BatchNorm2d\), .*; let") as refusal:
         check(module)
     assert "max_batch_size" not in str(refusal.value)
-    with pytest.raises(SourceError, match="forward changes norm.running_mean in eval mode"):
+    with pytest.raises(SourceError, match=r"forward changes norm\.running_mean in eval mode"):
         check(module, largest=1)
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from doubler import INPUT, Doubler, answer, occupy, row
+from doubler import INPUT, Doubler, answer, occupy, row, whole
 
+from cluster.config.serving import Batching
 from cluster.errors import RequestError
 from cluster.runtime.batcher import Batcher
 from cluster.runtime.priority_queue import Priority
@@ -42,6 +43,26 @@ def test_requests_during_run_form_next_batch(make_batcher: Make) -> None:
 
     asyncio.run(scenario())
     assert program.sizes == [1, 8, 8, 4]
+
+
+def test_requests_for_one_item_per_run_are_not_joined() -> None:
+    program = Doubler()
+    settings = Batching(max_batch_size=8, buckets=(4, 8), max_wait_ms=1000)
+    batcher = Batcher(whole(program), (INPUT,), settings, one_by_one=True)
+
+    async def scenario() -> None:
+        first = await occupy(batcher, program)
+        tasks = [asyncio.create_task(answer(batcher, row(i, rows=2))) for i in range(3)]
+        await asyncio.sleep(0.01)
+        program.free.set()
+        await first
+        for i, result in enumerate(await asyncio.gather(*tasks)):
+            np.testing.assert_array_equal(result.outputs[0], np.full((2, 2), 2 * i))
+            assert result.batch_size == 2
+
+    asyncio.run(scenario())
+    batcher.close()
+    assert program.sizes == [1, 2, 2, 2]
 
 
 def test_interactive_request_overtakes_batch_requests(make_batcher: Make) -> None:

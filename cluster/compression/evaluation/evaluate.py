@@ -6,6 +6,7 @@ run(...) in the job ─ each program ─→ fresh_process → ProgramResult: pro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +16,7 @@ from cluster.artifact.manifest import Measurement
 from cluster.compression.evaluation.fresh_process import measure_in_process
 from cluster.compression.evaluation.one_program import ProgramResult, Task
 from cluster.config.recipe import Recipe
+from cluster.independence import SAFE_MATES
 from cluster.progress import Print
 
 
@@ -66,13 +68,21 @@ class EvaluationResult(BaseModel):
 
 
 def run(
-    workspace: Path, recipe: Recipe, baseline: Path, expected: Path, scratch: Path, out: Print
+    workspace: Path,
+    recipe: Recipe,
+    baseline: Path,
+    expected: Path,
+    scratch: Path,
+    out: Print,
+    *,
+    mates: Sequence[str] = SAFE_MATES,
 ) -> EvaluationResult:
     """Measure every program of the artifact in ``workspace``, one fresh process after the other.
 
     ``baseline``: the float32 weights before compression. ``expected``: the programs' expected
     outputs, see :mod:`cluster.compression.evaluation.reference`. ``scratch``: a directory for the
     baseline's answers on a target, shared by its programs and by the artifacts of one recipe.
+    ``mates``: the items of :mod:`cluster.independence` that the model takes.
 
     A program that does not load, dies, hangs, raises or computes another model is reported as
     failed. CompressionError, with the process's last lines, if the evaluation itself cannot run.
@@ -91,6 +101,7 @@ def run(
                 baseline_weights=baseline,
                 baseline_outputs=scratch / f"baseline_outputs-{target}.npz",
                 expected=expected,
+                mates=tuple(mates),
                 result=scratch / "found.json",
             ),
             scratch,

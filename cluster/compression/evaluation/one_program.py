@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
+from cluster import independence
 from cluster.artifact.artifact import TOKENIZER, Artifact
 from cluster.artifact.entries import FileEntry, Latency, ProgramEntry
 from cluster.artifact.manifest import Measurement
@@ -59,6 +60,9 @@ class Task(BaseModel):
     """File of the baseline's answers; the first process writes it."""
 
     expected: Path
+    mates: tuple[str, ...] = independence.SAFE_MATES
+    """Items to put beside others, see :class:`cluster.independence.Inputs`."""
+
     result: Path
 
 
@@ -91,7 +95,7 @@ def _measure(task: Task) -> ProgramResult:
     dynamic, static = None, None
     if entry is not None:
         try:
-            dynamic, static = _load(artifact, entry, task.expected, settings.compute_threads)
+            dynamic, static = _load(artifact, entry, task)
         except (ArtifactError, CompressionError) as error:
             raise ProgramError(str(error)) from error
     data = load_data(task.recipe.data, task.recipe.seed)
@@ -129,22 +133,27 @@ def _measure(task: Task) -> ProgramResult:
 # ---------------------------------------------------------------------------- programs
 
 
-def _load(
-    artifact: Artifact, entry: ProgramEntry, expected: Path, threads: int
-) -> tuple[Program, Program | None]:
+def _load(artifact: Artifact, entry: ProgramEntry, task: Task) -> tuple[Program, Program | None]:
     """Return the program with a dynamic batch, and with the static shapes that compute the model.
 
-    CompressionError if the dynamic one does not compute the model.
+    CompressionError if the dynamic one does not compute the model, each item by itself.
     """
+    expected, settings = task.expected, task.recipe.evaluation
+    threads = settings.compute_threads
+    largest = task.recipe.model.max_batch_size or settings.largest_batch
     dynamic = programs.load_entry(artifact, _with_static(entry, ()), threads)
     difference = reference.check(_run(dynamic), expected)
+    reference.check_items(dynamic.run, expected, task.mates, largest, entry.quantized_operators > 0)
     to_stdout(f"measure  the program matches the model: {difference:.3f} of the outputs' spread")
     working = []
     for batch in (file.batch for file in entry.static_files):
         candidate = _with_static(entry, (batch,))
         try:
-            run = _run(programs.load_entry(artifact, candidate, threads))
-            reference.check(run, expected, batch)
+            loaded = programs.load_entry(artifact, candidate, threads)
+            reference.check(_run(loaded), expected, batch)
+            reference.check_items(
+                loaded.run, expected, task.mates, batch, entry.quantized_operators > 0
+            )
         except (ProgramError, CompressionError) as error:
             to_stdout(f"measure  static shapes for batch {batch} do not work: {error}")
         else:
@@ -211,6 +220,8 @@ def _baseline(task: Task, labels: tuple[str, ...], entry: ProgramEntry | None) -
     target = entry.target if entry is not None else "cpu"
     module.to(device_of(target)).eval()
     compute = compute_with(module, task.recipe.evaluation.compute_threads, target)
+    if task.recipe.baseline_source.max_batch_size == 1:
+        compute = independence.one_by_one(compute)
     return lambda arrays: compute(arrays)[0]
 
 

@@ -9,11 +9,13 @@ limit would accept them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cluster import independence
 from cluster.compression.evaluation.measure import Run
 from cluster.errors import CompressionError
 
@@ -59,6 +61,26 @@ def check(run: Run, file: Path, batch: int | None = None, limit: float = MAX_DIF
             "another kind of program, or another scheme"
         )
     return distance
+
+
+def check_items(
+    run: independence.Run, file: Path, mates: Sequence[str], largest: int, quantized: bool
+) -> None:
+    """Check that the program computes each item by itself; CompressionError if not.
+
+    ``mates``: names of the items beside which the record's inputs are put. ``largest``: largest
+    batch. A ``quantized`` program may round otherwise at another batch size.
+    """
+    with np.load(file) as arrays:
+        samples = [arrays[f"input{i}"] for i in range(len(arrays.files) - 1)]
+    inputs = independence.Inputs.of(samples).beside(mates)
+    across = None if quantized else independence.ROUNDING
+    dependence = independence.find(run, inputs, largest, across=across)
+    if dependence is not None:
+        raise CompressionError(
+            f"the compiled program does not compute each item by itself: {dependence.reason}; the "
+            "model does, so try another kind of program, or another scheme"
+        )
 
 
 def difference(outputs: np.ndarray, expected: np.ndarray) -> float:

@@ -29,8 +29,14 @@ class Validation:
         samples: PreparedSamples,
         baseline: Callable[[], torch.nn.Module],
         count: int | None = None,
+        *,
+        one_by_one: bool = False,
     ) -> None:
-        """``baseline`` copies the model before compression. ``count``: samples, None for all."""
+        """``baseline`` copies the model before compression. ``count``: samples, None for all.
+
+        ``one_by_one``: run each sample alone.
+        """
+        self._one_by_one = one_by_one
         self._metric = metrics.metric(metric)
         self._samples = samples
         self._baseline = baseline
@@ -58,5 +64,5 @@ class Validation:
     def _outputs(self, module: torch.nn.Module) -> tuple[np.ndarray, np.ndarray]:
         torch.set_num_threads(cpus())
 
-        run = Eager(module)
+        run = Eager(module, one_by_one=self._one_by_one)
         return outputs_of(lambda arrays: run(arrays)[0], self._samples, self._count)

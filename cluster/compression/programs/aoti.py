@@ -33,7 +33,7 @@ def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntr
 
     The dynamic program runs a batch size whose static shapes do not compile.
     """
-    _compile(work, target, files.file("pt2"), None)
+    _compile(work, target, files.file("pt2"), job.recipe.model.max_batch_size)
     static = []
     for batch in files.static_batches:
         suffix = f"batch-{batch}.pt2"

@@ -66,7 +66,7 @@ def build(work: Work, artifact: Path, job: Job) -> Programs:
     failed: dict[str, str] = {}
     for program in job.recipe.programs:
         before = len(entries)
-        batches = job.recipe.evaluation.batches
+        batches = () if job.recipe.model.max_batch_size == 1 else job.recipe.evaluation.batches
         files = ProgramFiles(artifact, "programs", program.target, batches)
         for kind in kinds_of(program):
             key = f"{program.target}/{kind}"

@@ -25,7 +25,7 @@ def supports(work: Work, target: str, job: Job) -> str | None:
 
 def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntry:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
-    graph = graph_of(work.module, work.inputs, strict=False)
+    graph = graph_of(work.module, work.inputs, strict=False, batch=job.recipe.model.max_batch_size)
     torch.export.save(graph, files.file("exported.pt2"))
     return ProgramEntry(
         kind="exported",

@@ -30,7 +30,7 @@ from cluster.errors import CompressionError
 from cluster.models import faults
 from cluster.program import node
 from cluster.program.openvino import DYNAMIC_GROUP, PACKAGE, PRECISION
-from cluster.tensors import TensorSpec
+from cluster.tensors import BATCH, TensorSpec
 
 _BATCH = 32
 """Batch size of the calibration."""
@@ -79,10 +79,14 @@ def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntr
     precision = work.precision
     scheme = precision.step.scheme if precision else None
     module = precision.float_module if precision else work.module
-    graph, exempt = _convert(module, work.inputs, precision.bfloat16_layers if precision else ())
+    layers = precision.bfloat16_layers if precision else ()
+    batch = job.recipe.model.max_batch_size
+    graph, exempt = _convert(module, work.inputs, layers, batch)
     group = 0
     if precision is not None and scheme in _QUANTIZERS:
-        graph = _quantize(graph, precision.step, exempt, _Samples(job.train, work.inputs))
+        graph = _quantize(
+            graph, precision.step, exempt, _Samples(job.train, work.inputs, batch or _BATCH)
+        )
         group = DYNAMIC_GROUP_SIZE if scheme == "dynamic_int8" else 0
     operators = operators_with_weights(graph, _stored(scheme)) if precision is not None else 0
     if precision is not None and operators == 0:
@@ -121,13 +125,19 @@ def _stored(scheme: str | None) -> tuple[str, ...]:
 
 
 def _convert(
-    module: torch.nn.Module, inputs: tuple[TensorSpec, ...], layers: tuple[str, ...]
+    module: torch.nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    layers: tuple[str, ...],
+    batch: int | None,
 ) -> tuple[Any, list[str]]:
-    """Return the module as a graph with a dynamic batch, and its operators of ``layers``."""
+    """Return the module as a graph, and its operators of ``layers``.
+
+    ``batch``: its batch size; None: dynamic.
+    """
     import openvino
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
-    program = exported(module.eval(), inputs, strict=False)
+    program = exported(module.eval(), inputs, strict=False, batch=batch)
     try:
         with _quiet():
             decoder = TorchFXPythonDecoder.from_exported_program(program)
@@ -143,7 +153,11 @@ def _convert(
         if name in ports:  # an input without effect on any output is removed
             ports[name].get_tensor().set_names({spec.name})
     graph.reshape(
-        {s.name: list(s.shape) for name, s in zip(names, inputs, strict=True) if name in ports}
+        {
+            spec.name: [batch or BATCH, *spec.item_shape]
+            for name, spec in zip(names, inputs, strict=True)
+            if name in ports
+        }
     )
     return graph, operators_of(graph, decoder.pt_module, layers)
 
@@ -169,6 +183,7 @@ class _Samples:
 
     train: PreparedSamples
     inputs: tuple[TensorSpec, ...]
+    batch_size: int
 
     def batch(self, indices: range) -> dict[str, Any]:
         arrays, _ = self.train.batch(indices)
@@ -182,7 +197,8 @@ def _static(graph: Any, step: Quantize, exempt: list[str], samples: _Samples) ->
     import nncf
 
     count = min(step.calibration_samples, len(samples.train))
-    batches = [range(first, min(first + _BATCH, count)) for first in range(0, count, _BATCH)]
+    step_size = samples.batch_size
+    batches = [range(i, min(i + step_size, count)) for i in range(0, count, step_size)]
     names = {name for port in graph.inputs for name in port.get_names()}
 
     def arrays(indices: range) -> dict[str, Any]:

@@ -272,7 +272,8 @@ def _job(origin: _Origin) -> tuple[Job, Validation]:
     baseline = load_model(recipe.baseline_source, job.data.labels, checked=True)
     rebuild.fit(baseline.module, load_file(folder / BASELINE))
     job = job.with_baseline(baseline.module)
-    return job, Validation(recipe.evaluation.metrics[0], job.validation, job.baseline)
+    metric = recipe.evaluation.metrics[0]
+    return job, Validation(metric, job.validation, job.baseline, one_by_one=recipe.one_by_one)
 
 
 def _silent(line: str) -> None:

@@ -47,10 +47,19 @@ class ModuleTeacher:
     """Teacher that is a module in eval mode."""
 
     module: torch.nn.Module
+    one_by_one: bool = False
+    """Whether each item is run alone."""
 
     def answer(
         self, inputs: Sequence[torch.Tensor], layers: Sequence[str]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if self.one_by_one and len(inputs[0]) > 1:
+            items = zip(*(tensor.split(1) for tensor in inputs), strict=True)
+            answers = [self.answer(item, layers) for item in items]
+            return torch.cat([outputs for outputs, _ in answers]), {
+                name: torch.cat([features[name] for _, features in answers])
+                for name in answers[0][1]
+            }
         self.module.to(inputs[0].device).to(memory_format=layout_of(self.module))
         with torch.no_grad(), captured(self.module, layers) as features:
             return self.module(*inputs).float(), features
@@ -89,7 +98,8 @@ def open_teacher(
     has the data's classes in another order. SourceError or ArtifactError if it cannot be read.
     """
     if chosen is None:
-        return ModuleTeacher(job.baseline().eval())
+        alone = job.recipe.model.max_batch_size == 1
+        return ModuleTeacher(job.baseline().eval(), one_by_one=alone)
     labels = load_data(job.recipe.data, job.seed).labels
     student = _Interface(inputs, job.recipe.model.image, labels, outputs, job.model.activation)
     if chosen.model is not None:
@@ -126,7 +136,7 @@ def _from_model(source: ModelSource, job: Job, student: _Interface) -> Teacher:
         loaded.inputs, loaded.preprocess, loaded.labels, classes, loaded.activation
     )
     _check(name, interface, student)
-    return ModuleTeacher(loaded.module)
+    return ModuleTeacher(loaded.module, one_by_one=source.max_batch_size == 1)
 
 
 def _from_artifact(artifact: Artifact, job: Job, student: _Interface) -> Teacher:
