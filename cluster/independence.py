@@ -88,9 +88,10 @@ class Inputs:
     def accepted(self, run: Run) -> Inputs:
         """Return the inputs without mates on which ``run`` fails: the model cannot take these.
 
-        A model that uses numbers as indices refuses extreme ones, for instance.
+        A model that uses numbers as indices refuses extreme ones, for instance. Zeros stay, because
+        batches are padded with them.
         """
-        return self.beside([name for name, mate in self.mates.items() if runs(run, mate)])
+        return self.beside([n for n, mate in self.mates.items() if n == ZEROS or runs(run, mate)])
 
     def beside(self, names: Sequence[str]) -> Inputs:
         """Return the inputs with the mates of these names only."""
@@ -161,27 +162,33 @@ def find(
             return Dependence("single", answer)
         alone.append(answer)
     scales = [_Scale.of(np.concatenate(outputs)) for outputs in zip(*alone, strict=True)]
-    again = _difference(run(inputs.items[0]), alone[0], scales)
-    if not again <= ROUNDING:
+    again = _run(run, inputs.items[0], 1)
+    if isinstance(again, str):
+        return Dependence("state", f"a second run on the same input fails: {again}")
+    change = _difference(again, alone[0], scales)
+    if not change <= ROUNDING:
         return Dependence(
             "state",
-            f"two runs on the same input differ by {_share(again)}: it draws random numbers, or "
+            f"two runs on the same input differ by {_share(change)}: it draws random numbers, or "
             "keeps state between calls",
         )
     for size in sorted({2, 3, largest}) if largest > 1 else ():
         dependence = _in_batch(run, inputs, size, _Answers(alone, scales, across))
         if dependence is not None:
             return dependence
-    if fresh is None:
-        fresh = run
-    fresh(inputs.items[-1])
-    later = max(_difference(r(inputs.items[0]), alone[0], scales) for r in (run, fresh))
-    if not later <= ROUNDING:
-        return Dependence(
-            "state",
-            f"after other inputs, its answer to the same input differs by {_share(later)}: it "
-            "keeps state between calls",
-        )
+    if fresh is not None:
+        _run(fresh, inputs.items[-1], 1)
+    for later in (run, fresh or run):
+        answer = _run(later, inputs.items[0], 1)
+        if isinstance(answer, str):
+            return Dependence("state", f"after other inputs, a run fails: {answer}")
+        change = _difference(answer, alone[0], scales)
+        if not change <= ROUNDING:
+            return Dependence(
+                "state",
+                f"after other inputs, its answer to the same input differs by {_share(change)}: "
+                "it keeps state between calls",
+            )
     return None
 
 

@@ -64,17 +64,17 @@ def check(run: Run, file: Path, batch: int | None = None, limit: float = MAX_DIF
 
 
 def check_items(
-    run: independence.Run, file: Path, mates: Sequence[str], largest: int, quantized: bool
+    run: independence.Run, file: Path, mates: Sequence[str], largest: int, *, rounded: bool
 ) -> None:
     """Check that the program computes each item by itself; CompressionError if not.
 
     ``mates``: names of the items beside which the record's inputs are put. ``largest``: largest
-    batch. A ``quantized`` program may round otherwise at another batch size.
+    batch. ``rounded``: the program may round otherwise at another batch size, as quantized ones do.
     """
     with np.load(file) as arrays:
         samples = [arrays[f"input{i}"] for i in range(len(arrays.files) - 1)]
     inputs = independence.Inputs.of(samples).beside(mates)
-    across = None if quantized else independence.ROUNDING
+    across = None if rounded else independence.ROUNDING
     dependence = independence.find(run, inputs, largest, across=across)
     if dependence is not None:
         raise CompressionError(

@@ -41,7 +41,7 @@ from cluster.config.recipe import Recipe
 from cluster.config.steps import Fit
 from cluster.data import PreparedSamples, load_data
 from cluster.errors import CompressionError, LostProcessError
-from cluster.models import faults, load_model
+from cluster.models import load_model
 from cluster.progress import Print
 
 RETRIES = 3
@@ -165,10 +165,8 @@ def train_rank(task: RankTask) -> TrainingResult | None:
         out=report,
         peers=task.peers,
     )
-    activity = f"{task.recipe.model.source} fails in {task.title.strip()}"
     try:
-        with faults.named(activity, "try processes: 1, whose errors name the step"):
-            losses = descend(task.module, training)
+        losses = descend(task.module, training)
     finally:
         distributed.destroy_process_group()
     return TrainingResult(tensors_of(task.module), losses) if task.peers.first else None
