@@ -147,10 +147,12 @@ def find(
     *,
     across: float | None = ROUNDING,
     fresh: Run | None = None,
+    repeats: int = 1,
 ) -> Dependence | None:
     """Return the first dependence of an item's answer on anything else, or None.
 
     ``largest``: largest batch; 1 checks only that answers are deterministic and stateless.
+    ``repeats``: number of further runs on the same input.
     ``across``: largest difference from the answer alone, at another batch size; None: unchecked,
     for quantized programs. ``fresh``: the same model that has not run yet, and gets another item
     first.
@@ -162,16 +164,17 @@ def find(
             return Dependence("single", answer)
         alone.append(answer)
     scales = [_Scale.of(np.concatenate(outputs)) for outputs in zip(*alone, strict=True)]
-    again = _run(run, inputs.items[0], 1)
-    if isinstance(again, str):
-        return Dependence("state", f"a second run on the same input fails: {again}")
-    change = _difference(again, alone[0], scales)
-    if not change <= ROUNDING:
-        return Dependence(
-            "state",
-            f"two runs on the same input differ by {_share(change)}: it draws random numbers, or "
-            "keeps state between calls",
-        )
+    for _ in range(repeats):
+        again = _run(run, inputs.items[0], 1)
+        if isinstance(again, str):
+            return Dependence("state", f"a second run on the same input fails: {again}")
+        change = _difference(again, alone[0], scales)
+        if not change <= ROUNDING:
+            return Dependence(
+                "state",
+                f"two runs on the same input differ by {_share(change)}: it draws random numbers, "
+                "or keeps state between calls",
+            )
     for size in sorted({2, 3, largest}) if largest > 1 else ():
         dependence = _in_batch(run, inputs, size, _Answers(alone, scales, across))
         if dependence is not None:

@@ -5,7 +5,7 @@ ModelSource ─→ load.py ─┬─ from_torchvision.py ─┐
                         └─ from_python.py ──────┘
                checkpoints.py: weights from a file into a built module, without running code
                forward.py: runs of a user's module that leave nothing behind in it
-               faults.py, mixing.py: the submodule at fault, for one sentence
+               faults.py, dependent_part.py: the submodule at fault, for one sentence
 """
 
 from cluster.models.copying import copy_of

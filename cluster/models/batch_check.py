@@ -16,10 +16,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cluster import independence
 from cluster.errors import SourceError
-from cluster.independence import Inputs
+from cluster.independence import Dependence, Inputs
 from cluster.models import faults, forward
+from cluster.models.dependent_part import changing_part, mixing_part
 from cluster.models.forward import Eager
-from cluster.models.mixing import mixing_part
 from cluster.tensors import TensorSpec
 
 _ADVICE = {
@@ -30,6 +30,9 @@ _ADVICE = {
 }
 _BY_ITSELF = "let forward compute each item by itself, with the batch as the first dimension"
 _OR_ONE = ", or set model.max_batch_size: 1, with which programs and servers run one item at a time"
+_REPEATS = 32
+"""Runs on one input of a module that draws random numbers, whose effect may be rare."""
+
 _OF_A_NORM = ", which uses the batch's own statistics: it needs eval mode and running statistics"
 
 
@@ -52,12 +55,16 @@ def check(
         run = Eager(module)
         inputs = Inputs.of(samples if samples is not None else _noise(run, specs)).accepted(run)
         dependence = independence.find(run, inputs, largest, fresh=Eager(module))
+        if run.drew and (dependence is None or dependence.kind != "single"):
+            draws = independence.find(run, inputs, 1, repeats=_REPEATS)
+            dependence = draws or dependence
         changed = _changed(module, run)
         if dependence is not None:
             advice = _ADVICE.get(dependence.kind)
             if advice is None:
-                advice = f"{_first_part(module, inputs)}; {_BY_ITSELF}{'' if changed else _OR_ONE}"
-            raise SourceError(f"{name}: {dependence.reason}{advice}")
+                advice = f"; {_BY_ITSELF}{'' if changed else _OR_ONE}"
+            part = _first_part(module, inputs, dependence)
+            raise SourceError(f"{name}: {dependence.reason}{part}{advice}")
         if changed:
             raise SourceError(
                 f"{name}: forward changes {changed} in eval mode, so an answer may depend on "
@@ -81,20 +88,34 @@ def _noise(run: Eager, specs: Sequence[TensorSpec]) -> list[np.ndarray]:
     return zeros
 
 
-def _first_part(module: nn.Module, inputs: Inputs) -> str:
-    """Return a clause with the layer that mixes items, or ""."""
-    for mate in inputs.mates.values():
-        part = mixing_part(module, inputs.items[0], mate)
-        if part is not None:
-            norm = isinstance(part, _BatchNorm)
-            return f", first in {faults.described(part, module)}{_OF_A_NORM if norm else ''}"
-    return ""
+def _first_part(module: nn.Module, inputs: Inputs, dependence: Dependence) -> str:
+    """Return a clause with the layer whose answer depends on more than its item, or ""."""
+    item, *others = inputs.items
+    part = None
+    if dependence.kind == "state":
+        part = changing_part(module, item, (others or [item])[-1])
+    elif dependence.kind == "batch":
+        parts = (mixing_part(module, item, mate) for mate in inputs.mates.values())
+        part = next(filter(None, parts), None)
+    if part is None:
+        return ""
+    norm = isinstance(part, _BatchNorm)
+    return f", first in {faults.described(part, module)}{_OF_A_NORM if norm else ''}"
 
 
 def _changed(module: nn.Module, run: Eager) -> str:
     """Return the first parameter or stored buffer that the runs changed, or ""."""
     after = run.module.state_dict()
     for name, before in module.state_dict().items():
-        if not torch.equal(before, after[name]):
+        if not _equal(before, after[name]):
             return name
     return ""
+
+
+def _equal(one: torch.Tensor, two: torch.Tensor) -> bool:
+    """Return whether both have the same values, NaN in the same places included."""
+    if torch.equal(one, two):
+        return True
+    if not one.is_floating_point() or not torch.equal(one.isnan(), two.isnan()):
+        return False
+    return torch.equal(one.nan_to_num(), two.nan_to_num())

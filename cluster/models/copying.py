@@ -79,11 +79,16 @@ def _reachable(root: object) -> Iterator[Any]:
         part = pending.pop()
         if id(part) in seen or isinstance(part, str | bytes | int | float | type | None):
             continue
-        if isinstance(part, types.FunctionType) and not part.__closure__:
+        if isinstance(part, types.FunctionType) and not _may_hold_state(part):
             continue
         seen[id(part)] = part
         yield part
         pending += _members(part)
+
+
+def _may_hold_state(function: types.FunctionType) -> bool:
+    # PyTorch's own closures hold locks and context variables, and no state of the model.
+    return bool(function.__closure__) and not (function.__module__ or "").startswith("torch.")
 
 
 def _members(part: Any) -> Iterable[Any]:
@@ -97,7 +102,7 @@ def _members(part: Any) -> Iterable[Any]:
         return (part.__self__,)
     if isinstance(part, functools.partial):
         return (part.func, *part.args, *part.keywords.values())
-    if isinstance(part, _SHARED):
+    if isinstance(part, (*_SHARED, torch.fx.Graph)):  # a graph copies itself
         return ()
     attributes = getattr(part, "__dict__", None)  # of tensors, too
     return attributes.values() if isinstance(attributes, dict) else ()

@@ -33,6 +33,9 @@ class Eager:
         self.overwritten = False
         """Whether a run wrote into its inputs."""
 
+        self.drew = False
+        """Whether a run drew from a random state of Python, NumPy or PyTorch."""
+
     def __call__(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return the tensors of the answer to ``arrays``, floating ones in float32.
 
@@ -46,6 +49,7 @@ class Eager:
     def answer(self, arrays: Sequence[np.ndarray]) -> Any:
         """Return what forward returns for copies of ``arrays``; ForwardError if it raises."""
         inputs = [torch.from_numpy(array.copy()) for array in arrays]
+        before = _random_states()
         try:
             with torch.no_grad():
                 answer = self.module(*inputs)
@@ -56,6 +60,7 @@ class Eager:
             not np.array_equal(tensor.numpy(), array)
             for tensor, array in zip(inputs, arrays, strict=True)
         )
+        self.drew |= _random_states() != before
         return answer
 
 
@@ -75,6 +80,12 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
     tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
     array: np.ndarray = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
     return array
+
+
+def _random_states() -> tuple[Any, ...]:
+    _, numpy, *rest = np.random.get_state()
+    torch_state = torch.get_rng_state().numpy().tobytes()
+    return random.getstate(), np.asarray(numpy).tobytes(), *rest, torch_state
 
 
 @contextmanager

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
 from cluster import factory
 from cluster.config.sources import ModelSource
-from cluster.errors import SourceError
-from cluster.models import checkpoints, faults
+from cluster.errors import ForwardError, SourceError
+from cluster.models import checkpoints, faults, forward
 from cluster.models.built_model import BuiltModel, declared_input
+from cluster.models.forward import Eager
 from cluster.tensors import TensorSpec
 
 
@@ -52,9 +54,13 @@ def build(path: str, source: ModelSource, classes: int | None) -> BuiltModel:
 
 
 def _materialize(module: torch.nn.Module, spec: TensorSpec, name: str) -> None:
-    """Give lazy layers their sizes, and weights from torch's random state, by one forward."""
+    """Run forward once if that gives lazy layers their sizes, or adds tensors to the state.
+
+    Random weights that it makes are drawn from torch's random state.
+    """
     tensors = (*module.parameters(), *module.buffers())
-    if not any(is_lazy(tensor) for tensor in tensors):
+    lazy = any(is_lazy(tensor) for tensor in tensors)
+    if not lazy and not _grows(module, spec):
         return
     try:
         with torch.no_grad():
@@ -66,6 +72,29 @@ def _materialize(module: torch.nn.Module, spec: TensorSpec, name: str) -> None:
             f"{[1, *spec.item_shape]}: {faults.sentence(error)}; change model.image or "
             "model.tensor to the model's input"
         ) from error
+
+
+def _grows(module: torch.nn.Module, spec: TensorSpec) -> bool:
+    """Return whether a first forward adds tensors to the state that do not depend on its input."""
+    zeros = spec.zeros(1)
+    try:
+        added = _added(module, zeros)
+        return bool(added) and all(
+            buffer is None or torch.equal(buffer, other)
+            for buffer, other in zip(added, _added(module, np.ones_like(zeros)), strict=True)
+        )
+    except ForwardError:  # the probe of all sources reports it
+        return False
+
+
+def _added(module: torch.nn.Module, array: np.ndarray) -> list[torch.Tensor | None]:
+    """Return the stored buffers that a first forward adds, and None for each parameter."""
+    with forward.random_states():
+        run = Eager(module.eval())
+        run.answer([array])
+    buffers = dict(run.module.named_buffers())
+    names = run.module.state_dict().keys() - module.state_dict().keys()
+    return [buffers.get(name) for name in sorted(names)]
 
 
 def identity(path: str, source: ModelSource) -> str:

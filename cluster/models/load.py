@@ -89,6 +89,7 @@ def load_model(
     kind, _, path = source.source.partition(":")
     model = KINDS[kind].build(path, source, classes)
     model.module.eval()
+    _check_state(model.module, source.source)
     with forward.random_states():
         width = _probe(model, source.source)
     if not checked:
@@ -155,6 +156,15 @@ def _result(
         card=model.card if labels == model.labels else None,
         activation=activation,
     )
+
+
+def _check_state(module: torch.nn.Module, name: str) -> None:
+    for key, value in module.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            raise SourceError(
+                f"{name}: its state has {key}, a {type(value).__name__}, and an artifact stores "
+                "tensors alone; keep it out of get_extra_state, or make it a buffer"
+            )
 
 
 def _probe(model: BuiltModel, name: str) -> int:

@@ -59,6 +59,17 @@ def remembered(net: Net, x: torch.Tensor) -> torch.Tensor:
     return x - net.kept
 
 
+def registered(net: Net, x: torch.Tensor) -> torch.Tensor:
+    if not hasattr(net, "kept"):
+        net.register_buffer("kept", x.mean())
+    return x - net.kept
+
+
+def averaged(net: Net, x: torch.Tensor) -> torch.Tensor:
+    net.mean = 0.9 * net.mean + 0.1 * x.mean()
+    return x - net.mean
+
+
 def positions(net: Net, x: torch.Tensor) -> torch.Tensor:
     if net.kept is None:
         net.kept = torch.arange(16).float().cos()
@@ -79,6 +90,14 @@ MIXING = {
     "largest value": (Net(lambda net, x: x / x.abs().max().clamp(1)), "in forward of Net"),
     "sorted": (Net(lambda net, x: x.sort(0).values), "in forward of Net"),
     "summed": (Net(lambda net, x: x.cumsum(0)), "in forward of Net"),
+    "rolled": (Net(lambda net, x: x.roll(1, 0)), "in forward of Net"),
+    "reversed": (Net(lambda net, x: x.flip(0)), "in forward of Net"),
+    "softmax": (Net(lambda net, x: x.softmax(0)), "in forward of Net"),
+    "first item": (Net(lambda net, x: x - x[:1]), "in forward of Net"),
+    "pooled": (
+        Net(lambda net, x: net.pool(x.T[None])[0].T, pool=nn.AvgPool1d(3, 1, 1)),
+        r"in forward of Net",
+    ),
     "branch": (Net(lambda net, x: x * 2 if x.max() > 1e4 else x), "in forward of Net"),
     "normalized": (Net(normalized), "in forward of Net"),
     "positions": (Net(lambda net, x: x + torch.arange(len(x))[:, None]), "in forward of Net"),
@@ -107,15 +126,21 @@ def test_modules_that_mix_items_are_refused(kind: str) -> None:
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (Net(lambda net, x: functional.dropout(x)), f"two runs .* random numbers.*{NEITHER}"),
-        (Net(lambda net, x: net.drop.train()(x), drop=nn.Dropout()), f"two runs .*{NEITHER}"),
+        (Net(lambda net, x: functional.dropout(x)), f"two runs .* first in forward.*{NEITHER}"),
+        (
+            Net(lambda net, x: net.drop.train()(x), drop=nn.Dropout()),
+            rf"two runs .* random numbers.*, first in drop \(Dropout\); {NEITHER}",
+        ),
+        (Net(lambda net, x: x * (torch.rand(()) > 0.2)), f"two runs .*, first in .*{NEITHER}"),
         (
             Net(lambda net, x: x + torch.tensor(np.random.rand())),
             f"two runs .* differ by .*{NEITHER}",
         ),
         (Net(counted, count=nn.Buffer(torch.zeros(1))), f"two runs .* keeps state.*{NEITHER}"),
         (Net(counted, count=0), f"two runs .* keeps state.*{NEITHER}"),
-        (Net(remembered, kept=None), f"after other inputs, .*{NEITHER}"),
+        (Net(remembered, kept=None), f"after other inputs, .*, first in forward.*{NEITHER}"),
+        (Net(registered), f"after other inputs, .*, first in forward.*{NEITHER}"),
+        (Net(averaged, mean=torch.zeros(1)), f"after other inputs, .* keeps state.*{NEITHER}"),
         (
             Net(
                 lambda net, x: x + 0 * net.count.add_(1),
@@ -239,9 +264,19 @@ USUAL: dict[str, Callable[[], nn.Module]] = {
         torch.nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8)), Net()
     ),
     "batch norm": lambda: nn.Sequential(nn.BatchNorm1d(8), Net()),
+    "numbers drawn and not used": lambda: Net(lambda net, x: x + 0 * torch.rand(())),
+    "NaN in a buffer": lambda: Net(bound=nn.Buffer(torch.tensor(float("nan")))),
     "recurrent": lambda: Net(
         lambda net, x: net.cell(x[:, None])[0][:, 0], cell=nn.GRU(16, 16, batch_first=True)
     ),
+}
+
+
+GENERATED: dict[str, Callable[[], nn.Module]] = {
+    "scripted": lambda: torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.ReLU())),
+    "compiled": lambda: torch.compile(Net(), backend="eager"),
+    "traced": lambda: torch.fx.symbolic_trace(Net()),
+    "exported": lambda: torch.export.export(Net(), (torch.zeros(2, 8),)).module(),
 }
 
 
@@ -275,19 +310,24 @@ def test_check_leaves_usual_modules_unchanged(kind: str) -> None:
     check(module)
     after = facts(module)
     assert [id(parameter) for parameter in module.parameters()] == parameters
-    torch.testing.assert_close(after.pop("state"), before.pop("state"), rtol=0, atol=0)
+    torch.testing.assert_close(
+        after.pop("state"), before.pop("state"), rtol=0, atol=0, equal_nan=True
+    )
     torch.testing.assert_close(after.pop("torch"), before.pop("torch"), rtol=0, atol=0)
     assert str(after) == str(before)
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm")
-@pytest.mark.parametrize("kind", USUAL)
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("kind", [*USUAL, *GENERATED])
 def test_copy_computes_the_same_and_shares_nothing(kind: str) -> None:
-    module = USUAL[kind]().eval()
-    x = torch.randn(3, 8)
+    module = (USUAL | GENERATED)[kind]()
+    if kind != "exported":  # it has no modes
+        module.eval()
+    x = torch.randn(2, 8)
     expected = module(x)  # with gradients: what it keeps has a history
     copied = copy_of(module)
-    assert type(copied) is type(module)
+    assert type(copied).__qualname__ == type(module).__qualname__
     torch.testing.assert_close(copied(x), expected)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -339,6 +379,64 @@ def test_lazy_layers_get_their_sizes_at_load(module_file: Callable[[str], str]) 
     assert not module.training
     torch.manual_seed(3)
     torch.testing.assert_close(load(source).module.state_dict(), module.state_dict())
+
+
+def test_layer_and_buffer_made_by_first_forward_exist(module_file: Callable[[str], str]) -> None:
+    source = module_file(
+        HEADER + "    def forward(self, x):\n"
+        "        if not hasattr(self, 'scale'):\n"
+        "            self.mid = nn.Linear(16, 16)\n"
+        "            self.register_buffer('scale', torch.arange(16.0))\n"
+        "        return self.last(self.mid(self.first(x)) * self.scale)\n"
+        "def make(): return Net()"
+    )
+    module = load(source).module
+    assert {"mid.weight", "mid.bias", "scale"} <= module.state_dict().keys()
+    assert not module.training
+
+
+def test_value_of_first_input_in_a_buffer_is_refused(module_file: Callable[[str], str]) -> None:
+    source = module_file(
+        HEADER + "    def forward(self, x):\n"
+        "        x = self.first(x)\n"
+        "        if not hasattr(self, 'scale'): self.register_buffer('scale', x.std())\n"
+        "        return self.last(x / self.scale)\n"
+        "def make(): return Net()"
+    )
+    with pytest.raises(SourceError, match=r"after other inputs, .* first in forward of Net"):
+        load(source)
+
+
+def test_state_besides_tensors_is_refused(module_file: Callable[[str], str]) -> None:
+    source = module_file(
+        HEADER + "    def forward(self, x): return self.last(self.first(x))\n"
+        "    def get_extra_state(self): return {'version': 3}\n"
+        "    def set_extra_state(self, state): pass\n"
+        "def make(): return Net()"
+    )
+    with pytest.raises(SourceError, match=r"its state has _extra_state, a dict, .* tensors alone"):
+        load(source)
+
+
+@pytest.mark.parametrize(
+    ("statement", "text"),
+    [
+        ("raise ValueError('needs 9 columns.')", "ValueError: needs 9 columns, in forward of Net;"),
+        ("{}['bias']", "KeyError: 'bias', in forward of Net;"),
+        ("assert x.shape[1] == 9", "AssertionError, in forward of Net;"),
+    ],
+)
+def test_any_error_of_forward_is_one_sentence(
+    module_file: Callable[[str], str], statement: str, text: str
+) -> None:
+    source = module_file(
+        HEADER + f"    def forward(self, x):\n        {statement}\n        return x\n"
+        "def make(): return Net()"
+    )
+    with pytest.raises(SourceError) as refusal:
+        load(source)
+    assert f"does not accept input FP32 [-1, 8]: {text}" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
 
 
 def test_tensor_kept_at_load_can_be_trained_with(module_file: Callable[[str], str]) -> None:

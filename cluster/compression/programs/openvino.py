@@ -138,6 +138,7 @@ def _convert(
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
     program = exported(module.eval(), inputs, strict=False, batch=batch)
+    _name_corrections(program)
     try:
         with _quiet():
             decoder = TorchFXPythonDecoder.from_exported_program(program)
@@ -160,6 +161,15 @@ def _convert(
         }
     )
     return graph, operators_of(graph, decoder.pt_module, layers)
+
+
+def _name_corrections(program: torch.export.ExportedProgram) -> None:
+    """Write PyTorch's default correction, 1, into variances: OpenVINO's default is 0."""
+    aten = torch.ops.aten
+    variances = [kind.correction for kind in (aten.var, aten.std, aten.var_mean, aten.std_mean)]
+    for call in program.graph.nodes:
+        if call.target in variances and call.kwargs.get("correction") is None:
+            call.kwargs = {**call.kwargs, "correction": 1}
 
 
 def _quantize(graph: Any, step: Quantize, exempt: list[str], samples: _Samples) -> Any:

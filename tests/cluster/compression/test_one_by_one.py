@@ -23,7 +23,14 @@ from cluster.errors import ConfigError, SourceError
 from cluster.program import program
 
 MODULE = """
+import numpy as np
 from torch import nn
+
+def samples():
+    random = np.random.default_rng(0)
+    labels = np.arange(120) % 10
+    images = random.standard_normal((120, 1, 16, 16)) + labels[:, None, None, None]
+    return images.astype(np.float32), labels
 
 class Scaled(nn.Module):
     def __init__(self, num_classes):
@@ -46,11 +53,12 @@ def scaled(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
 
     def recipe(scheme: str | None, *, parallel: Any = (), **model: Any) -> Recipe:
-        image = {"size": 16, "channels": 1, "mean": [0.5], "std": [0.5]}
-        source = {"source": "python:headrace_scaled:Scaled", "image": image}
+        tensor = {"name": "input", "datatype": "FP32", "shape": [1, 16, 16]}
+        source = {"source": "python:headrace_scaled:Scaled", "tensor": tensor}
         gate = {"max_accuracy_drop": None, "min_speedup": None, "max_size_share": None}
         raw = tiny_recipe("scaled", scheme).model_dump(mode="json") | {
             "model": source | model,
+            "data": {"source": "python:headrace_scaled:samples"},
             "programs": [{"kinds": ["exported", "openvino"]}],
             "parallel": parallel,
             "gate": gate | {"min_agreement": None},
@@ -86,6 +94,7 @@ def test_programs_run_one_item_at_a_time(scaled: Callable[..., Recipe], tmp_path
         np.testing.assert_allclose(answers, alone(weights, images), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_quantized_programs_are_calibrated_alone(
     scaled: Callable[..., Recipe], tmp_path: Path
 ) -> None:

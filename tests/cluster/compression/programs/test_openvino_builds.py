@@ -194,6 +194,21 @@ def test_openvino_rejects_unsupported_scheme_and_target(
     assert message in str(building.supports(quantized(initial.work, scheme), target, initial.job))
 
 
+@pytest.mark.parametrize("kind", ["var", "std", "var_mean", "std_mean"])
+@pytest.mark.parametrize("options", [{}, {"correction": 0}, {"dim": 1}])
+def test_variance_has_pytorchs_correction(kind: str, options: dict[str, Any]) -> None:
+    class Variance(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result = getattr(torch, kind)(x, keepdim=True, **({"dim": (0, 1)} | options))
+            return x / (result[0] if isinstance(result, tuple) else result)
+
+    spec = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
+    graph, _ = building._convert(Variance(), (spec,), (), None)
+    x = torch.randn(3, 4)
+    compiled = openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    torch.testing.assert_close(torch.from_numpy(compiled([x.numpy()])[0]), Variance()(x))
+
+
 class TwoInputs(torch.nn.Module):
     """Model that ignores its first input; its inputs are not in alphabetical order."""
 
