@@ -31,7 +31,7 @@ from cluster.compression.sharding import layouts
 from cluster.compression.work import Clock, Job, Work
 from cluster.config.sources import ModelSource
 from cluster.config.steps import Step, trains
-from cluster.data import LabelledData, PreparedSamples
+from cluster.data import LabelledData
 from cluster.models import batch_check
 from cluster.models.forward import Eager
 from cluster.program import node

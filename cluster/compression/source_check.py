@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 
 from cluster.compression.evaluation.metrics import accuracy, drop
 from cluster.compression.record import BetterNormalization, SourceCheck
 from cluster.compression.steps import leading_training
 from cluster.compression.work import Job
 from cluster.config.sources import ImageInput
+from cluster.errors import ForwardError
+from cluster.models.forward import Eager
 
 SAMPLES = 256
 """Validation samples on which normalizations are compared, at most."""
@@ -53,11 +54,17 @@ def _better_normalization(job: Job) -> BetterNormalization | None:
     if not isinstance(image, ImageInput):
         return None
     (pixels,), labels = job.validation.batch(range(min(SAMPLES, len(job.validation))))
-    module = job.baseline()
-    stated = _scores(module, pixels, labels)
+    run = Eager(job.baseline(), one_by_one=job.recipe.one_by_one)
+    try:
+        stated = _scores(run, pixels, labels)
+    except ForwardError:  # the first step, or the check before programs are built, reports it
+        return None
     best = None
     for mean, std in _others(image, pixels):
-        scores = _scores(module, _renormalized(pixels, image, mean, std), labels)
+        try:
+            scores = _scores(run, _renormalized(pixels, image, mean, std), labels)
+        except ForwardError:  # values that the model does not take
+            continue
         loss = drop(stated, scores, _CONFIDENCE)  # negative: the other one scores more
         if loss.upper >= 0 or -loss.mean < _LEAST_GAIN:
             continue
@@ -98,11 +105,7 @@ def _renormalized(
     return renormalized
 
 
-def _scores(module: torch.nn.Module, pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    with torch.inference_mode():
-        outputs = [
-            module(torch.from_numpy(pixels[start : start + _BATCH])).numpy()
-            for start in range(0, len(pixels), _BATCH)
-        ]
-    logits = np.concatenate(outputs)
+def _scores(run: Eager, pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    batches = (pixels[start : start + _BATCH] for start in range(0, len(pixels), _BATCH))
+    logits = np.concatenate([run([batch])[0] for batch in batches])
     return accuracy(logits, labels, logits)

@@ -80,7 +80,7 @@ def _grows(module: torch.nn.Module, spec: TensorSpec) -> bool:
     try:
         added = _added(module, zeros)
         return bool(added) and all(
-            buffer is None or torch.equal(buffer, other)
+            buffer is None or (other is not None and torch.equal(buffer, other))
             for buffer, other in zip(added, _added(module, np.ones_like(zeros)), strict=True)
         )
     except ForwardError:  # the probe of all sources reports it

@@ -8,6 +8,7 @@ from torch import nn
 
 from cluster.compression.evaluation.costs import UNNAMED, layer_sizes, macs_of, size_of
 from cluster.compression.record import LayerSize
+from cluster.errors import ForwardError
 from cluster.tensors import TensorSpec
 
 IMAGE = (TensorSpec(name="image", datatype="FP32", shape=(-1, 3, 8, 8)),)
@@ -58,7 +59,7 @@ def test_counting_keeps_batch_normalization_unchanged() -> None:
 
 def test_failed_count_restores_module() -> None:
     module = nn.Linear(7, 2).train()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ForwardError, match=r"RuntimeError: mat1 and mat2.*, in forward of Linear"):
         macs_of(module, IMAGE)
     assert module.training
     assert torch.backends.mha.get_fastpath_enabled()
