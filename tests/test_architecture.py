@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "fingerprint",
     },
     "data": {
+        "activation",
         "preprocess",
         "config",
         "tensors",
@@ -76,6 +77,7 @@ COMPRESSION_MAY_IMPORT: dict[str, set[str]] = {
     "launch": set(),
     "layers": set(),
     "labels": set(),
+    "meaning": {"labels", "training"},
     "origin": set(),
     "record": set(),
     "figures": set(),
@@ -120,6 +122,7 @@ COMPRESSION_MAY_IMPORT: dict[str, set[str]] = {
         "steps",
         "programs",
         "labels",
+        "meaning",
         "source_check",
         "origin",
         "record",

@@ -51,10 +51,11 @@ class Drop(Record):
 
 
 class Agreement(Record):
-    """Agreement of the artifact's and the baseline's answers, on the same samples, 0..1."""
+    """Agreement of the artifact's and the baseline's answers, on the same samples, at most 1."""
 
-    measure: Literal["predictions", "cosine", "ranking"] = Field(
-        description="Share of equal predictions, mean cosine, or mean rank correlation."
+    measure: Literal["predictions", "labels", "numbers", "cosine", "ranking"] = Field(
+        description="Share of equal predictions, mean F1 of the labels, share of the numbers' "
+        "variance that is explained, mean cosine, or mean rank correlation."
     )
     mean: float
     lower: float = Field(description="One-sided lower confidence bound.")
@@ -65,7 +66,7 @@ class Measurement(Record):
     """Measurements of one model, baseline or program, in an evaluation process."""
 
     accuracy: float = Field(
-        description="Mean score by the recipe's first metric, 0..1: by default the share of "
+        description="Mean score by the recipe's first metric, at most 1: by default the share of "
         "correctly answered held-out samples."
     )
     accuracy_low: float = Field(description="Lower end of its 95 % confidence interval.")

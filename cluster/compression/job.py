@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.store import ArtifactStore
-from cluster.compression import labels, origin, packaging, source_check, steps
+from cluster.compression import labels, meaning, origin, packaging, source_check, steps
 from cluster.compression.front import Front
 from cluster.compression.launch import Launcher
 from cluster.compression.packaging import CompressedModel, Rejection
@@ -99,6 +99,7 @@ def _build(job: Job, key: str) -> Outcome:
         f"data     {len(job.train)} training, {len(job.validation)} validation and "
         f"{len(job.data.test)} held-out samples"
     )
+    meaning.check(job.recipe, job.data, job.model)
     job = job.checked()
     job = replace(job, source_check=source_check.check(job))
     job, work, records = _compressed(job)

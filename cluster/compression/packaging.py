@@ -230,8 +230,10 @@ def _record(
 
 
 def _largest_class_share(data: LabelledData) -> float | None:
-    """Return the accuracy of always answering the largest class; None without labels."""
-    return float(np.bincount(data.test.labels).max()) / len(data.test) if data.labels else None
+    """Return the accuracy of always answering the largest class; None without classes."""
+    if not data.labels or data.test.activation != "softmax":
+        return None
+    return float(np.bincount(data.test.labels).max()) / len(data.test)
 
 
 def _untrained(model: ModelSource, steps: tuple[Step, ...]) -> bool:

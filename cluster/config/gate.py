@@ -32,7 +32,8 @@ class GateLimits(Config):
         gt=0,
         le=1,
         description="Lower confidence bound of the agreement with the baseline, on the same "
-        "samples: share of equal predictions of a classifier, mean cosine of embeddings. The "
+        "samples: share of equal predictions of a classifier, mean F1 of independent labels, share "
+        "of explained variance of numbers, mean cosine of embeddings. The "
         "default does not apply where a step trains after the baseline was taken.",
     )
     min_speedup: float | None = Field(

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from cluster.activation import OutputActivation
 from cluster.config.base import NAME_LENGTH, ArtifactName, Config
 from cluster.config.gate import Gate
 from cluster.config.parallel import ParallelBuild
@@ -15,7 +16,19 @@ from cluster.config.search import Search
 from cluster.config.sources import DataSource, ModelSource
 from cluster.config.steps import Distill, Step, Train, trains
 
-METRICS = ("accuracy", "cosine", "ranking")
+METRICS: dict[str, OutputActivation | None] = {
+    "accuracy": "softmax",
+    "f1": "sigmoid",
+    "r2": "none",
+    "mean_absolute_error": "none",
+    "mean_squared_error": "none",
+    "cosine": None,
+    "ranking": None,
+}
+"""Metric → activation of the outputs that it compares with labels; None: it needs no labels."""
+
+ERRORS = ("mean_absolute_error", "mean_squared_error")
+"""Metrics in the labels' units, of which less is better."""
 
 
 class Evaluation(Config):
@@ -27,8 +40,10 @@ class Evaluation(Config):
     metrics: tuple[str, ...] = Field(
         default=("accuracy",),
         min_length=1,
-        description="accuracy, or for embeddings cosine and ranking (agreement with the "
-        "baseline), or python:module:function. The first decides; the others are reported.",
+        description="By model.activation: accuracy (softmax), f1 (sigmoid: mean over samples), r2, "
+        "mean_absolute_error and mean_squared_error (none). For embeddings cosine and ranking "
+        "(agreement with the baseline). Or python:module:function. The first decides; the others "
+        "are reported.",
     )
     batches: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
         default=(1, 8),
@@ -58,6 +73,11 @@ class Evaluation(Config):
                 raise ValueError(
                     f"{name!r} is not one of {', '.join(METRICS)}, python:module:function"
                 )
+        if value[0] in ERRORS:
+            raise ValueError(
+                f"{value[0]} comes first, but is in the labels' units and has no score of which a "
+                "drop is a share; put r2 first, 1 minus the squared error over the labels' variance"
+            )
         return value
 
     @field_validator("batches")

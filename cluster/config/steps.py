@@ -80,12 +80,13 @@ class Fit(Config):
 
 
 class Train(Fit):
-    """Train or fine-tune the classifier on the labels."""
+    """Train or fine-tune the model on the labels."""
 
     kind: Literal["train"]
     loss: Literal["cross_entropy", "mse"] = Field(
         default="cross_entropy",
-        description="cross_entropy on the logits, or mse between softmax and one-hot labels.",
+        description="cross_entropy on the logits, of independent labels the binary one; or mse "
+        "between probabilities and labels, or between numbers.",
     )
 
 
@@ -100,7 +101,8 @@ class Recovery(Fit):
     learning_rate: float = Field(default=0.01, gt=0, description="Peak learning rate.")
     loss: Literal["cross_entropy", "mse"] = Field(
         default="cross_entropy",
-        description="cross_entropy on the logits, or mse between softmax and one-hot labels.",
+        description="cross_entropy on the logits, of independent labels the binary one; or mse "
+        "between probabilities and labels, or between numbers.",
     )
 
 
@@ -239,9 +241,9 @@ class DistillLoss(Config):
     """One term of the distillation loss."""
 
     name: Literal["kl", "cross_entropy", "mse", "feature_mse"] = Field(
-        description="kl: between softened teacher and student outputs. cross_entropy: with the "
-        "labels. mse: between the logits. feature_mse: between layers' outputs, projected where "
-        "their sizes differ."
+        description="kl: between softened teacher and student probabilities. cross_entropy: with "
+        "the labels. mse: between the outputs. feature_mse: between layers' outputs, projected "
+        "where their sizes differ."
     )
     weight: float = Field(default=1.0, gt=0, description="Factor of this term in the sum.")
     temperature: float = Field(

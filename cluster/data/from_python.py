@@ -5,8 +5,9 @@ inputs alone if there are no labels:
 
     inputs  a list of image files as bytes, or a list of texts, or an array or tensor [N, ...]
             for an input called "input", or a dict of input name → array or tensor [N, ...]
-    labels  integers [N]
-    names   one string per class; by default the classes' numbers
+    labels  integers [N], the classes; bool or 0 and 1 [N, labels], any of which a sample has;
+            or floats [N] or [N, numbers], for a regression
+    names   one string per class, label or number; by default their positions
 
 Inputs alone serve for calibration and for comparisons of a model with itself before compression
 (the metrics cosine and ranking). Training and accuracy need labels.

@@ -2,8 +2,10 @@
 
 jpeg    uint8 [total]    the encoded files, in any supported format
 offset  int64 [N + 1]    image i is jpeg[offset[i] : offset[i + 1]]
-label   int64 [N]
-metadata "classes"       class names, separated by commas; by default the classes' numbers
+label   int64 [N], the classes; bool or uint8 0 and 1 [N, labels], any of which an image has;
+        or float32 [N] or [N, numbers], for a regression
+metadata "classes"       names of classes, labels or numbers, separated by commas; by default
+                         their positions
 """
 
 from __future__ import annotations
@@ -19,8 +21,12 @@ from cluster import fingerprint
 from cluster.data.samples import LabelledSet, Raw, default_names, labelled_set
 from cluster.errors import SourceError
 
-_TENSORS = {"jpeg": ("U8", 1), "offset": ("I64", 1), "label": ("I64", 1)}
-"""Required tensors: name → datatype and number of dimensions."""
+_TENSORS = {
+    "jpeg": (("U8", 1),),
+    "offset": (("I64", 1),),
+    "label": (("I64", 1), ("BOOL", 2), ("U8", 2), ("F32", 1), ("F32", 2)),
+}
+"""Required tensors: name → possible datatypes and numbers of dimensions."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,11 @@ def read(path: str) -> LabelledSet:
                 f"{', '.join(_TENSORS)}"
             )
         actual = (slices[name].get_dtype(), len(slices[name].get_shape()))
-        if actual != expected:
+        if actual not in expected:
+            forms = ", or ".join(f"{datatype} with {count}" for datatype, count in expected)
             raise SourceError(
                 f"safetensors:{path}: {name} is {actual[0]} with {actual[1]} dimensions, expected "
-                f"{expected[0]} with {expected[1]}"
+                f"{forms}"
             )
     offsets, labels = file.get_tensor("offset"), file.get_tensor("label")
     total = slices["jpeg"].get_shape()[0]

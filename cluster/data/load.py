@@ -25,7 +25,7 @@ READERS: dict[str, Callable[[str], LabelledSet]] = {
 
 @dataclass(frozen=True, eq=False)
 class LabelledData:
-    """Training, validation and test samples in random order, and the class names.
+    """Training, validation and test samples in random order, and the names of the labels.
 
     Without labels in the source, ``labels`` is empty and every sample is labelled 0.
     ``fingerprint``: sha256 in hex of the sources' content. The choice of samples follows from the
@@ -86,12 +86,16 @@ def require_labels(data: LabelledData, consumer: str) -> None:
 
 
 def require_every_class(data: LabelledData, consumer: str) -> None:
-    """Check that every class has training samples, for a part that learns from their labels.
+    """Check that every class or label has training samples, for a part that learns from them.
 
     Raises :class:`SourceError`, naming the classes, when one has none or the data is unlabelled.
     """
     require_labels(data, consumer)
-    counts = np.bincount(data.train.labels, minlength=len(data.labels))
+    labels = data.train.labels
+    if data.train.activation == "none":
+        return
+    independent = data.train.activation == "sigmoid"
+    counts = labels.sum(axis=0) if independent else np.bincount(labels, minlength=len(data.labels))
     absent = tuple(name for name, count in zip(data.labels, counts, strict=True) if not count)
     if absent:
         raise SourceError(
@@ -128,6 +132,12 @@ def _limit(samples: Samples, limit: int | None, rng: np.random.Generator) -> Sam
 
 
 def _check_pair(training: LabelledSet, held_out: LabelledSet, source: DataSource) -> None:
+    kinds = [part.samples.activation for part in (training, held_out)]
+    if training.labels and held_out.labels and kinds[0] != kinds[1]:
+        raise SourceError(
+            f"the labels of {source.source} are {training.samples.labels.dtype}, those of "
+            f"{source.test_source} {held_out.samples.labels.dtype}; expected the same kind"
+        )
     if training.labels != held_out.labels:
         raise SourceError(
             f"the classes of {source.source} are {_describe(training.labels)}, those of "

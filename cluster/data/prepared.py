@@ -87,7 +87,7 @@ class PreparedSamples:
         return len(self._samples)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return the samples at ``indices``, and their labels, int64 ``[len(indices)]``.
+        """Return the samples at ``indices``, and their labels, ``[len(indices), ...]``.
 
         Samples are one array ``[len(indices), ...]`` per input, in the inputs' order and dtypes.
         """

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from cluster.activation import OutputActivation
 from cluster.errors import SourceError
 
 Raw = bytes | str | dict[str, np.ndarray]
@@ -60,12 +61,17 @@ class ArrayItems:
         return f"{self.source} sample {index}"
 
 
+_ACTIVATIONS: dict[str, OutputActivation] = {"i": "softmax", "b": "sigmoid", "f": "none"}
+"""Kind of the labels' dtype → activation of the outputs that learn them."""
+
+
 @dataclass(frozen=True, eq=False)
 class Samples:
     """Selection of a source's samples, in its own order; a subset copies no sample.
 
-    ``labels`` and ``indices`` are int64 ``[N]``: class of each sample, and its position in
-    ``items``.
+    ``labels`` has a row for each sample, by the meaning of the outputs that learn it: its class,
+    int64 ``[N]``; whether it has each label, bool ``[N, labels]``; numbers, float32
+    ``[N, numbers]``. ``indices`` is int64 ``[N]``: its position in ``items``.
     """
 
     items: SourceItems
@@ -83,6 +89,11 @@ class Samples:
         """Return the origin of the sample at ``index``, for messages."""
         return self.items.name(int(self.indices[index]))
 
+    @property
+    def activation(self) -> OutputActivation:
+        """Activation of a model that learns such labels."""
+        return _ACTIVATIONS[self.labels.dtype.kind]
+
     def subset(self, indices: np.ndarray | slice) -> Samples:
         """Return the samples at ``indices`` (int64 ``[M]``, or a slice), in that order."""
         return Samples(self.items, self.labels[indices], self.indices[indices])
@@ -90,9 +101,10 @@ class Samples:
 
 @dataclass(frozen=True, eq=False)
 class LabelledSet:
-    """All samples of one source, the class names, and a fingerprint of the content.
+    """All samples of one source, the names of the labels, and a fingerprint of the content.
 
-    A source without labels has no classes, and all its samples are labelled 0.
+    ``labels`` names classes, independent labels or numbers. A source without labels has no names,
+    and all its samples are labelled 0.
     """
 
     samples: Samples
@@ -101,25 +113,60 @@ class LabelledSet:
 
 
 def default_names(labels: np.ndarray) -> tuple[str, ...]:
-    """Return default class names: "0" up to the highest label."""
-    return tuple(str(number) for number in range(int(labels.max(initial=-1)) + 1))
+    """Return default names: "0" up to the highest class or last label; of numbers "value"."""
+    if labels.dtype.kind == "f":
+        numbers = labels.shape[1] if labels.ndim > 1 else 1
+        return ("value",) if numbers == 1 else tuple(f"value_{i}" for i in range(numbers))
+    count = labels.shape[1] if labels.ndim > 1 else int(labels.max(initial=-1)) + 1
+    return tuple(map(str, range(count)))
 
 
 def labelled_set(
     items: SourceItems, labels: np.ndarray, names: Sequence[str], fingerprint: str, source: str
 ) -> LabelledSet:
-    """Combine items, labels (integers ``[N]``) and class names after a consistency check.
+    """Combine items, labels and their names after a consistency check.
+
+    ``labels``: classes, integers ``[N]``; independent labels, bool or 0 and 1 ``[N, labels]``; or
+    numbers, floats ``[N]`` or ``[N, numbers]``.
 
     Raises :class:`SourceError` when they do not match, or when there is no sample.
     """
     if len(items) == 0:
         raise SourceError(f"{source} has no samples")
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise SourceError(
-            f"{source}: labels are {labels.dtype} {list(labels.shape)}, expected integers [N]"
-        )
     if len(labels) != len(items):
         raise SourceError(f"{source} has {len(items)} samples but {len(labels)} labels")
+    if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
+        return _classes(items, labels, names, fingerprint, source)
+    if labels.dtype.kind == "f" and labels.ndim <= 2:
+        rows = labels.reshape(len(labels), -1).astype(np.float32)
+        if not np.isfinite(rows).all():
+            first = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+            raise SourceError(f"{items.name(first)} has a number that is not finite as label")
+    elif labels.ndim == 2 and (labels.dtype == np.bool_ or _are_bits(labels)):
+        rows = labels.astype(np.bool_)
+    else:
+        raise SourceError(
+            f"{source}: labels are {labels.dtype} {list(labels.shape)}, expected classes as "
+            f"integers [N], independent labels as bool or 0 and 1 [N, labels], or numbers as "
+            f"floats [N] or [N, numbers]"
+        )
+    width = rows.shape[1]
+    if len(names) != width or len(set(names)) != width or width == 0:
+        raise SourceError(
+            f"{source} has {width} labels per sample and the names {', '.join(names) or '(none)'}; "
+            f"expected one distinct name for each"
+        )
+    return LabelledSet(_all_samples(items, rows), tuple(names), fingerprint)
+
+
+def _are_bits(labels: np.ndarray) -> bool:
+    integers = np.issubdtype(labels.dtype, np.integer)
+    return bool(integers and ((labels == 0) | (labels == 1)).all())
+
+
+def _classes(
+    items: SourceItems, labels: np.ndarray, names: Sequence[str], fingerprint: str, source: str
+) -> LabelledSet:
     if len(names) < 2 or len(set(names)) != len(names):
         raise SourceError(
             f"{source} has the classes {', '.join(names) or '(none)'}; expected at least two, "

@@ -16,8 +16,11 @@ def stratified_sample(labels: np.ndarray, count: int, rng: np.random.Generator) 
     """Return indices of ``count`` samples, int64 ``[count]``, in random order.
 
     Each class gets its share of ``count``, rounded down; the remainder is distributed to the
-    classes with the largest fractions. ``labels`` is int64 ``[N]`` with ``count`` ≤ N.
+    classes with the largest fractions. ``labels`` is int64 ``[N]`` with ``count`` ≤ N. Rows of
+    independent labels or numbers have no classes, and are drawn alike.
     """
+    if labels.ndim > 1:
+        labels = np.zeros(len(labels), np.int64)
     members_of = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     exact = np.array([len(members) * count / len(labels) for members in members_of])
     counts = np.floor(exact).astype(np.int64)

@@ -48,6 +48,11 @@ def calibrate(
     recipe = Recipe.model_validate(targets.artifact(first).manifest.recipe)
     data = data or recipe.data
     loaded = load_data(data, recipe.seed)
+    if loaded.test.activation != "softmax":
+        raise ConfigError(
+            f"{(data or recipe.data).source} has {loaded.test.labels.dtype} labels; a threshold is "
+            "chosen by classes, integers [N]; give --data with the model's classes"
+        )
     names = [target.target for target in cascade.targets]
     chosen, held = (
         _readable(samples, targets.artifact(first), data.max_unreadable, report)

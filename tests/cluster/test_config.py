@@ -45,7 +45,7 @@ def serving(**fields: Any) -> dict[str, Any]:
         ({"model": {**MODEL, "image": {"siez": 9}}}, ["model.image.siez", "size, resize"]),
         ({"model": {**MODEL, "image": {"size": 64, "resize": 32}}}, ["resize=32", "size=64"]),
         ({"model": {**MODEL, "image": {"channels": 1}}}, ["mean has 3 values", "channel: 1"]),
-        ({"model": {**MODEL, "num_classes": 1}}, ["model.num_classes", "equal to 2", "given: 1"]),
+        ({"model": {**MODEL, "num_classes": 0}}, ["model.num_classes", "equal to 1", "given: 0"]),
         ({"data": {"source": "csv:x"}}, ["data.source", "'csv:x'", "imagefolder:", "digits"]),
         ({"data": {"test_source": "digit"}}, ["data.test_source", "'digit'", "safetensors:"]),
         ({"data": {"test_share": 1}}, ["data.test_share", "less than 1", "given: 1"]),
@@ -123,7 +123,7 @@ def serving(**fields: Any) -> dict[str, Any]:
         ),
         ({"evaluation": {"batches": [8]}}, ["evaluation.batches", "must rise from 1"]),
         ({"evaluation": {"batches": [1, 8, 4]}}, ["evaluation.batches", "must rise from 1"]),
-        ({"evaluation": {"metrics": ["f1"]}}, ["evaluation.metrics", "'f1'", "python:module"]),
+        ({"evaluation": {"metrics": ["f2"]}}, ["evaluation.metrics", "'f2'", "python:module"]),
         ({"gate": {"confidence": 1}}, ["gate.confidence", "less than 1", "given: 1"]),
         (
             {"search": {"space": {"prune": None, "schemes": ["none"]}}},

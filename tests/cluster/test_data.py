@@ -210,7 +210,11 @@ def test_safetensors_slices_equal_the_files(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"label": None}, "has the tensors jpeg, offset; expected jpeg, offset, label"),
-        ({"label": np.zeros(10, np.float32)}, "label is F32 .* expected I64"),
+        (
+            {"label": np.zeros(10, np.float64)},
+            "label is F64 .* expected I64 with 1, or BOOL with 2",
+        ),
+        ({"label": np.full((10, 2), 3, np.uint8)}, r"labels are uint8 \[10, 2\], expected classes"),
         ({"label": np.zeros(9, np.int64)}, "10 samples but 9 labels"),
         ({"label": np.array([0, 1] * 4 + [0, 2])}, r"image 9 has label 2, expected 0\.\.1"),
         ({"offset": np.array([0, 10**6])}, "offset must increase"),
@@ -341,7 +345,12 @@ def test_python_source_reads_texts_and_image_files(module_file: ModuleFile) -> N
         ("return [b'a', 'b'], [0, 1]", "input 1 is str, the first is bytes"),
         ("return {'a': [1, 2], 'b': [1]}, [0, 1]", "'a': 2, 'b': 1"),
         ("return [[1], [1, 2]], [0, 1]", "input cannot be converted to an array"),
-        ("return [1, 2], [0.5, 1.5]", "expected integers"),
+        ("return [1, 2], [[0, 2], [1, 0]]", "expected classes as integers"),
+        ("return [1, 2], [True, False]", "expected classes as integers"),
+        ("return [1, 2], [[[0.5]], [[1.5]]]", "expected classes as integers"),
+        ("return [1, 2], [0.5, float('nan')]", "sample 1 has a number that is not finite"),
+        ("return [1, 2], [[1, 0], [0, 1]], ['a']", "2 labels per sample and the names a; expected"),
+        ("return [1, 2], [[1, 0], [0, 1]], ['a', 'a']", "one distinct name for each"),
         ("return [1, 2], [-1, 1]", "has label -1"),
         ("return None, [1]", "input is NoneType"),
     ],
@@ -409,3 +418,55 @@ def test_training_needs_every_class_and_scoring_none(
     ):
         require_every_class(data, "steps[0] (train)")
     require_labels(data, "evaluation.metrics (accuracy)")  # samples of one class can be scored
+
+
+# ---------------------------------------------------------------------------- labels of other kinds
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int64", "uint8"])
+def test_python_source_reads_independent_labels(module_file: ModuleFile, dtype: str) -> None:
+    source = module_file(
+        "import numpy as np\n"
+        "BITS = np.arange(20)[:, None] >> np.arange(3) & 1\n"
+        f"def make(): return np.arange(20.0), BITS.astype('{dtype}'), ['a', 'b', 'c']\n"
+    )
+    data = read(source)
+    assert (data.labels, data.train.activation) == (("a", "b", "c"), "sigmoid")
+    assert (len(data.train), len(data.validation), len(data.test)) == (14, 2, 4)
+    for split in (data.train, data.test):
+        expected = split.indices[:, None] >> np.arange(3) & 1
+        np.testing.assert_array_equal(split.labels, expected.astype(bool), strict=True)
+    require_every_class(data, "steps[0] (train)")
+    train = replace(data.train, labels=data.train.labels & [True, False, True])
+    with pytest.raises(SourceError, match="1 of 3 are missing in the 14 training samples: b;"):
+        require_every_class(replace(data, train=train), "steps[0] (train)")
+
+
+@pytest.mark.parametrize(
+    ("shape", "names"), [("(20,)", ("value",)), ("(20, 2)", ("value_0", "value_1"))]
+)
+def test_python_source_reads_numbers(
+    module_file: ModuleFile, shape: str, names: tuple[str, ...]
+) -> None:
+    source = module_file(
+        "import numpy as np\n"
+        f"def make(): return np.arange(20.0), np.arange(20 * {len(names)}.0).reshape({shape})\n"
+    )
+    data = read(source, limit=10)
+    assert (data.labels, data.train.activation) == (names, "none")
+    expected = data.test.indices[:, None] * len(names) + np.arange(len(names))
+    np.testing.assert_array_equal(data.test.labels, expected.astype(np.float32), strict=True)
+    require_every_class(data, "steps[0] (train)")
+    with pytest.raises(SourceError, match=r"are float32, those of digits int64; .* the same kind"):
+        read(source, test_source="digits")
+
+
+def test_safetensors_reads_independent_labels_and_numbers(tmp_path: Path) -> None:
+    bits = np.arange(10)[:, None] >> np.arange(2) & 1
+    data = read(joined(tmp_path / "a.safetensors", label=bits.astype(np.uint8)))
+    assert (data.labels, data.train.activation) == (("even", "odd"), "sigmoid")
+    np.testing.assert_array_equal(data.train.labels, bits[data.train.indices].astype(bool))
+    numbers = np.linspace(0, 1, 10).astype(np.float32)
+    data = read(joined(tmp_path / "b.safetensors", label=numbers, metadata=None))
+    assert (data.labels, data.train.activation) == (("value",), "none")
+    np.testing.assert_array_equal(data.train.labels[:, 0], numbers[data.train.indices])

@@ -213,6 +213,8 @@ _MORE_SAMPLES = "measure more evaluation.samples, "
 
 _AGREEMENT = {
     "predictions": "predicts the class that the baseline predicts for {mean:.2%}",
+    "labels": "chooses the labels that the baseline chooses with a mean F1 of {mean:.4f}",
+    "numbers": "explains a share of {mean:.4f} of the variance of the baseline's numbers",
     "cosine": "has a mean cosine similarity to the baseline of {mean:.4f}",
     "ranking": "ranks like the baseline with a mean correlation of {mean:.4f}",
 }

@@ -1,6 +1,6 @@
 """Scores per sample, and a model's mean score and drop with their confidence.
 
-    outputs, labels, baseline outputs ─ metric(name) ─→ scores [N], each 0..1
+    outputs, labels, baseline outputs ─ metric(name) ─→ scores [N], whose mean is the metric
     scores ─ mean_score ─→ Score, 95 % interval
     baseline scores, scores ─ drop ─→ Drop, one-sided bound, for the gate
 
@@ -16,13 +16,15 @@ from statistics import NormalDist
 
 import numpy as np
 
+from cluster.activation import decisions
 from cluster.artifact.manifest import Drop, Score
-from cluster.errors import SourceError
+from cluster.errors import ProgramError, SourceError
 from cluster.factory import find_factory
 
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""Outputs float32 ``[N, D]``, labels int64 ``[N]`` and the baseline's outputs for the same
-samples, float32 ``[N, D']``, to scores float64 ``[N]``, each 0..1, 1 being best."""
+"""Outputs float32 ``[N, D]``, labels (see :class:`cluster.data.Samples`) and the baseline's outputs
+for the same samples, float32 ``[N, D']``, to scores float64 ``[N]``, 1 being best. Scores are 0..1,
+except those of R², which are at most 1, and errors, which are at least 0, 0 being best."""
 
 CANDIDATES = 2000
 """Maximum number of samples that each query of ``ranking`` ranks."""
@@ -83,7 +85,55 @@ def ranking(outputs: np.ndarray, labels: np.ndarray, baseline: np.ndarray) -> np
     return _agreement(correlation, outputs)
 
 
-METRICS: dict[str, Metric] = {"accuracy": accuracy, "cosine": cosine, "ranking": ranking}
+def f1(outputs: np.ndarray, labels: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """Return each sample's F1 of the labels whose logit is above 0, of labels bool ``[N, D]``.
+
+    2·|chosen and right| / (|chosen| + |right|), 1 if both are empty (the mean is scikit-learn's
+    ``f1_score`` with ``average="samples"``), and 0 if a logit is not finite.
+    """
+    chosen = decisions(outputs, "sigmoid", 0.0)
+    sizes = chosen.sum(axis=1) + labels.sum(axis=1)
+    common = 2.0 * (chosen & labels).sum(axis=1)
+    scores: np.ndarray = np.divide(common, sizes, out=np.ones(len(outputs)), where=sizes > 0)
+    return scores * np.isfinite(outputs).all(axis=1)
+
+
+def r2(outputs: np.ndarray, labels: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """Return each sample's part of R², ``1 - (output - label)² / variance of the labels``.
+
+    The mean over the samples is R², the coefficient of determination; of several numbers, their
+    mean R². A part may be negative without bound. A number that is equal in all labels counts as 1
+    if the output equals it, else 0. ProgramError for outputs that are not finite.
+    """
+    squares = _errors(outputs, labels) ** 2
+    wide = labels.astype(np.float64)
+    variance = np.broadcast_to(((wide - wide.mean(axis=0)) ** 2).mean(axis=0), squares.shape)
+    unexplained = np.divide(squares, variance, out=(squares > 0) * 1.0, where=variance > 0)
+    parts: np.ndarray = 1 - unexplained.mean(axis=1)
+    return parts
+
+
+def absolute_error(outputs: np.ndarray, labels: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """Return each sample's ``|output - label|``, of several numbers the mean."""
+    errors: np.ndarray = np.abs(_errors(outputs, labels)).mean(axis=1)
+    return errors
+
+
+def squared_error(outputs: np.ndarray, labels: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """Return each sample's ``(output - label)²``, of several numbers the mean."""
+    squares: np.ndarray = (_errors(outputs, labels) ** 2).mean(axis=1)
+    return squares
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "r2": r2,
+    "mean_absolute_error": absolute_error,
+    "mean_squared_error": squared_error,
+    "cosine": cosine,
+    "ranking": ranking,
+}
 
 
 def metric(name: str) -> Metric:
@@ -126,17 +176,20 @@ def _checked(name: str, function: Callable[..., object]) -> Metric:
 
 
 def mean_score(scores: np.ndarray) -> Score:
-    """Return the mean of scores ``[N]`` in 0..1, with its 95 % interval.
+    """Return the mean of scores ``[N]``, with its 95 % interval.
 
     Counts of right answers (all scores 0 or 1) have Wilson's interval. Other scores have Student's:
-    mean ± t(0.975, N-1) · s/√N, clipped to 0 and 1.
+    mean ± t(0.975, N-1) · s/√N, clipped to 0 and 1 unless scores are outside.
     """
     total = _total(scores)
     if _counts(scores):
         return wilson(int(scores.sum()), total)
     mean = float(scores.mean())
     half = _student(0.975, total - 1) * _standard_error(scores)
-    return Score(value=mean, low=max(0.0, mean - half), high=min(1.0, mean + half), samples=total)
+    least, most = min(0.0, float(scores.min())), max(1.0, float(scores.max()))
+    return Score(
+        value=mean, low=max(least, mean - half), high=min(most, mean + half), samples=total
+    )
 
 
 def drop(baseline_scores: np.ndarray, scores: np.ndarray, confidence: float) -> Drop:
@@ -163,8 +216,10 @@ def drop(baseline_scores: np.ndarray, scores: np.ndarray, confidence: float) -> 
         upper = (net + NormalDist().inv_cdf(confidence) * deviation) / adjusted
     else:
         upper = mean + _student(confidence, total - 1) * _standard_error(differences)
+    shares = min(scores.min(), baseline_scores.min()) >= 0
     # The adjustment moves towards 0, below the drop itself for a confidence near 0.5.
-    return Drop(mean=mean, upper=min(1.0, max(mean, upper)), confidence=confidence)
+    upper = max(mean, min(1.0, upper) if shares else upper)
+    return Drop(mean=mean, upper=upper, confidence=confidence)
 
 
 def wilson(right: int, total: int, probability: float = 0.975) -> Score:
@@ -246,6 +301,14 @@ def _within(angle: float, freedom: int) -> float:
         total += term
         term *= cosine**2 * (power + 1) / (power + 2)
     return (angle + sine * total) * 2 / math.pi if odd else sine * total
+
+
+def _errors(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    if not np.isfinite(outputs).all():
+        first = int(np.flatnonzero(~np.isfinite(outputs).all(axis=1))[0])
+        raise ProgramError(f"the output for sample {first} is not finite, which has no error")
+    errors: np.ndarray = outputs.astype(np.float64) - labels
+    return errors
 
 
 def _agreement(similarity: np.ndarray, outputs: np.ndarray) -> np.ndarray:

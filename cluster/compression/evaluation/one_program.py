@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from cluster import independence
+from cluster.activation import OutputActivation
 from cluster.artifact.artifact import TOKENIZER, Artifact
 from cluster.artifact.entries import FileEntry, Latency, ProgramEntry
 from cluster.artifact.manifest import Measurement
@@ -110,7 +111,13 @@ def _measure(task: Task) -> ProgramResult:
     runs |= {"program": _run(dynamic)} if dynamic else {}
     runs |= {"static": _run(static)} if static else {}
     timed = latencies(runs, samples, settings.batches, settings.repeats, to_stdout)
-    judge = _Judge(task, samples, runs["baseline"], labelled=bool(data.labels))
+    judge = _Judge(
+        task,
+        samples,
+        runs["baseline"],
+        activation=artifact.manifest.activation,
+        labelled=bool(data.labels),
+    )
     weights_bytes = task.baseline_weights.stat().st_size
     baseline = judge.measurement(None, timed["baseline"], weights_bytes)
     if entry is None:
@@ -229,9 +236,15 @@ class _Judge:
     """Judge of outputs by the recipe's metrics, beside the baseline's on the same samples."""
 
     def __init__(
-        self, task: Task, samples: PreparedSamples, baseline: Run, *, labelled: bool
+        self,
+        task: Task,
+        samples: PreparedSamples,
+        baseline: Run,
+        *,
+        activation: OutputActivation,
+        labelled: bool,
     ) -> None:
-        self._labelled = labelled
+        self._activation, self._labelled = activation, labelled
         self._settings, self._gate = task.recipe.evaluation, task.recipe.gate
         self._samples = samples
         file = task.baseline_outputs
@@ -258,7 +271,7 @@ class _Judge:
         if run is not None:
             baseline = self._scores(first, self._expected)
             drop = metrics.drop(baseline, scores, self._gate.confidence)
-            measure = measure_for(first, self._labelled, outputs, self._expected)
+            measure = measure_for(first, self._activation, self._labelled, outputs, self._expected)
             alike = agreement(measure, outputs, self._expected, self._gate.confidence)
         return Measurement(
             accuracy=mean.value,

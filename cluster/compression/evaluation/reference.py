@@ -84,7 +84,11 @@ def check_items(
 
 
 def difference(outputs: np.ndarray, expected: np.ndarray) -> float:
-    """Return ``‖outputs - expected‖ / ‖expected - row means‖``, Frobenius norms, in float64."""
+    """Return ``‖outputs - expected‖ / ‖expected - row means‖``, Frobenius norms, in float64.
+
+    A single output has the mean over the samples in place of the row's, which would be itself.
+    """
     expected = expected.astype(np.float64)
-    spread = np.linalg.norm(expected - expected.mean(axis=1, keepdims=True))
+    axis = 1 if expected.shape[1] > 1 else 0
+    spread = np.linalg.norm(expected - expected.mean(axis=axis, keepdims=True))
     return float(np.linalg.norm(outputs - expected) / max(spread, np.finfo(np.float64).tiny))

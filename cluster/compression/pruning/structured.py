@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, contextmanager
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from cluster.compression.evaluation.costs import macs_of
 from cluster.compression.layers import matching
@@ -23,6 +22,7 @@ from cluster.compression.pruning.recalibration import recalibrate
 from cluster.compression.pruning.shortcuts import replace_padded_shortcuts
 from cluster.compression.pruning.tracking import layer_errors, verify
 from cluster.compression.sensitivity import sensitivity
+from cluster.compression.training.losses import usual_loss
 from cluster.compression.training.train import recover
 from cluster.compression.work import Job, Work
 from cluster.config.steps import Prune
@@ -173,22 +173,24 @@ def _differentiable(module: nn.Module, frozen: set[str]) -> Iterator[None]:
 
 
 def _gradients(module: nn.Module, step: Prune, job: Job) -> None:
-    """Fill ``.grad`` with gradients of the cross-entropy over training batches, for Taylor."""
+    """Fill ``.grad`` with gradients of the loss with labels over training batches, for Taylor."""
     if step.importance != "taylor":
         return
-    metric = job.recipe.evaluation.metrics[0]
+    metric, activation = job.recipe.evaluation.metrics[0], job.model.activation
+    loss = usual_loss(activation)
     order = np.random.default_rng(job.seed).permutation(len(job.train))
     module.zero_grad(set_to_none=False)
     for start in range(0, min(len(order), _BATCH * _TAYLOR_BATCHES), _BATCH):
         arrays, labels = job.train.batch(order[start : start + _BATCH])
         outputs = module(*(torch.from_numpy(array) for array in arrays))
-        if metric in ("cosine", "ranking") or int(labels.max()) >= outputs.shape[1]:
+        embeds = metric in ("cosine", "ranking")
+        if embeds or (activation == "softmax" and int(labels.max()) >= outputs.shape[1]):
             raise CompressionError(
-                "prune: importance taylor needs the gradient of the cross-entropy, but the model "
+                "prune: importance taylor needs the gradient of a loss with labels, but the model "
                 f"returns embeddings ({outputs.shape[1]} numbers, metric {metric}), not classes; "
                 "use importance magnitude"
             )
-        functional.cross_entropy(outputs, torch.from_numpy(labels)).backward()
+        loss(outputs, torch.from_numpy(labels)).backward()
     for parameter in module.parameters():
         if parameter.grad is None:  # a layer that the forward does not use
             parameter.grad = torch.zeros_like(parameter)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from cluster.activation import OutputActivation
 from cluster.compression.layers import matching
 from cluster.compression.training.features import FeatureMatch, captured
 from cluster.compression.training.losses import DISTILLATION_LOSSES, LABEL_LOSSES
@@ -32,6 +33,7 @@ class Distillation:
 
     terms: tuple[DistillLoss, ...]
     teacher: Teacher
+    activation: OutputActivation
     auxiliary: torch.nn.ModuleList = field(default_factory=torch.nn.ModuleList)
 
     def __call__(
@@ -48,9 +50,10 @@ class Distillation:
                 match, (student, teacher) = next(matches)
                 loss = match(features[student], hints[teacher])
             elif term.name in DISTILLATION_LOSSES:
-                loss = DISTILLATION_LOSSES[term.name](outputs, targets, term.temperature)
+                between = DISTILLATION_LOSSES[term.name][self.activation]
+                loss = between(outputs, targets, term.temperature)
             else:
-                loss = LABEL_LOSSES[term.name](outputs, labels)
+                loss = LABEL_LOSSES[term.name][self.activation](outputs, labels)
             total = total + term.weight * loss
         return total
 
@@ -69,7 +72,8 @@ def distill(work: Work, step: Distill, job: Job) -> Work:
     teacher = open_teacher(step.teacher, job, work.inputs, outputs)
     terms = _resolve_layers(step.losses, module, teacher)
     torch.manual_seed(job.seed)  # decides the projections' initial weights
-    objective = Distillation(terms, teacher, _matches(terms, module, teacher, inputs))
+    matches = _matches(terms, module, teacher, inputs)
+    objective = Distillation(terms, teacher, job.model.activation, matches)
     fit(module, step, objective, job, "distill")
     return Work.of(module, work.inputs)
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from cluster.activation import OutputActivation
 from cluster.compression.training.losses import LABEL_LOSSES
 
 
@@ -27,18 +28,19 @@ class Objective(Protocol):
 
         The module may return bfloat16, if the training's precision is bf16.
 
-        ``inputs``: one tensor ``[N, ...]`` per input of the module. ``labels``: int64 ``[N]``.
+        ``inputs``: one tensor ``[N, ...]`` per input of the module. ``labels``: ``[N, ...]``.
         """
 
 
 @dataclass
 class LabelObjective:
-    """Loss between the module's outputs and the labels, by its name in LABEL_LOSSES."""
+    """Loss between the module's outputs and the labels, by its place in LABEL_LOSSES."""
 
     loss: str
+    activation: OutputActivation
     auxiliary: torch.nn.ModuleList = field(default_factory=torch.nn.ModuleList)
 
     def __call__(
         self, module: torch.nn.Module, inputs: Sequence[torch.Tensor], labels: torch.Tensor
     ) -> torch.Tensor:
-        return LABEL_LOSSES[self.loss](module(*inputs).float(), labels)
+        return LABEL_LOSSES[self.loss][self.activation](module(*inputs).float(), labels)

@@ -21,7 +21,7 @@ from cluster.tensors import TensorSpec
 
 def train(work: Work, step: Train, job: Job) -> Work:
     """Train the module in place on the training samples and return it in eval mode."""
-    fit(work.module, step, LabelObjective(step.loss), job, "train")
+    fit(work.module, step, LabelObjective(step.loss, job.model.activation), job, "train")
     return Work.of(work.module, work.inputs)
 
 
@@ -29,7 +29,7 @@ def recover(
     module: torch.nn.Module, recovery: Recovery, job: Job, inputs: Sequence[TensorSpec]
 ) -> None:
     """Fine-tune in place a module that another step changed; it ends in eval mode."""
-    fit(module, recovery, LabelObjective(recovery.loss), job, "recover")
+    fit(module, recovery, LabelObjective(recovery.loss, job.model.activation), job, "recover")
 
 
 def fit(module: torch.nn.Module, step: Fit, objective: Objective, job: Job, title: str) -> None:

@@ -11,22 +11,26 @@ LOGITS = np.eye(10, dtype=np.float32)[np.arange(200) % 10]
 
 
 @pytest.mark.parametrize(
-    ("metric", "labelled", "widths", "measure"),
+    ("metric", "activation", "labelled", "widths", "measure"),
     [
-        ("accuracy", True, (10, 10), "predictions"),
-        ("cosine", True, (10, 10), "cosine"),
-        ("ranking", False, (10, 20), "ranking"),
-        ("python:mine:score", True, (10, 10), "predictions"),
-        ("python:mine:score", False, (10, 10), "cosine"),
-        ("python:mine:score", False, (10, 20), "ranking"),
-        ("python:mine:score", True, (1, 1), "cosine"),  # one output has no largest class
+        ("accuracy", "softmax", True, (10, 10), "predictions"),
+        ("cosine", "none", True, (10, 10), "cosine"),
+        ("ranking", "none", False, (10, 20), "ranking"),
+        ("python:mine:score", "softmax", True, (10, 10), "predictions"),
+        ("python:mine:score", "none", False, (10, 10), "cosine"),
+        ("python:mine:score", "none", False, (10, 20), "ranking"),
+        ("python:mine:score", "none", False, (1, 1), "numbers"),  # it has no direction
+        ("python:mine:score", "sigmoid", False, (1, 1), "labels"),
+        ("f1", "sigmoid", True, (10, 10), "labels"),
+        ("r2", "none", True, (2, 2), "numbers"),
     ],
 )
-def test_measure_follows_metric_and_labels(
-    metric: str, labelled: bool, widths: tuple[int, int], measure: str
+def test_measure_follows_metric_activation_and_labels(
+    metric: str, activation: str, labelled: bool, widths: tuple[int, int], measure: str
 ) -> None:
     outputs, baseline = (np.ones((5, width), np.float32) for width in widths)
-    assert measure_for(metric, labelled, outputs, baseline) == measure
+    found = measure_for(metric, activation, labelled, outputs, baseline)  # type: ignore[arg-type]
+    assert found == measure
 
 
 def test_agreement_counts_equal_predictions_only() -> None:
@@ -65,3 +69,15 @@ def test_agreement_of_embeddings_is_their_mean_similarity(measure: str) -> None:
     alike = agreement(measure, near, baseline, 0.95)  # type: ignore[arg-type]
     assert 0.9 < alike.lower < alike.mean < 1
     assert agreement(measure, far, baseline, 0.95).lower < 0.3  # type: ignore[arg-type]
+
+
+def test_agreement_of_labels_and_numbers_is_with_the_baseline() -> None:
+    baseline = np.float32([[3, -1, 2], [-1, -1, -1], [1, -2, -3], [1, 1, -1]])
+    outputs = np.float32([[1, -9, 9], [-1, -1, -2], [1, 1, -1], [-1, 1, -1]])
+    # F1 of the chosen labels: the same two; none and none; 1 of 1 and 2; 1 of 2 and 1.
+    labels = agreement("labels", outputs, baseline, 0.95)
+    assert labels.mean == pytest.approx((1 + 1 + 2 / 3 + 2 / 3) / 4)
+    numbers = np.arange(101, dtype=np.float32)[:, None]  # variance 850
+    alike = agreement("numbers", numbers + np.float32(np.sqrt(8.5)), numbers, 0.95)
+    assert alike.mean == pytest.approx(0.99, abs=1e-6)
+    assert alike.lower <= alike.mean

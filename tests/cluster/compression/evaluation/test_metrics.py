@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+import sklearn.metrics
 
 from cluster.compression.evaluation import metrics
-from cluster.errors import SourceError
+from cluster.errors import ProgramError, SourceError
 
 LABELS = np.array([0, 1, 2, 1])
 
@@ -129,9 +130,9 @@ def test_invalid_scores_of_user_metric_are_rejected(function: str, message: str)
         metrics.metric(name)(np.zeros((4, 2), np.float32), LABELS, np.zeros((4, 2), np.float32))
 
 
-@pytest.mark.parametrize("name", ["f1", "python:no_such_module_here:f"])
+@pytest.mark.parametrize("name", ["recall", "python:no_such_module_here:f"])
 def test_unknown_metric_is_rejected(name: str) -> None:
-    with pytest.raises(SourceError, match=r"accuracy, cosine, ranking|no module"):
+    with pytest.raises(SourceError, match=r"accuracy, f1, .*, cosine, ranking|no module"):
         metrics.metric(name)
 
 
@@ -264,3 +265,44 @@ def test_drop_bound_of_identical_scores_is_zero(name: str) -> None:
 def test_drop_requires_same_samples() -> None:
     with pytest.raises(ValueError, match="same samples"):
         metrics.drop(np.ones(3), np.ones(4), 0.95)
+
+
+def test_f1_is_the_mean_over_samples_of_sklearn() -> None:
+    drawn = np.random.default_rng(0)
+    outputs = drawn.normal(size=(300, 4)).astype(np.float32)
+    labels = drawn.random((300, 4)) < 0.4
+    assert (~labels.any(axis=1) & ~(outputs > 0).any(axis=1)).any()  # no label, none chosen
+    expected = sklearn.metrics.f1_score(labels, outputs > 0, average="samples", zero_division=1)
+    scores = metrics.f1(outputs, labels, outputs)
+    assert metrics.mean_score(scores).value == pytest.approx(expected)
+    outputs[0, 0] = np.inf
+    assert metrics.f1(outputs, labels, outputs)[0] == 0
+
+
+@pytest.mark.parametrize("numbers", [1, 3])
+def test_errors_of_numbers_are_those_of_sklearn(numbers: int) -> None:
+    drawn = np.random.default_rng(0)
+    labels = (drawn.normal(size=(200, numbers)) * [10.0, 1, 5][:numbers]).astype(np.float32)
+    for noise in (0.5, 20.0):  # 20: worse than the labels' mean, a negative R²
+        outputs = (labels + drawn.normal(size=labels.shape) * noise).astype(np.float32)
+        for name, expected in (
+            ("r2", sklearn.metrics.r2_score),
+            ("mean_absolute_error", sklearn.metrics.mean_absolute_error),
+            ("mean_squared_error", sklearn.metrics.mean_squared_error),
+        ):
+            score = metrics.mean_score(metrics.metric(name)(outputs, labels, outputs))
+            assert score.value == pytest.approx(expected(labels, outputs), rel=1e-5), name
+            assert score.low < score.value < score.high, name
+    outputs[7, 0] = np.nan
+    with pytest.raises(ProgramError, match="output for sample 7 is not finite"):
+        metrics.r2(outputs, labels, outputs)
+
+
+def test_drop_of_r2_is_the_added_error_over_the_variance() -> None:
+    labels = np.arange(101, dtype=np.float32)[:, None]  # variance 850
+    better, worse = labels + 1, labels - 11
+    scores = [metrics.r2(outputs, labels, outputs) for outputs in (better, worse)]
+    assert metrics.drop(*scores, 0.95).mean == pytest.approx(120 / 850)
+    far = metrics.r2(labels + 100, labels, labels)
+    drop = metrics.drop(scores[0], far, 0.95)
+    assert drop.upper >= drop.mean > 1

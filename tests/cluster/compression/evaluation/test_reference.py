@@ -62,3 +62,11 @@ def test_fixed_batches_are_padded_and_each_is_compared(recorded: Path) -> None:
     assert sizes == [32]
     with pytest.raises(CompressionError, match="does not compute the model"):
         reference.check(lambda arrays: np.roll(run(arrays), 1, axis=0), recorded, 5)
+
+
+def test_difference_of_one_output_is_relative_to_the_samples() -> None:
+    numbers = np.linspace(100, 102, 16, dtype=np.float32)[:, None]
+    spread = float(np.linalg.norm(numbers - numbers.mean()))
+    found = reference.difference(numbers + np.float32(0.01), numbers)
+    assert found == pytest.approx(0.01 * 4 / spread, rel=1e-2)
+    assert reference.difference(np.flip(numbers, 0), numbers) > 1

@@ -10,6 +10,8 @@ import torch
 
 from cluster.compression.training.augment import augment, check, crop, flip
 from cluster.compression.training.losses import (
+    DISTILLATION_LOSSES,
+    LABEL_LOSSES,
     brier,
     cross_entropy,
     logit_error,
@@ -128,3 +130,24 @@ def test_only_images_can_be_augmented() -> None:
     tokens = np.zeros((1, 128), np.int64)
     with pytest.raises(CompressionError, match=r"flip changes images.*takes int64\[128\], int64"):
         check([tokens, tokens], ("flip",))
+
+
+def test_losses_of_independent_labels_equal_formulas() -> None:
+    logits, labels = torch.tensor([[2.0, -1.0]]), torch.tensor([[True, True]])
+    right = [1 / (1 + math.exp(-2)), 1 / (1 + math.e)]
+    entropy = -sum(map(math.log, right)) / 2
+    loss = LABEL_LOSSES["cross_entropy"]["sigmoid"]
+    assert loss(logits, labels).item() == pytest.approx(entropy)
+    squares = sum((1 - share) ** 2 for share in right) / 2
+    assert LABEL_LOSSES["mse"]["sigmoid"](logits, labels).item() == pytest.approx(squares)
+    numbers = torch.tensor([[1.0, -3.0]])
+    assert LABEL_LOSSES["mse"]["none"](logits, numbers).item() == pytest.approx((1 + 4) / 2)
+
+
+def test_soft_labels_are_the_divergence_of_each_label() -> None:
+    student, teacher = torch.tensor([[1.0, -1.0], [0.5, 3.0]]), torch.tensor([[3.0, 0.0], [0, 1]])
+    p, q = (teacher / 2).sigmoid(), (student / 2).sigmoid()
+    each = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    loss = DISTILLATION_LOSSES["kl"]["sigmoid"]
+    torch.testing.assert_close(loss(student, teacher, 2.0), 4 * each.mean())
+    assert loss(teacher, teacher, 4.0).item() == pytest.approx(0, abs=1e-6)
