@@ -47,10 +47,37 @@ def build(path: str, source: ModelSource, classes: int | None) -> BuiltModel:
             f"torch.nn.Module"
         )
     spec, preprocess = declared
+    _require_one_input(module, source.source)
     _materialize(module, spec, source.source)
     if source.weights is not None:
         checkpoints.fill(module, Path(source.weights))
     return BuiltModel(module=module, inputs=(spec,), preprocess=preprocess)
+
+
+def _require_one_input(module: torch.nn.Module, name: str) -> None:
+    """Raise SourceError if forward cannot be called with one positional argument."""
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):  # written in C, or scripted
+        return
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    taken = [p.name for p in parameters if p.kind in positional]
+    variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    needed = [
+        p.name
+        for p in parameters
+        if p.default is p.empty and p.kind in (*positional, inspect.Parameter.KEYWORD_ONLY)
+    ]
+    others = [parameter for parameter in needed if parameter not in taken[:1]]
+    if others:
+        raise SourceError(
+            f"{name}: forward needs {len(needed)} inputs ({', '.join(needed)}), and a model of a "
+            "python: source has the one that model.image or model.tensor declares; wrap it in a "
+            "module that takes one tensor and splits it (x[:, :4], x[:, 4:]), or give "
+            f"{', '.join(others)} defaults. Nothing was built"
+        )
+    if not taken and not variadic:
+        raise SourceError(f"{name}: forward takes no input, expected one tensor. Nothing was built")
 
 
 def _materialize(module: torch.nn.Module, spec: TensorSpec, name: str) -> None:

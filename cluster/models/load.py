@@ -19,6 +19,7 @@ from cluster.activation import VALUES, OutputActivation
 from cluster.config.sources import ImageInput, ModelSource, TextInput
 from cluster.errors import ForwardError, SourceError
 from cluster.models import batch_check, forward, from_hf, from_python, from_torchvision
+from cluster.models.answer import width_of
 from cluster.models.built_model import BuiltModel
 from cluster.models.cards import CardAccuracy
 from cluster.models.forward import Eager
@@ -180,15 +181,7 @@ def _probe(model: BuiltModel, name: str) -> int:
             f"{name} does not accept {described}: {error}; "
             f"correct its forward, or change model.image, model.text or model.tensor to its input"
         ) from error
-    expected = f"{name} must return one FP32 tensor of logits [batch, classes]"
-    if not isinstance(answer, torch.Tensor):
-        raise SourceError(f"{expected}, not {type(answer).__name__}; wrap it in such a module")
-    shape = list(answer.shape)
-    if len(shape) != 2 or shape[0] != batch or shape[1] < 1:
-        raise SourceError(f"{expected}; for a batch of {batch} it returned {shape}")
-    if answer.dtype != torch.float32:
-        raise SourceError(f"{expected}, not {answer.dtype}; build it in float32")
-    return shape[1]
+    return width_of(answer, batch, name)
 
 
 def _labels(

@@ -52,6 +52,9 @@ class RandomSamples:
         chosen = np.asarray(indices, np.int64)
         return [array[chosen] for array in self._arrays], self._labels[chosen]
 
+    def readable(self, indices: Any) -> np.ndarray:
+        return np.ones(len(indices), np.bool_)
+
 
 @dataclass(frozen=True)
 class Pruned:
