@@ -137,6 +137,11 @@ class ModelSource(Config):
     tensor: TensorInput | None = Field(
         default=None, description="A plain tensor input, for models without preprocessing."
     )
+    tensors: tuple[TensorInput, ...] = Field(
+        default=(),
+        description="Several tensor inputs in place of `tensor`, in the order of forward's "
+        "parameters, with distinct names.",
+    )
     max_batch_size: Literal[1] | None = Field(
         default=None,
         description="1: programs and servers run one item at a time, for a model whose answer to "
@@ -149,10 +154,16 @@ class ModelSource(Config):
 
         A factory without inputs in its config gets the student's.
         """
-        undefined = self.image is None and self.text is None and self.tensor is None
-        if not (undefined and self.source.startswith("python:")):
+        if self._inputs or not self.source.startswith("python:"):
             return self
-        return self.model_copy(update={"image": student.image, "tensor": student.tensor})
+        return self.model_copy(
+            update={"image": student.image, "tensor": student.tensor, "tensors": student.tensors}
+        )
+
+    @property
+    def _inputs(self) -> list[str]:
+        """Names of the fields that declare inputs."""
+        return [name for name in ("image", "text", "tensor", "tensors") if getattr(self, name)]
 
     @field_validator("source")
     @classmethod
@@ -161,9 +172,11 @@ class ModelSource(Config):
 
     @model_validator(mode="after")
     def _one_input(self) -> ModelSource:
-        inputs = [name for name in ("image", "text", "tensor") if getattr(self, name) is not None]
-        if len(inputs) > 1:
-            raise ValueError(f"give one kind of input, not {' and '.join(inputs)}")
+        if len(self._inputs) > 1:
+            raise ValueError(f"give one kind of input, not {' and '.join(self._inputs)}")
+        names = [tensor.name for tensor in self.tensors]
+        if len(set(names)) < len(names):
+            raise ValueError(f"tensors are called {', '.join(names)}; give each its own name")
         return self
 
 

@@ -40,8 +40,10 @@ def image_spec(image: ImageInput) -> TensorSpec:
     )
 
 
-def declared_input(source: ModelSource) -> tuple[TensorSpec, ImageInput | None] | None:
-    """Return the input declared by the recipe's ``image`` or ``tensor``, or None.
+def declared_inputs(
+    source: ModelSource,
+) -> tuple[tuple[TensorSpec, ...], ImageInput | None] | None:
+    """Return the inputs declared by the recipe's ``image``, ``tensor`` or ``tensors``, or None.
 
     Raises :class:`SourceError` for ``text``, which needs a source with a tokenizer.
     """
@@ -51,9 +53,10 @@ def declared_input(source: ModelSource) -> tuple[TensorSpec, ImageInput | None] 
             f"use an hf: source, or declare model.tensor and send token ids"
         )
     if source.image is not None:
-        return image_spec(source.image), source.image
-    if source.tensor is not None:
-        tensor = source.tensor
-        spec = TensorSpec(name=tensor.name, datatype=tensor.datatype, shape=(BATCH, *tensor.shape))
-        return spec, None
-    return None
+        return (image_spec(source.image),), source.image
+    tensors = source.tensors if source.tensor is None else (source.tensor,)
+    specs = tuple(
+        TensorSpec(name=tensor.name, datatype=tensor.datatype, shape=(BATCH, *tensor.shape))
+        for tensor in tensors
+    )
+    return (specs, None) if specs else None

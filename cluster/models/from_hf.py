@@ -62,7 +62,7 @@ def build(path: str, source: ModelSource, classes: int | None) -> BuiltModel:
     config = _read(path, transformers.AutoConfig)
     architectures = list(config.architectures or ())
     if any(name.endswith(_IMAGE) for name in architectures):
-        _refuse(source, ("text", "tensor"), "takes images")
+        _refuse(source, ("text", "tensor", "tensors"), "takes images")
         module, labels = _model(
             path, transformers.AutoModelForImageClassification, config.num_labels, classes
         )
@@ -78,7 +78,7 @@ def build(path: str, source: ModelSource, classes: int | None) -> BuiltModel:
             activation=activation,
         )
     if any(name.endswith(_TEXT) for name in architectures):
-        _refuse(source, ("image", "tensor"), "takes text")
+        _refuse(source, ("image", "tensor", "tensors"), "takes text")
         module, labels = _model(
             path, transformers.AutoModelForSequenceClassification, config.num_labels, classes
         )
@@ -95,7 +95,7 @@ def build(path: str, source: ModelSource, classes: int | None) -> BuiltModel:
             activation=activation,
         )
     if any(name.endswith(_ENCODER) for name in architectures):
-        _refuse(source, ("image", "tensor", "num_classes"), "is an encoder of texts")
+        _refuse(source, ("image", "tensor", "tensors", "num_classes"), "is an encoder of texts")
         encoder = _encoder(path, transformers.AutoModel)
         text, files = _text(path, source, config, transformers)
         module = with_pooling(encoder, lambda name: _file(path, name, transformers), f"hf:{path}")
@@ -229,7 +229,7 @@ def _refuse_missing(names: Iterable[str], path: str) -> None:
 
 def _refuse(source: ModelSource, fields: tuple[str, ...], takes: str) -> None:
     for name in fields:
-        if getattr(source, name) is not None:
+        if getattr(source, name) not in (None, ()):
             raise SourceError(f"{source.source} {takes}; remove model.{name}")
 
 

@@ -13,7 +13,7 @@ from torchvision.transforms._presets import ImageClassification
 from cluster.config.sources import ImageInput, ModelSource
 from cluster.errors import SourceError
 from cluster.models import cards, checkpoints
-from cluster.models.built_model import BuiltModel, declared_input, image_spec
+from cluster.models.built_model import BuiltModel, declared_inputs, image_spec
 from cluster.models.own_transform import OwnTransform, UnsupportedTransformError, image_of
 
 _AUXILIARY_HEADS = ("aux1", "aux2", "AuxLogits")
@@ -32,7 +32,7 @@ def build(name: str, source: ModelSource, classes: int | None) -> BuiltModel:
         close = difflib.get_close_matches(name, names, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
         raise SourceError(f"torchvision has no classification model {name!r}; {hint}")
-    declared = declared_input(source)
+    declared = declared_inputs(source)
     pretrained = _pretrained_weights(name)
     card = None
     if source.weights in pretrained:
@@ -52,10 +52,8 @@ def build(name: str, source: ModelSource, classes: int | None) -> BuiltModel:
         _drop_auxiliary_heads(module)
         if file is not None:
             checkpoints.fill(module, file)
-    spec, preprocess = declared or (image_spec(image), image)
-    return BuiltModel(
-        module=module, inputs=(spec,), preprocess=preprocess, labels=labels, card=card
-    )
+    inputs, preprocess = declared or ((image_spec(image),), image)
+    return BuiltModel(module=module, inputs=inputs, preprocess=preprocess, labels=labels, card=card)
 
 
 def identity(name: str, source: ModelSource) -> str:

@@ -179,7 +179,8 @@ def _probe(model: BuiltModel, name: str) -> int:
         described = ", ".join(f"{s.name} {s.datatype} {list(s.shape)}" for s in model.inputs)
         raise SourceError(
             f"{name} does not accept {described}: {error}; "
-            f"correct its forward, or change model.image, model.text or model.tensor to its input"
+            f"correct its forward, or change model.image, model.text, model.tensor or "
+            "model.tensors to its input"
         ) from error
     return width_of(answer, batch, name)
 

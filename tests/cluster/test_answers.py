@@ -65,7 +65,8 @@ MODULES: list[nn.Module] = []
 
 def load(module: nn.Module, **fields: Any) -> LoadedModel:
     MODULES[:] = [module]
-    source = {"source": f"python:{__name__}:make", "tensor": {"shape": [4]}, **fields}
+    inputs = {} if "tensors" in fields else {"tensor": {"shape": [4]}}
+    source = {"source": f"python:{__name__}:make", **inputs, **fields}
     return load_model(ModelSource.model_validate(source))
 
 
@@ -111,9 +112,9 @@ def test_output_of_transformers_is_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (Two(), r"forward needs 2 inputs \(left, right\), .*splits it .*, or give right defaults"),
-        (Named(), r"forward needs 2 inputs \(x, mask\), .* or give mask defaults"),
-        (Nothing(), "forward takes no input, expected one tensor"),
+        (Two(), r"takes 2 inputs \(left, right\), .* declares 1 \(input\); .* in model\.tensors"),
+        (Named(), "forward needs mask by keyword, .* or give it a default"),
+        (Nothing(), r"forward takes 0 inputs \(none\), and the recipe declares 1 \(input\)"),
     ],
 )
 def test_forwards_of_other_inputs_are_refused(module: nn.Module, message: str) -> None:
@@ -125,3 +126,17 @@ def test_optional_inputs_and_flattened_masks_are_served() -> None:
     assert load(Optional()).outputs[0].shape == (-1, 4)
     flat = load(Returns(lambda y: y.view(-1, 2, 3).flatten(1)), activation="none")
     assert (flat.outputs[0].name, flat.outputs[0].shape, flat.labels) == ("values", (-1, 6), ())
+
+
+def named(*names: str) -> list[dict[str, Any]]:
+    return [{"name": name, "shape": [4]} for name in names]
+
+
+def test_several_inputs_are_passed_in_the_order_of_forward() -> None:
+    model = load(Two(), tensors=named("left", "other"))
+    assert [spec.name for spec in model.inputs] == ["left", "other"]
+    assert load(Optional(), tensors=named("x", "mask")).outputs[0].shape == (-1, 4)
+    with pytest.raises(SourceError, match=r"takes left, right and model.tensors has right, left: "):
+        load(Two(), tensors=named("right", "left"))
+    with pytest.raises(SourceError, match=r"takes 2 inputs .* declares 3 \(a, b, c\)"):
+        load(Two(), tensors=named("a", "b", "c"))
