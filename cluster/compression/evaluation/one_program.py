@@ -149,7 +149,8 @@ def _load(artifact: Artifact, entry: ProgramEntry, task: Task) -> tuple[Program,
     threads = settings.compute_threads
     largest = task.recipe.model.max_batch_size or settings.largest_batch
     dynamic = programs.load_entry(artifact, _with_static(entry, ()), threads)
-    difference = reference.check(_run(dynamic), expected)
+    # One item alone runs other kernels than a batch.
+    difference = max(reference.check(_run(dynamic), expected, batch) for batch in (None, 1))
     # GPUs compute float32 products in fewer bits, and otherwise at another batch size.
     rounded = entry.quantized_operators > 0 or entry.target.startswith("cuda-")
     reference.check_items(dynamic.run, expected, task.mates, largest, rounded=rounded)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from cluster.compression.evaluation import reference
+from cluster.artifact.entries import ProgramEntry
+from cluster.compression.evaluation import one_program, reference
 from cluster.errors import CompressionError
 
 LOGITS = np.random.default_rng(0).normal(size=(16, 10)).astype(np.float32)
@@ -70,3 +73,32 @@ def test_difference_of_one_output_is_relative_to_the_samples() -> None:
     found = reference.difference(numbers + np.float32(0.01), numbers)
     assert found == pytest.approx(0.01 * 4 / spread, rel=1e-2)
     assert reference.difference(np.flip(numbers, 0), numbers) > 1
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 16])
+def test_program_is_compared_alone_and_in_a_batch(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch, wrong: int
+) -> None:
+    def run(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        rows = [np.flatnonzero((INPUTS[0] == row).all(axis=1)) for row in arrays[0]]
+        answers = np.stack([LOGITS[row[0] if len(row) else 0] for row in rows])
+        return [-answers if len(answers) == wrong else answers]
+
+    entry = ProgramEntry.model_construct(static_files=(), quantized_operators=4, target="cpu-x86")
+    task: Any = SimpleNamespace(
+        expected=recorded,
+        mates=("zeros",),
+        recipe=SimpleNamespace(
+            evaluation=SimpleNamespace(compute_threads=1, largest_batch=8),
+            model=SimpleNamespace(max_batch_size=None),
+        ),
+    )
+    monkeypatch.setattr(
+        one_program.programs, "load_entry", lambda *_: SimpleNamespace(run=run, entry=entry)
+    )
+    artifact: Any = None
+    if wrong == 0:
+        assert one_program._load(artifact, entry, task)[1] is None
+        return
+    with pytest.raises(CompressionError, match="does not compute the model"):
+        one_program._load(artifact, entry, task)
