@@ -1,6 +1,7 @@
-"""Codec of the prediction endpoint: one image, text or tensor as JSON → labels, or numbers.
+"""Codec of the prediction endpoint: one image, text or tensor → labels, or numbers.
 
-{"image": "<base64>", "top_k": 3} ──► PredictRequest ──► (preprocess, program)
+{"image": "<base64>", "top_k": 3} ─┬► PredictRequest ──► (preprocess, program)
+form with a file, or with a text ──┘
 {"predictions": [{"label": "cat", "probability": 0.93}, ...]} ◄── softmax, sigmoid ◄┐
 {"values": {"price": 3.2}}, or a list without names           ◄── none ◄────────────┴─ output
 """
@@ -17,6 +18,7 @@ import numpy as np
 
 from cluster.activation import OutputActivation, probabilities
 from cluster.errors import ProgramError, RequestError
+from cluster.protocol.form import parse_form
 from cluster.protocol.json_body import excerpt, read_object
 from cluster.protocol.json_tensor import array_from_json
 from cluster.tensors import TensorSpec
@@ -24,6 +26,7 @@ from cluster.tensors import TensorSpec
 DEFAULT_TOP_K = 5
 MAX_TOP_K = 1000
 _KINDS = ("image", "text", "inputs")
+_FILE_NAMES = ("image", "file")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +71,34 @@ def decode_predict(body: bytes, max_json_bytes: int) -> PredictRequest:
         inputs=message.get("inputs"),
         top_k=_top_k_field(message.get("top_k", DEFAULT_TOP_K)),
     )
+
+
+def decode_form(body: bytes, content_type: str) -> PredictRequest:
+    """Decode a form (multipart/form-data) as a browser sends it.
+
+    One file of any field name, or ``text``; ``top_k`` as in :func:`decode_predict`. RequestError
+    for anything else. ``content_type``: the whole header.
+    """
+    images, texts, k = [], [], DEFAULT_TOP_K
+    for field in parse_form(body, content_type):
+        if field.is_file or field.name in _FILE_NAMES:
+            images.append(field.content)
+        elif field.name == "text":
+            texts.append(_utf8(field.content))
+        elif field.name == "top_k":
+            digits = field.content.decode("ascii", "replace").strip()
+            k = _top_k_field(int(digits) if digits.isdecimal() and len(digits) < 9 else digits)
+        else:
+            raise RequestError(
+                f"unknown field of the form: {field.name!r:.60}; known: a file, text, top_k"
+            )
+    if len(images) + len(texts) != 1:
+        raise RequestError(
+            f"the form holds {len(images)} files and {len(texts)} texts; send one of either"
+        )
+    if images == [b""]:
+        raise RequestError("the file of the form is empty; choose an image file")
+    return PredictRequest(images[0] if images else None, texts[0] if texts else None, None, k)
 
 
 def item_array(inputs: Any, spec: TensorSpec) -> np.ndarray:
@@ -133,6 +164,13 @@ def _image_bytes(value: Any) -> bytes:
     if not data:
         raise RequestError("image is empty, expected the bytes of an image file in base64")
     return data
+
+
+def _utf8(content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise RequestError(f"text of the form is not UTF-8: {error}") from None
 
 
 def _top_k_field(value: Any) -> int:

@@ -64,6 +64,16 @@ _PREDICT: dict[str, Any] = {
         "required": True,
         "content": {
             "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "image": {"type": "string", "format": "binary"},
+                        "text": {"type": "string"},
+                        "top_k": {"type": "integer", "minimum": 1},
+                    },
+                }
+            },
             "application/json": {
                 "schema": {
                     "type": "object",

@@ -1,7 +1,7 @@
 """Inference requests of a model: body → arrays → batcher → answer body.
 
 infer    body → decode_infer → submit → encode_infer                     tensors
-predict  image | JSON → decode, preprocess → submit → prediction          one item
+predict  image | form | JSON → decode, preprocess → submit → prediction   one item
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from cluster.artifact.manifest import Manifest
 from cluster.config.serving import Limits
 from cluster.errors import PayloadTooLargeError, RequestError, UnsupportedMediaTypeError
 from cluster.preprocess import TextEncoder
+from cluster.protocol import form
 from cluster.protocol.answer import encode_infer
 from cluster.protocol.indices import check_indices
 from cluster.protocol.infer import HEADER_LENGTH, decode_infer, parse_header_length
 from cluster.protocol.predict import (
     DEFAULT_TOP_K,
     PredictRequest,
+    decode_form,
     decode_predict,
     item_array,
     prediction,
@@ -41,6 +43,11 @@ from deployments.model.images import read_image
 from deployments.model.metrics import ModelMetrics
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif")
+
+_OTHER_IMAGE_TYPES = ("image/jpg", "image/pjpeg", "image/x-png", "image/x-bmp", "image/x-ms-bmp")
+"""Unregistered names of the same formats, which clients send; the file itself decides."""
+
+_FILE_TYPES = frozenset((*IMAGE_TYPES, *_OTHER_IMAGE_TYPES))
 
 
 @dataclass(frozen=True)
@@ -84,21 +91,23 @@ async def infer(model: Model, request: Request) -> Response:
 
 
 async def predict(model: Model, request: Request, k: int | None) -> Response:
-    """Answer with labels or numbers for an image file, or for one item in JSON.
+    """Answer with labels or numbers for an image file, or for one item in JSON or a form.
 
     ``k``: number of labels in the URL; None: the number in the body.
     """
     kind = content_type(request)
-    if kind != "application/json" and kind not in IMAGE_TYPES:
+    if kind not in _FILE_TYPES and kind not in ("application/json", form.MEDIA_TYPE):
         raise UnsupportedMediaTypeError(
-            f"Content-Type is {kind!r:.60}, /predict accepts {', '.join(IMAGE_TYPES)} or "
-            "application/json"
+            f"Content-Type is {kind!r:.60}, /predict accepts {', '.join(IMAGE_TYPES)}, "
+            f"{form.MEDIA_TYPE} with one file, or application/json"
         )
     priority = priority_of(request)
     body = bytes(await read_body(request, model.limits.body_bytes))
     started = time.perf_counter()
-    if kind in IMAGE_TYPES:
+    if kind in _FILE_TYPES:
         item = PredictRequest(image=body, text=None, inputs=None, top_k=DEFAULT_TOP_K)
+    elif kind == form.MEDIA_TYPE:
+        item = decode_form(body, request.headers["content-type"])
     else:
         item = decode_predict(body, model.limits.json_bytes)
     if k is not None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import subprocess
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pytest
+import requests
 from support.http_client import ask
 
 from cluster.preprocess import decode_image, image_tensor
@@ -50,6 +54,41 @@ def test_every_form_of_an_image_gets_the_same_answer(served, pngs: list[bytes]) 
         assert answer.json == expected
     versioned = ask(f"{served.tiny}/versions/{served.version}/predict", pngs[3], PNG)
     assert versioned.json == expected
+
+
+@pytest.mark.parametrize(
+    "kind", ["image/jpeg", "image/jpg", "IMAGE/JPG", "image/pjpeg", "image/png; q=1"]
+)
+def test_file_decides_its_format_whatever_its_type(served, pngs: list[bytes], kind: str) -> None:
+    file = BytesIO()
+    decode_image(pngs[5], max_pixels=10**6).save(file, "JPEG", quality=95)
+    answer = ask(f"{served.tiny}/predict", file.getvalue(), {"Content-Type": kind})
+    assert answer.status == 200, answer
+    best = logits_of(served, file.getvalue()).argmax()
+    assert answer.json["predictions"][0]["label"] == served.artifact.manifest.labels[best]
+
+
+def test_forms_get_the_answer_of_the_file(served, pngs: list[bytes], tmp_path: Path) -> None:
+    url = f"{served.tiny}/predict"
+    expected = ask(url + "?top_k=2", pngs[3], PNG).json
+    (tmp_path / "digit.png").write_bytes(pngs[3])
+    command = ["curl", "--silent", "--show-error", "-F", "image=@digit.png", "-F", "top_k=2", url]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=30)
+    assert json.loads(done.stdout) == expected
+    files = {"file": ("ü.png", pngs[3], "application/octet-stream")}
+    assert requests.post(url, files=files, data={"top_k": 2}, timeout=30).json() == expected
+    # A proxy or client may compress the form as any other body.
+    form = requests.Request("POST", url, files=files, data={"top_k": 2}).prepare()
+    headers = {"Content-Type": form.headers["Content-Type"], "Content-Encoding": "gzip"}
+    assert ask(url, gzip.compress(form.body), headers).json == expected
+
+
+def test_form_that_is_cut_off_is_refused(served, pngs: list[bytes]) -> None:
+    form = requests.Request("POST", "http://x", files={"file": pngs[0]}).prepare()
+    headers = {"Content-Type": form.headers["Content-Type"]}
+    answer = ask(f"{served.tiny}/predict", form.body[:-20], headers)
+    assert answer.status == 400
+    assert "lacks its last boundary" in answer.error
 
 
 def test_top_k_of_the_url_applies_to_json(served, pngs: list[bytes]) -> None:
