@@ -17,7 +17,7 @@ from benchmarks.contenders.contender import Endpoint, Server
 from benchmarks.harness.errors import BenchmarkError
 from cluster.artifact.store import default_store
 from cluster.config.plain_yaml import format_yaml
-from cluster.protocol.infer import HEADER_LENGTH
+from cluster.protocol.binary_tensor import HEADER_LENGTH
 from deployments.local import LocalCluster, processes
 from deployments.local.ports import free_ports
 

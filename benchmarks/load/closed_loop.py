@@ -20,7 +20,7 @@ import orjson
 
 from benchmarks.contenders.contender import Endpoint
 from benchmarks.harness.errors import BenchmarkError
-from cluster.protocol.infer import HEADER_LENGTH
+from cluster.protocol.binary_tensor import HEADER_LENGTH
 
 _TIMEOUT_S = 30.0
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.contenders.contender import Endpoint
 from benchmarks.harness.errors import BenchmarkError
-from cluster.protocol.infer import HEADER_LENGTH
+from cluster.protocol.binary_tensor import HEADER_LENGTH
 
 TOLERANCE = 1e-3
 """Largest difference to the reference, as a share of the largest output.

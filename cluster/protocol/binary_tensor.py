@@ -19,6 +19,9 @@ from cluster.tensors import TensorSpec
 
 Body = bytes | bytearray | memoryview
 
+HEADER_LENGTH = "Inference-Header-Content-Length"
+"""HTTP header with the length of the JSON part of a body with binary tensors."""
+
 
 def array_from_bytes(body: Body, offset: int, shape: Sequence[int], spec: TensorSpec) -> np.ndarray:
     """Return the array of ``shape`` and ``spec``'s datatype at ``offset`` of ``body``.

@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 
 from cluster.errors import ProgramError
-from cluster.protocol.infer import HEADER_LENGTH
+from cluster.protocol.binary_tensor import HEADER_LENGTH
 from cluster.tensors import TensorSpec
 
 _MAX_ERROR_CHARACTERS = 2000

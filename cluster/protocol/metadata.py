@@ -8,7 +8,7 @@ from typing import Any
 from cluster.activation import OutputActivation
 from cluster.tensors import TensorSpec
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration")
 """Supported protocol extensions."""
 
 CURRENT_VERSION = "1"

@@ -4,7 +4,7 @@
     router → replica                      the same, and the router's key, a lent body
     replica → client                      Server-Timing, request id
 
-The header of binary tensors belongs to the protocol: ``cluster.protocol.infer.HEADER_LENGTH``.
+The header of binary tensors is part of the protocol: :mod:`cluster.protocol.binary_tensor`.
 """
 
 from __future__ import annotations

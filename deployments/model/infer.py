@@ -21,8 +21,9 @@ from cluster.errors import PayloadTooLargeError, RequestError, UnsupportedMediaT
 from cluster.preprocess import TextEncoder
 from cluster.protocol import form
 from cluster.protocol.answer import encode_infer
+from cluster.protocol.binary_tensor import HEADER_LENGTH
 from cluster.protocol.indices import check_indices
-from cluster.protocol.infer import HEADER_LENGTH, decode_infer, parse_header_length
+from cluster.protocol.infer import decode_infer, parse_header_length
 from cluster.protocol.predict import (
     DEFAULT_TOP_K,
     PredictRequest,
@@ -77,13 +78,27 @@ async def infer(model: Model, request: Request) -> Response:
     manifest = model.manifest
     header_length = parse_header_length(request.headers.get(HEADER_LENGTH))
     decoded = decode_infer(
-        body, header_length, manifest.inputs, manifest.outputs, model.limits.json_bytes
+        body,
+        header_length,
+        manifest.inputs,
+        manifest.outputs,
+        model.limits.json_bytes,
+        max_texts=model.max_batch_size if model.text_encoder is not None else 0,
     )
+    if decoded.texts:
+        decoded = replace(decoded, arrays=await _encode_texts(model, decoded.texts))
     check_indices(decoded.arrays, manifest.inputs, manifest.index_limits)
     preprocess_s = time.perf_counter() - started
     answer = await model.submit(decoded.arrays, priority)
     started = time.perf_counter()
-    encoded = encode_infer(model.name, model.version, decoded, answer.outputs, manifest.outputs)
+    encoded = encode_infer(
+        model.name,
+        model.version,
+        decoded,
+        answer.outputs,
+        manifest.outputs,
+        labels=manifest.labels,
+    )
     encode_s = time.perf_counter() - started
     model.metrics.answered(answer, preprocess_s, encode_s)
     timing = _timing(answer, preprocess_s, encode_s)
@@ -155,15 +170,7 @@ async def _preprocess(model: Model, item: PredictRequest) -> list[np.ndarray]:
         image = await read_image(item.image, manifest.image, model.limits.image_pixels)
         return [image[None]]
     if item.text is not None:
-        if model.text_encoder is None:
-            raise RequestError(f"model {model.name} takes {_takes(manifest)}, got a text")
-        size, limit = len(item.text.encode()), model.limits.text_bytes
-        if size > limit:  # the whole text would be tokenized before it is truncated
-            raise PayloadTooLargeError(
-                f"the text is {size} bytes, this model reads at most {limit}"
-            )
-        encoded = await asyncio.to_thread(model.text_encoder, item.text)
-        return [encoded[spec.name][None] for spec in manifest.inputs]
+        return list(await _encode_texts(model, [item.text]))
     if len(manifest.inputs) != 1:
         raise RequestError(
             f"model {model.name} has {len(manifest.inputs)} inputs; send them to /infer"
@@ -171,6 +178,21 @@ async def _preprocess(model: Model, item: PredictRequest) -> list[np.ndarray]:
     arrays = [item_array(item.inputs, manifest.inputs[0])]
     check_indices(arrays, manifest.inputs, manifest.index_limits)
     return arrays
+
+
+async def _encode_texts(model: Model, texts: Sequence[str]) -> tuple[np.ndarray, ...]:
+    """Return the input arrays ``[len(texts), ...]`` of texts, tokenized in a thread."""
+    encoder = model.text_encoder
+    if encoder is None:
+        raise RequestError(f"model {model.name} takes {_takes(model.manifest)}, got a text")
+    limit = model.limits.text_bytes
+    for text in texts:
+        if (size := len(text.encode())) > limit:  # all of it would be tokenized, then truncated
+            raise PayloadTooLargeError(
+                f"the text is {size} bytes, this model reads at most {limit}"
+            )
+    encoded = await asyncio.to_thread(lambda: [encoder(text) for text in texts])
+    return tuple(np.stack([item[spec.name] for item in encoded]) for spec in model.manifest.inputs)
 
 
 def _takes(manifest: Manifest) -> str:

@@ -20,7 +20,8 @@ from starlette.responses import Response
 from cluster.config.serving import Limits
 from cluster.errors import RequestError
 from cluster.protocol.answer import encode_infer
-from cluster.protocol.infer import HEADER_LENGTH, InferRequest, decode_infer, parse_header_length
+from cluster.protocol.binary_tensor import HEADER_LENGTH
+from cluster.protocol.infer import InferRequest, decode_infer, parse_header_length
 from cluster.protocol.metadata import error_body
 from cluster.routing.answer_cache import content_key
 from cluster.routing.deadline import route_deadline
@@ -130,6 +131,7 @@ class RouteEndpoint:
             reply.outputs,
             self.served.node.contract.outputs,
             parameters,
+            self.served.node.contract.labels,
         )
         spans = {**timing, **_spans(reply.reports), **reply.timing}
         spans["total"] = (time.monotonic() - started) * 1e3

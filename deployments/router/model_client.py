@@ -21,8 +21,8 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from cluster.errors import LentBodyError, ProgramError
+from cluster.protocol.binary_tensor import HEADER_LENGTH
 from cluster.protocol.client import decode_answer, error_message
-from cluster.protocol.infer import HEADER_LENGTH
 from cluster.routing.contracts import Contract
 from cluster.routing.replicas import Replica, choose
 from cluster.runtime.lent_bodies import Bodies

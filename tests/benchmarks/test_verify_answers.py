@@ -11,7 +11,9 @@ from benchmarks.contenders.contender import Endpoint
 from benchmarks.harness.errors import BenchmarkError
 from benchmarks.load.verify import verify
 from cluster.protocol.answer import encode_infer
-from cluster.protocol.infer import HEADER_LENGTH, InferRequest, RequestedOutput
+from cluster.protocol.binary_tensor import HEADER_LENGTH
+from cluster.protocol.infer import InferRequest
+from cluster.protocol.requested_outputs import RequestedOutput
 from cluster.tensors import TensorSpec
 
 LOGITS = np.random.default_rng(3).standard_normal((3, 10)).astype(np.float32)

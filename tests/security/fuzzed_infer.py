@@ -9,6 +9,7 @@ The parser refuses by RequestError; any other error ends the run and saves the i
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -27,10 +28,11 @@ INPUTS = (
 OUTPUTS = (TensorSpec(name="y", datatype="FP32", shape=(-1, 2)),)
 ONE = INPUTS[:1]
 NO_LENGTH = 0xFFFF
+MAX_TEXTS = 4
 
 
 def one_input(data: bytes) -> None:
-    """Decode one body, for models with three inputs and with one."""
+    """Decode one body, for models with three inputs, with one, and of texts."""
     length, body = int.from_bytes(data[:2], "big"), data[2:]
     for inputs in (INPUTS, ONE):
         try:
@@ -39,10 +41,18 @@ def one_input(data: bytes) -> None:
             )
         except RequestError:
             continue
+        if request.texts:
+            raise AssertionError("this model takes no texts")
         for spec, array in zip(inputs, request.arrays, strict=True):
             if array.dtype != spec.dtype or array.shape != (request.batch, *spec.item_shape):
                 raise AssertionError(f"{spec.name}: {array.dtype} {array.shape}")
             array.sum()  # reads every byte
+    with contextlib.suppress(RequestError):
+        request = infer.decode_infer(
+            body, None if length == NO_LENGTH else length, ONE, OUTPUTS, 1 << 16, MAX_TEXTS
+        )
+        if len(request.texts) > MAX_TEXTS or (request.texts and request.arrays):
+            raise AssertionError(f"{len(request.texts)} texts, {len(request.arrays)} arrays")
 
 
 def seeds() -> list[bytes]:
@@ -55,8 +65,14 @@ def seeds() -> list[bytes]:
         b'"parameters":{"binary_data":true}}]}'
     )
     json = b'{"id":"1","inputs":[{"name":"a","datatype":"FP32","shape":[1,2],"data":[1,2.5e-3]}]}'
+    texts = (
+        b'{"inputs":[{"name":"t","datatype":"BYTES","shape":[2,1],'
+        b'"parameters":{"binary_data_size":10}}],'
+        b'"outputs":[{"name":"y","parameters":{"classification":1}}]}'
+    )
     return [
         len(binary).to_bytes(2, "big") + binary + bytes(19),
+        len(texts).to_bytes(2, "big") + texts + b"\1\0\0\0a\1\0\0\0b",
         NO_LENGTH.to_bytes(2, "big") + json,
         bytes(2) + bytes(16),
     ]

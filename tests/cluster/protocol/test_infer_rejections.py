@@ -107,9 +107,16 @@ def test_decode_rejects_header_length_beyond_body(header_length):
             {"outputs": [{"name": "y", "parameters": {"binary_data": "yes"}}]},
             "binary_data of output 'y' must be true or false, got 'yes'",
         ),
+        *(
+            (
+                {"outputs": [{"name": "y", "parameters": {"classification": count}}]},
+                "classification of output 'y' must be an integer in 1..1000, got",
+            )
+            for count in (0, -1, 1001, True, 2.0, "3", [])
+        ),
         (
-            {"outputs": [{"name": "y", "parameters": {"classification": 3}}]},
-            "output 'y': the classification parameter is not supported",
+            {"outputs": [{"name": "y", "parameters": {"shared_memory_region": "r"}}]},
+            "output 'y': shared memory is not supported; request it as binary data",
         ),
     ],
 )
@@ -136,9 +143,12 @@ def test_decode_rejects_different_batch_sizes():
         (tensor(name="X"), r"no input is named 'X' \(string\); expected 'x'"),
         (tensor(name=MISSING), "no input is named None"),
         (tensor(name=["x"]), r"no input is named \['x'\]"),
-        (tensor(datatype="FP64"), "datatype must be 'FP32', got 'FP64'"),
+        (tensor(datatype="FP64"), "got 'FP64' .string.; FP16, BF16 are converted exactly"),
         (tensor(datatype="fp32"), "datatype must be 'FP32', got 'fp32'"),
-        (tensor(datatype="BYTES"), "datatype must be 'FP32', got 'BYTES'"),
+        (tensor(datatype="BYTES"), "datatype must be 'FP32', got 'BYTES' .*text model"),
+        (tensor(datatype="BF16"), "input 'x': send BF16 as binary data, or FP32 as JSON"),
+        (tensor(datatype=["FP16"]), r"datatype must be 'FP32', got \['FP16'\] \(array\)"),
+        (tensor(datatype="INT8"), "datatype must be 'FP32', got 'INT8'"),
         (tensor(datatype=MISSING), "datatype must be 'FP32', got nothing"),
         (tensor(shape=MISSING), r"shape must be a list of integers like \[-1, 2\], got nothing"),
         (tensor(shape=2), "shape must be a list of integers"),

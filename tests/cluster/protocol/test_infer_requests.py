@@ -7,7 +7,8 @@ import numpy as np
 import orjson
 import pytest
 
-from cluster.protocol.infer import RequestedOutput, decode_infer, parse_header_length
+from cluster.protocol.infer import decode_infer, parse_header_length
+from cluster.protocol.requested_outputs import RequestedOutput
 from cluster.tensors import TensorSpec
 
 X = TensorSpec(name="x", datatype="FP32", shape=(-1, 2, 3))

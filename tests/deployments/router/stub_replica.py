@@ -10,7 +10,8 @@ import numpy as np
 from aiohttp import web
 
 from cluster.protocol.answer import encode_infer
-from cluster.protocol.infer import HEADER_LENGTH, decode_infer
+from cluster.protocol.binary_tensor import HEADER_LENGTH
+from cluster.protocol.infer import decode_infer
 from cluster.routing.contracts import Contract, Scores
 from cluster.tensors import TensorSpec
 from deployments.router.call import Call, Items

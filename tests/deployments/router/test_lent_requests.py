@@ -8,7 +8,7 @@ from collections.abc import Callable
 from aiohttp import web
 from stub_replica import PREFIX, echo, replica, stubbed_model
 
-from cluster.protocol.infer import HEADER_LENGTH
+from cluster.protocol.binary_tensor import HEADER_LENGTH
 from cluster.routing.replicas import Replica
 from cluster.runtime.lent_bodies import read_lent
 from deployments.http.body import LENT_BODY

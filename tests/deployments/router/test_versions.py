@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from stub_replica import Handler, StubbedModel, echo, replica, stubbed_model
 
-from cluster.protocol.infer import HEADER_LENGTH
+from cluster.protocol.binary_tensor import HEADER_LENGTH
 from deployments.router import versions
 from deployments.router.call import NoAnswerError
 
