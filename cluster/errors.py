@@ -18,6 +18,7 @@
     ├── ClusterError                   500   the local cluster did not start or stop
     └── RequestError                   400   the client's request is wrong
         ├── UnknownModelError          404
+        ├── UnsupportedPathError       404
         ├── LentBodyError              412   a lent body that this process cannot read
         ├── PayloadTooLargeError       413
         └── UnsupportedMediaTypeError  415
@@ -117,6 +118,12 @@ class RequestError(HeadraceError):
 
 class UnknownModelError(RequestError):
     """No model of that name is served here."""
+
+    http_status = 404
+
+
+class UnsupportedPathError(RequestError):
+    """The path belongs to an extension of the protocol that this server does not have."""
 
     http_status = 404
 

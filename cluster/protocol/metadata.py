@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cluster.activation import OutputActivation
+from cluster.protocol.fields import flag
+from cluster.protocol.json_body import read_object
 from cluster.tensors import TensorSpec
 
-EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration")
-"""Supported protocol extensions."""
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "statistics",
+)
+"""Supported protocol extensions. Of ``model_repository`` the index alone: models are loaded by the
+Serve config, as by Triton's ``--model-control-mode=none``."""
 
 CURRENT_VERSION = "1"
 """Version number of the model that is served now, whatever its artifact.
@@ -65,6 +74,23 @@ def model_config(
         "input": [_tensor_config(spec) for spec in inputs],
         "output": [_tensor_config(spec) for spec in outputs],
     }
+
+
+def requires_ready(body: bytes) -> bool:
+    """Whether a request for the index is for ready models only; RequestError if it is invalid."""
+    return bool(flag(read_object(body, len(body)), "ready", "the request"))
+
+
+def repository_index(models: Mapping[str, tuple[str, str]]) -> list[dict[str, str]]:
+    """Return the body of ``POST /v2/repository/index``.
+
+    ``models``: name → state (``READY``, ``LOADING``, ``UNLOADING``, ``UNAVAILABLE``) and its
+    reason, empty for a ready model.
+    """
+    return [
+        {"name": name, "version": CURRENT_VERSION, "state": state, "reason": reason}
+        for name, (state, reason) in models.items()
+    ]
 
 
 def error_body(message: str) -> dict[str, str]:

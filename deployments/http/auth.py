@@ -46,7 +46,9 @@ PROBES = SERVE_PROBES | {"/v2/health/live", "/v2/health/ready"}
 """Paths that need no key."""
 
 _NAMED = re.compile(r"/v2/(?:models|shadow)/([^/]+)(?:/|$)")
-_SERVER = re.compile(r"/v2/?$|/v2/models/?$|/v2/health/|/docs$|/openapi\.json$|/-/routes/?$")
+_SERVER = re.compile(
+    r"/v2/?$|/v2/models/?$|/v2/repository/index/?$|/v2/health/|/docs$|/openapi\.json$|/-/routes/?$"
+)
 """Paths of the server itself in Serve's proxy."""
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -115,6 +117,12 @@ def refusal_for(scope: Scope, name: str) -> Refusal | None:
     """Admit a request to the route of that name; None: admitted, or the server has no keys."""
     admission: Admission | None = scope.get(_ADMISSION)
     return None if admission is None else admission.refusal(name)
+
+
+def foreign_to(scope: Scope, name: str) -> Refusal | None:
+    """Check alone whether the client's key opens that name; None: it does, or there are no keys."""
+    admission: Admission | None = scope.get(_ADMISSION)
+    return None if admission is None else admission.foreign_to(name)
 
 
 class Authenticator:

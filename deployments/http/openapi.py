@@ -89,6 +89,18 @@ _PREDICT: dict[str, Any] = {
     },
 }
 
+INDEX: dict[str, Any] = {
+    "requestBody": {
+        "required": False,
+        "content": {
+            "application/json": {
+                "schema": {"type": "object", "properties": {"ready": {"type": "boolean"}}}
+            }
+        },
+    },
+}
+"""Body of POST /repository/index."""
+
 
 def predict(activation: OutputActivation, labels: Sequence[str], output: str) -> dict[str, Any]:
     """Return body and answer of POST /predict, by the meaning of the model's ``output``."""

@@ -1,7 +1,8 @@
 """HTTP paths of one model, or of a route, below /v2/models/NAME.
 
 POST /infer  /predict     see model/infer.py; a route has no /predict
-GET  ""  /ready           metadata, readiness
+GET  ""  /ready  /config  metadata, readiness, Triton's configuration
+GET  /stats               statistics of this replica
 GET  /docs  /openapi.json
 and all but the last two also below /versions/VERSION: the artifact's, or 1 for the current one
 """
@@ -9,6 +10,7 @@ and all but the last two also below /versions/VERSION: the artifact's, or 1 for 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -26,10 +28,12 @@ from cluster.protocol.metadata import (
     model_metadata,
 )
 from cluster.protocol.predict import MAX_TOP_K
+from cluster.protocol.statistics import Statistics
 from cluster.tensors import TensorSpec
 from deployments.http import openapi
 from deployments.http.compression import compress
 from deployments.http.errors import Count, answer_errors, error_response, json_response
+from deployments.http.unsupported import OF_MODEL, add_unsupported
 
 TopK = Annotated[
     int | None,
@@ -58,6 +62,7 @@ class Endpoint:
 
     ready: Callable[[], bool]
     failed: Count
+    statistics: Statistics
     activation: OutputActivation = "none"
     """Meaning of a model's output, for /predict."""
 
@@ -101,11 +106,24 @@ class ModelApp:
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
-            response = await self._endpoint.infer(request)
-            await compress(response, request.headers.get("accept-encoding"))
+            response = await _answer(self._endpoint, request, self._endpoint.infer(request))
         except Exception as error:  # noqa: BLE001 - answered, and logged if it is a server error
             response = error_response(error, self._endpoint.failed)
         await response(scope, receive, send)
+
+
+async def _answer(endpoint: Endpoint, request: Request, computed: Awaitable[Response]) -> Response:
+    """Return the answer to an inference, compressed if requested; count a failure."""
+    started = time.perf_counter()
+    try:
+        response = await computed
+    except BaseException:  # also a cancelled request
+        endpoint.statistics.failed(time.perf_counter() - started)
+        raise
+    if response.status_code >= 400:
+        endpoint.statistics.failed(time.perf_counter() - started)
+    await compress(response, request.headers.get("accept-encoding"))
+    return response
 
 
 def _paths(endpoint: Endpoint) -> FastAPI:
@@ -113,7 +131,7 @@ def _paths(endpoint: Endpoint) -> FastAPI:
     name, predict = endpoint.name, endpoint.predict
 
     async def infer(request: Request) -> Response:
-        return await endpoint.infer(request)
+        return await _answer(endpoint, request, endpoint.infer(request))
 
     async def ready() -> Response:
         is_ready = endpoint.ready()
@@ -139,6 +157,9 @@ def _paths(endpoint: Endpoint) -> FastAPI:
             )
         )
 
+    async def statistics() -> Response:
+        return json_response(endpoint.statistics.describe(name, CURRENT_VERSION))
+
     def require_version(version: str) -> None:
         if version not in endpoint.versions:
             known = " and ".join(map(repr, endpoint.versions))
@@ -160,7 +181,7 @@ def _paths(endpoint: Endpoint) -> FastAPI:
         if predict is not None:
             add(
                 f"{prefix}/predict",
-                _predict(predict),
+                _predict(endpoint, predict),
                 methods=["POST"],
                 dependencies=checks,
                 summary="Labels or numbers of one item",
@@ -170,19 +191,19 @@ def _paths(endpoint: Endpoint) -> FastAPI:
             )
         add(f"{prefix}/ready", ready, dependencies=checks, summary="Whether the model answers")
         add(f"{prefix}/config", config, dependencies=checks, summary="Triton's configuration")
+        add(f"{prefix}/stats", statistics, dependencies=checks, summary="Statistics of a replica")
         add(prefix or "/", metadata, dependencies=checks, summary="Inputs, outputs, versions")
+    add_unsupported(app, "", OF_MODEL)
     app.add_middleware(BarePrefix)
     answer_errors(app, endpoint.failed)
     return app
 
 
 def _predict(
-    answer: Callable[[Request, int | None], Awaitable[Response]],
+    endpoint: Endpoint, compute: Callable[[Request, int | None], Awaitable[Response]]
 ) -> Callable[..., Awaitable[Response]]:
     async def predict(request: Request, k: TopK = None) -> Response:
-        response = await answer(request, k)
-        await compress(response, request.headers.get("accept-encoding"))
-        return response
+        return await _answer(endpoint, request, compute(request, k))
 
     return predict
 

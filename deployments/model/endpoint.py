@@ -23,6 +23,7 @@ def of_model(model: Model) -> Endpoint:
         predict=partial(infer.predict, model),
         ready=lambda: True,  # a replica opens its port only when it is ready
         failed=model.metrics.failed,
+        statistics=model.metrics.statistics,
         activation=model.manifest.activation,
         labels=model.manifest.labels,
     )

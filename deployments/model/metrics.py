@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ray.util import metrics
 
 from cluster.artifact.layout import Layout
+from cluster.protocol.statistics import Statistics
 from cluster.runtime.batcher import Answer
 from cluster.runtime.shard import ShardCounters
 from deployments.ray.histograms import MS_BOUNDS
@@ -23,6 +24,9 @@ class ModelMetrics:
             series = metrics.Histogram(name, description, bounds, tag_keys=("model",))
             series.set_default_tags({"model": model})
             return series
+
+        self.statistics = Statistics()
+        """The same counts, for clients."""
 
         self._requests = metrics.Counter(
             "headrace_requests", "Requests answered, by outcome.", ("model", "outcome")
@@ -61,10 +65,13 @@ class ModelMetrics:
         loop.call_soon(self._record, answer, preprocess_s, encode_s)
 
     def _record(self, answer: Answer, preprocess_s: float, encode_s: float) -> None:
+        items = int(answer.outputs[0].shape[0])
+        self.statistics.answered(items, answer.queue_s, preprocess_s, answer.compute_s, encode_s)
         self._requests.inc(tags={"outcome": "ok"})
         self._queue.observe(answer.queue_s * 1e3)
         self._preprocess.observe(preprocess_s * 1e3)
         if answer.first:  # metrics of the batch count once
+            self.statistics.executed(answer.batch_size, answer.compute_s)
             self._batch.observe(answer.batch_size)
             self._items.inc(answer.batch_size)
             self._compute.observe(answer.compute_s * 1e3)

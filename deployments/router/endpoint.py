@@ -71,16 +71,30 @@ class RouteEndpoint:
                 f"the request holds {decoded.batch} items, this route takes at most "
                 f"{contract.max_items} in one request; split the request"
             )
-        timing = {"ingress": (time.monotonic() - started) * 1e3}
+        decoded_at = time.monotonic()
+        timing = {"ingress": (decoded_at - started) * 1e3}
         tracing.phases(timing)
         call = self._call(request, decoded, started)
         try:
             reply = await self._answer(Items(decoded.arrays), call)
         except NoAnswerError as error:
             return self._error_response(error, started)
+        replied_at = time.monotonic()
         response = self._response(decoded, reply, timing, started)
+        ended_at = time.monotonic()
         outcome = "partial" if reply.partial else "cached" if "cached" in reply.facts else "ok"
-        self.served.metrics.answered(outcome, time.monotonic() - started, reply.reports)
+        self.served.metrics.answered(outcome, ended_at - started, reply.reports)
+        if outcome == "cached":
+            self.served.metrics.statistics.cached(ended_at - started)
+        else:
+            self.served.metrics.statistics.answered(
+                decoded.batch,
+                queue_s=0,
+                input_s=decoded_at - started,
+                infer_s=replied_at - decoded_at,
+                output_s=ended_at - replied_at,
+            )
+            self.served.metrics.statistics.executed(decoded.batch, replied_at - decoded_at)
         return response
 
     def _call(self, request: Request, decoded: InferRequest, started: float) -> Call:
@@ -100,11 +114,13 @@ class RouteEndpoint:
         answers = self.served.answers
         if answers is None:
             return await self.served.node.answer(items, call)
+        started = time.monotonic()
         key = content_key(items.arrays)
         cached = answers.get(self.replicas.generation, key)
         self.served.metrics.cache(cached is not None, answers.bytes)
         if cached is not None:
             return Reply(cached, facts={"cached": True})
+        self.served.metrics.statistics.missed(time.monotonic() - started)
         generation = self.replicas.generation
         reply = await self.served.node.answer(items, call)
         if not reply.partial:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ray.util import metrics
 
+from cluster.protocol.statistics import Statistics
 from cluster.routing.shadow import Comparison
 from deployments.ray.histograms import MS_BOUNDS
 from deployments.router.call import Report
@@ -32,6 +33,9 @@ class RouteMetrics:
             series = metrics.Histogram(name, description, bounds, ("route", *tags))
             series.set_default_tags({"route": route})
             return series
+
+        self.statistics = Statistics()
+        """The same counts, for clients."""
 
         self._name = route
         self._requests = counter("headrace_route_requests", "Requests, by outcome.", "outcome")

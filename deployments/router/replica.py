@@ -21,7 +21,7 @@ from cluster.errors import HeadraceError, UnknownModelError
 from cluster.protocol.metadata import error_body
 from deployments.config.deployed import deployed_models
 from deployments.http import auth, keys, openapi
-from deployments.http.catalog import ModelIndex, ModelStatus, add_server_paths
+from deployments.http.catalog import READY, ModelIndex, ModelStatus, add_server_paths
 from deployments.http.errors import answer_errors, json_response
 from deployments.http.headers import ROUTER_KEY
 from deployments.http.paths import BarePrefix, Endpoint, ModelApp
@@ -145,6 +145,7 @@ class RouterApp:
             predict=None,
             ready=lambda: served.node.available,
             failed=served.metrics.failed,
+            statistics=served.metrics.statistics,
         )
 
     def _server_paths(self) -> FastAPI:
@@ -171,5 +172,10 @@ class RouterApp:
         return app
 
     async def _served(self) -> list[ModelStatus]:
-        routes = [ModelStatus(name, route.node.available) for name, route in self._routes.items()]
+        routes = [
+            ModelStatus(name, READY)
+            if route.node.available
+            else ModelStatus(name, "UNAVAILABLE", "a model that it calls has no replica")
+            for name, route in self._routes.items()
+        ]
         return sorted([*await self._index.served(), *routes], key=lambda served: served.name)

@@ -55,6 +55,17 @@ def test_cluster_paths_require_a_key(closed, path: str) -> None:
     assert ask(f"{closed.cluster.http}{path}", headers=key("all")).status == 200
 
 
+def test_key_sees_and_counts_its_own_models(closed) -> None:
+    for url, name in (("/v2/models", "models"), ("/v2/repository/index", None)):
+        body = None if name else b""
+        seen = ask(f"{closed.cluster.http}{url}", body, key("routes")).json
+        assert [model["name"] for model in (seen[name] if name else seen)] == ["mean"]
+        assert ask(f"{closed.cluster.http}{url}", body).status == 401
+    assert ask(f"{closed.models}/one/stats", headers=key("routes")).status == 403
+    assert ask(f"{closed.models}/nobody", headers=key("routes")).status == 403
+    assert ask(f"{closed.models}/mean/stats", headers=key("routes")).status == 200
+
+
 @pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready"])
 def test_probes_need_no_key(closed, path: str) -> None:
     answer = ask(f"{closed.cluster.http}{path}")

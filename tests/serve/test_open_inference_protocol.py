@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,6 +138,81 @@ def test_handwritten_json_gets_json_logits(served) -> None:
     assert output["shape"] == [1, len(served.artifact.manifest.labels)]
     logits = np.array(output["data"], np.float32).reshape(output["shape"])
     np.testing.assert_array_equal(logits, served.run(array))
+
+
+def test_client_sends_half_precision(served, client) -> None:
+    halves = served.random_input(2).astype(np.float16)
+    for binary in (True, False):
+        half = triton.InferInput(served.input.name, list(halves.shape), "FP16")
+        half.set_data_from_numpy(halves, binary_data=binary)
+        logits = client.infer("tiny", [half]).as_numpy(served.output.name)
+        np.testing.assert_array_equal(logits, served.run(halves.astype(np.float32)))
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_client_gets_the_best_classes(served, client, binary: bool) -> None:
+    array = served.random_input(3, seed=5)
+    wanted = triton.InferRequestedOutput(served.output.name, binary_data=binary, class_count=2)
+    answer = client.infer("tiny", [tensor(served, array)], outputs=[wanted])
+    best = answer.as_numpy(served.output.name)
+    assert best.shape == (3, 2)
+    labels = served.artifact.manifest.labels
+    for row, logits in zip(best, served.run(array), strict=True):
+        for text, index in zip(row, np.argsort(-logits)[:2], strict=True):
+            value, position, label = (text.decode() if binary else text).split(":")
+            assert (int(position), label) == (index, labels[index])
+            assert np.float32(value) == logits[index]
+
+
+def test_statistics_count_what_the_client_sends(served, client) -> None:
+    """With the requests of other tests before, so differences count."""
+
+    def read() -> dict[str, Any]:
+        (entry,) = client.get_inference_statistics("cut", "1")["model_stats"]
+        return dict(entry)
+
+    client.infer("cut", [tensor(served, served.random_input(1))])
+    before = read()
+    for rows in (1, 3):
+        client.infer("cut", [tensor(served, served.random_input(rows))])
+    with pytest.raises(InferenceServerException):
+        client.infer("cut", [tensor(served, served.random_input(9))])
+    after = read()
+    assert after["replica"] == before["replica"]
+    assert after["inference_count"] - before["inference_count"] == 4
+    assert after["execution_count"] - before["execution_count"] == 2
+    parts = ("success", "fail", "queue", "compute_infer")
+    grown = {
+        part: {
+            field: after["inference_stats"][part][field] - before["inference_stats"][part][field]
+            for field in ("count", "ns")
+        }
+        for part in parts
+    }
+    assert [grown[part]["count"] for part in parts] == [2, 1, 2, 2]
+    assert all(grown[part]["ns"] > 0 for part in parts)
+    assert grown["success"]["ns"] >= grown["queue"]["ns"] + grown["compute_infer"]["ns"]
+    assert after["last_inference"] >= before["last_inference"] > 0
+    (route,) = client.get_inference_statistics("mean")["model_stats"]
+    assert route["name"] == "mean"
+
+
+def test_client_reads_the_index_of_models(served, client) -> None:
+    index = {model["name"]: model for model in client.get_model_repository_index()}
+    assert set(index) == {"cut", "tight", "tiny", *(route["name"] for route in routes(0.5))}
+    assert index["tiny"] == {"name": "tiny", "version": "1", "state": "READY", "reason": ""}
+
+
+def test_extensions_that_are_absent_say_what_to_do(served, client) -> None:
+    for call, message in (
+        (lambda: client.load_model("tiny"), "headrace up CONFIG"),
+        (client.get_inference_statistics, "GET /v2/models/NAME/stats"),
+        (lambda: client.get_trace_settings("tiny"), "tracing_config"),
+        (client.get_log_settings, "logging_config"),
+        (client.get_system_shared_memory_status, "shared memory is not supported"),
+    ):
+        with pytest.raises(InferenceServerException, match=message):
+            call()
 
 
 def test_client_gets_the_reason_of_a_refusal(served, client) -> None:

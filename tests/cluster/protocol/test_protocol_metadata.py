@@ -8,7 +8,13 @@ def test_server_metadata_has_protocol_fields():
     assert server_metadata("headrace", "0.1") == {
         "name": "headrace",
         "version": "0.1",
-        "extensions": ["binary_tensor_data", "classification", "model_configuration"],
+        "extensions": [
+            "binary_tensor_data",
+            "classification",
+            "model_configuration",
+            "model_repository",
+            "statistics",
+        ],
     }
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from typing import Any
 
 import pytest
 from ray import serve
 from ray.serve.schema import ApplicationStatusOverview, DeploymentStatusOverview, ServeStatus
+from support import asgi
 
 from deployments.http.catalog import Catalog
 from deployments.ray.names import MODEL_DEPLOYMENT_PREFIX
@@ -27,25 +26,29 @@ def status(application: str) -> ServeStatus:
     return ServeStatus(applications={"any": overview})
 
 
-def ask(path: str, method: str = "POST") -> tuple[int, dict[str, Any]]:
-    sent: list[Any] = []
+def ask(path: str, method: str = "POST") -> tuple[int, Any]:
+    app = Catalog().__serve_build_asgi_app__()
+    answer = asgi.ask(app, path, b"" if method == "POST" else None, method=method)
+    return answer.status, answer.json
 
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
 
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "method": method,
-        "path": path,
-        "root_path": "",
-        "query_string": b"",
-        "headers": [],
-    }
-    asyncio.run(Catalog().__serve_build_asgi_app__()(scope, receive, send))
-    return sent[0]["status"], json.loads(sent[1]["body"])
+@pytest.mark.parametrize(
+    ("application", "state"),
+    [
+        ("RUNNING", "READY"),
+        ("DEPLOYING", "LOADING"),
+        ("DELETING", "UNLOADING"),
+        ("DEPLOY_FAILED", "UNAVAILABLE"),
+        ("UNHEALTHY", "UNAVAILABLE"),
+    ],
+)
+def test_index_has_state_of_application(
+    monkeypatch: pytest.MonkeyPatch, application: str, state: str
+) -> None:
+    monkeypatch.setattr(serve, "status", lambda: status(application))
+    code, (model,) = ask("/repository/index")
+    assert (code, model["name"], model["state"]) == (200, "digits", state)
+    assert bool(model["reason"]) == (state != "READY")
 
 
 @pytest.mark.parametrize("application", ["DEPLOYING", "DEPLOY_FAILED"])

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.errors import GroupLostError, HeadraceError, ProgramError, RequestError
+from cluster.protocol.statistics import Statistics
 from cluster.tensors import TensorSpec
 from deployments.http import keys
 from deployments.http.catalog import ModelStatus, add_server_paths
@@ -46,13 +47,14 @@ def model(error: Exception) -> ModelApp:
             predict=fails,
             ready=lambda: True,
             failed=lambda outcome: None,
+            statistics=Statistics(),
         )
     )
 
 
 def catalog() -> FastAPI:
     async def served() -> list[ModelStatus]:
-        return [ModelStatus("m", ready=False)]
+        return [ModelStatus("m", "LOADING", "its deployment is in progress")]
 
     app = FastAPI()
     add_server_paths(app, "/v2", served)

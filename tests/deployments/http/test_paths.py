@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gzip
 import zlib
 from typing import Any
@@ -11,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from support.asgi import ask
 
+from cluster.protocol.statistics import Statistics
 from cluster.tensors import TensorSpec
 from deployments.http.body import read_body
 from deployments.http.paths import Endpoint, ModelApp
@@ -38,6 +41,7 @@ def model(**changes: Any) -> ModelApp:
         "predict": echo,
         "ready": lambda: True,
         "failed": lambda outcome: None,
+        "statistics": Statistics(),
     }
     return ModelApp(Endpoint(**{**fields, **changes}))
 
@@ -103,3 +107,65 @@ def test_limit_of_body_holds_after_decompression() -> None:
         answer = ask(model(), f"{ROOT}/infer", compressed, headers, root_path=ROOT)
         assert answer.status == 413
         assert str(LIMIT) in answer.error
+
+
+@pytest.mark.parametrize("path", ["/trace/setting", "/generate", "/generate_stream"])
+def test_extension_that_is_absent_says_what_to_do(path: str) -> None:
+    for method in ("GET", "POST"):
+        answer = ask(model(), ROOT + path, b"{}", method=method, root_path=ROOT)
+        assert answer.status == 404
+        assert "tracing_config" in answer.error or "/infer" in answer.error
+
+
+# ------------------------------------------------------------------ statistics
+
+
+def failures(app: ModelApp) -> tuple[int, int]:
+    """Return count and nanoseconds of failed requests."""
+    (entry,) = ask(app, f"{ROOT}/stats", root_path=ROOT).json["model_stats"]
+    fail = entry["inference_stats"]["fail"]
+    return fail["count"], fail["ns"]
+
+
+def test_refused_and_failed_inferences_are_counted() -> None:
+    app = model()
+    assert failures(app) == (0, 0)
+    big = bytes(LIMIT + 1)
+    for count, path in enumerate(("/infer", "/versions/1/infer", "/predict"), 1):
+        assert ask(app, ROOT + path, big, root_path=ROOT).status == 413
+        assert failures(app)[0] == count
+    assert ask(app, f"{ROOT}/versions/9/infer", b"x", root_path=ROOT).status == 404
+    assert ask(app, f"{ROOT}/nothing", root_path=ROOT).status == 404
+    assert failures(app)[0] == 3  # no inference was requested of this version
+
+
+def test_time_of_failure_is_measured() -> None:
+    async def fails(request: Request) -> Response:
+        await asyncio.sleep(0.05)
+        return Response(status_code=504)
+
+    app = model(infer=fails)
+    assert ask(app, f"{ROOT}/infer", b"x", root_path=ROOT).status == 504
+    count, ns = failures(app)
+    assert count == 1
+    assert ns >= 50_000_000
+
+
+def test_cancelled_request_is_counted() -> None:
+    async def waits(request: Request) -> Response:
+        await asyncio.sleep(60)
+        return Response()
+
+    app = model(infer=waits)
+
+    async def cancel() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await app(scope(), None, None)  # type: ignore[arg-type]
+
+    def scope() -> dict[str, Any]:
+        path = f"{ROOT}/infer"
+        return {"type": "http", "method": "POST", "path": path, "root_path": ROOT, "headers": []}
+
+    asyncio.run(cancel())
+    assert failures(app)[0] == 1
