@@ -96,9 +96,12 @@ def model(args: dict[str, Any]) -> Application:
 
 
 def catalog(args: dict[str, Any]) -> Application:
-    """Build the server's own paths, behind ``/v2``. ConfigError for any argument."""
+    """Build the server's own paths, behind ``/v2``; ``args`` are those of ``CatalogArgs``.
+
+    ConfigError names the field, its value and the allowed ones.
+    """
     has_keys = keys.configured() is not None
-    serve_config.check_catalog_args(args, "args")
+    checked = serve_config.catalog_args(args, "args")
     prefix = serve_config.CATALOG_ROUTE
     require_route_prefix(serve_details(), serve_config.CATALOG, None, prefix)
     deployment = serve.deployment(
@@ -107,7 +110,7 @@ def catalog(args: dict[str, Any]) -> Application:
         max_ongoing_requests=100,
         graceful_shutdown_timeout_s=replica_stop_s(),
     )(serve.ingress()(Catalog))
-    return deployment.bind(has_keys)
+    return deployment.bind(has_keys, checked.cors_origins)
 
 
 def router(args: dict[str, Any]) -> Application:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from cluster.config.base import MODEL_NAME, Config
+from cluster.config.origins import CorsOrigins
 from cluster.config.serving import Limits
 from cluster.tensors import TensorSpec
 
@@ -292,6 +293,7 @@ class RouterArgs(Config):
 
     routes: tuple[Route, ...] = Field(min_length=1, description="Routes for clients.")
     limits: Limits = Field(default=Limits(), description="Maximum size of a request.")
+    cors_origins: CorsOrigins = ()
     max_ongoing_requests: int = Field(
         default=256, ge=1, description="In-flight requests of the router."
     )

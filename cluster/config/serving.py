@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from cluster.config.base import MODEL_NAME, Config
+from cluster.config.origins import CorsOrigins
 from cluster.config.parallel import Parallel
 
 
@@ -59,6 +60,12 @@ class Limits(Config):
     )
 
 
+class CatalogArgs(Config):
+    """`args:` of an application with `import_path: deployments.app:catalog`."""
+
+    cors_origins: CorsOrigins = ()
+
+
 class ModelArgs(Config):
     """`args:` of an application with `import_path: deployments.app:model`."""
 
@@ -82,6 +89,7 @@ class ModelArgs(Config):
     )
     batching: Batching = Field(default=Batching(), description="Dynamic batching.")
     limits: Limits = Field(default=Limits(), description="Maximum size of a request.")
+    cors_origins: CorsOrigins = ()
     compute_threads: int = Field(
         default=1, ge=1, description="CPU threads of one run, and number of reserved CPUs."
     )

@@ -19,7 +19,7 @@ from cluster.artifact.served import BoundModel
 from cluster.artifact.store import default_store
 from cluster.config.base import parse, read_yaml
 from cluster.config.routing import RouterArgs
-from cluster.config.serving import ModelArgs
+from cluster.config.serving import CatalogArgs, ModelArgs
 from cluster.errors import ConfigError
 from deployments.ray.names import MODELS_PATH
 
@@ -145,10 +145,9 @@ def router_args(args: Any, where: str) -> RouterArgs:
     return parse(args, RouterArgs, where)
 
 
-def check_catalog_args(args: Any, where: str) -> None:
-    """Check ``args:`` of the catalog's application; ConfigError unless it is empty."""
-    if args:
-        raise ConfigError(f"{where}: {CATALOG} takes no args (given: {args!r:.100})")
+def catalog_args(args: Any, where: str) -> CatalogArgs:
+    """Check ``args:`` of the catalog's application; ConfigError with ``where``, field and value."""
+    return parse(args or {}, CatalogArgs, where)
 
 
 def _require_known_fields(fields: dict[str, Any], kind: type[BaseModel], where: str) -> None:
@@ -181,7 +180,7 @@ def _router(application: dict[str, Any], where: str) -> RouterArgs:
 
 
 def _check_catalog(application: dict[str, Any], where: str) -> None:
-    check_catalog_args(application.get("args"), f"{where}.args")
+    catalog_args(application.get("args"), f"{where}.args")
     route = application.get("route_prefix", "/")
     if route != CATALOG_ROUTE:
         raise ConfigError(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from fastapi import FastAPI, Request
@@ -30,7 +30,7 @@ from cluster.protocol.metadata import (
     requires_ready,
     server_metadata,
 )
-from deployments.http import auth, openapi
+from deployments.http import auth, cors, openapi
 from deployments.http.body import read_body
 from deployments.http.errors import answer_errors, json_response
 from deployments.http.paths import BarePrefix
@@ -162,11 +162,13 @@ class ModelIndex:
 class Catalog:
     """Deployment class of the catalog: one small replica without a model."""
 
-    def __init__(self, has_keys: bool = False) -> None:
-        """``has_keys``: whether the server has API keys."""
+    def __init__(self, has_keys: bool = False, cors_origins: Sequence[str] = ()) -> None:
+        """``has_keys``: whether the server has API keys. ``cors_origins``: see ``CatalogArgs``."""
         self._has_keys = has_keys
+        self._cors_origins = cors_origins
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
+        cors.allow(self._cors_origins)
         app = FastAPI(title="Headrace", version=__version__, responses=openapi.ERRORS)
         add_server_paths(app, "", ModelIndex().served)
         app.add_middleware(BarePrefix)

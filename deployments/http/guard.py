@@ -15,7 +15,7 @@ the deployment reads it.
 Serve calls :func:`middlewares` once per replica, if the cluster's processes have the variable
 ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deployments.http.guard:middlewares``. It wraps its ASGI
 app in the result, outermost last, so that the guard is first to see a request and last to see its
-answer.
+answer; only the headers for pages of other origins (:mod:`deployments.http.cors`) come after it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.http import auth, headers
+from deployments.http import auth, cors, headers
 from deployments.http.auth import authenticator
 from deployments.http.body_rate import BodyRate
 from deployments.http.deadline import DEADLINE_KEY, Deadline
@@ -57,8 +57,8 @@ def middlewares() -> list[Middleware]:
     guard = Middleware(RequestGuard, max_timeout_s=max_request_timeout_s())
     keys = authenticator()
     if keys is None:
-        return [guard]
-    return [auth.middleware(keys, application_name()), guard]
+        return [guard, *cors.middlewares()]
+    return [auth.middleware(keys, application_name()), guard, *cors.middlewares()]
 
 
 class RequestGuard:

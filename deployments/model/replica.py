@@ -28,7 +28,7 @@ from cluster.preprocess import TextEncoder
 from cluster.program import node
 from cluster.program import program as programs
 from cluster.runtime.batcher import Batcher
-from deployments.http import auth
+from deployments.http import auth, cors
 from deployments.http.paths import AtPrefix, ModelApp
 from deployments.model.endpoint import of_model
 from deployments.model.health import Health
@@ -83,6 +83,7 @@ class ModelReplica:
         started = time.perf_counter()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         args = bound.args
+        self._cors_origins = args.cors_origins
         artifact = open_bound(bound)
         manifest = artifact.manifest
         self._sharded: ShardedProgram | None = None
@@ -155,6 +156,7 @@ class ModelReplica:
         """Accept the deployment's ``user_config``: facts for operators, which change nothing."""
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
+        cors.allow(self._cors_origins)
         app = AtPrefix(ModelApp(of_model(self._model)), MODELS_PATH + self._model.name)
         return auth.door(app, self._model.name, self._has_keys)
 

@@ -20,7 +20,7 @@ from cluster import __version__
 from cluster.errors import HeadraceError, UnknownModelError
 from cluster.protocol.metadata import error_body
 from deployments.config.deployed import deployed_models
-from deployments.http import auth, keys, openapi
+from deployments.http import auth, cors, keys, openapi
 from deployments.http.catalog import READY, ModelIndex, ModelStatus, add_server_paths
 from deployments.http.errors import answer_errors, json_response
 from deployments.http.headers import ROUTER_KEY
@@ -47,9 +47,11 @@ class RouterReplica:
     def __init__(self, plan: RoutingPlan, has_keys: bool = False) -> None:
         """``has_keys``: whether the server has API keys."""
         self._has_keys = has_keys
+        self._cors_origins = plan.args.cors_origins
         self._app = RouterApp(plan)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
+        cors.allow(self._cors_origins)
         return auth.door(self._app, None, self._has_keys)
 
     async def check_health(self) -> None:

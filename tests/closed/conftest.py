@@ -130,7 +130,9 @@ def closed(
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
     applications = [
-        serve_config.model("one", "tiny-int8", int8_artifact_store),
+        serve_config.model(
+            "one", "tiny-int8", int8_artifact_store, cors_origins=["https://app.example"]
+        ),
         serve_config.model("cut", "tiny-cut", cut_artifact_store, parallel={"pipeline": 2}),
         serve_config.router(ROUTES),
     ]

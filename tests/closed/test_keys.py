@@ -55,6 +55,21 @@ def test_cluster_paths_require_a_key(closed, path: str) -> None:
     assert ask(f"{closed.cluster.http}{path}", headers=key("all")).status == 200
 
 
+def test_preflight_of_named_origin_needs_no_key(closed, body: bytes) -> None:
+    url = f"{closed.models}/one/infer"
+    page = {"Origin": "https://app.example"}
+    asked = {**page, "Access-Control-Request-Method": "POST"}
+    assert ask(url, headers=asked, method="OPTIONS").status == 204
+    assert (
+        ask(url, headers={**asked, "Origin": "https://evil.example"}, method="OPTIONS").status
+        == 401
+    )
+    refused = ask(url, body, {**JSON, **page})
+    assert refused.status == 401
+    assert refused.headers["access-control-allow-origin"] == page["Origin"]
+    assert ask(url, body, {**key("all"), **page}).status == 200
+
+
 def test_key_sees_and_counts_its_own_models(closed) -> None:
     for url, name in (("/v2/models", "models"), ("/v2/repository/index", None)):
         body = None if name else b""

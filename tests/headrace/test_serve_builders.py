@@ -64,7 +64,7 @@ def test_prefix_of_the_face_s_model_is_checked() -> None:
 def test_builders_refuse_wrong_args() -> None:
     with pytest.raises(headrace.ConfigError, match="args: artifact: Field required"):
         headrace.serve.model({"name": "digits"})
-    with pytest.raises(headrace.ConfigError, match="takes no args"):
+    with pytest.raises(headrace.ConfigError, match="a: unknown field"):
         headrace.serve.catalog({"a": 1})
 
 

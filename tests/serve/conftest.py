@@ -31,6 +31,8 @@ from deployments.local import LocalCluster
 ARTIFACT = "tiny-int8"
 BATCH = 8
 BODY_BYTES, JSON_BYTES = 2**20, 2**17
+PAGE = "https://app.example"
+"""Origin of a page whose scripts may call ``tiny`` and the router."""
 
 
 @dataclass(frozen=True)
@@ -184,8 +186,8 @@ def _applications(store: Path, cut_store: Path, threshold: float) -> list[dict[s
     limits = {"body_bytes": BODY_BYTES, "json_bytes": JSON_BYTES}
     parallel = {"pipeline": 2, "placement": "STRICT_PACK"}
     return [
-        serve_config.router(routes(threshold)),
-        serve_config.model("tiny", ARTIFACT, store, batching=batching),
+        serve_config.router(routes(threshold), cors_origins=[PAGE]),
+        serve_config.model("tiny", ARTIFACT, store, batching=batching, cors_origins=[PAGE]),
         serve_config.model("tight", ARTIFACT, store, limits=limits),
         serve_config.model("cut", "tiny-cut", cut_store, batching=batching, parallel=parallel),
     ]

@@ -83,6 +83,27 @@ def test_forms_get_the_answer_of_the_file(served, pngs: list[bytes], tmp_path: P
     assert ask(url, gzip.compress(form.body), headers).json == expected
 
 
+def test_page_of_named_origin_sends_a_form(served, pngs: list[bytes]) -> None:
+    """As a browser does: a preflight where it needs one, then the request with its origin."""
+    page = {"Origin": "https://app.example"}
+    wanted = {"Access-Control-Request-Method": "POST"}
+    for url in (
+        f"{served.tiny}/predict",
+        f"{served.url}/models/mean/infer",
+        f"{served.url}/models",
+    ):
+        preflight = ask(url, headers={**page, **wanted}, method="OPTIONS")
+        assert preflight.status == 204
+        assert preflight.headers["access-control-allow-origin"] == page["Origin"]
+    form = requests.Request("POST", "http://x", files={"file": pngs[0]}).prepare()
+    headers = {"Content-Type": form.headers["Content-Type"]}
+    for origin, allowed in ((page, True), ({"Origin": "https://evil.example"}, False)):
+        answer = ask(f"{served.tiny}/predict", form.body, {**headers, **origin})
+        assert answer.status == 200
+        assert ("access-control-allow-origin" in answer.headers) == allowed
+    assert "access-control-allow-origin" not in ask(f"{served.tight}", headers=page).headers
+
+
 def test_form_that_is_cut_off_is_refused(served, pngs: list[bytes]) -> None:
     form = requests.Request("POST", "http://x", files={"file": pngs[0]}).prepare()
     headers = {"Content-Type": form.headers["Content-Type"]}

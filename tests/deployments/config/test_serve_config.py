@@ -103,11 +103,20 @@ def test_configs_of_repository_are_valid() -> None:
         (ROUTER | {"args": {}}, "args: routes: Field required"),
         (
             CATALOG | {"name": "b", "route_prefix": "/b", "args": {"a": 1}},
-            r"args: deployments.app:catalog takes no args .*'a': 1",
+            r"args: a: unknown field",
         ),
         (
             CATALOG | {"name": "b", "route_prefix": "/"},
             r"route_prefix: must be /v2 for .*given: '/'",
+        ),
+        (model(cors_origins=["*"]), r"args: cors_origins\[0\]: '\*' would let any page"),
+        (
+            ROUTER | {"args": ROUTER["args"] | {"cors_origins": ["https://a.example/"]}},
+            r"args: cors_origins\[0\]: an origin is a scheme, a host .*https://a.example/'",
+        ),
+        (
+            CATALOG | {"name": "b", "args": {"cors_origins": ["a.example"]}},
+            r"args: cors_origins\[0\]: an origin is a scheme, a host .*'a.example'",
         ),
         (model(name="../digits"), r"args: name: .*given: '../digits'"),
         (application(args={}), r"args: name: Field required"),
@@ -162,7 +171,7 @@ def test_builders_reject_same_args_as_check() -> None:
     scaled = {"name": "digits", "artifact": "a", "autoscaling": {"max_replica": 2}}
     with pytest.raises(ConfigError, match=r"^args: autoscaling\.max_replica: unknown field"):
         app.model(scaled)
-    with pytest.raises(ConfigError, match=r"^args: deployments\.app:catalog takes no args"):
+    with pytest.raises(ConfigError, match=r"^args: a: unknown field"):
         app.catalog({"a": 1})
 
 
