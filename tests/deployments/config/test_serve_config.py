@@ -115,7 +115,7 @@ def test_configs_of_repository_are_valid() -> None:
             r"args: cors_origins\[0\]: an origin is a scheme, a host .*https://a.example/'",
         ),
         (
-            CATALOG | {"name": "b", "args": {"cors_origins": ["a.example"]}},
+            CATALOG | {"name": "b", "route_prefix": "/b", "args": {"cors_origins": ["a.example"]}},
             r"args: cors_origins\[0\]: an origin is a scheme, a host .*'a.example'",
         ),
         (model(name="../digits"), r"args: name: .*given: '../digits'"),

@@ -48,7 +48,8 @@ def numbers(x: np.ndarray) -> np.ndarray:
 
 
 def words(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    return np.stack([(WORD_WEIGHTS[i] * m[:, None]).sum(0) for i, m in zip(ids, mask, strict=True)])
+    rows = [WORD_WEIGHTS[i][m == 1].sum(0) for i, m in zip(ids, mask, strict=True)]
+    return np.stack(rows)
 
 
 def tokenizer() -> TextEncoder:
