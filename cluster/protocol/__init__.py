@@ -3,12 +3,14 @@
     request body ──► infer.decode_infer ──► InferRequest.arrays ──► (the program) ──┐
                        │       │                                                    │
                   json_body    ├─ json_tensor    "data": [[1.5, ...]]               │
-                   (size)      └─ binary_tensor  bytes after the JSON, zero-copy    │
+                   (size)      ├─ binary_tensor  bytes after the JSON, zero-copy    │
+                               └─ bytes_tensor   texts for a text model             │
                                                                                     ▼
     answer body, headers ◄─────────────────── answer.encode_infer ◄──────────── arrays
 
     {"image"|"text"|"inputs"} ──► predict.decode_predict ──► ... ──► predict.top_k ──► labels
-    GET /v2, GET /v2/models/NAME ──► metadata       requests to other servers ──► client
+    multipart/form-data ──► form ──► predict.decode_form     gzip, deflate ──► compression
+    GET /v2, GET /v2/models/NAME ──► metadata, statistics    requests to other servers ──► client
 
 All functions are pure, over bytes and numpy arrays: no HTTP framework, no Ray, no PyTorch. A
 client's mistake raises RequestError (400) or PayloadTooLargeError (413), with the given and the

@@ -1,8 +1,8 @@
 """Inputs of a request → arrays in the order of the model's inputs, or texts.
 
-tensor: name, datatype, shape against its spec ─┬─► JSON data     ─┬─► widened? ──► array
-└─► binary, a view ─┘
-one tensor of datatype BYTES, for a text model ───────────────────────────────► texts
+name, datatype, shape against the spec ─┬► data in JSON          ─┬► widened? ──► array
+                                        └► view of the body's end ┘
+one input of datatype BYTES, for a text model ─────────────────────────────────► texts
 """
 
 from __future__ import annotations
@@ -47,11 +47,13 @@ def read_arrays(
         if size is None:
             array = array_from_json(tensor["data"], shape, sent)
         else:
-            _require_bytes(spec.name, size, end - offset)
+            if size > end - offset:
+                raise _too_short(spec.name, size, end - offset)
             array = array_from_bytes(body, offset, shape, sent)
             offset += size
         arrays[spec.name] = array if sent is spec else widen(array, tensor["datatype"], spec)
-    _require_end(end - offset)
+    if offset != end:
+        raise _too_long(end - offset)
     missing = [spec for spec in specs if spec.name not in arrays]
     if missing:
         raise RequestError(f"missing: {names(missing)}; the model takes {names(specs)}")
@@ -123,17 +125,15 @@ def _binary_size(tensor: dict[str, Any], spec: TensorSpec, shape: tuple[int, ...
     return size
 
 
-def _require_bytes(name: str, size: int, left: int) -> None:
-    if size > left:
-        raise RequestError(
-            f"input {name!r}: binary_data_size is {size}, but {left} bytes are left after the JSON "
-            f"and earlier inputs; is {HEADER_LENGTH} sent and right?"
-        )
+def _too_short(name: str, size: int, left: int) -> RequestError:
+    return RequestError(
+        f"input {name!r}: binary_data_size is {size}, but {left} bytes are left after the JSON and "
+        f"earlier inputs; is {HEADER_LENGTH} sent and right?"
+    )
 
 
-def _require_end(left: int) -> None:
-    if left:
-        raise RequestError(f"{left} bytes are left over after the last binary input")
+def _too_long(left: int) -> RequestError:
+    return RequestError(f"{left} bytes are left over after the last binary input")
 
 
 # ---------------------------------------------------------------------------- texts
@@ -183,10 +183,13 @@ def read_texts(tensors: Any, body: Body, offset: int, max_texts: int) -> tuple[s
     size = _declared_size(tensor, name)
     left = memoryview(body).nbytes - offset
     if size is None:
-        _require_end(left)
+        if left:
+            raise _too_long(left)
         return tuple(bytes_tensor.texts_from_json(tensor["data"], count, name))
     if type(size) is not int or size < 0:
         raise RequestError(f"input {name!r}: binary_data_size must be a number, {actual(size)}")
-    _require_bytes(name, size, left)
-    _require_end(left - size)
+    if size > left:
+        raise _too_short(name, size, left)
+    if size < left:
+        raise _too_long(left - size)
     return tuple(bytes_tensor.texts_from_bytes(body, offset, size, count, name))
