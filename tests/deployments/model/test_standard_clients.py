@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -18,6 +17,7 @@ from support.http_client import ask
 from support.http_server import mounted, serving
 from tritonclient.utils import InferenceServerException
 
+from cluster.artifact.manifest import Manifest
 from cluster.config.serving import Batching, Limits
 from cluster.config.sources import TextInput
 from cluster.preprocess import TextEncoder
@@ -76,12 +76,19 @@ def port() -> Iterator[int]:
         batching = Batching(max_batch_size=BATCH)
         batcher = Batcher(lambda arrays, run=program: (run(arrays), ()), inputs, batching)
         batchers.append(batcher)
-        manifest: Any = SimpleNamespace(
+        manifest = Manifest(
+            name=name,
+            recipe={},
+            recipe_key="0" * 64,
             inputs=inputs,
             outputs=(LOGITS,),
             labels=LABELS,
+            activation="softmax",
             image=None,
             text=None if encoder is None else TextInput(max_length=LENGTH),
+            files={},
+            programs=(),
+            quantized_operators=0,
             index_limits={"input_ids": len(WORDS)} if encoder else {},
         )
         model = Model(
