@@ -11,10 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 
 from cluster.artifact.artifact import MANIFEST, WEIGHTS, describe
 from cluster.artifact.manifest import Manifest
+from cluster.compression.equivalence import outputs_of
+from cluster.compression.evaluation import reference
+from cluster.compression.evaluation.reference import Outputs
+from cluster.compression.probes import Probes
 from cluster.compression.work import Job, Work
 from cluster.config.sources import ImageInput, TextInput
 from cluster.config.steps import Step
@@ -68,13 +73,26 @@ class Draft:
         )
         return Draft(work, folder, manifest)
 
-    @property
-    def expected(self) -> Path:
-        """File with the answers that every program must reproduce, beside the folder.
+    def outputs_of(self, key: str) -> Outputs:
+        """Return the files of outputs of the program ``key``, beside the folder."""
+        name = f"{self.folder.name}.{key.replace('/', '.')}"
+        return Outputs(
+            expected=self.folder.with_name(f"{name}.expected.npz"),
+            computed=self.folder.with_name(f"{name}.computed.npz"),
+        )
 
-        See :mod:`cluster.compression.evaluation.reference`.
+    def record_expected(
+        self, key: str, module: torch.nn.Module, probes: Probes, most: float = float("inf")
+    ) -> Outputs:
+        """Write the outputs of ``module``, from which the program ``key`` is made.
+
+        Return the program's files. ``most``: maximum of the difference's limit.
         """
-        return self.folder.with_name(f"{self.folder.name}.expected.npz")
+        files = self.outputs_of(key)
+        files.computed.unlink(missing_ok=True)  # of another model under this name
+        limit = reference.limit_of(self.work.scheme, key.partition("/")[0])
+        reference.record(outputs_of(module, probes), probes, min(limit, most), files.expected)
+        return files
 
     def update(self, **fields: object) -> Draft:
         """Return the draft with these manifest fields, without writing."""

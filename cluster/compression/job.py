@@ -21,7 +21,15 @@ from safetensors.torch import save_file
 
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.store import ArtifactStore
-from cluster.compression import labels, meaning, origin, packaging, source_check, steps
+from cluster.compression import (
+    feasibility,
+    labels,
+    meaning,
+    origin,
+    packaging,
+    source_check,
+    steps,
+)
 from cluster.compression.front import Front
 from cluster.compression.launch import Launcher
 from cluster.compression.packaging import CompressedModel, Rejection
@@ -61,6 +69,7 @@ def run(
     fails. After an error the store holds nothing new except models of a search's front.
     """
     requirements.check(recipe.programs)
+    feasibility.check_recipe(recipe, out)
     data = load_data(recipe.data, recipe.seed)
     labels.check(recipe, data)
     identity = origin.of(recipe, data, store)
@@ -95,6 +104,8 @@ def run(
 
 def _build(job: Job, key: str) -> Outcome:
     layouts.check(job.model, job.recipe)
+    feasibility.check_model(job.recipe, job.model)
+    feasibility.check_disk(job.recipe, job.model.module, job.workspace)
     job.out(
         f"data     {len(job.train)} training, {len(job.validation)} validation and "
         f"{len(job.data.test)} held-out samples"

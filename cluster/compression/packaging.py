@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from cluster.artifact.artifact import REPORT, REPORT_PAGE, Artifact
 from cluster.compression import origin
 from cluster.compression.draft import Draft
-from cluster.compression.evaluation import costs, evaluate, gate, reference
+from cluster.compression.evaluation import costs, evaluate, gate
 from cluster.compression.evaluation.evaluate import EvaluationResult
 from cluster.compression.programs import builder
 from cluster.compression.record import BuildRecord, CheckRecord, SearchRecord, StepRecord
@@ -33,7 +33,6 @@ from cluster.config.sources import ModelSource
 from cluster.config.steps import Step, trains
 from cluster.data import LabelledData
 from cluster.models import batch_check
-from cluster.models.forward import Eager
 from cluster.program import node
 
 MAX_NAMED = 20
@@ -101,19 +100,18 @@ def _build(model: CompressedModel, job: Job, folder: Path) -> AcceptedBuild | Re
     clock = job.clock.fork()
     draft = Draft.begin(folder, model.work, job, model.name, model.key, model.searched)
     mates = _check_batches(model.work, job)
-    _record_answers(model.work, job, draft.expected)
     with clock.phase("compile"):
         programs = builder.build(model.work, folder, job)
     draft = draft.update(programs=programs.entries).write()
     with clock.phase("evaluate"):
+        outputs = {
+            entry.key: draft.record_expected(
+                entry.key, builder.BUILDERS[entry.kind].source(model.work), job.probes
+            )
+            for entry in programs.entries
+        }
         evaluation = evaluate.run(
-            folder,
-            job.recipe,
-            job.baseline_weights,
-            draft.expected,
-            job.workspace,
-            job.out,
-            mates=mates,
+            folder, job.recipe, job.baseline_weights, outputs, job.workspace, job.out, mates=mates
         )
     failed = {**programs.failed, **evaluation.failed}
     evaluation, checks = _judged(model, evaluation.model_copy(update={"failed": failed}), job)
@@ -198,6 +196,7 @@ def _record(
         programs=evaluation.programs,
         failed_programs=evaluation.failed,
         left_out_programs=evaluation.left_out,
+        differences=evaluation.differences,
         quantized_operators=evaluation.operators.get(f"{target}/{kind}", 0),
         steps=model.records,
         layers=costs.layer_sizes(load_file(job.baseline_weights), model.work.weights()),
@@ -252,19 +251,11 @@ def _check_batches(work: Work, job: Job) -> tuple[str, ...]:
     Return the names of the mates beside which the programs are checked.
     """
     recipe = job.recipe
-    samples, _ = job.train.batch(range(min(reference.SAMPLES, len(job.train))))
     inputs = batch_check.check(
-        work.precision.float_module if work.precision else work.module,
+        work.float_module,
         work.inputs,
         recipe.model.source,
-        samples=samples,
+        samples=[*job.probes.without_noise().inputs],
         largest=recipe.model.max_batch_size or recipe.evaluation.largest_batch,
     )
     return tuple(inputs.mates)
-
-
-def _record_answers(work: Work, job: Job, file: Path) -> None:
-    """Write the model's answers to ``file``, as a reference for the compiled programs."""
-    inputs, _ = job.train.batch(range(min(reference.SAMPLES, len(job.train))))
-    (answers,) = Eager(work.module, one_by_one=job.recipe.one_by_one)(inputs)
-    reference.record(answers, inputs, file)

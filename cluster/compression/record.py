@@ -154,7 +154,9 @@ class BuildRecord(_Record):
     metric: str
     target: str
     fastest: str = Field(description="Kind of the program that won on the target.")
-    baseline: Measurement = Field(description="On the target, if a program works there.")
+    baseline: Measurement | None = Field(
+        description="On the first target with a working program; null without one."
+    )
     other_baselines: dict[str, Measurement] = Field(
         default={}, description="The recipe's other targets → the baseline there."
     )
@@ -162,6 +164,11 @@ class BuildRecord(_Record):
     failed_programs: dict[str, str] = Field(description="target/kind → reason of the failure.")
     left_out_programs: dict[str, str] = Field(
         default={}, description="target/kind → limits that it breaks and other programs keep."
+    )
+    differences: dict[str, float] = Field(
+        default={},
+        description="target/kind → difference of its outputs from those of the module that it was "
+        "made from, as a share of their spread.",
     )
     quantized_operators: int = Field(
         description="Operators of the fastest program that compute, or are stored, in fewer bits."

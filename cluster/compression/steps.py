@@ -134,8 +134,7 @@ def title(step: Step) -> str:
 
 def _size(work: Work) -> ModelSize:
     # FLOPs of an integer graph cannot be counted; its float module has as many products.
-    module = work.precision.float_module if work.precision else work.module
-    return costs.size_of(module, work.inputs, work.weights())
+    return costs.size_of(work.float_module, work.inputs, work.weights())
 
 
 def run_cached(

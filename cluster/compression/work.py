@@ -6,28 +6,29 @@ Work  the model between two steps                        replaced by every step
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.fx import GraphModule
 
 from cluster.artifact.artifact import TOKENIZER
 from cluster.artifact.store import ArtifactStore
+from cluster.compression.equivalence import outputs_of
 from cluster.compression.launch import InProcess, Launcher
+from cluster.compression.probes import Probes
 from cluster.compression.record import SourceCheck
 from cluster.config.recipe import Recipe
 from cluster.config.steps import Quantize
 from cluster.data import LabelledData, PreparedSamples, load_data, require_readable
 from cluster.data.prepared import MEMO_BYTES
 from cluster.data.samples import Samples
-from cluster.errors import CompressionError
-from cluster.models import LoadedModel, copy_of, faults, load_model
+from cluster.errors import ForwardError
+from cluster.models import LoadedModel, copy_of, load_model
 from cluster.progress import Print
 from cluster.tensors import TensorSpec
 
@@ -64,6 +65,18 @@ class Work:
     inputs: tuple[TensorSpec, ...]
     weights: Callable[[], dict[str, torch.Tensor]]
     precision: Precision | None = None
+    part: bool = False
+    """Whether it is a stage or a slice of the model, which does not compute the model's outputs."""
+
+    @property
+    def float_module(self) -> torch.nn.Module:
+        """The float32 module, before the quantize step if there is one."""
+        return self.precision.float_module if self.precision else self.module
+
+    @property
+    def scheme(self) -> str | None:
+        """Scheme of the quantize step; None while everything is float32."""
+        return self.precision.step.scheme if self.precision else None
 
     @property
     def quantized_operators(self) -> int:
@@ -181,6 +194,25 @@ class Job:
     def seed(self) -> int:
         return self.recipe.seed
 
+    @cached_property
+    def probes(self) -> Probes:
+        """Inputs on which a rewritten model is compared with the one that it was made from.
+
+        There is no noise among them if the model raises an error for noise.
+        """
+        probes = Probes.of(self.train, self.seed, 1 if self.recipe.one_by_one else None)
+        try:
+            outputs_of(self.baseline(), probes)
+        except ForwardError as error:
+            self.out(f"probes   samples alone, because the model rejects noise: {error}")
+            return probes.without_noise()
+        return probes
+
+    def probes_for(self, work: Work) -> Probes | None:
+        """Return the probes for a whole model with the job's inputs; None for a part of one."""
+        whole = not work.part and work.inputs == self.model.inputs
+        return self.probes if whole else None
+
     @property
     def baseline_weights(self) -> Path:
         """File with the weights of the baseline; it exists once the baseline is trained."""
@@ -222,52 +254,3 @@ def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
         name: tensor.detach().clone(memory_format=torch.contiguous_format)
         for name, tensor in module.state_dict().items()
     }
-
-
-EXPORT_BATCH = 8
-"""Batch size of the example for an export; the exported batch is dynamic."""
-
-
-def exported(
-    module: torch.nn.Module,
-    inputs: tuple[TensorSpec, ...],
-    *,
-    strict: bool,
-    batch: int | None = None,
-) -> torch.export.ExportedProgram:
-    """Return the model as a graph whose batch dimension is 1 to 1024, or exactly ``batch``.
-
-    ``strict``: trace the module's Python code (TorchDynamo). Without it the module runs on fake
-    tensors, and its code is traced only if that fails: it sees ``len(x)`` as the batch, which is a
-    number to the module. CompressionError if the model has no such graph, for instance because it
-    branches on values.
-    """
-    if not isinstance(module, GraphModule):
-        module = copy_of(module)  # a forward may keep a fake tensor
-    # Inductor mistakes the layout behind a convolution of one channel whose weights are channels
-    # last, as training leaves them. Packing brings them into the kernel's own layout anyway.
-    module.to(memory_format=torch.contiguous_format)
-    example = tuple(torch.from_numpy(spec.zeros(batch or EXPORT_BATCH)) for spec in inputs)
-    shapes = None if batch else _dynamic_batch(module, inputs)
-    errors = []
-    for traced in (True,) if strict else (False, True):
-        try:
-            return torch.export.export(module, example, dynamic_shapes=shapes, strict=traced)
-        # torch.export's errors for unsupported models have no common base class.
-        except Exception as error:  # noqa: BLE001
-            errors.append(error)
-    fixed = "specialized it to be a constant" in str(errors[-1])
-    reason = "forward fixes the batch to a number" if fixed else faults.sentence(errors[-1])
-    raise CompressionError(
-        f"the model cannot be exported as one graph for every batch size ({reason}); change its "
-        "forward so that it neither branches on values nor fixes the batch"
-    ) from errors[-1]
-
-
-def _dynamic_batch(module: torch.nn.Module, inputs: tuple[TensorSpec, ...]) -> tuple:
-    batch = torch.export.Dim("batch", min=1, max=1024)
-    shapes = tuple({0: batch} for _ in inputs)
-    parameters = inspect.signature(module.forward).parameters.values()
-    # For inputs of one ``*args`` parameter, shapes are nested one level deeper.
-    variadic = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
-    return (shapes,) if variadic else shapes

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -80,6 +80,23 @@ def split(
             )
         )
     return stages
+
+
+def joined(stages: Sequence[Stage]) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """Return the stages as one function of the model's inputs, in this process.
+
+    Each stage gets copies, as over a transport.
+    """
+
+    def run(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        values = {spec.name: x for spec, x in zip(stages[0].arrives, inputs, strict=True)}
+        outputs: tuple[torch.Tensor, ...] = inputs
+        for stage in stages:
+            outputs = stage.module(*(values[spec.name].clone() for spec in stage.inputs))
+            values |= {spec.name: x for spec, x in zip(stage.outputs, outputs, strict=True)}
+        return outputs
+
+    return run
 
 
 @contextlib.contextmanager

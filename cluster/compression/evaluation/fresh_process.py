@@ -60,7 +60,7 @@ def measure_in_process(task: Task, scratch: Path, out: Print) -> ProgramResult:
         )
     for line in ended.tail:
         out(f"measure  {line.rstrip()}")
-    return ProgramResult(failed=ended.failure)
+    return ProgramResult(failed=ended.failure, died=True)
 
 
 def run_in_process(

@@ -76,6 +76,7 @@ def _checks(
         measured=evaluation.programs[key],
         baseline=evaluation.baselines[key],
         float_bytes=float_bytes,
+        cause=evaluation.causes.get(key, ""),
     )
     quantized = [_quantized(key, evaluation.operators.get(key, 0))] if wants_quantized else []
     return [*limits.checks(gate, candidate), *quantized]

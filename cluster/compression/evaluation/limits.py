@@ -31,6 +31,8 @@ class Candidate:
     """The baseline on the program's device."""
     float_bytes: int
     """Bytes of the float32 weights before compression."""
+    cause: str = ""
+    """Likely cause of a loss of accuracy, and what to change; empty if none is known."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def _accuracy_drop(candidate: Candidate, limit: float) -> Finding:
         f"{candidate.measured.samples} samples, and with {drop.confidence * 100:g} % confidence "
         f"{_change(drop.upper)} at {'most' if drop.upper >= 0 else 'least'}",
         fault="Accuracy drop's upper confidence bound over the budget",
-        advice=_MORE_SAMPLES if drop.mean <= limit else "",
+        advice=_cause(candidate) + (_MORE_SAMPLES if drop.mean <= limit else ""),
     )
 
 
@@ -145,7 +147,7 @@ def _agreement(candidate: Candidate, limit: float) -> Finding:
         sentence=f"{candidate.key} {phrase} on {candidate.measured.samples} samples, and with "
         f"{agreement.confidence * 100:g} % confidence {agreement.lower:.4f} at least",
         fault="Agreement's lower confidence bound under the limit",
-        advice=_MORE_SAMPLES if agreement.mean >= limit else "",
+        advice=_cause(candidate) + (_MORE_SAMPLES if agreement.mean >= limit else ""),
     )
 
 
@@ -202,6 +204,10 @@ def _agreement_of(candidate: Candidate) -> Agreement:
     if candidate.measured.agreement is None:
         raise ValueError(f"{candidate.key} was measured without its agreement with the baseline")
     return candidate.measured.agreement
+
+
+def _cause(candidate: Candidate) -> str:
+    return f"a likely cause is that {candidate.cause}; or " if candidate.cause else ""
 
 
 def _change(drop: float) -> str:

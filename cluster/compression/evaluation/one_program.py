@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,15 @@ from cluster.activation import OutputActivation
 from cluster.artifact.artifact import TOKENIZER, Artifact
 from cluster.artifact.entries import FileEntry, Latency, ProgramEntry
 from cluster.artifact.manifest import Measurement
-from cluster.compression.evaluation import metrics, reference
+from cluster.compression.evaluation import loading, metrics
 from cluster.compression.evaluation.agreement import agreement, measure_for
 from cluster.compression.evaluation.limits import most_bytes
+from cluster.compression.evaluation.loading import with_static
 from cluster.compression.evaluation.measure import PROGRESS_INTERVAL_S, Run, latencies, outputs_of
+from cluster.compression.evaluation.reference import Outputs
 from cluster.config.recipe import Recipe
 from cluster.data import PreparedSamples, load_data
-from cluster.errors import ArtifactError, CompressionError, HeadraceError, ProgramError
-from cluster.program import program as programs
+from cluster.errors import HeadraceError, ProgramError
 from cluster.program.program import Program
 from cluster.progress import Bar, to_stdout
 
@@ -53,14 +53,16 @@ class Task(BaseModel):
 
     artifact: Path
     program: str | None
-    """Key of the program; None measures the baseline alone."""
+    """Key of the program; None only runs the baseline once."""
 
     recipe: Recipe
     baseline_weights: Path
     baseline_outputs: Path
     """File of the baseline's answers; the first process writes it."""
 
-    expected: Path
+    outputs: Outputs | None = None
+    """Outputs of what the program was made from, and of the program; None without a program."""
+
     mates: tuple[str, ...] = independence.SAFE_MATES
     """Items to put beside others, see :class:`cluster.independence.Inputs`."""
 
@@ -68,11 +70,20 @@ class Task(BaseModel):
 
 
 class ProgramResult(BaseModel):
-    """Measurements of the process; of a program that does not work, only the reason."""
+    """Measurements of the process; of a program that does not work, only the reason.
+
+    Empty if the task has no program: the evaluation itself works.
+    """
 
     failed: str = ""
+    died: bool = False
+    """Whether the process ended without a result, by its own fault or the evaluation's."""
+
     baseline: Measurement | None = None
     program: Measurement | None = None
+    difference: float | None = None
+    """Difference of the program's outputs from those of what it was made from."""
+
     static: tuple[int, ...] = ()
 
 
@@ -93,12 +104,11 @@ def _measure(task: Task) -> ProgramResult:
     artifact, settings = Artifact.read(task.artifact), task.recipe.evaluation
     files = artifact.manifest.files
     entry = next((e for e in artifact.manifest.programs if e.key == task.program), None)
-    dynamic, static = None, None
+    loaded = None
     if entry is not None:
-        try:
-            dynamic, static = _load(artifact, entry, task)
-        except (ArtifactError, CompressionError) as error:
-            raise ProgramError(str(error)) from error
+        if task.outputs is None:
+            raise ValueError(f"the task of {entry.key} lacks its files of outputs")
+        loaded = loading.load(artifact, entry, task.outputs, task.recipe, task.mates)
     data = load_data(task.recipe.data, task.recipe.seed)
     samples = PreparedSamples(
         data.test,
@@ -108,7 +118,11 @@ def _measure(task: Task) -> ProgramResult:
         skip_unreadable=True,
     )
     runs = {"baseline": _baseline(task, data.labels, entry)}
-    runs |= {"program": _run(dynamic)} if dynamic else {}
+    if entry is None or loaded is None:
+        runs["baseline"](samples.batch([0])[0])
+        return ProgramResult()
+    static = loaded.static
+    runs |= {"program": _run(loaded.dynamic)}
     runs |= {"static": _run(static)} if static else {}
     timed = latencies(runs, samples, settings.batches, settings.repeats, to_stdout)
     judge = _Judge(
@@ -120,8 +134,6 @@ def _measure(task: Task) -> ProgramResult:
     )
     weights_bytes = task.baseline_weights.stat().st_size
     baseline = judge.measurement(None, timed["baseline"], weights_bytes)
-    if entry is None:
-        return ProgramResult(baseline=baseline)
     batches = _static_batches(
         entry, static, timed, files, most_bytes(task.recipe.gate, weights_bytes)
     )
@@ -131,49 +143,16 @@ def _measure(task: Task) -> ProgramResult:
             timed["program"], timed.get("static", timed["program"]), strict=True
         )
     )
-    size = _size(_with_static(entry, batches), files)
+    size = _size(with_static(entry, batches), files)
     return ProgramResult(
-        baseline=baseline, program=judge.measurement(runs["program"], curve, size), static=batches
+        baseline=baseline,
+        program=judge.measurement(runs["program"], curve, size),
+        difference=loaded.difference,
+        static=batches,
     )
 
 
 # ---------------------------------------------------------------------------- programs
-
-
-def _load(artifact: Artifact, entry: ProgramEntry, task: Task) -> tuple[Program, Program | None]:
-    """Return the program with a dynamic batch, and with the static shapes that compute the model.
-
-    CompressionError if the dynamic one does not compute the model, each item by itself.
-    """
-    expected, settings = task.expected, task.recipe.evaluation
-    threads = settings.compute_threads
-    largest = task.recipe.model.max_batch_size or settings.largest_batch
-    dynamic = programs.load_entry(artifact, _with_static(entry, ()), threads)
-    # One item alone runs other kernels than a batch.
-    difference = max(reference.check(_run(dynamic), expected, batch) for batch in (None, 1))
-    # GPUs compute float32 products in fewer bits, and otherwise at another batch size.
-    rounded = entry.quantized_operators > 0 or entry.target.startswith("cuda-")
-    reference.check_items(dynamic.run, expected, task.mates, largest, rounded=rounded)
-    to_stdout(f"measure  the program matches the model: {difference:.3f} of the outputs' spread")
-    working = []
-    for batch in (file.batch for file in entry.static_files):
-        candidate = _with_static(entry, (batch,))
-        try:
-            loaded = programs.load_entry(artifact, candidate, threads)
-            reference.check(_run(loaded), expected, batch)
-            reference.check_items(loaded.run, expected, task.mates, batch, rounded=rounded)
-        except (ProgramError, CompressionError) as error:
-            to_stdout(f"measure  static shapes for batch {batch} do not work: {error}")
-        else:
-            working.append(batch)
-    if not working:
-        return dynamic, None
-    return dynamic, programs.load_entry(artifact, _with_static(entry, working), threads)
-
-
-def _with_static(entry: ProgramEntry, batches: Sequence[int]) -> ProgramEntry:
-    files = tuple(file for file in entry.static_files if file.batch in batches)
-    return entry.model_copy(update={"static_files": files})
 
 
 def _run(program: Program) -> Run:
@@ -203,9 +182,9 @@ def _static_batches(
         to_stdout(f"measure  static shapes for batch {batch}: {gain:.2f}× as fast")
     chosen: tuple[int, ...] = ()
     for batch in sorted(gains, key=lambda batch: -gains[batch]):
-        fits = _size(_with_static(entry, (*chosen, batch)), files) <= limit_bytes
+        fits = _size(with_static(entry, (*chosen, batch)), files) <= limit_bytes
         # Static shapes loaded from the same files take no room in the artifact.
-        free = _with_static(entry, (batch,)).loaded_files == _with_static(entry, ()).loaded_files
+        free = with_static(entry, (batch,)).loaded_files == with_static(entry, ()).loaded_files
         if gains[batch] >= STATIC_GAIN and (fits or free):
             chosen = (*chosen, batch)
     return tuple(sorted(chosen))

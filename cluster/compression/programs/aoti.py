@@ -12,16 +12,19 @@ from pathlib import Path
 import torch
 
 from cluster.artifact.entries import ProgramEntry, StaticFile
+from cluster.compression.export import exported
+from cluster.compression.probes import Probes
 from cluster.compression.programs import native_runner
 from cluster.compression.programs.files import ProgramFiles
-from cluster.compression.work import Job, Work, exported
+from cluster.compression.work import Job, Work
+from cluster.config.recipe import Recipe
 from cluster.errors import CompressionError
 from cluster.models import faults
 from cluster.program import node
 from cluster.program.pytorch import device_of
 
 
-def supports(work: Work, target: str, job: Job) -> str | None:
+def refusal(scheme: str | None, target: str, recipe: Recipe) -> str | None:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
     if device_of(target) == "cuda" and not torch.cuda.is_available():
         return "this PyTorch has no CUDA; install a build with CUDA"
@@ -33,7 +36,8 @@ def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntr
 
     The dynamic program runs a batch size whose static shapes do not compile.
     """
-    _compile(work, target, files.file("pt2"), job.recipe.model.max_batch_size)
+    largest = job.recipe.model.max_batch_size
+    _compile(work, target, files.file("pt2"), largest, job.probes_for(work))
     static = []
     for batch in files.static_batches:
         suffix = f"batch-{batch}.pt2"
@@ -62,12 +66,14 @@ def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntr
     )
 
 
-def _compile(work: Work, target: str, file: Path, batch: int | None) -> None:
+def _compile(
+    work: Work, target: str, file: Path, batch: int | None, probes: Probes | None = None
+) -> None:
     # Inductor takes seconds to import, and only a build needs it.
     from torch._inductor import aoti_compile_and_package
     from torch.export.passes import move_to_device_pass
 
-    graph = exported(work.module, work.inputs, strict=False, batch=batch)
+    graph = exported(work.module, work.inputs, strict=False, batch=batch, probes=probes)
     advice = "build another kind of program, or change the operators that it names"
     with faults.named(f"the model cannot be compiled for {target}", advice), torch.no_grad():
         aoti_compile_and_package(

@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from cluster.artifact.artifact import WEIGHTS
 from cluster.artifact.entries import ProgramEntry
 from cluster.compression.programs import aoti, eager, exported, native_runner, openvino
@@ -25,18 +27,24 @@ from cluster.errors import CompressionError
 class ProgramBuilder:
     """Builder of one kind of program."""
 
-    supports: Callable[[Work, str, Job], str | None]
-    """Returns why the kind cannot hold this model for this target, or None if it can."""
+    refusal: Callable[[str | None, str, Recipe], str | None]
+    """Returns why the kind cannot hold a model of this scheme, None for float32, for this target;
+    None if it can."""
 
     build: Callable[[Work, str, ProgramFiles, Job], ProgramEntry]
     """Compiles the model for the target into these files; CompressionError if that fails."""
 
+    source: Callable[[Work], torch.nn.Module] = lambda work: work.module
+    """Returns the module that the program is made from, and must compute."""
+
 
 BUILDERS: dict[str, ProgramBuilder] = {
-    "aoti": ProgramBuilder(aoti.supports, aoti.build),
-    "openvino": ProgramBuilder(openvino.supports, openvino.build),
-    "exported": ProgramBuilder(exported.supports, exported.build),
-    "eager": ProgramBuilder(eager.supports, eager.build),
+    "aoti": ProgramBuilder(aoti.refusal, aoti.build),
+    "openvino": ProgramBuilder(
+        openvino.refusal, openvino.build, source=lambda work: work.float_module
+    ),
+    "exported": ProgramBuilder(exported.refusal, exported.build),
+    "eager": ProgramBuilder(eager.refusal, eager.build),
 }
 
 
@@ -54,6 +62,25 @@ def start(recipe: Recipe) -> None:
     kinds = {kind for program in recipe.programs for kind in kinds_of(program)}
     if "aoti" in kinds | {cut.kind or "aoti" for cut in recipe.parallel}:
         native_runner.start_build()
+
+
+def check(recipe: Recipe) -> None:
+    """Raise CompressionError if a kind that the recipe names cannot hold its scheme.
+
+    A search chooses the scheme itself.
+    """
+    if recipe.search is not None:
+        return
+    schemes = [step.scheme for step in recipe.steps if step.kind == "quantize"]
+    scheme = schemes[-1] if schemes else None
+    for program in recipe.programs:
+        for kind in program.kinds or ():
+            if (reason := BUILDERS[kind].refusal(scheme, program.target, recipe)) is not None:
+                raise _cannot_be_built(f"{program.target}/{kind}", reason)
+
+
+def _cannot_be_built(key: str, reason: object) -> CompressionError:
+    return CompressionError(f"program {key} cannot be built: {reason}")
 
 
 def build(work: Work, artifact: Path, job: Job) -> Programs:
@@ -74,7 +101,7 @@ def build(work: Work, artifact: Path, job: Job) -> Programs:
                 entries.append(build_one(work, kind, program.target, files, job))
             except CompressionError as error:
                 if program.kinds is not None:
-                    raise CompressionError(f"program {key} cannot be built: {error}") from error
+                    raise _cannot_be_built(key, error) from error
                 failed[key] = str(error)
                 job.out(f"compile  no {kind} for {program.target}: {error}")
         if len(entries) == before:
@@ -86,7 +113,7 @@ def build(work: Work, artifact: Path, job: Job) -> Programs:
 def build_one(work: Work, kind: str, target: str, files: ProgramFiles, job: Job) -> ProgramEntry:
     """Compile one program; CompressionError if the kind cannot hold the model or fails."""
     builder = BUILDERS[kind]
-    if (reason := builder.supports(work, target, job)) is not None:
+    if (reason := builder.refusal(work.scheme, target, job.recipe)) is not None:
         raise CompressionError(reason)
     job.out(f"compile  {kind} for {target}")
     return builder.build(work, target, files, job)

@@ -8,6 +8,8 @@ from cluster.artifact.artifact import WEIGHTS
 from cluster.artifact.entries import ProgramEntry
 from cluster.compression.programs.files import ProgramFiles
 from cluster.compression.work import Job, Work
+from cluster.config.recipe import Recipe
+from cluster.errors import CompressionError
 from cluster.program import node
 from cluster.program.eager import PRECISION
 from cluster.program.pytorch import device_of
@@ -16,20 +18,14 @@ _PRECISIONS = {None: "f32", "bf16": "bf16", "fp16": "f16"}
 """Scheme of the quantize step, None without one → precision of the rebuilt module."""
 
 
-def supports(work: Work, target: str, job: Job) -> str | None:
+def refusal(scheme: str | None, target: str, recipe: Recipe) -> str | None:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
-    scheme = work.precision.step.scheme if work.precision else None
     if scheme not in _PRECISIONS:
         return (
             f"kind eager rebuilds the model's own code, which has no operators for {scheme}; it "
             "supports float32, bf16 and fp16"
         )
-    if work.precision is not None and not work.precision.whole:
-        return (
-            f"kind eager converts the whole model to {scheme}, in which its forward does not run; "
-            "build kind aoti, openvino or exported"
-        )
-    if any(step.kind == "replace_activation" for step in job.recipe.steps):
+    if any(step.kind == "replace_activation" for step in recipe.steps):
         return "kind eager rebuilds the model's own code, whose activations the recipe replaces"
     if device_of(target) == "cuda" and not torch.cuda.is_available():
         return "this PyTorch has no CUDA; install a build with CUDA"
@@ -38,7 +34,11 @@ def supports(work: Work, target: str, job: Job) -> str | None:
 
 def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntry:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
-    scheme = work.precision.step.scheme if work.precision else None
+    if work.precision is not None and not work.precision.whole:
+        raise CompressionError(
+            f"kind eager converts the whole model to {work.scheme}, in which its forward does not "
+            "run; build kind aoti, openvino or exported"
+        )
     return ProgramEntry(
         kind="eager",
         target=target,
@@ -47,6 +47,6 @@ def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntr
         torch_version=node.torch_version(),
         native_runner=None,
         python_abi=None,
-        options={PRECISION: _PRECISIONS[scheme]},
+        options={PRECISION: _PRECISIONS[work.scheme]},
         quantized_operators=work.quantized_operators,
     )

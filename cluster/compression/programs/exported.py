@@ -8,15 +8,16 @@ from __future__ import annotations
 import torch
 
 from cluster.artifact.entries import ProgramEntry
+from cluster.compression.export import exported as graph_of
 from cluster.compression.programs.files import ProgramFiles
 from cluster.compression.work import Job, Work
-from cluster.compression.work import exported as graph_of
+from cluster.config.recipe import Recipe
 from cluster.program import node
 from cluster.program.exported import QUANTIZED
 from cluster.program.pytorch import device_of
 
 
-def supports(work: Work, target: str, job: Job) -> str | None:
+def refusal(scheme: str | None, target: str, recipe: Recipe) -> str | None:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
     if device_of(target) != "cpu":
         return "kind exported runs on CPUs; use aoti"
@@ -25,7 +26,8 @@ def supports(work: Work, target: str, job: Job) -> str | None:
 
 def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntry:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
-    graph = graph_of(work.module, work.inputs, strict=False, batch=job.recipe.model.max_batch_size)
+    batch, probes = job.recipe.model.max_batch_size, job.probes_for(work)
+    graph = graph_of(work.module, work.inputs, strict=False, batch=batch, probes=probes)
     torch.export.save(graph, files.file("exported.pt2"))
     return ProgramEntry(
         kind="exported",

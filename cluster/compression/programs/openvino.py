@@ -6,7 +6,8 @@ dynamic_int8               → convert → nncf.compress_weights, activations qu
 weight_only_int8, _int4    → convert → nncf.compress_weights
 
 OpenVINO does not accept torchao's quantized graphs, so NNCF quantizes the float model again, with
-the same scheme, samples and bfloat16 layers.
+the same scheme, samples and bfloat16 layers. The converted graph is compared with the float model
+before it is quantized.
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ from typing import Any
 import torch
 
 from cluster.artifact.entries import ProgramEntry, StaticFile
+from cluster.compression.equivalence import check_rewrite
+from cluster.compression.export import exported
+from cluster.compression.probes import Probes
 from cluster.compression.programs.files import ProgramFiles
 from cluster.compression.programs.openvino_layers import operators_of, operators_with_weights
-from cluster.compression.work import Job, Work, exported
+from cluster.compression.work import Job, Work
+from cluster.config.recipe import Recipe
 from cluster.config.steps import Quantize
 from cluster.data import PreparedSamples
 from cluster.errors import CompressionError
@@ -55,15 +60,12 @@ _NOT_LINEAR = (
 """Operators that schemes for linear layers do not quantize; Gather is an embedding."""
 
 
-def supports(work: Work, target: str, job: Job) -> str | None:
+def refusal(scheme: str | None, target: str, recipe: Recipe) -> str | None:
     """See :class:`cluster.compression.programs.builder.ProgramBuilder`."""
     if target != "cpu-x86":
         return f"kind openvino is built for cpu-x86, not for {target}; use aoti"
-    if work.precision is None:
-        return None
-    step = work.precision.step
-    if step.scheme not in _QUANTIZERS and step.scheme not in _PRECISIONS:
-        return f"OpenVINO has no scheme {step.scheme} for CPUs"
+    if scheme is not None and scheme not in _QUANTIZERS and scheme not in _PRECISIONS:
+        return f"OpenVINO has no scheme {scheme} for CPUs"
     return None
 
 
@@ -77,11 +79,10 @@ def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntr
     import openvino
 
     precision = work.precision
-    scheme = precision.step.scheme if precision else None
-    module = precision.float_module if precision else work.module
+    scheme = work.scheme
     layers = precision.bfloat16_layers if precision else ()
     batch = job.recipe.model.max_batch_size
-    graph, exempt = _convert(module, work.inputs, layers, batch)
+    graph, exempt = _convert(work.float_module, work.inputs, layers, batch, job.probes_for(work))
     group = 0
     if precision is not None and scheme in _QUANTIZERS:
         graph = _quantize(
@@ -129,10 +130,12 @@ def _convert(
     inputs: tuple[TensorSpec, ...],
     layers: tuple[str, ...],
     batch: int | None,
+    probes: Probes | None = None,
 ) -> tuple[Any, list[str]]:
     """Return the module as a graph, and its operators of ``layers``.
 
-    ``batch``: its batch size; None: dynamic.
+    ``batch``: its batch size; None: dynamic. CompressionError if the graph computes something else
+    than the module on the ``probes``.
     """
     import openvino
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
@@ -160,6 +163,8 @@ def _convert(
             if name in ports
         }
     )
+    if probes is not None:
+        check_rewrite(_runnable(graph, inputs), module, probes, "OpenVINO's graph", _ADVICE)
     return graph, operators_of(graph, decoder.pt_module, layers)
 
 
@@ -170,6 +175,24 @@ def _name_corrections(program: torch.export.ExportedProgram) -> None:
     for call in program.graph.nodes:
         if call.target in variances and call.kwargs.get("correction") is None:
             call.kwargs = {**call.kwargs, "correction": 1}
+
+
+_ADVICE = "build this model without openvino in programs.kinds"
+
+
+def _runnable(graph: Any, inputs: tuple[TensorSpec, ...]) -> Callable[..., list[torch.Tensor]]:
+    """Return the graph as a function of tensors that computes in float32."""
+    import openvino
+
+    compiled = openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    names = {name for port in compiled.inputs for name in port.get_names()}
+
+    def run(*tensors: torch.Tensor) -> list[torch.Tensor]:
+        pairs = zip(inputs, tensors, strict=True)
+        outputs = compiled({spec.name: x.numpy() for spec, x in pairs if spec.name in names})
+        return [torch.from_numpy(outputs[port].copy()) for port in compiled.outputs]
+
+    return run
 
 
 def _quantize(graph: Any, step: Quantize, exempt: list[str], samples: _Samples) -> Any:

@@ -17,8 +17,9 @@ import torch
 from torch.fx import GraphModule
 
 from cluster.artifact.entries import ProgramEntry, StaticFile
+from cluster.compression.export import exported
 from cluster.compression.programs.files import ProgramFiles
-from cluster.compression.work import Work, exported
+from cluster.compression.work import Work
 from cluster.errors import CompressionError, PlanError
 from cluster.parallel.graph import CutPoint, cuts
 from cluster.tensors import TensorSpec
@@ -45,8 +46,7 @@ def graph_of(work: Work) -> GraphModule:
     # An optional package, which only builds of this kind need.
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
-    module = work.precision.float_module if work.precision else work.module
-    program = exported(module.eval(), work.inputs, strict=False)
+    program = exported(work.float_module.eval(), work.inputs, strict=False)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         graph: GraphModule = TorchFXPythonDecoder.from_exported_program(program).pt_module
     return graph

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from cluster.compression.equivalence import check_rewrite
 from cluster.compression.evaluation.costs import macs_of
 from cluster.compression.layers import matching
+from cluster.compression.probes import Probes
 from cluster.compression.pruning.channels import ChannelPruner, CoupledLayers, zeroed
 from cluster.compression.pruning.head import find_head, outputs_of, prunable
 from cluster.compression.pruning.recalibration import recalibrate
@@ -54,6 +56,15 @@ def structured(work: Work, step: Prune, job: Job) -> Work:
     example = tuple(torch.from_numpy(array) for array in arrays)
     frozen = {name for name, tensor in module.named_parameters() if not tensor.requires_grad}
     replaced = replace_padded_shortcuts(module, example)
+    if replaced:
+        names = ", ".join(replaced)
+        check_rewrite(
+            module,
+            work.module.eval(),
+            job.probes,
+            f"the model with padded shortcuts as convolutions ({names})",
+            "use method magnitude",
+        )
     for name in replaced:
         job.out(f"prune    {name}: padded shortcut as a convolution, outputs unchanged")
     frozen |= {f"{name}.weight" for name in replaced}
@@ -75,14 +86,14 @@ def structured(work: Work, step: Prune, job: Job) -> Work:
     _check_prunable(module, layers, step, head, spared)
     _analyse(module, layers, step, job)
     full_macs = macs_of(work.module, work.inputs)  # without the shortcuts' convolutions
-    removal = _Removal(pruner, step, work.inputs, example, full_macs)
+    removal = _Removal(pruner, step, work.inputs, job.probes.few(), full_macs)
     for iteration in range(1, step.iterations + 1):
         with _differentiable(module, frozen):
             if iteration > 1:
                 _gradients(module, step, job)
             removal.reach(iteration / step.iterations)
         module.zero_grad(set_to_none=True)
-        if removal.verified:
+        if removal.begun:
             recalibrate(module, step.recalibration_samples, job)
             if step.recovery is not None:
                 recover(module, step.recovery, job, work.inputs)
@@ -112,21 +123,23 @@ class _Removal:
         pruner: ChannelPruner,
         step: Prune,
         inputs: tuple[TensorSpec, ...],
-        example: tuple[torch.Tensor, ...],
+        probes: Probes,
         full_macs: int,
     ) -> None:
         self._pruner = pruner
         self._step = step
         self._inputs = inputs
-        self._example = example
+        self._probes = tuple(map(torch.from_numpy, probes.inputs))
         self._full_macs = full_macs
         self._ratio = 0.0
-        self.verified = False
-        """Whether a removal was made and its outputs were verified."""
+        self._verified = False
+        """Whether a removal of this iteration was made, and its outputs were verified."""
+        self.begun = False
+        """Whether a removal of any iteration was made."""
 
     def reach(self, share: float) -> None:
         """Remove up to ``share``, 0..1, of the goal; the share of a speed-up is an exponent."""
-        step = self._step
+        step, self._verified = self._step, False
         if step.ratio is not None:
             self._remove(step.ratio * share)
             return
@@ -144,15 +157,15 @@ class _Removal:
             self._remove(self._ratio)
 
     def _remove(self, ratio: float) -> None:
-        if self.verified:
+        if self._verified:
             self._pruner.remove(ratio)
             return
         whole = copy_of(self._pruner.model)
         with layer_errors(self._pruner.model):
             removed = self._pruner.remove(ratio)
         if removed:
-            verify(whole, self._pruner.model, removed, self._example)
-            self.verified = True
+            verify(whole, self._pruner.model, removed, self._probes)
+            self._verified = self.begun = True
 
 
 def _widths(module: nn.Module) -> dict[str, int]:

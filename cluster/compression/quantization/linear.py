@@ -20,6 +20,7 @@ from cluster.compression.quantization.fake_quantize import INT8_MOST, int4_group
 from cluster.compression.quantization.half_precision import in_half, keep_in_half
 from cluster.compression.quantization.scheme import QuantizedModel, is_linear
 from cluster.compression.work import Job, tensors_of
+from cluster.config.recipe import Recipe
 from cluster.config.steps import Quantize
 from cluster.tensors import TensorSpec
 
@@ -156,9 +157,9 @@ def float8(
     return _converted(low.module, low, chosen, lambda layer: config)
 
 
-def float8_refusal(job: Job) -> str | None:
+def float8_refusal(recipe: Recipe) -> str | None:
     """Return why float8 cannot run on the recipe's targets or this machine's GPU, or None."""
-    if other_targets := _targets_without(job, "cuda"):
+    if other_targets := _targets_without(recipe, "cuda"):
         reason = other_targets
     elif not torch.cuda.is_available():
         reason = "this machine has no CUDA device"
@@ -173,15 +174,15 @@ def float8_refusal(job: Job) -> str | None:
 # ---------------------------------------------------------------------------- shared
 
 
-def cpu_refusal(job: Job) -> str | None:
+def cpu_refusal(recipe: Recipe) -> str | None:
     """Return why a scheme of x86 kernels fits no target of the recipe, or None."""
-    reason = _targets_without(job, "cpu")
+    reason = _targets_without(recipe, "cpu")
     return reason and f"its kernels are for CPUs, and {reason}"
 
 
-def _targets_without(job: Job, device: str) -> str | None:
+def _targets_without(recipe: Recipe, device: str) -> str | None:
     """Return the recipe's targets, as a clause, if none of them is a ``device``."""
-    targets = [program.target for program in job.recipe.programs]
+    targets = [program.target for program in recipe.programs]
     if any(target.startswith(device) for target in targets):
         return None
     return f"the recipe's targets are {', '.join(targets)}"

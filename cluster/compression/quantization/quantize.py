@@ -19,6 +19,7 @@ from cluster.compression.quantization.mixed_precision import bfloat16_layers, na
 from cluster.compression.quantization.scheme import COMPUTING, QuantizedModel, Scheme, is_linear
 from cluster.compression.training.train import recover
 from cluster.compression.work import Job, Precision, Work, tensors_of
+from cluster.config.recipe import Recipe
 from cluster.config.steps import Quantize
 from cluster.errors import CompressionError
 from cluster.models import copy_of
@@ -32,9 +33,8 @@ def quantize(work: Work, step: Quantize, job: Job) -> Work:
     fine-tuned copy after quantization-aware training. CompressionError if the scheme would change
     no operator, or if this machine or the recipe's targets cannot run it.
     """
+    check_targets(step, job.recipe)
     scheme = SCHEMES[step.scheme]
-    if reason := scheme.refusal(job):
-        raise CompressionError(f"scheme {step.scheme}: {reason}; choose another scheme or target")
     float_module = work.module.eval()
     named = named_layers(float_module, scheme, step)
     layers = [name for name in scheme.layers(float_module) if name not in named]
@@ -49,6 +49,23 @@ def quantize(work: Work, step: Quantize, job: Job) -> Work:
     job.out(f"quantize {step.scheme}: {converted.operators} operators")
     precision = Precision(step, float_module, converted.operators, in_bfloat16, converted.whole)
     return Work(converted.module, work.inputs, converted.weights, precision)
+
+
+def check_targets(step: Quantize, recipe: Recipe) -> None:
+    """Raise CompressionError if this machine or the recipe's targets cannot run the scheme."""
+    if reason := SCHEMES[step.scheme].refusal(recipe):
+        raise CompressionError(f"scheme {step.scheme}: {reason}; choose another scheme or target")
+
+
+def check_layers(step: Quantize, module: nn.Module) -> None:
+    """Raise CompressionError if ``step.keep`` names no layer, or the scheme applies to none.
+
+    A static scheme also quantizes functions that are no layers.
+    """
+    scheme = SCHEMES[step.scheme]
+    named_layers(module, scheme, step)
+    if not scheme.layers(module) and step.scheme != "static_int8":
+        raise _nothing_quantized(step, scheme, module, ())
 
 
 def _nothing_quantized(

@@ -11,6 +11,7 @@ from torch import nn
 
 from cluster.compression.quantization.fake_quantize import Rounding
 from cluster.compression.work import Job
+from cluster.config.recipe import Recipe
 from cluster.config.steps import Quantize
 from cluster.tensors import TensorSpec
 
@@ -52,7 +53,7 @@ class Scheme:
     rounding: Rounding | None = None
     """Rounding of a quantized layer, for training and sensitivity."""
 
-    refusal: Callable[[Job], str | None] = lambda job: None
+    refusal: Callable[[Recipe], str | None] = lambda recipe: None
     """Returns why this scheme cannot run on this machine or the recipe's targets, or None."""
 
     def layers(self, module: nn.Module) -> tuple[str, ...]:

@@ -56,9 +56,9 @@ def _scores(record: BuildRecord) -> Iterator[Caution]:
             f"{percent(better.accuracy)} of {better.samples} validation samples, with the "
             f"recipe's on {percent(better.stated_accuracy)}. Check model.image.",
         )
-    if record.metric != "accuracy":
-        return
     baseline = record.baseline
+    if record.metric != "accuracy" or baseline is None:
+        return
     chance = record.data.get("largest_class_share")
     if chance is not None and baseline.accuracy < chance + _LEAST_SKILL * (1 - chance):
         yield Caution(

@@ -23,14 +23,14 @@ class Card:
 
 def headline(record: BuildRecord) -> Section | None:
     """Return the cards of the winning program, or None if no program works."""
-    result = winner(record)
-    if result is None:
+    result, baseline = winner(record), record.baseline
+    if result is None or baseline is None:
         return None
-    return Section("headline", "At a glance", "At a glance", [*_cards(record, result)])
+    cards = [*_cards(record, result, baseline)]
+    return Section("headline", "At a glance", "At a glance", cards)
 
 
-def _cards(record: BuildRecord, result: Measurement) -> Iterator[Card]:
-    baseline = record.baseline
+def _cards(record: BuildRecord, result: Measurement, baseline: Measurement) -> Iterator[Card]:
     quality = [
         f"95 % CI {interval(record.metric, result)}",
         f"baseline {score(record.metric, baseline.accuracy)}",

@@ -35,8 +35,10 @@ class ScoresView:
     """Sentence on which model the baseline is; empty for the recipe's model as it is."""
 
 
-def scores(record: BuildRecord) -> Section:
-    """Return the baseline's and every program's scores, with confidence intervals."""
+def scores(record: BuildRecord) -> Section | None:
+    """Return the baseline's and every program's scores with confidence intervals; None without."""
+    if record.baseline is None:
+        return None
     shown = _measured(record)
     ends = [end for row in shown for end in (row.measured.accuracy_low, row.measured.accuracy_high)]
     scale = around(ends, 0, 100, margin=0.1)
@@ -99,7 +101,8 @@ class LatencyView:
     target: str
     fastest: str | None
     """Kind of the program that won on the target; None if none works."""
-    chart: charts.CurveChart
+    chart: charts.CurveChart | None
+    """None if nothing was measured."""
     table: Table
     missing: Sequence[tuple[str, dict[str, str]]]
     """Titles of lists of programs, and why each is missing."""
@@ -144,7 +147,7 @@ def latency(record: BuildRecord) -> Section:
     view = LatencyView(
         target=record.target,
         fastest=record.fastest if winner(record) else None,
-        chart=charts.latency(curves),
+        chart=charts.latency(curves) if curves else None,
         table=table,
         missing=[(title, reasons) for title, reasons in missing if reasons],
     )
@@ -162,8 +165,10 @@ class _Row(NamedTuple):
 
 
 def _measured(record: BuildRecord) -> list[_Row]:
-    """Return the baseline on every target, and every program."""
+    """Return the baseline on every target, and every program; nothing if no program works."""
     fastest, others = f"{record.target}/{record.fastest}", record.other_baselines
+    if record.baseline is None:
+        return []
     rows = [_Row("baseline", record.baseline, "baseline", record.baseline)]
     rows += [
         _Row(f"baseline on {target}", measured, "other", measured)

@@ -25,16 +25,7 @@ def table_of(name: str, evaluation: EvaluationResult, recipe: Mapping[str, Any])
     ``recipe``: the recipe as plain data. The fastest program of each target is marked. Programs
     are compared with the baseline on their own target; each target has a row of the baseline.
     """
-    baseline, baselines = evaluation.baseline, evaluation.target_baselines
-    title = baseline_name(recipe)
-    rows = [row(title, baseline, baseline)]
-    for target, other in [*baselines.items()][1:]:
-        rows.append(row(f"{title} on {target}", other, other))
-    for key, measured in evaluation.programs.items():
-        target, _, kind = key.rpartition("/")
-        mark = " (fastest)" if evaluation.fastest[target] == kind else ""
-        rows.append(row(f"{key}{mark}", measured, baselines[target]))
-    lines = [table(rows, header(baseline, name))]
+    lines = _measured(name, evaluation, recipe)
     lines += [
         f"left out {key}, which works: {textwrap.shorten(reason, REASON_LENGTH)}"
         for key, reason in evaluation.left_out.items()
@@ -44,6 +35,22 @@ def table_of(name: str, evaluation: EvaluationResult, recipe: Mapping[str, Any])
         for key, reason in evaluation.failed.items()
     ]
     return "\n".join(lines)
+
+
+def _measured(name: str, evaluation: EvaluationResult, recipe: Mapping[str, Any]) -> list[str]:
+    """Return the table's lines of measurements; none if no program works."""
+    baseline, baselines = evaluation.baseline, evaluation.target_baselines
+    if baseline is None:
+        return []
+    title = baseline_name(recipe)
+    rows = [row(title, baseline, baseline)]
+    for target, other in [*baselines.items()][1:]:
+        rows.append(row(f"{title} on {target}", other, other))
+    for key, measured in evaluation.programs.items():
+        target, _, kind = key.rpartition("/")
+        mark = " (fastest)" if evaluation.fastest[target] == kind else ""
+        rows.append(row(f"{key}{mark}", measured, baselines[target]))
+    return [table(rows, header(baseline, name))]
 
 
 def header(measured: Measurement, name: str = "") -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from cluster.artifact.entries import ProgramEntry
+from cluster.compression.equivalence import check_rewrite
 from cluster.compression.programs import builder, openvino_stages
 from cluster.compression.programs.files import ProgramFiles
 from cluster.compression.work import Job, Work, tensors_of
@@ -122,13 +123,25 @@ class Traced(Cuttable):
         built: list[list[BuiltShard]] = [[] for _ in stages]
         for rank, work in enumerate(self._ranks):
             modules = pipeline.split(work.module, self.inputs, self.outputs, chosen)
+            if len(self._ranks) == 1:  # a slice alone cannot sum
+                self._check_stages(modules, work)
             for number, stage in enumerate(modules):
-                part = replace(work, module=stage.module, inputs=stage.inputs)
+                part = replace(work, module=stage.module, inputs=stage.inputs, part=True)
                 files = stages[number][rank]
                 entry = builder.build_one(part, self.kind, self.target, files, self._job)
                 entry = entry.model_copy(update={"inputs": stage.inputs})
                 built[number].append(BuiltShard(entry, stage.outputs, tensors_of(stage.module)))
         return built
+
+    def _check_stages(self, stages: Sequence[pipeline.Stage], work: Work) -> None:
+        check_rewrite(
+            pipeline.joined(stages),
+            work.module,
+            self._job.probes,
+            f"the model in {len(stages)} stages",
+            "change its forward so that no operator changes a tensor in place, or remove this "
+            "entry of parallel",
+        )
 
 
 class Sliced(Cuttable):

@@ -27,6 +27,7 @@ from cluster.compression.draft import Draft
 from cluster.compression.evaluation import reference
 from cluster.compression.evaluation.fresh_process import run_in_process
 from cluster.compression.evaluation.one_layout import LayoutResult, LayoutTask
+from cluster.compression.programs import builder
 from cluster.compression.programs.files import ProgramFiles
 from cluster.compression.sharding.cutting import COST_BATCH, BuiltShard, Cuttable, Sliced, Traced
 from cluster.compression.sharding.profile import profile, tensor_profile
@@ -256,12 +257,10 @@ def _loaded_bytes(entry: ProgramEntry, artifact: Path) -> int:
 
 def _measure(draft: Draft, layout: Layout, job: Job) -> LayoutResult:
     settings = job.recipe.evaluation
-    quantized = draft.work.precision is not None
     task = LayoutTask(
         artifact=draft.folder,
         layout=layout.key,
-        expected=draft.expected,
-        limit=reference.MAX_DIFFERENCE if quantized else reference.MAX_FLOAT_DIFFERENCE,
+        expected=_expected(draft, layout, job),
         batches=settings.batches,
         repeats=settings.repeats,
         compute_threads=settings.compute_threads,
@@ -273,6 +272,15 @@ def _measure(draft: Draft, layout: Layout, job: Job) -> LayoutResult:
             f"layout {layout.key} does not work: {ended.failure}\n{''.join(ended.tail)}"
         )
     return LayoutResult.model_validate_json(task.result.read_text())
+
+
+def _expected(draft: Draft, layout: Layout, job: Job) -> Path:
+    """Return the file of the whole program's outputs, or of the module's if it was not built."""
+    key = f"{layout.target}/{layout.kind}"
+    if (computed := draft.outputs_of(key).computed).is_file():
+        return computed
+    module = builder.BUILDERS[layout.kind].source(draft.work)
+    return draft.record_expected(key, module, job.probes, reference.MAX_ROUNDING).expected
 
 
 def _rescale(

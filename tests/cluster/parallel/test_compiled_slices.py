@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from torch._inductor import aoti_compile_and_package
 
+from cluster.compression.export import exported
 from cluster.compression.programs import native_runner
 from cluster.compression.quantization import linear
 from cluster.compression.quantization.half_precision import LowPrecision
-from cluster.compression.work import exported
 from cluster.errors import ProgramError
 from cluster.parallel.tensor import plan_for, shard_module
 from cluster.program import aoti, collective

@@ -11,7 +11,7 @@ from torch import nn
 
 from cluster.errors import PlanError
 from cluster.parallel import graph
-from cluster.parallel.pipeline import Stage, split
+from cluster.parallel.pipeline import Stage, joined, split
 from cluster.tensors import TensorSpec
 
 QUICK = ("bert", "gpt2", "skips", "resnet18 bf16")
@@ -62,6 +62,8 @@ def test_stages_match_whole_model_bit_for_bit(family: str, data: st.DataObject) 
             expected = module(*inputs)
         names = [place.after for place in selected]
         assert torch.equal(chained(stages, inputs), expected), (names, batch)
+        with torch.no_grad():
+            assert torch.equal(joined(stages)(*inputs)[0], expected), (names, batch)
 
 
 def test_stage_carries_tensor_for_later_stage() -> None:

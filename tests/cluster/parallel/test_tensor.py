@@ -15,10 +15,11 @@ import transformers
 from torch import nn
 from torchvision.models import VisionTransformer
 
+from cluster.compression.export import exported
 from cluster.compression.quantization import linear
 from cluster.compression.quantization.half_precision import LowPrecision, keep_in_half
 from cluster.compression.quantization.scheme import is_linear
-from cluster.compression.work import exported, tensors_of
+from cluster.compression.work import tensors_of
 from cluster.errors import PlanError
 from cluster.models.hf_embeddings import TextEmbedding
 from cluster.parallel.tensor import TensorPlan, plan_for, shard_module

@@ -49,7 +49,6 @@ def play(
             recipe=tiny_recipe("fresh", "bf16"),
             baseline_weights=tmp_path / "baseline",
             baseline_outputs=tmp_path / "outputs",
-            expected=tmp_path / "expected",
             result=tmp_path / "found.json",
         )
         return measure_in_process(task, tmp_path, lines.append)

@@ -320,11 +320,21 @@ def test_gate_compares_each_target_with_its_baseline() -> None:
     }
 
 
-def test_baseline_measured_alone_is_used_without_programs() -> None:
-    alone = measured(None, 3.0)
-    assert evaluation_of(programs={}, alone=alone).baseline == alone
-    with pytest.raises(ValueError, match="neither a program nor the baseline"):
-        _ = evaluation_of(programs={}).baseline
+def test_evaluation_without_programs_has_no_baseline() -> None:
+    assert evaluation_of(programs={}).baseline is None
+
+
+def test_refusal_for_accuracy_names_the_machines_part_in_it() -> None:
+    cause = "this CPU (Z80) has no VNNI, so sums saturate; serve on CPUs with VNNI"
+    evaluation = evaluation_of(
+        programs={"cpu-x86/aoti": measured((0.05, 0.06), 1.0)}, causes={"cpu-x86/aoti": cause}
+    )
+    refused = judged({"max_accuracy_drop": 0.01}, evaluation)["max_accuracy_drop"]
+    assert not refused.passed
+    assert f"a likely cause is that {cause}" in refused.reason
+    passed = judged({"max_accuracy_drop": 0.5}, evaluation)["max_accuracy_drop"]
+    assert passed.passed
+    assert "likely cause" not in passed.reason
 
 
 def test_program_over_accuracy_budget_is_excluded() -> None:

@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 
 from cluster.artifact.artifact import MANIFEST, Artifact, describe
+from cluster.artifact.entries import ProgramEntry
 from cluster.artifact.manifest import Manifest
+from cluster.compression.equivalence import outputs_of
 from cluster.compression.evaluation import reference
+from cluster.compression.evaluation.reference import Outputs
 from cluster.compression.programs import builder
-from cluster.compression.work import Precision, Work
+from cluster.compression.work import Job, Precision, Work
 from cluster.config.recipe import Recipe
 from cluster.config.steps import Quantize
 from cluster.tensors import TensorSpec
@@ -31,8 +33,13 @@ class Assembled:
     built: builder.Programs
     recipe: Recipe
     baseline: Path
-    expected: Path
+    outputs: dict[str, Outputs]
     scratch: Path
+
+    @property
+    def expected(self) -> Path:
+        """Expected outputs of the first program."""
+        return next(iter(self.outputs.values())).expected
 
 
 def assembling(tmp_path: Path) -> Assemble:
@@ -53,12 +60,9 @@ def assembling(tmp_path: Path) -> Assemble:
         scratch.mkdir()
         save_file(work.weights(), workspace / "weights.safetensors")
         save_file(initial.work.weights(), scratch / "baseline.safetensors")
-        inputs, _ = initial.test.batch(range(reference.SAMPLES))
-        with torch.inference_mode():
-            outputs = work.module(*map(torch.from_numpy, inputs)).numpy()
-        reference.record(outputs, inputs, scratch / "expected.npz")
         built = builder.build(work, workspace, job)
-        classes = outputs.shape[1]
+        outputs = {e.key: expected_outputs(e, work, job, scratch) for e in built.entries}
+        classes = job.model.outputs[0].shape[1]
         manifest = Manifest(
             name="bench",
             recipe=recipe.model_dump(mode="json"),
@@ -77,11 +81,21 @@ def assembling(tmp_path: Path) -> Assemble:
             built,
             recipe,
             scratch / "baseline.safetensors",
-            scratch / "expected.npz",
+            outputs,
             scratch,
         )
 
     return make
+
+
+def expected_outputs(entry: ProgramEntry, work: Work, job: Job, scratch: Path) -> Outputs:
+    """Write the outputs of what the program was made from; return the program's files."""
+    name = entry.key.replace("/", ".")
+    files = Outputs(scratch / f"{name}.expected.npz", scratch / f"{name}.computed.npz")
+    source = builder.BUILDERS[entry.kind].source(work)
+    limit = reference.limit_of(work.precision.step.scheme if work.precision else None, entry.target)
+    reference.record(outputs_of(source, job.probes), job.probes, limit, files.expected)
+    return files
 
 
 def write(workspace: Path, manifest: Manifest) -> Artifact:

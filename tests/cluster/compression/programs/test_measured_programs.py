@@ -28,7 +28,7 @@ def evaluate_programs(assembled: Assembled, lines: list[str]) -> EvaluationResul
         assembled.artifact.path,
         assembled.recipe,
         assembled.baseline,
-        assembled.expected,
+        assembled.outputs,
         assembled.scratch,
         lines.append,
     )
@@ -89,7 +89,9 @@ def test_wrong_program_fails_and_others_are_measured(bench: Bench, assemble: Ass
 
 
 @pytest.mark.slow
-def test_baseline_is_measured_if_no_program_works(bench: Bench, assemble: Assemble) -> None:
+def test_evaluation_ends_without_baseline_if_no_program_works(
+    bench: Bench, assemble: Assemble
+) -> None:
     initial = bench()
     assembled = assemble(initial, "exported")
     (assembled.artifact.path / "programs/cpu-x86.exported.pt2").write_bytes(b"not a graph")
@@ -98,7 +100,9 @@ def test_baseline_is_measured_if_no_program_works(bench: Bench, assemble: Assemb
     assert evaluation.programs == {}
     assert evaluation.fastest == {}
     assert "cannot be loaded" in evaluation.failed["cpu-x86/exported"]
-    assert evaluation.baseline.samples == len(initial.test)
+    assert evaluation.baseline is None
+    assert "measure  ends: no program for cpu-x86 works" in initial.lines
+    assert not any("of the baseline" in line or "latency" in line for line in initial.lines)
 
 
 def test_broken_baseline_fails_evaluation_and_no_program(
@@ -225,9 +229,7 @@ def test_default_kind_may_fail_with_reason(
         return "not this one"
 
     initial = bench()
-    monkeypatch.setitem(
-        builder.BUILDERS, "aoti", replace(builder.BUILDERS["aoti"], supports=refuse)
-    )
+    monkeypatch.setitem(builder.BUILDERS, "aoti", replace(builder.BUILDERS["aoti"], refusal=refuse))
     pytest.importorskip("openvino")
     assembled = assemble(initial)
     assert [entry.kind for entry in assembled.built.entries] == ["openvino"]
@@ -240,4 +242,4 @@ def test_gpu_program_requires_gpu(bench: Bench) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has one")
     for kind in (aoti, eager):
-        assert "no CUDA" in str(kind.supports(initial.work, "cuda-sm90", initial.job))
+        assert "no CUDA" in str(kind.refusal(None, "cuda-sm90", initial.recipe))

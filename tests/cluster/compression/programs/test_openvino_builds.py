@@ -191,7 +191,7 @@ def test_openvino_rejects_unsupported_scheme_and_target(
     bench: Bench, scheme: str, target: str, message: str
 ) -> None:
     initial = bench()
-    assert message in str(building.supports(quantized(initial.work, scheme), target, initial.job))
+    assert message in str(building.refusal(scheme, target, initial.recipe))
 
 
 @pytest.mark.parametrize("kind", ["var", "std", "var_mean", "std_mean"])

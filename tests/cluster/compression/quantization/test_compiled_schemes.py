@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from cluster.compression.export import exported
 from cluster.compression.quantization.quantize import quantize
-from cluster.compression.work import Work, exported
+from cluster.compression.work import Work
 from cluster.config.steps import Quantize
 
 Bench = Callable[..., Any]

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from cluster.compression.export import exported
 from cluster.compression.quantization.quantize import quantize
-from cluster.compression.work import Work, exported
+from cluster.compression.work import Work
 from cluster.config.steps import Quantize
 from cluster.errors import CompressionError
 

@@ -86,6 +86,7 @@ def test_restoring_with_other_kept_layers_is_rejected(bench: Bench) -> None:
 
 def test_calibration_uses_configured_number_of_samples(bench: Bench) -> None:
     initial = bench(model="linear")
+    assert len(initial.job.probes) > 0  # read before calibration
     seen: list[int] = []
     read_batch = initial.job.train.batch
     initial.job.train.batch = lambda rows: seen.extend(rows) or read_batch(rows)
