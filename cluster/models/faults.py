@@ -10,6 +10,8 @@ from torch import nn
 
 from cluster.errors import CompressionError, ForwardError, HeadraceError
 
+_MEMORY = "free memory, or use smaller batches or a smaller model"
+
 
 @contextmanager
 def named(activity: str, advice: str) -> Iterator[None]:
@@ -21,14 +23,14 @@ def named(activity: str, advice: str) -> Iterator[None]:
     try:
         yield
     except ForwardError as error:
-        raise CompressionError(f"{activity}: {error}; {advice}") from error
+        remedy = _MEMORY if _out_of_memory(error.__cause__) else advice
+        raise CompressionError(f"{activity}: {error}; {remedy}") from error
     except (HeadraceError, OSError):
         raise
     # Models, exporters and quantizers can raise anything.
     except Exception as error:
-        if _out_of_memory(error):
-            advice = "free memory, or use smaller batches or a smaller model"
-        raise CompressionError(f"{activity}: {sentence(error)}; {advice}") from error
+        remedy = _MEMORY if _out_of_memory(error) else advice
+        raise CompressionError(f"{activity}: {sentence(error)}; {remedy}") from error
 
 
 def sentence(error: BaseException) -> str:
@@ -62,7 +64,7 @@ def _running(error: BaseException) -> list[nn.Module]:
     return modules
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def _out_of_memory(error: BaseException | None) -> bool:
     # PyTorch has an error class for a GPU's memory, but not for the CPU's.
     return isinstance(
         error, MemoryError | torch.OutOfMemoryError

@@ -241,14 +241,17 @@ def _all(ray: Any, running: list[Any]) -> list[Any]:
         except ray.exceptions.RayError as error:
             reason = _reason(ray, error, _name(running, ended))
             if isinstance(error, ray.exceptions.RayTaskError) and not _cause(error):
-                # A process whose peer dies reports only a broken connection.
-                reason = _death(ray, running, pending) or reason
+                # A process whose peer dies or fails reports only a broken connection.
+                reason = _reason_of_peers(ray, running, pending) or reason
             raise reason from None
     return ray.get(running)
 
 
-def _death(ray: Any, running: list[Any], pending: list[Any]) -> LostProcessError | None:
-    """Return the error of the first pending task whose process died, within the timeout."""
+def _reason_of_peers(ray: Any, running: list[Any], pending: list[Any]) -> HeadraceError | None:
+    """Return the first error of pending tasks that has a reason, within the timeout.
+
+    That is the death of a process, or an error of Headrace's.
+    """
     if not pending:
         return None
     ended, _ = ray.wait(pending, num_returns=len(pending), timeout=_END_S)
@@ -257,7 +260,7 @@ def _death(ray: Any, running: list[Any], pending: list[Any]) -> LostProcessError
             ray.get(task)
         except ray.exceptions.RayError as error:
             reason = _reason(ray, error, _name(running, task))
-            if isinstance(reason, LostProcessError):
+            if isinstance(reason, LostProcessError) or _cause(error) is not None:
                 return reason
     return None
 

@@ -24,7 +24,8 @@ from cluster.compression.training.optimizers import OPTIMIZERS, learning_rate
 from cluster.compression.training.peers import ALONE, Peers
 from cluster.config.steps import Fit
 from cluster.data import PreparedSamples
-from cluster.errors import CompressionError
+from cluster.errors import CompressionError, ForwardError, HeadraceError
+from cluster.models import faults
 from cluster.program.node import cpus
 from cluster.progress import Bar, Print
 
@@ -56,8 +57,15 @@ class _Together(torch.nn.Module):
         self._mixed = training.step.precision == "bf16"
 
     def forward(self, inputs: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(labels.device.type, torch.bfloat16, enabled=self._mixed):
-            return self._loss(self.module, inputs, labels)
+        try:
+            with torch.autocast(labels.device.type, torch.bfloat16, enabled=self._mixed):
+                return self._loss(self.module, inputs, labels)
+        except HeadraceError:
+            raise
+        # A model's code can raise anything. Its layer is named here, because an error reaches the
+        # job from another process without its traceback.
+        except Exception as error:
+            raise ForwardError(faults.sentence(error)) from error
 
 
 def check(training: Training) -> None:

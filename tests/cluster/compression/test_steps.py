@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from cluster.compression import steps
 from cluster.compression.record import StepRecord
 from cluster.config.steps import Prune, Quantize, ReplaceActivation, Train
+from cluster.errors import CompressionError
 
 Bench = Callable[..., Any]
 TRAIN = Train(kind="train", epochs=1)
@@ -154,3 +155,46 @@ def test_every_step_reports_cost_and_gain(bench: Bench, tmp_path: Path) -> None:
         "2-train",
         "3-quantize",
     ]
+
+
+class Auxiliary(torch.nn.Module):
+    """Answers training data with the error of a layer, or of its own."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.head = Failing(error)
+        self.last = torch.nn.Linear(256, 10)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head(self.last(image.flatten(1)))
+
+
+class Failing(torch.nn.Module):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            raise self.error
+        return x
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (KeyError("aux"), "KeyError: 'aux', in head (Failing); training calls forward in train"),
+        (OSError("no file\nthere"), "OSError: no file, in head (Failing); training calls forward"),
+        (MemoryError(), "MemoryError, in head (Failing); free memory, or use smaller batches"),
+    ],
+)
+def test_error_in_a_step_names_layer_step_and_remedy(
+    bench: Bench, error: Exception, sentence: str
+) -> None:
+    initial = bench(model="linear")
+    work = replace(initial.work, module=Auxiliary(error).eval())
+    with pytest.raises(CompressionError) as refusal:
+        steps.run(work, [Train(kind="train", epochs=1)], initial.job)
+    source = "python:headrace_tiny:linear"
+    assert str(refusal.value).startswith(f"{source} fails in steps[0] (train): {sentence}")
+    assert "\n" not in str(refusal.value)

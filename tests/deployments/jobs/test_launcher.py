@@ -41,6 +41,12 @@ def stumble(x):
     if x == 1:
         raise KeyError("odd")
 
+def fail_after_peer(x):
+    if x == 0:
+        raise RuntimeError("connection closed by peer")
+    time.sleep(1)
+    raise SourceError("no such folder: give another")
+
 def die(folder):
     (Path(folder) / str(os.getpid())).touch()
     if len(list(Path(folder).iterdir())) == 2:
@@ -252,6 +258,7 @@ with RayLauncher() as launcher:
     answer = {
         "own": refused(lambda: launcher.gang(tasks.refuse, [0, 1])),
         "foreign": refused(lambda: launcher.gang(tasks.stumble, [0, 1])),
+        "peer": refused(lambda: launcher.gang(tasks.fail_after_peer, [0, 1])),
         "died": refused(lambda: launcher.gang(tasks.die, [str(folder)] * 2)),
         "left": left(),
     }
@@ -260,6 +267,7 @@ answer["alive"] = [alive(path.name) for path in folder.iterdir()]
         + ANSWER
     )
     assert answer["own"] == ["SourceError", "no such folder: give another"]
+    assert answer["peer"] == answer["own"]
     assert answer["foreign"] == ["CompressionError", "process 2 of 2 raised KeyError: 'odd'"]
     kind, message = answer["died"]
     assert kind == "LostProcessError"
