@@ -38,7 +38,7 @@ class Model:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Class names, in the order of the logits; empty without classes."""
+        """Name of each output, in their order; empty for embeddings and unnamed numbers."""
         return self.manifest.labels
 
     def run(self, arrays: Arrays) -> dict[str, np.ndarray]:

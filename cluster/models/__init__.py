@@ -3,7 +3,7 @@
 ModelSource ─→ load.py ─┬─ from_torchvision.py ─┐
                         ├─ from_hf.py ──────────┼─→ BuiltModel ─→ probe, batch_check ─→ LoadedModel
                         └─ from_python.py ──────┘
-               answer.py: one tensor with a row per item, or a refusal
+               answer.py, applied_activation.py: one row of logits or numbers per item
                checkpoints.py: weights from a file into a built module, without running code
                forward.py: runs of a user's module that leave nothing behind in it
                faults.py, dependent_part.py: the submodule at fault, for one sentence

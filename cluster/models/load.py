@@ -1,9 +1,10 @@
-"""A model source → LoadedModel: loader chosen by kind, then two checks on copies of the module.
+"""A model source → LoadedModel: loader chosen by kind, then checks on copies of the module.
 
     probe        one item of zeros: the declared inputs are accepted; logits or embeddings come back
     batch_check  batches of noise: each item is computed by itself, and the same every time
+    applied_activation  a user's forward does not end in softmax or sigmoid, which serving applies
 
-Both run before training, compression and export.
+They run before training, compression and export.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from cluster import fingerprint, independence
 from cluster.activation import VALUES, OutputActivation
 from cluster.config.sources import ImageInput, ModelSource, TextInput
 from cluster.errors import ForwardError, SourceError
-from cluster.models import batch_check, forward, from_hf, from_python, from_torchvision
+from cluster.models import (
+    applied_activation,
+    batch_check,
+    forward,
+    from_hf,
+    from_python,
+    from_torchvision,
+)
 from cluster.models.answer import width_of
 from cluster.models.built_model import BuiltModel
 from cluster.models.cards import CardAccuracy
@@ -110,6 +118,8 @@ def load_model(
             f"{source.source} returns one number per item, whose softmax is always 1; set "
             f"model.activation: sigmoid for the probability of one label, or none for a regression"
         )
+    if kind == "python" and not checked:
+        applied_activation.check(model.module, model.inputs, activation, source.source)
     names = _labels(model.labels, labels, width, source.source, activation)
     return _result(model, width, names, activation)
 

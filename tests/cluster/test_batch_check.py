@@ -465,5 +465,5 @@ def test_error_of_forward_is_one_sentence_with_its_layer(module_file: Callable[[
     assert str(refusal.value) == (
         f"{source} does not accept input FP32 [-1, 8]: RuntimeError: mat1 and mat2 shapes cannot "
         "be multiplied (1x8 and 7x16), in first (Linear); correct its forward, or change "
-        "model.image, model.text or model.tensor to its input"
+        "model.image, model.text, model.tensor or model.tensors to its input"
     )
