@@ -7,8 +7,8 @@ The body is searched once from its beginning to its end, and only contents are c
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from email.message import Message
 
 from cluster.errors import RequestError
 
@@ -21,6 +21,7 @@ _MAX_BOUNDARY = 70  # RFC 2046
 _MAX_HEADER_BYTES = 4096
 _NEW_LINE = b"\r\n"
 _BLANK_LINE = b"\r\n\r\n"
+_PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s]*))')
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +59,25 @@ def parse_form(body: bytes, content_type: str) -> list[FormField]:
 
 
 def _boundary(content_type: str) -> bytes:
-    header = Message()
-    header["Content-Type"] = content_type
-    boundary = header.get_boundary()
-    if not boundary or len(boundary) > _MAX_BOUNDARY or not boundary.isascii():
+    boundary = _parameters(content_type).get("boundary", "")
+    if not 0 < len(boundary) <= _MAX_BOUNDARY or not boundary.isascii():
         raise RequestError(
             f"Content-Type is {content_type!r:.100}, a form needs a boundary of 1 to "
             f"{_MAX_BOUNDARY} ASCII characters; let the browser or HTTP client set this header"
         )
     return boundary.encode()
+
+
+def _parameters(header: str) -> dict[str, str]:
+    """Return the parameters of a header's value, by their names in lower case.
+
+    Python's own parser (``email``) also decodes the forms ``name*=`` and ``name*0=``, which RFC
+    7578 forbids, and fails on some charsets and numbers in them.
+    """
+    return {
+        name.lower(): re.sub(r"\\(.)", r"\1", quoted) or plain
+        for name, quoted, plain in _PARAMETER.findall(header)
+    }
 
 
 def _field(body: bytes, start: int, end: int) -> FormField:
@@ -78,13 +89,13 @@ def _field(body: bytes, start: int, end: int) -> FormField:
             f"a field of the form has no blank line within {_MAX_HEADER_BYTES} bytes; expected its "
             "headers, a blank line, then its content"
         )
-    disposition = Message()
+    disposition: dict[str, str] = {}
     for line in body[start:blank].decode("utf-8", "replace").split("\r\n"):
         header, _, value = line.partition(":")
         if header.strip().lower() == "content-disposition":
-            disposition["Content-Disposition"] = value.strip()
-    name = disposition.get_param("name", header="Content-Disposition")
-    if not isinstance(name, str):
+            disposition = _parameters(value)
+    name = disposition.get("name")
+    if name is None:
         raise RequestError('a field of the form has no name; expected form-data; name="..."')
-    is_file = disposition.get_filename() is not None
+    is_file = not disposition.keys().isdisjoint(("filename", "filename*"))
     return FormField(name, is_file, body[blank + len(_BLANK_LINE) : end])

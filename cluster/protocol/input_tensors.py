@@ -72,7 +72,7 @@ def _sent_spec(tensor: dict[str, Any], spec: TensorSpec) -> TensorSpec:
     if datatype not in known:
         hint = f"; {', '.join(known)} are converted exactly" if known else ""
         if datatype == bytes_tensor.DATATYPE:
-            hint = "; BYTES is for texts of a text model, and /predict takes image files"
+            hint = "; BYTES is for texts of a text model, not of a route; /predict takes images"
         raise RequestError(
             f"input {spec.name!r}: datatype must be {spec.datatype!r}, {actual(datatype)}{hint}"
         )

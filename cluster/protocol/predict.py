@@ -76,8 +76,9 @@ def decode_predict(body: bytes, max_json_bytes: int) -> PredictRequest:
 def decode_form(body: bytes, content_type: str) -> PredictRequest:
     """Decode a form (multipart/form-data) as a browser sends it.
 
-    One file of any field name, or ``text``; ``top_k`` as in :func:`decode_predict`. RequestError
-    for anything else. ``content_type``: the whole header.
+    One file of any field name, or ``text``; ``top_k`` as in :func:`decode_predict`. Fields left
+    empty beside it are ignored: a browser sends them, too. RequestError for anything else.
+    ``content_type``: the whole header.
     """
     images, texts, k = [], [], DEFAULT_TOP_K
     for field in parse_form(body, content_type):
@@ -87,11 +88,14 @@ def decode_form(body: bytes, content_type: str) -> PredictRequest:
             texts.append(_utf8(field.content))
         elif field.name == "top_k":
             digits = field.content.decode("ascii", "replace").strip()
-            k = _top_k_field(int(digits) if digits.isdecimal() and len(digits) < 9 else digits)
+            if digits:
+                k = _top_k_field(int(digits) if digits.isdecimal() and len(digits) < 9 else digits)
         else:
             raise RequestError(
                 f"unknown field of the form: {field.name!r:.60}; known: a file, text, top_k"
             )
+    if len(images) + len(texts) > 1:
+        images, texts = [file for file in images if file], [text for text in texts if text]
     if len(images) + len(texts) != 1:
         raise RequestError(
             f"the form holds {len(images)} files and {len(texts)} texts; send one of either"

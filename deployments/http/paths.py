@@ -193,7 +193,7 @@ def _paths(endpoint: Endpoint) -> FastAPI:
         add(f"{prefix}/config", config, dependencies=checks, summary="Triton's configuration")
         add(f"{prefix}/stats", statistics, dependencies=checks, summary="Statistics of a replica")
         add(prefix or "/", metadata, dependencies=checks, summary="Inputs, outputs, versions")
-    add_unsupported(app, "", OF_MODEL)
+        add_unsupported(app, prefix, OF_MODEL)
     app.add_middleware(BarePrefix)
     answer_errors(app, endpoint.failed)
     return app

@@ -87,6 +87,22 @@ def test_form_of_browser_is_parsed() -> None:
     assert fields == [FormField("image", True, PNG), FormField("text", False, b"")]
 
 
+@pytest.mark.parametrize(
+    "parameter",
+    ["filename*=undefined''x", "filename*=idna''x", "filename*=a\0b''x", f"x*{'9' * 4000}=a"],
+)
+def test_encoded_names_are_never_decoded(parameter: str) -> None:
+    """RFC 7578, 4.2 forbids them; Python's own parser raises UnicodeError and ValueError."""
+    is_file = parameter.startswith("filename")
+    fields = parse_form(form((f"name=a; {parameter}", b"1")), f"{TYPE}; x*{'9' * 5000}=a")
+    assert fields == [FormField("a", is_file, b"1")]
+
+
+def test_quoted_name_may_have_separators() -> None:
+    fields = parse_form(form((r'name="a;b=\"c\""; FileName="d;name=e"', b"1")), TYPE)
+    assert fields == [FormField('a;b="c"', True, b"1")]
+
+
 @given(st.lists(st.binary(max_size=50), max_size=4), st.booleans())
 def test_contents_are_returned_as_they_are(contents: list[bytes], quoted: bool) -> None:
     boundary = "a b?" if quoted else "ab"
@@ -143,6 +159,18 @@ def test_file_of_any_name_is_the_image() -> None:
 def test_text_and_top_k_are_fields() -> None:
     request = decode_form(form(("name=text", "zürich".encode()), ("name=top_k", b" 7 ")), TYPE)
     assert (request.image, request.text, request.top_k) == (None, "zürich", 7)
+
+
+@pytest.mark.parametrize(
+    ("image", "text"), [(PNG, b""), (b"", b"good film")], ids=["without a text", "without a file"]
+)
+def test_fields_left_empty_are_ignored(image: bytes, text: bytes) -> None:
+    """A browser sends every field of a form, and a file that was not chosen with an empty name."""
+    name = 'name="image"; filename="' + ('a.png"' if image else '"')
+    body = form((name, image), ('name="text"', text), ('name="top_k"', b""))
+    request = decode_form(body, TYPE)
+    assert (request.image or b"", (request.text or "").encode()) == (image, text)
+    assert request.top_k == DEFAULT_TOP_K
 
 
 @pytest.mark.parametrize(

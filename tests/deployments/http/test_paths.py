@@ -109,7 +109,9 @@ def test_limit_of_body_holds_after_decompression() -> None:
         assert str(LIMIT) in answer.error
 
 
-@pytest.mark.parametrize("path", ["/trace/setting", "/generate", "/generate_stream"])
+@pytest.mark.parametrize(
+    "path", ["/trace/setting", "/generate", "/generate_stream", "/versions/1/generate"]
+)
 def test_extension_that_is_absent_says_what_to_do(path: str) -> None:
     for method in ("GET", "POST"):
         answer = ask(model(), ROOT + path, b"{}", method=method, root_path=ROOT)
