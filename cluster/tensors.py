@@ -78,3 +78,18 @@ class TensorSpec(BaseModel):
     def zeros(self, batch: int) -> np.ndarray:
         """Return a zero array of this spec with ``batch`` items."""
         return np.zeros((batch, *self.item_shape), self.dtype)
+
+
+class IndexRange(BaseModel):
+    """Range of the elements ``start`` to ``stop - 1`` of an item, as they index a table.
+
+    Elements are counted in C order; ``stop`` None: up to the last one. A floating element counts
+    without its fraction, as PyTorch converts it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    start: int = Field(default=0, ge=0, lt=2**63)
+    stop: int | None = Field(default=None, ge=0, lt=2**63)
+    low: int = Field(default=0, ge=-(2**63), lt=2**63)
+    high: int = Field(ge=-(2**63), lt=2**63)

@@ -17,7 +17,7 @@ from cluster.artifact.lookup import open_artifact
 from cluster.artifact.manifest import Manifest
 from cluster.errors import RequestError
 from cluster.program import program as programs
-from cluster.protocol.indices import check_indices
+from cluster.protocol.indices import IndexLimits
 from cluster.tensors import TensorSpec
 
 Arrays = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
@@ -29,6 +29,7 @@ class Model:
     def __init__(self, artifact: Artifact, program: programs.Program) -> None:
         self.artifact = artifact
         self._program = program
+        self._limits = IndexLimits(self.manifest.inputs, self.manifest.index_limits)
         self._lock = threading.Lock()
 
     @property
@@ -56,7 +57,7 @@ class Model:
         if len(sizes) > 1:
             counts = ", ".join(f"{s.name} {len(a)}" for s, a in zip(specs, batch, strict=True))
             raise RequestError(f"batch sizes differ: {counts}; give every input as many items")
-        check_indices(batch, specs, self.manifest.index_limits)
+        self._limits.check(batch)
         with self._lock:
             outputs = self._program.run([np.ascontiguousarray(array) for array in batch])
         names = [spec.name for spec in self.manifest.outputs]

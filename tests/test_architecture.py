@@ -87,7 +87,8 @@ COMPRESSION_MAY_IMPORT: dict[str, set[str]] = {
     "export": {"equivalence", "probes"},
     "work": {"launch", "record", "equivalence", "probes"},
     "draft": {"evaluation", "work", "equivalence", "probes"},
-    "programs": {"work", "export", "equivalence", "probes"},
+    "indexing": {"work", "export"},
+    "programs": {"indexing", "work", "export", "equivalence", "probes"},
     "evaluation": {"record", "figures", "probes"},
     "report": {"evaluation", "record", "figures"},
     "training": {"work", "layers"},
@@ -122,7 +123,7 @@ COMPRESSION_MAY_IMPORT: dict[str, set[str]] = {
     },
     "source_check": {"steps", "evaluation", "record", "work"},
     "search": {"steps", "activations", "programs", "evaluation", "draft", "record", "work"},
-    "sharding": {"programs", "evaluation", "draft", "work", "equivalence"},
+    "sharding": {"programs", "indexing", "evaluation", "draft", "work", "equivalence"},
     "packaging": {
         "sharding",
         "programs",

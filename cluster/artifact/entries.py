@@ -39,6 +39,19 @@ class StaticFile(Record):
     file: Line = Field(description="Path inside the artifact.")
 
 
+class IndexCheck(Record):
+    """Check of computed indices inside a program: its result is one of the program's outputs."""
+
+    operator: Line = Field(description="Operator that reads the indices, such as embedding.")
+    inputs: tuple[Line, ...] = Field(description="Inputs that the indices are computed from.")
+    bounds: tuple[int, int] | None = Field(
+        default=None, description="Lowest and highest index; null: the batch decides."
+    )
+    divides: bool = Field(
+        default=False, description="Whether the operator divides by the integers, none of them 0."
+    )
+
+
 class ProgramEntry(Record):
     """One compiled program and its requirements for a node."""
 
@@ -70,6 +83,9 @@ class ProgramEntry(Record):
     )
     inputs: tuple[TensorSpec, ...] | None = Field(
         default=None, description="Its inputs; null: the model's inputs."
+    )
+    index_checks: tuple[IndexCheck, ...] = Field(
+        default=(), description="Checks that it returns as further outputs, in their order."
     )
 
     @property

@@ -20,7 +20,7 @@ from cluster.artifact.printable import printable
 from cluster.config.base import ArtifactName
 from cluster.config.sources import ImageInput, TextInput
 from cluster.errors import ArtifactError
-from cluster.tensors import TensorSpec
+from cluster.tensors import IndexRange, TensorSpec
 
 FILE_NAME = "manifest.json"
 
@@ -143,9 +143,9 @@ class Manifest(Record):
         description="1: programs compute one item per run, and servers join no requests.",
     )
     metric: Line = Field(default="accuracy", description="Metric of which `accuracy` is the mean.")
-    index_limits: dict[str, int] = Field(
+    index_limits: dict[str, tuple[IndexRange, ...]] = Field(
         default={},
-        description="Input that indexes a table, such as token ids → rows of that table.",
+        description="Input with elements that index a table, such as token ids → their ranges.",
     )
     profile: Profile | None = Field(
         default=None, description="Possible cuts of the model, and the cost of its parts."
@@ -159,6 +159,14 @@ class Manifest(Record):
         if isinstance(raw, dict) and "activation" not in raw and not raw.get("labels"):
             return {**raw, "activation": "none"}
         return raw
+
+    @field_validator("index_limits", mode="before")
+    @classmethod
+    def _rows_of_older_artifacts(cls, value: Any) -> Any:
+        """Read a number of rows, which older artifacts have, as the range of all elements."""
+        if not isinstance(value, dict):
+            return value
+        return {k: [{"high": v - 1}] if isinstance(v, int) else v for k, v in value.items()}
 
     @field_validator("files")
     @classmethod

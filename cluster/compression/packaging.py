@@ -102,7 +102,7 @@ def _build(model: CompressedModel, job: Job, folder: Path) -> AcceptedBuild | Re
     mates = _check_batches(model.work, job)
     with clock.phase("compile"):
         programs = builder.build(model.work, folder, job)
-    draft = draft.update(programs=programs.entries).write()
+    draft = draft.update(programs=programs.entries, index_limits=programs.index_limits).write()
     with clock.phase("evaluate"):
         outputs = {
             entry.key: draft.record_expected(

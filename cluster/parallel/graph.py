@@ -110,23 +110,6 @@ def cuts(graph: Graph) -> list[CutPoint]:
     return result
 
 
-def index_limits(graph: Graph, inputs: tuple[TensorSpec, ...]) -> dict[str, int]:
-    """Return the inputs that index a table → rows of the smallest such table."""
-    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    names = {node: spec.name for node, spec in zip(placeholders, inputs, strict=True)}
-    limits: dict[str, int] = {}
-    for node in graph.nodes:
-        if operator_name(node) != "embedding":
-            continue
-        table, index = node.args[0], node.args[1]
-        while index.op == "call_function" and operator_name(index) in ("to", "_to_copy", "view"):
-            index = index.args[0]
-        if index in names:
-            rows = int(table.meta["val"].shape[0])
-            limits[names[index]] = min(rows, limits.get(names[index], rows))
-    return limits
-
-
 def dependent(graph: Graph) -> set[Node]:
     """Return the nodes whose values are tensors that depend on the model's inputs."""
     result: set[Node] = set()

@@ -9,6 +9,7 @@ import numpy as np
 from cluster import independence
 from cluster.artifact.entries import ProgramEntry
 from cluster.errors import ProgramError
+from cluster.program.index_checks import outputs_of, refusal_of
 from cluster.tensors import TensorSpec
 
 Compute = Callable[[list[np.ndarray]], list[np.ndarray]]
@@ -43,8 +44,10 @@ class LoadedProgram:
                 f"got {_describe(inputs)}"
             )
         try:
-            return self._compute(list(inputs))
+            return outputs_of(self._compute(list(inputs)), self.entry.index_checks)
         except (RuntimeError, ValueError, IndexError) as error:
+            if (refusal := refusal_of(error)) is not None:
+                raise refusal from error
             raise ProgramError(
                 f"{self.entry.file} failed on {_describe(inputs)}: {error}"
             ) from error

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.entries import ProgramEntry
-from cluster.errors import ProgramError
+from cluster.errors import ProgramError, RequestError
 from cluster.program import node
 from cluster.program.loaded import Compute, LoadedProgram, dispatch_by_batch
 from cluster.tensors import TensorSpec
+
+_INT32 = np.iinfo(np.int32)
 
 PACKAGE = "openvino"
 INSTALL = "pip install 'headrace[openvino]'"
@@ -88,6 +92,8 @@ def _compute(compiled: Any, specs: tuple[TensorSpec, ...]) -> Compute:
     outputs = len(compiled.outputs)
 
     def compute(arrays: list) -> list:
+        for spec, array in zip(specs, arrays, strict=True):
+            _check_width(spec, array)
         # An input that no output depends on is not in the graph.
         tensors = {s.name: a for s, a in zip(specs, arrays, strict=True) if s.name in names}
         # Inputs are read in place; outputs are copied, because the next run overwrites them.
@@ -95,6 +101,18 @@ def _compute(compiled: Any, specs: tuple[TensorSpec, ...]) -> Compute:
         return [results[position] for position in range(outputs)]
 
     return compute
+
+
+def _check_width(spec: TensorSpec, array: np.ndarray) -> None:
+    """Raise RequestError for an integer of more than 32 bits, of which OpenVINO drops the rest."""
+    if spec.datatype not in ("INT64", "UINT64", "UINT32"):
+        return
+    low, high = int(array.min()), int(array.max())
+    if low < _INT32.min or high > _INT32.max:
+        raise RequestError(
+            f"input {spec.name} holds {high if high > _INT32.max else low}, this model's program "
+            f"computes with integers of 32 bits: {_INT32.min} to {_INT32.max}"
+        )
 
 
 def _names(model: Any) -> set[str]:

@@ -38,7 +38,8 @@ class Program(Protocol):
         """Compute one batch.
 
         ``inputs``: C-contiguous arrays ``[batch, ...]`` in the order and dtypes of the manifest's
-        inputs. Returns arrays in the order of its outputs. Raises ProgramError.
+        inputs. Returns arrays in the order of its outputs. Raises ProgramError, and RequestError
+        for an input with an index out of range.
         """
 
 

@@ -234,8 +234,9 @@ class Batcher:
                 for item in batch:
                     self._answer([item], buffers)
                 return
-            logger.exception("the program failed on a batch of %d", rows)
-            failure = error if isinstance(error, ProgramError) else ProgramError(str(error))
+            failure = error if isinstance(error, HeadraceError) else ProgramError(str(error))
+            if not isinstance(error, RequestError):
+                logger.exception("the program failed on a batch of %d", rows)
             _deliver([(batch[0], failure)])
             return
         compute_s = time.perf_counter() - started

@@ -176,7 +176,15 @@ class GlooTransport:
             for work in works:
                 work.wait(_FOREVER)
             arriving_s = time.perf_counter() - started
-        return Frame(facts.number, arrays, facts.error, facts.entered_at, facts.stage_s, arriving_s)
+        return Frame(
+            facts.number,
+            arrays,
+            facts.error,
+            facts.entered_at,
+            facts.stage_s,
+            facts.refuses_input,
+            arriving_s,
+        )
 
     def sub_group(self, ranks: Sequence[int]) -> Any:
         """Return a ``ProcessGroupGloo`` among ``ranks``, for reductions between shards of a stage.

@@ -20,11 +20,11 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from cluster.errors import ProgramError
+from cluster.errors import ProgramError, RequestError
 from cluster.runtime.transport import Frame, Transport
 
 Run = Callable[[list[np.ndarray]], list[np.ndarray]]
-"""C-contiguous arrays ``[batch, ...]`` → new arrays. Raises ProgramError for a bad batch."""
+"""C-contiguous arrays ``[batch, ...]`` → new arrays. ProgramError or RequestError: a bad batch."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class ShardLoop:
     def serve(self) -> None:
         """Compute until a stop frame arrives, pass that on as well, and close the transport.
 
-        Raises TransportError when a peer is unavailable, and any error of the program other than
-        ProgramError. The transport is closed in both cases, so that the whole group is notified.
+        Raises TransportError when a peer is unavailable, and any error of the program except those
+        of :data:`Run`. The transport is closed in both cases, so that the whole group is notified.
         """
         receiver = threading.Thread(target=self._receive, name="receive", daemon=True)
         receiver.start()
@@ -135,8 +135,9 @@ class ShardLoop:
         started = time.perf_counter()
         try:
             result = replace(frame, arrays=tuple(self._run(list(frame.arrays))))
-        except ProgramError as error:
-            result = replace(frame, arrays=(), error=str(error))
+        except (ProgramError, RequestError) as error:
+            refuses_input = isinstance(error, RequestError)
+            result = replace(frame, arrays=(), error=str(error), refuses_input=refuses_input)
         took_s = time.perf_counter() - started
         counters, _ = self._state
         counters = replace(

@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 
-from cluster.errors import GroupLostError, ProgramError
+from cluster.errors import GroupLostError, ProgramError, RequestError
 from cluster.runtime.topology import Topology
 from cluster.runtime.transport import STOP, Frame, Transport
 
@@ -69,8 +69,9 @@ class ShardGroup:
     def run_timed(self, arrays: Sequence[np.ndarray]) -> tuple[list[np.ndarray], tuple[float, ...]]:
         """Return the program's outputs for one micro-batch, and the seconds computed in each stage.
 
-        Any thread may call it. Raises ProgramError if a shard refuses this micro-batch, and
-        GroupLostError if the group is broken or closed, or breaks during the call.
+        Any thread may call it. Raises ProgramError if a shard fails on this micro-batch,
+        RequestError if one refuses its input, and GroupLostError if the group is broken or closed,
+        or breaks during the call.
         """
         frame = Frame(next(self._numbers), tuple(arrays))
         reply: _Reply = SimpleQueue()
@@ -83,7 +84,7 @@ class ShardGroup:
         if isinstance(answer, GroupLostError):
             raise answer
         if answer.error is not None:
-            raise ProgramError(answer.error)
+            raise (RequestError if answer.refuses_input else ProgramError)(answer.error)
         return list(answer.arrays), answer.stage_s
 
     def fail(self, reason: str) -> None:

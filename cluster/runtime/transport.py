@@ -36,6 +36,8 @@ class Frame:
     """Wall-clock time of entry into the pipeline, in seconds, by the clock of that node."""
     stage_s: tuple[float, ...] = ()
     """Seconds of computation in every stage so far."""
+    refuses_input: bool = False
+    """Whether the stage's refusal is the input's fault, not the program's."""
     arriving_s: float = field(default=0.0, compare=False)
     """Seconds of the last hop, from the frame's announcement to its last byte."""
 

@@ -37,15 +37,15 @@ class Facts:
     error: str | None
     shapes: tuple[tuple[np.dtype, tuple[int, ...]], ...]
     stage_s: tuple[float, ...] = ()
+    refuses_input: bool = False
     slot: int | None = None
     """Slot of shared memory with the arrays that are not inline; None: they are messages."""
 
     def encoded(self) -> bytes:
         """Return the bytes that :func:`parse_facts` reads."""
         shapes = [(dtype.str, shape) for dtype, shape in self.shapes]
-        return orjson.dumps(
-            (self.number, self.entered_at, self.error, shapes, self.stage_s, self.slot)
-        )
+        facts = (self.number, self.entered_at, self.error, shapes, self.stage_s)
+        return orjson.dumps((*facts, self.refuses_input, self.slot))
 
     def lies_in_slot(self, size: int) -> bool:
         """Whether an array of ``size`` bytes lies in the slot."""
@@ -77,7 +77,9 @@ def pack(frame: Frame, lender: Lender | None) -> list[np.ndarray]:
     """
     shapes = tuple((array.dtype, array.shape) for array in frame.arrays)
     flat = [array.reshape(-1).view(np.uint8) for array in frame.arrays]
-    facts = Facts(frame.number, frame.entered_at, frame.error, shapes, frame.stage_s)
+    facts = Facts(
+        frame.number, frame.entered_at, frame.error, shapes, frame.stage_s, frame.refuses_input
+    )
     large = [data for data in flat if data.size > HEAD_BYTES]
     if lender is not None and large:
         # Inline arrays are known only once the facts are encoded, and the facts name the slot.
@@ -118,9 +120,9 @@ def read_facts(head: np.ndarray, length: int) -> Facts:
 
 def parse_facts(encoded: np.ndarray) -> Facts:
     """Return the facts from the bytes of :meth:`Facts.encoded`."""
-    number, entered_at, error, shapes, stage_s, slot = orjson.loads(encoded.data)
+    number, entered_at, error, shapes, stage_s, refuses, slot = orjson.loads(encoded.data)
     typed = tuple((np.dtype(name), tuple(shape)) for name, shape in shapes)
-    return Facts(number, entered_at, error, typed, tuple(stage_s), slot)
+    return Facts(number, entered_at, error, typed, tuple(stage_s), refuses, slot)
 
 
 def arrays_of(

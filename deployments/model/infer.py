@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from fastapi import Request
@@ -22,7 +23,7 @@ from cluster.preprocess import TextEncoder
 from cluster.protocol import form
 from cluster.protocol.answer import encode_infer
 from cluster.protocol.binary_tensor import HEADER_LENGTH
-from cluster.protocol.indices import check_indices
+from cluster.protocol.indices import IndexLimits
 from cluster.protocol.infer import decode_infer, parse_header_length
 from cluster.protocol.predict import (
     DEFAULT_TOP_K,
@@ -68,6 +69,11 @@ class Model:
     submit: Callable[[Sequence[np.ndarray], Priority], Awaitable[Answer]]
     metrics: ModelMetrics
 
+    @cached_property
+    def index_limits(self) -> IndexLimits:
+        """Ranges of the inputs that index a table."""
+        return IndexLimits(self.manifest.inputs, self.manifest.index_limits)
+
 
 async def infer(model: Model, request: Request) -> Response:
     """Answer a request of the Open Inference Protocol: JSON or binary tensors in and out."""
@@ -87,7 +93,7 @@ async def infer(model: Model, request: Request) -> Response:
     )
     if decoded.texts:
         decoded = replace(decoded, arrays=await _encode_texts(model, decoded.texts))
-    check_indices(decoded.arrays, manifest.inputs, manifest.index_limits)
+    model.index_limits.check(decoded.arrays)
     preprocess_s = time.perf_counter() - started
     answer = await model.submit(decoded.arrays, priority)
     started = time.perf_counter()
@@ -128,6 +134,7 @@ async def predict(model: Model, request: Request, k: int | None) -> Response:
     if k is not None:
         item = replace(item, top_k=k)
     arrays = await _preprocess(model, item)
+    model.index_limits.check(arrays)  # also of a text, whose tokenizer may have more tokens
     preprocess_s = time.perf_counter() - started
     answer = await model.submit(arrays, priority)
     started = time.perf_counter()
@@ -175,9 +182,7 @@ async def _preprocess(model: Model, item: PredictRequest) -> list[np.ndarray]:
         raise RequestError(
             f"model {model.name} has {len(manifest.inputs)} inputs; send them to /infer"
         )
-    arrays = [item_array(item.inputs, manifest.inputs[0])]
-    check_indices(arrays, manifest.inputs, manifest.index_limits)
-    return arrays
+    return [item_array(item.inputs, manifest.inputs[0])]
 
 
 async def _encode_texts(model: Model, texts: Sequence[str]) -> tuple[np.ndarray, ...]:

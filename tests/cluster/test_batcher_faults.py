@@ -52,6 +52,28 @@ def test_program_error_reaches_caller_and_thread_survives(
     assert asyncio.run(answer(batcher, row(5))).outputs[0][0, 0] == 5
 
 
+def test_refusal_of_input_reaches_its_caller_alone(
+    make_batcher: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refusing(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        if (arrays[0] < 0).any():
+            raise RequestError("index -1 is out of range")
+        return [arrays[0]]
+
+    batcher = make_batcher(refusing, max_batch_size=8, max_wait_ms=50)
+
+    async def scenario() -> list[Answer | BaseException]:
+        tasks = [answer(batcher, row(value)) for value in (1, -1, 2)]
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    good, bad, fine = asyncio.run(scenario())
+    assert isinstance(good, Answer)
+    assert isinstance(fine, Answer)
+    assert isinstance(bad, RequestError)
+    assert str(bad) == "index -1 is out of range"
+    assert not caplog.records, "a client's mistake is no error of the server"
+
+
 def test_cancelled_request_is_dropped_before_computation(make_batcher: Make) -> None:
     program = Doubler()
     batcher = make_batcher(program, max_batch_size=8)

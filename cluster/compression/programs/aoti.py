@@ -13,6 +13,7 @@ import torch
 
 from cluster.artifact.entries import ProgramEntry, StaticFile
 from cluster.compression.export import exported
+from cluster.compression.indexing.checked import checks_of
 from cluster.compression.probes import Probes
 from cluster.compression.programs import native_runner
 from cluster.compression.programs.files import ProgramFiles
@@ -63,6 +64,7 @@ def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntr
         python_abi=node.python_abi() if native else None,
         static_files=tuple(static),
         quantized_operators=work.quantized_operators,
+        index_checks=checks_of(work.module),
     )
 
 

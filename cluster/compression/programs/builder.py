@@ -15,12 +15,16 @@ import torch
 
 from cluster.artifact.artifact import WEIGHTS
 from cluster.artifact.entries import ProgramEntry
+from cluster.compression.indexing import checked_work
+from cluster.compression.indexing.checked_work import CheckedWork
 from cluster.compression.programs import aoti, eager, exported, native_runner, openvino
 from cluster.compression.programs.files import ProgramFiles
 from cluster.compression.programs.requirements import kinds_of
 from cluster.compression.work import Job, Work
 from cluster.config.recipe import Recipe
 from cluster.errors import CompressionError
+from cluster.program.pytorch import device_of
+from cluster.tensors import IndexRange
 
 
 @dataclass(frozen=True)
@@ -34,17 +38,49 @@ class ProgramBuilder:
     build: Callable[[Work, str, ProgramFiles, Job], ProgramEntry]
     """Compiles the model for the target into these files; CompressionError if that fails."""
 
+    endangers: Callable[[CheckedWork, str], str | None]
+    """Returns why an index out of range could harm a program for this target, or None."""
+
     source: Callable[[Work], torch.nn.Module] = lambda work: work.module
     """Returns the module that the program is made from, and must compute."""
 
 
+def _compiled(checked: CheckedWork, target: str) -> str | None:
+    if checked.unchecked is None:
+        return None
+    return (
+        f"{checked.unchecked}: a value out of range would end the whole process. Change the "
+        "model's forward, or set programs.kinds: [exported], whose programs report it"
+    )
+
+
+def _narrow(checked: CheckedWork, target: str) -> str | None:
+    if checked.wide is None:
+        return _compiled(checked, target)
+    return (
+        f"{checked.wide} is computed from integers of up to 64 bits, and OpenVINO computes in 32; "
+        "use aoti, or clamp the integers to the table in the model's forward"
+    )
+
+
+def _interpreted(checked: CheckedWork, target: str) -> str | None:
+    if device_of(target) == "cpu":
+        return None  # an operator of PyTorch raises an error, for its batch alone
+    if checked.exported and not checked.computed:
+        return _compiled(checked, target)
+    return (
+        "the model computes indices that are not known before it runs, and one out of range would "
+        "make the GPU unusable for the process; use aoti"
+    )
+
+
 BUILDERS: dict[str, ProgramBuilder] = {
-    "aoti": ProgramBuilder(aoti.refusal, aoti.build),
+    "aoti": ProgramBuilder(aoti.refusal, aoti.build, _compiled),
     "openvino": ProgramBuilder(
-        openvino.refusal, openvino.build, source=lambda work: work.float_module
+        openvino.refusal, openvino.build, _narrow, source=lambda work: work.float_module
     ),
-    "exported": ProgramBuilder(exported.refusal, exported.build),
-    "eager": ProgramBuilder(eager.refusal, eager.build),
+    "exported": ProgramBuilder(exported.refusal, exported.build, _interpreted),
+    "eager": ProgramBuilder(eager.refusal, eager.build, _interpreted),
 }
 
 
@@ -53,6 +89,9 @@ class Programs:
     """Programs of a model."""
 
     entries: tuple[ProgramEntry, ...]
+    index_limits: dict[str, tuple[IndexRange, ...]] = field(default_factory=dict)
+    """See :class:`cluster.artifact.manifest.Manifest`."""
+
     failed: dict[str, str] = field(default_factory=dict)
     """``target/kind`` → the reason, for kinds that the recipe does not name."""
 
@@ -91,6 +130,7 @@ def build(work: Work, artifact: Path, job: Job) -> Programs:
     (artifact / "programs").mkdir()
     entries: list[ProgramEntry] = []
     failed: dict[str, str] = {}
+    checked = checked_work.of(work, job.recipe.model.max_batch_size)
     for program in job.recipe.programs:
         before = len(entries)
         batches = () if job.recipe.model.max_batch_size == 1 else job.recipe.evaluation.batches
@@ -98,7 +138,7 @@ def build(work: Work, artifact: Path, job: Job) -> Programs:
         for kind in kinds_of(program):
             key = f"{program.target}/{kind}"
             try:
-                entries.append(build_one(work, kind, program.target, files, job))
+                entries.append(build_one(checked, kind, program.target, files, job))
             except CompressionError as error:
                 if program.kinds is not None:
                     raise _cannot_be_built(key, error) from error
@@ -107,16 +147,19 @@ def build(work: Work, artifact: Path, job: Job) -> Programs:
         if len(entries) == before:
             reasons = "; ".join(reason for key, reason in failed.items())
             raise CompressionError(f"no program can be built for {program.target}: {reasons}")
-    return Programs(tuple(entries), failed)
+    return Programs(tuple(entries), checked.limits.ranges(), failed)
 
 
-def build_one(work: Work, kind: str, target: str, files: ProgramFiles, job: Job) -> ProgramEntry:
+def build_one(
+    checked: CheckedWork, kind: str, target: str, files: ProgramFiles, job: Job
+) -> ProgramEntry:
     """Compile one program; CompressionError if the kind cannot hold the model or fails."""
     builder = BUILDERS[kind]
-    if (reason := builder.refusal(work.scheme, target, job.recipe)) is not None:
+    reason = builder.refusal(checked.work.scheme, target, job.recipe)
+    if (reason := reason or builder.endangers(checked, target)) is not None:
         raise CompressionError(reason)
     job.out(f"compile  {kind} for {target}")
-    return builder.build(work, target, files, job)
+    return builder.build(checked.work, target, files, job)
 
 
 def trim(

@@ -9,6 +9,7 @@ import torch
 
 from cluster.artifact.entries import ProgramEntry
 from cluster.compression.export import exported as graph_of
+from cluster.compression.indexing.checked import checks_of
 from cluster.compression.programs.files import ProgramFiles
 from cluster.compression.work import Job, Work
 from cluster.config.recipe import Recipe
@@ -39,4 +40,5 @@ def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntr
         python_abi=None,
         options={QUANTIZED: "torchao"} if work.precision is not None else {},
         quantized_operators=work.quantized_operators,
+        index_checks=checks_of(work.module),
     )

@@ -24,6 +24,7 @@ import torch
 from cluster.artifact.entries import ProgramEntry, StaticFile
 from cluster.compression.equivalence import check_rewrite
 from cluster.compression.export import exported
+from cluster.compression.indexing.checked import checks_of
 from cluster.compression.probes import Probes
 from cluster.compression.programs.files import ProgramFiles
 from cluster.compression.programs.openvino_layers import operators_of, operators_with_weights
@@ -114,6 +115,7 @@ def build(work: Work, target: str, files: ProgramFiles, job: Job) -> ProgramEntr
             DYNAMIC_GROUP: str(group),
         },
         quantized_operators=operators,
+        index_checks=checks_of(work.float_module),
     )
 
 

@@ -17,6 +17,8 @@ from torch.fx import GraphModule, Node
 
 from cluster.artifact.entries import ProgramEntry
 from cluster.compression.equivalence import check_rewrite
+from cluster.compression.indexing import checked_work
+from cluster.compression.indexing.limits import Limits
 from cluster.compression.programs import builder, openvino_stages
 from cluster.compression.programs.files import ProgramFiles
 from cluster.compression.work import Job, Work, tensors_of
@@ -104,10 +106,12 @@ class Traced(Cuttable):
         ranks: Sequence[Work],
         outputs: tuple[TensorSpec, ...],
         job: Job,
+        limits: Limits,
     ) -> None:
+        """``limits``: ranges for which the model's inputs are checked before it runs."""
         super().__init__(ranks[0].inputs, outputs)
         self.kind, self.target = kind, target
-        self._ranks, self._job = ranks, job
+        self._ranks, self._job, self._limits = ranks, job, limits
 
     @cached_property
     def graph(self) -> GraphModule:
@@ -126,9 +130,11 @@ class Traced(Cuttable):
             if len(self._ranks) == 1:  # a slice alone cannot sum
                 self._check_stages(modules, work)
             for number, stage in enumerate(modules):
-                part = replace(work, module=stage.module, inputs=stage.inputs, part=True)
                 files = stages[number][rank]
-                entry = builder.build_one(part, self.kind, self.target, files, self._job)
+                checked = checked_work.of(
+                    _part(work, stage), limits=self._limits.among(stage.inputs)
+                )
+                entry = builder.build_one(checked, self.kind, self.target, files, self._job)
                 entry = entry.model_copy(update={"inputs": stage.inputs})
                 built[number].append(BuiltShard(entry, stage.outputs, tensors_of(stage.module)))
         return built
@@ -142,6 +148,12 @@ class Traced(Cuttable):
             "change its forward so that no operator changes a tensor in place, or remove this "
             "entry of parallel",
         )
+
+
+def _part(work: Work, stage: pipeline.Stage) -> Work:
+    """Return the work of one stage, which is compiled from its own module alone."""
+    precision = work.precision and replace(work.precision, float_module=stage.module)
+    return replace(work, module=stage.module, inputs=stage.inputs, precision=precision, part=True)
 
 
 class Sliced(Cuttable):

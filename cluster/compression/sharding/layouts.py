@@ -21,12 +21,13 @@ from safetensors.torch import save_file
 
 from cluster.artifact.artifact import describe
 from cluster.artifact.entries import ProgramEntry
-from cluster.artifact.layout import Layout, Shard, name_of
+from cluster.artifact.layout import Layout, Profile, Shard, name_of
 from cluster.artifact.manifest import Manifest
 from cluster.compression.draft import Draft
 from cluster.compression.evaluation import reference
 from cluster.compression.evaluation.fresh_process import run_in_process
 from cluster.compression.evaluation.one_layout import LayoutResult, LayoutTask
+from cluster.compression.indexing.limits import Limits
 from cluster.compression.programs import builder
 from cluster.compression.programs.files import ProgramFiles
 from cluster.compression.sharding.cutting import COST_BATCH, BuiltShard, Cuttable, Sliced, Traced
@@ -71,7 +72,7 @@ def check(model: LoadedModel, recipe: Recipe) -> None:
 
 
 def build(draft: Draft, job: Job) -> Draft:
-    """Return the draft with the recipe's layouts, the profile of the model, and index limits.
+    """Return the draft with the recipe's layouts and the profile of the model.
 
     CompressionError if a layout cannot be built, or does not compute the model; PlanError if the
     model has too few places to cut.
@@ -82,25 +83,19 @@ def build(draft: Draft, job: Job) -> Draft:
         job.out(f"cut      {name_of(cut.pipeline, cut.tensor)} of {kind} for {target}")
         layout = _balance(draft, _cuttable(draft, kind, target, cut, job), cut, job)
         draft = draft.update(layouts=(*draft.manifest.layouts, layout))
-    return draft.update(**_traced(draft, job))
+    return draft.update(profile=_profile(draft, job))
 
 
-def _traced(draft: Draft, job: Job) -> dict[str, object]:
-    """Return the profile of the whole model and the limits of its indices.
-
-    Empty, with a message, for a model that cannot be traced.
-    """
+def _profile(draft: Draft, job: Job) -> Profile | None:
+    """Return the profile of the whole model; None, with a message, if it cannot be traced."""
     work = draft.work
-    model = Traced("exported", "", (work,), draft.manifest.outputs, job)
+    model = Traced("exported", "", (work,), draft.manifest.outputs, job, Limits(work.inputs))
     slices = next((cut.slices for cut in job.recipe.parallel if cut.slices is not None), None)
     try:
-        return {
-            "index_limits": graph.index_limits(model.graph.graph, work.inputs),
-            "profile": profile(model, tensor_profile(model, work.module, slices)),
-        }
+        return profile(model, tensor_profile(model, work.module, slices))
     except PlanError as error:
         job.out(f"cut      no profile: {error}")
-        return {}
+        return None
 
 
 def _kind(manifest: Manifest, target: str, cut: ParallelBuild) -> str:
@@ -123,6 +118,11 @@ def _cuttable(draft: Draft, kind: str, target: str, cut: ParallelBuild, job: Job
                 f"kind openvino is cut out of the whole program, but {target} has no openvino "
                 "program; add openvino to programs.kinds, or use aoti"
             )
+        if whole.index_checks:
+            raise PlanError(
+                "kind openvino cannot be cut, because the model computes indices, whose checks "
+                "cross the cuts; use aoti"
+            )
         return Sliced(work, outputs, whole, ProgramFiles(draft.folder, "programs", target))
     ranks: tuple[Work, ...] = (work,)
     if cut.tensor > 1:
@@ -131,7 +131,8 @@ def _cuttable(draft: Draft, kind: str, target: str, cut: ParallelBuild, job: Job
             replace(work, module=tensor.shard_module(work.module, plan, rank, cut.tensor))
             for rank in range(cut.tensor)
         )
-    return Traced(kind, target, ranks, outputs, job)
+    limits = Limits.of(work.inputs, draft.manifest.index_limits)
+    return Traced(kind, target, ranks, outputs, job, limits)
 
 
 def _balance(draft: Draft, model: Cuttable, cut: ParallelBuild, job: Job) -> Layout:

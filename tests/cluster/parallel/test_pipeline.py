@@ -111,8 +111,3 @@ def test_cuts_do_not_separate_fused_operators() -> None:
     following = {node.name: node.next for node in traced.nodes}
     for place in graph.cuts(traced):
         assert graph.operator_name(following[place.after]) not in ("batch_norm", "relu")
-
-
-def test_index_limits_name_inputs_with_table_rows() -> None:
-    module, specs = FAMILIES["bert"]()
-    assert graph.index_limits(graph.trace(module.eval(), specs).graph, specs) == {"input_ids": 100}

@@ -32,6 +32,7 @@ FRAMES = [
     Frame(0, tuple(filled(dtype, 3, 5) for dtype in DATATYPES.values()), entered_at=12.25),
     Frame(1, stage_s=(0.25, 1e-6)),
     Frame(2, (), "refused: größer als 3 €", 1.5),
+    Frame(2, (), "index 7 is out of range", refuses_input=True),
     Frame(3, (), "long " * 20_000),
     *(Frame(4, (filled(np.dtype("f4"), batch, 512),)) for batch in (1, 2, 7, 8, 64, 3)),
     Frame(
@@ -46,7 +47,7 @@ FRAMES = [
 
 
 def assert_same(frame: Frame, sent: Frame) -> None:
-    for name in ("number", "error", "entered_at", "stage_s"):
+    for name in ("number", "error", "entered_at", "stage_s", "refuses_input"):
         assert getattr(frame, name) == getattr(sent, name)
     assert len(frame.arrays) == len(sent.arrays)
     for array, expected in zip(frame.arrays, sent.arrays, strict=True):

@@ -13,7 +13,7 @@ import pytest
 from support.local_shards import LocalShardGroup
 from support.wait import SOON_S, until
 
-from cluster.errors import GroupLostError, ProgramError
+from cluster.errors import GroupLostError, ProgramError, RequestError
 from cluster.runtime.shard import Run
 
 Make = Callable[..., LocalShardGroup]
@@ -149,6 +149,15 @@ def test_stages_compute_concurrently(make_group: Make) -> None:
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda value: group.run(batch(value)), range(12)))
     assert peak == 3
+
+
+def test_refusal_of_input_is_no_failure_of_program(make_group: Make) -> None:
+    def refusing(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        raise RequestError("index 7 is out of range")
+
+    group = make_group([[refusing], [plus_one]], max_inflight=1)
+    with pytest.raises(RequestError, match="index 7 is out of range"):
+        group.run(batch(1))
 
 
 def test_refusal_affects_one_micro_batch_only(make_group: Make) -> None:

@@ -1,0 +1,1 @@
+"""Indices of a model: which inputs they come from, and programs that check them."""
