@@ -111,7 +111,9 @@ def checked(
 def _graph_of(
     module: torch.nn.Module, inputs: tuple[TensorSpec, ...], batch: int | None
 ) -> GraphModule:
-    program = exported(module.eval(), inputs, strict=False, batch=batch)
+    if not isinstance(module, GraphModule):  # torchao's graph has no modes, and raises an error
+        module = module.eval()
+    program = exported(module, inputs, strict=False, batch=batch)
     if any("functorch" in str(node.target.__module__) for node in _called(program.graph)):
         program = program.run_decompositions({})  # inside torch.vmap a tensor has no batch
     graph: GraphModule = program.module(check_guards=False)
