@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,26 +148,30 @@ def _convert(
         with _quiet():
             decoder = TorchFXPythonDecoder.from_exported_program(program)
             graph = openvino.convert_model(decoder)
-    # The frontends' errors have no common base.
+            _set_shapes(graph, program.graph_signature.user_inputs, inputs, batch)
+    # The frontends' errors have no common base. Shapes can contradict an operator, such as a
+    # pooling whose kernel is larger than its input.
     except Exception as error:
+        # Of several lines, the first ones name places in OpenVINO's source.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].rstrip(".")
         raise CompressionError(
-            f"OpenVINO cannot convert the model: {faults.sentence(error)}; build the kind aoti"
+            f"OpenVINO cannot convert the model: {reason}; build the kind aoti"
         ) from error
-    ports = {name: port for port in graph.inputs for name in port.get_names()}
-    names = program.graph_signature.user_inputs
-    for name, spec in zip(names, inputs, strict=True):
-        if name in ports:  # an input without effect on any output is removed
-            ports[name].get_tensor().set_names({spec.name})
-    graph.reshape(
-        {
-            spec.name: [batch or BATCH, *spec.item_shape]
-            for name, spec in zip(names, inputs, strict=True)
-            if name in ports
-        }
-    )
     if probes is not None:
         check_rewrite(_runnable(graph, inputs), module, probes, "OpenVINO's graph", _ADVICE)
     return graph, operators_of(graph, decoder.pt_module, layers)
+
+
+def _set_shapes(
+    graph: Any, names: Sequence[str], inputs: tuple[TensorSpec, ...], batch: int | None
+) -> None:
+    """Give the graph's inputs, by their names in the exported program, our names and shapes."""
+    ports = {name: port for port in graph.inputs for name in port.get_names()}
+    # An input without effect on any output is removed.
+    specs = {name: spec for name, spec in zip(names, inputs, strict=True) if name in ports}
+    for name, spec in specs.items():
+        ports[name].get_tensor().set_names({spec.name})
+    graph.reshape({spec.name: [batch or BATCH, *spec.item_shape] for spec in specs.values()})
 
 
 def _name_corrections(program: torch.export.ExportedProgram) -> None:

@@ -158,6 +158,16 @@ def test_program_without_quantized_operators_is_rejected(
         assemble(initial, "openvino", work=work)
 
 
+def test_operator_that_contradicts_shapes_is_named(bench: Bench, assemble: Assemble) -> None:
+    """OpenVINO has no pooling whose kernel is larger than its input, as in EfficientNet's head."""
+    initial = bench()
+    pooled = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 10, 3), torch.nn.AvgPool2d(64, ceil_mode=True), torch.nn.Flatten()
+    )
+    with pytest.raises(CompressionError, match=r"the model: Kernel after [^\n]* axis 0; build"):
+        assemble(initial, "openvino", work=Work.of(pooled.eval(), initial.work.inputs))
+
+
 def test_unknown_kept_layer_is_rejected(bench: Bench, assemble: Assemble) -> None:
     initial = bench()
     work = quantized(initial.work, "static_int8", ("gone",))
