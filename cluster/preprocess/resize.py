@@ -1,7 +1,7 @@
 """Resizing and centre crop of an 8-bit image, as the library of the model's source does both.
 
 pillow   Image.resize: the order of its two passes depends on the sizes (Pillow 13)
-torch    the width first, then the height, both rounded to 8 bits
+torch    with weights of 16 bits (torch_resize.py)
 no antialias: the nearest 2 or 4 pixels of each axis, as OpenCV and torch do
 """
 
@@ -13,6 +13,7 @@ from PIL import Image
 from cluster.config.sources import ImageInput
 from cluster.errors import PayloadTooLargeError
 from cluster.preprocess.flatten import flatten
+from cluster.preprocess.torch_resize import torch_resized
 
 MAX_RESIZED_PIXELS = 16 * 2**20
 """Maximum pixels during resizing: an image of 1 × 10,000,000 would otherwise grow."""
@@ -77,6 +78,8 @@ def _resize(image: Image.Image, width: int, height: int, spec: ImageInput) -> Im
         return _interpolated(image, width, height, spec)
     chosen = _FILTERS[spec.interpolation]
     if spec.resampling == "torch":
+        if spec.interpolation in ("bilinear", "bicubic"):
+            return torch_resized(image, width, height, spec.interpolation)
         image = image.resize((width, image.height), chosen)
     return image.resize((width, height), chosen)
 
