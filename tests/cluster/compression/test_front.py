@@ -60,7 +60,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Return a simulated clock: an evaluation takes ten seconds, every model is on the front."""
     now = [0.0]
 
-    def evaluate(workspace: Path, recipe: Recipe, *rest: object) -> EvaluationResult:
+    def evaluate(
+        workspace: Path, recipe: Recipe, *rest: object, **mates: object
+    ) -> EvaluationResult:
         now[0] += EVALUATION_S
         measurement = Measurement(
             accuracy=0.9,

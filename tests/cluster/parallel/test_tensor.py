@@ -7,6 +7,8 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -442,23 +444,44 @@ def test_shard_rejects_degree_that_splits_features() -> None:
 # ---------------------------------------------------------------------------- quantized
 
 
-def dynamic_int8(module: nn.Module) -> nn.Module:
-    return linear.dynamic_int8(module, (), (), None, None).module
+class FewItems:
+    """Training samples of a job: four items."""
+
+    def __init__(self, specs: tuple[TensorSpec, ...]) -> None:
+        self._arrays = [tensor.numpy() for tensor in batch(specs, len(self))]
+
+    def __len__(self) -> int:
+        return 4
+
+    def batch(self, indices: range) -> tuple[list[np.ndarray], np.ndarray]:
+        return [array[list(indices)] for array in self._arrays], np.zeros(len(indices), np.int64)
 
 
-def weight_only_int8(module: nn.Module) -> nn.Module:
-    return linear.weight_only_int8(module, (), (), None, None).module
+def job_of(specs: tuple[TensorSpec, ...]) -> Any:
+    """Return as much of a job as quantization of linear layers reads."""
+    model = SimpleNamespace(max_batch_size=None)
+    return SimpleNamespace(
+        recipe=SimpleNamespace(model=model), train=FewItems(specs), out=lambda line: None
+    )
 
 
-def weight_only_int4(module: nn.Module) -> nn.Module:
-    return linear.weight_only_int4(module, (), (), None, None).module
+def dynamic_int8(module: nn.Module, specs: tuple[TensorSpec, ...]) -> nn.Module:
+    return linear.dynamic_int8(module, (), (), None, job_of(specs)).module
 
 
-def bf16(module: nn.Module) -> nn.Module:
+def weight_only_int8(module: nn.Module, specs: tuple[TensorSpec, ...]) -> nn.Module:
+    return linear.weight_only_int8(module, (), (), None, job_of(specs)).module
+
+
+def weight_only_int4(module: nn.Module, specs: tuple[TensorSpec, ...]) -> nn.Module:
+    return linear.weight_only_int4(module, (), (), None, job_of(specs)).module
+
+
+def bf16(module: nn.Module, specs: tuple[TensorSpec, ...]) -> nn.Module:
     return LowPrecision(module, torch.bfloat16)
 
 
-def with_bf16_layers(module: nn.Module) -> nn.Module:
+def with_bf16_layers(module: nn.Module, specs: tuple[TensorSpec, ...]) -> nn.Module:
     names = [n for n, m in module.named_modules() if n.endswith("output.dense") and is_linear(m)]
     keep_in_half(module, names, torch.bfloat16)
     return module
@@ -467,13 +490,13 @@ def with_bf16_layers(module: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("family", ["bert", "gpt2", "torchvision_vit"])
 @pytest.mark.parametrize("scheme", [dynamic_int8, weight_only_int8, bf16, with_bf16_layers])
 def test_quantized_layers_are_cut_without_requantization(
-    scheme: Callable[[nn.Module], nn.Module], family: str
+    scheme: Callable[[nn.Module, tuple[TensorSpec, ...]], nn.Module], family: str
 ) -> None:
     module, specs = built(family)
     inputs = batch(specs, 3)
     with torch.no_grad():
         exact = module(*inputs)
-    low = scheme(copy.deepcopy(module)).eval()
+    low = scheme(copy.deepcopy(module), specs).eval()
     with torch.no_grad():
         expected = low(*inputs)
     shards = shards_of(low, plan_for(low), 2)
@@ -488,7 +511,7 @@ def test_quantized_layers_are_cut_without_requantization(
 
 
 def test_int8_slices_equal_integers_of_whole_model() -> None:
-    module = dynamic_int8(built("bert")[0])
+    module = dynamic_int8(*built("bert"))
     shards = shards_of(module, plan_for(module), 2)
     state = module.state_dict()
     block = "model.bert.encoder.layer.0"
@@ -506,13 +529,13 @@ def test_int8_slices_equal_integers_of_whole_model() -> None:
 
 
 def test_plan_rejects_int4_with_alternatives() -> None:
-    low = weight_only_int4(built("bert")[0])
+    low = weight_only_int4(*built("bert"))
     with pytest.raises(PlanError, match=r"cannot be cut.*dynamic_int8, weight_only_int8 or bf16"):
         plan_for(low)
 
 
 def test_shard_rejects_degree_that_splits_int8_vectors() -> None:
-    low = weight_only_int8(built("bert")[0])
+    low = weight_only_int8(*built("bert"))
     with pytest.raises(
         PlanError, match=r"64 int8 inputs, and each rank's must be a multiple of 32"
     ):
