@@ -124,7 +124,9 @@ COMPRESSION_MAY_IMPORT: dict[str, set[str]] = {
     "source_check": {"steps", "evaluation", "record", "work"},
     "search": {"steps", "activations", "programs", "evaluation", "draft", "record", "work"},
     "sharding": {"programs", "indexing", "evaluation", "draft", "work", "equivalence"},
+    "self_checks": {"draft", "probes"},
     "packaging": {
+        "self_checks",
         "sharding",
         "programs",
         "evaluation",

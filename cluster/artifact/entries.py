@@ -52,6 +52,23 @@ class IndexCheck(Record):
     )
 
 
+class SelfCheck(Record):
+    """A program's outputs for a few inputs, which a replica computes again before it is ready."""
+
+    file: Line = Field(
+        description="Path inside the artifact of an .npz file: input0, ..., output0, ..., each "
+        "[items, ...]; spreads, one per output, root mean square over the items."
+    )
+    limit: float = Field(
+        gt=0,
+        allow_inf_nan=False,
+        description="Largest difference, in spreads: twice the program's from its model.",
+    )
+    cpu_features: tuple[Line, ...] = Field(
+        description="CPU flags of the machine on which the program was measured."
+    )
+
+
 class ProgramEntry(Record):
     """One compiled program and its requirements for a node."""
 
@@ -83,6 +100,9 @@ class ProgramEntry(Record):
     )
     inputs: tuple[TensorSpec, ...] | None = Field(
         default=None, description="Its inputs; null: the model's inputs."
+    )
+    self_check: SelfCheck | None = Field(
+        default=None, description="Check of a replica's start; null in older artifacts and parts."
     )
     index_checks: tuple[IndexCheck, ...] = Field(
         default=(), description="Checks that it returns as further outputs, in their order."

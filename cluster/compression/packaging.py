@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.torch import load_file
 
 from cluster.artifact.artifact import REPORT, REPORT_PAGE, Artifact
-from cluster.compression import origin
+from cluster.compression import origin, self_checks
 from cluster.compression.draft import Draft
 from cluster.compression.evaluation import costs, evaluate, gate
 from cluster.compression.evaluation.evaluate import EvaluationResult
@@ -121,6 +121,7 @@ def _build(model: CompressedModel, job: Job, folder: Path) -> AcceptedBuild | Re
     if not record.accepted:
         return _reject(model, record, job)
     working = builder.trim(programs.entries, evaluation.programs, evaluation.static, folder)
+    working = self_checks.store(draft, working, evaluation.differences)
     draft = draft.update(
         programs=working,
         baseline=evaluation.baseline,

@@ -6,6 +6,7 @@ training samples ─→ Probes: samples and noise ─┬→ model         → ex
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -134,10 +135,22 @@ def _difference(output: np.ndarray, expected: np.ndarray, least: float) -> float
     finite = np.isfinite(expected).all(axis=1)
     if finite.any():
         output, expected = output[finite], expected[finite]
+    return float(np.linalg.norm(output - expected) / _spread(expected, least))
+
+
+def spread_per_item(expected: np.ndarray) -> float:
+    """Return the spread of a program's outputs ``[items, ...]``, root mean square over the items.
+
+    It is that of :func:`difference` with ``rounded``.
+    """
+    flat = expected.reshape(len(expected), -1).astype(np.float64)
+    return _spread(flat, 1.0) / math.sqrt(len(flat))
+
+
+def _spread(expected: np.ndarray, least: float) -> float:
     spread = np.linalg.norm(expected - expected.mean(axis=0))
     if expected.shape[1] > 1:  # a value that all outputs of an item share does not count
         smallest = least * np.linalg.norm(expected - expected.mean(axis=1, keepdims=True))
     else:
         smallest = _SINGLE_RESOLUTION * np.linalg.norm(expected)
-    spread = max(spread, smallest, np.finfo(np.float64).tiny)
-    return float(np.linalg.norm(output - expected) / spread)
+    return float(max(spread, smallest, np.finfo(np.float64).tiny))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from cluster.artifact.artifact import Artifact
 from cluster.artifact.entries import ProgramEntry
 from cluster.artifact.manifest import Manifest
 from cluster.errors import ProgramError
-from cluster.program import collective, node
+from cluster.program import collective, node, self_check
 from cluster.program.aoti import load_aoti, torch_misfit
 from cluster.program.eager import load_eager
 from cluster.program.exported import load_exported
@@ -84,9 +84,33 @@ def load(artifact: Artifact, compute_threads: int, targets: Sequence[str] | None
     fastest first; None: all of the node's.
     Raises ProgramError naming each mismatch, ArtifactCorruptError for changed files.
     """
-    choice = choose(artifact, node.targets() if targets is None else targets)
+    available = node.targets() if targets is None else targets
+    choice, program = load_checked(
+        artifact, lambda unfit: choose(artifact, available, unfit), compute_threads
+    )
     logger.info("%s: program %s, %s", artifact.manifest.name, choice.entry.key, choice.reason)
-    return load_entry(artifact, choice.entry, compute_threads)
+    return program
+
+
+def load_checked(
+    artifact: Artifact, choose: Callable[[Mapping[str, str]], Choice], compute_threads: int
+) -> tuple[Choice, Program]:
+    """Load the first choice whose outputs on this node are those that were measured.
+
+    ``choose``: returns the next choice, without those of the argument: key → reason. Raises as
+    :func:`load` does.
+    """
+    unfit: dict[str, str] = {}
+    while True:
+        choice = choose(unfit)
+        program = load_entry(artifact, choice.entry, compute_threads)
+        try:
+            self_check.check(artifact, choice.entry, program.run)
+        except ProgramError as error:
+            logger.error("%s: %s: %s", artifact.manifest.name, choice.entry.key, error)
+            unfit[choice.entry.key] = str(error)
+        else:
+            return choice, program
 
 
 def load_entry(
@@ -111,12 +135,16 @@ def load_entry(
     return SLICED_KINDS[entry.kind](artifact, entry, compute_threads, group)
 
 
-def choose(artifact: Artifact, targets: Sequence[str]) -> Choice:
+def choose(
+    artifact: Artifact, targets: Sequence[str], unfit: Mapping[str, str] | None = None
+) -> Choice:
     """Return the fastest measured program among those that this node can run.
 
-    ``targets``: of this node or of this process, fastest first. Raises ProgramError with a reason
-    for each program, if none can be run.
+    ``targets``: of this node or of this process, fastest first. ``unfit``: keys of programs that
+    are not usable here, with reasons. Raises ProgramError with a reason for each program, if none
+    can be run.
     """
+    unfit = unfit or {}
     manifest, refusals = artifact.manifest, []
     for target in targets:
         entries = [entry for entry in manifest.programs if entry.target == target]
@@ -124,7 +152,7 @@ def choose(artifact: Artifact, targets: Sequence[str]) -> Choice:
             refusals.append(f"no program is built for {target}")
         skipped: list[str] = []
         for entry in sorted(entries, key=lambda entry: _order(manifest, entry)):
-            if (reason := _misfit(entry)) is None:
+            if (reason := unfit.get(entry.key) or _misfit(entry)) is None:
                 return Choice(entry, _reason(entries, skipped))
             skipped.append(f"{entry.kind}: {reason}")
             refusals.append(f"{entry.file}: {reason}")

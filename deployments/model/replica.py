@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,7 @@ GRACE_PERIOD_S = 0.5
 """Grace period for in-flight requests of a replica without one of its shards, in seconds."""
 
 
-def choose_program(artifact: Artifact) -> programs.Choice:
+def choose_program(artifact: Artifact, unfit: Mapping[str, str] | None = None) -> programs.Choice:
     """Return the artifact's fastest program for the devices that Ray assigned to this replica.
 
     Ray hides no GPU from actors without one, although it may be another actor's. Raises
@@ -59,7 +60,7 @@ def choose_program(artifact: Artifact) -> programs.Choice:
     gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU")
     assigned = tuple(target for target in targets if gpus or not target.startswith("cuda-"))
     try:
-        return programs.choose(artifact, assigned)
+        return programs.choose(artifact, assigned, unfit)
     except ProgramError as error:
         if assigned == targets:
             raise
@@ -124,8 +125,9 @@ class ModelReplica:
 
     def _load_whole(self, args: ModelArgs, artifact: Artifact) -> _Serving:
         """Load the whole program into this process, and a batcher for it."""
-        choice = choose_program(artifact)
-        program = programs.load_entry(artifact, choice.entry, args.compute_threads)
+        choice, program = programs.load_checked(
+            artifact, lambda unfit: choose_program(artifact, unfit), args.compute_threads
+        )
         inputs = artifact.manifest.inputs
         sizes = {1, args.batching.max_batch_size, *(args.batching.buckets or ())}
         for size in sorted(sizes):  # the first run of a size sets up its kernels
