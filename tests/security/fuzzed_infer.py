@@ -10,6 +10,7 @@ The parser refuses by RequestError; any other error ends the run and saves the i
 from __future__ import annotations
 
 import contextlib
+import resource
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ OUTPUTS = (TensorSpec(name="y", datatype="FP32", shape=(-1, 2)),)
 ONE = INPUTS[:1]
 NO_LENGTH = 0xFFFF
 MAX_TEXTS = 4
+MEMORY_BYTES = 2 * 2**30
 
 
 def one_input(data: bytes) -> None:
@@ -81,8 +83,10 @@ def seeds() -> list[bytes]:
 def main() -> None:
     """Write the initial corpus and fuzz.
 
-    libFuzzer ends the process, with a nonzero status after a finding.
+    libFuzzer ends the process, with a nonzero status after a finding. An allocation of gigabytes is
+    one: it raises MemoryError.
     """
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     corpus = Path(sys.argv[1])
     for number, seed in enumerate(seeds()):
         one_input(seed)

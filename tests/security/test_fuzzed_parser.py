@@ -28,6 +28,8 @@ def fuzz(corpus: Path, *options: str) -> subprocess.CompletedProcess[str]:
             "-max_len=1024",
             "-seed=6",
             "-timeout=5",
+            # The kernel counts the largest memory of this process as that of its child.
+            "-rss_limit_mb=0",
             f"-artifact_prefix={corpus.parent}/",
             *options,
         ],
