@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.marks import LONG_S
 
 from cluster.artifact.artifact import Artifact
 from cluster.config.recipe import Recipe
@@ -67,6 +68,7 @@ def eager(artifact: Artifact, arrays: np.ndarray) -> np.ndarray:
         return module(torch.from_numpy(arrays)).numpy()
 
 
+@pytest.mark.timeout(LONG_S)  # its fixture, named by a parameter, may build an artifact
 @pytest.mark.parametrize(
     ("fixture", "kind"),
     [("int8_artifact", "aoti"), ("int8_artifact", "openvino"), ("bf16_artifact", "aoti")],

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.marks import LONG_S
 
 from cluster.artifact.artifact import Artifact
 from cluster.artifact.local import LocalStore
@@ -28,6 +29,7 @@ def below(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
+@pytest.mark.timeout(LONG_S)  # its fixture, named by a parameter, may build an artifact
 @pytest.mark.parametrize(
     ("fixture", "operators"),
     [("int8_artifact", 3), pytest.param("bf16_artifact", 4, marks=pytest.mark.slow)],

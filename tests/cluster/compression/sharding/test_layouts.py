@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from support.local_shards import LocalShardGroup
+from support.marks import LONG_S
 
 from cluster.artifact.artifact import WEIGHTS, Artifact
 from cluster.artifact.local import LocalStore
@@ -44,6 +45,7 @@ def random_input(artifact: Artifact, rows: int) -> np.ndarray:
     return np.random.default_rng(rows).standard_normal((rows, *spec.item_shape)).astype(spec.dtype)
 
 
+@pytest.mark.timeout(LONG_S)  # its fixture, named by a parameter, may build an artifact
 @pytest.mark.parametrize("name", ["cut", pytest.param("exported", marks=pytest.mark.slow)])
 def test_shards_answer_bit_exact_like_whole_program(
     name: str, request: pytest.FixtureRequest
