@@ -19,6 +19,7 @@
     └── RequestError                   400   the client's request is wrong
         ├── UnknownModelError          404
         ├── UnsupportedPathError       404
+        ├── FatalRequestError      400   the same request has ended a process of the server
         ├── LentBodyError              412   a lent body that this process cannot read
         ├── PayloadTooLargeError       413
         └── UnsupportedMediaTypeError  415
@@ -126,6 +127,10 @@ class UnsupportedPathError(RequestError):
     """The path belongs to an extension of the protocol that this server does not have."""
 
     http_status = 404
+
+
+class FatalRequestError(RequestError):
+    """The same request has ended a process of the server, and is not computed again."""
 
 
 class LentBodyError(RequestError):

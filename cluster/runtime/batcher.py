@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import Empty
+from typing import Protocol
 
 import numpy as np
 
@@ -51,10 +52,22 @@ class Answer:
     """Whether this is the first answer of its batch, by which batches are counted."""
 
 
+class Mark(Protocol):
+    """Mark of a request that a batch runs, for other processes; see `fatal_requests.py`."""
+
+    alone: bool
+    """Whether the request must share its batch with no other."""
+
+    def begin(self) -> None: ...
+
+    def end(self) -> None: ...
+
+
 @dataclass(eq=False)
 class _Item:
     arrays: Sequence[np.ndarray]
     future: asyncio.Future[Answer]
+    mark: Mark | None
     queued_at: float = field(default_factory=time.perf_counter)
     _claimed: bool = False
     abandoned: bool = False
@@ -62,6 +75,10 @@ class _Item:
     @property
     def rows(self) -> int:
         return int(self.arrays[0].shape[0])
+
+    @property
+    def alone(self) -> bool:
+        return self.mark is not None and self.mark.alone
 
     def abandon(self) -> None:
         """Mark the request as cancelled: it takes no place in a batch, and releases its memory."""
@@ -115,9 +132,14 @@ class Batcher:
             thread.start()
 
     async def submit(
-        self, arrays: Sequence[np.ndarray], priority: Priority = Priority.INTERACTIVE
+        self,
+        arrays: Sequence[np.ndarray],
+        priority: Priority = Priority.INTERACTIVE,
+        mark: Mark | None = None,
     ) -> Answer:
         """Run one request's arrays ``[rows, ...]``, one per input, with equal numbers of rows.
+
+        ``mark`` begins before the program runs on the request, and ends after it.
 
         Raises RequestError if the arrays do not match the inputs or exceed a batch, ProgramError if
         the program fails on them or the batcher is closed, and GroupLostError if the program's
@@ -129,7 +151,7 @@ class Batcher:
                 f"the request holds {arrays[0].shape[0]} items, this model takes at most "
                 f"{self._batching.max_batch_size} in one request; split it"
             )
-        item = _Item(arrays, asyncio.get_running_loop().create_future())
+        item = _Item(arrays, asyncio.get_running_loop().create_future(), mark)
         with self._closing:  # no request may enter the queue after a thread has drained it
             if self._closed:
                 raise ProgramError(_CLOSED)
@@ -202,7 +224,7 @@ class Batcher:
             return batch
         # Counted from its arrival: a request that waited for the previous run is not delayed again.
         deadline = first.queued_at + self._batching.max_wait_ms / 1e3
-        while rows < self._batching.max_batch_size:
+        while rows < self._batching.max_batch_size and not first.alone:
             try:
                 wait_s = deadline - time.perf_counter()
                 item = self._queue.get(max(0.0, wait_s))
@@ -212,7 +234,7 @@ class Batcher:
                 break  # closed: this batch is the last
             if not item.claim():
                 continue
-            if rows + item.rows > self._batching.max_batch_size:
+            if rows + item.rows > self._batching.max_batch_size or item.alone:
                 self._overflow = item
                 break
             batch.append(item)
@@ -222,23 +244,32 @@ class Batcher:
     def _answer(self, batch: list[_Item], buffers: Sequence[np.ndarray]) -> None:
         started = time.perf_counter()
         rows = sum(item.rows for item in batch)
+        marks = [item.mark for item in batch if item.mark is not None]
+        for mark in marks:
+            mark.begin()
         try:
             outputs, stage_s = self._run(self._join(batch, rows, buffers))
         except GroupLostError as error:
-            # Not the fault of a request, and no group remains to retry them on one by one.
+            # No group remains to retry them on one by one. The marks stay: one of the requests may
+            # have ended a shard, and this process ends with it.
             _deliver([(item, error) for item in batch])
             return
         except Exception as error:
+            for mark in marks:
+                mark.end()
             if len(batch) > 1:
                 # One request may have caused the failure; the others still get answers.
                 for item in batch:
-                    self._answer([item], buffers)
+                    if not item.abandoned:  # else its mark may be gone
+                        self._answer([item], buffers)
                 return
             failure = error if isinstance(error, HeadraceError) else ProgramError(str(error))
             if not isinstance(error, RequestError):
                 logger.exception("the program failed on a batch of %d", rows)
             _deliver([(batch[0], failure)])
             return
+        for mark in marks:
+            mark.end()
         compute_s = time.perf_counter() - started
         self.last_finished = time.monotonic()
         results: list[tuple[_Item, Answer | HeadraceError]] = []

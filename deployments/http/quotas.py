@@ -10,9 +10,6 @@ same microseconds may both be refused, but never both admitted.
 
 from __future__ import annotations
 
-import fcntl
-import mmap
-import os
 import threading
 import time
 from hashlib import sha256
@@ -23,6 +20,7 @@ import numpy as np
 from cluster.config.clients import Client
 from cluster.errors import ClusterError
 from cluster.routing.quota import level, new_floor, wait_s
+from cluster.runtime.process_slots import ProcessSlots, map_file
 
 SLOTS = 1024
 """Processes of a node that can count at once."""
@@ -36,7 +34,7 @@ class Quotas:
     def __init__(self, directory: Path) -> None:
         """``directory``: the same for all processes that share the quotas; it is created."""
         self._directory = directory
-        self._slots: int | None = None
+        self._slots: ProcessSlots | None = None
         self._slot = 0
         self._counters: dict[str, np.ndarray] = {}
         self._fence = threading.Lock()
@@ -68,32 +66,16 @@ class Quotas:
         if key not in self._counters:
             if self._slots is None:
                 self._claim_slot()
-            file = self._open(key)
-            try:
-                # New bytes are zero, old ones stay. On a full disk this is an error; a hole in the
-                # file would end the process at its first write.
-                os.posix_fallocate(file, 0, SLOTS * _SLOT.itemsize)
-                self._counters[key] = np.frombuffer(mmap.mmap(file, 0), _SLOT)
-            finally:
-                os.close(file)
+            memory = map_file(self._directory, key, SLOTS * _SLOT.itemsize)
+            self._counters[key] = np.frombuffer(memory, _SLOT)
         return self._counters[key]
 
     def _claim_slot(self) -> None:
-        """Claim a slot that no live process has; the kernel frees it when this process ends."""
-        slots = self._open("slots")
-        for slot in range(SLOTS):
-            try:
-                fcntl.lockf(slots, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
-            except OSError:
-                continue
-            self._slots, self._slot = slots, slot
-            return
-        os.close(slots)
-        raise ClusterError(
-            f"more than {SLOTS} processes of this node count requests; run fewer replicas per node"
-        )
-
-    def _open(self, name: str) -> int:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        return os.open(self._directory / name, flags, 0o600)
+        slots = ProcessSlots(self._directory, "slots")
+        slot = slots.claim(range(SLOTS))
+        if slot is None:
+            raise ClusterError(
+                f"more than {SLOTS} processes of this node count requests; run fewer replicas per "
+                "node"
+            )
+        self._slots, self._slot = slots, slot

@@ -34,6 +34,8 @@ from cluster.protocol.predict import (
     prediction,
 )
 from cluster.runtime.batcher import Answer
+from cluster.runtime.content_digest import ContentDigest
+from cluster.runtime.fatal_requests import FatalRequests, Mark
 from cluster.runtime.priority_queue import Priority
 from deployments.http import tracing
 from deployments.http.body import read_body
@@ -66,7 +68,9 @@ class Model:
     max_batch_size: int
     limits: Limits
     text_encoder: TextEncoder | None
-    submit: Callable[[Sequence[np.ndarray], Priority], Awaitable[Answer]]
+    submit: Callable[[Sequence[np.ndarray], Priority, Mark], Awaitable[Answer]]
+    digest: ContentDigest
+    fatal: FatalRequests
     metrics: ModelMetrics
 
     @cached_property
@@ -81,8 +85,23 @@ async def infer(model: Model, request: Request) -> Response:
     priority = priority_of(request)
     body = await read_body(request, model.limits.body_bytes)
     started = time.perf_counter()
-    manifest = model.manifest
     header_length = parse_header_length(request.headers.get(HEADER_LENGTH))
+    mark = await model.fatal.enter(model.digest.of(f"infer {header_length}", body))
+    try:
+        return await _infer(model, body, header_length, priority, mark, started)
+    finally:
+        mark.leave()
+
+
+async def _infer(
+    model: Model,
+    body: bytearray,
+    header_length: int | None,
+    priority: Priority,
+    mark: Mark,
+    started: float,
+) -> Response:
+    manifest = model.manifest
     decoded = decode_infer(
         body,
         header_length,
@@ -95,7 +114,8 @@ async def infer(model: Model, request: Request) -> Response:
         decoded = replace(decoded, arrays=await _encode_texts(model, decoded.texts))
     model.index_limits.check(decoded.arrays)
     preprocess_s = time.perf_counter() - started
-    answer = await model.submit(decoded.arrays, priority)
+    mark.queue()
+    answer = await model.submit(decoded.arrays, priority, mark)
     started = time.perf_counter()
     encoded = encode_infer(
         model.name,
@@ -125,6 +145,23 @@ async def predict(model: Model, request: Request, k: int | None) -> Response:
     priority = priority_of(request)
     body = bytes(await read_body(request, model.limits.body_bytes))
     started = time.perf_counter()
+    mark = await model.fatal.enter(model.digest.of(f"predict {kind}", body))
+    try:
+        return await _predict(model, request, body, k, priority, mark, started)
+    finally:
+        mark.leave()
+
+
+async def _predict(
+    model: Model,
+    request: Request,
+    body: bytes,
+    k: int | None,
+    priority: Priority,
+    mark: Mark,
+    started: float,
+) -> Response:
+    kind = content_type(request)
     if kind in _FILE_TYPES:
         item = PredictRequest(image=body, text=None, inputs=None, top_k=DEFAULT_TOP_K)
     elif kind == form.MEDIA_TYPE:
@@ -136,7 +173,8 @@ async def predict(model: Model, request: Request, k: int | None) -> Response:
     arrays = await _preprocess(model, item)
     model.index_limits.check(arrays)  # also of a text, whose tokenizer may have more tokens
     preprocess_s = time.perf_counter() - started
-    answer = await model.submit(arrays, priority)
+    mark.queue()
+    answer = await model.submit(arrays, priority, mark)
     started = time.perf_counter()
     output = answer.outputs[0][0]
     manifest = model.manifest

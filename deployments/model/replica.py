@@ -29,13 +29,17 @@ from cluster.preprocess import TextEncoder
 from cluster.program import node
 from cluster.program import program as programs
 from cluster.runtime.batcher import Batcher
+from cluster.runtime.content_digest import ContentDigest
+from cluster.runtime.fatal_requests import FatalRequests
 from deployments.http import auth, cors
 from deployments.http.paths import AtPrefix, ModelApp
 from deployments.model.endpoint import of_model
 from deployments.model.health import Health
 from deployments.model.infer import Model
 from deployments.model.metrics import ModelMetrics, StageMetrics
+from deployments.model.refusals import Exchange
 from deployments.ray.names import MODELS_PATH, version_of
+from deployments.ray.session import session_directory, shared_secret
 from deployments.shards.program import ShardedProgram
 
 logger = logging.getLogger("ray.serve")
@@ -45,6 +49,12 @@ SWITCH_INTERVAL_S = 0.0005
 
 By default the event loop may keep the interpreter lock for 5 ms after a batch is done, which is as
 long as the inference of a small model."""
+
+FATAL_REQUESTS = "headrace-requests"
+"""Directory of the session with the requests in flight of each model."""
+
+_DIGEST_KEY = b"headrace-content-digest"
+"""Name of the cluster's secret by which all replicas have the same digests."""
 
 GRACE_PERIOD_S = 0.5
 """Grace period for in-flight requests of a replica without one of its shards, in seconds."""
@@ -98,6 +108,10 @@ class ModelReplica:
         if manifest.text is not None:
             text_encoder = TextEncoder(artifact.file(TOKENIZER).read_bytes(), manifest.text)
         metrics = ModelMetrics(args.name)
+        name = f"{bound.name}-{bound.artifact_id[:16]}"
+        fatal = FatalRequests(session_directory() / FATAL_REQUESTS, name)
+        fatal.record_crashes()
+        self._refusals = Exchange(fatal, name)
         self._model = Model(
             name=args.name,
             version=version_of(bound.artifact_id),
@@ -108,6 +122,8 @@ class ModelReplica:
             limits=args.limits,
             text_encoder=text_encoder,
             submit=self._batcher.submit,
+            digest=ContentDigest(bytes.fromhex(shared_secret(_DIGEST_KEY))),
+            fatal=fatal,
             metrics=metrics,
         )
         self._load_s = time.perf_counter() - started
@@ -168,6 +184,8 @@ class ModelReplica:
         await self._health.check()
 
     def __del__(self) -> None:
+        if hasattr(self, "_refusals"):
+            self._refusals.close()
         if hasattr(self, "_batcher"):
             self._batcher.close()
         if (sharded := getattr(self, "_sharded", None)) is not None:

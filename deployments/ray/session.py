@@ -27,3 +27,30 @@ def shared_secret(name: bytes) -> str:
 
     internal_kv._internal_kv_put(name, secrets.token_hex(32).encode(), overwrite=False)
     return str(internal_kv._internal_kv_get(name).decode())
+
+
+def share_name(group: str, name: str) -> None:
+    """Add a name to a group that all processes of the cluster read."""
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_put(_key(group, name), b"1")
+
+
+def shared_names(group: str) -> list[str]:
+    """Return the names in a group, in any order."""
+    from ray.experimental import internal_kv
+
+    prefix = _key(group, "")
+    keys = internal_kv._internal_kv_list(prefix)
+    return [bytes(key).removeprefix(prefix).decode() for key in keys]
+
+
+def forget_name(group: str, name: str) -> None:
+    """Remove a name from a group."""
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_del(_key(group, name))
+
+
+def _key(group: str, name: str) -> bytes:
+    return f"{group}/{name}".encode()

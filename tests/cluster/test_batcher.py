@@ -65,6 +65,42 @@ def test_requests_for_one_item_per_run_are_not_joined() -> None:
     assert program.sizes == [1, 2, 2, 2]
 
 
+class Noted:
+    """Mark that notes when the program ran on its request."""
+
+    def __init__(self, program: Doubler, *, alone: bool) -> None:
+        self.alone = alone
+        self.runs: list[tuple[int, int]] = []
+        self._program = program
+
+    def begin(self) -> None:
+        self.runs.append((len(self._program.batches), 0))
+
+    def end(self) -> None:
+        self.runs[-1] = (self.runs[-1][0], len(self._program.batches))
+
+
+def test_request_that_must_run_alone_shares_no_batch(make_batcher: Make) -> None:
+    program = Doubler()
+    batcher = make_batcher(program, max_batch_size=8)
+    marks = [Noted(program, alone=alone) for alone in (False, True, False, True)]
+
+    async def scenario() -> None:
+        first = await occupy(batcher, program)
+        tasks = [
+            asyncio.create_task(batcher.submit(row(value), mark=mark))
+            for value, mark in enumerate(marks, 2)
+        ]
+        await asyncio.sleep(0.01)
+        program.free.set()
+        await first
+        await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+    assert [batch[:, 0].tolist() for batch in program.batches] == [[1], [2], [3], [4], [5]]
+    assert [mark.runs for mark in marks] == [[(n, n + 1)] for n in range(1, 5)]
+
+
 def test_interactive_request_overtakes_batch_requests(make_batcher: Make) -> None:
     program = Doubler()
     batcher = make_batcher(program, max_batch_size=1)

@@ -47,7 +47,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, signing_key: Path) -> Iter
         TRUSTED_KEYS: str(signing_key.with_name("trusted")),
     }
     state_dir = tmp_path_factory.mktemp("faults") / "state"
-    with running(state_dir, cpus=6, **environment) as started:
+    here = Path(__file__).parent
+    with running(state_dir, cpus=6, prepend_path=here, **environment) as started:
         yield started
 
 

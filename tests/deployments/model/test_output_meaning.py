@@ -19,6 +19,8 @@ from cluster.config.sources import ImageInput, ModelSource, TextInput
 from cluster.errors import SourceError
 from cluster.models import LoadedModel, load_model
 from cluster.preprocess import TextEncoder
+from cluster.runtime.content_digest import ContentDigest
+from cluster.runtime.fatal_requests import FatalRequests
 from deployments.http.paths import ModelApp
 from deployments.model.endpoint import of_model
 from deployments.model.infer import Model
@@ -66,8 +68,16 @@ def bert(tmp_path: Path) -> Callable[..., Path]:
     return save
 
 
-def served(loaded: LoadedModel) -> ModelApp:
-    """Return the endpoints of a model that runs in this process."""
+Serve = Callable[[LoadedModel], ModelApp]
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Serve:
+    """Return ``served(loaded)``: the endpoints of a model that runs in this process."""
+    return lambda loaded: _endpoints(loaded, tmp_path / "requests")
+
+
+def _endpoints(loaded: LoadedModel, directory: Path) -> ModelApp:
     manifest = Manifest(
         name="m",
         recipe={},
@@ -83,7 +93,7 @@ def served(loaded: LoadedModel) -> ModelApp:
         quantized_operators=0,
     )
 
-    async def submit(arrays: Sequence[np.ndarray], _: object) -> Any:
+    async def submit(arrays: Sequence[np.ndarray], *_: object) -> Any:
         with torch.inference_mode():
             output = loaded.module(*map(torch.from_numpy, arrays)).numpy()
         return SimpleNamespace(outputs=[output], queue_s=0.0, compute_s=0.0, stage_s=())
@@ -94,7 +104,10 @@ def served(loaded: LoadedModel) -> ModelApp:
     metrics: Any = SimpleNamespace(
         answered=lambda *_: None, failed=lambda *_: None, statistics=SimpleNamespace()
     )
-    model = Model("m", "1", "p", "m@1", manifest, 8, Limits(), encoder, submit, metrics)
+    digest, fatal = ContentDigest(bytes(32)), FatalRequests(directory, "m")
+    model = Model(
+        "m", "1", "p", "m@1", manifest, 8, Limits(), encoder, submit, digest, fatal, metrics
+    )
     return ModelApp(of_model(Manifest.from_json(manifest.to_json(), "m") and model))
 
 
@@ -114,7 +127,7 @@ def predict(app: ModelApp, body: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_probabilities_are_those_of_the_pipeline(
-    bert: Callable[..., Path], problem_type: str | None, activation: str
+    bert: Callable[..., Path], served: Serve, problem_type: str | None, activation: str
 ) -> None:
     transformers = pytest.importorskip("transformers")
     folder = bert(NAMES, problem_type=problem_type)
@@ -136,7 +149,7 @@ def test_probabilities_are_those_of_the_pipeline(
     [(("stars",), "regression"), (("stars",), None), (("valence", "arousal"), "regression")],
 )
 def test_regression_answers_its_numbers_by_name(
-    bert: Callable[..., Path], labels: tuple[str, ...], problem_type: str | None
+    bert: Callable[..., Path], served: Serve, labels: tuple[str, ...], problem_type: str | None
 ) -> None:
     transformers = pytest.importorskip("transformers")
     folder = bert(labels, problem_type=problem_type)
@@ -152,7 +165,9 @@ def test_regression_answers_its_numbers_by_name(
     assert values["required"] == list(labels)
 
 
-def test_recipe_overrides_the_activation_of_the_source(bert: Callable[..., Path]) -> None:
+def test_recipe_overrides_the_activation_of_the_source(
+    bert: Callable[..., Path], served: Serve
+) -> None:
     folder = bert(NAMES)
     loaded = load_model(ModelSource(source=f"hf:{folder}", activation="sigmoid"))
     probabilities = [
@@ -170,14 +185,14 @@ def test_new_head_has_the_activation_of_its_size(bert: Callable[..., Path]) -> N
     assert load_model(source, ("a", "b", "c")).activation == "softmax"
 
 
-def test_unnamed_numbers_are_a_list() -> None:
+def test_unnamed_numbers_are_a_list(served: Serve) -> None:
     loaded = load_model(LINEAR.model_copy(update={"activation": "none"}))
     answer = predict(served(loaded), {"inputs": [1, 2, 3]})
     expected = loaded.module(torch.tensor([[1.0, 2.0, 3.0]]))[0].tolist()
     assert answer == {"model_name": "m", "values": pytest.approx(expected)}
 
 
-def test_single_logit_needs_an_activation() -> None:
+def test_single_logit_needs_an_activation(served: Serve) -> None:
     with pytest.raises(SourceError, match=r"softmax is always 1; set model\.activation: sigmoid"):
         load_model(LINEAR)
     binary = LINEAR.model_copy(update={"activation": "sigmoid"})

@@ -22,6 +22,8 @@ from cluster.config.serving import Batching, Limits
 from cluster.config.sources import TextInput
 from cluster.preprocess import TextEncoder
 from cluster.runtime.batcher import Batcher
+from cluster.runtime.content_digest import ContentDigest
+from cluster.runtime.fatal_requests import FatalRequests
 from cluster.tensors import TensorSpec
 from deployments.http.paths import ModelApp
 from deployments.model.endpoint import of_model
@@ -65,12 +67,13 @@ def of_words(text: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def port() -> Iterator[int]:
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Port of two models: ``numbers``, and ``words``, which takes texts."""
     models = [
         ("numbers", (X,), lambda arrays: [numbers(*arrays)], None),
         ("words", (IDS, MASK), lambda arrays: [words(*arrays)], tokenizer()),
     ]
+    directory = tmp_path_factory.mktemp("requests")
     apps, batchers = {}, []
     for name, inputs, program, encoder in models:
         batching = Batching(max_batch_size=BATCH)
@@ -101,6 +104,8 @@ def port() -> Iterator[int]:
             limits=Limits(body_bytes=2**20, text_bytes=100),
             text_encoder=encoder,
             submit=batcher.submit,
+            digest=ContentDigest(bytes(32)),
+            fatal=FatalRequests(directory, name),
             metrics=ModelMetrics(name),
         )
         apps[f"/v2/models/{name}"] = ModelApp(of_model(model))

@@ -11,7 +11,13 @@ import ray
 from deployments.ray import nodes
 from deployments.ray.controller import TargetGroups, serve_details
 from deployments.ray.replica_context import application_name
-from deployments.ray.session import session_directory, shared_secret
+from deployments.ray.session import (
+    forget_name,
+    session_directory,
+    share_name,
+    shared_names,
+    shared_secret,
+)
 
 
 def main() -> None:
@@ -19,7 +25,11 @@ def main() -> None:
     ray.init(address="auto", log_to_driver=False)
     groups = asyncio.run(TargetGroups().read())
     secret = shared_secret(b"headrace-contract")
+    for name in ("a b", "c"):
+        share_name("headrace-contract", name)
+    forget_name("headrace-contract", "c")
     facts = {
+        "shared_names": shared_names("headrace-contract"),
         "details": serve_details(),
         "groups": [
             {

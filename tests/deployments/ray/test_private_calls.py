@@ -78,6 +78,10 @@ def test_target_groups_lead_to_the_replica(facts: dict[str, Any]) -> None:
     assert ask(f"http://127.0.0.1:{port}/v2/models/{MODEL}").json["name"] == MODEL
 
 
+def test_shared_names_are_those_not_forgotten(facts: dict[str, Any]) -> None:
+    assert facts["shared_names"] == ["a b"]
+
+
 def test_shared_secret_is_one_per_name(facts: dict[str, Any]) -> None:
     assert facts["secret"] == facts["secret_again"] != facts["other_secret"]
     assert len(bytes.fromhex(facts["secret"])) == 32
