@@ -207,6 +207,7 @@ class _Answers:
 def _in_batch(run: Run, inputs: Inputs, size: int, answers: _Answers) -> Dependence | None:
     """Compare the answers to items at fixed places of a batch, beside zeros and beside others."""
     places = {1: 0} if size == 2 else {1: min(1, len(inputs.items) - 1), 2: 0}
+    places |= {size - 1: 0} if size > 3 else {}  # a limit per batch shows in its last row
     beside_zeros: dict[int, list[np.ndarray]] = {}
     for mates in _fillings(inputs.mates, size - len(places)):
         beside = " and ".join(dict.fromkeys(mates))

@@ -117,7 +117,12 @@ def default_names(labels: np.ndarray) -> tuple[str, ...]:
     if labels.dtype.kind == "f":
         numbers = labels.shape[1] if labels.ndim > 1 else 1
         return ("value",) if numbers == 1 else tuple(f"value_{i}" for i in range(numbers))
-    count = labels.shape[1] if labels.ndim > 1 else int(labels.max(initial=-1)) + 1
+    if labels.ndim > 1:
+        count = labels.shape[1]
+    elif labels.dtype.kind in "iu" and labels.size:
+        count = int(labels.max()) + 1
+    else:  # of other types, labelled_set says what it expects
+        count = 0
     return tuple(map(str, range(count)))
 
 

@@ -25,6 +25,7 @@ from cluster.models import cards
 from cluster.models.built_model import BuiltModel, image_spec
 from cluster.models.hf_embeddings import with_pooling
 from cluster.models.hf_images import image_input
+from cluster.models.hf_padding import require_ignored_padding
 from cluster.tensors import BATCH, TensorSpec
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -83,10 +84,11 @@ def build(path: str, source: ModelSource, classes: int | None) -> BuiltModel:
             path, transformers.AutoModelForSequenceClassification, config.num_labels, classes
         )
         activation = _activation(module.config)
-        text, files = _text(path, source, config, transformers)
+        wrapped = _TextLogits(module)
+        text, files = _text(path, source, module, wrapped, transformers)
         card = cards.of_model_card(_file(path, _CARD, transformers)) if labels else None
         return BuiltModel(
-            _TextLogits(module),
+            wrapped,
             _token_specs(text),
             text,
             labels,
@@ -97,8 +99,8 @@ def build(path: str, source: ModelSource, classes: int | None) -> BuiltModel:
     if any(name.endswith(_ENCODER) for name in architectures):
         _refuse(source, ("image", "tensor", "tensors", "num_classes"), "is an encoder of texts")
         encoder = _encoder(path, transformers.AutoModel)
-        text, files = _text(path, source, config, transformers)
         module = with_pooling(encoder, lambda name: _file(path, name, transformers), f"hf:{path}")
+        text, files = _text(path, source, encoder, module, transformers)
         return BuiltModel(module, _token_specs(text), text, files=files, output="embedding")
     raise SourceError(
         f"hf:{path} is {', '.join(architectures) or 'of no named architecture'}; expected a "
@@ -234,12 +236,19 @@ def _refuse(source: ModelSource, fields: tuple[str, ...], takes: str) -> None:
 
 
 def _text(
-    path: str, source: ModelSource, config: Any, transformers: Any
+    path: str, source: ModelSource, model: Any, module: torch.nn.Module, transformers: Any
 ) -> tuple[TextInput, dict[str, bytes]]:
-    """Return the tokenization of texts, and its file for the artifact."""
+    """Return the tokenization of texts, and its file for the artifact.
+
+    ``module``: the wrapped ``model``. SourceError if padding changes its answers.
+    """
     tokenizer = _read(path, transformers.AutoTokenizer)
-    text = source.text or _text_input(config, tokenizer)
-    return text, {TOKENIZER_FILE: _tokenizer_json(tokenizer, path, text.max_length)}
+    text = source.text or _text_input(model.config, tokenizer)
+    file = _tokenizer_json(tokenizer, path, text.max_length)
+    if model.config.pad_token_id is None:  # GPT-2 reads it to find the last token of a text
+        model.config.pad_token_id = tokenizer.pad_token_id
+    require_ignored_padding(module, tokenizer, text.max_length, f"hf:{path}")
+    return text, {TOKENIZER_FILE: file}
 
 
 def _file(path: str, name: str, transformers: Any) -> bytes | None:
@@ -262,8 +271,10 @@ def _token_specs(text: TextInput) -> tuple[TensorSpec, ...]:
 
 def _text_input(config: Any, tokenizer: Any) -> TextInput:
     """Return the default length, limited to the model's own maximum."""
-    longest = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    return TextInput(max_length=min(TextInput().max_length, longest, tokenizer.model_max_length))
+    stated = (getattr(config, "max_position_embeddings", None), tokenizer.model_max_length)
+    # XLNet, which has no maximum, states -1.
+    lengths = [length for length in stated if isinstance(length, int) and length > 0]
+    return TextInput(max_length=min([TextInput().max_length, *lengths]))
 
 
 def _tokenizer_json(tokenizer: Any, path: str, max_length: int) -> bytes:

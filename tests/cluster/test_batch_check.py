@@ -157,6 +157,13 @@ def test_answers_that_change_are_refused(module: nn.Module, message: str, larges
         check(module, largest=largest)
 
 
+def test_capacity_of_a_batch_is_noticed() -> None:
+    """An expert that takes the first five items of a batch leaves out the last one of eight."""
+    limited = Net(lambda net, x: x * (torch.arange(len(x)) < 5)[:, None])
+    with pytest.raises(SourceError, match="in a batch of 8, an item's answer differs"):
+        check(limited)
+
+
 def test_norm_in_training_mode_is_refused_at_any_size() -> None:
     module = Net(in_training, norm=nn.BatchNorm2d(16))
     with pytest.raises(SourceError, match=r", first in norm \(BatchNorm2d\), .*; let") as refusal:

@@ -309,8 +309,10 @@ def test_python_source_reads_arrays_and_tensors(module_file: ModuleFile) -> None
     arrays = module_file(
         "import numpy, torch\n"
         "def make(): return {'x': torch.arange(12.).reshape(6, 2)}, numpy.arange(6) % 3\n"
-        "def named(): return numpy.zeros((4, 2)), [0, 1, 0, 1], ['no', 'yes']\n",
+        "def named(): return numpy.zeros((4, 2)), [0, 1, 0, 1], ['no', 'yes']\n"
+        "def bytes(): return numpy.zeros((6, 2)), (numpy.arange(6) % 3).astype(numpy.uint8)\n",
     )
+    assert read(arrays.replace(":make", ":bytes")).labels == ("0", "1", "2")
     data = read(arrays)
     assert data.labels == ("0", "1", "2")
     raw = data.test.raw(0)

@@ -343,3 +343,62 @@ def test_fingerprint_follows_files_of_local_model(bert: Path) -> None:
     assert source_fingerprint(source) == before
     (bert / "config.json").write_text((bert / "config.json").read_text() + " ")
     assert source_fingerprint(source) != before
+
+
+def gpt2(root: Path, side: str, pad: int | None) -> Path:
+    """Save a random GPT-2 classifier whose tokenizer pads on ``side``."""
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {"[PAD]": 0, "[UNK]": 1} | {f"w{index}": index for index in range(2, 30)}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", padding_side=side
+    ).save_pretrained(root)
+    torch.manual_seed(1)
+    config = transformers.GPT2Config(
+        vocab_size=32, n_positions=24, n_embd=16, n_layer=1, n_head=2, num_labels=3
+    )
+    config.pad_token_id = pad
+    model = transformers.GPT2ForSequenceClassification(config)
+    for parameter in model.parameters():
+        parameter.data *= 20
+    model.save_pretrained(root)
+    return root
+
+
+@pytest.mark.parametrize("pad", [0, None])
+def test_padded_text_has_the_answer_of_its_own_tokens(tmp_path: Path, pad: int | None) -> None:
+    transformers = pytest.importorskip("transformers")
+    root = gpt2(tmp_path / "gpt2", "right", pad)
+    loaded = load(f"hf:{root}")
+    length = loaded.inputs[0].shape[1]
+    own = transformers.GPT2ForSequenceClassification.from_pretrained(root).eval()
+    own.config.pad_token_id = 0
+    for tokens in ([5], [7, 9, 4, 20], [*range(2, 22)]):
+        ids = torch.zeros(1, length, dtype=torch.int64)
+        ids[0, : len(tokens)] = torch.tensor(tokens)
+        mask = (torch.arange(length)[None] < len(tokens)).long()
+        with torch.no_grad():
+            expected = own(torch.tensor([tokens])).logits
+            torch.testing.assert_close(loaded.module(ids, mask), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_padding_that_changes_answers_is_refused(tmp_path: Path) -> None:
+    root = gpt2(tmp_path / "gpt2", "left", 0)
+    message = r"padding a text to 24 tokens changes the answer by .* \(padding_side left\)"
+    with pytest.raises(SourceError, match=message):
+        load(f"hf:{root}")
+
+
+def test_unlimited_positions_are_no_length(tmp_path: Path) -> None:
+    """XLNet states -1 positions."""
+    transformers = pytest.importorskip("transformers")
+    root = gpt2(tmp_path / "xlnet", "left", 0)
+    config = transformers.XLNetConfig(
+        vocab_size=32, d_model=16, n_layer=1, n_head=2, d_inner=16, num_labels=3
+    )
+    transformers.XLNetForSequenceClassification(config).save_pretrained(root)
+    loaded = load(f"hf:{root}", text={"max_length": 16})
+    assert loaded.inputs[0].shape == (-1, 16)
+    assert load(f"hf:{root}").inputs[0].shape == (-1, 128)

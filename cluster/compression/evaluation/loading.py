@@ -65,8 +65,15 @@ def _load(
     largest = recipe.model.max_batch_size or recipe.evaluation.largest_batch
     dynamic = programs.load_entry(artifact, with_static(entry, ()), threads)
     difference = reference.check_and_record(dynamic.run, outputs.expected, outputs.computed)
-    # One item alone runs other kernels than a batch.
+    # One item alone runs other kernels than a batch, and rounds the same tensors.
     difference = max(difference, reference.check(dynamic.run, outputs.expected, 1))
+    if not (apart := reference.apart(dynamic.run, outputs.computed)) <= reference.MAX_ROUNDING:
+        raise CompressionError(
+            "the compiled program does not compute each item by itself: its outputs for single "
+            f"items differ from those in a batch by {apart:.3g} of their spread, expected "
+            f"{reference.MAX_ROUNDING:g} at most. Try another kind in programs.kinds, or another "
+            "scheme"
+        )
     # GPUs compute float32 products in fewer bits, and otherwise at another batch size.
     rounded = entry.quantized_operators > 0 or entry.target.startswith("cuda-")
     reference.check_items(dynamic.run, outputs.expected, mates, largest, rounded=rounded)

@@ -130,6 +130,16 @@ def check_and_record(run: Run, file: Path, own: Path) -> float:
     return distance
 
 
+def apart(run: Run, computed: Path) -> float:
+    """Return the difference of the program's outputs for single items from those in one batch.
+
+    ``computed``: file of the outputs in one batch.
+    """
+    with np.load(computed) as arrays:
+        inputs, together = _named("input", arrays), _named("output", arrays)
+    return difference(in_batches(run, inputs, 1), together, rounded=True)
+
+
 def _compared(run: Run, file: Path, batch: int | None) -> tuple[float, list[np.ndarray]]:
     with np.load(file) as arrays:
         inputs, expected = _named("input", arrays), _named("output", arrays)

@@ -164,3 +164,25 @@ def test_other_forms_of_a_program_are_compared_with_its_own_outputs(
     assert reference.check(lambda _: rounded, own) == 0
     with pytest.raises(CompressionError, match=r"expected 0\.25 at most"):
         reference.check(lambda _: LOGITS, own)
+
+
+def test_outputs_of_single_items_are_compared_with_those_of_a_batch(
+    recorded: Path, tmp_path: Path
+) -> None:
+    """OpenVINO's int8 attention is right in the first eight rows of a batch alone."""
+    own = tmp_path / "computed.npz"
+    rows = iter(range(len(LOGITS)))
+
+    def right_alone(arrays: list[np.ndarray]) -> np.ndarray:
+        if len(arrays[0]) == 1:
+            index = next(rows)
+            return LOGITS[index : index + 1]
+        wrong = LOGITS.copy()
+        wrong[8:] = LOGITS[8:] * -0.2
+        return wrong
+
+    reference.check_and_record(right_alone, recorded, own)
+    assert reference.apart(right_alone, own) > reference.MAX_ROUNDING
+    reference.check_and_record(lambda _: LOGITS, recorded, own)
+    rows = iter(range(len(LOGITS)))
+    assert reference.apart(right_alone, own) < 1e-6
