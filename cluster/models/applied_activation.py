@@ -34,7 +34,7 @@ _SUM_ROUNDING = 1e-4
 def check(
     module: nn.Module, inputs: Sequence[TensorSpec], activation: OutputActivation, name: str
 ) -> None:
-    """Raise SourceError if forward ends in an activation, unless the model's is none.
+    """Raise SourceError if forward ends in an activation and the model's is not ``none``.
 
     ``module`` accepts zeros of ``inputs`` and answers FP32 ``[batch, n]``.
     """

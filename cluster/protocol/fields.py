@@ -29,7 +29,7 @@ def flag(parameters: dict[str, Any], name: str, owner: str) -> bool | None:
 
 
 def spec_of(tensor: Any, by_name: Mapping[str, TensorSpec], role: str) -> TensorSpec:
-    """Return the spec that a tensor of the request names; RequestError if there is none."""
+    """Return the spec that a tensor of the request names; RequestError without one."""
     if not isinstance(tensor, dict):
         raise RequestError(f"an {role} must be an object, got {excerpt(tensor)}")
     name = tensor.get("name")

@@ -50,7 +50,7 @@ class ProcessSlots:
         self._file = open_file(directory, name)
 
     def claim(self, slots: Iterable[int]) -> int | None:
-        """Claim the first of ``slots`` that no live process has; None if there is none."""
+        """Claim the first of ``slots`` that no live process has; None without one."""
         return next((slot for slot in slots if self.take(slot)), None)
 
     def take(self, slot: int) -> bool:

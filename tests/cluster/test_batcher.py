@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from doubler import INPUT, Doubler, answer, occupy, row, whole
+from doubler import INPUT, Doubler, answer, occupy, row, submitted, whole
 
 from cluster.config.serving import Batching
 from cluster.errors import RequestError
@@ -34,7 +34,7 @@ def test_requests_during_run_form_next_batch(make_batcher: Make) -> None:
     async def scenario() -> None:
         first = await occupy(batcher, program)
         tasks = [asyncio.create_task(answer(batcher, row(i))) for i in range(20)]
-        await asyncio.sleep(0.01)
+        await submitted()
         program.free.set()
         await first
         for i, result in enumerate(await asyncio.gather(*tasks)):
@@ -53,7 +53,7 @@ def test_requests_for_one_item_per_run_are_not_joined() -> None:
     async def scenario() -> None:
         first = await occupy(batcher, program)
         tasks = [asyncio.create_task(answer(batcher, row(i, rows=2))) for i in range(3)]
-        await asyncio.sleep(0.01)
+        await submitted()
         program.free.set()
         await first
         for i, result in enumerate(await asyncio.gather(*tasks)):
@@ -91,7 +91,7 @@ def test_request_that_must_run_alone_shares_no_batch(make_batcher: Make) -> None
             asyncio.create_task(batcher.submit(row(value), mark=mark))
             for value, mark in enumerate(marks, 2)
         ]
-        await asyncio.sleep(0.01)
+        await submitted()
         program.free.set()
         await first
         await asyncio.gather(*tasks)
@@ -113,9 +113,9 @@ def test_interactive_request_overtakes_batch_requests(make_batcher: Make) -> Non
     async def scenario() -> None:
         first = await occupy(batcher, program)
         tasks = [asyncio.create_task(ask(value, Priority.BATCH)) for value in (1, 2)]
-        await asyncio.sleep(0.01)
+        await submitted()
         tasks.append(asyncio.create_task(ask(3, Priority.INTERACTIVE)))
-        await asyncio.sleep(0.01)
+        await submitted()
         program.free.set()
         await asyncio.gather(first, *tasks)
 
@@ -132,7 +132,7 @@ def test_requests_get_their_own_rows_in_order(make_batcher: Make) -> None:
     async def scenario() -> None:
         first = await occupy(batcher, program)
         tasks = [asyncio.create_task(answer(batcher, [a])) for a in [*requests, overflow]]
-        await asyncio.sleep(0.01)
+        await submitted()
         program.free.set()
         await first
         for array, result in zip([*requests, overflow], await asyncio.gather(*tasks), strict=True):
@@ -149,7 +149,7 @@ def test_batch_stays_within_maximum_size(make_batcher: Make) -> None:
     async def scenario() -> None:
         first = await occupy(batcher, program)
         tasks = [asyncio.create_task(answer(batcher, row(n, rows=n))) for n in (5, 5, 5, 3)]
-        await asyncio.sleep(0.01)
+        await submitted()
         program.free.set()
         await first
         for n, result in zip((5, 5, 5, 3), await asyncio.gather(*tasks), strict=True):

@@ -64,10 +64,10 @@ class Checked:
 
     module: torch.nn.Module
     unchecked: str | None = None
-    """Index that cannot be checked; None if there is none."""
+    """Index that cannot be checked; None without one."""
 
     wide: str | None = None
-    """Computed index that needs integers of more than 32 bits; None if there is none."""
+    """Computed index that needs integers of more than 32 bits; None without one."""
 
 
 def checked(

@@ -28,10 +28,10 @@ class CheckedWork:
     """Whether the modules are graphs, so that their indices are known."""
 
     unchecked: str | None = None
-    """Index that no check covers; None if there is none."""
+    """Index that no check covers; None without one."""
 
     wide: str | None = None
-    """Index that needs integers of more than 32 bits; None if there is none."""
+    """Index that needs integers of more than 32 bits; None without one."""
 
     @property
     def computed(self) -> bool:

@@ -59,7 +59,7 @@ class _Pair:
 
     @property
     def constants(self) -> tuple[Any, ...]:
-        """Weight, bias, scale, shift, mean and variance; None where there is none."""
+        """Weight, bias, scale, shift, mean and variance; None for a missing one."""
         return (self.weight, self.bias, *self.norm.args[1:_TRAINING])
 
     @property

@@ -1,4 +1,4 @@
-"""What is known of a build before anything is computed ends it at once."""
+"""Faults of a build that are known before any computation end it at once."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_answer_of_named_origin_can_be_read(app: ASGIApp) -> None:
 
 
 def test_errors_can_be_read_too(app: ASGIApp) -> None:
-    """Those of the application and of the guard, which is behind this middleware."""
+    """Errors of the application, and of the guard behind this middleware, are readable."""
     for path, headers in (("/v2/models/m", {}), ("/v2/models/m", {"X-Note": "\xff"})):
         answer = ask(app, path, None, {"Origin": PAGE, **headers})
         assert answer.status in (400, 404)
